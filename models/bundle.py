@@ -1,0 +1,206 @@
+"""Bundles: one model on disk, as ``model.json`` and ``weights.safetensors`` (and a card).
+
+This module reads and writes the description and checks the weights file as bytes; it imports no
+torch, so that whoever only needs to know what a model is does not pay for it. ``models.pixeldp``
+turns a bundle into a network.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.certification.certificates import MECHANISM_NORMS, Mechanism
+from models.certification.norms import Norm
+from models.certification.tally import Scoring
+
+FORMAT_VERSION = 1
+MANIFEST = "model.json"
+WEIGHTS = "weights.safetensors"
+CARD = "README.md"
+ZOO = Path(__file__).parent / "zoo"
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+
+class BundleError(ValueError):
+    """A bundle that cannot be trusted: says which file, which field of it, and why."""
+
+    def __init__(self, file: Path, field: str, reason: str) -> None:
+        super().__init__(f"{file}: {field}: {reason}")
+        self.file, self.field, self.reason = file, field, reason
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Architecture(_Part):
+    """The network's name in ``models.networks`` and the arguments it is built with."""
+
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+class InputShape(_Part):
+    """What the network takes: ``channels`` × ``height`` × ``width`` pixel values in [0, 1]."""
+
+    channels: Annotated[int, Field(ge=1, le=4)]
+    height: Annotated[int, Field(ge=1, le=4096)]
+    width: Annotated[int, Field(ge=1, le=4096)]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.channels, self.height, self.width
+
+
+class ConstructionBound(_Part):
+    """The paper's way to name a noise scale: robust to ``size`` at (ε, δ)."""
+
+    size: Positive
+    epsilon: Positive
+    delta: Annotated[float, Field(ge=0, lt=1)]
+
+
+class NoiseSpec(_Part):
+    """The noise law. ``scale`` is σ for Gaussian and b for Laplace, in the units of g's output."""
+
+    mechanism: Mechanism
+    scale: Positive
+    placement: str
+    construction_bound: ConstructionBound | None = None
+
+
+class SensitivitySpec(_Part):
+    """Δ(p,q) of g and how it was bounded: p is ``input_norm``, q is ``noise_norm``."""
+
+    value: Positive
+    input_norm: Norm
+    noise_norm: Norm
+    method: str
+
+
+class WeightsSpec(_Part):
+    """The weights file and the SHA-256 of its bytes, in hexadecimal."""
+
+    file: Literal["weights.safetensors"] = WEIGHTS
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Manifest(_Part):
+    """Everything in ``model.json``."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: Name
+    version: Annotated[str, Field(pattern=r"^[0-9]{1,9}$")] = "1"
+    architecture: Architecture
+    input: InputShape
+    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    noise: NoiseSpec
+    sensitivity: SensitivitySpec
+    scoring: Scoring = "votes"
+    training: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+    weights: WeightsSpec
+
+    @model_validator(mode="after")
+    def _norms_agree(self) -> Self:
+        needed = MECHANISM_NORMS[self.noise.mechanism]
+        if self.sensitivity.noise_norm != needed:
+            raise ValueError(
+                f"{self.noise.mechanism} noise needs the sensitivity in {needed}, "
+                f"not in {self.sensitivity.noise_norm}"
+            )
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must differ from each other")
+        return self
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose description is well formed and whose weights have the digest it states."""
+
+    path: Path
+    manifest: Manifest
+    digest: str
+
+    @property
+    def weights(self) -> Path:
+        """The safetensors file."""
+        return self.path / WEIGHTS
+
+    @property
+    def card(self) -> str:
+        """The model card's text; empty when the bundle has none."""
+        card = self.path / CARD
+        return card.read_text(encoding="utf-8") if card.is_file() else ""
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read and check the bundle in the folder ``path``.
+
+    Raises:
+        BundleError: a file is missing or malformed, of an unknown format version, or the weights
+            are not those that the description was written for.
+    """
+    file = path / MANIFEST
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror}); expected a folder with {MANIFEST}"
+        raise BundleError(file, "file", reason) from None
+    try:
+        document = json.loads(raw)
+    except ValueError as error:
+        raise BundleError(file, "file", f"is not JSON ({error})") from None
+    if not isinstance(document, dict):
+        raise BundleError(file, "file", "must hold one JSON object")
+    found = document.get("format_version")
+    if found != FORMAT_VERSION:
+        reason = f"is {found!r}; this release reads version {FORMAT_VERSION}"
+        raise BundleError(file, "format_version", reason)
+    try:
+        manifest = Manifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "document"
+        raise BundleError(file, field, first["msg"]) from None
+    weights = path / WEIGHTS
+    try:
+        with weights.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(weights, "file", f"cannot be read ({error.strerror})") from None
+    if found != manifest.weights.sha256:
+        reason = f"is {found}, but {MANIFEST} states {manifest.weights.sha256}"
+        raise BundleError(weights, "sha256", reason)
+    return Bundle(path, manifest, f"sha256:{hashlib.sha256(raw).hexdigest()}")
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write ``model.json`` into the folder ``path``, whole or not at all."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    write_whole(path / MANIFEST, text.encode())
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Replace ``file`` by ``content`` in one step, so that no reader ever sees half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(file)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,300 @@
+"""From bounds to the certified size.
+
+Each certificate takes a lower bound pA on E y_c and an upper bound pB on max_{i≠c} E y_i, both
+true at once, and returns how far the mean of the noise may move, in units of its scale (σ for
+Gaussian, b for Laplace), before another label's expected score could reach that of c: a number μ
+such that the label is the same for every x' with Δ‖x' − x‖ ≤ μ·scale. 0 where pA ≤ pB: then nothing
+is claimed, not even the label.
+
+Why they hold for soft scores, for any h and any g of sensitivity Δ: a change of size L moves the
+mean of z by at most ΔL in the noise's norm, and each certificate bounds what that does to the
+expectation of *every* function with values in [0, 1]; it is applied to y_c and to each y_i.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+
+from models.certification.arrays import Floats
+from models.certification.norms import Norm
+
+Mechanism = Literal["gaussian", "laplace"]
+MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
+# The norm in which each mechanism needs g's sensitivity.
+MECHANISM_NORMS: dict[Mechanism, Norm] = {"gaussian": "l2", "laplace": "l1"}
+
+Certificate = Literal[
+    "pixeldp-laplace", "pixeldp-gaussian", "analytic-gaussian", "renyi", "gaussian", "laplace"
+]
+CERTIFICATES: tuple[Certificate, ...] = get_args(Certificate)
+# The tight certificate that answers, and the paper's own condition that is shown beside it.
+DEFAULT: dict[Mechanism, Certificate] = {"gaussian": "gaussian", "laplace": "laplace"}
+PAPER: dict[Mechanism, Certificate] = {
+    "gaussian": "pixeldp-gaussian",
+    "laplace": "pixeldp-laplace",
+}
+
+_GOLDEN = (np.sqrt(5) - 1) / 2
+
+
+def laplace_cdf(x: ArrayLike) -> Floats:
+    """F, the distribution function of the standard Laplace law."""
+    x = np.asarray(x, dtype=float)
+    tail = 0.5 * np.exp(-np.abs(x))
+    return np.where(x <= 0, tail, 1 - tail)
+
+
+def laplace_quantile(p: ArrayLike) -> Floats:
+    """F⁻¹(p) = ln 2p for p ≤ ½ and −ln 2(1−p) above."""
+    p = np.asarray(p, dtype=float)
+    with np.errstate(divide="ignore"):
+        return np.where(p <= 0.5, np.log(2 * p), -np.log(2 * (1 - p)))
+
+
+def gaussian(pa: Floats, pb: Floats) -> Floats:
+    """½(Φ⁻¹(pA) − Φ⁻¹(pB)): Cohen et al. 2019, theorem 1; soft scores: Salman et al. 2019.
+
+    By Neyman-Pearson E_x f = p gives E_x' f ≥ Φ(Φ⁻¹(p) − μ) for every f in [0, 1]. Tight:
+    half-spaces attain it.
+    """
+    return np.asarray(0.5 * (special.ndtri(pa) - special.ndtri(pb)))
+
+
+def laplace(pa: Floats, pb: Floats) -> Floats:
+    """½(F⁻¹(pA) − F⁻¹(pB)).
+
+    One-dimensional Neyman-Pearson per coordinate: a shift of θ in one coordinate leaves at least
+    G_θ(p) = F(F⁻¹(p) − θ). G_θ is convex in p, so by Jensen it bounds the whole expectation, and
+    G_s∘G_t = G_{s+t}, so along a path of coordinate steps the shifts add up to ‖x' − x‖₁. Never
+    below Teng et al. 2020, max{½ ln(pA/pB), −ln(1 − pA + pB)}.
+    """
+    return np.asarray(0.5 * (laplace_quantile(pa) - laplace_quantile(pb)))
+
+
+def pixeldp_laplace(pa: Floats, pb: Floats) -> Floats:
+    """½ ln(pA/pB): Lécuyer et al. 2019, proposition 1 with ε = ΔL/b and δ = 0."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(0.5 * np.log(pa / pb))
+
+
+def pixeldp_gaussian(pa: Floats, pb: Floats) -> Floats:
+    """max over ε in (0, 1] of ε/√(2 ln(1.25/δ)), where pA = e^{2ε}·pB + (1 + e^ε)·δ.
+
+    Lécuyer et al. 2019, proposition 1, with the classic Gaussian mechanism (Dwork and Roth 2014,
+    theorem A.1), whose proof needs ε ≤ 1. Every ε gives a true size, so that what the search
+    misses of the maximum only makes the answer smaller. Never exceeds 0.5705.
+    """
+
+    def reach(epsilon: Floats) -> Floats:
+        delta = (pa[..., None] - np.exp(2 * epsilon) * pb[..., None]) / (1 + np.exp(epsilon))
+        log = np.log(1.25 / np.where(delta > 0, delta, 1.0))
+        return np.where(delta > 0, epsilon / np.sqrt(2 * log), 0.0)
+
+    return _largest(reach, np.linspace(1 / 64, 1, 64), (1e-9, 1.0))
+
+
+def analytic_gaussian(pa: Floats, pb: Floats) -> Floats:
+    """Largest μ with max_{ε≥0} pA − e^{2ε}·pB − (1 + e^ε)·δ(ε, μ) ≥ 0 (Balle and Wang 2018).
+
+    δ(ε, μ) = Φ(μ/2 − ε/μ) − e^ε·Φ(−μ/2 − ε/μ) is the exact privacy curve of the Gaussian mechanism.
+    The slack decreases in μ, so bisection keeps a μ that is certified.
+    """
+
+    def certified(mu: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        wide = mu[..., None]
+
+        def slack(epsilon: Floats) -> Floats:
+            delta = special.ndtr(wide / 2 - epsilon / wide) - np.exp(
+                epsilon + special.log_ndtr(-wide / 2 - epsilon / wide)
+            )
+            grown = np.exp(epsilon)
+            return pa[..., None] - grown**2 * pb[..., None] - (1 + grown) * delta
+
+        return _largest(slack, np.linspace(0, 12, 97), (0.0, 12.0)) >= 0
+
+    low, high = np.zeros_like(pa), np.full_like(pa, 40.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        held = certified(middle)
+        low, high = np.where(held, middle, low), np.where(held, high, middle)
+    return low
+
+
+def renyi(pa: Floats, pb: Floats) -> Floats:
+    """sup_{a>1} √(−(2/a)·ln(1 − pA − pB + 2·((pA^{1−a} + pB^{1−a})/2)^{1/(1−a)})).
+
+    Li et al. 2019, theorem 1 (Rényi divergence of two Gaussians). Needs pA + pB ≤ 1, as holds when
+    the scores of a draw sum to at most 1.
+    """
+    # pB = 0 makes the power mean 0; the smallest positive number has the same limit.
+    safe = np.maximum(pb, 1e-300)[..., None]
+    wide = pa[..., None]
+
+    def reach(log_order: Floats) -> Floats:
+        order = 1 + np.exp(log_order)
+        power = np.exp(
+            special.logsumexp(
+                np.stack(np.broadcast_arrays((1 - order) * np.log(wide), (1 - order) * np.log(safe))),
+                axis=0,
+                b=0.5,
+            )
+            / (1 - order)
+        )
+        inside = 1 - wide - safe + 2 * power
+        log = np.where((inside > 0) & (inside < 1), np.log(np.clip(inside, 1e-300, 1.0)), 0.0)
+        return np.sqrt(np.maximum(-2 / order * log, 0.0))
+
+    return _largest(reach, np.linspace(-12, 12, 97), (-14.0, 14.0))
+
+
+def _largest(
+    function: Callable[[Floats], Floats], grid: Floats, limits: tuple[float, float]
+) -> Floats:
+    """Maximise ``function`` over its last axis: the best of ``grid``, refined by golden section."""
+    grid = grid.astype(float)
+    best = function(grid).argmax(axis=-1)
+    step = grid[1] - grid[0]
+    low = np.maximum(grid[best] - step, limits[0])[..., None]
+    high = np.minimum(grid[best] + step, limits[1])[..., None]
+    top = function(grid).max(axis=-1)
+    for _ in range(48):
+        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+        at_left, at_right = function(left), function(right)
+        top = np.maximum(top, np.maximum(at_left, at_right)[..., 0])
+        better = at_left > at_right
+        low, high = np.where(better, low, left), np.where(better, right, high)
+    return np.asarray(top)
+
+
+_SHIFTS: dict[Certificate, tuple[Mechanism, Callable[[Floats, Floats], Floats]]] = {
+    "pixeldp-laplace": ("laplace", pixeldp_laplace),
+    "pixeldp-gaussian": ("gaussian", pixeldp_gaussian),
+    "analytic-gaussian": ("gaussian", analytic_gaussian),
+    "renyi": ("gaussian", renyi),
+    "gaussian": ("gaussian", gaussian),
+    "laplace": ("laplace", laplace),
+}
+
+
+def mechanism_of(certificate: str) -> Mechanism:
+    """Return the mechanism that ``certificate`` speaks of; an unknown name is a ValueError."""
+    return _lookup(certificate)[0]
+
+
+def _lookup(name: str) -> tuple[Mechanism, Callable[[Floats, Floats], Floats]]:
+    for known, entry in _SHIFTS.items():
+        if known == name:
+            return entry
+    raise ValueError(f"unknown certificate {name!r}; known: {', '.join(CERTIFICATES)}")
+
+
+def size(
+    certificate: str,
+    lower: ArrayLike,
+    upper: ArrayLike,
+    scale: ArrayLike,
+    sensitivity: ArrayLike,
+    *,
+    tau: ArrayLike = 0.0,
+    rho: ArrayLike = 0.0,
+) -> Floats:
+    """Return the certified size L = (scale·μ − ρ)/Δ, in the norm of Δ's input.
+
+    The one place where noise scale and sensitivity are divided.
+
+    Args:
+        certificate: one of ``CERTIFICATES``.
+        lower: pA, lower bounds on the label's expected score.
+        upper: pB, upper bounds on every rival's.
+        scale: σ or b, in units of g's output.
+        sensitivity: Δ of g, preprocessing included.
+        tau: bound on the total variation distance between the noise that was drawn and the law.
+        rho: bound on how much further than Δ‖x' − x‖ two computed outputs of g can lie apart.
+
+    Returns:
+        Sizes ≥ 0 of the broadcast shape; 0 where pA ≤ pB.
+
+    τ enters by post-processing: under the true law the scores are off by at most τ, at x and at
+    x'. Relabel each draw as the rival i with probability 2τ. This mixture has
+    pA' = (1−2τ)(pA−τ) and pB' = (1−2τ)(pB+τ) + 2τ, and wherever its label is certified, the
+    unmixed scores differ by at least 2τ/(1−2τ) ≥ 2τ at x', more than the sampler can hide.
+
+    Raises:
+        ValueError: an unknown certificate, or a scale or sensitivity that is not positive.
+    """
+    shift = _lookup(certificate)[1]
+    scale, sensitivity = np.asarray(scale, dtype=float), np.asarray(sensitivity, dtype=float)
+    tau, rho = np.asarray(tau, dtype=float), np.asarray(rho, dtype=float)
+    if not (np.all(scale > 0) and np.all(sensitivity > 0) and np.all(np.isfinite(scale))):
+        raise ValueError("scale and sensitivity must be positive and finite")
+    if not (np.all(tau >= 0) and np.all(tau < 0.5) and np.all(rho >= 0)):
+        raise ValueError("tau must lie in [0, 0.5) and rho must not be negative")
+    pa = (1 - 2 * tau) * (np.asarray(lower, dtype=float) - tau)
+    pb = (1 - 2 * tau) * (np.asarray(upper, dtype=float) + tau) + 2 * tau
+    pa, pb = np.broadcast_arrays(np.clip(pa, 0.0, 1.0), np.clip(pb, 0.0, 1.0))
+    claims = pa > pb
+    mu = shift(np.where(claims, pa, 0.5), np.where(claims, pb, 0.5))
+    return np.where(claims, np.maximum((scale * mu - rho) / sensitivity, 0.0), 0.0)
+
+
+def attacked(
+    mechanism: Mechanism,
+    lower: ArrayLike,
+    upper: ArrayLike,
+    change: ArrayLike,
+    scale: float,
+    sensitivity: float,
+    *,
+    tau: float = 0.0,
+    rho: float = 0.0,
+) -> tuple[Floats, Floats]:
+    """Return the interval that an attacker can reach for a label's expected score.
+
+    The paper's Figure 1b, by the tight bound: [G(G⁻¹(lower) − μ), G(G⁻¹(upper) + μ)] with
+    μ = (Δ·change + ρ)/scale and G = Φ or F; widened by τ before and after.
+
+    Args:
+        mechanism: the noise law.
+        lower: lower bounds on expected scores at the picture.
+        upper: upper bounds on them.
+        change: size T of the attack in the norm of Δ's input.
+        scale: σ or b.
+        sensitivity: Δ.
+        tau: as for :func:`size`.
+        rho: as for :func:`size`.
+    """
+    mu = (sensitivity * np.asarray(change, dtype=float) + rho) / scale
+    low = np.clip(np.asarray(lower, dtype=float) - tau, 0.0, 1.0)
+    high = np.clip(np.asarray(upper, dtype=float) + tau, 0.0, 1.0)
+    if mechanism == "gaussian":
+        low, high = special.ndtr(special.ndtri(low) - mu), special.ndtr(special.ndtri(high) + mu)
+    elif mechanism == "laplace":
+        low = laplace_cdf(laplace_quantile(low) - mu)
+        high = laplace_cdf(laplace_quantile(high) + mu)
+    else:
+        raise ValueError(f"unknown mechanism {mechanism!r}; known: {', '.join(MECHANISMS)}")
+    return np.clip(low - tau, 0.0, 1.0), np.clip(high + tau, 0.0, 1.0)
+
+
+def construction_scale(
+    mechanism: Mechanism, size: float, epsilon: float, delta: float, sensitivity: float
+) -> float:
+    """Return the noise scale of the paper's construction bound: (ε, δ)-PixelDP to ``size``.
+
+    √(2 ln(1.25/δ))·Δ·L/ε for Gaussian with ε ≤ 1 (Lécuyer et al. 2019, §III-B), Δ·L/ε for Laplace.
+
+    Raises:
+        ValueError: an unknown mechanism, or ε and δ outside of what the proof covers.
+    """
+    if not (size > 0 and epsilon > 0 and sensitivity > 0):
+        raise ValueError("size, epsilon and sensitivity must be positive")
+    if mechanism == "laplace":
+        return sensitivity * size / epsilon
+    if mechanism != "gaussian":
+        raise ValueError(f"unknown mechanism {mechanism!r}; known: {', '.join(MECHANISMS)}")
+    if epsilon > 1 or not 0 < delta < 1:
+        raise ValueError("the Gaussian mechanism's proof needs epsilon <= 1 and 0 < delta < 1")
+    return float(np.sqrt(2 * np.log(1.25 / delta)) * sensitivity * size / epsilon)

@@ -1,0 +1,75 @@
+"""Norms of a change of the picture, and what a size in one norm is worth in another.
+
+A change δ has ``values`` = height × width × channels entries, each with |δ_i| ≤ 1 because pixel
+values lie in [0, 1]. ``size`` in norm p certifies every δ with ‖δ‖_p ≤ size; the converted size in
+norm r is the largest T such that ‖δ‖_r ≤ T implies ‖δ‖_p ≤ size.
+"""
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from models.certification.arrays import Floats
+
+Norm = Literal["l1", "l2", "linf"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
+
+
+def check_norm(norm: str) -> Norm:
+    """Return ``norm`` if it is one; an unknown one is an error, never a default."""
+    if norm not in NORMS:
+        raise ValueError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
+    return norm
+
+
+def convert(size: ArrayLike, source: Norm, target: Norm, values: ArrayLike) -> Floats:
+    """Convert a certified ``size`` from norm ``source`` to norm ``target``.
+
+    Args:
+        size: certified sizes, any shape, in pixel values scaled to [0, 1].
+        source: the norm that ``size`` is in.
+        target: the norm wanted.
+        values: the number of values of the picture as sent (height × width × channels).
+
+    Returns:
+        The sizes in ``target``; from L2 to L1 the larger of L and L², since |δ_i| ≤ 1 gives
+        ‖δ‖₂² ≤ ‖δ‖₁; else the constants of norm equivalence in ``values`` dimensions.
+
+    Raises:
+        ValueError: an unknown norm.
+    """
+    check_norm(source)
+    check_norm(target)
+    size = np.asarray(size, dtype=float)
+    values = np.asarray(values, dtype=float)
+    match source, target:
+        case ("l1", "l2"):  # ‖δ‖₁ ≤ √d ‖δ‖₂
+            return size / np.sqrt(values)
+        case ("l1", "linf"):  # ‖δ‖₁ ≤ d ‖δ‖∞
+            return size / values
+        case ("l2", "l1"):  # ‖δ‖₂ ≤ ‖δ‖₁ and ‖δ‖₂² ≤ ‖δ‖₁
+            return np.maximum(size, size * size)
+        case ("l2", "linf"):  # ‖δ‖₂ ≤ √d ‖δ‖∞
+            return size / np.sqrt(values)
+        case _:  # the same norm, or from L∞: ‖δ‖∞ ≤ ‖δ‖₂ ≤ ‖δ‖₁
+            return size + 0.0
+
+
+def required(target: float, source: Norm, norm: Norm, values: int) -> float:
+    """Return the size in ``source`` whose conversion to ``norm`` is ``target``.
+
+    The inverse of :func:`convert`, up to rounding: for planning how many draws a target takes and
+    what an attacker of that size could do. Never used to decide whether a target is met.
+    """
+    check_norm(source)
+    check_norm(norm)
+    match source, norm:
+        case ("l1", "l2") | ("l2", "linf"):
+            return float(target * np.sqrt(values))
+        case ("l1", "linf"):
+            return target * values
+        case ("l2", "l1"):
+            return float(min(target, np.sqrt(target)))
+        case _:
+            return target

@@ -1,0 +1,97 @@
+"""Tallies: what is kept of the draws of a picture, as exact integers.
+
+A draw's scores y lie in [0, 1]^K with sum ≤ 1. By ``votes`` y is the one-hot of the arg max; by
+``softmax`` it is the network's probabilities, floored to multiples of 2⁻²⁰. Integer sums do not
+depend on the order of the draws or on which pass they shared, and no variance cancels.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Self, get_args
+
+import numpy as np
+
+from models.certification.arrays import Integers, Numbers
+
+Scoring = Literal["votes", "softmax"]
+SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
+DENOMINATORS: dict[Scoring, int] = {"votes": 1, "softmax": 2**20}
+
+
+def draw_scores(logits: Numbers, scoring: Scoring) -> Integers:
+    """Turn the network's output into the integer scores of each draw.
+
+    Args:
+        logits: [rows, K], what h returned; any float type that numpy has.
+        scoring: ``votes`` or ``softmax``.
+
+    Returns:
+        [rows, K] int64 in units of 1/``DENOMINATORS[scoring]``, each row ≥ 0 with a sum of at
+        most one unit. A tie votes for the lowest index; a row with NaN or infinity scores zero
+        for every label, which can only make a certificate smaller.
+
+    Raises:
+        ValueError: an unknown scoring.
+    """
+    if scoring not in SCORINGS:
+        raise ValueError(f"unknown scoring {scoring!r}; known: {', '.join(SCORINGS)}")
+    finite = np.isfinite(logits).all(axis=1)
+    if scoring == "votes":
+        scores = np.zeros(logits.shape, dtype=np.int64)
+        scores[np.arange(len(logits)), logits.argmax(axis=1)] = finite
+        return scores
+    safe = np.where(finite[:, None], logits, 0.0).astype(np.float64)
+    exponentials = np.exp(safe - safe.max(axis=1, keepdims=True))
+    shares = exponentials / exponentials.sum(axis=1, keepdims=True)
+    scores = np.floor(np.clip(shares, 0.0, 1.0) * DENOMINATORS["softmax"]).astype(np.int64)
+    # Rounding may let a row exceed one unit; the excess comes off its largest score, so that the
+    # sum of all scores stays at most 1, on which the bound 1 − lower of the rivals rests.
+    excess = np.maximum(scores.sum(axis=1) - DENOMINATORS["softmax"], 0)
+    scores[np.arange(len(scores)), scores.argmax(axis=1)] -= excess
+    scores[~finite] = 0
+    return scores
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The sums of one picture's draws.
+
+    ``sums`` [K] are in units of 1/``denominator``, ``squares`` [K] of 1/``denominator``².
+    """
+
+    draws: int
+    sums: Integers
+    squares: Integers
+    denominator: int
+
+    @classmethod
+    def empty(cls, labels: int, scoring: Scoring) -> Self:
+        """Return a tally of no draws."""
+        zeros = np.zeros(labels, dtype=np.int64)
+        return cls(0, zeros, zeros, DENOMINATORS[scoring])
+
+    @classmethod
+    def of(cls, scores: Integers, scoring: Scoring) -> Self:
+        """Sum up the integer scores [rows, K] of some draws."""
+        return cls(
+            len(scores), scores.sum(axis=0), (scores * scores).sum(axis=0), DENOMINATORS[scoring]
+        )
+
+    def __add__(self, other: Self) -> Self:
+        if self.denominator != other.denominator:
+            raise ValueError("tallies of different scorings certify different labels")
+        return type(self)(
+            self.draws + other.draws,
+            self.sums + other.sums,
+            self.squares + other.squares,
+            self.denominator,
+        )
+
+    @property
+    def leader(self) -> int:
+        """The label with the largest sum; the lowest index among equals."""
+        return int(self.sums.argmax())
+
+    @property
+    def means(self) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+        """Estimates of the expected scores, [K]."""
+        return self.sums / (self.draws * self.denominator)
