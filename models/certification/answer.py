@@ -1,0 +1,203 @@
+"""What an inquiry says in the end, in the numbers that a client reads.
+
+Sizes and lower bounds are rounded down, upper bounds up, so that what is read is as true as what
+was proven.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.certification.bounds import Bound, betting_lower, betting_upper
+from models.certification.certificates import DEFAULT, PAPER, Certificate, attacked, size
+from models.certification.norms import NORMS, Norm, required
+from models.certification.procedure import Certified, Inquiry, Stopped
+from models.certification.reach import SMALLEST_SIZE, reachable_size
+from models.certification.rounding import round_down, round_up
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A lower and an upper bound on an expected score."""
+
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """One label's expected score: the estimate, its bounds, and what an attacker could make of it.
+
+    ``attacked`` is there only when the question has a target: no change up to the target moves the
+    expected score out of it.
+    """
+
+    index: int
+    expected: float
+    lower: float
+    upper: float
+    attacked: Interval | None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything needed to compute the certificate again: the tally of its look and its α.
+
+    ``sums`` count in units of 1/``denominator``, ``sums_of_squares`` of 1/``denominator``², by
+    label index, over counted draws only.
+    """
+
+    label: int
+    pilot_draws: int
+    draws: int
+    denominator: int
+    sums: list[int]
+    sums_of_squares: list[int]
+    bound: Bound
+    alpha_certificate: float
+    alpha_label: float
+    alpha_rival: float
+    alpha_scores: float
+    tau: float
+    rho: float
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """The answer to a question about one picture.
+
+    Attributes:
+        label: the index of the label with the largest mean score.
+        certified_size: the size in ``norm``; 0 when nothing is certified, not even the label.
+        robust: whether the size is above 0 and reaches the target; None without a target.
+        reachable: whether the budget allows what was asked (the target, or any size at all) if
+            every draw agrees.
+        draws: all draws that were used, the pilot's too.
+        stopped: why no more draws were made.
+        scores: the labels asked for, the largest mean first.
+        method: the certificate that ``certified_size`` comes from.
+        lower: pA, on the label's expected score, as the certificate used it.
+        upper: pB, on every rival's.
+        sizes: ``certified_size`` in every norm.
+        paper: the paper's own condition on the same bounds.
+        paper_size: its size, in ``norm``.
+        evidence: what it takes to compute this again.
+    """
+
+    label: int
+    certified_size: float
+    norm: Norm
+    robust: bool | None
+    reachable: bool
+    draws: int
+    stopped: Stopped | None
+    scores: list[Score]
+    method: Certificate
+    lower: float
+    upper: float
+    sizes: dict[Norm, float]
+    paper: Certificate
+    paper_size: float
+    evidence: Evidence
+
+
+def conclude(inquiry: Inquiry, scores: int) -> Conclusion:
+    """Say what ``inquiry`` has found so far.
+
+    Args:
+        inquiry: one that has reached its first look.
+        scores: how many labels to show, those with the largest means.
+
+    Raises:
+        ValueError: no look has been reached yet.
+    """
+    best = inquiry.best
+    if best is None:
+        raise ValueError("there is no answer before the first look")
+    terms, question = inquiry.terms, inquiry.question
+    certified_size = inquiry.size
+    certified = certified_size > 0
+    paper = PAPER[terms.mechanism]
+    paper_size = float(
+        size(
+            paper,
+            best.lower,
+            best.upper,
+            terms.scale,
+            terms.sensitivity,
+            tau=terms.tau,
+            rho=terms.rho,
+        )
+    )
+    target = question.target
+    return Conclusion(
+        label=inquiry.total.leader,
+        certified_size=certified_size,
+        norm=question.norm,
+        robust=None if target is None else certified and certified_size >= target,
+        reachable=reachable_size(question, terms, inquiry.scoring) >= (target or SMALLEST_SIZE),
+        draws=inquiry.total.draws,
+        stopped=inquiry.stopped,
+        scores=_scores(inquiry, scores),
+        method=DEFAULT[terms.mechanism],
+        lower=round_down(best.lower),
+        upper=round_up(best.upper),
+        sizes={norm: terms.answered(best.size, norm) if certified else 0.0 for norm in NORMS},
+        paper=paper,
+        paper_size=terms.answered(paper_size, question.norm) if certified else 0.0,
+        evidence=_evidence(inquiry, best),
+    )
+
+
+def _scores(inquiry: Inquiry, count: int) -> list[Score]:
+    """Bound the largest means over all draws: nothing was selected by them, so the pilot counts.
+
+    Two-moment betting at a part of α that covers both sides of all K labels, also if fewer are
+    shown, at every look at once.
+    """
+    total, terms, question = inquiry.total, inquiry.terms, inquiry.question
+    shown = np.argsort(-total.sums, kind="stable")[:count]
+    alpha = inquiry.division.scores / (2 * len(total.sums))
+    sums, squares, unit = total.sums[shown], total.squares[shown], total.denominator
+    lower = betting_lower(total.draws, sums, squares, alpha, denominator=unit)
+    upper = betting_upper(total.draws, sums, squares, alpha, denominator=unit)
+    intervals: list[Interval | None] = [None] * len(shown)
+    if question.target is not None:
+        change = required(question.target, terms.norm, question.norm, terms.values)
+        low, high = attacked(
+            terms.mechanism,
+            lower,
+            upper,
+            change * (1 + 1e-9),
+            terms.scale,
+            terms.sensitivity,
+            tau=terms.tau,
+            rho=terms.rho,
+        )
+        intervals = [
+            Interval(round_down(a * (1 - 1e-9)), round_up(min(b * (1 + 1e-9), 1.0)))
+            for a, b in zip(low.tolist(), high.tolist(), strict=True)
+        ]
+    means = total.means[shown]
+    return [
+        Score(int(index), round(float(mean), 6), round_down(float(a)), round_up(float(b)), interval)
+        for index, mean, a, b, interval in zip(shown, means, lower, upper, intervals, strict=True)
+    ]
+
+
+def _evidence(inquiry: Inquiry, best: Certified) -> Evidence:
+    return Evidence(
+        label=best.label,
+        pilot_draws=best.pilot_draws,
+        draws=best.tally.draws,
+        denominator=best.tally.denominator,
+        sums=best.tally.sums.tolist(),
+        sums_of_squares=best.tally.squares.tolist(),
+        bound=best.bound,
+        alpha_certificate=best.alpha_label + best.alpha_rival,
+        alpha_label=best.alpha_label,
+        alpha_rival=best.alpha_rival,
+        alpha_scores=inquiry.division.scores,
+        tau=inquiry.terms.tau,
+        rho=inquiry.terms.rho,
+    )

@@ -1,0 +1,100 @@
+"""What is fixed before the first counted draw: how α is divided, and when one looks.
+
+α = 1 − η is the chance that anything in an answer is wrong. Nine tenths go to the certificate, one
+tenth to the intervals that are shown. Two events make the certificate: the label's lower bound
+holds, and so does the upper bound of the true runner-up, one fixed label even if unknown (the
+largest of all rivals' upper bounds is then at least its expected score); each gets half, with no
+union over the labels. For votes the certificate's part is divided once more, between betting at
+every look and one Clopper-Pearson look at a number of counted draws that is fixed when the pilot
+ends.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import sqrt
+
+from models.certification.tally import Scoring, Tally
+
+CERTIFICATE_SHARE = 0.9
+# How much of the certificate's α betting gets for votes, with a target and without one.
+BETTING_SHARE_TARGET = 0.3
+BETTING_SHARE_SIZE = 0.1
+
+PILOT_BLOCK = 32
+PILOT_LIMIT = 128
+LOOK_BLOCK = 32
+LOOK_GROWTH = 0.15
+# One block of pilot draws and the first look: no budget below can be answered.
+LEAST_DRAWS = PILOT_BLOCK + LOOK_BLOCK
+
+
+@dataclass(frozen=True)
+class Division:
+    """How an answer's α is divided. Every entry is the chance of one one-sided event."""
+
+    betting_label: float
+    betting_rival: float
+    fixed_label: float
+    fixed_rival: float
+    scores: float
+
+
+@lru_cache(1024)
+def divide(confidence: float, scoring: Scoring, targeted: bool) -> Division:
+    """Divide 1 − ``confidence``.
+
+    Args:
+        confidence: η in (0, 1).
+        scoring: soft scores have no exact bound at a fixed n, so that all goes to betting.
+        targeted: whether the request has a target, and may therefore end at any look.
+
+    Raises:
+        ValueError: ``confidence`` outside of (0, 1).
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie strictly between 0 and 1, not {confidence}")
+    alpha = 1 - confidence
+    share = BETTING_SHARE_TARGET if targeted else BETTING_SHARE_SIZE
+    if scoring != "votes":
+        share = 1.0
+    certificate = CERTIFICATE_SHARE * alpha
+    betting, fixed = share * certificate, (1 - share) * certificate
+    return Division(
+        betting_label=betting / 2,
+        betting_rival=betting / 2,
+        fixed_label=fixed / 2,
+        fixed_rival=fixed / 2,
+        scores=(1 - CERTIFICATE_SHARE) * alpha,
+    )
+
+
+def pilot_ends(tally: Tally, max_draws: int) -> bool:
+    """Say whether the pilot's draws so far settle which label is to be certified.
+
+    32 draws, and 32 more while the lead is below two standard errors, at most 128; the first look
+    must still fit into ``max_draws``. The leader is then certified from further draws alone:
+    reusing those that chose it would be wrong far more often than α.
+    """
+    if tally.draws < PILOT_BLOCK or tally.draws % PILOT_BLOCK:
+        return False
+    if tally.draws >= PILOT_LIMIT or tally.draws + LEAST_DRAWS > max_draws:
+        return True
+    order = tally.sums.argsort()
+    first, second = int(order[-1]), int(order[-2])
+    lead = float(tally.sums[first] - tally.sums[second]) / tally.denominator
+    spread = float(tally.squares[first] + tally.squares[second]) / tally.denominator**2
+    # The scores of a draw are never negative, so leaving out their covariance only widens this.
+    return lead > 2 * sqrt(max(spread - lead * lead / tally.draws, 0.0))
+
+
+@lru_cache(1024)
+def looks(counted: int) -> tuple[int, ...]:
+    """Return the numbers of counted draws at which one looks, the last being ``counted``.
+
+    Multiples of 32, first by 32, then growing by 1.15.
+    """
+    schedule = [min(LOOK_BLOCK, counted)]
+    while schedule[-1] < counted:
+        step = max(LOOK_BLOCK, int(LOOK_GROWTH * schedule[-1]) // LOOK_BLOCK * LOOK_BLOCK)
+        schedule.append(min(schedule[-1] + step, counted))
+    return tuple(schedule)

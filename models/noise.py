@@ -1,0 +1,196 @@
+"""The noise of a served model: exact on a grid, and unpredictable.
+
+Adding float noise to float features breaks certificates: which sums can occur at all depends on the
+features, and a classifier can read that (Jin et al. 2022; Voráček and Hein 2023). Here the sum is
+rounded to a grid of step γ *as a real number would be*,
+
+    z = γ·round((g + noise)/γ),   noise drawn from the law itself,
+
+so that z is a function of the real sum g + noise, and everything the certificate says of that sum
+it says of z. The integers z/γ stay far below 2²⁴, hence exact in float32.
+
+How it is drawn: a uniform number of 64 bits a coordinate selects the noise by its quantile
+function. Its first 16 bits leave an interval of the noise; where both ends of it round to the same
+grid point, that is z, by a table look-up and an integer sum. Elsewhere (a few per cent) 48 more bits
+and the quantile function in float64 decide. The bits are the keystream of AES-256 in counter mode
+under a key that is drawn from the operating system for every pass and never kept: whoever can tell
+it from true randomness has broken AES.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+from scipy import special
+
+from models.certification.arrays import Floats
+from models.certification.certificates import Mechanism, laplace_quantile
+
+# Features are kept in 1/SUBSTEPS of a grid step. 4112 = 16·257: with γ = 1/255 both depths of
+# pictures are exact, since 1/65535 = γ/257.
+SUBSTEPS = 4112
+PIXEL_STEP = 1 / 255
+# Between these ratios of scale to step, every integer below fits its type.
+FINEST, COARSEST = 2048.0, 1.0
+CELLS = 2**16
+UNSURE = np.int16(-(2**15))
+
+Key = Callable[[], bytes]
+
+
+def system_key() -> bytes:
+    """Return 32 bytes from the operating system's entropy."""
+    return os.urandom(32)
+
+
+class Keystream:
+    """Uniform bits of one pass."""
+
+    def __init__(self, key: bytes) -> None:
+        self._encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+
+    def words(self, count: int) -> NDArray[np.uint16]:
+        """Return ``count`` words of 16 uniform bits."""
+        return np.frombuffer(self._encryptor.update(bytes(2 * count)), dtype=np.uint16)
+
+    def tails(self, count: int) -> NDArray[np.uint64]:
+        """Return ``count`` numbers of 48 uniform bits."""
+        whole = np.frombuffer(self._encryptor.update(bytes(8 * count)), dtype=np.uint64)
+        return whole >> np.uint64(16)
+
+
+@dataclass(frozen=True)
+class Features:
+    """g of one picture, [values] int32.
+
+    On the grid (``on_grid``): in steps of γ. Else in γ/``SUBSTEPS``.
+    """
+
+    steps: NDArray[np.int32]
+    on_grid: bool
+
+    @property
+    def substeps(self) -> NDArray[np.int32]:
+        """The features in γ/``SUBSTEPS``."""
+        return self.steps * np.int32(SUBSTEPS) if self.on_grid else self.steps
+
+
+class GridNoise:
+    """Noise of one law on one grid.
+
+    Args:
+        mechanism: ``gaussian`` or ``laplace``.
+        scale: σ or b, in units of g's output.
+        step: γ, the grid's step in the same units.
+        largest: features are clipped to ±``largest`` (same units). Clipping is 1-Lipschitz in
+            every norm, so that it costs no certificate.
+
+    Raises:
+        ValueError: the grid is too fine or too coarse for the scale, or too fine for ``largest``.
+    """
+
+    def __init__(self, mechanism: Mechanism, scale: float, step: float, largest: float) -> None:
+        spread = scale / step
+        if not COARSEST <= spread <= FINEST or not largest / step <= 2**15:
+            raise ValueError(
+                f"a grid of step {step} does not suit noise of scale {scale} on features up to "
+                f"{largest}: scale/step must lie in [{COARSEST:g}, {FINEST:g}] and largest/step "
+                f"must not exceed {2**15}"
+            )
+        self.mechanism, self.scale, self.step = mechanism, scale, step
+        self._spread, self._largest = spread, largest / step
+        # The edges of the 16-bit cells, in grid steps; the outermost are infinite. A hair of
+        # margin, far wider than the quantiles' own error, keeps the tables right: a cell that
+        # ends so near to a boundary is settled with more bits.
+        index = np.arange(CELLS + 1)
+        edges = self._quantile_of_tail(np.minimum(index, CELLS - index) / CELLS)
+        edges[CELLS // 2 :] *= -1
+        hair = 2.0**-30 * spread
+        low, high = edges[:-1] - hair, edges[1:] + hair
+        same = np.floor(low + 0.5) == np.floor(high + 0.5)
+        self._on_grid = np.where(same, np.floor(low + 0.5), UNSURE).astype(np.int16)
+        # Off the grid the ends are rounded outward to whole substeps. The infinite ends are cut
+        # so far out that no interval with one is ever taken for sure.
+        cut = 2.0**27
+        self._low = np.floor(np.maximum(low * SUBSTEPS, -cut)).astype(np.int32)
+        self._high = np.ceil(np.minimum(high * SUBSTEPS, cut)).astype(np.int32)
+
+    def _quantile_of_tail(self, tail: Floats) -> Floats:
+        """Return the quantile, in grid steps, of probabilities ≤ ½; −∞ at 0."""
+        standard = special.ndtri(tail) if self.mechanism == "gaussian" else laplace_quantile(tail)
+        return np.asarray(standard * self._spread)
+
+    def total_variation(self, values: int) -> float:
+        """τ: how far the drawn law is from that of γ·round((g + noise)/γ) over ``values`` coordinates.
+
+        A coordinate differs only if the computed (g + noise)/γ + ½ errs across an integer. In
+        units of 2⁻⁵³ the error is at most 2 for each grid step of the features and 10 for each of
+        the noise (the quantile functions err by at most 4 units in the last place, which the
+        tests hold against 40 digits; scaling and adding follow). The noise of 64-bit uniforms
+        reaches no further than their outermost quantile. A real sum lies within ``error`` of a
+        half-integer with probability at most 2·error·(1 + 1/spread), its density being unimodal;
+        twice that is stated. 64-bit uniforms instead of real ones add at most 2⁻⁶⁴ for each value
+        between which the noise can be told apart.
+        """
+        reach = -float(self._quantile_of_tail(np.array(2.0**-65)))
+        error = (2 * self._largest + 10 * reach) * 2.0**-53
+        return values * (4 * error * (1 + 1 / self._spread) + 2 * (reach + 1) * 2.0**-64)
+
+    def snap(self, g: Floats) -> Features:
+        """Put the output of g, in float64, onto the fine grid (γ/``SUBSTEPS``).
+
+        Raises:
+            ValueError: g is not finite.
+        """
+        if not np.isfinite(g).all():
+            raise ValueError("the network's pre-noise output is not finite")
+        inside = np.clip(g.ravel() / self.step, -self._largest, self._largest)
+        return Features(np.rint(inside * SUBSTEPS).astype(np.int32), on_grid=False)
+
+    def snapping(self, values: int) -> float:
+        """ρ's part from :meth:`snap` over ``values`` coordinates, in the mechanism's norm.
+
+        Each of two pictures moves by at most half a fine step a coordinate, so their distance by
+        at most γ√m/``SUBSTEPS`` in L2 (Gaussian) and γm/``SUBSTEPS`` in L1 (Laplace).
+        """
+        fine = self.step / SUBSTEPS * (1 + 1e-9)
+        return fine * (values**0.5 if self.mechanism == "gaussian" else values)
+
+    def draw(
+        self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes
+    ) -> NDArray[np.int32]:
+        """Draw the noisy features of one pass.
+
+        Args:
+            pictures: the features of the pictures in this pass, all of the same length m.
+            rows: [draws], which of the pictures each draw is of.
+            key: 32 fresh secret bytes.
+
+        Returns:
+            [draws, m]: z/γ, exact integers.
+        """
+        stream = Keystream(key)
+        words = stream.words(len(rows) * len(pictures[0].steps)).reshape(len(rows), -1)
+        if all(picture.on_grid for picture in pictures):
+            fine = np.stack([picture.steps for picture in pictures])[rows]
+            noise = self._on_grid[words]
+            z = fine + noise
+            unsure = np.nonzero(noise == UNSURE)
+            start = fine[unsure].astype(float)
+        else:
+            fine = np.stack([picture.substeps for picture in pictures])[rows]
+            centred = fine + np.int32(SUBSTEPS // 2)
+            z = (centred + self._high[words]) // SUBSTEPS
+            unsure = np.nonzero((centred + self._low[words]) // SUBSTEPS != z)
+            start = fine[unsure] / SUBSTEPS
+        # All 64 bits of these coordinates, folded to the tail below ½ so that none is lost.
+        bits = words[unsure].astype(np.uint64) << np.uint64(48)
+        bits |= stream.tails(len(bits))
+        upper = bits >> np.uint64(63) == 1
+        tail = (np.where(upper, ~bits, bits).astype(float) + 0.5) * 2.0**-64
+        below = self._quantile_of_tail(tail)
+        z[unsure] = np.floor(start + np.where(upper, -below, below) + 0.5)
+        return z

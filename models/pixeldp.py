@@ -1,0 +1,135 @@
+"""A PixelDP network: g, noise, h (Lécuyer et al. 2019, §III).
+
+``PixelDP`` is what is trained; ``load_network`` and ``save_network`` move it to and from a bundle.
+``models.predictor`` draws its predictions with the noise that certificates rest on.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from models import networks
+from models.bundle import (
+    MANIFEST,
+    WEIGHTS,
+    Bundle,
+    BundleError,
+    Manifest,
+    WeightsSpec,
+    write_manifest,
+    write_whole,
+)
+from models.certification.certificates import Mechanism
+from models.sensitivity.modules import encoder_sensitivity
+
+
+class PixelDP(nn.Module):
+    """scores = h(g(x) + noise).
+
+    Args:
+        encoder: g, [batch, c, h, w] pixel values in [0, 1] to features.
+        classifier: h, noisy features to logits [batch, K].
+        mechanism: the noise law.
+        scale: σ or b, in units of g's output.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, classifier: nn.Module, mechanism: Mechanism, scale: float
+    ) -> None:
+        super().__init__()
+        self.encoder, self.classifier = encoder, classifier
+        self.mechanism, self.scale = mechanism, scale
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Return g(x)."""
+        features: Tensor = self.encoder(pictures)
+        return features
+
+    def perturb(self, features: Tensor, scale: float | None = None) -> Tensor:
+        """Add noise for training, in float. What is served draws from ``models.noise`` instead."""
+        scale = self.scale if scale is None else scale
+        if self.mechanism == "gaussian":
+            return features + scale * torch.randn_like(features)
+        # The difference of two standard exponentials is a standard Laplace variable.
+        one, other = (torch.empty_like(features).exponential_() for _ in range(2))
+        return features + scale * (one - other)
+
+    def score(self, noisy: Tensor) -> Tensor:
+        """Return h's logits."""
+        logits: Tensor = self.classifier(noisy)
+        return logits
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return the logits of one draw for each picture."""
+        return self.score(self.perturb(self.encode(pictures)))
+
+
+def build_network(manifest: Manifest) -> PixelDP:
+    """Build the network that ``manifest`` describes, with fresh weights.
+
+    Raises:
+        ValueError: an unknown architecture or placement, or arguments that do not fit.
+    """
+    encoder, classifier = networks.build(
+        manifest.architecture.name,
+        manifest.input.shape,
+        len(manifest.labels),
+        manifest.noise.placement,
+        manifest.architecture.arguments,
+    )
+    return PixelDP(encoder, classifier, manifest.noise.mechanism, manifest.noise.scale)
+
+
+def load_network(bundle: Bundle) -> PixelDP:
+    """Build the bundle's network with its weights, in evaluation mode.
+
+    Raises:
+        BundleError: the weights do not fit the architecture, are not finite, or g's sensitivity,
+            bounded again here, is larger than the description states.
+    """
+    manifest = bundle.manifest
+    try:
+        network = build_network(manifest)
+    except ValueError as error:
+        raise BundleError(bundle.path / MANIFEST, "architecture", str(error)) from None
+    try:
+        weights = load_file(bundle.weights)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BundleError(bundle.weights, "file", f"is not a safetensors file ({error})") from None
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise BundleError(bundle.weights, name, "holds NaN or infinity")
+    try:
+        network.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        reason = f"do not fit the architecture ({' '.join(str(error).split())})"
+        raise BundleError(bundle.weights, "tensors", reason) from None
+    network.eval().requires_grad_(False)
+    stated = manifest.sensitivity
+    try:
+        proven = encoder_sensitivity(
+            network.encoder, manifest.input.shape, stated.input_norm, stated.noise_norm
+        )
+    except ValueError as error:
+        raise BundleError(bundle.path / MANIFEST, "sensitivity", str(error)) from None
+    if proven.value > stated.value * (1 + 1e-9):
+        reason = f"states {stated.value}, but the weights' proven bound is {proven.value}"
+        raise BundleError(bundle.path / MANIFEST, "sensitivity.value", reason)
+    return network
+
+
+def save_network(path: Path, manifest: Manifest, network: nn.Module) -> None:
+    """Write a bundle: the network's weights and ``manifest`` with their digest."""
+    content = save(_plain(network.state_dict()))
+    digest = hashlib.sha256(content).hexdigest()
+    write_whole(path / WEIGHTS, content)
+    write_manifest(path, manifest.model_copy(update={"weights": WeightsSpec(sha256=digest)}))
+
+
+def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

@@ -1,0 +1,176 @@
+"""Predictions as they are certified: a loaded model that encodes pictures and runs passes.
+
+The service's workers and ``pixeldp evaluate`` both draw through this module, so that what is
+evaluated is what is served.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from models.bundle import Bundle, Manifest
+from models.certification.arrays import Floats, Integers
+from models.certification.procedure import Terms
+from models.certification.tally import draw_scores
+from models.noise import PIXEL_STEP, Features, GridNoise, Key, system_key
+from models.pixeldp import load_network
+from models.precision import Precision
+from models.preprocessing import Preprocessing, plan
+
+_DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Features of a layer are clipped to this many scales; inputs in [0, 1] under Δ = 1 stay inside.
+LAYER_REACH = 256.0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One picture behind g: its features, and what a certificate for it is worth."""
+
+    features: Features
+    terms: Terms
+
+
+class Predictor:
+    """One model on one device.
+
+    Every pass has exactly ``pass_size`` rows: h runs at one shape only, so that what a row yields
+    cannot depend on how many others there are.
+
+    Args:
+        bundle: a checked bundle.
+        pass_size: rows of every pass.
+        device: a torch device.
+        precision: the number format of h. The certificate takes h to be any function.
+        key: where each pass's noise key comes from; only tests pass another.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        pass_size: int,
+        device: str = "cpu",
+        precision: Precision = "float32",
+        key: Key = system_key,
+    ) -> None:
+        self.bundle, self.pass_size = bundle, pass_size
+        self.device, self.precision = device, precision
+        self._key = key
+        manifest = bundle.manifest
+        network = load_network(bundle)
+        self._encoder = network.encoder.double()
+        self._classifier = network.classifier.to(device, _DTYPES[precision])
+        self._on_image = isinstance(network.encoder, nn.Identity)
+        features = self._run_encoder(np.zeros(manifest.input.shape))
+        self._feature_shape, self._values = features.shape, features.size
+        self.noise = grid_noise(manifest)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The model's description."""
+        return self.bundle.manifest
+
+    def encode(self, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Encoded:
+        """Run g once.
+
+        Args:
+            pixels: [height, width, channels], 8 or 16 bits.
+
+        Raises:
+            CannotCertify: no linear preprocessing leads to the model's input.
+        """
+        height, width, channels = pixels.shape
+        mode = {1: "L", 3: "RGB"}[channels]
+        preparation = plan(width, height, mode, 8 * pixels.itemsize, self.manifest.input.shape)
+        if self._on_image and preparation.on_grid:
+            steps = pixels.transpose(2, 0, 1).astype(np.int32).ravel()
+            features = Features(steps, on_grid=True)
+        else:
+            features = self.noise.snap(self._run_encoder(preparation.apply(pixels)))
+        return Encoded(features, self._terms(preparation, features, pixels.size))
+
+    def run(self, pictures: Sequence[Features], rows: NDArray[np.intp]) -> Integers:
+        """Run one pass.
+
+        Args:
+            pictures: the features of the pictures that take part.
+            rows: [pass_size], which of them each row draws for.
+
+        Returns:
+            [pass_size, K] integer scores of the draws (see ``models.certification.tally``).
+        """
+        if len(rows) != self.pass_size:
+            raise ValueError(f"a pass has {self.pass_size} rows, not {len(rows)}")
+        steps = torch.from_numpy(self.noise.draw(pictures, rows, self._key()))
+        # Integers below 2²⁴ are exact in float32; all that follows is a function of them.
+        noisy = steps.to(torch.float32).mul_(self.noise.step)
+        noisy = noisy.reshape(len(rows), *self._feature_shape)
+        with torch.inference_mode():
+            logits = self._classifier(noisy.to(self.device, _DTYPES[self.precision]))
+        return draw_scores(logits.float().cpu().numpy(), self.manifest.scoring)
+
+    def measure(self, seconds: float = 0.2) -> float:
+        """Run passes of a black picture for about ``seconds`` and return the draws per second."""
+        features = [Features(np.zeros(self._values, dtype=np.int32), on_grid=self._on_image)]
+        rows = np.zeros(self.pass_size, dtype=np.intp)
+        self.run(features, rows)  # the first pass pays for set-up
+        passes, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            self.run(features, rows)
+            passes += 1
+        return passes * self.pass_size / (time.perf_counter() - start)
+
+    def _run_encoder(self, prepared: Floats) -> Floats:
+        with torch.inference_mode():
+            features = self._encoder(torch.from_numpy(prepared)[None])[0]
+        return np.asarray(features.numpy())
+
+    def _terms(self, preparation: Preprocessing, features: Features, values: int) -> Terms:
+        manifest = self.manifest
+        spec = manifest.sensitivity
+        m = len(features.steps)
+        rho = 0.0
+        if not features.on_grid:
+            rho = self.noise.snapping(m) + 2 * self._error(preparation, m)
+        return Terms(
+            mechanism=manifest.noise.mechanism,
+            scale=manifest.noise.scale,
+            sensitivity=spec.value * preparation.sensitivity(spec.input_norm, spec.input_norm),
+            norm=spec.input_norm,
+            values=values,
+            tau=self.noise.total_variation(m),
+            rho=rho,
+        )
+
+    def _error(self, preparation: Preprocessing, m: int) -> float:
+        """Bound the float64 error of g and its preprocessing, in the norm of the noise."""
+        norm = self.manifest.sensitivity.noise_norm
+        if self._on_image:
+            return preparation.error(norm)
+        weight = getattr(self._encoder, "weight", None)
+        if not isinstance(self._encoder, nn.Conv2d | nn.Linear) or weight is None:
+            raise ValueError("only a convolution or a linear layer can come before the noise")
+        # A sum of t products of numbers ≤ 1 with the weights errs by at most
+        # t·2⁻⁵³·Σ|w| (Higham 2002, §3.1), plus what an error of the inputs is passed on.
+        rows = weight.abs().reshape(len(weight), -1)
+        each = float(rows.sum(1).max()) * (rows.shape[1] + 2) * 2.0**-52
+        each += float(rows.sum(1).max()) * preparation.error("l1")
+        return each * (m**0.5 if norm == "l2" else m)
+
+
+def grid_noise(manifest: Manifest) -> GridNoise:
+    """Return the grid on which a model's noise is drawn.
+
+    In the image, 8-bit pixels lie on the grid of 1/255; after a layer, 1/64 of the noise scale is
+    fine enough that h cannot feel it.
+    """
+    noise = manifest.noise
+    if noise.placement == "image":
+        return GridNoise(noise.mechanism, noise.scale, PIXEL_STEP, largest=1.0)
+    return GridNoise(
+        noise.mechanism, noise.scale, noise.scale / 64, largest=LAYER_REACH * noise.scale
+    )

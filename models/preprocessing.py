@@ -1,0 +1,240 @@
+"""From the pixels of a picture as sent to what a model takes, by linear maps of known norm.
+
+Preprocessing belongs to g: a certificate speaks of the pixels as sent, so their Δ enters it. All
+of it is linear and done in float64, without rounding to bytes: colours, then a separable resize
+(triangle filter, widened when the picture shrinks, as Pillow and torchvision do with antialiasing)
+so that the picture covers the model's input, then a crop of the centre.
+
+The map meant is the one with the float64 coefficients that are stored here; what evaluating it in
+float64 may add is :meth:`Preprocessing.error`.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.certification.arrays import Floats
+from models.certification.norms import NORMS, Norm, check_norm
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+CHANNELS = {"L": 1, "RGB": 3}
+DEPTHS = {8: np.dtype(np.uint8), 16: np.dtype(np.uint16)}
+GREYSCALE = np.array([[0.299, 0.587, 0.114]])
+GREY_TO_RGB = np.ones((3, 1))
+LARGEST_MAGNIFICATION = 64
+
+MARGIN = 1 + 1e-10
+# Above this many rows and columns √(‖A‖₁‖A‖∞) stands in for the largest singular value; for a
+# resize it is a few per cent larger.
+_LARGEST_DECOMPOSED = 512
+# Values of the picture that are converted to float64 at a time (16 MiB).
+_CHUNK = 2**21
+
+
+class CannotCertify(ValueError):  # noqa: N818 - it is what the service answers, not a fault
+    """No preprocessing with a proven sensitivity leads from this picture to the model's input."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to a ``width`` × ``height`` picture for a model that takes ``shape``.
+
+    ``resized`` is the (height, width) of the whole picture after the resize, of which the centre
+    is kept. Made by :func:`plan`.
+    """
+
+    width: int
+    height: int
+    mode: str
+    bits: int
+    shape: tuple[int, int, int]
+    resized: tuple[int, int]
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The steps in words; sizes are width x height."""
+        steps = []
+        if CHANNELS[self.mode] != self.shape[0]:
+            steps.append("greyscale" if self.mode == "RGB" else "grey to RGB")
+        height, width = self.resized
+        if self.resized != (self.height, self.width):
+            steps.append(f"resize {self.width}x{self.height} to {width}x{height}")
+        if self.resized != self.shape[1:]:
+            steps.append(f"crop to {self.shape[2]}x{self.shape[1]}")
+        return tuple(steps)
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether every value of the result is k/255 for an integer k."""
+        return self.bits == 8 and not self.steps
+
+    def sensitivity(self, p: Norm, q: Norm) -> float:
+        """Bound Δ(p,q), for p no higher than q.
+
+        The map is a Kronecker product (colours ⊗ rows ⊗ columns). Apply it one axis at a time:
+        for p ≤ q Minkowski's inequality lets an axis's norm act on all lines along it at once, so
+        Δ(p,q) of the product is the product of the Δ(p,q). The crop drops rows of the resize's
+        matrices.
+
+        Raises:
+            ValueError: an unknown norm, or p > q, where the norms do not multiply.
+        """
+        check_norm(p)
+        check_norm(q)
+        if NORMS.index(p) > NORMS.index(q):
+            raise ValueError(f"the norms of preprocessing multiply only for p ≤ q, not {p} to {q}")
+        value = prod(_resize_norm(*axis, p, q) for axis in self._axes())
+        if CHANNELS[self.mode] != self.shape[0]:
+            value *= _norm(GREYSCALE if self.mode == "RGB" else GREY_TO_RGB, p, q)
+        return value if value == 1 else value * MARGIN
+
+    def apply(self, pixels: Pixels) -> Floats:
+        """Return the model's input [channels, height, width], values in [0, 1].
+
+        Args:
+            pixels: [height, width, channels], uint8 or uint16 as ``bits`` says.
+
+        Raises:
+            ValueError: pixels of another shape or type than planned for.
+        """
+        expected = (self.height, self.width, CHANNELS[self.mode])
+        if pixels.shape != expected or pixels.dtype != DEPTHS[self.bits]:
+            raise ValueError(
+                f"expected {DEPTHS[self.bits]} pixels of shape {list(expected)} (height, width, "
+                f"channels), got {pixels.dtype} of {list(pixels.shape)}"
+            )
+        if not self.steps:
+            return self._scaled(pixels)
+        rows, columns = (_resize_matrix(*axis) for axis in self._axes())
+        step = max(1, _CHUNK // (self.width * expected[2]))
+        strips = []
+        for start in range(0, self.height, step):
+            strip = self._scaled(pixels[start : start + step])
+            if self.mode == "RGB" and self.shape[0] == 1:
+                strip = np.tensordot(GREYSCALE, strip, axes=1)
+            strips.append(strip @ columns.T)
+        result = rows @ np.concatenate(strips, axis=1)
+        # The clip belongs to the map (its Δ is 1 in every norm): weights that sum to a little more
+        # than 1 by rounding must not carry a value past 1. The broadcast is grey to RGB.
+        return np.ascontiguousarray(np.broadcast_to(np.clip(result, 0.0, 1.0), self.shape))
+
+    def error(self, norm: Norm) -> float:
+        """Bound the rounding error of :meth:`apply` over the whole result, in ``norm``.
+
+        A value goes through one division, a sum of at most 3 products for greyscale and one of h
+        and of w products in the resize, for a picture of h rows and w columns. A sum of n products
+        errs, in any order and with fused or separate operations, by at most n·u/(1 − n·u) of the
+        sum of their absolute values (u = 2⁻⁵³; Higham 2002, section 3.1). Weights are positive and
+        sum to 1 but for rounding, so that sum is at most 1 but for rounding, and t terms in all
+        err by less than 2t·u = t·2⁻⁵². Over m values that is at most √m times as much in L2 and m
+        times in L1. Clipping moves no two numbers apart.
+
+        0 on the grid of 8-bit pixels, where k/255 stands for the integer k.
+        """
+        check_norm(norm)
+        if self.on_grid:
+            return 0.0
+        terms = 1 + (self.height + self.width + 3 if self.steps else 0)
+        values = prod(self.shape)
+        return terms * 2.0**-52 * {"l1": values, "l2": sqrt(values), "linf": 1.0}[norm]
+
+    def _scaled(self, pixels: Pixels) -> Floats:
+        """[channels, rows, width] in [0, 1]."""
+        planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        scaled: Floats = np.divide(planes, 2**self.bits - 1, dtype=np.float64)
+        return scaled
+
+    def _axes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        return (
+            (self.height, self.resized[0], self.shape[1]),
+            (self.width, self.resized[1], self.shape[2]),
+        )
+
+
+@lru_cache(maxsize=1024)
+def plan(
+    width: int, height: int, mode: str, bits: int, shape: tuple[int, int, int]
+) -> Preprocessing:
+    """Plan how a picture becomes the input of a model.
+
+    Greyscale (.299, .587, .114) or grey to RGB where the channels differ; then a resize by the
+    larger of the two sides' ratios, so that the picture covers the input, and a crop of the centre
+    where more is left. A picture of the model's own size and mode is left alone.
+
+    Args:
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+        mode: ``L`` or ``RGB``.
+        bits: 8 or 16, per value.
+        shape: (channels, height, width) of the model's input.
+
+    Raises:
+        CannotCertify: a mode, depth or size that no step here leads from.
+    """
+    if mode not in CHANNELS:
+        raise CannotCertify(f"pictures of mode {mode!r} are not taken; expected L or RGB")
+    if bits not in DEPTHS:
+        raise CannotCertify(f"pictures of {bits} bits per value are not taken; expected 8 or 16")
+    channels, *wanted = shape
+    if channels not in CHANNELS.values() or min(wanted) < 1:
+        raise CannotCertify(
+            f"the model takes {shape} (channels, height, width); pictures have 1 or 3 channels"
+        )
+    if width < 1 or height < 1:
+        raise CannotCertify(f"a picture of {width}x{height} has no pixels")
+    resized = _cover((height, width), (wanted[0], wanted[1]))
+    if resized[0] > LARGEST_MAGNIFICATION * height or resized[1] > LARGEST_MAGNIFICATION * width:
+        raise CannotCertify(
+            f"a picture of {width}x{height} would have to be enlarged more than "
+            f"{LARGEST_MAGNIFICATION} times to cover {wanted[1]}x{wanted[0]}; send a larger one"
+        )
+    return Preprocessing(width, height, mode, bits, shape, resized)
+
+
+def _cover(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the picture scaled by the larger ratio, the other side to the nearest."""
+    height, width = size
+    if wanted[0] * width >= wanted[1] * height:  # the height needs the larger ratio
+        return wanted[0], (2 * width * wanted[0] + height) // (2 * height)
+    return (2 * height * wanted[1] + width) // (2 * width), wanted[1]
+
+
+@lru_cache(maxsize=8)
+def _resize_matrix(size: int, resized: int, kept: int) -> Floats:
+    """[kept, size]: the resize of one axis to ``resized``, of which the centre is ``kept``.
+
+    Output i lies at c = (i + ½)·size/resized of the input; the pixel with centre j + ½ weighs
+    max(0, 1 − |j + ½ − c|/max(1, size/resized)), divided by the sum of the weights inside.
+    """
+    if size == resized:
+        matrix = np.eye(kept, size, k=(size - kept) // 2)
+    else:
+        ratio = size / resized
+        outputs = np.arange(kept) + (resized - kept) // 2
+        distances = (np.arange(size) + 0.5) - ((outputs + 0.5) * ratio)[:, None]
+        matrix = np.maximum(0.0, 1 - np.abs(distances) / max(1.0, ratio))
+        matrix /= matrix.sum(axis=1, keepdims=True)
+    matrix.flags.writeable = False
+    return matrix
+
+
+@lru_cache(maxsize=4096)
+def _resize_norm(size: int, resized: int, kept: int, p: Norm, q: Norm) -> float:
+    """Δ(p,q) of :func:`_resize_matrix`, for p ≤ q; exactly 1 where pixels are only chosen."""
+    return 1.0 if size == resized else _norm(_resize_matrix(size, resized, kept), p, q)
+
+
+def _norm(matrix: Floats, p: Norm, q: Norm) -> float:
+    """Δ(p,q) of a matrix, for p ≤ q."""
+    orders = {"l1": 1, "l2": 2, "linf": np.inf}
+    if (p, q) == ("l2", "l2") and min(matrix.shape) > _LARGEST_DECOMPOSED:
+        return sqrt(_norm(matrix, "l1", "l1") * _norm(matrix, "linf", "linf"))  # Schur
+    if p == q:
+        return float(np.linalg.norm(matrix, orders[p]))
+    if p == "l1":  # the largest column
+        return float(np.linalg.norm(matrix, orders[q], axis=0).max())
+    return float(np.linalg.norm(matrix, 2, axis=1).max())  # L2 to L∞: Cauchy-Schwarz on each row

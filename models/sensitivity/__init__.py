@@ -1,0 +1,9 @@
+"""How far g's output can move when its input moves: proven upper bounds on Δ(p,q).
+
+Δ(p,q) is the smallest number with ‖g(x) − g(x')‖_q ≤ Δ(p,q)·‖x − x'‖_p for all x, x'. Certificates
+divide by it, so only upper bounds will do: power iteration, which approaches from below, appears
+nowhere here.
+
+``operators`` bounds linear maps and convolutions (numpy only), ``modules`` walks a g made of
+``torch.nn`` layers, ``projection`` keeps a layer's Δ at 1 while it is trained.
+"""

@@ -1,0 +1,1 @@
+"""Training with noise: data sets, recipes and the loop."""

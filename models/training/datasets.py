@@ -1,0 +1,279 @@
+"""Labelled pictures to train and evaluate on.
+
+By name: ``mnist`` and ``cifar10`` from torchvision's files, ``digits`` from inside scikit-learn.
+By path, as one's own: an ``.npz`` file, or a folder with one subfolder of picture files per label.
+"""
+
+import gzip
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from models.certification.arrays import Integers
+from models.networks.torchvision_operators import declare_missing_operators
+
+Split = Literal["train", "test"]
+
+# How many of scikit-learn's 1,797 digits are for training; the rest, by other writers, for testing.
+DIGITS_TRAIN = 1500
+DIGITS_LARGEST = 16
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+# Picture modes whose pixels come through exactly, and what they become.
+MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
+LAYOUT = (
+    "expected a known name, an .npz file with 'images' and 'labels', "
+    "or a folder with one subfolder of pictures per label"
+)
+
+
+class DataSetError(ValueError):
+    """A data set that cannot be read: says what was expected where, and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Labelled pictures of one size.
+
+    Attributes:
+        images: uint8 [N, height, width, channels].
+        labels: int64 [N], each an index into ``names``.
+        names: the labels' names.
+    """
+
+    images: NDArray[np.uint8]
+    labels: Integers
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of each picture."""
+        height, width, channels = self.images.shape[1:]
+        return channels, height, width
+
+    def every(self, step: int) -> "DataSet":
+        """Return every ``step``-th picture, from the first."""
+        return DataSet(self.images[::step], self.labels[::step], self.names)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of shape, pixels and labels, in hexadecimal."""
+        digest = hashlib.sha256(repr(self.images.shape).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
+        return digest.hexdigest()
+
+
+def load(name_or_path: str, root: Path | None, split: Split, *, download: bool = False) -> DataSet:
+    """Load a data set.
+
+    Args:
+        name_or_path: ``mnist``, ``cifar10``, ``digits``, or the path of one's own. One's own is
+            taken whole, whatever ``split`` says: train and test pictures are two paths.
+        root: the folder of torchvision's data sets; the others need none.
+        split: ``train`` or ``test``.
+        download: let torchvision fetch missing files into ``root``.
+
+    Raises:
+        DataSetError: files that are missing or malformed.
+    """
+    if name_or_path in _NAMED:
+        return _checked(_NAMED[name_or_path](root, split, download), name_or_path)
+    path = Path(name_or_path)
+    if path.is_dir():
+        return _checked(_folders(path), name_or_path)
+    if path.suffix == ".npz":
+        return _checked(_npz(path), name_or_path)
+    known = ", ".join(sorted(_NAMED))
+    raise DataSetError(f"no data set {name_or_path!r}: {LAYOUT}; known names: {known}")
+
+
+def _checked(data: DataSet, source: str) -> DataSet:
+    images, labels, names = data.images, data.labels, data.names
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise DataSetError(
+            f"{source}: images must be uint8 [N, height, width, 1 or 3], "
+            f"not {images.dtype} {list(images.shape)}"
+        )
+    if labels.shape != (len(images),) or not len(images):
+        raise DataSetError(
+            f"{source}: expected one label for each of {len(images)} pictures (at least one), "
+            f"found labels {list(labels.shape)}"
+        )
+    if labels.min() < 0 or labels.max() >= len(names):
+        raise DataSetError(
+            f"{source}: labels must lie in 0 to {len(names) - 1} ({len(names)} names), "
+            f"found {labels.min()} to {labels.max()}"
+        )
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise DataSetError(f"{source}: expected at least two names that differ, found {names}")
+    return data
+
+
+def _mnist(root: Path | None, split: Split, download: bool) -> DataSet:
+    declare_missing_operators()
+    from torchvision.datasets import MNIST
+
+    folder = _root("mnist", root)
+    raw = folder / "MNIST" / "raw"
+    packed = {name: raw / f"{name}.gz" for name in _MNIST_FILES}
+    if all(file.is_file() for file in packed.values()) and not all(
+        (raw / name).is_file() for name in packed
+    ):
+        # torchvision unpacks while downloading only; the official files do as they are.
+        with tempfile.TemporaryDirectory() as temporary:
+            unpacked = Path(temporary) / "MNIST" / "raw"
+            unpacked.mkdir(parents=True)
+            for name, file in packed.items():
+                _unpack(file, unpacked / name)
+            data = MNIST(temporary, train=split == "train")
+    else:
+        data = _from_torchvision(MNIST, folder, raw, split, download)
+    names = tuple(str(label) for label in range(10))
+    return DataSet(data.data.numpy()[..., None], data.targets.numpy().astype(np.int64), names)
+
+
+_MNIST_FILES = tuple(
+    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+)
+
+
+def _unpack(source: Path, target: Path) -> None:
+    try:
+        with gzip.open(source) as packed, target.open("wb") as plain:
+            shutil.copyfileobj(packed, plain)
+    except (OSError, EOFError) as error:
+        raise DataSetError(f"{source}: cannot be unpacked ({error}); fetch it again") from None
+
+
+def _cifar10(root: Path | None, split: Split, download: bool) -> DataSet:
+    declare_missing_operators()
+    from torchvision.datasets import CIFAR10
+
+    folder = _root("cifar10", root)
+    data = _from_torchvision(CIFAR10, folder, folder / CIFAR10.base_folder, split, download)
+    return DataSet(data.data, np.array(data.targets, dtype=np.int64), tuple(data.classes))
+
+
+def _root(name: str, root: Path | None) -> Path:
+    if root is None:
+        raise DataSetError(f"{name} needs the folder that holds it (torchvision's root)")
+    return root
+
+
+def _from_torchvision(
+    kind: Callable[..., Any], root: Path, expected: Path, split: Split, download: bool
+) -> Any:
+    try:
+        return kind(root, train=split == "train", download=download)
+    except (RuntimeError, OSError) as error:
+        advice = "put them there or let --download fetch them"
+        if download:
+            advice = f"the download failed ({str(error).splitlines()[0]})"
+        raise DataSetError(
+            f"{expected}: torchvision's {kind.__name__} files are missing here or damaged; {advice}"
+        ) from None
+
+
+def _digits(root: Path | None, split: Split, download: bool) -> DataSet:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise DataSetError(
+            "digits come with scikit-learn, which is not installed: pip install scikit-learn"
+        ) from None
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / DIGITS_LARGEST)).astype(np.uint8)[..., None]
+    part = slice(None, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
+    names = tuple(str(name) for name in bunch.target_names)
+    return DataSet(images[part], bunch.target[part].astype(np.int64), names)
+
+
+_NAMED: dict[str, Callable[[Path | None, Split, bool], DataSet]] = {
+    "cifar10": _cifar10,
+    "digits": _digits,
+    "mnist": _mnist,
+}
+
+
+def _npz(path: Path) -> DataSet:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = {"images", "labels"} - set(file.files)
+            if missing:
+                raise DataSetError(
+                    f"{path}: lacks {', '.join(sorted(missing))}; an .npz data set has 'images' "
+                    "(uint8 [N, height, width, channels]), 'labels' [N] and optionally 'names'"
+                )
+            images, labels = file["images"], file["labels"]
+            names = file["names"] if "names" in file.files else None
+    except (OSError, ValueError, BadZipFile) as error:
+        if isinstance(error, DataSetError):
+            raise
+        raise DataSetError(f"{path}: cannot be read as .npz ({error})") from None
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataSetError(f"{path}: labels must be integers, not {labels.dtype}")
+    if images.ndim == 3:
+        images = images[..., None]
+    if names is None:
+        if labels.max(initial=1) > max(len(labels), 1):
+            raise DataSetError(
+                f"{path}: labels go up to {labels.max()} for {len(labels)} pictures; number the "
+                "labels from 0, or add 'names'"
+            )
+        names = np.arange(labels.max(initial=1) + 1)
+    return DataSet(images, labels.astype(np.int64), tuple(str(name) for name in names))
+
+
+def _folders(path: Path) -> DataSet:
+    folders = sorted(
+        folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")
+    )
+    pictures: list[Image.Image] = []
+    labels: list[int] = []
+    for label, folder in enumerate(folders):
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+        if not files:
+            kinds = " ".join(sorted(SUFFIXES))
+            raise DataSetError(f"{folder}: no picture files here (of {kinds})")
+        for file in files:
+            pictures.append(_picture(file))
+            if pictures[-1].size != pictures[0].size:
+                (width, height), (first, second) = pictures[-1].size, pictures[0].size
+                raise DataSetError(
+                    f"{file}: is {width}x{height}, the first picture is {first}x{second}; "
+                    "all must have one size"
+                )
+        labels += [label] * len(files)
+    if not pictures:
+        raise DataSetError(f"{path}: {LAYOUT}")
+    mode = "RGB" if any(picture.mode == "RGB" for picture in pictures) else "L"
+    images = np.stack([np.asarray(picture.convert(mode)) for picture in pictures])
+    if mode == "L":
+        images = images[..., None]
+    names = tuple(folder.name for folder in folders)
+    return DataSet(images, np.array(labels, dtype=np.int64), names)
+
+
+def _picture(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as opened:
+            if opened.mode not in MODES or "transparency" in opened.info:
+                raise DataSetError(
+                    f"{file}: is of mode {opened.mode}; save it as 8-bit greyscale or RGB "
+                    "without transparency"
+                )
+            # As the service does: the pixels that certificates speak of are the upright ones.
+            return ImageOps.exif_transpose(opened).convert(MODES[opened.mode])
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise DataSetError(f"{file}: cannot be read as a picture ({error})") from None

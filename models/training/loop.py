@@ -1,0 +1,267 @@
+"""The training loop: noise in every step, Δ kept at 1, a checkpoint after every epoch."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Never
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from models import networks
+from models.bundle import (
+    MANIFEST,
+    InputShape,
+    Manifest,
+    NoiseSpec,
+    SensitivitySpec,
+    WeightsSpec,
+)
+from models.certification.certificates import MECHANISM_NORMS
+from models.pixeldp import PixelDP, save_network
+from models.sensitivity.modules import encoder_sensitivity
+from models.sensitivity.operators import Sensitivity
+from models.sensitivity.projection import project_
+from models.training.augmentation import augment
+from models.training.checkpoint import (
+    CHECKPOINT,
+    Progress,
+    TrainingError,
+    read_checkpoint,
+    remove_checkpoint,
+    write_checkpoint,
+)
+from models.training.datasets import DataSet
+from models.training.losses import draws_loss
+from models.training.recipe import Recipe
+
+# What Δ of a layer before the noise is kept at.
+KEPT = 1.0
+
+
+def train(
+    recipe: Recipe, data: DataSet, out: Path, *, resume: bool = False, progress: bool = True
+) -> Manifest:
+    """Train a network and save it as a bundle.
+
+    Args:
+        recipe: how.
+        data: the training pictures.
+        out: the bundle's folder; checkpoints are kept in it until the training is done.
+        resume: go on from the checkpoint in ``out``, if there is one. On the same machine the
+            weights end as they would have without the interruption.
+        progress: show a bar and a line for each epoch on standard error.
+
+    Returns:
+        The bundle's description.
+
+    Raises:
+        TrainingError: ``out`` is taken, the checkpoint does not fit, or the loss is not finite.
+        ValueError: a recipe that does not fit the network or the data.
+    """
+    if (out / MANIFEST).exists():
+        raise TrainingError(f"{out} holds a finished bundle; remove it or choose another folder")
+    if (out / CHECKPOINT).exists() and not resume:
+        raise TrainingError(
+            f"{out} holds an unfinished training; resume it (--resume) or choose another folder"
+        )
+    with _surroundings(recipe):
+        return Training(recipe, data).run(out, progress)
+
+
+@contextmanager
+def _surroundings(recipe: Recipe) -> Iterator[None]:
+    """Seed and threads as the recipe says, and as they were afterwards."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Training:
+    """One training under way."""
+
+    def __init__(self, recipe: Recipe, data: DataSet) -> None:
+        self.recipe, self.data = recipe, data
+        self.progress = Progress()
+        self._data_digest = data.digest()
+        self._noise_norm = MECHANISM_NORMS[recipe.mechanism]
+        self._pictures = torch.from_numpy(data.images).permute(0, 3, 1, 2).contiguous()
+        self._labels = torch.from_numpy(data.labels)
+        self.network = self._build()
+        self._keep_sensitivity()
+        self.manifest()  # What is wrong with the description shows now, not after the last epoch.
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.network.classifier.to(memory_format=layout)  # type: ignore[call-overload]
+        self._optimiser = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=recipe.optimiser.learning_rate,
+            weight_decay=recipe.optimiser.weight_decay,
+        )
+        self._steps = -(-len(data) // recipe.batch_size)
+
+    def run(self, out: Path, progress: bool) -> Manifest:
+        """Train to the end, from the checkpoint in ``out`` if there is one."""
+        if (out / CHECKPOINT).exists():
+            self.progress = read_checkpoint(
+                out, self.recipe, self._data_digest, self.network, self._optimiser
+            )
+        begun = self.progress.epochs
+        total = self.recipe.epochs * self._steps
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimiser,
+            max_lr=self.recipe.optimiser.learning_rate,
+            total_steps=total,
+            pct_start=self.recipe.optimiser.warm_up,
+            last_epoch=begun * self._steps - 1,
+        )
+        with tqdm(
+            total=total,
+            initial=begun * self._steps,
+            unit="step",
+            disable=not (progress and sys.stderr.isatty()),
+        ) as bar:
+            for epoch in range(begun, self.recipe.epochs):
+                self._epoch(epoch, schedule, bar)
+                write_checkpoint(
+                    out,
+                    self.recipe,
+                    self._data_digest,
+                    self.network,
+                    self._optimiser,
+                    self.progress,
+                )
+                if progress:
+                    tqdm.write(self._line(), file=sys.stderr)
+        manifest = self.manifest()
+        save_network(out, manifest, self.network)
+        remove_checkpoint(out)
+        return manifest
+
+    def manifest(self) -> Manifest:
+        """Describe the network as it is. The digest of the weights comes with their file."""
+        recipe, shape = self.recipe, self.data.shape
+        self.network.eval()
+        proven = self._sensitivity(self.network.encoder)
+        return Manifest(
+            name=recipe.name,
+            architecture=recipe.architecture,
+            input=InputShape(channels=shape[0], height=shape[1], width=shape[2]),
+            labels=self.data.names,
+            noise=NoiseSpec(
+                mechanism=recipe.mechanism,
+                scale=self.network.scale,
+                placement=recipe.placement,
+                construction_bound=recipe.construction_bound,
+            ),
+            sensitivity=SensitivitySpec(
+                value=proven.value,
+                input_norm=recipe.norm,
+                noise_norm=self._noise_norm,
+                method=proven.method,
+            ),
+            training={
+                "recipe": recipe.model_dump(mode="json"),
+                "data": {"pictures": len(self.data), "sha256": self._data_digest},
+                "loss": self.progress.loss,
+                "noisy_accuracy": self.progress.noisy_accuracy,
+                "seconds": round(self.progress.seconds, 1),
+                "torch": torch.__version__,
+            },
+            weights=WeightsSpec(sha256="0" * 64),
+        )
+
+    def _build(self) -> PixelDP:
+        recipe = self.recipe
+        encoder, classifier = networks.build(
+            recipe.architecture.name,
+            self.data.shape,
+            len(self.data.names),
+            recipe.placement,
+            recipe.architecture.arguments,
+        )
+        learned = any(True for _ in encoder.parameters())
+        sensitivity = KEPT if learned else self._sensitivity(encoder).value
+        scale = recipe.noise_scale(sensitivity)
+        return PixelDP(encoder, classifier, recipe.mechanism, scale)
+
+    def _sensitivity(self, encoder: nn.Module) -> Sensitivity:
+        """Bound Δ of g, from the attacks' norm to the noise's."""
+        return encoder_sensitivity(encoder, self.data.shape, self.recipe.norm, self._noise_norm)
+
+    def _keep_sensitivity(self) -> None:
+        encoder = self.network.encoder
+        if isinstance(encoder, nn.Conv2d | nn.Linear):
+            project_(encoder, self.data.shape[1:], self.recipe.norm, self._noise_norm, KEPT)
+        elif not isinstance(encoder, nn.Identity):
+            raise ValueError(
+                f"the sensitivity of {type(encoder).__name__} before the noise cannot be kept in "
+                "training; only that of one convolution or linear layer can"
+            )
+
+    def _epoch(
+        self, epoch: int, schedule: torch.optim.lr_scheduler.LRScheduler, bar: "tqdm[Never]"
+    ) -> None:
+        began = time.perf_counter()
+        self.network.train()
+        order = torch.randperm(len(self.data))
+        losses, hits = 0.0, 0.0
+        bar.set_description(f"epoch {epoch + 1}/{self.recipe.epochs}")
+        for step in range(self._steps):
+            batch = order[step * self.recipe.batch_size :][: self.recipe.batch_size]
+            loss, right = self._step(batch, epoch * self._steps + step)
+            schedule.step()
+            losses, hits = losses + loss * len(batch), hits + right * len(batch)
+            bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{right:.1%}", refresh=False)
+            bar.update()
+        self.progress = Progress(
+            epochs=epoch + 1,
+            seconds=self.progress.seconds + time.perf_counter() - began,
+            loss=losses / len(self.data),
+            noisy_accuracy=hits / len(self.data),
+        )
+
+    def _step(self, batch: Tensor, step: int) -> tuple[float, float]:
+        """Make one step; return the loss and the share of draws that gave the right label."""
+        recipe, labels = self.recipe, self._labels[batch]
+        pictures = augment(self._pictures[batch].float() / 255, recipe.augmentation)
+        features = self.network.encode(pictures)
+        noisy = self.network.perturb(
+            features.repeat(recipe.draws, *[1] * (features.dim() - 1)), self._scale(step)
+        )
+        if recipe.channels_last and noisy.dim() == 4:
+            noisy = noisy.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            logits = self.network.score(noisy)
+        logits = logits.float().reshape(recipe.draws, len(batch), -1)
+        loss = draws_loss(logits, labels, recipe.consistency)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss.item()} in epoch {step // self._steps + 1}, step "
+                f"{step % self._steps + 1}: lower the learning rate "
+                f"(now {recipe.optimiser.learning_rate:g}) or lengthen its warm-up"
+            )
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        self._keep_sensitivity()
+        return loss.item(), (logits.detach().argmax(-1) == labels).float().mean().item()
+
+    def _scale(self, step: int) -> float:
+        """The noise of a step: it grows over the first epochs."""
+        growing = self.recipe.noise_warm_up * self._steps
+        return self.network.scale * min(1.0, (step + 1) / growing if growing else 1.0)
+
+    def _line(self) -> str:
+        now = self.progress
+        return (
+            f"epoch {now.epochs}/{self.recipe.epochs}: loss {now.loss:.4f}, "
+            f"accuracy under noise {now.noisy_accuracy:.2%}, {now.seconds:.0f} s"
+        )

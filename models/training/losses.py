@@ -1,0 +1,30 @@
+"""The training loss of several noise draws per picture."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.training.recipe import Consistency
+
+
+def draws_loss(logits: Tensor, labels: Tensor, consistency: Consistency | None) -> Tensor:
+    """Return the loss of a batch.
+
+    Mean cross-entropy over all draws; with ``consistency`` plus (Jeong and Shin 2020, section 3)
+    weight · mean_i KL(F̂ ‖ F_i) + entropy · H(F̂), where F_i is the prediction of a picture's draw i
+    and F̂ their mean.
+
+    Args:
+        logits: [draws, batch, K].
+        labels: [batch].
+        consistency: the weights, or None for cross-entropy alone.
+    """
+    logs = F.log_softmax(logits, dim=-1)
+    draws = len(logs)
+    loss = F.nll_loss(logs.flatten(0, 1), labels.repeat(draws))
+    if consistency is None:
+        return loss
+    mean = logs.exp().mean(dim=0)
+    log_mean = mean.clamp_min(1e-12).log()
+    divergence = (mean * (log_mean - logs)).sum(dim=-1).mean()
+    entropy = -(mean * log_mean).sum(dim=-1).mean()
+    return loss + consistency.weight * divergence + consistency.entropy * entropy

@@ -1,0 +1,181 @@
+"""Recipes: everything that a training depends on but its data, as one JSON-able description.
+
+A recipe is written whole into the bundle that it leads to.
+"""
+
+from typing import Annotated, Any, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.bundle import Architecture, ConstructionBound, Name, Positive
+from models.certification.certificates import Mechanism, construction_scale
+from models.certification.norms import Norm
+from models.precision import Precision
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Optimiser(_Part):
+    """AdamW under a one-cycle schedule (Smith and Topin 2018).
+
+    ``learning_rate`` is the cycle's peak, reached after the share ``warm_up`` of all steps.
+    """
+
+    learning_rate: Positive = 2e-3
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-2
+    warm_up: Annotated[float, Field(gt=0, lt=1)] = 0.3
+
+
+class Augmentation(_Part):
+    """How each picture is altered at random, on its own, each time it is seen.
+
+    Attributes:
+        shift: up to so many whole pixels along each axis; what comes in is black.
+        rotation: up to so many degrees either way.
+        stretch: larger or smaller by up to this share.
+        shear: rows pushed sideways by up to this share of their distance from the middle.
+        flip: left and right exchanged, every other time.
+    """
+
+    shift: Annotated[int, Field(ge=0)] = 0
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    stretch: Share = 0.0
+    shear: Share = 0.0
+    flip: bool = False
+
+
+class Consistency(_Part):
+    """Ask the draws of a picture to agree (Jeong and Shin 2020).
+
+    ``weight`` is that of the mean divergence KL(averaged prediction ‖ each draw's), ``entropy``
+    that of the averaged prediction's entropy.
+    """
+
+    weight: Positive
+    entropy: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+
+
+class Recipe(_Part):
+    """One training.
+
+    Attributes:
+        name: of the recipe, and of the bundle.
+        dataset: what ``models.training.datasets.load`` takes.
+        architecture: the network and its arguments.
+        placement: where the noise goes.
+        mechanism: the noise law.
+        scale: σ or b in units of g's output; None where the construction bound gives it.
+        construction_bound: the paper's way to name the scale; None where ``scale`` gives it.
+        norm: that of the attacks: Δ is bounded from it to the mechanism's norm.
+        epochs: how often all pictures are seen.
+        batch_size: pictures in a step.
+        optimiser: how steps are made.
+        draws: noise draws per picture and step.
+        consistency: how much the draws of a picture are asked to agree, if at all.
+        noise_warm_up: the noise grows to its scale over so many epochs.
+        augmentation: how pictures are altered.
+        seed: of everything random.
+        precision: of h while training; weights and g stay float32.
+        channels_last: memory layout that suits convolutions on CPUs with bfloat16.
+        threads: of the CPU. With the same seed and threads a training can be repeated bit for bit
+            on the same machine.
+    """
+
+    name: Name
+    dataset: str
+    architecture: Architecture
+    placement: str = "image"
+    mechanism: Mechanism = "gaussian"
+    scale: Positive | None = None
+    construction_bound: ConstructionBound | None = None
+    norm: Norm = "l2"
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    optimiser: Optimiser = Optimiser()
+    draws: Annotated[int, Field(ge=1)] = 1
+    consistency: Consistency | None = None
+    noise_warm_up: Annotated[int, Field(ge=0)] = 0
+    augmentation: Augmentation = Augmentation()
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    precision: Precision = "float32"
+    channels_last: bool = False
+    threads: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.scale is None) == (self.construction_bound is None):
+            raise ValueError("give either scale or construction_bound")
+        if self.consistency and self.draws < 2:
+            raise ValueError("consistency needs at least 2 draws per picture")
+        return self
+
+    def changed(self, **changes: Any) -> "Recipe":
+        """Return this recipe with other values, checked.
+
+        Raises:
+            ValueError: a value that is not allowed.
+        """
+        try:
+            return Recipe.model_validate({**self.model_dump(), **changes})
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "recipe"
+            raise ValueError(f"{field}: {first['msg']}") from None
+
+    def noise_scale(self, sensitivity: float) -> float:
+        """Return the scale of the noise where g's Δ is ``sensitivity``.
+
+        Raises:
+            ValueError: a construction bound outside of what its proof covers.
+        """
+        bound = self.construction_bound
+        if bound is None:
+            return cast(float, self.scale)
+        return construction_scale(
+            self.mechanism, bound.size, bound.epsilon, bound.delta, sensitivity
+        )
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return the recipe called ``name``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for recipe in RECIPES:
+        if recipe.name == name:
+            return recipe
+    known = ", ".join(recipe.name for recipe in RECIPES)
+    raise ValueError(f"no recipe {name!r}; known: {known}")
+
+
+RECIPES = (
+    Recipe(
+        name="mnist-cnn",
+        dataset="mnist",
+        architecture=Architecture(name="cnn", arguments={"hidden": 512}),
+        scale=0.5,
+        epochs=30,
+        draws=2,
+        consistency=Consistency(weight=5.0),
+        noise_warm_up=2,
+        augmentation=Augmentation(shift=2, rotation=10, stretch=0.1, shear=0.1),
+        precision="bfloat16",
+        channels_last=True,
+    ),
+    # For a quick try, and for tests: eight by eight pixels, a few seconds.
+    Recipe(
+        name="digits",
+        dataset="digits",
+        architecture=Architecture(name="cnn", arguments={"channels": [16, 32], "hidden": 64}),
+        scale=0.25,
+        epochs=20,
+        batch_size=100,
+        optimiser=Optimiser(learning_rate=5e-3),
+        augmentation=Augmentation(shift=1),
+    ),
+)

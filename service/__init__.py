@@ -1,0 +1,1 @@
+"""How PixelDP models are served."""

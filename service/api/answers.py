@@ -1,0 +1,236 @@
+"""The answer to a prediction, as JSON and as headers."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from models.bundle import Bundle
+from models.certification.answer import Conclusion, Evidence
+from models.certification.certificates import Certificate, Mechanism
+from models.certification.norms import Norm
+from models.certification.procedure import Stopped
+from models.certification.tally import Scoring
+from models.precision import Precision
+from models.preprocessing import Preprocessing
+from service.api.options import Asked
+from service.images import Picture
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ModelName(_Part):
+    """Which model answered."""
+
+    name: str
+    version: str
+    digest: str
+
+
+class Label(_Part):
+    """A label by its index and its name."""
+
+    index: int
+    name: str
+
+
+class Budget(_Part):
+    """The draws asked for and granted, and whether they suffice if every draw agrees."""
+
+    asked: int
+    granted: int
+    reachable: bool
+
+
+class Range(_Part):
+    """A lower and an upper bound."""
+
+    lower: float
+    upper: float
+
+
+class LabelScore(_Part):
+    """One label's expected score, and with a target what an attacker could make of it."""
+
+    index: int
+    name: str
+    expected: float
+    lower: float
+    upper: float
+    attacked: Range | None
+
+
+class Paper(_Part):
+    """The paper's own condition on the same bounds."""
+
+    method: Certificate
+    size: float
+
+
+class CertificatePart(_Part):
+    """How the size was certified: the bounds used, and what they are worth in each norm."""
+
+    method: Certificate
+    lower: float
+    upper: float
+    sizes: dict[Norm, float]
+    paper: Paper
+
+
+class NoisePart(_Part):
+    """The noise inside the network."""
+
+    mechanism: Mechanism
+    scale: float
+    sensitivity: float
+    placement: str
+    scoring: Scoring
+
+
+class PicturePart(_Part):
+    """The decoded picture that the certificate is about: pixel values scaled to [0, 1]."""
+
+    width: int
+    height: int
+    mode: Literal["L", "RGB"]
+    bits: Literal[8, 16]
+
+
+class PreprocessingPart(_Part):
+    """What lies between that picture and the model's input; its Δ is divided into every size."""
+
+    steps: list[str]
+    sensitivity: float
+
+
+class Compute(_Part):
+    """Where and in what number format the network ran."""
+
+    device: str
+    precision: Precision
+
+
+class Timing(_Part):
+    """Where the time went, in milliseconds."""
+
+    decode: float
+    queue: float
+    compute: float
+    total: float
+
+
+class Answer(_Part):
+    """A label, and how far the picture could have been altered without changing it."""
+
+    model: ModelName
+    label: Label
+    robust: bool | None
+    certified_size: float
+    norm: Norm
+    target: float | None
+    confidence: float
+    draws: int
+    budget: Budget
+    stopped: Stopped
+    scores: list[LabelScore]
+    certificate: CertificatePart
+    noise: NoisePart
+    picture: PicturePart
+    preprocessing: PreprocessingPart
+    compute: Compute
+    timing_ms: Timing
+    evidence: Evidence | None
+
+    def headers(self) -> dict[str, str]:
+        """What proxies route by."""
+        return {
+            "Certified-Robust": {True: "true", False: "false", None: "unknown"}[self.robust],
+            "Certified-Size": (
+                f"{self.certified_size:.12g}; norm={self.norm}; confidence={self.confidence:.12g}"
+            ),
+        }
+
+
+def answer(
+    conclusion: Conclusion,
+    bundle: Bundle,
+    asked: Asked,
+    picture: Picture,
+    preparation: Preprocessing,
+    compute: Compute,
+    timing: Timing,
+    evidence: bool,
+) -> Answer:
+    """Put an answer together."""
+    manifest = bundle.manifest
+    names = manifest.labels
+    norm = manifest.sensitivity.input_norm
+    scores = [
+        LabelScore(
+            index=score.index,
+            name=names[score.index],
+            expected=score.expected,
+            lower=score.lower,
+            upper=score.upper,
+            attacked=score.attacked
+            and Range(lower=score.attacked.lower, upper=score.attacked.upper),
+        )
+        for score in conclusion.scores
+    ]
+    assert conclusion.stopped is not None
+    return Answer(
+        model=model_name(bundle),
+        label=Label(index=conclusion.label, name=names[conclusion.label]),
+        robust=conclusion.robust,
+        certified_size=conclusion.certified_size,
+        norm=conclusion.norm,
+        target=asked.target,
+        confidence=asked.confidence,
+        draws=conclusion.draws,
+        budget=Budget(
+            asked=asked.max_draws, granted=asked.max_draws, reachable=conclusion.reachable
+        ),
+        stopped=conclusion.stopped,
+        scores=scores,
+        certificate=CertificatePart(
+            method=conclusion.method,
+            lower=conclusion.lower,
+            upper=conclusion.upper,
+            sizes=conclusion.sizes,
+            paper=Paper(method=conclusion.paper, size=conclusion.paper_size),
+        ),
+        noise=noise_part(bundle),
+        picture=PicturePart(
+            width=picture.width, height=picture.height, mode=picture.mode, bits=picture.bits
+        ),
+        preprocessing=PreprocessingPart(
+            steps=list(preparation.steps), sensitivity=preparation.sensitivity(norm, norm)
+        ),
+        compute=compute,
+        timing_ms=timing,
+        evidence=conclusion.evidence if evidence else None,
+    )
+
+
+def model_name(bundle: Bundle) -> ModelName:
+    """Name a bundle."""
+    manifest = bundle.manifest
+    return ModelName(name=manifest.name, version=manifest.version, digest=bundle.digest)
+
+
+def noise_part(bundle: Bundle) -> NoisePart:
+    """Describe a bundle's noise."""
+    manifest = bundle.manifest
+    return NoisePart(
+        mechanism=manifest.noise.mechanism,
+        scale=manifest.noise.scale,
+        sensitivity=manifest.sensitivity.value,
+        placement=manifest.noise.placement,
+        scoring=manifest.scoring,
+    )
+
+
+def answer_schema() -> dict[str, Any]:
+    """Return the answer's schema for OpenAPI."""
+    return Answer.model_json_schema(ref_template="#/components/schemas/{model}")

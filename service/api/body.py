@@ -1,0 +1,141 @@
+"""Reading a request's pictures: raw, as a multipart form, or as JSON with base64."""
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.types import Message
+
+from service.api.problems import Problem
+
+# Base64 makes four characters of three bytes.
+_BASE64_GROWTH = 4 / 3
+_READ_AS_RAW = ("image/", "application/octet-stream")
+
+
+@dataclass(frozen=True)
+class Body:
+    """The pictures of a request as they were sent, and the options beside them."""
+
+    pictures: list[bytes]
+    options: dict[str, Any]
+
+
+async def read_one(request: Request, limit: int) -> Body:
+    """Read a request for one picture.
+
+    Args:
+        request: not yet read.
+        limit: the largest body, in bytes.
+
+    Raises:
+        Problem: the body is too large, of a wrong type, or malformed.
+    """
+    kind = _media_type(request)
+    content = await _read(request, limit)
+    if kind == "application/json":
+        members = _json(content)
+        picture = _base64(members.pop("image", None), "image")
+        return Body([picture], members)
+    if kind == "multipart/form-data":
+        pictures = await _form(request, content, 1)
+        if len(pictures) != 1:
+            detail = "The form must have exactly one field image; for several use /predict/batch."
+            raise Problem("malformed-request", detail)
+        return Body(pictures, {})
+    if kind.startswith(_READ_AS_RAW):
+        return Body([content], {})
+    raise _unsupported(kind, "image/png (or another image type), ")
+
+
+async def read_many(request: Request, limit: int, most: int) -> Body:
+    """Read a request for up to ``most`` pictures; otherwise as :func:`read_one`."""
+    kind = _media_type(request)
+    content = await _read(request, limit)
+    if kind == "application/json":
+        members = _json(content)
+        images = members.pop("images", None)
+        if not isinstance(images, list) or not images:
+            detail = "The member images must be a list of pictures in base64, with at least one."
+            raise Problem("malformed-request", detail)
+        _check_count(len(images), most)
+        pictures = [_base64(image, f"images[{i}]") for i, image in enumerate(images)]
+        return Body(pictures, members)
+    if kind == "multipart/form-data":
+        pictures = await _form(request, content, most)
+        if not pictures:
+            raise Problem("malformed-request", "The form has no field image; send one a picture.")
+        return Body(pictures, {})
+    raise _unsupported(kind, "")
+
+
+def _check_count(count: int, most: int) -> None:
+    if count > most:
+        detail = f"There are {count} pictures; a batch has at most {most}."
+        raise Problem("malformed-request", detail, limit_pictures=most)
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _unsupported(kind: str, raw: str) -> Problem:
+    given = kind or "no media type"
+    detail = f"The body has {given}; expected {raw}multipart/form-data or application/json."
+    return Problem("unsupported-media-type", detail)
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    """Read the whole body, stopping as soon as it is too large."""
+    stated = request.headers.get("content-length", "")
+    parts: list[bytes] = []
+    size = int(stated) if stated.isdigit() else 0
+    if size <= limit:
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                break
+            parts.append(part)
+    if size > limit:
+        detail = f"The body has more than {limit:,} bytes, the most that is read."
+        raise Problem("too-many-bytes", detail, limit_bytes=limit)
+    return b"".join(parts)
+
+
+def _json(content: bytes) -> dict[str, Any]:
+    try:
+        members = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Problem("malformed-request", f"The body is not JSON: {error}.") from None
+    if not isinstance(members, dict):
+        raise Problem("malformed-request", "The body must be one JSON object.")
+    return members
+
+
+def _base64(value: object, name: str) -> bytes:
+    if not isinstance(value, str):
+        detail = f"The member {name} must be the picture's bytes in base64, as a string."
+        raise Problem("malformed-request", detail)
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raise Problem("malformed-request", f"The member {name} is not base64.") from None
+
+
+async def _form(request: Request, content: bytes, most: int) -> list[bytes]:
+    async def replay() -> Message:
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    form = await Request(request.scope, replay).form(max_files=most, max_fields=most)
+    pictures = []
+    for name, value in form.multi_items():
+        if name != "image":
+            detail = f"The form has a field {name!r}; only image is read. Options go in the query."
+            raise Problem("malformed-request", detail)
+        pictures.append(await value.read() if isinstance(value, UploadFile) else value.encode())
+    return pictures

@@ -1,0 +1,30 @@
+"""``GET /health/live``, ``GET /health/ready`` and ``GET /metrics``: for probes and scrapers."""
+
+from fastapi import APIRouter, Request, Response
+
+from service.api import problems
+from service.api.problems import Problem
+from service.metrics import CONTENT_TYPE
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/health/live")
+async def live() -> dict[str, bool]:
+    """Say that the process answers."""
+    return {"live": True}
+
+
+@router.get("/health/ready", responses=problems.responses(503))
+async def ready(request: Request) -> dict[str, bool]:
+    """Say whether pictures are answered now."""
+    if not request.app.state.predictions.engine.ready:
+        detail = "No worker is ready: they are loading the models, or the service is stopping."
+        raise Problem("not-ready", detail, retry_after_s=1)
+    return {"ready": True}
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(request: Request) -> Response:
+    """Return the metrics in Prometheus's text format."""
+    return Response(request.app.state.predictions.metrics.render(), media_type=CONTENT_TYPE)

@@ -1,0 +1,103 @@
+"""The options of a prediction, as query parameters or as members of a JSON body."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.certification.division import LEAST_DRAWS
+from models.certification.norms import Norm
+from models.certification.procedure import Question
+from service.api.problems import Problem, out_of_range
+from service.catalogue import Served
+from service.settings import Settings
+
+# Up to so many labels an answer shows the scores of all by default, else of so few.
+ALL_SCORES, FEW_SCORES = 20, 5
+
+
+class Options(BaseModel):
+    """What a client may choose; what it leaves out, the service's settings decide."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = Field(
+        None, description="A served name, or name:version; by default the first model."
+    )
+    target: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="The size that you need, in `norm`: `robust` says whether it is reached."
+    )
+    norm: Norm | None = Field(None, description="The norm of sizes; by default the model's own.")
+    confidence: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="The probability with which everything in the answer holds."
+    )
+    max_draws: Annotated[int, Field(ge=LEAST_DRAWS)] | None = Field(
+        None, description="The draw budget; every draw counts."
+    )
+    timeout_ms: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="From arrival; the answer then is the certificate reached so far."
+    )
+    scores: Literal["all"] | Annotated[int, Field(ge=1)] | None = Field(
+        None, description="How many labels' scores to show."
+    )
+    require: Literal["robust"] | None = Field(
+        None, description="`robust`: an answer that is not robust comes with status 406."
+    )
+    evidence: bool = Field(
+        False, description="Add what it takes to compute the certificate again."
+    )
+    priority: Literal["high", "normal"] = "normal"
+
+
+def parse(values: dict[str, Any]) -> Options:
+    """Check the options in ``values``.
+
+    Raises:
+        Problem: ``option-out-of-range``, naming the option.
+    """
+    try:
+        return Options.model_validate(values)
+    except ValidationError as error:
+        raise out_of_range(list(error.errors())) from None
+
+
+class Asked(BaseModel):
+    """Options with the defaults filled in, checked against the settings' limits."""
+
+    model_config = ConfigDict(frozen=True)
+
+    confidence: float
+    max_draws: int
+    timeout_ms: int
+    scores: int
+    target: float | None
+    norm: Norm
+
+    @property
+    def question(self) -> Question:
+        """The question that the engine answers."""
+        return Question(self.confidence, self.max_draws, self.target, self.norm)
+
+
+def resolve(options: Options, served: Served, settings: Settings) -> Asked:
+    """Fill in what the client left out.
+
+    Raises:
+        Problem: ``option-out-of-range`` for a value above a limit of this service.
+    """
+    manifest = served.bundle.manifest
+    labels = len(manifest.labels)
+    for name in ("max_draws", "timeout_ms"):
+        limit, value = getattr(settings, f"{name}_limit"), getattr(options, name)
+        if value is not None and value > limit:
+            allowed = f"at most {limit}"
+            detail = f"{name} is {value}; this service allows {allowed}."
+            raise Problem("option-out-of-range", detail, option=name, allowed=allowed)
+    shown = options.scores or ("all" if labels <= ALL_SCORES else FEW_SCORES)
+    return Asked(
+        confidence=settings.confidence if options.confidence is None else options.confidence,
+        max_draws=options.max_draws or settings.max_draws,
+        timeout_ms=options.timeout_ms or settings.timeout_ms,
+        scores=labels if shown == "all" else min(shown, labels),
+        target=options.target,
+        norm=options.norm or manifest.sensitivity.input_norm,
+    )

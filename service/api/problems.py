@@ -1,0 +1,230 @@
+"""Errors as clients read them: ``application/problem+json`` (RFC 9457), each with a page.
+
+Every problem that the service can answer with is in ``PROBLEMS``; the page under its ``type``
+explains what happened and what to do.
+"""
+
+import html
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import structlog
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class _Kind(NamedTuple):
+    status: int
+    title: str
+    explanation: str
+
+
+PROBLEMS: dict[str, _Kind] = {
+    "not-a-picture": _Kind(
+        400,
+        "The bytes are not a picture that can be read",
+        "The body was empty, truncated, or not in one of the accepted formats. Send the bytes of a "
+        "PNG, JPEG, WebP, BMP, GIF, TIFF, PGM or PPM file.",
+    ),
+    "malformed-request": _Kind(
+        400,
+        "The request cannot be understood",
+        "The JSON or the multipart form is broken, or a part of it is missing. The detail says "
+        "which.",
+    ),
+    "unknown-model": _Kind(
+        404, "No such model is served", "GET /models lists the models that are."
+    ),
+    "not-found": _Kind(404, "Nothing is served here", "GET /docs lists all routes."),
+    "method-not-allowed": _Kind(
+        405, "The route does not take this method", "GET /docs lists the methods of every route."
+    ),
+    "too-many-bytes": _Kind(
+        413,
+        "The request is too large",
+        "The body is larger than the service accepts (limit_bytes). Send a smaller picture.",
+    ),
+    "too-many-pixels": _Kind(
+        413,
+        "The picture has too many pixels",
+        "Its header states more pixels than the service decodes. Nothing was decoded. Send the "
+        "picture smaller.",
+    ),
+    "unsupported-media-type": _Kind(
+        415,
+        "The body's media type is not one that is read",
+        "Send the picture as the raw body with its media type (image/png, …), as multipart/form-"
+        "data in the field image, or as JSON with the member image in base64.",
+    ),
+    "option-out-of-range": _Kind(
+        422,
+        "An option has a value that cannot be used",
+        "The member option names it, allowed says what it may be.",
+    ),
+    "cannot-certify-preprocessing": _Kind(
+        422,
+        "No certificate is possible for this picture",
+        "The way from the picture as sent to what the model takes has no proven bound on how much "
+        "it can enlarge a change. It is refused rather than answered with a size that might be "
+        "wrong. The detail says what to send instead.",
+    ),
+    "confidence-out-of-reach": _Kind(
+        422,
+        "The confidence is out of reach for this budget",
+        "Even if every draw agreed, max_draws draws could not certify any size at this confidence. "
+        "draws_needed says how many it takes.",
+    ),
+    "internal-error": _Kind(
+        500,
+        "The service failed",
+        "This is a fault of the service, not of the request. Its log has the details under the "
+        "X-Request-Id of the answer.",
+    ),
+    "overloaded": _Kind(
+        503,
+        "Too many pictures are waiting",
+        "Try again after the seconds in Retry-After (retry_after_s).",
+    ),
+    "not-ready": _Kind(
+        503,
+        "The service is not ready",
+        "Its workers are starting, or it is shutting down. Try again after the seconds in "
+        "Retry-After (retry_after_s).",
+    ),
+    "deadline-before-first-look": _Kind(
+        504,
+        "The deadline came before there was anything to answer",
+        "Not even the first look at the draws was reached within timeout_ms. Allow more time, or "
+        "try again when the service is less busy.",
+    ),
+}
+
+
+class ProblemDocument(BaseModel):
+    """The body of every error; further members help a program."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class Problem(Exception):  # noqa: N818 - RFC 9457's word
+    """An error to answer with.
+
+    Args:
+        name: a key of ``PROBLEMS``.
+        detail: what was wrong, what was expected, what to do.
+        members: further members of the document; ``retry_after_s`` also becomes a header.
+    """
+
+    def __init__(self, name: str, detail: str, **members: Any) -> None:
+        super().__init__(detail)
+        self.name, self.detail, self.members = name, detail, members
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return PROBLEMS[self.name].status
+
+    def document(self) -> dict[str, Any]:
+        """Return the problem document."""
+        kind = PROBLEMS[self.name]
+        return {
+            "type": f"/problems/{self.name}",
+            "title": kind.title,
+            "status": kind.status,
+            "detail": self.detail,
+            **self.members,
+        }
+
+    def response(self, headers: Mapping[str, str] | None = None) -> Response:
+        """Return the HTTP answer."""
+        every = dict(headers or {})
+        if "retry_after_s" in self.members:
+            every["Retry-After"] = str(self.members["retry_after_s"])
+        return JSONResponse(self.document(), self.status, every, MEDIA_TYPE)
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe these statuses for OpenAPI."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        titles = [kind.title for kind in PROBLEMS.values() if kind.status == status]
+        described[status] = {
+            "description": "; ".join(titles),
+            "content": {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}},
+        }
+    return described
+
+
+def out_of_range(errors: list[Any]) -> Problem:
+    """Turn pydantic's first complaint about an option into a problem."""
+    first = errors[0]
+    option = str(first["loc"][-1])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if first["type"] == "extra_forbidden":
+        return Problem("option-out-of-range", f"There is no option {option!r}.", option=option)
+    given = "" if first["type"] == "missing" else f", not {_short(first.get('input'))}"
+    return Problem(
+        "option-out-of-range", f"{option}: {message}{given}.", option=option, allowed=message
+    )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def install(app: FastAPI) -> None:
+    """Have every error of ``app`` answered as a problem document, and serve their pages."""
+
+    async def problem(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem)
+        return error.response()
+
+    async def validation(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return out_of_range(list(error.errors())).response()
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        path = request.url.path
+        if error.status_code == 404:
+            return Problem("not-found", f"There is nothing at {path}.").response()
+        if error.status_code == 405:
+            detail = f"{path} does not take {request.method}."
+            return Problem("method-not-allowed", detail).response(error.headers)
+        return Problem("malformed-request", str(error.detail)).response(error.headers)
+
+    app.add_exception_handler(Problem, problem)
+    app.add_exception_handler(RequestValidationError, validation)
+    app.add_exception_handler(HTTPException, http)
+    app.include_router(router)
+
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/problems/{name}")
+def page(name: str) -> HTMLResponse:
+    """Explain a problem to a person."""
+    kind = PROBLEMS.get(name)
+    if kind is None:
+        raise Problem("not-found", f"There is no problem called {name}.")
+    title, text = html.escape(kind.title), html.escape(kind.explanation)
+    return HTMLResponse(
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
+        "<meta name=viewport content='width=device-width'><meta name=color-scheme content="
+        "'light dark'><style>body{font:16px/1.5 system-ui;max-width:40rem;margin:3rem auto;"
+        f"padding:0 1rem}}</style><h1>{title}</h1><p>{text}</p>"
+        f"<p>Status {kind.status}, type <code>/problems/{name}</code>.</p></html>"
+    )

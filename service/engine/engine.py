@@ -1,0 +1,380 @@
+"""The engine: owns the workers, hands them pictures, and never loses one.
+
+It lives in the front process, on its event loop. A worker that dies is started again and its
+pictures go to another or to its successor, from their first draw on: predicting has no side effects.
+"""
+
+import asyncio
+import itertools
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from models.bundle import Bundle
+from models.certification.answer import Conclusion
+from models.certification.procedure import Question
+from models.precision import Precision
+from service.engine import wire
+from service.images import Picture
+
+log = structlog.get_logger(__name__)
+
+_CHUNK = 1 << 20
+# How long after its deadline a picture's answer may still be on its way from the worker.
+GRACE_SECONDS = 2.0
+# Deaths of workers that one picture may see before it is taken to be their cause.
+MOST_DEATHS = 2
+RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
+# Draws a picture takes from a pass at a time; decides how many pictures keep a worker's passes full.
+DRAWS_AT_A_TIME = 32
+
+
+class EngineError(Exception):
+    """Why there is no answer.
+
+    ├── NotReadyError       no worker is ready yet
+    ├── OverloadedError     the queue is full
+    ├── DeadlineError       the deadline came before the first look
+    ├── CannotEncodeError   the model cannot take this picture
+    └── WorkersLostError    workers died over this picture
+    """
+
+
+class NotReadyError(EngineError):
+    """No worker is ready yet."""
+
+
+class OverloadedError(EngineError):
+    """The queue is full."""
+
+
+class DeadlineError(EngineError):
+    """The deadline came before the first look."""
+
+
+class CannotEncodeError(EngineError):
+    """The model cannot take this picture."""
+
+
+class WorkersLostError(EngineError):
+    """Workers died over this picture."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A question about a picture.
+
+    ``deadline`` is on the clock of ``time.monotonic``, which all processes of a machine share.
+    """
+
+    model: int
+    picture: Picture
+    question: Question
+    scores: int
+    deadline: float
+    high: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to a job, where it was made, and where its time went."""
+
+    conclusion: Conclusion
+    device: str
+    queue_seconds: float
+    compute_seconds: float
+
+
+class Observer(Protocol):
+    """Who wants to know what the engine does: the metrics."""
+
+    def numbers(self, worker: str, numbers: wire.Numbers) -> None:
+        """Take what a worker has done since it last said."""
+
+    def worker_up(self, worker: str, up: bool) -> None:
+        """A worker has become ready, or died."""
+
+
+@dataclass(eq=False)
+class _Flight:
+    id: int
+    job: Job
+    answer: asyncio.Future[wire.Answer]
+    on_look: Callable[[Conclusion], None] | None
+    worker: "_Worker | None" = None
+    sent: float = 0.0
+    deaths: int = 0
+
+
+@dataclass(eq=False)
+class _Worker:
+    name: str
+    device: str
+    writer: asyncio.StreamWriter | None = None
+    ready: bool = False
+    speeds: list[float] = field(default_factory=list)
+    flights: dict[int, _Flight] = field(default_factory=dict)
+
+
+class Engine:
+    """Workers on devices, and the queue before them.
+
+    Args:
+        bundles: the models, in the order in which jobs name them.
+        devices: one worker is started for each entry.
+        precision: the number format of h.
+        pass_size: slots of every pass.
+        queue: pictures that may wait; more are refused.
+        observer: told what happens.
+        on_broken: called with the reason when a worker cannot load its models.
+    """
+
+    def __init__(
+        self,
+        bundles: list[Bundle],
+        devices: list[str],
+        precision: Precision,
+        pass_size: int,
+        queue: int,
+        observer: Observer,
+        on_broken: Callable[[str], None],
+    ) -> None:
+        self._load = dict(
+            bundles=[str(bundle.path) for bundle in bundles],
+            precision=precision,
+            pass_size=pass_size,
+        )
+        self._workers = [_Worker(f"worker{i}", device) for i, device in enumerate(devices)]
+        self._window = 2 * max(1, pass_size // DRAWS_AT_A_TIME)
+        self._limit = queue
+        self._observer, self._on_broken = observer, on_broken
+        self._ids = itertools.count(1)
+        self._waiting: tuple[deque[_Flight], deque[_Flight]] = (deque(), deque())
+        self._tasks: list[asyncio.Task[None]] = []
+        self.draining = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether pictures are answered now."""
+        return not self.draining and any(worker.ready for worker in self._workers)
+
+    @property
+    def queued(self) -> int:
+        """Pictures that wait for a worker."""
+        return sum(map(len, self._waiting))
+
+    @property
+    def in_flight(self) -> int:
+        """Pictures that a worker has."""
+        return sum(len(worker.flights) for worker in self._workers)
+
+    @property
+    def speeds(self) -> list[float]:
+        """Draws per second of each model, all workers together, as measured at their start."""
+        ready = [worker.speeds for worker in self._workers if worker.ready]
+        return [sum(column) for column in zip(*ready, strict=True)]
+
+    def start(self) -> None:
+        """Start the workers; they become ready by themselves."""
+        self._tasks = [
+            asyncio.create_task(self._keep(worker), name=worker.name) for worker in self._workers
+        ]
+
+    async def close(self) -> None:
+        """End the workers."""
+        self.draining = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def predict(
+        self, job: Job, on_look: Callable[[Conclusion], None] | None = None
+    ) -> Result:
+        """Answer ``job``; cancelling this coroutine frees the picture's slots.
+
+        Args:
+            job: the question.
+            on_look: called with the conclusion so far at every look before the last.
+
+        Raises:
+            EngineError: see its tree.
+        """
+        if not any(worker.ready for worker in self._workers):
+            raise NotReadyError("the workers are still loading the models")
+        if self.queued >= self._limit:
+            raise OverloadedError(f"{self.queued} pictures are waiting already")
+        loop = asyncio.get_running_loop()
+        flight = _Flight(next(self._ids), job, loop.create_future(), on_look)
+        arrived = time.monotonic()
+        self._waiting[not job.high].append(flight)
+        self._dispatch()
+        left = max(job.deadline - arrived, 0.0)
+        timer = loop.call_later(left, self._expire, flight)
+        try:
+            # At the deadline the worker answers with what it has; this is for one that does not.
+            async with asyncio.timeout(left + GRACE_SECONDS):
+                answer = await flight.answer
+        except TimeoutError:
+            raise DeadlineError("the worker did not answer by the deadline") from None
+        finally:
+            timer.cancel()
+            self._forget(flight)
+        assert flight.worker is not None
+        return Result(
+            conclusion=answer.conclusion,
+            device=flight.worker.device,
+            queue_seconds=flight.sent - arrived + answer.queue_seconds,
+            compute_seconds=answer.compute_seconds,
+        )
+
+    def _expire(self, flight: _Flight) -> None:
+        """End a picture that is still in the queue at its deadline."""
+        if flight.worker is None and not flight.answer.done():
+            flight.answer.set_exception(DeadlineError("the deadline came in the queue"))
+
+    def _forget(self, flight: _Flight) -> None:
+        """Drop what is left of a flight that nobody waits for any more."""
+        worker = flight.worker
+        if worker is None:
+            queue = self._waiting[not flight.job.high]
+            if flight in queue:
+                queue.remove(flight)
+        elif worker.flights.pop(flight.id, None) and worker.writer:
+            worker.writer.write(wire.encode(wire.Cancel(id=flight.id)))
+            self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Give waiting pictures to the workers with the fewest, as many as keep passes full."""
+        ready = [worker for worker in self._workers if worker.ready]
+        while ready:
+            queue = next((queue for queue in self._waiting if queue), None)
+            worker = min(ready, key=lambda worker: len(worker.flights))
+            if queue is None or len(worker.flights) >= self._window:
+                return
+            flight = queue.popleft()
+            flight.worker, flight.sent = worker, time.monotonic()
+            worker.flights[flight.id] = flight
+            assert worker.writer is not None
+            worker.writer.write(_admit(flight))
+
+    async def _keep(self, worker: _Worker) -> None:
+        """Keep one worker running, for as long as the service does."""
+        for attempt in itertools.count():
+            await asyncio.sleep(RESTART_SECONDS[min(attempt, len(RESTART_SECONDS) - 1)])
+            started = time.monotonic()
+            code = await self._run(worker)
+            log.error(
+                "worker died",
+                worker=worker.name,
+                exit_code=code,
+                after_seconds=round(time.monotonic() - started, 1),
+            )
+
+    async def _run(self, worker: _Worker) -> int:
+        """Start one worker process, and listen to it until it ends."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "service.engine.worker"),
+                *("--name", worker.name, "--fd", str(theirs.fileno())),
+                pass_fds=[theirs.fileno()],
+            )
+        reader, writer = await asyncio.open_connection(sock=ours)
+        worker.writer = writer
+        try:
+            writer.write(wire.encode(wire.Load(device=worker.device, **self._load)))  # type: ignore[arg-type]
+            decoder = wire.Decoder()
+            while data := await reader.read(_CHUNK):
+                for message, _ in decoder.feed(data):
+                    self._receive(worker, message)
+        except ConnectionError:
+            pass
+        finally:
+            worker.ready, worker.writer = False, None
+            self._observer.worker_up(worker.name, False)
+            writer.close()
+            if process.returncode is None:
+                process.kill()
+            self._recover(worker)
+        return await process.wait()
+
+    def _receive(self, worker: _Worker, message: wire.Message) -> None:
+        match message:
+            case wire.Ready():
+                worker.ready, worker.speeds = True, message.draws_per_second
+                self._observer.worker_up(worker.name, True)
+                log.info("worker ready", worker=worker.name, device=worker.device)
+                self._dispatch()
+            case wire.Numbers():
+                self._observer.numbers(worker.name, message)
+            case wire.Look():
+                flight = worker.flights.get(message.id)
+                if flight and flight.on_look:
+                    flight.on_look(message.conclusion)
+            case wire.Answer():
+                self._settle(worker, message.id, message)
+            case wire.Late():
+                error: EngineError = DeadlineError("the deadline came before the first look")
+                self._settle(worker, message.id, error)
+            case wire.Failed():
+                self._settle(worker, message.id, CannotEncodeError(message.reason))
+            case wire.Broken():
+                log.error("worker cannot load", worker=worker.name, reason=message.reason)
+                self._on_broken(message.reason)
+            case _:
+                log.error("unexpected message", worker=worker.name, kind=message.kind)
+
+    def _settle(
+        self, worker: _Worker, flight_id: int, outcome: wire.Answer | EngineError
+    ) -> None:
+        flight = worker.flights.pop(flight_id, None)
+        if flight and not flight.answer.done():
+            if isinstance(outcome, EngineError):
+                flight.answer.set_exception(outcome)
+            else:
+                flight.answer.set_result(outcome)
+        self._dispatch()
+
+    def _recover(self, worker: _Worker) -> None:
+        """Put the pictures of a dead worker back at the front of the queue."""
+        flights, worker.flights = worker.flights, {}
+        for flight in reversed(flights.values()):
+            flight.worker = None
+            flight.deaths += 1
+            if flight.answer.done():
+                continue
+            if flight.deaths >= MOST_DEATHS:
+                reason = f"{flight.deaths} workers died while they had this picture"
+                flight.answer.set_exception(WorkersLostError(reason))
+            else:
+                self._waiting[not flight.job.high].appendleft(flight)
+        self._dispatch()
+
+
+def _admit(flight: _Flight) -> bytes:
+    job = flight.job
+    picture, question = job.picture, job.question
+    message = wire.Admit(
+        id=flight.id,
+        model=job.model,
+        width=picture.width,
+        height=picture.height,
+        channels=picture.channels,
+        bits=picture.bits,
+        confidence=question.confidence,
+        max_draws=question.max_draws,
+        target=question.target,
+        norm=question.norm,
+        scores=job.scores,
+        deadline=job.deadline,
+        high=job.high,
+        progress=flight.on_look is not None,
+    )
+    return wire.encode(message, picture.pixels)

@@ -1,0 +1,679 @@
+"""Bytes of a picture file to pixels, with limits.
+
+The certificate speaks of the pixels that this module yields, so it never changes a pixel value in
+a way that could be avoided. There is no scaling (nor JPEG's draft mode), 16 bits are never cut to
+8, and embedded colour profiles are ignored: pixels count as they are coded. What is left:
+
+- 1-, 2- and 4-bit greys are spread over 0 … 255, which is exact; palettes become RGB. GIF and BMP
+  have no greyscale of their own: a palette that is the grey ramp itself counts as L there.
+- Alpha, a transparent colour or a transparent palette entry is composited over white, in integers
+  and rounded once: 255 − ((255 − v)·a + 127) div 255. No ties can occur, since 255 is odd.
+- EXIF orientation is applied; orientation that only XMP states is not, as in browsers.
+- JPEG in YCbCr becomes RGB. Of a JPEG that carries further pictures (depth, gain map) the first
+  counts, as in every viewer.
+
+Accepted are PNG, JPEG, WebP, BMP, GIF and TIFF (one picture each) and binary PBM, PGM and PPM.
+Pillow reads some forty formats more; each is another parser that strangers' bytes would reach,
+most of them in C, for pictures that hardly anyone sends. For the same reason TIFF is limited to
+the compressions none, LZW, Deflate and PackBits, and BMP to none.
+
+Pillow never sees a file as it came. A reader per format walks the file's outer structure, refuses
+what the limits or the certificate refuse, and hands on only the parts that make the pixels. So
+size and frames are known before anything is allocated, no text, EXIF, XMP or profile is
+parsed twice, what follows the picture's end is never read, and time stays in proportion to the
+bytes and the pixels, however many tiny parts a hostile file has.
+
+The errors::
+
+    PictureError
+    ├── NotAPicture             no picture, a format not accepted, or a broken or truncated one
+    ├── TooManyPixels           a picture beyond ``Limits.max_pixels``
+    └── CannotCertifyPicture    a picture, but not one whose pixels could be certified as sent
+
+:func:`decode` raises no others, whatever the bytes. It keeps no state and may run in many threads.
+"""
+
+import hashlib
+import io
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import ceil
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+ACCEPTED = "PNG, JPEG, WebP, BMP, GIF, TIFF, and binary PBM, PGM and PPM"
+
+# Above this Pillow warns by itself, through the process-wide warning filters.
+MOST_PIXELS = 89_478_485
+# Chunks, segments, strips or tiles. An honest picture of 25 megapixels has some ten thousand.
+MOST_PARTS = 65_536
+# A progressive JPEG has about ten. Each scan visits every pixel however few bytes it takes, so a
+# small file of many thousand would keep a core busy for minutes.
+MOST_SCANS = 100
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+class PictureError(ValueError):
+    """A picture that cannot be answered about: the message says what was wrong and what to do."""
+
+
+class NotAPicture(PictureError):  # noqa: N818 - the name of the problem that the API reports
+    """The bytes are no picture, of a format that is not accepted, or broken or truncated."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"Not a picture that can be read: {found}. Accepted are {ACCEPTED}.")
+
+
+class TooManyPixels(PictureError):  # noqa: N818
+    """The header states ``pixels`` (width × height), more than ``limit``; nothing was decoded."""
+
+    def __init__(self, pixels: int, limit: int) -> None:
+        super().__init__(
+            f"The picture has {pixels:,} pixels (width × height); at most {limit:,} are accepted. "
+            "Send it smaller."
+        )
+        self.pixels, self.limit = pixels, limit
+
+
+class CannotCertifyPicture(PictureError):  # noqa: N818
+    """A picture whose pixels would have to be altered first, or that has several frames."""
+
+    def __init__(self, found: str, remedy: str) -> None:
+        super().__init__(f"The picture cannot be certified as sent: {found}. {remedy}")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a picture may be.
+
+    ``max_pixels`` is width × height. The default takes the 24-megapixel pictures of most cameras.
+    Decoding one holds up to 13 bytes a pixel, 20 if it is WebP: at the default 325 or 500 MB,
+    times the pictures that are decoded at once.
+    """
+
+    max_pixels: int = 25_000_000
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_pixels <= MOST_PIXELS:
+            raise ValueError(f"max_pixels is {self.max_pixels}; expected 1 to {MOST_PIXELS:,}")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture.
+
+    ``pixels`` is row-major and interleaved, [height, width, channels]; bytes when ``bits`` is 8,
+    little-endian uint16 when it is 16 (then ``mode`` is ``L``). Full scale is 2^bits − 1.
+    """
+
+    width: int
+    height: int
+    mode: Literal["L", "RGB"]
+    bits: Literal[8, 16]
+    pixels: bytes = field(repr=False)
+
+    @property
+    def channels(self) -> int:
+        """1 for ``L``, 3 for ``RGB``."""
+        return len(self.mode)
+
+    @property
+    def values(self) -> int:
+        """The number of pixel values, which the norms' dimension d is."""
+        return self.width * self.height * self.channels
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the pixels and their shape, in hexadecimal: equal for equal pictures only."""
+        shape = f"{self.width} {self.height} {self.mode} {self.bits}\n"
+        digest = hashlib.sha256(shape.encode())
+        digest.update(self.pixels)
+        return digest.hexdigest()
+
+    def array(self) -> Pixels:
+        """Return a read-only view of the pixels, [height, width, channels], uint8 or uint16."""
+        flat = np.frombuffer(self.pixels, dtype="u1" if self.bits == 8 else "<u2")
+        return flat.reshape(self.height, self.width, self.channels)
+
+
+def decode(data: bytes, limits: Limits = Limits()) -> Picture:
+    """Decode a picture file. The same bytes always give the same pixels.
+
+    Raises:
+        PictureError: one of its three kinds; never anything else, whatever the bytes.
+    """
+    form = _form(data)
+    try:
+        still = form.read(data)
+        pixels = still.width * still.height
+        if pixels == 0:
+            raise NotAPicture(f"a {form.name} file without pixels")
+        if pixels > limits.max_pixels:
+            raise TooManyPixels(pixels, limits.max_pixels)
+        array = _oriented(_unpack(form, still), still.orientation)
+    except PictureError:
+        raise
+    # Everything in here works on a stranger's bytes, and Pillow signals a broken file by whichever
+    # exception its parser stumbles over: OSError, SyntaxError, ValueError, struct.error and more,
+    # and MemoryError too. Whatever it was, these bytes gave no picture; the cause stays attached.
+    except Exception as error:
+        reason = f"a broken or truncated {form.name} file ({error or type(error).__name__})"
+        raise NotAPicture(reason) from error
+    height, width, channels = array.shape
+    bits: Literal[8, 16] = 8 if array.dtype == np.uint8 else 16
+    return Picture(width, height, "L" if channels == 1 else "RGB", bits, array.tobytes())
+
+
+# --- from a file to what makes its pixels ----------------------------------------------------
+
+
+class _Still(NamedTuple):
+    """One picture: its size as coded, and a file with nothing in it but what makes its pixels.
+
+    ``transparent`` is the grey or the RGB value, as decoded, that stands for transparency.
+    """
+
+    width: int
+    height: int
+    content: bytes
+    orientation: int = 1
+    transparent: tuple[int, ...] | None = None
+
+
+class _Form(NamedTuple):
+    """A file format: how it begins, what reads its structure, what decodes the rest."""
+
+    name: str
+    begins: re.Pattern[bytes]
+    read: Callable[[bytes], _Still]
+    plugin: Callable[[io.BytesIO], ImageFile]
+
+
+def _truncated(name: str) -> NotAPicture:
+    return NotAPicture(f"a truncated {name} file")
+
+
+def _several(name: str) -> CannotCertifyPicture:
+    return CannotCertifyPicture(
+        f"the {name} file holds several frames or pages", "Send the one that is meant."
+    )
+
+
+def _sixteen_bits(name: str) -> CannotCertifyPicture:
+    return CannotCertifyPicture(
+        f"the {name} file has 16 bits a channel and colour or alpha, and only greyscale is read "
+        "at 16 bits",
+        "Convert it to 8 bits, or to greyscale without alpha.",
+    )
+
+
+def _read_png(data: bytes) -> _Still:
+    """Keep the critical chunks and a palette's tRNS; every chunk's checksum must be right."""
+    view, position, parts = memoryview(data), 8, 0
+    kept, orientation, transparent = [view[:8]], 1, None
+    width, height, depth, colour = 0, 0, 0, 0
+    kind = b""
+    while kind != b"IEND":
+        if position + 12 > len(data):
+            raise _truncated("PNG")
+        length, kind = struct.unpack_from(">I4s", data, position)
+        chunk = view[position : position + 12 + length]
+        position, parts = position + 12 + length, parts + 1
+        body = chunk[8:-4]
+        if position > len(data):
+            raise _truncated("PNG")
+        if parts > MOST_PARTS:
+            raise NotAPicture(f"a PNG file of more than {MOST_PARTS} chunks")
+        if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]):
+            raise NotAPicture(f"a PNG file whose chunk {kind!r} has a wrong checksum")
+        if (kind == b"IHDR") != (parts == 1):
+            raise NotAPicture("a PNG file that does not begin with its one header")
+        match kind:
+            case b"IHDR":
+                width, height, depth, colour = struct.unpack_from(">IIBB", body)
+                if depth == 16 and colour != 0:
+                    raise _sixteen_bits("PNG")
+            case b"acTL" if int.from_bytes(body[:4]) != 1:
+                raise _several("PNG")
+            case b"fdAT":
+                raise _several("PNG")
+            case b"eXIf":
+                orientation = _orientation(bytes(body))
+            case b"tRNS" if colour in (0, 2):
+                # Pillow would compare the sample as coded with the pixel as spread over 0 … 255.
+                spread = 255 // ((1 << depth) - 1) if depth < 8 else 1
+                samples = struct.unpack(">H" if colour == 0 else ">HHH", body)
+                transparent = tuple(spread * sample for sample in samples)
+            case b"IDAT" | b"IEND" | b"PLTE" | b"tRNS":
+                pass
+            case _ if not kind[0] & 0x20:
+                raise NotAPicture(f"a PNG file with the unknown critical chunk {kind!r}")
+        if kind in (b"IHDR", b"IDAT", b"IEND") or (colour == 3 and kind in (b"PLTE", b"tRNS")):
+            kept.append(chunk)
+    return _Still(width, height, b"".join(kept), orientation, transparent)
+
+
+# A marker; within coded data 0xFF is followed by 0x00 or a restart, elsewhere by fill bytes.
+_JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
+_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # without DHT, JPG and DAC
+_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # APP and comments; JFIF and Adobe tell the colours
+
+
+def _read_jpeg(data: bytes) -> _Still:
+    """Keep the first picture without metadata: up to its end marker, which must be there."""
+    kept, parts, scans, body = [data[:2]], 0, 0, 0
+    width, height, position, orientation = 0, 0, 2, 1
+    while marker := _JPEG_MARKER.search(data, position):
+        kind, position, parts = marker[1][0], marker.end(), parts + 1
+        if kind == _EOI:
+            break
+        if parts > MOST_PARTS:
+            raise NotAPicture(f"a JPEG file of more than {MOST_PARTS} segments")
+        if kind in (_SOI, _TEM):
+            continue
+        start, end = position, position + struct.unpack_from(">H", data, position)[0]
+        segment, position = data[start - 2 : end], end
+        if end > len(data):
+            raise _truncated("JPEG")
+        if kind in _FRAMES:
+            if width:
+                raise NotAPicture("a JPEG file with two frame headers")
+            precision, height, width, components = struct.unpack_from(">BHHB", data, start + 2)
+            if precision != 8:
+                reason = f"the JPEG file has {precision} bits a channel, and only 8 are read"
+                raise CannotCertifyPicture(reason, "Convert it to 8 bits.")
+            if components == 4:
+                raise CannotCertifyPicture("the JPEG file is CMYK", "Convert it to RGB.")
+        elif kind == _SOS:
+            scans, body = scans + 1, body or start - 2
+            if scans > MOST_SCANS:
+                raise NotAPicture(f"a JPEG file of more than {MOST_SCANS} scans")
+        elif kind == 0xE1 and data.startswith(b"Exif\0\0", start + 2) and orientation == 1:
+            orientation = _orientation(segment[10:])
+        if not body and kind not in _METADATA:
+            kept.append(segment)
+    else:
+        raise _truncated("JPEG")
+    if not width or not body:
+        raise _truncated("JPEG")
+    return _Still(width, height, b"".join([*kept, data[body:position]]), orientation)
+
+
+def _read_webp(data: bytes) -> _Still:
+    """Find size, frames and orientation; drop what follows the RIFF container."""
+    end = 8 + struct.unpack_from("<I", data, 4)[0]
+    if end > len(data):
+        raise _truncated("WebP")
+    match data[12:16]:
+        case b"VP8X":
+            width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        case b"VP8L":
+            (packed,) = struct.unpack_from("<I", data, 21)
+            width, height = (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
+        case _:
+            width, height = (size & 0x3FFF for size in struct.unpack_from("<HH", data, 26))
+    orientation, frames, parts, position = 1, 0, 0, 12
+    while position + 8 <= end:
+        kind, length = struct.unpack_from("<4sI", data, position)
+        frames, parts = frames + (kind == b"ANMF"), parts + 1
+        if frames > 1:
+            raise _several("WebP")
+        if parts > MOST_PARTS:
+            raise NotAPicture(f"a WebP file of more than {MOST_PARTS} chunks")
+        if kind == b"EXIF":
+            orientation = _orientation(
+                data[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0")
+            )
+        position += 8 + length + length % 2
+    return _Still(width, height, data[:end], orientation)
+
+
+def _read_bmp(data: bytes) -> _Still:
+    """Find the size; only uncompressed pixels are handed on."""
+    if struct.unpack_from("<I", data, 14)[0] == 12:
+        width, height = struct.unpack_from("<HH", data, 18)
+        return _Still(width, height, data)
+    width, height = struct.unpack_from("<Ii", data, 18)
+    if (compression := struct.unpack_from("<I", data, 30)[0]) not in (0, 3):
+        raise NotAPicture(f"a BMP file of compression {compression}, and only 0 and 3 are read")
+    return _Still(width, abs(height), data)
+
+
+def _read_gif(data: bytes) -> _Still:
+    """Keep the screen, the palette and the one frame with what controls it."""
+
+    def after_blocks(position: int) -> int:
+        while length := data[position]:
+            position += 1 + length
+        return position + 1
+
+    def table(flags: int) -> int:
+        return 6 << (flags & 7) if flags & 0x80 else 0
+
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    position = start = 13 + table(flags)
+    control, frame, transparent, parts = b"", b"", None, 0
+    while data[position] != 0x3B:
+        parts += 1
+        if parts > MOST_PARTS:
+            raise NotAPicture(f"a GIF file of more than {MOST_PARTS} blocks")
+        if data[position] == 0x21:
+            end = after_blocks(position + 2)
+            if data[position + 1] == 0xF9 and not frame:
+                control = data[position:end]
+                transparent = (control[6],) if control[3] & 1 else None
+        elif data[position] == 0x2C:
+            if frame:
+                raise _several("GIF")
+            left, top, across, down, flags = struct.unpack_from("<4HB", data, position + 1)
+            end = after_blocks(position + 11 + table(flags))
+            frame = data[position:end]
+            # A frame that leaves the screen enlarges it, in Pillow as in browsers.
+            width, height = max(width, left + across), max(height, top + down)
+        else:
+            raise NotAPicture(f"a GIF file with the unknown block 0x{data[position]:02x}")
+        position = end
+    content = b"".join([data[:start], control, frame, b";"])
+    return _Still(width, height, content, transparent=transparent)
+
+
+_GAP = rb"(?:\s|#[^\r\n]*[\r\n])++"
+_PBM_HEADER = re.compile(rb"P4" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})\s")
+_PNM_HEADER = re.compile(rb"P[56]" + (_GAP + rb"(\d{1,9})") * 3 + rb"\s")
+
+
+def _read_pnm(data: bytes) -> _Still:
+    """Rewrite the header without comments; the largest value must be that of 8 or 16 bits."""
+    kind = data[:2]
+    header = (_PBM_HEADER if kind == b"P4" else _PNM_HEADER).match(data[:1024])
+    if header is None:
+        raise NotAPicture(f"a {kind.decode()} file whose header cannot be read")
+    width, height, *largest = (int(number) for number in header.groups())
+    if largest == [65535] and kind == b"P6":
+        raise _sixteen_bits("PPM")
+    if largest not in ([], [255], [65535]):
+        raise CannotCertifyPicture(
+            f"its largest value is {largest[0]}, and reading it would rescale and round it",
+            "Rescale it to 255, or a greyscale picture to 65535.",
+        )
+    plain = b" ".join([kind, *header.groups()]) + b"\n"
+    return _Still(width, height, plain + data[header.end() :])
+
+
+class _Tag:
+    """The TIFF tags that make the pixels, and the orientation."""
+
+    WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
+    STRIPS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_SIZES = 273, 274, 277, 278, 279
+    PLANAR, PREDICTOR, COLOUR_MAP, TILE_WIDTH, TILE_HEIGHT = 284, 317, 320, 322, 323
+    TILES, TILE_SIZES, EXTRA_SAMPLES, SAMPLE_FORMAT = 324, 325, 338, 339
+
+    PIXELS = frozenset(
+        {WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, STRIPS, SAMPLES}
+        | {ROWS_PER_STRIP, STRIP_SIZES, PLANAR, PREDICTOR, COLOUR_MAP, TILE_WIDTH, TILE_HEIGHT}
+        | {TILES, TILE_SIZES, EXTRA_SAMPLES, SAMPLE_FORMAT}
+    )
+
+
+class _Directory:
+    """The first directory of a TIFF file, which is also how EXIF is stored."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.order = data, "<" if data.startswith(b"II*\0") else ">"
+        (start,) = struct.unpack_from(self.order + "I", data, 4)
+        (count,) = struct.unpack_from(self.order + "H", data, start)
+        self.entries: dict[int, bytes] = {}
+        for position in range(start + 2, start + 2 + 12 * count, 12):
+            (tag,) = struct.unpack_from(self.order + "H", data, position)
+            # Of a tag given twice, Pillow and libtiff need not take the same one.
+            if tag in _Tag.PIXELS and tag in self.entries:
+                raise NotAPicture(f"a TIFF file with tag {tag} given twice")
+            self.entries[tag] = data[position : position + 12]
+        self.next = data[start + 2 + 12 * count : start + 6 + 12 * count]
+
+    def values(self, tag: int, *default: int) -> tuple[int, ...]:
+        """Return the tag's integers, or the default where the file has no such tag."""
+        if tag not in self.entries:
+            return default
+        _, kind, count, position = struct.unpack(self.order + "HHII", self.entries[tag])
+        code = {3: "H", 4: "I"}.get(kind)
+        if code is None or not 0 < count <= 4 * MOST_PARTS:
+            raise NotAPicture(f"a TIFF file whose tag {tag} has {count} values of type {kind}")
+        layout = f"{self.order}{count}{code}"
+        if struct.calcsize(layout) <= 4:
+            return struct.unpack_from(layout, self.entries[tag], 8)
+        return struct.unpack_from(layout, self.data, position)
+
+    def value(self, tag: int, *default: int) -> int:
+        """Return the tag's one integer."""
+        (value,) = self.values(tag, *default)
+        return value
+
+    def alone(self) -> bytes:
+        """Return the file with a directory of nothing but the tags that make the pixels."""
+        kept = [self.entries[tag] for tag in sorted(self.entries) if tag in _Tag.PIXELS]
+        start = len(self.data) + len(self.data) % 2
+        padding = bytes(len(self.data) % 2)
+        return b"".join(
+            [
+                *(self.data[:4], struct.pack(self.order + "I", start), self.data[8:], padding),
+                *(struct.pack(self.order + "H", len(kept)), *kept, bytes(4)),
+            ]
+        )
+
+
+# (photometric interpretation, bits of each sample, extra samples). Grey: 0 is white or 1 is
+# black; 2 is RGB, 3 a palette. An extra sample of sort 2 is alpha, of sort 0 nothing to show.
+_TIFF_LAYOUTS = {
+    *((grey, (bits,), ()) for grey in (0, 1) for bits in (1, 2, 4, 8)),
+    *((3, (bits,), ()) for bits in (1, 2, 4, 8)),
+    (1, (16,), ()),
+    (1, (8, 8), (2,)),
+    (2, (8, 8, 8), ()),
+    (2, (8, 8, 8, 8), ()),
+    (2, (8, 8, 8, 8), (0,)),
+    (2, (8, 8, 8, 8), (2,)),
+}
+_TIFF_COMPRESSIONS = {1, 5, 8, 32773, 32946}
+
+
+def _read_tiff(data: bytes) -> _Still:
+    """Keep one directory, of the tags that make the pixels, after checking what they claim."""
+    tags = _Directory(data)
+    if tags.next != bytes(4):
+        raise _several("TIFF")
+    width, height = tags.value(_Tag.WIDTH), tags.value(_Tag.HEIGHT)
+    samples = tags.value(_Tag.SAMPLES, 1)
+    bits = tags.values(_Tag.BITS, 1)
+    bits = bits * samples if len(bits) == 1 and samples <= 4 else bits
+    layout = tags.value(_Tag.PHOTOMETRIC), bits, tags.values(_Tag.EXTRA_SAMPLES)
+    if layout[0] == 2 and bits[0] == 16:
+        raise _sixteen_bits("TIFF")
+    if (
+        layout not in _TIFF_LAYOUTS
+        or samples != len(bits)
+        or {*tags.values(_Tag.SAMPLE_FORMAT, 1)} != {1}
+        or tags.value(_Tag.FILL_ORDER, 1) != 1
+        or (samples > 1 and tags.value(_Tag.PLANAR, 1) != 1)
+    ):
+        raise CannotCertifyPicture(
+            f"the TIFF file has photometric interpretation {layout[0]} with samples of "
+            f"{', '.join(map(str, bits))} bits and extra samples {layout[2]}, and only unsigned "
+            "grey, RGB, RGBA with unassociated alpha, and palettes are read, interleaved",
+            "Convert it to PNG.",
+        )
+    if (compression := tags.value(_Tag.COMPRESSION, 1)) not in _TIFF_COMPRESSIONS:
+        reason = f"the TIFF file is compressed by method {compression}"
+        raise CannotCertifyPicture(reason, "Use none, LZW, Deflate or PackBits.")
+    if layout[0] == 3:
+        colours = tags.values(_Tag.COLOUR_MAP)
+        if len(colours) != 3 << bits[0]:
+            raise NotAPicture("a TIFF file whose palette has the wrong length")
+        if any(colour % 257 for colour in colours) and any(colour % 256 for colour in colours):
+            raise _sixteen_bits("TIFF")
+    _check_tiff_parts(tags, width, height)
+    return _Still(width, height, tags.alone(), _orientation(data))
+
+
+def _check_tiff_parts(tags: _Directory, width: int, height: int) -> None:
+    """Refuse strips or tiles that are not all there, lie outside, or are far too large."""
+    if _Tag.TILES in tags.entries:
+        across, down = tags.value(_Tag.TILE_WIDTH), tags.value(_Tag.TILE_HEIGHT)
+        starts, sizes = tags.values(_Tag.TILES), tags.values(_Tag.TILE_SIZES)
+        # A decoder holds a whole tile, however small the picture that it belongs to.
+        sound = across % 16 == 0 == down % 16 and across * down <= max(width * height, 1 << 20)
+        sound &= _Tag.STRIPS not in tags.entries
+    else:
+        across, down = width, tags.value(_Tag.ROWS_PER_STRIP, height)
+        starts, sizes = tags.values(_Tag.STRIPS), tags.values(_Tag.STRIP_SIZES)
+        sound = _Tag.TILE_WIDTH not in tags.entries
+    if not (sound and across and down):
+        raise NotAPicture("a TIFF file whose strips or tiles make no sense")
+    expected = ceil(width / across) * ceil(height / down)
+    ends = [start + size for start, size in zip(starts, sizes, strict=True)]
+    if len(starts) != expected or len(starts) > MOST_PARTS or max(ends) > len(tags.data):
+        raise _truncated("TIFF")
+
+
+def _orientation(exif: bytes) -> int:
+    """Return the EXIF orientation, 1 to 8. Where EXIF is broken it has no say: 1."""
+    try:
+        value = _Directory(exif).value(_Tag.ORIENTATION, 1)
+    except (struct.error, ValueError):
+        return 1
+    return value if 1 <= value <= 8 else 1
+
+
+# --- what the bytes are ----------------------------------------------------------------------
+
+
+def _begins(pattern: bytes) -> re.Pattern[bytes]:
+    return re.compile(pattern, re.DOTALL)
+
+
+_FORMS = (
+    _Form("PNG", _begins(rb"\x89PNG\r\n\x1a\n"), _read_png, PngImageFile),
+    _Form("JPEG", _begins(rb"\xff\xd8\xff"), _read_jpeg, JpegImageFile),
+    _Form("WebP", _begins(rb"RIFF....WEBPVP8[ LX]"), _read_webp, WebPImageFile),
+    _Form("GIF", _begins(rb"GIF8[79]a"), _read_gif, GifImageFile),
+    _Form("BMP", _begins(rb"BM"), _read_bmp, BmpImageFile),
+    _Form("TIFF", _begins(rb"II\*\0|MM\0\*"), _read_tiff, TiffImageFile),
+    _Form("PNM", _begins(rb"P[4-6]\s|P[4-6]#"), _read_pnm, PpmImageFile),
+)
+
+_OTHERS = (
+    ("white space only", rb"\s*$"),
+    ("a data: URL", rb"\s*data:"),
+    ("base64 text", rb"iVBORw0KGgo|/9j/|R0lGOD|UklGR|SUkqA|TU0AK"),
+    ("an HTML page", rb"\s*(?i:<!doctype html|<html)"),
+    ("SVG or other XML", rb"\s*(?i:<\?xml|<svg)"),
+    ("JSON", rb"\s*[\[{]"),
+    ("a PDF", rb"%PDF-"),
+    ("a ZIP archive", rb"PK\x03\x04"),
+    ("gzip", rb"\x1f\x8b"),
+    ("an AVIF or HEIC picture, or a video", rb"....ftyp"),
+    ("a JPEG XL picture", rb"\xff\x0a|\0\0\0\x0cJXL "),
+    ("a JPEG 2000 picture", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
+    ("an icon file", rb"\0\0[\x01\x02]\0"),
+    ("a Photoshop file", rb"8BPS"),
+    ("a BigTIFF file", rb"II\+\0|MM\0\+"),
+    ("a plain-text PBM, PGM or PPM", rb"P[1-3]\s"),
+)
+
+
+def _form(data: bytes) -> _Form:
+    """Tell the format by how the bytes begin; a file is only ever read as that one."""
+    for form in _FORMS:
+        if form.begins.match(data):
+            return form
+    if not data:
+        raise NotAPicture("an empty body")
+    for name, pattern in _OTHERS:
+        if re.match(pattern, data[:256], re.DOTALL):
+            raise NotAPicture(name)
+    raise NotAPicture("bytes of no known kind")
+
+
+# --- pixels ----------------------------------------------------------------------------------
+
+
+def _unpack(form: _Form, still: _Still) -> Pixels:
+    """Decode to [height, width, channels] as coded: before its orientation is applied."""
+    image = form.plugin(io.BytesIO(still.content))
+    if image.size != (still.width, still.height):
+        raise NotAPicture(f"a {form.name} file that states two sizes")
+    image.load()
+    key = still.transparent
+    match image.mode:
+        case "1":
+            array: NDArray[Any] = np.asarray(image).astype(np.uint8) * np.uint8(255)
+        case "L" | "RGB":
+            array = np.asarray(image)
+        case "P":
+            key, opaque = None, "transparency" not in image.info
+            array = np.asarray(image.convert("RGB" if opaque else "RGBA"))
+        case "LA" | "RGBA":
+            array = np.asarray(image)
+        case "I;16" | "I;16B" | "I":  # I is how Pillow holds a 16-bit PGM
+            array = np.asarray(image).astype("<u2")
+        case mode:
+            reason = f"its pixels are coded as {mode}"
+            raise CannotCertifyPicture(reason, "Convert it to greyscale or RGB.")
+    array = array.reshape(still.height, still.width, -1)
+    if array.shape[2] in (2, 4):
+        return over_white(array[..., :-1], array[..., -1:])
+    if key is not None:
+        clear = np.ones(array.shape[:2], dtype=bool)
+        for channel, value in enumerate(key):
+            clear &= array[..., channel] == value
+        array = array.copy()
+        array[clear] = np.iinfo(array.dtype).max
+    return array
+
+
+def over_white(colour: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Composite ``colour`` [h, w, c] over white by ``alpha`` [h, w, 1], rounded to nearest."""
+    result = np.empty_like(colour)
+    # Row by row in blocks: the products need 16 bits (at most 255·255 + 127 < 2¹⁶).
+    for start in range(0, len(colour), 64):
+        rows = slice(start, start + 64)
+        missing = (255 - colour[rows]).astype(np.uint16) * alpha[rows]
+        result[rows] = 255 - (missing + 127) // 255
+    return result
+
+
+def _oriented(array: Pixels, orientation: int) -> Pixels:
+    """Turn [height, width, channels] the way that EXIF's ``orientation`` says it is to be seen."""
+    match orientation:
+        case 2:
+            return array[:, ::-1]
+        case 3:
+            return array[::-1, ::-1]
+        case 4:
+            return array[::-1]
+        case 5:
+            return array.swapaxes(0, 1)
+        case 6:
+            return np.rot90(array, -1)
+        case 7:
+            return array[::-1, ::-1].swapaxes(0, 1)
+        case 8:
+            return np.rot90(array)
+        case _:
+            return array

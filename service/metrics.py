@@ -1,0 +1,107 @@
+"""Every metric of the service: name, help and buckets in one place.
+
+Base units, ``_total`` for counters. Workers send numbers with their results; only the front process
+holds metrics, in a registry of its own.
+"""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from service.engine import wire
+
+# From a cached probe to the default time-out of 30 s; a certified answer of a small network takes
+# milliseconds, one of a large network seconds.
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+# The least budget, the default and the largest, and what lies between.
+_DRAWS = (64, 96, 128, 256, 512, 1000, 2000, 5000, 10_000, 100_000)
+# Sizes in pixel values: from one grey level of one pixel to the reach of 10⁵ draws at σ = 1.
+_SIZES = (0.0, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The numbers of one service."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        of = {"registry": self.registry}
+        self.requests = Counter(
+            "pixeldp_requests", "HTTP requests answered.", ["route", "status"], **of
+        )
+        self.latency = Histogram(
+            "pixeldp_request_duration_seconds",
+            "From the arrival of a request to the end of its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            **of,
+        )
+        self.stage = Histogram(
+            "pixeldp_stage_duration_seconds",
+            "Where the time of a prediction goes: decode, queue, compute.",
+            ["stage"],
+            buckets=_SECONDS,
+            **of,
+        )
+        self.predictions = Counter(
+            "pixeldp_predictions",
+            "Pictures answered, by whether the answer is robust (unknown: none was asked).",
+            ["model", "robust", "stopped"],
+            **of,
+        )
+        self.draws = Histogram(
+            "pixeldp_prediction_draws",
+            "Draws used for a prediction.",
+            ["model"],
+            buckets=_DRAWS,
+            **of,
+        )
+        self.size = Histogram(
+            "pixeldp_certified_size",
+            "Certified size, in the norm of the answer.",
+            ["model", "norm"],
+            buckets=_SIZES,
+            **of,
+        )
+        self.passes = Counter("pixeldp_passes", "Forward passes made.", ["worker"], **of)
+        self.slots = Counter(
+            "pixeldp_slots", "Slots of those passes; one draw fits into each.", ["worker"], **of
+        )
+        self.filled = Counter(
+            "pixeldp_slots_filled", "Slots that held a draw of some picture.", ["worker"], **of
+        )
+        self.busy = Counter(
+            "pixeldp_worker_busy_seconds", "Time that a worker spent in passes.", ["worker"], **of
+        )
+        self.up = Gauge("pixeldp_worker_up", "Whether a worker is ready.", ["worker"], **of)
+        self.restarts = Counter(
+            "pixeldp_worker_deaths", "Times that a worker has died.", ["worker"], **of
+        )
+        self.queued = Gauge("pixeldp_pictures_queued", "Pictures that wait for a worker.", **of)
+        self.in_flight = Gauge("pixeldp_pictures_in_flight", "Pictures that a worker has.", **of)
+        self.model = Gauge(
+            "pixeldp_model_info", "The models served; always 1.", ["model", "version", "digest"], **of
+        )
+
+    def watch(self, queued: Callable[[], int], in_flight: Callable[[], int]) -> None:
+        """Read these two gauges from the engine whenever they are scraped."""
+        self.queued.set_function(queued)
+        self.in_flight.set_function(in_flight)
+
+    def numbers(self, worker: str, numbers: wire.Numbers) -> None:
+        """Add what a worker has done."""
+        self.passes.labels(worker).inc(numbers.passes)
+        self.slots.labels(worker).inc(numbers.slots)
+        self.filled.labels(worker).inc(numbers.filled)
+        self.busy.labels(worker).inc(numbers.busy_seconds)
+
+    def worker_up(self, worker: str, up: bool) -> None:
+        """Note that a worker is ready, or has died."""
+        self.up.labels(worker).set(up)
+        if not up:
+            self.restarts.labels(worker).inc()
+
+    def render(self) -> bytes:
+        """Return the exposition in Prometheus's text format."""
+        return generate_latest(self.registry)

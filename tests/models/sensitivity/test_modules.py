@@ -1,0 +1,266 @@
+"""The sensitivity of whole encoders: against their Jacobians, against attacks, and refusals."""
+
+from itertools import pairwise, product
+from math import prod, sqrt
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.certification.norms import NORMS
+from models.networks import build
+from models.sensitivity.modules import encoder_sensitivity, layer_sensitivities
+from models.sensitivity.operators import PAIRS, convolution_sensitivity, linear_sensitivity
+
+ORDERS = {"l1": 1.0, "l2": 2.0, "linf": float("inf")}
+
+
+def small_networks():
+    torch.manual_seed(0)
+    normalised = nn.BatchNorm2d(3)
+    with torch.no_grad():
+        normalised.weight.copy_(torch.tensor([0.5, -3.0, 1.0]))
+        normalised.running_var.copy_(torch.tensor([0.2, 1.0, 4.0]))
+        normalised.running_mean.copy_(torch.tensor([0.1, -2.0, 0.0]))
+    return {
+        "convolutions": nn.Sequential(
+            nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 2)
+        ),
+        "same padding": nn.Conv2d(2, 2, (3, 5), padding="same", dilation=(2, 1), groups=2),
+        "valid padding": nn.Sequential(nn.Conv2d(2, 1, 3, padding="valid")),
+        "normalised": nn.Sequential(nn.Conv2d(2, 3, 3), normalised, nn.LeakyReLU(0.3)),
+        "steep leak": nn.Sequential(nn.Conv2d(2, 3, 3), nn.LeakyReLU(-1.7)),
+        "maximum": nn.Sequential(nn.Conv2d(2, 3, 2), nn.MaxPool2d(2), nn.Tanh()),
+        "padded maximum": nn.Sequential(nn.MaxPool2d((2, 3), stride=3, padding=(1, 0))),
+        "average": nn.Sequential(nn.AvgPool2d(3, stride=2, padding=1), nn.ReLU6(), nn.Hardtanh()),
+        "divided average": nn.Sequential(nn.AvgPool2d((2, 1), divisor_override=1)),
+        "fully connected": nn.Sequential(
+            nn.Sequential(nn.Conv2d(2, 3, 3, stride=2), nn.Sigmoid()),
+            nn.Dropout(),
+            nn.Flatten(),
+            nn.Linear(27, 5),
+            nn.ReLU(),
+            nn.Linear(5, 4, bias=False),
+        ),
+        "identity": nn.Identity(),
+        "nothing": nn.Sequential(),
+    }
+
+
+NETWORKS = {name: network.eval().double() for name, network in small_networks().items()}
+SHAPE = (2, 7, 8)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_jacobian_exceeds_the_bound(name):
+    network = NETWORKS[name]
+    bound = {
+        (p, q): encoder_sensitivity(network, SHAPE, p, q).value for p, q in product(NORMS, NORMS)
+    }
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        point = torch.rand(1, *SHAPE, generator=generator, dtype=torch.float64)
+        jacobian = torch.autograd.functional.jacobian(network, point)
+        matrix = jacobian.reshape(-1, prod(SHAPE)).numpy()
+        exact = {
+            ("l1", "l1"): np.linalg.norm(matrix, 1),
+            ("l1", "l2"): np.linalg.norm(matrix, axis=0).max(),
+            ("l1", "linf"): np.abs(matrix).max(),
+            ("l2", "l2"): np.linalg.norm(matrix, 2),
+            ("l2", "linf"): np.linalg.norm(matrix, axis=1).max(),
+            ("linf", "linf"): np.linalg.norm(matrix, np.inf),
+        }
+        for pair, value in exact.items():
+            assert value <= bound[pair] * (1 + 1e-12), pair
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "nothing"])
+def test_ascent_on_the_quotient_never_exceeds_the_bound(name):
+    """Two pictures, moved to pull their images apart and themselves together."""
+    network = NETWORKS[name]
+    generator = torch.Generator().manual_seed(2)
+    for p, q in product(NORMS, NORMS):
+        bound = encoder_sensitivity(network, SHAPE, p, q).value
+        pair = torch.rand(2, *SHAPE, generator=generator, dtype=torch.float64)
+        for _ in range(15):
+            pair.requires_grad_(True)
+            images = network(pair)
+            quotient = torch.linalg.vector_norm(
+                images[0] - images[1], ORDERS[q]
+            ) / torch.linalg.vector_norm(pair[0] - pair[1], ORDERS[p])
+            assert quotient.item() <= bound * (1 + 1e-12), (p, q)
+            (gradient,) = torch.autograd.grad(quotient, pair)
+            pair = (pair + 0.05 * gradient / (gradient.abs().max() + 1e-30)).detach()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("p", "q"), [("l2", "l2"), ("l1", "l1"), ("linf", "l2"), ("l2", "l1")])
+def test_layers_multiply_to_the_whole(name, p, q):
+    network = NETWORKS[name]
+    rows = layer_sensitivities(network, SHAPE, p, q)
+    whole = encoder_sensitivity(network, SHAPE, p, q)
+    assert prod(row.sensitivity.value for row in rows) == whole.value
+    assert rows[0].input_norm == p
+    assert rows[-1].output_norm == q
+    for before, after in pairwise(rows):
+        assert before.output_norm == after.input_norm
+    for row in rows:
+        assert row.sensitivity.method in whole.method
+
+
+def test_rows_are_named_after_their_layers():
+    rows = layer_sensitivities(NETWORKS["fully connected"], SHAPE, "l2", "l2")
+    assert [(row.name, row.kind) for row in rows] == [
+        ("0.0", "Conv2d"),
+        ("0.1", "Sigmoid"),
+        ("1", "Dropout"),
+        ("2", "Flatten"),
+        ("3", "Linear"),
+        ("4", "ReLU"),
+        ("5", "Linear"),
+    ]
+    assert rows[1].sensitivity.value == 0.25
+
+
+def test_identity_changes_norms_by_the_dimension():
+    values = {
+        (p, q): encoder_sensitivity(nn.Identity(), (3, 4, 5), p, q).value
+        for p, q in product(NORMS, NORMS)
+    }
+    assert values.pop(("l2", "l1")) == pytest.approx(sqrt(60), rel=1e-15)
+    assert values.pop(("linf", "l2")) == pytest.approx(sqrt(60), rel=1e-15)
+    assert values.pop(("linf", "l1")) == 60
+    assert set(values.values()) == {1.0}
+    assert encoder_sensitivity(nn.Identity(), (1, 28, 28), "linf", "l2").value == 28.0
+
+
+@pytest.mark.parametrize(("p", "q"), PAIRS)
+def test_one_convolution_is_the_operator(p, q):
+    layer = nn.Conv2d(3, 4, 5, stride=2, padding=2)
+    direct = convolution_sensitivity(
+        layer.weight.detach().double().numpy(),
+        input_size=(16, 14),
+        stride=2,
+        padding=2,
+        p=p,
+        q=q,
+    )
+    found = encoder_sensitivity(layer, (3, 16, 14), p, q)
+    assert found.value == pytest.approx(direct.value, rel=1e-15)
+    assert found.method == direct.method
+
+
+def test_the_norms_between_are_the_best():
+    """From L1 to L2: one pair does better over L1 (1, not √2), the other over L2 (√2, not 2)."""
+    spread, identity, gather = np.ones((2, 1)), np.eye(2), np.ones((1, 2))
+    for first, second, best in ((identity, gather, 1.0), (spread, identity, sqrt(2))):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(*first.T.shape), nn.ReLU()).double()
+        network.append(nn.Linear(*second.T.shape).double())
+        with torch.no_grad():
+            network[1].weight.copy_(torch.from_numpy(first))
+            network[3].weight.copy_(torch.from_numpy(second))
+        found = encoder_sensitivity(network, (first.shape[1], 1, 1), "l1", "l2").value
+        assert found == pytest.approx(best, rel=1e-9)
+    # The other way round each would be larger.
+    assert linear_sensitivity(gather, "l2", "l2").value > 1.4
+    assert linear_sensitivity(spread, "l1", "l1").value == pytest.approx(2)
+
+
+def test_the_shipped_network_has_a_sensitivity():
+    for placement in ("image", "layer1"):
+        g, _ = build("cnn", (1, 28, 28), 10, placement, {})
+        found = encoder_sensitivity(g, (1, 28, 28), "l2", "l2")
+        assert found.value == 1.0 if placement == "image" else found.value > 0
+
+
+def test_a_layer_used_twice_counts_twice():
+    layer = nn.Conv2d(1, 1, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.fill_(2.0)
+    network = nn.Sequential(layer, layer)
+    assert encoder_sensitivity(network, (1, 4, 4), "l2", "l2").value == pytest.approx(4.0)
+
+
+def test_half_precision_weights_are_taken_as_they_are():
+    layer = nn.Conv2d(1, 2, 3).to(torch.bfloat16)
+    exact = convolution_sensitivity(
+        layer.weight.detach().double().numpy(), input_size=(8, 8), p="l1", q="l2"
+    )
+    assert encoder_sensitivity(layer, (1, 8, 8), "l1", "l2") == exact
+
+
+class _Doubled(nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def _hooked():
+    layer = nn.Conv2d(1, 1, 3)
+    layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return layer
+
+
+def _poisoned(part, value):
+    layer = nn.Sequential(nn.Conv2d(1, 1, 3), nn.BatchNorm2d(1)).eval()
+    with torch.no_grad():
+        layer.get_parameter(part)[:] = value
+    return layer
+
+
+def _negative_variance():
+    layer = nn.BatchNorm2d(1).eval()
+    layer.running_var.fill_(-1.0)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.Softplus(), "Softplus.*no proven sensitivity; supported"),
+        (nn.GELU(), "GELU"),
+        (nn.ConvTranspose2d(1, 1, 3), "ConvTranspose2d"),
+        (nn.AdaptiveAvgPool2d(1), "AdaptiveAvgPool2d"),
+        (nn.Sequential(nn.ReLU(), nn.Sequential(nn.LayerNorm(8))), r"layer 1\.0 \(LayerNorm\)"),
+        (_Doubled(1, 1, 3), "_Doubled"),
+        (_hooked(), "hooks"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 3)), "Parametrized"),
+        (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), "reflect.*'zeros'"),
+        (nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"), "circular"),
+        (nn.Conv2d(1, 1, 2, padding="same"), "lopsided"),
+        (nn.Conv2d(1, 1, 9), "does not fit"),
+        (nn.Conv2d(2, 1, 3), "takes 2 channels"),
+        (nn.Linear(64, 2), "put Flatten before"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(63, 2)), "takes 63 values"),
+        (nn.Sequential(nn.Flatten(), nn.Conv2d(1, 1, 1)), "takes \\(channels, height, width\\)"),
+        (nn.Flatten(0), "start_dim"),
+        (nn.BatchNorm2d(1), r"call eval\(\)"),
+        (nn.BatchNorm2d(1, track_running_stats=False).eval(), "running statistics"),
+        (nn.BatchNorm2d(3).eval(), "takes 3 channels"),
+        (_negative_variance(), "not positive"),
+        (nn.Dropout(), r"call eval\(\)"),
+        (nn.MaxPool2d(3, stride=2), "overlap"),
+        (nn.MaxPool2d(2, stride=2, dilation=2), "overlap"),
+        (nn.MaxPool2d(3, ceil_mode=True), "ceil_mode"),
+        (nn.AvgPool2d(3, ceil_mode=True), "ceil_mode"),
+        (nn.AvgPool2d(3, padding=1, count_include_pad=False), "count_include_pad"),
+        (_poisoned("0.weight", float("nan")), r"0\.weight holds NaN"),
+        (_poisoned("0.bias", float("inf")), r"0\.bias holds NaN or infinity"),
+        (_poisoned("1.weight", float("-inf")), r"1\.weight holds NaN or infinity"),
+    ],
+)
+def test_what_has_no_proof_is_refused(layer, message):
+    with pytest.raises(ValueError, match=message):
+        encoder_sensitivity(layer, (1, 8, 8), "l2", "l2")
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (0, 8, 8), (1, 1, 8, 8)])
+def test_shapes_that_are_no_picture_are_refused(shape):
+    with pytest.raises(ValueError, match="input shape"):
+        encoder_sensitivity(nn.Identity(), shape, "l2", "l2")
+
+
+@pytest.mark.parametrize(("p", "q"), [("l0", "l2"), ("l2", "2")])
+def test_unknown_norms_are_refused(p, q):
+    with pytest.raises(ValueError, match="unknown norm"):
+        encoder_sensitivity(nn.Identity(), (1, 8, 8), p, q)
