@@ -19,9 +19,9 @@ from models.certification.certificates import MECHANISM_NORMS, Mechanism
 from models.certification.norms import Norm
 from models.certification.tally import Scoring
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "model.json"
-WEIGHTS = "weights.safetensors"
+WEIGHTS: Literal["weights.safetensors"] = "weights.safetensors"
 CARD = "README.md"
 ZOO = Path(__file__).parent / "zoo"
 

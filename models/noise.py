@@ -11,8 +11,8 @@ it says of z. The integers z/γ stay far below 2²⁴, hence exact in float32.
 
 How it is drawn: a uniform number of 64 bits a coordinate selects the noise by its quantile
 function. Its first 16 bits leave an interval of the noise; where both ends of it round to the same
-grid point, that is z, by a table look-up and an integer sum. Elsewhere (a few per cent) 48 more bits
-and the quantile function in float64 decide. The bits are the keystream of AES-256 in counter mode
+grid point, that is z, by a table look-up and an integer sum. Elsewhere (a few per cent) 48 more
+bits and the quantile function in float64 decide. The bits are the keystream of AES-256 in counter mode
 under a key that is drawn from the operating system for every pass and never kept: whoever can tell
 it from true randomness has broken AES.
 """
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from models.certification.arrays import Floats
-from models.certification.certificates import Mechanism, laplace_quantile
+from models.certification.certificates import MECHANISMS, Mechanism, laplace_quantile
 
 # Features are kept in 1/SUBSTEPS of a grid step. 4112 = 16·257: with γ = 1/255 both depths of
 # pictures are exact, since 1/65535 = γ/257.
@@ -89,10 +89,13 @@ class GridNoise:
             every norm, so that it costs no certificate.
 
     Raises:
-        ValueError: the grid is too fine or too coarse for the scale, or too fine for ``largest``.
+        ValueError: an unknown mechanism, or a grid that is too fine or too coarse for the scale or
+            too fine for ``largest``.
     """
 
     def __init__(self, mechanism: Mechanism, scale: float, step: float, largest: float) -> None:
+        if mechanism not in MECHANISMS:
+            raise ValueError(f"unknown mechanism {mechanism!r}; known: {', '.join(MECHANISMS)}")
         spread = scale / step
         if not COARSEST <= spread <= FINEST or not largest / step <= 2**15:
             raise ValueError(
@@ -124,19 +127,20 @@ class GridNoise:
         return np.asarray(standard * self._spread)
 
     def total_variation(self, values: int) -> float:
-        """τ: how far the drawn law is from that of γ·round((g + noise)/γ) over ``values`` coordinates.
+        """τ: how far the drawn law is from that of γ·round((g + noise)/γ), over all coordinates.
 
         A coordinate differs only if the computed (g + noise)/γ + ½ errs across an integer. In
-        units of 2⁻⁵³ the error is at most 2 for each grid step of the features and 10 for each of
-        the noise (the quantile functions err by at most 4 units in the last place, which the
-        tests hold against 40 digits; scaling and adding follow). The noise of 64-bit uniforms
-        reaches no further than their outermost quantile. A real sum lies within ``error`` of a
-        half-integer with probability at most 2·error·(1 + 1/spread), its density being unimodal;
-        twice that is stated. 64-bit uniforms instead of real ones add at most 2⁻⁶⁴ for each value
-        between which the noise can be told apart.
+        units of 2⁻⁵³ the error is at most 3 for each grid step of the features (their division and
+        the two sums) and 10 for each of the noise (4 of the quantile function, which the tests hold
+        against 40 digits, and 1 each of its argument, of the scale, of scaling and of the two
+        sums). The noise of 64-bit uniforms reaches no further than their outermost quantile. A
+        real sum lies within ``error`` of a half-integer with probability at most
+        2·error·(1 + 1/spread), its density being unimodal; twice that is stated. 64-bit uniforms
+        instead of real ones add at most 2⁻⁶⁴ for each value between which the noise can be told
+        apart.
         """
         reach = -float(self._quantile_of_tail(np.array(2.0**-65)))
-        error = (2 * self._largest + 10 * reach) * 2.0**-53
+        error = (3 * self._largest + 10 * reach) * 2.0**-53
         return values * (4 * error * (1 + 1 / self._spread) + 2 * (reach + 1) * 2.0**-64)
 
     def snap(self, g: Floats) -> Features:
@@ -154,9 +158,10 @@ class GridNoise:
         """ρ's part from :meth:`snap` over ``values`` coordinates, in the mechanism's norm.
 
         Each of two pictures moves by at most half a fine step a coordinate, so their distance by
-        at most γ√m/``SUBSTEPS`` in L2 (Gaussian) and γm/``SUBSTEPS`` in L1 (Laplace).
+        at most γ√m/``SUBSTEPS`` in L2 (Gaussian) and γm/``SUBSTEPS`` in L1 (Laplace). Dividing in
+        float64 adds less than 2⁻²³ of a fine step even at the largest features.
         """
-        fine = self.step / SUBSTEPS * (1 + 1e-9)
+        fine = self.step / SUBSTEPS * (1 + 2.0**-23)
         return fine * (values**0.5 if self.mechanism == "gaussian" else values)
 
     def draw(

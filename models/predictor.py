@@ -159,7 +159,7 @@ class Predictor:
         rows = weight.abs().reshape(len(weight), -1)
         each = float(rows.sum(1).max()) * (rows.shape[1] + 2) * 2.0**-52
         each += float(rows.sum(1).max()) * preparation.error("l1")
-        return each * (m**0.5 if norm == "l2" else m)
+        return float(each * (m**0.5 if norm == "l2" else m))
 
 
 def grid_noise(manifest: Manifest) -> GridNoise:

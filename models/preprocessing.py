@@ -28,9 +28,9 @@ GREY_TO_RGB = np.ones((3, 1))
 LARGEST_MAGNIFICATION = 64
 
 MARGIN = 1 + 1e-10
-# Above this many rows and columns √(‖A‖₁‖A‖∞) stands in for the largest singular value; for a
-# resize it is a few per cent larger.
-_LARGEST_DECOMPOSED = 512
+# Above this many rows and columns √(‖A‖₁‖A‖∞) stands in for the largest singular value, which would
+# take longer than a request should wait; for a resize it is up to 7 % larger.
+_LARGEST_DECOMPOSED = 1024
 # Values of the picture that are converted to float64 at a time (16 MiB).
 _CHUNK = 2**21
 

@@ -59,7 +59,5 @@ class Catalogue:
         ]
         if not found:
             names = sorted({served.bundle.manifest.name for served in self.models})
-            raise UnknownModelError(
-                f"No model {name!r} is served; there are: {', '.join(names)}."
-            )
+            raise UnknownModelError(f"No model {name!r} is served; there are: {', '.join(names)}.")
         return max(found, key=lambda served: int(served.bundle.manifest.version))

@@ -9,6 +9,8 @@ a way that could be avoided. There is no scaling (nor JPEG's draft mode), 16 bit
 - Alpha, a transparent colour or a transparent palette entry is composited over white, in integers
   and rounded once: 255 − ((255 − v)·a + 127) div 255. No ties can occur, since 255 is odd.
 - EXIF orientation is applied; orientation that only XMP states is not, as in browsers.
+- Pixels that a file leaves out, though it is complete in form, are filled as viewers do: zero, or
+  in a JPEG what the last ones suggest.
 - JPEG in YCbCr becomes RGB. Of a JPEG that carries further pictures (depth, gain map) the first
   counts, as in every viewer.
 
@@ -166,6 +168,9 @@ def decode(data: bytes, limits: Limits = Limits()) -> Picture:
         if pixels > limits.max_pixels:
             raise TooManyPixels(pixels, limits.max_pixels)
         array = _oriented(_unpack(form, still), still.orientation)
+        height, width, channels = array.shape
+        bits: Literal[8, 16] = 8 if array.dtype == np.uint8 else 16
+        return Picture(width, height, "L" if channels == 1 else "RGB", bits, array.tobytes())
     except PictureError:
         raise
     # Everything in here works on a stranger's bytes, and Pillow signals a broken file by whichever
@@ -174,9 +179,6 @@ def decode(data: bytes, limits: Limits = Limits()) -> Picture:
     except Exception as error:
         reason = f"a broken or truncated {form.name} file ({error or type(error).__name__})"
         raise NotAPicture(reason) from error
-    height, width, channels = array.shape
-    bits: Literal[8, 16] = 8 if array.dtype == np.uint8 else 16
-    return Picture(width, height, "L" if channels == 1 else "RGB", bits, array.tobytes())
 
 
 # --- from a file to what makes its pixels ----------------------------------------------------
@@ -248,8 +250,6 @@ def _read_png(data: bytes) -> _Still:
                 width, height, depth, colour = struct.unpack_from(">IIBB", body)
                 if depth == 16 and colour != 0:
                     raise _sixteen_bits("PNG")
-            case b"acTL" if int.from_bytes(body[:4]) != 1:
-                raise _several("PNG")
             case b"fdAT":
                 raise _several("PNG")
             case b"eXIf":
@@ -294,12 +294,10 @@ def _read_jpeg(data: bytes) -> _Still:
         if kind in _FRAMES:
             if width:
                 raise NotAPicture("a JPEG file with two frame headers")
-            precision, height, width, components = struct.unpack_from(">BHHB", data, start + 2)
+            precision, height, width = struct.unpack_from(">BHH", data, start + 2)
             if precision != 8:
                 reason = f"the JPEG file has {precision} bits a channel, and only 8 are read"
                 raise CannotCertifyPicture(reason, "Convert it to 8 bits.")
-            if components == 4:
-                raise CannotCertifyPicture("the JPEG file is CMYK", "Convert it to RGB.")
         elif kind == _SOS:
             scans, body = scans + 1, body or start - 2
             if scans > MOST_SCANS:
@@ -369,7 +367,8 @@ def _read_gif(data: bytes) -> _Still:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     position = start = 13 + table(flags)
     control, frame, transparent, parts = b"", b"", None, 0
-    while data[position] != 0x3B:
+    # Some writers leave the trailer out; a frame that ends is whole without it.
+    while position < len(data) and data[position] != 0x3B:
         parts += 1
         if parts > MOST_PARTS:
             raise NotAPicture(f"a GIF file of more than {MOST_PARTS} blocks")
@@ -447,18 +446,20 @@ class _Directory:
             self.entries[tag] = data[position : position + 12]
         self.next = data[start + 2 + 12 * count : start + 6 + 12 * count]
 
-    def values(self, tag: int, *default: int) -> tuple[int, ...]:
-        """Return the tag's integers, or the default where the file has no such tag."""
-        if tag not in self.entries:
-            return default
+    def layout(self, tag: int) -> tuple[str, bytes, int]:
+        """Return how the tag's integers are packed, in which bytes, and where in those."""
         _, kind, count, position = struct.unpack(self.order + "HHII", self.entries[tag])
         code = {3: "H", 4: "I"}.get(kind)
         if code is None or not 0 < count <= 4 * MOST_PARTS:
             raise NotAPicture(f"a TIFF file whose tag {tag} has {count} values of type {kind}")
         layout = f"{self.order}{count}{code}"
         if struct.calcsize(layout) <= 4:
-            return struct.unpack_from(layout, self.entries[tag], 8)
-        return struct.unpack_from(layout, self.data, position)
+            return layout, self.entries[tag], 8
+        return layout, self.data, position
+
+    def values(self, tag: int, *default: int) -> tuple[int, ...]:
+        """Return the tag's integers, or the default where the file has no such tag."""
+        return struct.unpack_from(*self.layout(tag)) if tag in self.entries else default
 
     def value(self, tag: int, *default: int) -> int:
         """Return the tag's one integer."""
@@ -467,13 +468,15 @@ class _Directory:
 
     def alone(self) -> bytes:
         """Return the file with a directory of nothing but the tags that make the pixels."""
-        kept = [self.entries[tag] for tag in sorted(self.entries) if tag in _Tag.PIXELS]
+        kept = [tag for tag in sorted(self.entries) if tag in _Tag.PIXELS]
+        if sum(struct.calcsize(self.layout(tag)[0]) for tag in kept) > len(self.data):
+            raise _truncated("TIFF")
         start = len(self.data) + len(self.data) % 2
-        padding = bytes(len(self.data) % 2)
         return b"".join(
             [
-                *(self.data[:4], struct.pack(self.order + "I", start), self.data[8:], padding),
-                *(struct.pack(self.order + "H", len(kept)), *kept, bytes(4)),
+                *(self.data[:4], struct.pack(self.order + "I", start), self.data[8:]),
+                *(bytes(start - len(self.data)), struct.pack(self.order + "H", len(kept))),
+                *(*(self.entries[tag] for tag in kept), bytes(4)),
             ]
         )
 
@@ -510,7 +513,8 @@ def _read_tiff(data: bytes) -> _Still:
         or samples != len(bits)
         or {*tags.values(_Tag.SAMPLE_FORMAT, 1)} != {1}
         or tags.value(_Tag.FILL_ORDER, 1) != 1
-        or (samples > 1 and tags.value(_Tag.PLANAR, 1) != 1)
+        or tags.value(_Tag.PLANAR, 1) != 1
+        or tags.value(_Tag.PREDICTOR, 1) not in (1, 2)
     ):
         raise CannotCertifyPicture(
             f"the TIFF file has photometric interpretation {layout[0]} with samples of "
@@ -552,12 +556,11 @@ def _check_tiff_parts(tags: _Directory, width: int, height: int) -> None:
 
 
 def _orientation(exif: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8. Where EXIF is broken it has no say: 1."""
+    """Return the EXIF orientation. Where EXIF is broken it has no say: 1, which is upright."""
     try:
-        value = _Directory(exif).value(_Tag.ORIENTATION, 1)
+        return _Directory(exif).value(_Tag.ORIENTATION, 1)
     except (struct.error, ValueError):
         return 1
-    return value if 1 <= value <= 8 else 1
 
 
 # --- what the bytes are ----------------------------------------------------------------------
@@ -659,7 +662,10 @@ def over_white(colour: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[n
 
 
 def _oriented(array: Pixels, orientation: int) -> Pixels:
-    """Turn [height, width, channels] the way that EXIF's ``orientation`` says it is to be seen."""
+    """Turn [height, width, channels] the way that EXIF's ``orientation`` says.
+
+    2 to 8 are its mirrored and turned cases; 1 and numbers without a meaning leave it as coded.
+    """
     match orientation:
         case 2:
             return array[:, ::-1]

@@ -5,6 +5,7 @@ holds metrics, in a registry of its own.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -26,62 +27,55 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        of = {"registry": self.registry}
-        self.requests = Counter(
-            "pixeldp_requests", "HTTP requests answered.", ["route", "status"], **of
-        )
-        self.latency = Histogram(
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self.requests = counter("pixeldp_requests", "HTTP requests answered.", ["route", "status"])
+        self.latency = histogram(
             "pixeldp_request_duration_seconds",
             "From the arrival of a request to the end of its answer.",
             ["route"],
             buckets=_SECONDS,
-            **of,
         )
-        self.stage = Histogram(
+        self.stage = histogram(
             "pixeldp_stage_duration_seconds",
             "Where the time of a prediction goes: decode, queue, compute.",
             ["stage"],
             buckets=_SECONDS,
-            **of,
         )
-        self.predictions = Counter(
+        self.predictions = counter(
             "pixeldp_predictions",
             "Pictures answered, by whether the answer is robust (unknown: none was asked).",
             ["model", "robust", "stopped"],
-            **of,
         )
-        self.draws = Histogram(
+        self.draws = histogram(
             "pixeldp_prediction_draws",
             "Draws used for a prediction.",
             ["model"],
             buckets=_DRAWS,
-            **of,
         )
-        self.size = Histogram(
+        self.size = histogram(
             "pixeldp_certified_size",
             "Certified size, in the norm of the answer.",
             ["model", "norm"],
             buckets=_SIZES,
-            **of,
         )
-        self.passes = Counter("pixeldp_passes", "Forward passes made.", ["worker"], **of)
-        self.slots = Counter(
-            "pixeldp_slots", "Slots of those passes; one draw fits into each.", ["worker"], **of
+        self.passes = counter("pixeldp_passes", "Forward passes made.", ["worker"])
+        self.slots = counter(
+            "pixeldp_slots", "Slots of those passes; one draw fits into each.", ["worker"]
         )
-        self.filled = Counter(
-            "pixeldp_slots_filled", "Slots that held a draw of some picture.", ["worker"], **of
+        self.filled = counter(
+            "pixeldp_slots_filled", "Slots that held a draw of some picture.", ["worker"]
         )
-        self.busy = Counter(
-            "pixeldp_worker_busy_seconds", "Time that a worker spent in passes.", ["worker"], **of
+        self.busy = counter(
+            "pixeldp_worker_busy_seconds", "Time that a worker spent in passes.", ["worker"]
         )
-        self.up = Gauge("pixeldp_worker_up", "Whether a worker is ready.", ["worker"], **of)
-        self.restarts = Counter(
-            "pixeldp_worker_deaths", "Times that a worker has died.", ["worker"], **of
-        )
-        self.queued = Gauge("pixeldp_pictures_queued", "Pictures that wait for a worker.", **of)
-        self.in_flight = Gauge("pixeldp_pictures_in_flight", "Pictures that a worker has.", **of)
-        self.model = Gauge(
-            "pixeldp_model_info", "The models served; always 1.", ["model", "version", "digest"], **of
+        self.up = gauge("pixeldp_worker_up", "Whether a worker is ready.", ["worker"])
+        self.deaths = counter("pixeldp_worker_deaths", "Times that a worker has died.", ["worker"])
+        self.queued = gauge("pixeldp_pictures_queued", "Pictures that wait for a worker.")
+        self.in_flight = gauge("pixeldp_pictures_in_flight", "Pictures that a worker has.")
+        self.model = gauge(
+            "pixeldp_model_info", "The models served; always 1.", ["model", "version", "digest"]
         )
 
     def watch(self, queued: Callable[[], int], in_flight: Callable[[], int]) -> None:
@@ -100,7 +94,7 @@ class Metrics:
         """Note that a worker is ready, or has died."""
         self.up.labels(worker).set(up)
         if not up:
-            self.restarts.labels(worker).inc()
+            self.deaths.labels(worker).inc()
 
     def render(self) -> bytes:
         """Return the exposition in Prometheus's text format."""

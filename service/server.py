@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import setproctitle
 import uvicorn
@@ -14,8 +16,10 @@ from service import logs
 from service.app import create_app
 from service.settings import Settings
 
+SAMPLE = Path(__file__).parents[1] / "examples" / "7.png"
 
-class CannotServeError(Exception):
+
+class CannotServeError(ValueError):
     """The service cannot start, or cannot go on: says why."""
 
 
@@ -25,20 +29,20 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Have SIGINT and SIGTERM stop the server, and nothing more."""
-        former = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        signals = (signal.SIGINT, signal.SIGTERM)
+        former = {one: signal.signal(one, self.handle_exit) for one in signals}
         try:
             yield
         finally:
-            for sig, handler in former.items():
-                signal.signal(sig, handler)
+            for one, handler in former.items():
+                signal.signal(one, handler)
 
 
-def serve(settings: Settings, announce: str) -> None:
+def serve(settings: Settings) -> None:
     """Serve until a signal to stop.
 
     Args:
         settings: checked settings.
-        announce: printed once the socket is open; ``{address}`` stands for the service's address.
 
     Raises:
         CannotServeError: the address is taken, or a worker cannot load its models.
@@ -54,8 +58,7 @@ def serve(settings: Settings, announce: str) -> None:
 
     app = create_app(settings, broken)
     with _bind(settings.host, settings.port) as listener:
-        host, port = listener.getsockname()[:2]
-        print(announce.format(address=f"http://{host}:{port}"), file=sys.stderr, flush=True)
+        print(_announcement(listener), file=sys.stderr, flush=True)
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -81,3 +84,17 @@ def _bind(host: str, port: int) -> socket.socket:
         reason = f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port"
         raise CannotServeError(reason) from None
     return listener
+
+
+def _announcement(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    host = f"[{host}]" if ":" in host else host
+    address = f"http://{host}:{port}"
+    lines = [f"PixelDP answers on {address} (interactive documentation: {address}/docs)"]
+    if SAMPLE.is_file():
+        lines += [
+            "Certify a picture:",
+            f"  curl --data-binary @{shlex.quote(str(SAMPLE))} -H 'Content-Type: image/png' "
+            f"'{address}/predict?target=0.5'",
+        ]
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Settings: from the environment (``PIXELDP_…``) and the command line, checked together at start."""
+"""Settings, from the environment (``PIXELDP_…``) and the command line, checked at start."""
 
 import os
 from pathlib import Path

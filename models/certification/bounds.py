@@ -110,15 +110,14 @@ def betting_upper(
     draws, sums, squares = np.asarray(draws), np.asarray(sums), np.asarray(squares)
     rest = draws * denominator - sums
     rest_squares = draws * denominator**2 - 2 * denominator * sums + squares
-    return 1 - betting_lower(
-        draws, rest, rest_squares, alpha, denominator=denominator, steps=steps
-    )
+    return 1 - betting_lower(draws, rest, rest_squares, alpha, denominator=denominator, steps=steps)
 
 
 def clopper_pearson_lower(draws: ArrayLike, votes: ArrayLike, alpha: ArrayLike) -> Floats:
     """Exact lower bound for votes at one fixed n (Clopper and Pearson 1934)."""
     n, k = np.asarray(draws, dtype=float), np.asarray(votes, dtype=float)
-    bound = special.betaincinv(np.maximum(k, 1), n - np.maximum(k, 1) + 1, alpha)
+    a = np.asarray(alpha, dtype=float)
+    bound = special.betaincinv(np.maximum(k, 1), n - np.maximum(k, 1) + 1, a)
     return np.where(k > 0, bound, 0.0)
 
 

@@ -45,15 +45,15 @@ def convert(size: ArrayLike, source: Norm, target: Norm, values: ArrayLike) -> F
     values = np.asarray(values, dtype=float)
     match source, target:
         case ("l1", "l2"):  # ‖δ‖₁ ≤ √d ‖δ‖₂
-            return size / np.sqrt(values)
+            return np.asarray(size / np.sqrt(values))
         case ("l1", "linf"):  # ‖δ‖₁ ≤ d ‖δ‖∞
-            return size / values
+            return np.asarray(size / values)
         case ("l2", "l1"):  # ‖δ‖₂ ≤ ‖δ‖₁ and ‖δ‖₂² ≤ ‖δ‖₁
-            return np.maximum(size, size * size)
+            return np.asarray(np.maximum(size, size * size))
         case ("l2", "linf"):  # ‖δ‖₂ ≤ √d ‖δ‖∞
-            return size / np.sqrt(values)
+            return np.asarray(size / np.sqrt(values))
         case _:  # the same norm, or from L∞: ‖δ‖∞ ≤ ‖δ‖₂ ≤ ‖δ‖₁
-            return size + 0.0
+            return np.asarray(size + 0.0)
 
 
 def required(target: float, source: Norm, norm: Norm, values: int) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from models.certification.division import LEAST_DRAWS, PILOT_BLOCK
 from models.certification.procedure import Question, Terms, best_size
-from models.certification.tally import DENOMINATORS, Scoring, Tally
+from models.certification.tally import Scoring, Tally
 
 # Beyond this no budget is worth naming.
 MOST_DRAWS = 10**9
@@ -21,11 +21,9 @@ SMALLEST_SIZE = 5e-324
 def reachable_size(question: Question, terms: Terms, scoring: Scoring) -> float:
     """Return the size answered if every draw of the whole budget gives the label all its score."""
     counted = question.max_draws - PILOT_BLOCK
-    unit = DENOMINATORS[scoring]
-    tally = Tally(
-        counted, np.array([counted * unit, 0]), np.array([counted * unit * unit, 0]), unit
-    )
-    return best_size(tally, terms, question, scoring)
+    # Scores of 0 and 1 alone sum to the same in any unit; the finest would overflow int64 here.
+    sums = np.array([counted, 0])
+    return best_size(Tally(counted, sums, sums, 1), terms, question, scoring)
 
 
 def draws_needed(question: Question, terms: Terms, scoring: Scoring) -> int | None:

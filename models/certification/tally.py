@@ -34,9 +34,9 @@ def draw_scores(logits: Numbers, scoring: Scoring) -> Integers:
     """
     if scoring not in SCORINGS:
         raise ValueError(f"unknown scoring {scoring!r}; known: {', '.join(SCORINGS)}")
-    finite = np.isfinite(logits).all(axis=1)
+    finite = np.asarray(np.isfinite(logits).all(axis=1))
     if scoring == "votes":
-        scores = np.zeros(logits.shape, dtype=np.int64)
+        scores: Integers = np.zeros(logits.shape, dtype=np.int64)
         scores[np.arange(len(logits)), logits.argmax(axis=1)] = finite
         return scores
     safe = np.where(finite[:, None], logits, 0.0).astype(np.float64)

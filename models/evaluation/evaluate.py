@@ -147,7 +147,7 @@ def evaluate(
         norm=norm,
         accuracy=float(right.mean()),
         certified=tuple(
-            CertifiedAccuracy(radius=radius, accuracy=float((right & (sizes >= radius)).mean()))
+            CertifiedAccuracy(radius=radius, accuracy=float((sizes >= radius).mean()))
             for radius in radii
         ),
         mean_size=float(sizes.mean()),
@@ -164,7 +164,7 @@ def evaluate(
 def answers(
     predictor: Predictor, images: NDArray[np.uint8], question: Question
 ) -> Iterator[tuple[int, Inquiry]]:
-    """Answer ``question`` for each of the pictures [N, height, width, channels].
+    """Answer ``question``, which has no target, for each picture of [N, height, width, channels].
 
     Yields:
         The index of a picture and its finished inquiry, in the order in which they finish.
@@ -179,7 +179,9 @@ def answers(
             active.append((index, encoded, inquiry))
         if not active:
             return
-        counts = share([inquiry.remaining for *_, inquiry in active], predictor.pass_size)
+        # Without a target nobody stops before the last draw.
+        left = [question.max_draws - inquiry.total.draws for *_, inquiry in active]
+        counts = share(left, predictor.pass_size)
         rows = np.repeat(np.arange(len(active)), counts)
         # Rows of the last pass that nobody needs are drawn and dropped.
         padded = np.zeros(predictor.pass_size, dtype=np.intp)

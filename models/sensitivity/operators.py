@@ -229,7 +229,7 @@ class Convolution(LinearMap):
         for start in range(0, half.shape[-1], step):
             symbol = np.fft.fft(half[..., start : start + step], rows, axis=3)
             blocks = np.moveaxis(symbol, (1, 2), (-2, -1)).reshape(-1, *phases.shape[1:3])
-            largest = max(largest, _largest_eigenvalue(_gram(blocks), largest))
+            largest = _largest_eigenvalue(_gram(blocks), largest)
         grid = f"symbol on {rows}x{columns} frequencies"
         method = grid if factor == 1 else f"{grid} with Ehlich-Zeller factor {factor:.6f}"
         return factor * sqrt(largest), method
@@ -354,9 +354,9 @@ def _gram(blocks: Numbers) -> Numbers:
 def _largest_eigenvalue(grams: Numbers, known: float = 0.0) -> float:
     """The largest eigenvalue of any of these positive semidefinite matrices, at least ``known``.
 
-    For the largest one of a matrix, (Σλ¹⁶/Σλ¹²)^¼ ≤ λ ≤ (Σλ¹⁶)^¹⁄₁₆; only matrices whose upper limit
-    reaches the best lower limit are decomposed. As λ is the matrix's own norm, its relative error
-    is that of the eigenvalue solver, and its root's is half of it.
+    For the largest of one matrix, (Σλ¹⁶/Σλ¹²)^(1/4) ≤ λ ≤ (Σλ¹⁶)^(1/16); only matrices whose upper
+    limit reaches the best lower limit are decomposed. As λ is the matrix's own norm, its relative
+    error is that of the eigenvalue solver, and its root's is half of it.
     """
     if len(grams) > 1:
         fourth = np.linalg.matrix_power(grams, 4)

@@ -28,10 +28,14 @@ class TrainingError(ValueError):
 
 @dataclass
 class Progress:
-    """How far a training has come: whole epochs, their time, and what the last one gave."""
+    """How far a training has come: whole epochs, their time, and what the last one gave.
+
+    ``cpu_seconds`` is the processor's time, which other work on the machine does not lengthen.
+    """
 
     epochs: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     loss: float = 0.0
     noisy_accuracy: float = 0.0
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -206,21 +207,25 @@ _NAMED: dict[str, Callable[[Path | None, Split, bool], DataSet]] = {
 }
 
 
+_ARRAYS = ("images", "labels", "names")
+
+
 def _npz(path: Path) -> DataSet:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = {"images", "labels"} - set(file.files)
-            if missing:
-                raise DataSetError(
-                    f"{path}: lacks {', '.join(sorted(missing))}; an .npz data set has 'images' "
-                    "(uint8 [N, height, width, channels]), 'labels' [N] and optionally 'names'"
-                )
-            images, labels = file["images"], file["labels"]
-            names = file["names"] if "names" in file.files else None
-    except (OSError, ValueError, BadZipFile) as error:
-        if isinstance(error, DataSetError):
-            raise
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, NpzFile):
+                raise ValueError("it holds a single array")
+            arrays = {name: file[name] for name in file.files if name in _ARRAYS}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise DataSetError(f"{path}: cannot be read as .npz ({error})") from None
+    missing = {"images", "labels"} - arrays.keys()
+    if missing:
+        raise DataSetError(
+            f"{path}: lacks {', '.join(sorted(missing))}; an .npz data set has 'images' "
+            "(uint8 [N, height, width, channels]), 'labels' [N] and optionally 'names'"
+        )
+    images, labels, names = arrays["images"], arrays["labels"], arrays.get("names")
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataSetError(f"{path}: labels must be integers, not {labels.dtype}")
     if images.ndim == 3:

@@ -173,6 +173,7 @@ class Training:
                 "loss": self.progress.loss,
                 "noisy_accuracy": self.progress.noisy_accuracy,
                 "seconds": round(self.progress.seconds, 1),
+                "cpu_seconds": round(self.progress.cpu_seconds, 1),
                 "torch": torch.__version__,
             },
             weights=WeightsSpec(sha256="0" * 64),
@@ -209,7 +210,7 @@ class Training:
     def _epoch(
         self, epoch: int, schedule: torch.optim.lr_scheduler.LRScheduler, bar: "tqdm[Never]"
     ) -> None:
-        began = time.perf_counter()
+        began = time.perf_counter(), time.process_time()
         self.network.train()
         order = torch.randperm(len(self.data))
         losses, hits = 0.0, 0.0
@@ -223,7 +224,8 @@ class Training:
             bar.update()
         self.progress = Progress(
             epochs=epoch + 1,
-            seconds=self.progress.seconds + time.perf_counter() - began,
+            seconds=self.progress.seconds + time.perf_counter() - began[0],
+            cpu_seconds=self.progress.cpu_seconds + time.process_time() - began[1],
             loss=losses / len(self.data),
             noisy_accuracy=hits / len(self.data),
         )

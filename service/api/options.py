@@ -42,9 +42,7 @@ class Options(BaseModel):
     require: Literal["robust"] | None = Field(
         None, description="`robust`: an answer that is not robust comes with status 406."
     )
-    evidence: bool = Field(
-        False, description="Add what it takes to compute the certificate again."
-    )
+    evidence: bool = Field(False, description="Add what it takes to compute the certificate again.")
     priority: Literal["high", "normal"] = "normal"
 
 

@@ -166,17 +166,21 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def out_of_range(errors: list[Any]) -> Problem:
-    """Turn pydantic's first complaint about an option into a problem."""
-    first = errors[0]
-    option = str(first["loc"][-1])
-    message = str(first["msg"]).removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if first["type"] == "extra_forbidden":
+    """Turn pydantic's complaints about the first option that has any into a problem."""
+    option = _option(errors[0])
+    about = [error for error in errors if _option(error) == option]
+    if about[0]["type"] == "extra_forbidden":
         return Problem("option-out-of-range", f"There is no option {option!r}.", option=option)
-    given = "" if first["type"] == "missing" else f", not {_short(first.get('input'))}"
-    return Problem(
-        "option-out-of-range", f"{option}: {message}{given}.", option=option, allowed=message
-    )
+    # A value that may be of several kinds is told what each of them would have needed.
+    messages = dict.fromkeys(str(error["msg"]).removeprefix("Input ") for error in about)
+    allowed = " or ".join(messages)
+    given = _short(about[0].get("input"))
+    detail = f"{option} {allowed}, not {given}."
+    return Problem("option-out-of-range", detail, option=option, allowed=allowed)
+
+
+def _option(error: Any) -> str:
+    return str(next((part for part in error["loc"] if part not in ("query", "body")), "options"))
 
 
 def _short(value: object) -> str:

@@ -41,7 +41,7 @@ class Ticket:
     high: bool = False
     started: float | None = None
     issued: int = 0
-    _served: int = field(default=-1, repr=False)
+    _served: int = field(default=0, repr=False)
 
     @property
     def done(self) -> bool:
@@ -86,6 +86,7 @@ class Batcher:
         """Take a picture in; it may have slots in the very next pass."""
         if ticket.id in self._tickets:
             raise ValueError(f"ticket {ticket.id} is in flight already")
+        ticket._served = self._passes
         self._tickets[ticket.id] = ticket
 
     def cancel(self, ticket_id: int) -> bool:

@@ -1,7 +1,8 @@
 """The engine: owns the workers, hands them pictures, and never loses one.
 
 It lives in the front process, on its event loop. A worker that dies is started again and its
-pictures go to another or to its successor, from their first draw on: predicting has no side effects.
+pictures go to another or to its successor, from their first draw on: predicting has no side
+effects.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ GRACE_SECONDS = 2.0
 # Deaths of workers that one picture may see before it is taken to be their cause.
 MOST_DEATHS = 2
 RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
-# Draws a picture takes from a pass at a time; decides how many pictures keep a worker's passes full.
+# Draws that a picture takes from a pass at a time: how many pictures keep a worker's passes full.
 DRAWS_AT_A_TIME = 32
 
 
@@ -145,8 +146,9 @@ class Engine:
         observer: Observer,
         on_broken: Callable[[str], None],
     ) -> None:
-        self._load = dict(
+        self._load = wire.Load(
             bundles=[str(bundle.path) for bundle in bundles],
+            device="",
             precision=precision,
             pass_size=pass_size,
         )
@@ -289,7 +291,8 @@ class Engine:
         reader, writer = await asyncio.open_connection(sock=ours)
         worker.writer = writer
         try:
-            writer.write(wire.encode(wire.Load(device=worker.device, **self._load)))  # type: ignore[arg-type]
+            load = self._load.model_copy(update={"device": worker.device})
+            writer.write(wire.encode(load))
             decoder = wire.Decoder()
             while data := await reader.read(_CHUNK):
                 for message, _ in decoder.feed(data):
@@ -331,9 +334,7 @@ class Engine:
             case _:
                 log.error("unexpected message", worker=worker.name, kind=message.kind)
 
-    def _settle(
-        self, worker: _Worker, flight_id: int, outcome: wire.Answer | EngineError
-    ) -> None:
+    def _settle(self, worker: _Worker, flight_id: int, outcome: wire.Answer | EngineError) -> None:
         flight = worker.flights.pop(flight_id, None)
         if flight and not flight.answer.done():
             if isinstance(outcome, EngineError):

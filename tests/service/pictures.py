@@ -50,7 +50,7 @@ def png_header(width: int, height: int, depth: int, colour: int, interlace: int 
 
 
 def png(samples: Array, depth: int, colour: int, extra: bytes = b"", after: bytes = b"") -> bytes:
-    """A PNG of ``samples`` [h, w, c] as coded; ``extra`` chunks before the data, ``after`` after."""
+    """A PNG of ``samples`` [h, w, c] as coded, with chunks before and after the pixels."""
     height, width, _ = samples.shape
     header = png_header(width, height, depth, colour)
     data = zlib.compress(_png_rows(samples, depth))

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import struct
 import subprocess
 import sys
 import zipfile
@@ -38,7 +39,8 @@ PALETTE = noise(256, 3, seed=2)
 def composited(colour: Array, alpha: Array) -> Array:
     """The oracle: in floats, which are exact enough as no result lies halfway."""
     value = (colour * alpha.astype(float) + 255.0 * (255 - alpha.astype(float))) / 255
-    return np.rint(value).astype(np.uint8)
+    rounded: Array = np.rint(value).astype(np.uint8)
+    return rounded
 
 
 def check(data: bytes, expected: Array) -> Picture:
@@ -65,7 +67,7 @@ def paletted(array: Array, colours: Array = PALETTE) -> Image.Image:
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "GIF", "TIFF", "PPM"])
 def test_lossless_grey(form: str) -> None:
-    check(save(GREY, form), GREY)
+    check(save(GREY, form, **({"optimize": False} if form == "GIF" else {})), GREY)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +137,17 @@ def test_jpeg_adobe_colours_are_kept() -> None:
     assert np.abs(decode(data).array().astype(int) - noise(16, 16, 3)).max() <= 3
 
 
+def test_jpeg_colours_that_only_the_adobe_marker_tells() -> None:
+    data = save(noise(16, 16, 3), "JPEG", keep_rgb=True, quality=100, subsampling=0)
+    frame, scan = data.index(b"\xff\xc0") + 10, data.index(b"\xff\xda") + 5
+    numbered = bytearray(data)
+    for index in range(3):  # components called R, G, B tell their colours by themselves
+        numbered[frame + 3 * index] = numbered[scan + 2 * index] = index + 1
+    adobe = made.segment(0xEE, b"Adobe\0\x64\0\0\0\0\0")
+    marked = bytes(numbered[:2]) + adobe + bytes(numbered[2:])
+    check(marked, np.asarray(Image.open(io.BytesIO(data))))
+
+
 def test_jpeg_of_several_pictures_is_the_first() -> None:
     first, second = Image.fromarray(noise(16, 24, 3)), Image.fromarray(noise(8, 8, 3, seed=5))
     data = save_image(first, "MPO", save_all=True, append_images=[second])
@@ -149,18 +162,13 @@ def test_lossy_webp() -> None:
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
-def test_sixteen_bit_tiff(order: str, compression: str) -> None:
-    if compression == "raw":
-        pixels = GREY16.astype(order + "u2").tobytes()
-        data = made.tiff_strip(pixels, 7, 5, {258: (3, [16])}, order)
-    else:
-        image = Image.frombytes("I;16", (7, 5), GREY16.astype("<u2").tobytes())
-        if order == ">":
-            image = Image.frombytes("I;16B", (7, 5), GREY16.astype(">u2").tobytes())
-        data = save_image(image, "TIFF", compression=compression)
-    assert data.startswith(b"II" if order == "<" else b"MM")
-    check(data, GREY16)
+def test_sixteen_bit_tiff(order: str) -> None:
+    pixels = GREY16.astype(order + "u2").tobytes()
+    check(made.tiff_strip(pixels, 7, 5, {258: (3, [16])}, order), GREY16)
+    deflated: made.Tags = {258: (3, [16]), 259: (3, [8])}
+    check(made.tiff_strip(zlib.compress(pixels), 7, 5, deflated, order), GREY16)
+    image = Image.frombytes("I;16", (7, 5), GREY16.astype("<u2").tobytes())
+    check(save_image(image, "TIFF", compression="tiff_lzw"), GREY16)
 
 
 def test_sixteen_bit_png_and_pgm() -> None:
@@ -192,7 +200,7 @@ def test_tiff_white_is_zero() -> None:
 
 
 def test_tiff_extra_channel_of_no_meaning() -> None:
-    more = {258: (3, [8] * 4), 262: (3, [2]), 277: (3, [4]), 338: (3, [0])}
+    more: made.Tags = {258: (3, [8] * 4), 262: (3, [2]), 277: (3, [4]), 338: (3, [0])}
     check(made.tiff_strip(RGBA.tobytes(), 7, 5, more), RGBA[..., :3])
 
 
@@ -264,9 +272,11 @@ def test_transparent_grey_of_a_png(depth: int) -> None:
 
 
 def test_transparent_colour_of_a_png() -> None:
-    array = RGB.copy()
-    array[0, 0], array[4, 6] = array[2, 3], (*array[2, 3][:2], array[2, 3][2] ^ 1)
-    key = array[2, 3].astype(">u2").tobytes()
+    array, colour = RGB.copy(), RGB[2, 3]
+    array[0, 0] = colour
+    for channel in range(3):  # the same but for one channel: not transparent
+        array[4, channel] = colour ^ (np.arange(3) == channel)
+    key = colour.astype(">u2").tobytes()
     expected = array.copy()
     expected[0, 0] = expected[2, 3] = 255
     check(made.png(array, 8, 2, made.chunk(b"tRNS", key)), expected)
@@ -289,7 +299,8 @@ def seen(array: Array, orientation: int) -> Array:
         7: (height - 1 - x, width - 1 - y),
         8: (x, width - 1 - y),
     }[orientation]
-    return array[row, column]
+    turned: Array = array[row, column]
+    return turned
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -353,7 +364,7 @@ def test_not_a_picture_says_what_it_is(data: bytes, found: str) -> None:
 
 
 def test_formats_that_pillow_would_read_are_refused() -> None:
-    for form in ("TGA", "PCX", "ICO", "SGI", "JPEG2000", "IM", "DDS", "MSP", "XBM", "SPIDER"):
+    for form in ("TGA", "PCX", "ICO", "SGI", "JPEG2000", "DDS", "MSP", "XBM", "SPIDER"):
         array = ONE_BIT if form in ("MSP", "XBM") else GREY
         image = Image.fromarray(array)
         data = save_image(image.convert("F") if form == "SPIDER" else image, form)
@@ -366,9 +377,9 @@ CMYK = Image.new("CMYK", (4, 4), (1, 2, 3, 4))
 FLOATS = Image.new("F", (4, 4), 0.5)
 INTEGERS = Image.new("I", (4, 4), 70_000)
 LAB = Image.new("LAB", (4, 4))
-PLANES = {258: (3, [8] * 3), 262: (3, [2]), 277: (3, [3]), 284: (3, [2])}
-PREMULTIPLIED = {258: (3, [8] * 4), 262: (3, [2]), 277: (3, [4]), 338: (3, [1])}
-DEEP_PALETTE = {262: (3, [3]), 320: (3, [257 * 7, 256 * 9 + 1, 12345] * 256)}
+PLANES: made.Tags = {258: (3, [8] * 3), 262: (3, [2]), 277: (3, [3]), 284: (3, [2])}
+PREMULTIPLIED: made.Tags = {258: (3, [8] * 4), 262: (3, [2]), 277: (3, [4]), 338: (3, [1])}
+DEEP_PALETTE: made.Tags = {262: (3, [3]), 320: (3, [257 * 7, 256 * 9 + 1, 12345] * 256)}
 
 
 @pytest.mark.parametrize(
@@ -429,8 +440,18 @@ def test_tiff_palettes_of_either_habit() -> None:
         check(made.tiff_strip(GREY.tobytes(), 7, 5, more), PALETTE[GREY])
 
 
+def twice(data: bytes, marker: bytes) -> bytes:
+    """A JPEG with a segment repeated."""
+    start = data.index(marker)
+    end = start + 2 + int.from_bytes(data[start + 2 : start + 4])
+    return data[:end] + data[start:]
+
+
 PNG = made.png(RGB, 8, 2)
 IDAT = PNG.index(b"IDAT") - 4
+
+
+STRIPS_AND_TILES: made.Tags = {tag: (3, [16]) for tag in (322, 323, 324)} | {325: (3, [256])}
 
 
 @pytest.mark.parametrize(
@@ -447,13 +468,13 @@ IDAT = PNG.index(b"IDAT") - 4
         (PNG[:IDAT] + PNG[-12:], "broken or truncated PNG"),
         (PNG[:IDAT] + made.chunk(b"IDAT", b"zlib?") + PNG[-12:], "broken or truncated PNG"),
         (made.png(noise(4, 4, 3), 8, 3), "broken or truncated PNG"),
-        (made.png(RGB[:3], 8, 2)[:8] + PNG[8:33] + made.png(RGB[:3], 8, 2)[33:], "truncated PNG"),
         (save(RGB, "JPEG")[:-2], "truncated JPEG"),
         (b"\xff\xd8\xff\xd9", "truncated JPEG"),
-        (save(RGB, "GIF")[:-1], "broken or truncated GIF"),
+        (twice(save(RGB, "JPEG"), b"\xff\xc0"), "two frame headers"),
+        (save(RGB, "GIF")[:-2], "broken or truncated GIF"),
         (b"GIF89a\1\0\1\0\0\0\0;", "broken or truncated GIF|without pixels"),
         (save(RGB, "WEBP")[:-1], "truncated WebP"),
-        (save(RGB, "BMP")[:-1], "truncated BMP"),
+        (save(RGB, "BMP")[:-4], "truncated BMP"),
         (save(RGB, "PPM")[:-1], "truncated PNM"),
         (b"P5 #" + b"c" * 2000 + b"\n1 1 255 a", "P5 file whose header"),
         (b"P5 0 5 255\n", "without pixels"),
@@ -462,6 +483,7 @@ IDAT = PNG.index(b"IDAT") - 4
         (made.tiff_strip(GREY.tobytes(), 7, 5, {278: (3, [2])}), "truncated TIFF"),
         (made.tiff_strip(GREY.tobytes(), 7, 5, {278: (3, [0])}), "make no sense"),
         (made.tiff_strip(GREY.tobytes(), 7, 5, {322: (3, [16])}), "make no sense"),
+        (made.tiff_strip(bytes(256), 7, 5, STRIPS_AND_TILES), "make no sense"),
         (made.riff([made.vp8x(16, 16), made.vp8l(32, 32)]), "broken or truncated WebP"),
     ],
 )
@@ -477,12 +499,24 @@ def test_tiff_tag_given_twice() -> None:
         decode(data)
 
 
+def test_tiff_tags_that_overlap() -> None:
+    ones: made.Tags = {320: (3, [1] * 500), 339: (3, [1] * 500)}
+    data = bytearray(made.tiff_strip(GREY.tobytes(), 7, 5, ones))
+    check(bytes(data), GREY)
+    # Both claim 900 of the 1,000 numbers: more than the file holds, which Pillow would warn about.
+    first, second = (data.index(struct.pack("<HHI", tag, 3, 500)) for tag in ones)
+    data[first + 4 : first + 8] = struct.pack("<I", 900)
+    data[second + 4 : second + 12] = data[first + 4 : first + 12]
+    with pytest.raises(NotAPicture, match="a truncated TIFF"):
+        decode(bytes(data))
+
+
 # --- limits ----------------------------------------------------------------------------------
 
 
 def test_the_limit_is_inclusive() -> None:
     assert decode(PNG, Limits(max_pixels=35)).values == 105
-    with pytest.raises(TooManyPixels, match="35 pixels.*at most 34") as caught:
+    with pytest.raises(TooManyPixels, match=r"35 pixels.*at most 34") as caught:
         decode(PNG, Limits(max_pixels=34))
     assert (caught.value.pixels, caught.value.limit) == (35, 34)
 
@@ -519,13 +553,15 @@ BOMBS = {
 }
 # Small pictures whose decoding would take much memory none the less.
 ONE_HUGE_TILE: made.Tags = {
-    **{256: (3, [16]), 257: (3, [16]), 258: (3, [8]), 259: (3, [5]), 262: (3, [1])},
-    **{322: (4, [65_536]), 323: (4, [65_536]), 324: (4, [8]), 325: (4, [50])},
+    **{256: (3, [16]), 257: (3, [16]), 258: (3, [8]), 259: (3, [8]), 262: (3, [1])},
+    **{322: (4, [8192]), 323: (4, [8192]), 324: (4, [0]), 325: (4, [0])},
 }
+TILE = zlib.compress(bytes(8192 * 8192), 1)
+ONE_HUGE_TILE |= {324: (4, [made.tiff_start(ONE_HUGE_TILE)]), 325: (4, [len(TILE)])}
 MANY_STRIPS: made.Tags = {257: (4, [300_000]), 278: (3, [1]), 279: (3, [1] * 300_000)}
 TEXT = made.chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(1 << 24), 9))
 TRAPS = {
-    "tiff tile": made.tiff(ONE_HUGE_TILE, bytes(99)),
+    "tiff tile": made.tiff(ONE_HUGE_TILE, TILE),
     "tiff strips": made.tiff_strip(b"", 1, 300_000, MANY_STRIPS),
     "webp frame": made.riff([made.vp8x(16, 16), made.vp8l(16_384, 16_384)]),
     "bmp palette": made.bmp(b"", 1, 1, 8)[:46] + b"\xff" * 4 + made.bmp(b"", 1, 1, 8)[50:],
@@ -620,20 +656,27 @@ CORPUS = {
     "pgm 16": b"P5 #c\n7 5 65535\n" + GREY16.tobytes(),
     "ppm": save(SMALL, "PPM"),
 }
+POLLUTER = made.png(noise(64, 64, 3), 8, 2)
 each_file = pytest.mark.parametrize("name", CORPUS)
 
 
 def survives(data: bytes) -> bool:
     """Assert that ``data`` gives a sound picture or a refusal; tell which."""
+    picture, cause = None, None
     try:
         picture = decode(data, Limits(max_pixels=1_000_000))
     except PictureError as error:
-        # Warnings are errors here. Under a server's filters they would be none, and the bytes
-        # might pass: the readers leave Pillow nothing to warn about.
-        assert not isinstance(error.__cause__, Warning), error.__cause__
+        cause = error.__cause__
+    # Warnings are errors here. Under a server's filters they would be none, and the bytes might
+    # pass: the readers leave Pillow nothing to warn about.
+    assert not isinstance(cause, Warning), cause
+    if picture is None:
         return False
     assert len(picture.pixels) == picture.values * picture.bits // 8
     assert picture.array().shape == (picture.height, picture.width, picture.channels)
+    # Nothing is read from memory that an earlier picture left behind.
+    decode(POLLUTER)
+    assert decode(data) == picture
     return True
 
 
@@ -647,8 +690,9 @@ def test_truncation_at_every_byte(name: str, capfd: pytest.CaptureFixture[str]) 
     data = CORPUS[name]
     passed = [end for end in range(len(data)) if survives(data[:end])]
     # What may be missing is nothing but padding after the pixels.
-    assert all(decode(data[:end]).digest == decode(data).digest for end in passed)
-    assert capfd.readouterr().err == ""  # libtiff and libjpeg keep quiet, too
+    assert all(decode(data[:end]) == decode(data) for end in passed)
+    # libtiff alone writes a line about each damaged strip, and there is no way to stop it.
+    assert capfd.readouterr().err == "" or name.startswith("tiff")
 
 
 @each_file
@@ -667,7 +711,25 @@ def test_random_damage(name: str, capfd: pytest.CaptureFixture[str]) -> None:
         if name.startswith("png"):  # else no damage would get past the checksums
             outcomes.add(survives(made.png_repaired(bytes(damaged))))
     assert outcomes == {True, False}
-    assert capfd.readouterr().err == ""
+    assert capfd.readouterr().err == "" or name.startswith("tiff")
+
+
+def test_gif_without_its_trailer() -> None:
+    assert CORPUS["gif"].endswith(b"\0;")
+    assert decode(CORPUS["gif"][:-1]) == decode(CORPUS["gif"])
+
+
+def test_pixels_left_out_are_zero() -> None:
+    short = made.png_header(7, 6, 8, 2) + PNG[33:]
+    check(short, np.concatenate([RGB, np.zeros((1, 7, 3), np.uint8)]))
+    assert survives(short)
+    # A 1 × 1 frame in the corner of a 3 × 4 screen: clear code, pixel 1, end.
+    screen = b"GIF89a\3\0\4\0\x80\0\0" + bytes([10, 20, 30, 40, 50, 60])
+    gif = screen + b"," + bytes(4) + b"\1\0\1\0\0\2\2\x4c\1\0;"
+    expected = np.tile(np.array([10, 20, 30], np.uint8), (4, 3, 1))
+    expected[0, 0] = 40, 50, 60
+    check(gif, expected)
+    assert survives(gif)
 
 
 def test_garbage_after_the_magic_number() -> None:
@@ -676,7 +738,7 @@ def test_garbage_after_the_magic_number() -> None:
     magic += [b"\xff\xd8\xff", made.PNG, b"RIFF\x40\0\0\0WEBPVP8 ", b"RIFF\x40\0\0\0WEBPVP8X"]
     for start in magic:
         for _ in range(30):
-            survives(start + random.bytes(random.integers(120)))
+            survives(start + random.bytes(int(random.integers(120))))
 
 
 def test_polyglots_are_only_their_picture() -> None:
@@ -686,7 +748,8 @@ def test_polyglots_are_only_their_picture() -> None:
     for trailer in (archive.getvalue(), b"<html><script>alert(1)</script>", PNG, CORPUS["gif"]):
         for name in ("png", "jpeg", "webp", "gif", "bmp", "pgm", "tiff"):
             assert decode(CORPUS[name] + trailer) == decode(CORPUS[name])
-    html = b"!\xfe\x2b<html><script>alert('hello, world')</script>\0"
+    html = b"<html><script>alert('hello')</script>"
+    html = b"!\xfe" + bytes([len(html)]) + html + b"\0"
     gif = CORPUS["gif"]
     start = 13 + (6 << (gif[10] & 7))
     assert decode(gif[:start] + html + gif[start:]) == decode(gif)

@@ -13,6 +13,8 @@ from models.networks import build
 from models.sensitivity.modules import encoder_sensitivity, layer_sensitivities
 from models.sensitivity.operators import PAIRS, convolution_sensitivity, linear_sensitivity
 
+torch.set_num_threads(1)
+
 ORDERS = {"l1": 1.0, "l2": 2.0, "linf": float("inf")}
 
 
@@ -180,6 +182,19 @@ def test_a_layer_used_twice_counts_twice():
         layer.weight.fill_(2.0)
     network = nn.Sequential(layer, layer)
     assert encoder_sensitivity(network, (1, 4, 4), "l2", "l2").value == pytest.approx(4.0)
+
+
+def test_batch_norm_multiplies_each_channel():
+    layer = nn.BatchNorm2d(2, eps=1.0).eval()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([1.0, -6.0]))
+        layer.running_var.copy_(torch.tensor([0.0, 8.0]))
+    for norm in NORMS:
+        found = encoder_sensitivity(layer, (2, 3, 3), norm, norm).value
+        assert found == pytest.approx(2.0, rel=1e-9)
+    plain = nn.BatchNorm2d(2, affine=False, eps=0.25).eval()
+    plain.running_var.zero_()
+    assert encoder_sensitivity(plain, (2, 3, 3), "l2", "l2").value == pytest.approx(2.0)
 
 
 def test_half_precision_weights_are_taken_as_they_are():

@@ -16,6 +16,8 @@ from models.sensitivity.operators import (
     linear_sensitivity,
 )
 
+torch.set_num_threads(1)
+
 REFERENCE = json.loads((Path(__file__).parent / "conv_reference.json").read_text())
 CLOSE = 1 + 1e-9
 EXACT = [("l1", "l1"), ("l1", "l2"), ("linf", "linf")]

@@ -11,6 +11,8 @@ from torch.nn import functional
 from models.sensitivity.operators import PAIRS, convolution_sensitivity, linear_sensitivity
 from models.sensitivity.projection import project_
 
+torch.set_num_threads(1)
+
 
 def stored_bound(layer, size, p, q):
     """The bound of the weight as stored, computed beside the projection's own code."""

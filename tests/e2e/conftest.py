@@ -1,0 +1,88 @@
+"""A real service: its own processes, its own socket, the shipped model."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 60
+
+
+class Service:
+    """A running service, with what it wrote to standard error."""
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service.cli", "serve", "--port", "0", *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PIXELDP_LOG_FORMAT": "json", **(environment or {})},
+        )
+        self.lines: list[str] = []
+        self._first = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        assert self._first.wait(START_SECONDS), "the service wrote nothing"
+        found = re.search(r"http://[0-9.]+:\d+", self.log)
+        if not found:
+            self.stop()
+            raise AssertionError(f"the service did not start: {self.log}")
+        self.address = found[0]
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            self._first.set()
+        self._first.set()
+
+    @property
+    def log(self) -> str:
+        return "".join(self.lines)
+
+    def wait_ready(self) -> "Service":
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            if httpx.get(f"{self.address}/health/ready").status_code == 200:
+                return self
+            assert self.process.poll() is None, self.log
+            time.sleep(0.05)
+        raise AssertionError(f"not ready after {START_SECONDS} s: {self.log}")
+
+    def stop(self) -> int:
+        self.process.terminate()
+        code = self.process.wait(30)
+        self._reader.join(5)
+        if self.process.stderr:
+            self.process.stderr.close()
+        return code
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[Service]:
+    running = Service().wait_ready()
+    yield running
+    code = running.stop()
+    assert code == 0, running.log
+    assert '"level": "error"' not in running.log, running.log
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.address, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def seven() -> bytes:
+    """A handwritten seven, 28 × 28 grey."""
+    return (ROOT / "examples" / "7.png").read_bytes()

@@ -1,0 +1,187 @@
+"""What operators see: health, metrics, documentation, start and stop, and deaths of processes."""
+
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import Service
+
+PNG = {"Content-Type": "image/png"}
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            text = status.read_text()
+        except OSError:
+            continue
+        if re.search(rf"^PPid:\t{pid}$", text, re.MULTILINE):
+            found.append(int(status.parent.name))
+    return found
+
+
+def title(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+
+
+def workers(running: Service) -> list[int]:
+    return [pid for pid in children(running.process.pid) if "pixeldp-worker" in title(pid)]
+
+
+def wait_gone(pids: list[int], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < end, f"still there: {[title(pid) for pid in pids]}"
+        time.sleep(0.05)
+
+
+def test_health(client: httpx.Client) -> None:
+    assert client.get("/health/live").json() == {"live": True}
+    assert client.get("/health/ready").json() == {"ready": True}
+
+
+def test_processes_name_themselves(service: Service) -> None:
+    assert title(service.process.pid) == "pixeldp-front"
+    assert sorted(map(title, workers(service)))[0] == "pixeldp-worker0"
+
+
+def test_models_are_listed(client: httpx.Client) -> None:
+    [model] = client.get("/models").json()["models"]
+    assert model["name"] == "mnist-cnn"
+    assert model["input_shape"] == [1, 28, 28]
+    assert model["labels"] == list("0123456789")
+    assert model["noise"]["mechanism"] == "gaussian"
+    assert model["digest"].startswith("sha256:")
+    assert "pixeldp train" in model["card"]
+    assert model["evaluation"]["accuracy"] > 0.9
+    assert model["calibration"]["draws_per_second"] > 0
+    assert client.get("/models/mnist-cnn").json() == model
+    assert client.get("/models/mnist-cnn:1").json() == model
+
+
+def test_metrics_count_what_happened(client: httpx.Client, seven: bytes) -> None:
+    def value(line: str) -> float:
+        found = re.search(rf"^{re.escape(line)} ([0-9.e+]+)$", client.get("/metrics").text, re.M)
+        return float(found[1]) if found else 0.0
+
+    answered = 'pixeldp_requests_total{route="/predict",status="200"}'
+    robust = 'pixeldp_predictions_total{model="mnist-cnn",robust="true",stopped="target_certified"}'
+    refused = 'pixeldp_requests_total{route="/predict",status="400"}'
+    before = value(answered), value(robust), value(refused)
+    client.post("/predict?target=0.5", content=seven, headers=PNG)
+    client.post("/predict?target=0.5", content=b"", headers=PNG)
+    assert value(answered) == before[0] + 1
+    assert value(robust) == before[1] + 1
+    assert value(refused) == before[2] + 1
+    assert value('pixeldp_worker_up{worker="worker0"}') == 1
+
+
+def test_the_documentation_needs_no_other_host(client: httpx.Client) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    links = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page.text)
+    assert links
+    for link in links:
+        assert link.startswith(("/", str(client.base_url))), link
+        assert client.get(link).status_code == 200
+    schema = client.get("/openapi.json").json()
+    assert "/predict" in schema["paths"]
+    assert {"200", "406", "422", "503", "504"} <= set(
+        schema["paths"]["/predict"]["post"]["responses"]
+    )
+
+
+def test_requests_carry_ids_and_traces(client: httpx.Client) -> None:
+    given = {
+        "X-Request-Id": "abc-1",
+        "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    }
+    headers = client.get("/health/live", headers=given).headers
+    assert headers["X-Request-Id"] == "abc-1"
+    trace, span = headers["traceparent"].split("-")[1:3]
+    assert trace == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert span != "00f067aa0ba902b7"
+    headers = client.get(
+        "/health/live", headers={"X-Request-Id": "a b\tc", "traceparent": "x"}
+    ).headers
+    assert re.fullmatch(r"[0-9a-f]{16}", headers["X-Request-Id"])
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", headers["traceparent"])
+
+
+def test_a_port_that_is_taken_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(AssertionError, match=f"cannot listen on 127.0.0.1:{port}"):
+            Service("--port", str(port))
+
+
+def test_a_stop_under_load_delivers_what_is_in_flight(seven: bytes) -> None:
+    running = Service().wait_ready()
+    pids = [running.process.pid, *workers(running)]
+    answers: list[int] = []
+
+    def ask() -> None:
+        url = f"{running.address}/predict?max_draws=20000"
+        answers.append(httpx.post(url, content=seven, headers=PNG, timeout=60).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    assert not answers, "the load was too light to test anything"
+    assert running.stop() == 0
+    for thread in threads:
+        thread.join()
+    assert answers == [200] * 4
+    wait_gone(pids, 5)
+
+
+def test_a_killed_worker_loses_no_picture(seven: bytes) -> None:
+    running = Service().wait_ready()
+    try:
+        answers: list[Any] = []
+
+        def ask() -> None:
+            url = f"{running.address}/predict?max_draws=20000"
+            answers.append(httpx.post(url, content=seven, headers=PNG, timeout=60))
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        victim = workers(running)[0]
+        os.kill(victim, signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert all(answer.json()["draws"] == 20_000 for answer in answers)
+        end = time.monotonic() + 20
+        while len(workers(running)) < 1 or "pixeldp_worker_deaths_total" not in metrics(running):
+            assert time.monotonic() < end, running.log
+            time.sleep(0.1)
+        running.wait_ready()
+    finally:
+        assert running.stop() == 0
+
+
+def test_when_the_front_is_killed_no_worker_is_left() -> None:
+    running = Service().wait_ready()
+    pids = workers(running)
+    assert pids
+    running.process.kill()
+    running.process.wait()
+    wait_gone(pids, 5)
+    running.stop()
+
+
+def metrics(running: Service) -> str:
+    return httpx.get(f"{running.address}/metrics").text

@@ -1,0 +1,250 @@
+"""A picture in, a certified answer out, over a real socket."""
+
+import asyncio
+import base64
+import io
+import time
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.bundle import ZOO, read_bundle
+
+PNG = {"Content-Type": "image/png"}
+
+
+def png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def ask(client: httpx.Client, content: bytes, **options: Any) -> httpx.Response:
+    return client.post("/predict", content=content, headers=PNG, params=options)
+
+
+def test_a_digit_is_certified(client: httpx.Client, seven: bytes) -> None:
+    response = ask(client, seven, target=0.5, confidence=0.999)
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    bundle = read_bundle(ZOO / "mnist-cnn")
+    assert answer["model"] == {"name": "mnist-cnn", "version": "1", "digest": bundle.digest}
+    assert answer["label"] == {"index": 7, "name": "7"}
+    assert answer["robust"] is True
+    assert answer["certified_size"] >= 0.5
+    assert answer["norm"] == "l2"
+    assert answer["target"] == 0.5
+    assert answer["confidence"] == 0.999
+    assert answer["stopped"] == "target_certified"
+    assert 96 <= answer["draws"] < 1000
+    assert answer["budget"] == {"asked": 1000, "granted": 1000, "reachable": True}
+    assert answer["scores"][0]["index"] == 7
+    assert len(answer["scores"]) == 10
+    for score in answer["scores"]:
+        assert 0 <= score["lower"] <= score["expected"] <= score["upper"] <= 1
+        assert score["attacked"]["lower"] <= score["lower"]
+        assert score["attacked"]["upper"] >= score["upper"]
+    certificate = answer["certificate"]
+    assert certificate["method"] == "gaussian"
+    assert certificate["lower"] > certificate["upper"]
+    assert certificate["sizes"]["l2"] == answer["certified_size"]
+    assert certificate["sizes"]["linf"] == pytest.approx(answer["certified_size"] / 28, rel=1e-5)
+    assert certificate["paper"]["method"] == "pixeldp-gaussian"
+    assert 0 < certificate["paper"]["size"] < answer["certified_size"]
+    assert answer["noise"]["mechanism"] == "gaussian"
+    assert answer["noise"]["sensitivity"] == 1.0
+    assert answer["picture"] == {"width": 28, "height": 28, "mode": "L", "bits": 8}
+    assert answer["preprocessing"] == {"steps": [], "sensitivity": 1.0}
+    assert answer["timing_ms"]["total"] > 0
+    assert answer["evidence"] is None
+    assert response.headers["Certified-Robust"] == "true"
+    size, norm, confidence = response.headers["Certified-Size"].split("; ")
+    assert float(size) == answer["certified_size"]
+    assert (norm, confidence) == ("norm=l2", "confidence=0.999")
+
+
+def test_size_mode_uses_the_whole_budget(client: httpx.Client, seven: bytes) -> None:
+    answer = ask(client, seven, max_draws=500, confidence=0.999).json()
+    assert answer["stopped"] == "max_draws"
+    assert answer["draws"] == 500
+    assert answer["target"] is None
+    assert answer["robust"] is None
+    assert all(score["attacked"] is None for score in answer["scores"])
+    assert ask(client, seven, max_draws=500).headers["Certified-Robust"] == "unknown"
+
+
+def test_more_confidence_costs_size(client: httpx.Client, seven: bytes) -> None:
+    sizes = [
+        ask(client, seven, confidence=confidence).json()["certified_size"]
+        for confidence in (0.9, 0.999999)
+    ]
+    assert sizes[0] > sizes[1] > 0
+
+
+def test_an_unreachable_target_is_answered(client: httpx.Client, seven: bytes) -> None:
+    answer = ask(client, seven, target=5, confidence=0.999).json()
+    assert answer["robust"] is False
+    assert answer["stopped"] == "target_out_of_reach"
+    assert answer["budget"]["reachable"] is False
+    assert answer["draws"] < 1000
+    assert answer["certified_size"] > 0
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
+def test_norms_are_converted(client: httpx.Client, seven: bytes, norm: str) -> None:
+    answer = ask(client, seven, norm=norm, target=0.01).json()
+    assert answer["norm"] == norm
+    assert answer["certified_size"] == answer["certificate"]["sizes"][norm]
+    assert answer["robust"] == (answer["certified_size"] >= 0.01)
+
+
+def test_every_way_to_send_a_picture_gives_an_answer(client: httpx.Client, seven: bytes) -> None:
+    encoded = base64.b64encode(seven).decode()
+    ways = [
+        client.post("/predict?target=0.5", content=seven, headers=PNG),
+        client.post("/predict?target=0.5", files={"image": ("seven.png", seven, "image/png")}),
+        client.post("/predict", json={"image": encoded, "target": 0.5}),
+        client.post("/predict?target=0.5", json={"image": encoded}),
+    ]
+    for response in ways:
+        assert response.status_code == 200, response.text
+        assert response.json()["label"]["name"] == "7"
+        assert response.json()["robust"] is True
+
+
+def test_require_robust_makes_a_406_with_the_answer(client: httpx.Client, seven: bytes) -> None:
+    response = ask(client, seven, target=3, require="robust")
+    assert response.status_code == 406
+    assert response.json()["robust"] is False
+    assert response.json()["label"]["name"] == "7"
+    assert response.headers["Certified-Robust"] == "false"
+    assert ask(client, seven, target=0.5, require="robust").status_code == 200
+    assert ask(client, seven, require="robust").status_code == 200
+
+
+def test_evidence_holds_the_tally_of_the_certificate(client: httpx.Client, seven: bytes) -> None:
+    answer = ask(client, seven, target=0.5, confidence=0.999, evidence=True).json()
+    evidence = answer["evidence"]
+    assert evidence["label"] == 7
+    assert sum(evidence["sums"]) == evidence["draws"]
+    assert evidence["draws"] + evidence["pilot_draws"] <= answer["draws"]
+    assert evidence["alpha_certificate"] + evidence["alpha_scores"] < 0.001
+
+
+def test_a_deadline_yields_the_certificate_reached_so_far(
+    client: httpx.Client, seven: bytes
+) -> None:
+    response = ask(client, seven, max_draws=100_000, timeout_ms=700, confidence=0.999)
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["stopped"] == "deadline"
+    assert 96 <= answer["draws"] < 100_000
+    assert answer["certified_size"] > 0
+    assert response.elapsed.total_seconds() < 3
+
+
+def test_a_deadline_before_the_first_look_is_a_504(client: httpx.Client, seven: bytes) -> None:
+    response = ask(client, seven, timeout_ms=1)
+    assert response.status_code == 504
+    assert response.json()["type"] == "/problems/deadline-before-first-look"
+
+
+def test_larger_colour_pictures_are_preprocessed_and_pay_for_it(
+    client: httpx.Client, seven: bytes
+) -> None:
+    grey = Image.open(io.BytesIO(seven))
+    large = np.asarray(grey.resize((56, 56)).convert("RGB"))
+    answer = ask(client, png(large), confidence=0.999).json()
+    assert answer["label"]["name"] == "7"
+    assert answer["picture"] == {"width": 56, "height": 56, "mode": "RGB", "bits": 8}
+    steps = answer["preprocessing"]["steps"]
+    assert steps == ["greyscale", "resize 56x56 to 28x28"]
+    # Shrinking by two and greyscale both make a change of the sent pixels smaller.
+    assert answer["preprocessing"]["sensitivity"] < 0.6686
+    assert answer["certified_size"] > 1
+    plain = ask(client, seven, confidence=0.999).json()
+    assert answer["certificate"]["sizes"]["linf"] == pytest.approx(
+        answer["certified_size"] / np.sqrt(56 * 56 * 3), rel=1e-5
+    )
+    assert plain["preprocessing"]["sensitivity"] == 1.0
+
+
+def test_sixteen_bits_are_kept(client: httpx.Client, seven: bytes) -> None:
+    wide = np.asarray(Image.open(io.BytesIO(seven))).astype(np.uint16) * 257
+    answer = ask(client, png(wide), target=0.5).json()
+    assert answer["picture"]["bits"] == 16
+    assert answer["robust"] is True
+
+
+def test_a_batch_answers_in_order_and_keeps_errors_apart(
+    client: httpx.Client, seven: bytes
+) -> None:
+    blank = png(np.zeros((28, 28), dtype=np.uint8))
+    pictures = [seven, b"not a picture", blank, seven]
+    encoded = [base64.b64encode(picture).decode() for picture in pictures]
+    for response in (
+        client.post("/predict/batch", json={"images": encoded, "target": 0.5}),
+        client.post("/predict/batch?target=0.5", files=[("image", one) for one in pictures]),
+    ):
+        assert response.status_code == 200, response.text
+        predictions = response.json()["predictions"]
+        assert len(predictions) == 4
+        assert predictions[0]["label"]["name"] == predictions[3]["label"]["name"] == "7"
+        assert predictions[0]["robust"] is True
+        assert predictions[1]["error"]["type"] == "/problems/not-a-picture"
+        assert "label" in predictions[2]
+
+
+async def _many(address: str, picture: bytes, count: int) -> list[httpx.Response]:
+    async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+        return await asyncio.gather(
+            *(
+                client.post("/predict?target=0.5&confidence=0.999", content=picture, headers=PNG)
+                for _ in range(count)
+            )
+        )
+
+
+def test_pictures_share_passes(service: Any, seven: bytes) -> None:
+    def total(name: str) -> float:
+        lines = httpx.get(f"{service.address}/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name + "{"))
+
+    # Workers report when they are idle; let what earlier requests left come in first.
+    time.sleep(0.3)
+    before = total("pixeldp_passes_total"), total("pixeldp_prediction_draws_sum")
+    responses = asyncio.run(_many(service.address, seven, 64))
+    assert all(response.json()["robust"] for response in responses)
+    time.sleep(0.3)
+    passes = total("pixeldp_passes_total") - before[0]
+    draws = total("pixeldp_prediction_draws_sum") - before[1]
+    assert draws >= 64 * 96
+    # Alone, each picture would need at least one pass of 256 slots.
+    assert 0 < passes < 64
+
+
+def test_clients_that_hang_up_do_not_disturb_others(client: httpx.Client, seven: bytes) -> None:
+    for _ in range(5):
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/predict?max_draws=100000", content=seven, headers=PNG, timeout=0.05)
+    response = ask(client, seven, target=0.5)
+    assert response.json()["robust"] is True
+    # Their slots are free again: five times 100,000 draws would take the workers many seconds.
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        if "pixeldp_pictures_in_flight 0.0" in client.get("/metrics").text:
+            return
+        time.sleep(0.05)
+    raise AssertionError("pictures of clients who left are still in flight")
+
+
+def test_options_are_drawn_anew_for_every_request(client: httpx.Client, seven: bytes) -> None:
+    """Noise is fresh: the same request does not have the same tally every time."""
+    noisy = (np.asarray(Image.open(io.BytesIO(seven))) * 0.35).astype(np.uint8)
+    tallies = {
+        str(ask(client, png(noisy), evidence=True).json()["evidence"]["sums"]) for _ in range(4)
+    }
+    assert len(tallies) > 1

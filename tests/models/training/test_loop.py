@@ -1,0 +1,242 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.bundle import read_bundle
+from models.certification.certificates import construction_scale
+from models.pixeldp import load_network
+from models.sensitivity.modules import encoder_sensitivity
+from models.training import checkpoint, loop
+from models.training.checkpoint import CHECKPOINT, TrainingError
+from models.training.datasets import DataSet, load
+from models.training.loop import train
+from models.training.recipe import Recipe, find_recipe
+
+WEIGHTS = "weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def digits() -> DataSet:
+    return load("digits", None, "train")
+
+
+@pytest.fixture(scope="module")
+def few(digits: DataSet) -> DataSet:
+    """Pictures whose last batch is not full."""
+    return DataSet(digits.images[:370], digits.labels[:370], digits.names)
+
+
+def recipe(**changes: Any) -> Recipe:
+    return find_recipe("digits").changed(**changes)
+
+
+def test_a_bundle_comes_out_that_knows_its_recipe(tmp_path: Path, digits: DataSet) -> None:
+    before = torch.get_rng_state(), torch.get_num_threads()
+    chosen = recipe(epochs=8)
+    train(chosen, digits, tmp_path / "digits", progress=False)
+    assert torch.equal(before[0], torch.get_rng_state()), "the caller's random numbers changed"
+    assert before[1] == torch.get_num_threads()
+    bundle = read_bundle(tmp_path / "digits")
+    manifest = bundle.manifest
+    assert (manifest.name, manifest.version) == ("digits", "1")
+    assert manifest.labels == digits.names
+    assert manifest.input.shape == (1, 8, 8)
+    assert (manifest.noise.scale, manifest.sensitivity.value) == (0.25, 1.0)
+    assert manifest.sensitivity.method == "identity"
+    assert Recipe.model_validate(manifest.training["recipe"]) == chosen
+    assert manifest.training["data"] == {"pictures": 1500, "sha256": digits.digest()}
+    assert manifest.training["noisy_accuracy"] > 0.6
+    assert sorted(file.name for file in (tmp_path / "digits").iterdir()) == ["model.json", WEIGHTS]
+    network = load_network(bundle)
+    test = load("digits", None, "test")
+    with torch.inference_mode():
+        pictures = torch.from_numpy(test.images).permute(0, 3, 1, 2).float() / 255
+        right = network.score(network.encode(pictures)).argmax(1) == torch.from_numpy(test.labels)
+    assert float(right.float().mean()) > 0.75
+
+
+def interrupted_after(epochs: int) -> Callable[..., None]:
+    """Return what writes checkpoints until ``epochs`` are done and is interrupted then."""
+
+    def write(*arguments: Any) -> None:
+        checkpoint.write_checkpoint(*arguments)
+        if arguments[-1].epochs == epochs:
+            raise KeyboardInterrupt
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"draws": 2, "consistency": {"weight": 2.0}, "noise_warm_up": 2},
+        {"precision": "bfloat16", "channels_last": True, "augmentation": {"rotation": 5}},
+        {"placement": "layer1", "mechanism": "laplace", "norm": "l1"},
+    ],
+    ids=["float32", "bfloat16", "layer1"],
+)
+def test_a_resumed_training_ends_with_the_same_weights(
+    tmp_path: Path, few: DataSet, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    chosen = recipe(epochs=4, **changes)
+    train(chosen, few, tmp_path / "whole", progress=False)
+    parts = tmp_path / "parts"
+    for epochs in (1, 3, 4):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "write_checkpoint", interrupted_after(epochs))
+            with pytest.raises(KeyboardInterrupt):
+                train(chosen, few, parts, resume=True, progress=False)
+        names = sorted(file.name for file in parts.iterdir())
+        assert names == [f"checkpoint-000{epochs}.safetensors", CHECKPOINT]
+    train(chosen, few, parts, resume=True, progress=False)
+    assert (parts / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
+    other = chosen.changed(seed=1)
+    train(other, few, tmp_path / "other", progress=False)
+    assert (tmp_path / "other" / WEIGHTS).read_bytes() != (parts / WEIGHTS).read_bytes()
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path, few: DataSet, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a training of three epochs that was interrupted after the first."""
+    folder = tmp_path / "unfinished"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_checkpoint", interrupted_after(1))
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(epochs=3), few, folder, progress=False)
+    return folder
+
+
+def test_a_checkpoint_torn_in_the_middle_leaves_the_one_before(
+    few: DataSet, unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = checkpoint.write_whole
+
+    def torn(file: Path, content: bytes) -> None:
+        if file.name == CHECKPOINT:
+            raise OSError(28, "No space left on device")
+        whole(file, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_whole", torn)
+        with pytest.raises(OSError, match="No space"):
+            train(recipe(epochs=3), few, unfinished, resume=True, progress=False)
+    assert (unfinished / "checkpoint-0002.safetensors").exists()
+    assert json.loads((unfinished / CHECKPOINT).read_bytes())["progress"]["epochs"] == 1
+    train(recipe(epochs=3), few, unfinished, resume=True, progress=False)
+    assert sorted(file.name for file in unfinished.iterdir()) == ["model.json", WEIGHTS]
+
+
+def test_a_taken_folder_is_left_alone(few: DataSet, unfinished: Path) -> None:
+    with pytest.raises(TrainingError, match=r"unfinished training; resume it \(--resume\)"):
+        train(recipe(epochs=3), few, unfinished, progress=False)
+    train(recipe(epochs=3), few, unfinished, resume=True, progress=False)
+    with pytest.raises(TrainingError, match="holds a finished bundle"):
+        train(recipe(epochs=3), few, unfinished, resume=True, progress=False)
+
+
+def test_only_the_same_training_is_resumed(few: DataSet, digits: DataSet, unfinished: Path) -> None:
+    with pytest.raises(TrainingError, match="was begun with another epochs, seed; resume with"):
+        train(recipe(epochs=4, seed=3), few, unfinished, resume=True, progress=False)
+    with pytest.raises(TrainingError, match="was begun on other data"):
+        train(recipe(epochs=3), digits, unfinished, resume=True, progress=False)
+
+
+def test_a_damaged_checkpoint_is_refused(few: DataSet, unfinished: Path) -> None:
+    def resume(complaint: str) -> None:
+        with pytest.raises(TrainingError, match=complaint):
+            train(recipe(epochs=3), few, unfinished, resume=True, progress=False)
+
+    file, tensors = unfinished / CHECKPOINT, unfinished / "checkpoint-0001.safetensors"
+    good = json.loads(file.read_bytes())
+    file.write_text(json.dumps({**good, "format_version": 9}))
+    resume("format version 9; this release reads 1")
+    file.write_text(json.dumps({name: good[name] for name in good if name != "optimiser"}))
+    resume("cannot be resumed from .*optimiser.*empty folder")
+    file.write_text("{")
+    resume("cannot be resumed from")
+    file.write_text(json.dumps(good))
+    content = bytearray(tensors.read_bytes())
+    content[-1] ^= 1
+    tensors.write_bytes(content)
+    resume("is not what checkpoint.json was written for")
+    tensors.unlink()
+    resume("cannot be resumed from")
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "norm", "noise_norm"),
+    [
+        ("gaussian", "l2", "l2"),
+        ("gaussian", "l1", "l2"),
+        ("laplace", "l1", "l1"),
+        ("gaussian", "linf", "l2"),
+    ],
+)
+def test_noise_after_the_first_layer_keeps_its_sensitivity_below_one(
+    tmp_path: Path, few: DataSet, mechanism: str, norm: str, noise_norm: str
+) -> None:
+    chosen = recipe(epochs=2, placement="layer1", mechanism=mechanism, norm=norm)
+    train(chosen, few, tmp_path, progress=False)
+    bundle = read_bundle(tmp_path)
+    spec = bundle.manifest.sensitivity
+    assert (spec.input_norm, spec.noise_norm) == (norm, noise_norm)
+    assert 0.5 < spec.value <= 1.0
+    assert spec.method != "identity"
+    encoder = load_network(bundle).encoder
+    assert encoder_sensitivity(encoder, (1, 8, 8), norm, noise_norm).value == spec.value  # type: ignore[arg-type]
+
+
+def test_the_construction_bound_is_recorded_with_the_scale(tmp_path: Path, few: DataSet) -> None:
+    bound = {"size": 0.1, "epsilon": 1.0, "delta": 0.05}
+    chosen = recipe(epochs=1, scale=None, construction_bound=bound)
+    train(chosen, few, tmp_path, progress=False)
+    noise = read_bundle(tmp_path).manifest.noise
+    assert noise.scale == construction_scale("gaussian", 0.1, 1.0, 0.05, 1.0)
+    assert noise.construction_bound is not None
+    assert noise.construction_bound.model_dump() == bound
+
+
+def test_a_loss_that_is_not_finite_ends_with_advice(tmp_path: Path, few: DataSet) -> None:
+    chosen = recipe(epochs=3, optimiser={"learning_rate": 1e20})
+    with pytest.raises(TrainingError, match=r"the loss became \w+ in epoch 1, step \d: lower"):
+        train(chosen, few, tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_built_is_refused_before_it_is_trained(tmp_path: Path, few: DataSet) -> None:
+    for change, complaint in [
+        ({"placement": "layer9"}, "unknown placement 'layer9'"),
+        ({"architecture": {"name": "vgg"}}, "unknown network 'vgg'"),
+        ({"architecture": {"name": "cnn", "arguments": {"width": 3}}}, "arguments of cnn"),
+    ]:
+        with pytest.raises(ValueError, match=complaint):
+            train(recipe(**change), few, tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_noise_grows_over_the_warm_up(few: DataSet) -> None:
+    training = loop.Training(recipe(noise_warm_up=2), few)
+    scales = [training._scale(step) for step in range(10)]
+    assert scales[:4] == pytest.approx([0.25 * (step + 1) / 8 for step in range(4)])
+    assert scales[7:] == [0.25] * 3
+
+
+def test_progress_tells_each_epoch(
+    tmp_path: Path, few: DataSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(recipe(epochs=2), few, tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert "accuracy under noise" in lines[1]
+
+
+def test_weights_are_stored_plainly(tmp_path: Path, few: DataSet) -> None:
+    train(recipe(epochs=1, channels_last=True), few, tmp_path, progress=False)
+    weights = load_file(tmp_path / WEIGHTS)
+    assert weights["classifier.0.weight"].shape == (16, 1, 5, 5)
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values())

@@ -1,0 +1,45 @@
+import json
+
+import pytest
+
+from models.certification.certificates import construction_scale
+from models.training.recipe import RECIPES, Recipe, find_recipe
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_recipes_are_found_by_name_and_survive_json(recipe: Recipe) -> None:
+    assert find_recipe(recipe.name) is recipe
+    document = json.dumps(recipe.model_dump(mode="json"))
+    assert Recipe.model_validate_json(document) == recipe
+
+
+def test_an_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="no recipe 'mnist'; known: mnist-cnn, digits"):
+        find_recipe("mnist")
+
+
+def test_changes_are_checked_and_leave_the_recipe_alone() -> None:
+    digits = find_recipe("digits")
+    assert digits.changed(epochs=3).epochs == 3
+    assert digits.epochs != 3
+    for change, complaint in [
+        ({"epochs": 0}, "epochs: "),
+        ({"seed": -1}, "seed: "),
+        ({"scale": None}, "either scale or construction_bound"),
+        ({"consistency": {"weight": 1.0}}, "consistency needs at least 2 draws"),
+        ({"epoch": 3}, "epoch: "),
+        ({"optimiser": {"learning_rate": float("nan")}}, "optimiser.learning_rate: "),
+    ]:
+        with pytest.raises(ValueError, match=complaint):
+            digits.changed(**change)
+
+
+def test_the_papers_construction_bound_gives_the_scale() -> None:
+    bound = {"size": 0.1, "epsilon": 1.0, "delta": 0.05}
+    recipe = find_recipe("digits").changed(scale=None, construction_bound=bound)
+    expected = construction_scale("gaussian", 0.1, 1.0, 0.05, 2.0)
+    assert recipe.noise_scale(2.0) == expected
+    assert expected == pytest.approx(0.1 * 2 * (2 * 3.2188758) ** 0.5)
+    assert recipe.changed(mechanism="laplace").noise_scale(2.0) == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="either scale or construction_bound"):
+        recipe.changed(scale=0.5)

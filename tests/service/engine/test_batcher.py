@@ -1,0 +1,221 @@
+"""The batcher without processes, networks or clocks."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.certification.procedure import Inquiry, Question, Terms
+from models.noise import Features
+from service.engine.batcher import Batcher, Pass, Ticket
+
+LABELS = 4
+TERMS = Terms("gaussian", 0.5, 1.0, "l2", 784)
+NOTHING = Features(np.zeros(1, dtype=np.int32), on_grid=True)
+
+
+def ticket(
+    number: int,
+    max_draws: int = 1000,
+    target: float | None = None,
+    deadline: float = 1e9,
+    high: bool = False,
+) -> Ticket:
+    inquiry = Inquiry(Question(0.99, max_draws, target, "l2"), TERMS, LABELS, "votes")
+    return Ticket(number, NOTHING, inquiry, deadline, high)
+
+
+def votes(planned: Pass, label: int = 0) -> np.ndarray:
+    scores = np.zeros((len(planned.rows), LABELS), dtype=np.int64)
+    scores[:, label] = 1
+    return scores
+
+
+def run(batcher: Batcher, passes: int = 10_000) -> list[Ticket]:
+    """Make passes in which every draw agrees, until nothing is left; return who left, in order."""
+    left = []
+    for _ in range(passes):
+        planned = batcher.plan(0.0)
+        if planned is None:
+            return left
+        left += [one for one in batcher.record(planned, votes(planned)) if one.done]
+    raise AssertionError("the batcher never ran dry")
+
+
+def test_an_empty_batcher_plans_nothing() -> None:
+    assert Batcher(64).plan(0.0) is None
+
+
+def test_pictures_share_a_pass_and_leave_when_answered() -> None:
+    batcher = Batcher(256)
+    for number in range(3):
+        batcher.admit(ticket(number, max_draws=100))
+    planned = batcher.plan(0.0)
+    assert planned is not None
+    assert {one.id for one in planned.tickets} == {0, 1, 2}
+    assert len(planned.rows) == 256
+    done = batcher.record(planned, votes(planned))
+    # A pass of 256 slots leaves 64 for each look and hands out the rest as further draws.
+    assert sum(one.inquiry.total.draws for one in done) == 256
+    assert {one.id for one in run(batcher)} | {one.id for one in done if one.done} == {0, 1, 2}
+    assert len(batcher) == 0
+
+
+def test_slots_left_over_go_to_pictures_in_flight_before_padding() -> None:
+    batcher = Batcher(256)
+    batcher.admit(ticket(1, max_draws=1000))
+    planned = batcher.plan(0.0)
+    assert planned is not None
+    assert planned.filled == 256
+    batcher = Batcher(256)
+    batcher.admit(ticket(1, max_draws=100))
+    planned = batcher.plan(0.0)
+    assert planned is not None
+    assert planned.filled == 100
+    assert len(planned.rows) == 256
+
+
+def test_a_long_picture_does_not_delay_a_short_one() -> None:
+    batcher = Batcher(64)
+    batcher.admit(ticket(1, max_draws=10_000))
+    for _ in range(40):
+        planned = batcher.plan(0.0)
+        assert planned is not None
+        batcher.record(planned, votes(planned))
+    batcher.admit(ticket(2, max_draws=96))
+    passes = 0
+    while any(one.id == 2 for one in batcher._tickets.values()):
+        planned = batcher.plan(0.0)
+        assert planned is not None
+        batcher.record(planned, votes(planned))
+        passes += 1
+    assert passes <= 4  # 96 draws at 64 a pass, with the long one never starved
+
+
+def test_a_stream_of_short_pictures_does_not_starve_a_long_one() -> None:
+    batcher = Batcher(64)
+    long = ticket(0, max_draws=3000)
+    batcher.admit(long)
+    for number in range(1, 2000):
+        batcher.admit(ticket(number, max_draws=64))
+        planned = batcher.plan(0.0)
+        assert planned is not None
+        batcher.record(planned, votes(planned))
+        if long.done:
+            return
+    raise AssertionError(f"the long picture has had {long.issued} of 3,000 draws")
+
+
+def test_high_priority_goes_first() -> None:
+    batcher = Batcher(64)
+    for number in range(8):
+        batcher.admit(ticket(number, max_draws=512))
+    batcher.admit(ticket(99, max_draws=128, high=True))
+    order = [one.id for one in run(batcher)]
+    assert order[0] == 99
+
+
+def test_a_cancelled_picture_has_no_slot_in_the_next_pass() -> None:
+    batcher = Batcher(64)
+    first, second = ticket(1), ticket(2)
+    batcher.admit(first)
+    batcher.admit(second)
+    planned = batcher.plan(0.0)
+    assert planned is not None
+    assert batcher.cancel(1)
+    assert not batcher.cancel(1)
+    batcher.record(planned, votes(planned))
+    assert first.inquiry.total.draws == 0
+    planned = batcher.plan(0.0)
+    assert planned is not None
+    assert [one.id for one in planned.tickets] == [2]
+
+
+def test_at_the_deadline_a_picture_leaves_with_what_it_has() -> None:
+    batcher = Batcher(64)
+    reached, unreached = ticket(1, deadline=5.0), ticket(2, deadline=5.0)
+    batcher.admit(reached)
+    for _ in range(3):
+        planned = batcher.plan(0.0)
+        assert planned is not None
+        batcher.record(planned, votes(planned))
+    batcher.admit(unreached)
+    assert batcher.expire(4.9) == []
+    assert batcher.expire(5.0) == [reached, unreached]
+    assert reached.inquiry.stopped == "deadline"
+    assert reached.inquiry.look > 0
+    assert reached.inquiry.size > 0
+    assert unreached.inquiry.look == 0
+    assert len(batcher) == 0
+
+
+def test_the_same_ticket_is_not_admitted_twice() -> None:
+    batcher = Batcher(64)
+    batcher.admit(ticket(1))
+    with pytest.raises(ValueError, match="in flight already"):
+        batcher.admit(ticket(1))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    slots=st.sampled_from([32, 50, 256]),
+    events=st.lists(
+        st.tuples(
+            st.sampled_from(["admit", "pass", "cancel", "expire"]),
+            st.integers(64, 700),
+            st.booleans(),
+        ),
+        max_size=60,
+    ),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_draws_are_neither_lost_nor_mixed_up(
+    slots: int, events: list[tuple[str, int, bool]], seed: int
+) -> None:
+    """Whatever happens in whatever order, each picture gets its own draws, in order, once."""
+    rng = np.random.default_rng(seed)
+    batcher = Batcher(slots)
+    flying: dict[int, Ticket] = {}
+    given_out: dict[int, list[int]] = {}
+    now = 0.0
+    for number, (event, amount, flag) in enumerate([*events, *[("pass", 0, False)] * 300]):
+        if event == "admit":
+            target = 0.3 if flag else None
+            one = ticket(number, amount, target, deadline=now + amount, high=flag)
+            batcher.admit(one)
+            flying[number], given_out[number] = one, []
+        elif event == "cancel" and flying:
+            victim = sorted(flying)[amount % len(flying)]
+            assert batcher.cancel(victim)
+            del flying[victim]
+        elif event == "expire":
+            now += amount
+            for one in batcher.expire(now):
+                assert one.deadline <= now
+                assert one.done
+                del flying[one.id]
+        elif event == "pass":
+            planned = batcher.plan(now)
+            assert (planned is None) == (not flying)
+            if planned is None:
+                continue
+            assert len(planned.rows) == slots
+            assert 0 < planned.filled <= slots
+            scores = np.zeros((slots, LABELS), dtype=np.int64)
+            drawn = rng.integers(LABELS, size=slots)
+            scores[np.arange(slots), drawn] = 1
+            start = 0
+            for index, (one, count) in enumerate(zip(planned.tickets, planned.counts, strict=True)):
+                assert one.id in flying
+                assert (planned.rows[start : start + count] == index).all()
+                given_out[one.id] += drawn[start : start + count].tolist()
+                assert len(given_out[one.id]) <= one.inquiry.question.max_draws
+                start += count
+            for one in batcher.record(planned, scores):
+                if one.done:
+                    del flying[one.id]
+                used = one.inquiry.total
+                mine = np.bincount(given_out[one.id][: used.draws], minlength=LABELS)
+                assert (used.sums == mine).all()
+        assert len(batcher) == len(flying)
+    assert not flying, "every picture leaves in the end"

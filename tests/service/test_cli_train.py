@@ -1,0 +1,131 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.bundle import read_bundle
+from service.cli import main
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle trained by the command."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    options = ["--epochs", "6", "--seed", "3", "--threads", "1", "--name", "tried"]
+    assert main(["train", "digits", "--out", str(folder), *options]) == 0
+    return folder
+
+
+def test_train_makes_a_bundle_with_what_was_asked(bundle: Path) -> None:
+    manifest = read_bundle(bundle).manifest
+    assert manifest.name == "tried"
+    recipe = manifest.training["recipe"]
+    assert (recipe["epochs"], recipe["seed"], recipe["threads"]) == (6, 3, 1)
+
+
+def test_train_says_what_came_out(tmp_path: Path, capsys: Captured) -> None:
+    assert main(["train", "digits", "--out", str(tmp_path), "--epochs", "1"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert "gaussian noise of scale 0.25 (image), sensitivity 1 from l2 to l2 (identity)" in said
+
+
+def test_train_on_pictures_of_ones_own(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (60, 9, 7, 3), dtype=np.uint8)
+    file = tmp_path / "own.npz"
+    np.savez(file, images=images, labels=np.arange(60) % 3, names=np.array(["a", "b", "c"]))
+    out = tmp_path / "own"
+    options = ["--dataset", str(file), "--epochs", "1"]
+    assert main(["train", "digits", "--out", str(out), *options]) == 0
+    manifest = read_bundle(out).manifest
+    assert manifest.input.shape == (3, 9, 7)
+    assert manifest.labels == ("a", "b", "c")
+    assert main(["evaluate", str(out), "--data", str(file), "--every", "30", "--draws", "64"]) == 0
+
+
+def evaluate(bundle: Path, *options: str) -> int:
+    return main(["evaluate", str(bundle), "--data", "digits", "--every", "20", *options])
+
+
+def test_evaluate_prints_a_table(bundle: Path, capsys: Captured) -> None:
+    assert evaluate(bundle, "--draws", "64", "--radii", "0.1,.25") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("tried 1 on digits (test): 15 pictures (one in 20), 64 draws each")
+    for part in ("accuracy", "certified at l2 >= 0.1 ", "certified at l2 >= 0.25", "960 draws in"):
+        assert part in said
+    assert read_bundle(bundle).manifest.evaluation == {}
+
+
+def test_evaluate_prints_json_and_keeps_it(bundle: Path, capsys: Captured) -> None:
+    assert evaluate(bundle, "--draws", "96", "--confidence", "0.9", "--json", "--write") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["pictures"], document["max_draws"], document["confidence"]) == (15, 96, 0.9)
+    assert [at["radius"] for at in document["certified"]] == [0.25, 0.5, 0.75, 1.0]
+    assert read_bundle(bundle).manifest.evaluation == document
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "complaint"),
+    [
+        (["train", "vgg", "--out", "OUT"], 1, "no recipe 'vgg'; known: mnist-cnn, digits"),
+        (["train", "mnist-cnn", "--out", "OUT"], 1, "mnist needs the folder that holds it"),
+        (["train", "mnist-cnn", "--out", "OUT", "--data", "OUT"], 1, "MNIST files are missing"),
+        (["train", "digits", "--out", "OUT", "--epochs", "0"], 1, "epochs: "),
+        (["train", "digits", "--out", "OUT", "--dataset", "nope"], 1, "no data set 'nope'"),
+        (["train", "digits"], 2, "Missing option '--out'"),
+        (["train", "digits", "--out", "OUT", "--epochs", "many"], 2, "'--epochs': Input should be"),
+        (["evaluate", "OUT", "--data", "digits"], 1, "model.json: file: cannot be read"),
+        (["evaluate", "OUT", "--data", "digits", "--radii", "1,x"], 2, "not '1,x'"),
+        (["evaluate", "OUT", "--data", "digits", "--draws", "1"], 2, "'--draws': Input should be"),
+        (["evaluate", "OUT", "--data", "digits", "--norm", "l3"], 2, "'l3'"),
+        (["evaluate", "OUT"], 2, "Missing option '--data'"),
+        (["fly"], 2, "No such command 'fly'"),
+        (["--fly"], 2, "No such option"),
+    ],
+)
+def test_errors_are_one_line(
+    tmp_path: Path, capsys: Captured, arguments: list[str], status: int, complaint: str
+) -> None:
+    out = str(tmp_path / "out")
+    assert main([out if part == "OUT" else part for part in arguments]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("pixeldp: ")
+    assert captured.err.count("\n") == 1
+    assert complaint in captured.err
+
+
+def test_errors_about_a_bundle_at_hand(bundle: Path, capsys: Captured) -> None:
+    for options, complaint in [
+        (["--confidence", "1.5"], "confidence must lie strictly between 0 and 1"),
+        (["--radii", "-1"], "radii must be above 0"),
+    ]:
+        assert evaluate(bundle, *options) == 1
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") == 1
+        assert complaint in captured.err
+    assert main(["train", "digits", "--out", str(bundle)]) == 1
+    assert "holds a finished bundle" in capsys.readouterr().err
+
+
+def test_help_needs_no_torch() -> None:
+    program = (
+        "import sys; from service.cli import main; status = main(['--help']); "
+        "sys.exit(status or 'torch' in sys.modules or 'pydantic' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "train" in done.stdout
+    assert "evaluate" in done.stdout
+
+
+def test_without_a_command_it_shows_help_as_an_error(capsys: Captured) -> None:
+    assert main([]) == 2
+    assert "Commands:" in capsys.readouterr().err
