@@ -12,9 +12,9 @@ it says of z. The integers z/γ stay far below 2²⁴, hence exact in float32.
 How it is drawn: a uniform number of 64 bits a coordinate selects the noise by its quantile
 function. Its first 16 bits leave an interval of the noise; where both ends of it round to the same
 grid point, that is z, by a table look-up and an integer sum. Elsewhere (a few per cent) 48 more
-bits and the quantile function in float64 decide. The bits are the keystream of AES-256 in counter mode
-under a key that is drawn from the operating system for every pass and never kept: whoever can tell
-it from true randomness has broken AES.
+bits and the quantile function in float64 decide. The bits are the keystream of AES-256 in counter
+mode under a key that is drawn from the operating system for every pass and never kept: whoever can
+tell it from true randomness has broken AES.
 """
 
 import os
@@ -130,14 +130,13 @@ class GridNoise:
         """τ: how far the drawn law is from that of γ·round((g + noise)/γ), over all coordinates.
 
         A coordinate differs only if the computed (g + noise)/γ + ½ errs across an integer. In
-        units of 2⁻⁵³ the error is at most 3 for each grid step of the features (their division and
-        the two sums) and 10 for each of the noise (4 of the quantile function, which the tests hold
-        against 40 digits, and 1 each of its argument, of the scale, of scaling and of the two
-        sums). The noise of 64-bit uniforms reaches no further than their outermost quantile. A
-        real sum lies within ``error`` of a half-integer with probability at most
-        2·error·(1 + 1/spread), its density being unimodal; twice that is stated. 64-bit uniforms
-        instead of real ones add at most 2⁻⁶⁴ for each value between which the noise can be told
-        apart.
+        units of 2⁻⁵³ the error is at most 3 for each grid step up to ``largest`` (the features'
+        division and the two sums) and 10 for each up to the outermost quantile of 64-bit uniforms
+        (4 of the quantile function, which the tests hold against 40 digits, and 1 each of its
+        argument, of the scale, of scaling and of the two sums). A real sum lies within ``error``
+        of a half-integer with probability at most 2·error·(1 + 1/spread), its density being
+        unimodal; twice that is stated. 64-bit uniforms instead of real ones add at most 2⁻⁶⁴ for
+        each value between which the noise can be told apart.
         """
         reach = -float(self._quantile_of_tail(np.array(2.0**-65)))
         error = (3 * self._largest + 10 * reach) * 2.0**-53

@@ -126,7 +126,7 @@ class Predictor:
 
     def _run_encoder(self, prepared: Floats) -> Floats:
         with torch.inference_mode():
-            features = self._encoder(torch.from_numpy(prepared)[None])[0]
+            features = self._encoder(torch.tensor(prepared)[None])[0]
         return np.asarray(features.numpy())
 
     def _terms(self, preparation: Preprocessing, features: Features, values: int) -> Terms:

@@ -145,7 +145,7 @@ def renyi(pa: Floats, pb: Floats) -> Floats:
         log_cosh = t + np.log1p(np.expm1(-2 * t) / 2)
         missing = apart - 2 * middle * np.expm1(-log_cosh / above)
         log = np.log1p(-np.minimum(missing, 1 - 2.0**-53))
-        return np.sqrt(np.maximum(-2 / (1 + above) * log, 0.0))
+        return np.asarray(np.sqrt(np.maximum(-2 / (1 + above) * log, 0.0)))
 
     return _largest(reach, np.linspace(-12, 12, 97), (-14.0, 14.0))
 

@@ -2,7 +2,7 @@
 
 A change δ has ``values`` = height × width × channels entries, each with |δ_i| ≤ 1 because pixel
 values lie in [0, 1]. ``size`` in norm p certifies every δ with ‖δ‖_p ≤ size; the converted size in
-norm r is the largest T such that ‖δ‖_r ≤ T implies ‖δ‖_p ≤ size.
+norm r is a T such that ‖δ‖_r ≤ T implies ‖δ‖_p ≤ size.
 """
 
 from typing import Literal, get_args

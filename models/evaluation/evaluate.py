@@ -147,7 +147,7 @@ def evaluate(
         norm=norm,
         accuracy=float(right.mean()),
         certified=tuple(
-            CertifiedAccuracy(radius=radius, accuracy=float((sizes >= radius).mean()))
+            CertifiedAccuracy(radius=radius, accuracy=float((right & (sizes >= radius)).mean()))
             for radius in radii
         ),
         mean_size=float(sizes.mean()),

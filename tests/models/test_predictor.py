@@ -1,0 +1,169 @@
+"""Predictions as they are served: what a row yields is its own affair."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from models.bundle import Manifest, read_bundle
+from models.noise import PIXEL_STEP, SUBSTEPS, Features
+from models.pixeldp import build_network, save_network
+from models.precision import PRECISIONS, Precision
+from models.predictor import Predictor
+from models.preprocessing import CannotCertify
+from tests.models.test_bundle import DESCRIPTION
+
+SLOTS = 64
+
+
+def fixed_key() -> bytes:
+    return bytes(range(32))
+
+
+def make(
+    folder: Path, precision: Precision = "float32", slots: int = SLOTS, **noise: Any
+) -> Predictor:
+    torch.manual_seed(1)
+    description = {**DESCRIPTION, "noise": {**DESCRIPTION["noise"], **noise}}
+    if description["noise"]["mechanism"] == "laplace":
+        norms = {"input_norm": "l1", "noise_norm": "l1", "value": 30.0}
+        description["sensitivity"] = {**DESCRIPTION["sensitivity"], **norms}
+    elif description["noise"]["placement"] == "layer1":
+        description["sensitivity"] = {**DESCRIPTION["sensitivity"], "value": 10.0}
+    manifest = Manifest.model_validate(description)
+    save_network(folder, manifest, build_network(manifest))
+    return Predictor(read_bundle(folder), slots, precision=precision, key=fixed_key)
+
+
+def pixels(seed: int, bits: int = 8) -> Any:
+    kind = np.uint8 if bits == 8 else np.uint16
+    return np.random.default_rng(seed).integers(0, 2**bits, (8, 8, 1)).astype(kind)
+
+
+def logits(predictor: Predictor, pictures: list[Features], rows: list[int]) -> np.ndarray:
+    """What h itself returned in a pass, before anything is made of it."""
+    seen: list[torch.Tensor] = []
+    hook = predictor._classifier.register_forward_hook(lambda *all_: seen.append(all_[2]))
+    predictor.run(pictures, np.array(rows))
+    hook.remove()
+    return seen[0].float().numpy()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_row_depends_on_nothing_but_itself(tmp_path: Path, precision: Precision) -> None:
+    """Companions, extreme ones too, change no bit of what a row's network output is.
+
+    The noise of a row comes from its place in the pass, so the rows stay in place here.
+    """
+    predictor = make(tmp_path, precision)
+    mine = predictor.encode(pixels(1)).features
+    black = predictor.encode(np.zeros((8, 8, 1), np.uint8)).features
+    white = predictor.encode(np.full((8, 8, 1), 255, np.uint8)).features
+    rng = np.random.default_rng(0)
+    alone = logits(predictor, [mine], [0] * SLOTS)
+    for _ in range(10):
+        others = rng.random(SLOTS) < 0.5
+        rows = np.where(others, rng.integers(1, 3, SLOTS), 0)
+        mixed = logits(predictor, [mine, black, white], rows.tolist())
+        assert np.array_equal(mixed[~others], alone[~others])
+        assert not np.array_equal(mixed[others], alone[others])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_rows_place_does_not_matter_to_h(tmp_path: Path, precision: Precision) -> None:
+    predictor = make(tmp_path, precision)
+    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+    noisy = torch.randn(SLOTS, 1, 8, 8).to(kind)
+    with torch.inference_mode():
+        straight = predictor._classifier(noisy)
+        for seed in range(5):
+            order = torch.randperm(SLOTS, generator=torch.Generator().manual_seed(seed))
+            assert torch.equal(predictor._classifier(noisy[order]), straight[order])
+            # Nor do hostile companions.
+            hostile = noisy.clone()
+            hostile[order[:-1]] = 1e30
+            assert torch.equal(predictor._classifier(hostile)[order[-1]], straight[order[-1]])
+
+
+def test_pixels_in_the_image_are_exact(tmp_path: Path) -> None:
+    predictor = make(tmp_path)
+    picture = pixels(3)
+    encoded = predictor.encode(picture)
+    assert encoded.features.on_grid
+    assert (encoded.features.steps == picture.ravel()).all()
+    assert encoded.terms.rho == 0
+    wide = predictor.encode(pixels(3, 16))
+    assert not wide.features.on_grid
+    assert (wide.features.substeps * 257 == pixels(3, 16).ravel().astype(int) * SUBSTEPS).all()
+    assert 0 < wide.terms.rho < 1e-4
+
+
+def test_the_network_is_given_the_sum_on_the_grid(tmp_path: Path) -> None:
+    """Votes of the service's path are those of a plain evaluation of the same noisy pictures."""
+    predictor = make(tmp_path)
+    features = predictor.encode(pixels(4)).features
+    rows = np.zeros(SLOTS, dtype=np.intp)
+    scores = predictor.run([features], rows)
+    steps = predictor.noise.draw([features], rows, fixed_key())
+    noisy = torch.from_numpy(steps.astype(np.float64) * PIXEL_STEP).float().reshape(-1, 1, 8, 8)
+    with torch.inference_mode():
+        expected = predictor._classifier(noisy)
+    assert (scores.argmax(1) == expected.argmax(1).numpy()).all()
+    assert (scores.sum(1) == 1).all()
+
+
+def test_features_of_a_layer_are_snapped_within_what_is_stated(tmp_path: Path) -> None:
+    predictor = make(tmp_path, placement="layer1")
+    picture = pixels(5)
+    encoded = predictor.encode(picture)
+    weight = predictor._encoder.weight
+    exact = F.conv2d(torch.from_numpy(picture[None, ..., 0] / 255.0)[None], weight, None, 2, 2)
+    fine = predictor.noise.step / SUBSTEPS
+    error = np.abs(encoded.features.steps * fine - exact.numpy().ravel())
+    assert error.max() <= fine / 2 * (1 + 1e-6)
+    assert 2 * np.sqrt((error**2).sum()) <= encoded.terms.rho
+
+
+def test_terms_hold_preprocessing_and_model(tmp_path: Path) -> None:
+    predictor = make(tmp_path)
+    large = np.zeros((16, 16, 3), np.uint8)
+    terms = predictor.encode(large).terms
+    assert terms.values == 16 * 16 * 3
+    assert terms.sensitivity < 0.6686
+    assert terms.rho > 0
+    assert terms.tau > 0
+
+
+def test_pictures_that_the_model_cannot_take(tmp_path: Path) -> None:
+    with pytest.raises(CannotCertify):
+        make(tmp_path).encode(np.zeros((8, 1, 1), np.uint8)[:0])
+
+
+def test_laplace_in_the_image(tmp_path: Path) -> None:
+    predictor = make(tmp_path, mechanism="laplace")
+    encoded = predictor.encode(pixels(6))
+    assert encoded.terms.norm == "l1"
+    scores = predictor.run([encoded.features], np.zeros(SLOTS, dtype=np.intp))
+    assert (scores.sum(1) == 1).all()
+
+
+def test_a_pass_has_one_size(tmp_path: Path) -> None:
+    predictor = make(tmp_path)
+    features = predictor.encode(pixels(7)).features
+    with pytest.raises(ValueError, match="a pass has 64 rows"):
+        predictor.run([features], np.zeros(63, dtype=np.intp))
+
+
+def test_noise_is_fresh_for_every_pass(tmp_path: Path) -> None:
+    make(tmp_path)
+    predictor = Predictor(read_bundle(tmp_path), SLOTS)
+    features = predictor.encode(np.full((8, 8, 1), 128, np.uint8)).features
+    first, second = (logits(predictor, [features], [0] * SLOTS) for _ in range(2))
+    assert not np.array_equal(first, second)
+
+
+def test_measuring_says_draws_per_second(tmp_path: Path) -> None:
+    assert make(tmp_path).measure(0.01) > 0
