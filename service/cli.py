@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from service import calculator
+
 if TYPE_CHECKING:
     from models.evaluation.evaluate import Evaluation
 
@@ -206,6 +208,8 @@ def _table(evaluation: "Evaluation") -> str:
     ]
     return "\n".join(lines)
 
+
+calculator.register(app)
 
 if __name__ == "__main__":
     sys.exit(main())

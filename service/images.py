@@ -4,8 +4,9 @@ The certificate speaks of the pixels that this module yields, so it never change
 a way that could be avoided. There is no scaling (nor JPEG's draft mode), 16 bits are never cut to
 8, and embedded colour profiles are ignored: pixels count as they are coded. What is left:
 
-- 1-, 2- and 4-bit greys are spread over 0 … 255, which is exact; palettes become RGB. GIF and BMP
-  have no greyscale of their own: a palette that is the grey ramp itself counts as L there.
+- 1-, 2- and 4-bit greys are spread over 0 … 255, which is exact, and the 5 and 6 bits of a 16-bit
+  BMP's channels, which is rounded; palettes become RGB. GIF and BMP have no greyscale of their
+  own: a palette that is the grey ramp itself counts as L there.
 - Alpha, a transparent colour or a transparent palette entry is composited over white, in integers
   and rounded once: 255 − ((255 − v)·a + 127) div 255. No ties can occur, since 255 is odd.
 - EXIF orientation is applied; orientation that only XMP states is not, as in browsers.
@@ -19,11 +20,13 @@ Pillow reads some forty formats more; each is another parser that strangers' byt
 most of them in C, for pictures that hardly anyone sends. For the same reason TIFF is limited to
 the compressions none, LZW, Deflate and PackBits, and BMP to none.
 
-Pillow never sees a file as it came. A reader per format walks the file's outer structure, refuses
-what the limits or the certificate refuse, and hands on only the parts that make the pixels. So
-size and frames are known before anything is allocated, no text, EXIF, XMP or profile is
-parsed twice, what follows the picture's end is never read, and time stays in proportion to the
-bytes and the pixels, however many tiny parts a hostile file has.
+Before Pillow sees a file, a reader for its format walks the outer structure, refuses what the
+limits or the certificate refuse, and hands on only the parts that make the pixels (BMP and WebP,
+which Pillow reads without looking round, go on as they are). So size and frames are known before
+anything is allocated, Pillow meets no text, XMP or profile, what follows the picture's end is
+never read, and time stays in proportion to the bytes and the pixels, however many tiny parts a
+hostile file has. Pillow's warnings have no cause left; libtiff alone writes a line to standard
+error about a damaged strip, which nothing in Python can stop.
 
 The errors::
 

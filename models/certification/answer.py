@@ -11,9 +11,10 @@ import numpy as np
 from models.certification.bounds import Bound, betting_lower, betting_upper
 from models.certification.certificates import DEFAULT, PAPER, Certificate, attacked, size
 from models.certification.norms import NORMS, Norm, required
-from models.certification.procedure import Certified, Inquiry, Stopped
+from models.certification.procedure import Certified, Inquiry, Question, Stopped, Terms
 from models.certification.reach import SMALLEST_SIZE, reachable_size
 from models.certification.rounding import round_down, round_up
+from models.certification.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,20 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Total:
+    """The tally of all draws, the pilot's too: what the scores shown rest on."""
+
+    draws: int
+    sums: list[int]
+    sums_of_squares: list[int]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Everything needed to compute the certificate again: the tally of its look and its α.
 
     ``sums`` count in units of 1/``denominator``, ``sums_of_squares`` of 1/``denominator``², by
-    label index, over counted draws only.
+    label index, over counted draws only; ``total`` likewise over all draws.
     """
 
     label: int
@@ -60,6 +70,7 @@ class Evidence:
     alpha_scores: float
     tau: float
     rho: float
+    total: Total
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,7 @@ def conclude(inquiry: Inquiry, scores: int) -> Conclusion:
         reachable=reachable_size(question, terms, inquiry.scoring) >= (target or SMALLEST_SIZE),
         draws=inquiry.total.draws,
         stopped=inquiry.stopped,
-        scores=_scores(inquiry, scores),
+        scores=show_scores(inquiry.total, inquiry.division.scores, terms, question, scores),
         method=DEFAULT[terms.mechanism],
         lower=round_down(best.lower),
         upper=round_up(best.upper),
@@ -149,18 +160,26 @@ def conclude(inquiry: Inquiry, scores: int) -> Conclusion:
     )
 
 
-def _scores(inquiry: Inquiry, count: int) -> list[Score]:
+def show_scores(
+    total: Tally, alpha: float, terms: Terms, question: Question, count: int
+) -> list[Score]:
     """Bound the largest means over all draws: nothing was selected by them, so the pilot counts.
 
     Two-moment betting at a part of α that covers both sides of all K labels, also if fewer are
     shown, at every look at once.
+
+    Args:
+        total: the tally of all draws.
+        alpha: the part of α for the scores of all labels.
+        terms: the picture's.
+        question: its target, if it has one, adds what an attacker could make of each score.
+        count: how many to show.
     """
-    total, terms, question = inquiry.total, inquiry.terms, inquiry.question
     shown = np.argsort(-total.sums, kind="stable")[:count]
-    alpha = inquiry.division.scores / (2 * len(total.sums))
+    each = alpha / (2 * len(total.sums))
     sums, squares, unit = total.sums[shown], total.squares[shown], total.denominator
-    lower = betting_lower(total.draws, sums, squares, alpha, denominator=unit)
-    upper = betting_upper(total.draws, sums, squares, alpha, denominator=unit)
+    lower = betting_lower(total.draws, sums, squares, each, denominator=unit)
+    upper = betting_upper(total.draws, sums, squares, each, denominator=unit)
     intervals: list[Interval | None] = [None] * len(shown)
     if question.target is not None:
         change = required(question.target, terms.norm, question.norm, terms.values)
@@ -200,4 +219,9 @@ def _evidence(inquiry: Inquiry, best: Certified) -> Evidence:
         alpha_scores=inquiry.division.scores,
         tau=inquiry.terms.tau,
         rho=inquiry.terms.rho,
+        total=Total(
+            draws=inquiry.total.draws,
+            sums=inquiry.total.sums.tolist(),
+            sums_of_squares=inquiry.total.squares.tolist(),
+        ),
     )

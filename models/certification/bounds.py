@@ -28,7 +28,7 @@ _LOG_KEEP = np.log1p(-_BETS)
 _WEIGHTS = np.sqrt(_BETS * (1 - _BETS))
 _LOG_WEIGHTS = np.log(_WEIGHTS / _WEIGHTS.sum())
 
-SERVING_STEPS = 4
+SERVING_STEPS = 3
 CONVERGED_STEPS = 16
 
 

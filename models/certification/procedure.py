@@ -38,7 +38,7 @@ from models.certification.tally import Scoring, Tally
 Stopped = Literal["target_certified", "target_out_of_reach", "max_draws", "deadline"]
 
 # Rivals whose upper bound is computed exactly; the rest are covered by one that is larger.
-EXACT_RIVALS = 4
+EXACT_RIVALS = 3
 
 
 @dataclass(frozen=True)
@@ -184,21 +184,22 @@ def certify_arrays(
             raise ValueError(f"no certificate rests on the bound {bound!r}")
     elif bound == "betting":
         lower = betting_lower(draws, own, own_squares, alpha_label, denominator=denominator)
-        order = np.argsort(-rivals, axis=1, kind="stable")[:, : EXACT_RIVALS + 1]
-        top = order[:, :EXACT_RIVALS]
+        most = min(EXACT_RIVALS, rivals.shape[1] - 1)
+        top = np.argpartition(rivals, -most, axis=1)[:, -most:]
         rows = every[:, None]
         shape = np.broadcast_to(np.asarray(alpha_rival), draws.shape)
         exact = betting_upper(
             draws[:, None],
-            np.maximum(rivals[rows, top], 0),
-            np.where(rivals[rows, top] >= 0, squares[rows, top], 0),
+            rivals[rows, top],
+            squares[rows, top],
             shape[:, None],
             denominator=denominator,
         )
         upper = exact.max(axis=1)
-        if rivals.shape[1] > EXACT_RIVALS + 1:
+        if rivals.shape[1] - 1 > most:
             # ub(S, SS) ≤ ub(S, S), which grows with S: the next largest covers all the rest.
-            rest = rivals[every, order[:, EXACT_RIVALS]]
+            rivals[rows, top] = -1
+            rest = rivals.max(axis=1)
             cover = betting_upper(
                 draws, rest, rest * denominator, alpha_rival, denominator=denominator
             )

@@ -9,7 +9,7 @@ import numpy as np
 
 from models.certification.division import LEAST_DRAWS, PILOT_BLOCK
 from models.certification.procedure import Question, Terms, best_size
-from models.certification.tally import Scoring, Tally
+from models.certification.tally import DENOMINATORS, Scoring, Tally
 
 # Beyond this no budget is worth naming.
 MOST_DRAWS = 10**9
@@ -20,23 +20,35 @@ SMALLEST_SIZE = 5e-324
 @lru_cache(4096)
 def reachable_size(question: Question, terms: Terms, scoring: Scoring) -> float:
     """Return the size answered if every draw of the whole budget gives the label all its score."""
-    counted = question.max_draws - PILOT_BLOCK
-    # Scores of 0 and 1 alone sum to the same in any unit; the finest would overflow int64 here.
-    sums = np.array([counted, 0])
-    return best_size(Tally(counted, sums, sums, 1), terms, question, scoring)
+    tally = _split(question.max_draws - PILOT_BLOCK, 1.0, scoring)
+    return best_size(tally, terms, question, scoring)
 
 
-def draws_needed(question: Question, terms: Terms, scoring: Scoring) -> int | None:
+def draws_needed(
+    question: Question, terms: Terms, scoring: Scoring, share: float = 1.0
+) -> int | None:
     """Return the smallest budget with which the question could be answered as its asker hopes.
 
     That is: the target certified, or without one a size above 0. The budget of ``question`` itself
-    plays no part. None if no budget up to ``MOST_DRAWS`` suffices.
+    plays no part.
+
+    Args:
+        question: what is asked.
+        terms: what the picture's certificates are worth.
+        scoring: ``votes`` or ``softmax``.
+        share: how much of the draws' scores goes to the label; one rival gets the rest.
+
+    Returns:
+        The budget, the pilot's draws included; None if none up to ``MOST_DRAWS`` suffices. With a
+        share below 1 the sums are rounded in disfavour, so that single budgets above it may fail.
     """
+    hoped = question.target or SMALLEST_SIZE
 
     def enough(draws: int) -> bool:
         asked = Question(question.confidence, draws, question.target, question.norm)
-        reached = reachable_size.__wrapped__(asked, terms, scoring)
-        return reached >= (question.target or SMALLEST_SIZE)
+        return (
+            best_size(_split(draws - PILOT_BLOCK, share, scoring), terms, asked, scoring) >= hoped
+        )
 
     low, high = LEAST_DRAWS - 1, LEAST_DRAWS
     while not enough(high):
@@ -47,3 +59,11 @@ def draws_needed(question: Question, terms: Terms, scoring: Scoring) -> int | No
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+def _split(counted: int, share: float, scoring: Scoring) -> Tally:
+    """Return a tally in which ``share`` of the draws give all to the label, the rest to a rival."""
+    unit = DENOMINATORS[scoring]
+    own = int(counted * share)
+    both = np.array([own, counted - own])
+    return Tally(counted, both * unit, both * unit * unit, unit)

@@ -152,7 +152,7 @@ def _restore(
             number, _, entry = rest.partition(".")
             parameter = parameters[int(number)]
             if tensor.shape == parameter.shape:
-                # In the parameter's own memory layout, so that steps round as they would have.
+                # In the parameter's own memory layout, as if there had been no interruption.
                 tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
             state.setdefault(int(number), {})[entry] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": groups})

@@ -79,11 +79,12 @@ class CertificatePart(_Part):
 
 
 class NoisePart(_Part):
-    """The noise inside the network."""
+    """The noise inside the network; ``sensitivity`` is from ``norm`` to the mechanism's own."""
 
     mechanism: Mechanism
     scale: float
     sensitivity: float
+    norm: Norm
     placement: str
     scoring: Scoring
 
@@ -226,6 +227,7 @@ def noise_part(bundle: Bundle) -> NoisePart:
         mechanism=manifest.noise.mechanism,
         scale=manifest.noise.scale,
         sensitivity=manifest.sensitivity.value,
+        norm=manifest.sensitivity.input_norm,
         placement=manifest.noise.placement,
         scoring=manifest.scoring,
     )

@@ -27,7 +27,6 @@ class Model(BaseModel):
     digest: str
     input_shape: tuple[int, int, int]
     labels: list[str]
-    norm: str
     noise: NoisePart
     card: str
     evaluation: dict[str, Any]
@@ -51,7 +50,6 @@ def _describe(request: Request, served: Served) -> Model:
         **model_name(served.bundle).model_dump(),
         input_shape=manifest.input.shape,
         labels=list(manifest.labels),
-        norm=manifest.sensitivity.input_norm,
         noise=noise_part(served.bundle),
         card=served.bundle.card,
         evaluation=manifest.evaluation,

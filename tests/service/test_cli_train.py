@@ -84,6 +84,7 @@ def test_evaluate_prints_json_and_keeps_it(bundle: Path, capsys: Captured) -> No
         (["evaluate", "OUT", "--data", "digits", "--radii", "1,x"], 2, "not '1,x'"),
         (["evaluate", "OUT", "--data", "digits", "--draws", "1"], 2, "'--draws': Input should be"),
         (["evaluate", "OUT", "--data", "digits", "--norm", "l3"], 2, "'l3'"),
+        (["evaluate", "no\nbundle", "--data", "digits"], 1, "no bundle/model.json"),
         (["evaluate", "OUT"], 2, "Missing option '--data'"),
         (["fly"], 2, "No such command 'fly'"),
         (["--fly"], 2, "No such option"),

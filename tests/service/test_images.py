@@ -451,7 +451,8 @@ PNG = made.png(RGB, 8, 2)
 IDAT = PNG.index(b"IDAT") - 4
 
 
-STRIPS_AND_TILES: made.Tags = {tag: (3, [16]) for tag in (322, 323, 324)} | {325: (3, [256])}
+STRIPS_AND_TILES: made.Tags = {tag: (3, [16]) for tag in (322, 323, 324)}
+STRIPS_AND_TILES[325] = (3, [256])
 
 
 @pytest.mark.parametrize(

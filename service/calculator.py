@@ -1,0 +1,152 @@
+"""``pixeldp size``, ``bounds``, ``plan`` and ``verify``: the certification mathematics by hand.
+
+The same functions that answer pictures, for those who plan a deployment or check one.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from models.certification.bounds import CONVERGED_STEPS
+from models.certification.bounds import bounds as bound_by
+from models.certification.certificates import (
+    CERTIFICATES,
+    DEFAULT,
+    MECHANISM_NORMS,
+    Mechanism,
+)
+from models.certification.certificates import size as size_by
+from models.certification.norms import Norm
+from models.certification.procedure import Question, Terms
+from models.certification.reach import draws_needed
+from models.certification.verification import verify as differences
+
+# True scores of the label for which a plan says how many draws they take.
+PLANNED_SCORES = (1.0, 0.9999, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Positive = Annotated[float, typer.Option(min=0)]
+
+
+def size(
+    certificate: Annotated[str, typer.Option(help=", ".join(CERTIFICATES))],
+    lower: Annotated[float, typer.Option(min=0, max=1, help="On the label's expected score.")],
+    upper: Annotated[float, typer.Option(min=0, max=1, help="On every rival's.")],
+    scale: Annotated[float, typer.Option(help="σ or b.")],
+    sensitivity: Annotated[float, typer.Option(help="Δ of g, preprocessing included.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Compute the certified size that two bounds allow."""
+    value = float(size_by(certificate, lower, upper, scale, sensitivity))
+    typer.echo(json.dumps({"size": value}) if as_json else f"{value:.12g}")
+
+
+def bounds(
+    method: Annotated[
+        Literal["betting", "clopper-pearson", "hoeffding", "empirical-bernstein"], typer.Option()
+    ],
+    sum_: Annotated[float, typer.Option("--sum", help="Σx of the scores x in [0, 1].")],
+    draws: Annotated[int, typer.Option(min=1, help="n.")],
+    alpha: Annotated[float, typer.Option(help="Chance that one side is wrong.")],
+    sum_squares: Annotated[
+        float | None, typer.Option(help="Σx²; by default Σx, as for votes.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compute the lower and the upper bound on an expected score from its sums."""
+    squares = sum_ if sum_squares is None else sum_squares
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie strictly between 0 and 1, not {alpha}")
+    if not 0 <= squares <= sum_ <= draws or sum_ * sum_ > draws * squares * (1 + 1e-12):
+        raise ValueError(
+            "scores in [0, 1] have 0 <= sum of squares <= sum <= draws and "
+            "sum^2 <= draws * sum of squares"
+        )
+    if method == "empirical-bernstein" and draws < 2:
+        raise ValueError("empirical-bernstein needs at least 2 draws")
+    low, high = bound_by(method, draws, sum_, squares, alpha, steps=CONVERGED_STEPS)
+    document = {"lower": float(low), "upper": float(high)}
+    lines = (f"{name} {value:.15g}" for name, value in document.items())
+    typer.echo(json.dumps(document) if as_json else "\n".join(lines))
+
+
+def plan(
+    scale: Annotated[float, typer.Option(help="σ or b.")],
+    target: Annotated[float, typer.Option(help="The size needed, in the model's norm.")],
+    sensitivity: Annotated[float, typer.Option(help="Δ of g, preprocessing included.")] = 1.0,
+    mechanism: Annotated[Literal["gaussian", "laplace"], typer.Option()] = "gaussian",
+    confidence: Annotated[float, typer.Option(help="η.")] = 0.95,
+    as_json: Json = False,
+) -> None:
+    """Say how many draws a target takes, by how much of the true score the label has.
+
+    Worst case: one rival has all the rest. By votes, in target mode, with the pilot's draws.
+    """
+    norm: Norm = MECHANISM_NORMS[mechanism]
+    terms = Terms(mechanism, scale, sensitivity, norm, 1)
+    _check_positive(scale=scale, sensitivity=sensitivity, target=target)
+    question = Question(confidence, 64, target, norm)
+    rows = [
+        (
+            score,
+            _most(mechanism, score, scale, sensitivity),
+            draws_needed(question, terms, "votes", score),
+        )
+        for score in PLANNED_SCORES
+    ]
+    if as_json:
+        members = ("score", "largest_size", "draws")
+        typer.echo(json.dumps({"plan": [dict(zip(members, row, strict=True)) for row in rows]}))
+        return
+    typer.echo(f"{'true score':>10}  {'largest size':>12}  {'draws needed':>12}")
+    for score, most, draws in rows:
+        largest = "unbounded" if most is None else f"{most:.4g}"
+        needed = "out of reach" if draws is None else f"{draws:,}"
+        typer.echo(f"{score:>10}  {largest:>12}  {needed:>12}")
+
+
+def _most(mechanism: Mechanism, score: float, scale: float, sensitivity: float) -> float | None:
+    """Return the size at the true score itself, which no number of draws exceeds."""
+    if score == 1:
+        return None
+    return float(size_by(DEFAULT[mechanism], score, 1 - score, scale, sensitivity))
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be above 0 and finite, not {value}")
+
+
+def verify(
+    answer: Annotated[
+        Path, typer.Argument(help="The JSON of an answer with evidence; - for standard input.")
+    ],
+) -> None:
+    """Compute an answer again from its own evidence, and fail if anything in it differs."""
+    text = sys.stdin.read() if str(answer) == "-" else answer.read_text(encoding="utf-8")
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{answer}: not JSON ({error})") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{answer}: expected the JSON object of one answer")
+    found = differences(document)
+    for sentence in found:
+        typer.echo(f"differs: {sentence}")
+    if found:
+        raise typer.Exit(1)
+    label, size_, norm = document["label"]["name"], document["certified_size"], document["norm"]
+    typer.echo(
+        f"everything follows: label {label}, certified size {size_} in {norm}, "
+        f"confidence {document['confidence']}"
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (size, bounds, plan, verify):
+        app.command()(command)
