@@ -1,0 +1,131 @@
+"""How large certificates are and how many draws they take, on the very same draws.
+
+    python -m benchmarks.certificates --data DATA [--pictures 1000] [--json FILE]
+
+Draws votes of the shipped model for pictures of MNIST's test set (DATA holds MNIST/raw, as
+torchvision lays it out), then runs each procedure over the same sequences: this one through the
+service's own ``Inquiry``, the paper's and Cohen's beside it. Ratios of mean sizes need no clock.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from models.bundle import ZOO, read_bundle
+from models.certification.comparison import cohen_size, paper_size
+from models.certification.procedure import Inquiry, Question, Terms
+from models.certification.tally import Tally
+from models.predictor import Predictor
+from models.training.datasets import load
+
+PASS = 512
+COHEN_SELECTION = 100
+# The pilot may take up to 128 draws before the first that counts.
+MOST_PILOT = 128
+
+Votes = NDArray[np.int64]
+
+
+def draw_votes(predictor: Predictor, pixels: NDArray[np.uint8], count: int) -> tuple[Terms, Votes]:
+    """Draw ``count`` votes, as label indices, for one picture."""
+    encoded = predictor.encode(pixels)
+    rows = np.zeros(PASS, dtype=np.intp)
+    passes = -(-count // PASS)
+    scores = [predictor.run([encoded.features], rows).argmax(axis=1) for _ in range(passes)]
+    return encoded.terms, np.concatenate(scores)[:count]
+
+
+def one_hot(votes: Votes, labels: int) -> Votes:
+    """Return the integer scores of votes."""
+    return np.eye(labels, dtype=np.int64)[votes]
+
+
+def run(terms: Terms, votes: Votes, labels: int, question: Question) -> Inquiry:
+    """Answer ``question`` from recorded votes."""
+    inquiry = Inquiry(question, terms, labels, "votes")
+    inquiry.add(one_hot(votes[: question.max_draws], labels))
+    return inquiry
+
+
+def measure(
+    recorded: Sequence[tuple[Terms, Votes]], labels: int, confidence: float
+) -> list[tuple[str, float, str]]:
+    """Return rows of (figure, value, what it must reach)."""
+    rows: list[tuple[str, float, str]] = []
+    for n in (300, 1000):
+        question = Question(confidence, n, None, "l2")
+        ours = np.mean([run(*one, labels, question).size for one in recorded])
+        paper = np.mean(
+            [
+                paper_size(Tally.of(one_hot(votes[:n], labels), "votes"), terms, confidence)
+                for terms, votes in recorded
+            ]
+        )
+        rows.append((f"mean size over the paper's procedure, n = {n}", float(ours / paper), "3.5"))
+    n = 1000
+    ours_, cohen = [], []
+    for terms, votes in recorded:
+        # Equal numbers of counted draws: the pilot comes on top of them, as Cohen's 100 do.
+        pilot = run(terms, votes, labels, Question(confidence, n, None, "l2")).pilot.draws
+        question = Question(confidence, pilot + n, None, "l2")
+        ours_.append(run(terms, votes, labels, question).size)
+        parts = votes[:COHEN_SELECTION], votes[COHEN_SELECTION : COHEN_SELECTION + n]
+        selection, tally = (Tally.of(one_hot(part, labels), "votes") for part in parts)
+        cohen.append(cohen_size(selection, tally, terms, confidence))
+    ratio = float(np.mean(ours_) / np.mean(cohen))
+    rows.append(("mean size over Cohen's procedure, n = 1000 counted", ratio, "0.995"))
+    for n, most in ((300, "≤ 130"), (1000, "≤ 215"), (10_000, "≤ 620")):
+        scale = recorded[0][0].scale / recorded[0][0].sensitivity
+        if len(recorded[0][1]) < n:
+            continue
+        target = scale / 2
+        targeted = [run(*one, labels, Question(confidence, n, target, "l2")) for one in recorded]
+        fixed = [run(*one, labels, Question(confidence, n, None, "l2")).size for one in recorded]
+        draws = float(np.mean([inquiry.total.draws for inquiry in targeted]))
+        lost = np.mean([size >= target for size in fixed]) - np.mean(
+            [inquiry.size >= target for inquiry in targeted]
+        )
+        rows.append((f"mean draws, target ½σ/Δ, max_draws = {n}", draws, most))
+        rows.append((f"points of pictures lost against fixed n = {n}", 100 * float(lost), "≤ 0.5"))
+    return rows
+
+
+def main() -> None:
+    """Measure, print Markdown, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--draws", type=int, default=10_000)
+    parser.add_argument("--confidence", type=float, default=0.999)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    predictor = Predictor(read_bundle(arguments.bundle), PASS, precision="bfloat16")
+    pictures = load(arguments.dataset, arguments.data, "test").images
+    chosen = pictures[:: max(1, len(pictures) // arguments.pictures)][: arguments.pictures]
+    count = max(arguments.draws, 1000 + MOST_PILOT, 1000 + COHEN_SELECTION)
+    recorded = [draw_votes(predictor, picture, count) for picture in tqdm(chosen, "drawing")]
+    labels = len(predictor.manifest.labels)
+    rows = measure(recorded, labels, arguments.confidence)
+    name = predictor.manifest.name
+    print(f"\n{name}, {len(chosen)} pictures, confidence {arguments.confidence}\n")
+    print("| figure | measured | to reach |\n| --- | ---: | ---: |")
+    for figure, value, reach in rows:
+        print(f"| {figure} | {value:.3f} | {reach} |")
+    if arguments.json:
+        document = {"model": name, "pictures": len(chosen), "figures": {r[0]: r[1] for r in rows}}
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

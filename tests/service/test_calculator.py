@@ -1,0 +1,150 @@
+"""``pixeldp size``, ``bounds``, ``plan`` and ``verify``, as people type them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from service.cli import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = main(arguments)
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    status, out, err = run(capsys, *arguments, "--json")
+    assert (status, err) == (0, "")
+    document: dict[str, object] = json.loads(out)
+    return document
+
+
+SIZE = ("size", "--lower", "0.9", "--upper", "0.05", "--scale", "0.25", "--sensitivity", "0.8")
+
+
+@pytest.mark.parametrize(
+    ("certificate", "expected"),
+    [
+        ("pixeldp-gaussian", 0.149996104843),
+        ("renyi", 0.390429335238),
+        ("gaussian", 0.457250811328),
+        ("pixeldp-laplace", 0.451620587171),
+        ("laplace", 0.611253594598),
+    ],
+)
+def test_sizes_are_the_reference_figures(
+    capsys: pytest.CaptureFixture[str], certificate: str, expected: float
+) -> None:
+    document = run_json(capsys, *SIZE, "--certificate", certificate)
+    assert document["size"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_bounds_that_do_not_separate_have_size_0(capsys: pytest.CaptureFixture[str]) -> None:
+    for lower, upper in (("0.1", "0.5"), ("0.5", "0.5")):
+        arguments = ("--lower", lower, "--upper", upper, "--scale", "1")
+        assert run_json(capsys, "size", "--certificate", "gaussian", *arguments) == {"size": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("method", "lower", "upper"),
+    [
+        ("betting", 0.753021227884, 0.938185971235),
+        ("hoeffding", 0.680052539648, 1.0),
+        ("empirical-bernstein", 0.61241233751, 1.0),
+    ],
+)
+def test_bounds_are_the_reference_figures(
+    capsys: pytest.CaptureFixture[str], method: str, lower: float, upper: float
+) -> None:
+    sums = ("--sum", "87.5", "--sum-squares", "79.25", "--draws", "100", "--alpha", "0.0005")
+    document = run_json(capsys, "bounds", "--method", method, *sums)
+    assert document["lower"] == pytest.approx(lower, rel=1e-11)
+    assert document["upper"] == pytest.approx(upper, rel=1e-11)
+
+
+def test_clopper_pearson_takes_votes(capsys: pytest.CaptureFixture[str]) -> None:
+    votes = ("bounds", "--method", "clopper-pearson", "--draws", "100", "--alpha", "0.001")
+    document = run_json(capsys, *votes, "--sum", "93")
+    assert document["lower"] == pytest.approx(0.815819080108, rel=1e-11)
+    assert document["upper"] == pytest.approx(0.98444471634, rel=1e-11)
+    status, _, err = run(capsys, *votes, "--sum", "93", "--sum-squares", "90")
+    assert status == 1
+    assert "votes only" in err
+
+
+def test_a_plan_names_the_draws(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("plan", "--scale", "0.5", "--target", "0.4", "--confidence", "0.999")
+    rows = run_json(capsys, *arguments)["plan"]
+    assert isinstance(rows, list)
+    needed = [row["draws"] for row in rows]
+    reachable = [draws for draws in needed if draws is not None]
+    assert reachable == sorted(reachable)
+    # A score whose own size is below the target is out of reach, and no other.
+    assert [draws is None for draws in needed] == [
+        row["largest_size"] is not None and row["largest_size"] < 0.4 for row in rows
+    ]
+    status, out, _ = run(capsys, *arguments)
+    assert status == 0
+    assert "out of reach" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (
+            ("size", "--certificate", "best", "--lower", "1", "--upper", "0", "--scale", "1"),
+            1,
+            "best",
+        ),
+        (
+            ("size", "--certificate", "gaussian", "--lower", "1", "--upper", "0", "--scale", "0"),
+            1,
+            "positive",
+        ),
+        (
+            ("size", "--certificate", "gaussian", "--lower", "2", "--upper", "0", "--scale", "1"),
+            2,
+            "lower",
+        ),
+        (("size",), 2, "certificate"),
+        (
+            ("bounds", "--method", "betting", "--sum", "9", "--draws", "5", "--alpha", ".1"),
+            1,
+            "sum",
+        ),
+        (
+            ("bounds", "--method", "betting", "--sum", "3", "--draws", "5", "--alpha", "0"),
+            1,
+            "alpha",
+        ),
+        (
+            ("bounds", "--method", "guess", "--sum", "3", "--draws", "5", "--alpha", ".1"),
+            2,
+            "guess",
+        ),
+        (("plan", "--scale", "0.5", "--target", "-1"), 1, "target"),
+        (("plan", "--scale", "0.5", "--target", "1", "--confidence", "1"), 1, "confidence"),
+        (("verify", "/nowhere.json"), 1, "nowhere"),
+    ],
+)
+def test_errors_are_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], status: int, says: str
+) -> None:
+    found, out, err = run(capsys, *arguments)
+    assert found == status
+    assert out == ""
+    assert err.count("\n") == 1
+    assert says in err
+
+
+def test_what_is_no_answer_cannot_be_verified(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "answer.json"
+    for content in ("", "[]", "{}", '{"evidence": null}', '{"evidence": {"label": 1}}'):
+        file.write_text(content)
+        status, _, err = run(capsys, "verify", str(file))
+        assert status == 1
+        assert err.count("\n") == 1
