@@ -1,56 +1,17 @@
-"""Bytes of a picture file to pixels, with limits.
+"""From a picture file to the parts of it that make its pixels.
 
-The certificate speaks of the pixels that this module yields, so it never changes a pixel value in
-a way that could be avoided. There is no scaling (nor JPEG's draft mode), 16 bits are never cut to
-8, and embedded colour profiles are ignored: pixels count as they are coded. What is left:
-
-- 1-, 2- and 4-bit greys are spread over 0 … 255, which is exact, and the 5 and 6 bits of a 16-bit
-  BMP's channels, which is rounded; palettes become RGB. GIF and BMP have no greyscale of their
-  own: a palette that is the grey ramp itself counts as L there.
-- Alpha, a transparent colour or a transparent palette entry is composited over white, in integers
-  and rounded once: 255 − ((255 − v)·a + 127) div 255. No ties can occur, since 255 is odd.
-- EXIF orientation is applied; orientation that only XMP states is not, as in browsers.
-- Pixels that a file leaves out, though it is complete in form, are filled as viewers do: zero, or
-  in a JPEG what the last ones suggest.
-- JPEG in YCbCr becomes RGB. Of a JPEG that carries further pictures (depth, gain map) the first
-  counts, as in every viewer.
-
-Accepted are PNG, JPEG, WebP, BMP, GIF and TIFF (one picture each) and binary PBM, PGM and PPM.
-Pillow reads some forty formats more; each is another parser that strangers' bytes would reach,
-most of them in C, for pictures that hardly anyone sends. For the same reason TIFF is limited to
-the compressions none, LZW, Deflate and PackBits, and BMP to none.
-
-Before Pillow sees a file, a reader for its format walks the outer structure, refuses what the
-limits or the certificate refuse, and hands on only the parts that make the pixels (BMP and WebP,
-which Pillow reads without looking round, go on as they are). So size and frames are known before
-anything is allocated, Pillow meets no text, XMP or profile, what follows the picture's end is
-never read, and time stays in proportion to the bytes and the pixels, however many tiny parts a
-hostile file has. Pillow's warnings have no cause left; libtiff alone writes a line to standard
-error about a damaged strip, which nothing in Python can stop.
-
-The errors::
-
-    PictureError
-    ├── NotAPicture             no picture, a format not accepted, or a broken or truncated one
-    ├── TooManyPixels           a picture beyond ``Limits.max_pixels``
-    └── CannotCertifyPicture    a picture, but not one whose pixels could be certified as sent
-
-:func:`decode` raises no others, whatever the bytes. It keeps no state and may run in many threads.
+A reader per format walks the file's outer structure, refuses what cannot be answered about, and
+hands on a file with nothing else in it.
 """
 
-import hashlib
 import io
 import re
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
 from math import ceil
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
@@ -60,134 +21,16 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-ACCEPTED = "PNG, JPEG, WebP, BMP, GIF, TIFF, and binary PBM, PGM and PPM"
+from service.images.errors import CannotCertifyPicture, NotAPicture
 
-# Above this Pillow warns by itself, through the process-wide warning filters.
-MOST_PIXELS = 89_478_485
 # Chunks, segments, strips or tiles. An honest picture of 25 megapixels has some ten thousand.
 MOST_PARTS = 65_536
 # A progressive JPEG has about ten. Each scan visits every pixel however few bytes it takes, so a
 # small file of many thousand would keep a core busy for minutes.
 MOST_SCANS = 100
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
-
-class PictureError(ValueError):
-    """A picture that cannot be answered about: the message says what was wrong and what to do."""
-
-
-class NotAPicture(PictureError):  # noqa: N818 - the name of the problem that the API reports
-    """The bytes are no picture, of a format that is not accepted, or broken or truncated."""
-
-    def __init__(self, found: str) -> None:
-        super().__init__(f"Not a picture that can be read: {found}. Accepted are {ACCEPTED}.")
-
-
-class TooManyPixels(PictureError):  # noqa: N818
-    """The header states ``pixels`` (width × height), more than ``limit``; nothing was decoded."""
-
-    def __init__(self, pixels: int, limit: int) -> None:
-        super().__init__(
-            f"The picture has {pixels:,} pixels (width × height); at most {limit:,} are accepted. "
-            "Send it smaller."
-        )
-        self.pixels, self.limit = pixels, limit
-
-
-class CannotCertifyPicture(PictureError):  # noqa: N818
-    """A picture whose pixels would have to be altered first, or that has several frames."""
-
-    def __init__(self, found: str, remedy: str) -> None:
-        super().__init__(f"The picture cannot be certified as sent: {found}. {remedy}")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a picture may be.
-
-    ``max_pixels`` is width × height. The default takes the 24-megapixel pictures of most cameras.
-    Decoding one holds up to 13 bytes a pixel, 20 if it is WebP: at the default 325 or 500 MB,
-    times the pictures that are decoded at once.
-    """
-
-    max_pixels: int = 25_000_000
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_pixels <= MOST_PIXELS:
-            raise ValueError(f"max_pixels is {self.max_pixels}; expected 1 to {MOST_PIXELS:,}")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A decoded picture.
-
-    ``pixels`` is row-major and interleaved, [height, width, channels]; bytes when ``bits`` is 8,
-    little-endian uint16 when it is 16 (then ``mode`` is ``L``). Full scale is 2^bits − 1.
-    """
-
-    width: int
-    height: int
-    mode: Literal["L", "RGB"]
-    bits: Literal[8, 16]
-    pixels: bytes = field(repr=False)
-
-    @property
-    def channels(self) -> int:
-        """1 for ``L``, 3 for ``RGB``."""
-        return len(self.mode)
-
-    @property
-    def values(self) -> int:
-        """The number of pixel values, which the norms' dimension d is."""
-        return self.width * self.height * self.channels
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the pixels and their shape, in hexadecimal: equal for equal pictures only."""
-        shape = f"{self.width} {self.height} {self.mode} {self.bits}\n"
-        digest = hashlib.sha256(shape.encode())
-        digest.update(self.pixels)
-        return digest.hexdigest()
-
-    def array(self) -> Pixels:
-        """Return a read-only view of the pixels, [height, width, channels], uint8 or uint16."""
-        flat = np.frombuffer(self.pixels, dtype="u1" if self.bits == 8 else "<u2")
-        return flat.reshape(self.height, self.width, self.channels)
-
-
-def decode(data: bytes, limits: Limits = Limits()) -> Picture:
-    """Decode a picture file. The same bytes always give the same pixels.
-
-    Raises:
-        PictureError: one of its three kinds; never anything else, whatever the bytes.
-    """
-    form = _form(data)
-    try:
-        still = form.read(data)
-        pixels = still.width * still.height
-        if pixels == 0:
-            raise NotAPicture(f"a {form.name} file without pixels")
-        if pixels > limits.max_pixels:
-            raise TooManyPixels(pixels, limits.max_pixels)
-        array = _oriented(_unpack(form, still), still.orientation)
-        height, width, channels = array.shape
-        bits: Literal[8, 16] = 8 if array.dtype == np.uint8 else 16
-        return Picture(width, height, "L" if channels == 1 else "RGB", bits, array.tobytes())
-    except PictureError:
-        raise
-    # Everything in here works on a stranger's bytes, and Pillow signals a broken file by whichever
-    # exception its parser stumbles over: OSError, SyntaxError, ValueError, struct.error and more,
-    # and MemoryError too. Whatever it was, these bytes gave no picture; the cause stays attached.
-    except Exception as error:
-        reason = f"a broken or truncated {form.name} file ({error or type(error).__name__})"
-        raise NotAPicture(reason) from error
-
-
-# --- from a file to what makes its pixels ----------------------------------------------------
-
-
-class _Still(NamedTuple):
+class Still(NamedTuple):
     """One picture: its size as coded, and a file with nothing in it but what makes its pixels.
 
     ``transparent`` is the grey or the RGB value, as decoded, that stands for transparency.
@@ -200,12 +43,12 @@ class _Still(NamedTuple):
     transparent: tuple[int, ...] | None = None
 
 
-class _Form(NamedTuple):
+class Form(NamedTuple):
     """A file format: how it begins, what reads its structure, what decodes the rest."""
 
     name: str
     begins: re.Pattern[bytes]
-    read: Callable[[bytes], _Still]
+    read: Callable[[bytes], Still]
     plugin: Callable[[io.BytesIO], ImageFile]
 
 
@@ -227,7 +70,7 @@ def _sixteen_bits(name: str) -> CannotCertifyPicture:
     )
 
 
-def _read_png(data: bytes) -> _Still:
+def _read_png(data: bytes) -> Still:
     """Keep the critical chunks and a palette's tRNS; every chunk's checksum must be right."""
     view, position, parts = memoryview(data), 8, 0
     kept, orientation, transparent = [view[:8]], 1, None
@@ -268,7 +111,7 @@ def _read_png(data: bytes) -> _Still:
                 raise NotAPicture(f"a PNG file with the unknown critical chunk {kind!r}")
         if kind in (b"IHDR", b"IDAT", b"IEND") or (colour == 3 and kind in (b"PLTE", b"tRNS")):
             kept.append(chunk)
-    return _Still(width, height, b"".join(kept), orientation, transparent)
+    return Still(width, height, b"".join(kept), orientation, transparent)
 
 
 # A marker; within coded data 0xFF is followed by 0x00 or a restart, elsewhere by fill bytes.
@@ -278,7 +121,7 @@ _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # without DHT, JPG and DA
 _METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # APP and comments; JFIF and Adobe tell the colours
 
 
-def _read_jpeg(data: bytes) -> _Still:
+def _read_jpeg(data: bytes) -> Still:
     """Keep the first picture without metadata: up to its end marker, which must be there."""
     kept, parts, scans, body = [data[:2]], 0, 0, 0
     width, height, position, orientation = 0, 0, 2, 1
@@ -313,10 +156,10 @@ def _read_jpeg(data: bytes) -> _Still:
         raise _truncated("JPEG")
     if not width or not body:
         raise _truncated("JPEG")
-    return _Still(width, height, b"".join([*kept, data[body:position]]), orientation)
+    return Still(width, height, b"".join([*kept, data[body:position]]), orientation)
 
 
-def _read_webp(data: bytes) -> _Still:
+def _read_webp(data: bytes) -> Still:
     """Find size, frames and orientation; drop what follows the RIFF container."""
     end = 8 + struct.unpack_from("<I", data, 4)[0]
     if end > len(data):
@@ -342,21 +185,21 @@ def _read_webp(data: bytes) -> _Still:
                 data[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0")
             )
         position += 8 + length + length % 2
-    return _Still(width, height, data[:end], orientation)
+    return Still(width, height, data[:end], orientation)
 
 
-def _read_bmp(data: bytes) -> _Still:
+def _read_bmp(data: bytes) -> Still:
     """Find the size; only uncompressed pixels are handed on."""
     if struct.unpack_from("<I", data, 14)[0] == 12:
         width, height = struct.unpack_from("<HH", data, 18)
-        return _Still(width, height, data)
+        return Still(width, height, data)
     width, height = struct.unpack_from("<Ii", data, 18)
     if (compression := struct.unpack_from("<I", data, 30)[0]) not in (0, 3):
         raise NotAPicture(f"a BMP file of compression {compression}, and only 0 and 3 are read")
-    return _Still(width, abs(height), data)
+    return Still(width, abs(height), data)
 
 
-def _read_gif(data: bytes) -> _Still:
+def _read_gif(data: bytes) -> Still:
     """Keep the screen, the palette and the one frame with what controls it."""
 
     def after_blocks(position: int) -> int:
@@ -392,7 +235,7 @@ def _read_gif(data: bytes) -> _Still:
             raise NotAPicture(f"a GIF file with the unknown block 0x{data[position]:02x}")
         position = end
     content = b"".join([data[:start], control, frame, b";"])
-    return _Still(width, height, content, transparent=transparent)
+    return Still(width, height, content, transparent=transparent)
 
 
 _GAP = rb"(?:\s|#[^\r\n]*[\r\n])++"
@@ -400,7 +243,7 @@ _PBM_HEADER = re.compile(rb"P4" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})\s")
 _PNM_HEADER = re.compile(rb"P[56]" + (_GAP + rb"(\d{1,9})") * 3 + rb"\s")
 
 
-def _read_pnm(data: bytes) -> _Still:
+def _read_pnm(data: bytes) -> Still:
     """Rewrite the header without comments; the largest value must be that of 8 or 16 bits."""
     kind = data[:2]
     header = (_PBM_HEADER if kind == b"P4" else _PNM_HEADER).match(data[:1024])
@@ -415,7 +258,7 @@ def _read_pnm(data: bytes) -> _Still:
             "Rescale it to 255, or a greyscale picture to 65535.",
         )
     plain = b" ".join([kind, *header.groups()]) + b"\n"
-    return _Still(width, height, plain + data[header.end() :])
+    return Still(width, height, plain + data[header.end() :])
 
 
 class _Tag:
@@ -499,7 +342,7 @@ _TIFF_LAYOUTS = {
 _TIFF_COMPRESSIONS = {1, 5, 8, 32773, 32946}
 
 
-def _read_tiff(data: bytes) -> _Still:
+def _read_tiff(data: bytes) -> Still:
     """Keep one directory, of the tags that make the pixels, after checking what they claim."""
     tags = _Directory(data)
     if tags.next != bytes(4):
@@ -535,7 +378,7 @@ def _read_tiff(data: bytes) -> _Still:
         if any(colour % 257 for colour in colours) and any(colour % 256 for colour in colours):
             raise _sixteen_bits("TIFF")
     _check_tiff_parts(tags, width, height)
-    return _Still(width, height, tags.alone(), _orientation(data))
+    return Still(width, height, tags.alone(), _orientation(data))
 
 
 def _check_tiff_parts(tags: _Directory, width: int, height: int) -> None:
@@ -566,21 +409,18 @@ def _orientation(exif: bytes) -> int:
         return 1
 
 
-# --- what the bytes are ----------------------------------------------------------------------
-
-
 def _begins(pattern: bytes) -> re.Pattern[bytes]:
     return re.compile(pattern, re.DOTALL)
 
 
 _FORMS = (
-    _Form("PNG", _begins(rb"\x89PNG\r\n\x1a\n"), _read_png, PngImageFile),
-    _Form("JPEG", _begins(rb"\xff\xd8\xff"), _read_jpeg, JpegImageFile),
-    _Form("WebP", _begins(rb"RIFF....WEBPVP8[ LX]"), _read_webp, WebPImageFile),
-    _Form("GIF", _begins(rb"GIF8[79]a"), _read_gif, GifImageFile),
-    _Form("BMP", _begins(rb"BM"), _read_bmp, BmpImageFile),
-    _Form("TIFF", _begins(rb"II\*\0|MM\0\*"), _read_tiff, TiffImageFile),
-    _Form("PNM", _begins(rb"P[4-6]\s|P[4-6]#"), _read_pnm, PpmImageFile),
+    Form("PNG", _begins(rb"\x89PNG\r\n\x1a\n"), _read_png, PngImageFile),
+    Form("JPEG", _begins(rb"\xff\xd8\xff"), _read_jpeg, JpegImageFile),
+    Form("WebP", _begins(rb"RIFF....WEBPVP8[ LX]"), _read_webp, WebPImageFile),
+    Form("GIF", _begins(rb"GIF8[79]a"), _read_gif, GifImageFile),
+    Form("BMP", _begins(rb"BM"), _read_bmp, BmpImageFile),
+    Form("TIFF", _begins(rb"II\*\0|MM\0\*"), _read_tiff, TiffImageFile),
+    Form("PNM", _begins(rb"P[4-6]\s|P[4-6]#"), _read_pnm, PpmImageFile),
 )
 
 _OTHERS = (
@@ -603,7 +443,7 @@ _OTHERS = (
 )
 
 
-def _form(data: bytes) -> _Form:
+def find_form(data: bytes) -> Form:
     """Tell the format by how the bytes begin; a file is only ever read as that one."""
     for form in _FORMS:
         if form.begins.match(data):
@@ -614,75 +454,3 @@ def _form(data: bytes) -> _Form:
         if re.match(pattern, data[:256], re.DOTALL):
             raise NotAPicture(name)
     raise NotAPicture("bytes of no known kind")
-
-
-# --- pixels ----------------------------------------------------------------------------------
-
-
-def _unpack(form: _Form, still: _Still) -> Pixels:
-    """Decode to [height, width, channels] as coded: before its orientation is applied."""
-    image = form.plugin(io.BytesIO(still.content))
-    if image.size != (still.width, still.height):
-        raise NotAPicture(f"a {form.name} file that states two sizes")
-    image.load()
-    key = still.transparent
-    match image.mode:
-        case "1":
-            array: NDArray[Any] = np.asarray(image).astype(np.uint8) * np.uint8(255)
-        case "L" | "RGB":
-            array = np.asarray(image)
-        case "P":
-            key, opaque = None, "transparency" not in image.info
-            array = np.asarray(image.convert("RGB" if opaque else "RGBA"))
-        case "LA" | "RGBA":
-            array = np.asarray(image)
-        case "I;16" | "I;16B" | "I":  # I is how Pillow holds a 16-bit PGM
-            array = np.asarray(image).astype("<u2")
-        case mode:
-            reason = f"its pixels are coded as {mode}"
-            raise CannotCertifyPicture(reason, "Convert it to greyscale or RGB.")
-    array = array.reshape(still.height, still.width, -1)
-    if array.shape[2] in (2, 4):
-        return over_white(array[..., :-1], array[..., -1:])
-    if key is not None:
-        clear = np.ones(array.shape[:2], dtype=bool)
-        for channel, value in enumerate(key):
-            clear &= array[..., channel] == value
-        array = array.copy()
-        array[clear] = np.iinfo(array.dtype).max
-    return array
-
-
-def over_white(colour: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Composite ``colour`` [h, w, c] over white by ``alpha`` [h, w, 1], rounded to nearest."""
-    result = np.empty_like(colour)
-    # Row by row in blocks: the products need 16 bits (at most 255·255 + 127 < 2¹⁶).
-    for start in range(0, len(colour), 64):
-        rows = slice(start, start + 64)
-        missing = (255 - colour[rows]).astype(np.uint16) * alpha[rows]
-        result[rows] = 255 - (missing + 127) // 255
-    return result
-
-
-def _oriented(array: Pixels, orientation: int) -> Pixels:
-    """Turn [height, width, channels] the way that EXIF's ``orientation`` says.
-
-    2 to 8 are its mirrored and turned cases; 1 and numbers without a meaning leave it as coded.
-    """
-    match orientation:
-        case 2:
-            return array[:, ::-1]
-        case 3:
-            return array[::-1, ::-1]
-        case 4:
-            return array[::-1]
-        case 5:
-            return array.swapaxes(0, 1)
-        case 6:
-            return np.rot90(array, -1)
-        case 7:
-            return array[::-1, ::-1].swapaxes(0, 1)
-        case 8:
-            return np.rot90(array)
-        case _:
-            return array
