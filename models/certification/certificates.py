@@ -88,12 +88,16 @@ def pixeldp_gaussian(pa: Floats, pb: Floats) -> Floats:
     misses of the maximum only makes the answer smaller. Never exceeds 0.5705.
     """
 
-    def reach(epsilon: Floats) -> Floats:
+    # δ is positive for ε below ½·ln(pA/pB) only; the search is over that range.
+    most = np.minimum(pixeldp_laplace(pa, pb), 1.0)[..., None]
+
+    def reach(share: Floats) -> Floats:
+        epsilon = share * most
         delta = (pa[..., None] - np.exp(2 * epsilon) * pb[..., None]) / (1 + np.exp(epsilon))
         log = np.log(1.25 / np.where(delta > 0, delta, 1.0))
         return np.where(delta > 0, epsilon / np.sqrt(2 * log), 0.0)
 
-    return _largest(reach, np.linspace(1 / 64, 1, 64), (1e-9, 1.0))
+    return _largest(reach, np.linspace(1 / 64, 1, 64), (0.0, 1.0))
 
 
 def analytic_gaussian(pa: Floats, pb: Floats) -> Floats:
@@ -147,19 +151,18 @@ def renyi(pa: Floats, pb: Floats) -> Floats:
         log = np.log1p(-np.minimum(missing, 1 - 2.0**-53))
         return np.asarray(np.sqrt(np.maximum(-2 / (1 + above) * log, 0.0)))
 
-    return _largest(reach, np.linspace(-12, 12, 97), (-14.0, 14.0))
+    return _largest(reach, np.linspace(-32, 12, 89), (-32.0, 14.0))
 
 
 def _largest(
     function: Callable[[Floats], Floats], grid: Floats, limits: tuple[float, float]
 ) -> Floats:
     """Maximise ``function`` over its last axis: the best of ``grid``, refined by golden section."""
-    grid = grid.astype(float)
-    best = function(grid).argmax(axis=-1)
+    values = function(grid)
+    best, top = values.argmax(axis=-1), values.max(axis=-1)
     step = grid[1] - grid[0]
     low = np.maximum(grid[best] - step, limits[0])[..., None]
     high = np.minimum(grid[best] + step, limits[1])[..., None]
-    top = function(grid).max(axis=-1)
     for _ in range(48):
         left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
         at_left, at_right = function(left), function(right)

@@ -32,6 +32,7 @@ GRACE_SECONDS = 2.0
 # Deaths of workers that one picture may see before it is taken to be their cause.
 MOST_DEATHS = 2
 RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
+STEADY_SECONDS = 30.0
 # Draws that a picture takes from a pass at a time: how many pictures keep a worker's passes full.
 DRAWS_AT_A_TIME = 32
 
@@ -133,7 +134,7 @@ class Engine:
         pass_size: slots of every pass.
         queue: pictures that may wait; more are refused.
         observer: told what happens.
-        on_broken: called with the reason when a worker cannot load its models.
+        on_broken: called with the reason when a worker cannot load its models and none is ready.
     """
 
     def __init__(
@@ -267,16 +268,17 @@ class Engine:
 
     async def _keep(self, worker: _Worker) -> None:
         """Keep one worker running, for as long as the service does."""
-        for attempt in itertools.count():
-            await asyncio.sleep(RESTART_SECONDS[min(attempt, len(RESTART_SECONDS) - 1)])
+        failures = 0
+        while True:
             started = time.monotonic()
             code = await self._run(worker)
+            lived = time.monotonic() - started
             log.error(
-                "worker died",
-                worker=worker.name,
-                exit_code=code,
-                after_seconds=round(time.monotonic() - started, 1),
+                "worker died", worker=worker.name, exit_code=code, after_seconds=round(lived, 1)
             )
+            # One that dies young is given longer and longer before it is tried again.
+            failures = 0 if lived > STEADY_SECONDS else failures + 1
+            await asyncio.sleep(RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)])
 
     async def _run(self, worker: _Worker) -> int:
         """Start one worker process, and listen to it until it ends."""
@@ -330,7 +332,8 @@ class Engine:
                 self._settle(worker, message.id, CannotEncodeError(message.reason))
             case wire.Broken():
                 log.error("worker cannot load", worker=worker.name, reason=message.reason)
-                self._on_broken(message.reason)
+                if not any(one.ready for one in self._workers):
+                    self._on_broken(message.reason)
             case _:
                 log.error("unexpected message", worker=worker.name, kind=message.kind)
 

@@ -154,4 +154,4 @@ def renyi(pa: Real, pb: Real) -> Real:
         mean = ((pa ** (1 - a) + pb ** (1 - a)) / 2) ** (1 / (1 - a))
         return mp.sqrt(-2 / a * mp.log(1 - pa - pb + 2 * mean))
 
-    return maximum(reach, -14, 8, 88)
+    return maximum(reach, -36, 8, 88)

@@ -1,0 +1,6 @@
+"""Hypothesis without a deadline: how long an example takes says nothing about its truth here."""
+
+from hypothesis import settings
+
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
