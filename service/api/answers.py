@@ -1,6 +1,6 @@
 """The answer to a prediction, as JSON and as headers."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -165,24 +165,11 @@ def answer(
 ) -> Answer:
     """Put an answer together."""
     manifest = bundle.manifest
-    names = manifest.labels
     norm = manifest.sensitivity.input_norm
-    scores = [
-        LabelScore(
-            index=score.index,
-            name=names[score.index],
-            expected=score.expected,
-            lower=score.lower,
-            upper=score.upper,
-            attacked=score.attacked
-            and Range(lower=score.attacked.lower, upper=score.attacked.upper),
-        )
-        for score in conclusion.scores
-    ]
     assert conclusion.stopped is not None
     return Answer(
         model=model_name(bundle),
-        label=Label(index=conclusion.label, name=names[conclusion.label]),
+        label=Label(index=conclusion.label, name=manifest.labels[conclusion.label]),
         robust=conclusion.robust,
         certified_size=conclusion.certified_size,
         norm=conclusion.norm,
@@ -193,7 +180,7 @@ def answer(
             asked=asked.max_draws, granted=asked.max_draws, reachable=conclusion.reachable
         ),
         stopped=conclusion.stopped,
-        scores=scores,
+        scores=label_scores(conclusion, bundle),
         certificate=CertificatePart(
             method=conclusion.method,
             lower=conclusion.lower,
@@ -214,6 +201,42 @@ def answer(
     )
 
 
+class Look(_Part):
+    """What a stream tells at a look: the answer so far, and as true as the last one."""
+
+    draws: int
+    label: Label
+    certified_size: float
+    scores: list[LabelScore]
+
+
+def look(conclusion: Conclusion, bundle: Bundle) -> Look:
+    """Put a look together."""
+    name = bundle.manifest.labels[conclusion.label]
+    return Look(
+        draws=conclusion.draws,
+        label=Label(index=conclusion.label, name=name),
+        certified_size=conclusion.certified_size,
+        scores=label_scores(conclusion, bundle),
+    )
+
+
+def label_scores(conclusion: Conclusion, bundle: Bundle) -> list[LabelScore]:
+    """Name the scores' labels."""
+    return [
+        LabelScore(
+            index=score.index,
+            name=bundle.manifest.labels[score.index],
+            expected=score.expected,
+            lower=score.lower,
+            upper=score.upper,
+            attacked=score.attacked
+            and Range(lower=score.attacked.lower, upper=score.attacked.upper),
+        )
+        for score in conclusion.scores
+    ]
+
+
 def model_name(bundle: Bundle) -> ModelName:
     """Name a bundle."""
     manifest = bundle.manifest
@@ -231,8 +254,3 @@ def noise_part(bundle: Bundle) -> NoisePart:
         placement=manifest.noise.placement,
         scoring=manifest.scoring,
     )
-
-
-def answer_schema() -> dict[str, Any]:
-    """Return the answer's schema for OpenAPI."""
-    return Answer.model_json_schema(ref_template="#/components/schemas/{model}")

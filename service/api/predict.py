@@ -1,21 +1,22 @@
 """``POST /predict`` and ``POST /predict/batch``."""
 
 import asyncio
+import json
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 
 from models.certification.procedure import Question, Terms
 from models.certification.reach import draws_needed, reachable_size
 from models.preprocessing import CannotCertify, Preprocessing, plan
 from service import images
 from service.api import problems
-from service.api.answers import Answer, Compute, Timing, answer
+from service.api.answers import Answer, Compute, Look, Timing, answer, look
 from service.api.body import Body, read_many, read_one
 from service.api.options import Asked, Options, parse, resolve
 from service.api.problems import Problem
@@ -49,13 +50,20 @@ class Predictions:
     metrics: Metrics
     pool: ThreadPoolExecutor
 
-    async def predict(self, data: bytes, options: Options, arrived: float) -> Answer:
+    async def predict(
+        self,
+        data: bytes,
+        options: Options,
+        arrived: float,
+        on_look: Callable[[Look], None] | None = None,
+    ) -> Answer:
         """Answer for one picture.
 
         Args:
             data: the picture file.
             options: what the client chose.
             arrived: when the request came, by ``time.monotonic``.
+            on_look: told at every look before the last what the answer is so far.
 
         Raises:
             Problem: anything that keeps the picture from being answered.
@@ -91,7 +99,9 @@ class Predictions:
             high=options.priority == "high",
         )
         try:
-            result = await self.engine.predict(job)
+            result = await self.engine.predict(
+                job, on_look and (lambda so_far: on_look(look(so_far, served.bundle)))
+            )
         except NotReadyError as error:
             raise Problem("not-ready", f"{error}.", retry_after_s=RETRY_SECONDS) from None
         except (OverloadedError, WorkersLostError) as error:
@@ -248,9 +258,7 @@ async def predict_batch(request: Request, query: Annotated[Options, Query()]) ->
     arrived: float = request.scope["arrived"]
     body = await read_many(request, settings.max_bytes, settings.max_batch)
     options = _merge(query, body)
-    if options.require is not None:
-        detail = "require is for single pictures; a batch says of each answer whether it is robust."
-        raise Problem("option-out-of-range", detail, option="require", allowed="none")
+    _refuse_require(options, "each answer of a batch")
     resolve(options, predictions._find(options.model), settings)
 
     async def one(picture: bytes) -> dict[str, Any]:
@@ -264,6 +272,65 @@ async def predict_batch(request: Request, query: Annotated[Options, Query()]) ->
     if answers is None:
         return Response(status_code=CLIENT_LEFT)
     return JSONResponse({"predictions": answers})
+
+
+@router.post(
+    "/predict/stream",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "Events: `look` at every look, then `answer`, or `error`.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **problems.responses(*_ERRORS),
+    },
+    openapi_extra=_request_body("image", _BASE64, _PICTURE),
+)
+async def predict_stream(request: Request, query: Annotated[Options, Query()]) -> Response:
+    """Do what /predict does, and tell at every look what the answer is so far."""
+    predictions: Predictions = request.app.state.predictions
+    arrived: float = request.scope["arrived"]
+    body = await read_one(request, predictions.settings.max_bytes)
+    options = _merge(query, body)
+    _refuse_require(options, "a stream")
+    looks: asyncio.Queue[Look | None] = asyncio.Queue()
+    work = asyncio.ensure_future(
+        predictions.predict(body.pictures[0], options, arrived, looks.put_nowait)
+    )
+    work.add_done_callback(lambda _: looks.put_nowait(None))
+    # Until there is something to send, errors are answered as errors.
+    first = await _unless_client_leaves(request, looks.get())
+    if not work.done() and first is None:
+        work.cancel()
+        return Response(status_code=CLIENT_LEFT)
+    if first is None:
+        await work
+
+    async def events() -> AsyncIterator[str]:
+        try:
+            reached = first
+            while reached is not None:
+                yield _event("look", reached.model_dump_json())
+                reached = await looks.get()
+            try:
+                yield _event("answer", (await work).model_dump_json())
+            except Problem as problem:
+                yield _event("error", json.dumps(problem.document()))
+        finally:
+            work.cancel()  # the client has left; its slots are free
+
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(events(), headers=headers, media_type="text/event-stream")
+
+
+def _event(name: str, data: str) -> str:
+    return f"event: {name}\ndata: {data}\n\n"
+
+
+def _refuse_require(options: Options, what: str) -> None:
+    if options.require is not None:
+        detail = f"require is for single pictures; {what} says by itself whether it is robust."
+        raise Problem("option-out-of-range", detail, option="require", allowed="none")
 
 
 def _merge(query: Options, body: Body) -> Options:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import json
 import time
 from typing import Any
 
@@ -248,3 +249,57 @@ def test_options_are_drawn_anew_for_every_request(client: httpx.Client, seven: b
         str(ask(client, png(noisy), evidence=True).json()["evidence"]["sums"]) for _ in range(4)
     }
     assert len(tallies) > 1
+
+
+def events(response: httpx.Response) -> list[tuple[str, Any]]:
+    blocks = response.read().decode().strip().split("\n\n")
+    parts = [block.split("\n", 1) for block in blocks]
+    return [(a.removeprefix("event: "), json.loads(b.removeprefix("data: "))) for a, b in parts]
+
+
+def test_a_stream_tells_every_look_and_then_the_answer(client: httpx.Client, seven: bytes) -> None:
+    options = {"confidence": 0.999, "max_draws": 2000}
+    with client.stream(
+        "POST", "/predict/stream", content=seven, headers=PNG, params=options
+    ) as response:
+        assert response.status_code == 200
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        told = events(response)
+    names = [name for name, _ in told]
+    assert names[-1] == "answer"
+    assert set(names[:-1]) == {"look"}
+    looks, answer = [look for _, look in told[:-1]], told[-1][1]
+    assert len(looks) > 5
+    draws = [look["draws"] for look in looks]
+    assert draws == sorted(draws)
+    sizes = [look["certified_size"] for look in looks]
+    assert sizes == sorted(sizes)
+    assert answer["certified_size"] >= sizes[-1] > 0
+    assert answer["draws"] == 2000
+    widths = [
+        look["scores"][0]["upper"] - look["scores"][0]["lower"] for look in (looks[0], looks[-1])
+    ]
+    assert widths[1] < widths[0]
+
+
+def test_a_stream_answers_errors_as_errors(client: httpx.Client, seven: bytes) -> None:
+    for content, options, status in (
+        (b"nothing", {}, 400),
+        (seven, {"require": "robust"}, 422),
+        (seven, {"timeout_ms": 1}, 504),
+    ):
+        response = client.post("/predict/stream", content=content, headers=PNG, params=options)
+        assert response.status_code == status
+        assert response.headers["Content-Type"] == "application/problem+json"
+
+
+def test_leaving_a_stream_frees_its_slots(client: httpx.Client, seven: bytes) -> None:
+    options = {"max_draws": 100_000}
+    with client.stream(
+        "POST", "/predict/stream", content=seven, headers=PNG, params=options
+    ) as response:
+        next(response.iter_lines())
+    end = time.monotonic() + 3
+    while "pixeldp_pictures_in_flight 0.0" not in client.get("/metrics").text:
+        assert time.monotonic() < end, "the picture of a client who left is still in flight"
+        time.sleep(0.05)

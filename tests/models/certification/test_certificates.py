@@ -106,7 +106,6 @@ def test_analytic_gaussian_is_the_largest_certified_shift() -> None:
         below, above = found * (1 - 1e-9) - 1e-14, found * (1 + 1e-6) + 1e-14
         assert below <= 0 or oracles.analytic_slack(float(lower), float(upper), below) >= 0
         if found < 3:  # beyond, ε is searched up to 12 only, which can only make it smaller
-            assert above > 0
             assert oracles.analytic_slack(float(lower), float(upper), above) < 0
 
 

@@ -1,0 +1,120 @@
+"""What is fixed before the first counted draw."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.certification.division import LEAST_DRAWS, divide, looks, pilot_ends
+from models.certification.tally import SCORINGS, Scoring, Tally
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("scoring", SCORINGS)
+@given(confidence=st.floats(0.01, 1 - 1e-9))
+def test_nothing_exceeds_alpha(scoring: Scoring, targeted: bool, confidence: float) -> None:
+    division = divide(confidence, scoring, targeted)
+    parts = [
+        division.betting_label,
+        division.betting_rival,
+        division.fixed_label,
+        division.fixed_rival,
+        division.scores,
+    ]
+    assert all(part >= 0 for part in parts)
+    total, alpha = sum(map(Fraction, parts)), 1 - Fraction(confidence)
+    assert total <= alpha * (1 + Fraction(1, 2**50))
+    assert total >= alpha * (1 - Fraction(1, 2**50))
+
+
+def test_shares() -> None:
+    size, target = divide(0.999, "votes", False), divide(0.999, "votes", True)
+    assert size.betting_label == pytest.approx(0.001 * 0.9 * 0.1 / 2)
+    assert size.fixed_rival == pytest.approx(0.001 * 0.9 * 0.9 / 2)
+    assert target.betting_rival == pytest.approx(0.001 * 0.9 * 0.3 / 2)
+    assert target.fixed_label == pytest.approx(0.001 * 0.9 * 0.7 / 2)
+    assert size.scores == target.scores == pytest.approx(0.0001)
+    for targeted in (False, True):
+        soft = divide(0.999, "softmax", targeted)
+        assert soft.fixed_label == soft.fixed_rival == 0
+        assert soft.betting_label == soft.betting_rival == pytest.approx(0.00045)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, -0.1, 1.1, float("nan")])
+def test_confidence_outside_of_zero_and_one_raises(confidence: float) -> None:
+    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+        divide(confidence, "votes", True)
+
+
+@given(counted=st.integers(32, 200_000))
+def test_looks(counted: int) -> None:
+    schedule = looks(counted)
+    assert schedule[0] == 32
+    assert schedule[-1] == counted
+    assert all(a < b for a, b in zip(schedule, schedule[1:], strict=False))
+    for a, b in zip(schedule[:-1], schedule[1:-1], strict=False):
+        assert (b - a) % 32 == 0
+        assert b - a == max(32, int(0.15 * a) // 32 * 32)
+
+
+def test_looks_of_the_usual_budget() -> None:
+    assert looks(968) == (
+        *range(32, 449, 32),
+        512,
+        576,
+        640,
+        736,
+        832,
+        928,
+        968,
+    )
+    assert looks(32) == (32,)
+    assert len(looks(100_000)) < 60
+
+
+def tally(draws: int, *sums: int) -> Tally:
+    return Tally(draws, np.array(sums), np.array(sums), 1)
+
+
+def test_the_pilot_ends_at_once_on_a_clear_lead() -> None:
+    assert not pilot_ends(tally(31, 31, 0), 1000)
+    assert pilot_ends(tally(32, 32, 0), 1000)
+    # A lead of l in n votes has a standard error of √(first + second − l²/n).
+    assert pilot_ends(tally(32, 22, 10), 1000)  # 12 > 2·√(32 − 4.5)
+    assert not pilot_ends(tally(32, 21, 11), 1000)  # 10 < 2·√(32 − 3.1)
+    assert not pilot_ends(tally(32, 16, 16), 1000)
+
+
+def test_the_pilot_goes_on_in_blocks_and_ends_at_128() -> None:
+    for draws in (33, 48, 63, 65, 127):
+        assert not pilot_ends(tally(draws, draws, 0), 1000)
+    for draws in (32, 64, 96):
+        assert not pilot_ends(tally(draws, draws // 2, draws // 2), 1000)
+    assert pilot_ends(tally(128, 64, 64), 1000)
+    assert pilot_ends(tally(64, 44, 20), 1000)
+
+
+def test_the_pilot_leaves_room_for_the_first_look() -> None:
+    even = tally(32, 16, 16)
+    assert LEAST_DRAWS == 64
+    assert pilot_ends(even, 64)
+    assert pilot_ends(even, 95)
+    assert not pilot_ends(even, 96)
+    assert pilot_ends(tally(64, 32, 32), 127)
+    assert not pilot_ends(tally(64, 32, 32), 128)
+
+
+def test_the_pilot_of_scores_that_say_nothing_goes_to_its_limit() -> None:
+    assert not pilot_ends(tally(96, 0, 0, 0), 1000)
+    assert pilot_ends(tally(128, 0, 0, 0), 1000)
+
+
+def test_the_pilot_of_soft_scores_measures_their_own_spread() -> None:
+    unit = 2**20
+    mild = np.array([[unit * 66 // 100, unit * 34 // 100]] * 32)
+    wild = np.array([[unit, 0]] * 21 + [[0, unit]] * 11)
+    assert mild.mean(axis=0)[0] == pytest.approx(wild.mean(axis=0)[0], rel=0.01)
+    assert pilot_ends(Tally.of(mild, "softmax"), 1000)
+    assert not pilot_ends(Tally.of(wild, "softmax"), 1000)

@@ -1,0 +1,6 @@
+"""Experiments come in a short form, for every run of the tests, and a long one."""
+
+import os
+
+# ``make soundness`` sets this.
+LONG = os.environ.get("PIXELDP_SOUNDNESS") == "long"
