@@ -63,9 +63,11 @@ def serve(
         str | None, typer.Option(help="auto, or one for each worker: cpu,cpu or cuda:0,cuda:1.")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="What the networks run in: float32 or bfloat16.")
+        str | None, typer.Option(help="float32 or bfloat16; by default the fastest here.")
     ] = None,
-    pass_size: Annotated[int | None, typer.Option(help="Draws in a forward pass (256).")] = None,
+    pass_size: Annotated[
+        int | None, typer.Option(help="Draws in a forward pass; measured by default.")
+    ] = None,
 ) -> None:
     """Serve models over HTTP.
 

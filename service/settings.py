@@ -25,8 +25,10 @@ class Settings(BaseSettings):
         description="auto (each GPU, else one worker a CPU core), or a list such as cuda:0,cuda:1 "
         "or cpu,cpu",
     )
-    precision: Precision = "float32"
-    pass_size: Annotated[int, Field(ge=32, le=65536)] = 256
+    precision: Precision | None = Field(None, description="The fastest here, if not given.")
+    pass_size: Annotated[int, Field(ge=32, le=65536)] | None = Field(
+        None, description="Slots of a forward pass; measured at start, if not given."
+    )
     queue: Annotated[int, Field(ge=1)] = 1024
 
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95

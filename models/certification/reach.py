@@ -9,7 +9,7 @@ import numpy as np
 
 from models.certification.division import LEAST_DRAWS, PILOT_BLOCK
 from models.certification.procedure import Question, Terms, best_size
-from models.certification.tally import DENOMINATORS, Scoring, Tally
+from models.certification.tally import Scoring, Tally
 
 # Beyond this no budget is worth naming.
 MOST_DRAWS = 10**9
@@ -20,7 +20,7 @@ SMALLEST_SIZE = 5e-324
 @lru_cache(4096)
 def reachable_size(question: Question, terms: Terms, scoring: Scoring) -> float:
     """Return the size answered if every draw of the whole budget gives the label all its score."""
-    tally = _split(question.max_draws - PILOT_BLOCK, 1.0, scoring)
+    tally = _split(question.max_draws - PILOT_BLOCK, 1.0)
     return best_size(tally, terms, question, scoring)
 
 
@@ -46,9 +46,7 @@ def draws_needed(
 
     def enough(draws: int) -> bool:
         asked = Question(question.confidence, draws, question.target, question.norm)
-        return (
-            best_size(_split(draws - PILOT_BLOCK, share, scoring), terms, asked, scoring) >= hoped
-        )
+        return best_size(_split(draws - PILOT_BLOCK, share), terms, asked, scoring) >= hoped
 
     low, high = LEAST_DRAWS - 1, LEAST_DRAWS
     while not enough(high):
@@ -61,9 +59,9 @@ def draws_needed(
     return high
 
 
-def _split(counted: int, share: float, scoring: Scoring) -> Tally:
+def _split(counted: int, share: float) -> Tally:
     """Return a tally in which ``share`` of the draws give all to the label, the rest to a rival."""
-    unit = DENOMINATORS[scoring]
     own = int(counted * share)
     both = np.array([own, counted - own])
-    return Tally(counted, both * unit, both * unit * unit, unit)
+    # Scores of 0 and 1 alone say the same in any unit; in the finest, so many overflow int64.
+    return Tally(counted, both, both, 1)

@@ -5,18 +5,20 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
+from models.precision import Calibration, Precision
 from service.api import problems
 from service.api.answers import NoisePart, model_name, noise_part
 from service.api.problems import Problem
 from service.catalogue import Served, UnknownModelError
 
 
-class Calibration(BaseModel):
-    """How the model is run here, as measured at start."""
+class Calibrated(BaseModel):
+    """How the model is run here, as measured at start, and how fast by all workers together."""
 
-    precision: str
+    precision: Precision
     pass_size: int
-    draws_per_second: float | None
+    draws_per_second: float
+    workers: int
 
 
 class Model(BaseModel):
@@ -30,7 +32,7 @@ class Model(BaseModel):
     noise: NoisePart
     card: str
     evaluation: dict[str, Any]
-    calibration: Calibration
+    calibration: Calibrated | None
 
 
 class Models(BaseModel):
@@ -44,7 +46,7 @@ router = APIRouter(tags=["models"])
 
 def _describe(request: Request, served: Served) -> Model:
     predictions = request.app.state.predictions
-    settings, speeds = predictions.settings, predictions.engine.speeds
+    ready = [worker[served.index] for worker in predictions.engine.calibrations]
     manifest = served.bundle.manifest
     return Model(
         **model_name(served.bundle).model_dump(),
@@ -53,11 +55,18 @@ def _describe(request: Request, served: Served) -> Model:
         noise=noise_part(served.bundle),
         card=served.bundle.card,
         evaluation=manifest.evaluation,
-        calibration=Calibration(
-            precision=settings.precision,
-            pass_size=settings.pass_size,
-            draws_per_second=round(speeds[served.index]) if speeds else None,
-        ),
+        calibration=_together(ready),
+    )
+
+
+def _together(workers: list[Calibration]) -> Calibrated | None:
+    if not workers:
+        return None  # none is ready yet
+    return Calibrated(
+        precision=workers[0].precision,
+        pass_size=workers[0].pass_size,
+        draws_per_second=round(sum(one.draws_per_second for one in workers)),
+        workers=len(workers),
     )
 
 

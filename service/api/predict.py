@@ -122,7 +122,7 @@ class Predictions:
             asked,
             picture,
             preparation,
-            Compute(device=result.device, precision=self.settings.precision),
+            Compute(device=result.device, precision=result.precision),
             Timing(
                 **{stage: _milliseconds(seconds) for stage, seconds in stages.items()},
                 total=_milliseconds(time.monotonic() - arrived),

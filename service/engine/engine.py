@@ -12,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import structlog
@@ -20,7 +20,7 @@ import structlog
 from models.bundle import Bundle
 from models.certification.answer import Conclusion
 from models.certification.procedure import Question
-from models.precision import Precision
+from models.precision import Calibration, Precision
 from service.engine import wire
 from service.images import Picture
 
@@ -89,6 +89,7 @@ class Result:
 
     conclusion: Conclusion
     device: str
+    precision: Precision
     queue_seconds: float
     compute_seconds: float
 
@@ -120,7 +121,8 @@ class _Worker:
     device: str
     writer: asyncio.StreamWriter | None = None
     ready: bool = False
-    speeds: list[float] = field(default_factory=list)
+    calibrations: list[Calibration] = field(default_factory=list)
+    window: int = 0
     flights: dict[int, _Flight] = field(default_factory=dict)
 
 
@@ -130,8 +132,8 @@ class Engine:
     Args:
         bundles: the models, in the order in which jobs name them.
         devices: one worker is started for each entry.
-        precision: the number format of h.
-        pass_size: slots of every pass.
+        precision: the number format of h; None to measure which is fastest.
+        pass_size: slots of every pass; None to measure how many are enough.
         queue: pictures that may wait; more are refused.
         observer: told what happens.
         on_broken: called with the reason when a worker cannot load its models and none is ready.
@@ -141,8 +143,8 @@ class Engine:
         self,
         bundles: list[Bundle],
         devices: list[str],
-        precision: Precision,
-        pass_size: int,
+        precision: Precision | None,
+        pass_size: int | None,
         queue: int,
         observer: Observer,
         on_broken: Callable[[str], None],
@@ -154,7 +156,6 @@ class Engine:
             pass_size=pass_size,
         )
         self._workers = [_Worker(f"worker{i}", device) for i, device in enumerate(devices)]
-        self._window = 2 * max(1, pass_size // DRAWS_AT_A_TIME)
         self._limit = queue
         self._observer, self._on_broken = observer, on_broken
         self._ids = itertools.count(1)
@@ -178,10 +179,9 @@ class Engine:
         return sum(len(worker.flights) for worker in self._workers)
 
     @property
-    def speeds(self) -> list[float]:
-        """Draws per second of each model, all workers together, as measured at their start."""
-        ready = [worker.speeds for worker in self._workers if worker.ready]
-        return [sum(column) for column in zip(*ready, strict=True)]
+    def calibrations(self) -> list[list[Calibration]]:
+        """How each ready worker runs each model."""
+        return [worker.calibrations for worker in self._workers if worker.ready]
 
     def start(self) -> None:
         """Start the workers; they become ready by themselves."""
@@ -232,6 +232,7 @@ class Engine:
         return Result(
             conclusion=answer.conclusion,
             device=flight.worker.device,
+            precision=flight.worker.calibrations[job.model].precision,
             queue_seconds=flight.sent - arrived + answer.queue_seconds,
             compute_seconds=answer.compute_seconds,
         )
@@ -257,8 +258,8 @@ class Engine:
         ready = [worker for worker in self._workers if worker.ready]
         while ready:
             queue = next((queue for queue in self._waiting if queue), None)
-            worker = min(ready, key=lambda worker: len(worker.flights))
-            if queue is None or len(worker.flights) >= self._window:
+            worker = min(ready, key=lambda worker: len(worker.flights) / worker.window)
+            if queue is None or len(worker.flights) >= worker.window:
                 return
             flight = queue.popleft()
             flight.worker, flight.sent = worker, time.monotonic()
@@ -313,9 +314,16 @@ class Engine:
     def _receive(self, worker: _Worker, message: wire.Message) -> None:
         match message:
             case wire.Ready():
-                worker.ready, worker.speeds = True, message.draws_per_second
+                worker.ready, worker.calibrations = True, message.calibrations
+                largest = max(one.pass_size for one in message.calibrations)
+                worker.window = 2 * max(1, largest // DRAWS_AT_A_TIME)
                 self._observer.worker_up(worker.name, True)
-                log.info("worker ready", worker=worker.name, device=worker.device)
+                log.info(
+                    "worker ready",
+                    worker=worker.name,
+                    device=worker.device,
+                    calibrations=[asdict(one) for one in message.calibrations],
+                )
                 self._dispatch()
             case wire.Numbers():
                 self._observer.numbers(worker.name, message)

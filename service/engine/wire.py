@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from models.certification.answer import Conclusion
 from models.certification.norms import Norm
-from models.precision import Precision
+from models.precision import Calibration, Precision
 
 _LENGTHS = struct.Struct("<II")
 
@@ -27,8 +27,8 @@ class Load(_Message):
     kind: Literal["load"] = "load"
     bundles: list[str]
     device: str
-    precision: Precision
-    pass_size: int
+    precision: Precision | None
+    pass_size: int | None
 
 
 class Admit(_Message):
@@ -62,7 +62,7 @@ class Ready(_Message):
     """From a worker: every model is loaded and has made its first pass."""
 
     kind: Literal["ready"] = "ready"
-    draws_per_second: list[float]
+    calibrations: list[Calibration]
 
 
 class Look(_Message):

@@ -24,6 +24,7 @@ import setproctitle
 
 from models.certification.answer import conclude
 from models.certification.procedure import Inquiry, Question
+from models.precision import Calibration
 from service.engine import wire
 from service.engine.batcher import Batcher, Ticket
 
@@ -193,21 +194,19 @@ def _die_with_parent() -> None:
             raise FrontGoneError
 
 
-def _load(message: wire.Load) -> "tuple[list[Predictor], list[float]]":
-    """Load every model and time its passes; the first ones warm it up."""
+def _load(message: wire.Load) -> "tuple[list[Predictor], list[Calibration]]":
+    """Load every model in the way that is fastest here; measuring also warms it up."""
     import torch
 
     from models.bundle import read_bundle
-    from models.predictor import Predictor
+    from models.calibration import calibrate
 
     torch.set_num_threads(1)
-    predictors, speeds = [], []
-    for path in message.bundles:
-        bundle = read_bundle(Path(path))
-        predictor = Predictor(bundle, message.pass_size, message.device, message.precision)
-        predictors.append(predictor)
-        speeds.append(predictor.measure())
-    return predictors, speeds
+    loaded = [
+        calibrate(read_bundle(Path(path)), message.device, message.precision, message.pass_size)
+        for path in message.bundles
+    ]
+    return [predictor for predictor, _ in loaded], [calibration for _, calibration in loaded]
 
 
 def main() -> None:
@@ -225,11 +224,11 @@ def main() -> None:
         message, _ = next(link.receive(wait=True))
         assert isinstance(message, wire.Load)
         try:
-            predictors, speeds = _load(message)
+            predictors, calibrations = _load(message)
         except (ValueError, OSError, RuntimeError) as error:
             link.send(wire.Broken(reason=str(error)))
             sys.exit(1)
-        link.send(wire.Ready(draws_per_second=speeds))
+        link.send(wire.Ready(calibrations=calibrations))
         Worker(link, predictors).run()
     except FrontGoneError:
         sys.exit(0)

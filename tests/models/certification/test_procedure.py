@@ -1,0 +1,454 @@
+"""An inquiry, draw by draw."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.certification.bounds import bounds
+from models.certification.certificates import size
+from models.certification.division import divide, looks
+from models.certification.procedure import (
+    Inquiry,
+    Question,
+    Terms,
+    best_size,
+    certify,
+    project,
+)
+from models.certification.rounding import round_size
+from models.certification.tally import DENOMINATORS, Scoring, Tally, draw_scores
+
+TERMS = Terms("gaussian", 0.5, 1.0, "l2", 784)
+SIZE = Question(0.99, 1000, None, "l2")
+TARGET = Question(0.99, 1000, 0.4, "l2")
+
+
+def votes(count: int, *probabilities: float, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).multinomial(1, probabilities, size=count).astype(np.int64)
+
+
+def soft(count: int, *centre: float, spread: float = 1.0, seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    return draw_scores(np.array(centre) + rng.normal(0, spread, (count, len(centre))), "softmax")
+
+
+def all_for(label: int, count: int, labels: int = 3) -> Any:
+    scores = np.zeros((count, labels), dtype=np.int64)
+    scores[:, label] = 1
+    return scores
+
+
+def inquire(
+    question: Question, draws: Any, scoring: Scoring = "votes", terms: Terms = TERMS
+) -> Inquiry:
+    inquiry = Inquiry(question, terms, draws.shape[1], scoring)
+    inquiry.add(draws)
+    return inquiry
+
+
+def state(inquiry: Inquiry) -> tuple[Any, ...]:
+    """Everything that an answer is made of."""
+    best = inquiry.best
+    found = None
+    if best is not None:
+        found = (
+            replace(best, tally=None),  # type: ignore[arg-type]
+            best.tally.draws,
+            best.tally.sums.tolist(),
+            best.tally.squares.tolist(),
+        )
+    total = inquiry.total
+    return (
+        inquiry.stopped,
+        inquiry.label,
+        inquiry.look,
+        inquiry.size,
+        found,
+        (total.draws, total.sums.tolist(), total.squares.tolist()),
+    )
+
+
+questions = st.builds(
+    Question,
+    confidence=st.sampled_from([0.8, 0.99, 0.9999]),
+    max_draws=st.integers(64, 1200),
+    target=st.none() | st.sampled_from([0.01, 0.2, 0.5, 1.0]),
+    norm=st.sampled_from(["l1", "l2", "linf"]),
+)
+
+
+def random_draws(seed: int, scoring: Scoring, count: int) -> Any:
+    rng = np.random.default_rng(seed)
+    labels = int(rng.integers(2, 9))
+    centre = rng.normal(0, rng.choice([0.0, 1.0, 4.0]), labels)
+    return draw_scores(centre + rng.normal(0, 1.5, (count, labels)), scoring)
+
+
+@pytest.mark.parametrize("scoring", ["votes", "softmax"])
+@given(
+    question=questions,
+    seed=st.integers(0, 2**32 - 1),
+    cuts=st.lists(st.integers(0, 1400), max_size=30),
+    curious=st.booleans(),
+)
+def test_however_the_draws_are_cut_the_outcome_is_the_same(
+    scoring: Scoring, question: Question, seed: int, cuts: list[int], curious: bool
+) -> None:
+    draws = random_draws(seed, scoring, 1400)
+    whole = inquire(question, draws, scoring)
+    parts = Inquiry(question, TERMS, draws.shape[1], scoring)
+    used = 0
+    for part in np.split(draws, sorted(cuts)):
+        used += parts.add(part)
+        if curious:  # asking in between changes nothing
+            state(parts)
+    assert state(parts) == state(whole)
+    assert used == whole.total.draws
+    assert whole.stopped is not None
+    assert whole.total.draws <= question.max_draws
+
+
+@given(question=questions, seed=st.integers(0, 2**32 - 1))
+def test_draws_beyond_the_end_play_no_part(question: Question, seed: int) -> None:
+    draws = random_draws(seed, "votes", 1200)
+    whole = inquire(question, draws)
+    used = whole.total.draws
+    exact = inquire(question, draws[:used])
+    assert state(exact) == state(whole)
+    before = state(whole)
+    assert whole.add(draws) == 0
+    assert whole.wanted == 0
+    assert state(whole) == before
+
+
+@given(question=questions, seed=st.integers(0, 2**32 - 1), scoring=st.sampled_from(["votes", "softmax"]))
+def test_wanted_leads_to_the_next_look(question: Question, seed: int, scoring: Scoring) -> None:
+    """Giving exactly what is wanted reaches every look, and never a draw too many."""
+    draws = random_draws(seed, scoring, 1400)
+    inquiry = Inquiry(question, TERMS, draws.shape[1], scoring)
+    at = 0
+    while not inquiry.stopped:
+        look, label, wanted = inquiry.look, inquiry.label, inquiry.wanted
+        assert wanted > 0
+        assert inquiry.add(draws[at : at + wanted]) == wanted
+        at += wanted
+        if label is not None:
+            assert inquiry.look == look + 1
+    assert at == inquiry.total.draws <= question.max_draws
+    assert state(inquiry) == state(inquire(question, draws, scoring))
+
+
+def test_the_pilot_counts_as_draws_but_never_in_the_certificate() -> None:
+    draws = np.concatenate([all_for(0, 32), all_for(1, 968)])
+    inquiry = inquire(SIZE, draws)
+    assert inquiry.label == 0
+    assert inquiry.pilot.sums.tolist() == [32, 0, 0]
+    assert inquiry.counted.sums.tolist() == [0, 968, 0]
+    best = inquiry.best
+    assert best is not None
+    assert best.pilot_draws == 32
+    assert best.tally.sums[0] == 0
+    assert best.lower == 0
+    assert inquiry.size == 0
+    assert inquiry.total.draws == 1000
+
+
+def test_an_unclear_pilot_is_prolonged_up_to_128_draws() -> None:
+    even = np.tile(np.eye(2, dtype=np.int64), (500, 1))
+    inquiry = Inquiry(SIZE, TERMS, 2, "votes")
+    for draws in (32, 64, 96):
+        inquiry.add(even[:32])
+        assert inquiry.label is None
+        assert inquiry.pilot.draws == draws
+    inquiry.add(even[:32])
+    assert inquiry.label == 0  # the lower index of two equals
+    inquiry.add(even[:31])
+    assert inquiry.pilot.draws == 128
+    assert inquiry.counted.draws == 31
+    assert inquiry.look == 0
+    inquiry.add(even)
+    assert inquiry.total.draws == 1000
+    assert inquiry.counted.draws == 872
+
+
+def test_looks_follow_the_schedule() -> None:
+    inquiry = Inquiry(SIZE, TERMS, 3, "votes")
+    draws = votes(1000, 0.6, 0.3, 0.1)
+    inquiry.add(draws[:64])
+    seen = []
+    for draw in draws[64:]:
+        look = inquiry.look
+        inquiry.add(draw[None])
+        if inquiry.look > look:
+            seen.append(inquiry.counted.draws)
+    pilot = inquiry.pilot.draws
+    assert pilot == 32
+    assert seen == list(looks(1000 - pilot)[1:])
+    assert inquiry.stopped == "max_draws"
+
+
+def test_the_deadline_cuts_with_the_certificate_reached() -> None:
+    draws = all_for(2, 1000)
+    inquiry = Inquiry(SIZE, TERMS, 3, "votes")
+    inquiry.add(draws[:500])
+    reached = inquiry.size
+    inquiry.cut()
+    assert inquiry.stopped == "deadline"
+    assert inquiry.size == reached > 0
+    assert inquiry.add(draws[500:]) == 0
+    assert inquiry.size == reached
+    best = inquiry.best
+    assert best is not None
+    assert best.bound == "betting"  # the look of Clopper-Pearson was never reached
+    division = divide(0.99, "votes", False)
+    assert best.alpha_label == division.betting_label
+    inquiry.cut()
+    assert inquiry.stopped == "deadline"
+
+
+def test_the_deadline_before_the_first_look_leaves_nothing() -> None:
+    inquiry = Inquiry(SIZE, TERMS, 3, "votes")
+    inquiry.add(all_for(2, 63))
+    inquiry.cut()
+    assert inquiry.best is None
+    assert inquiry.size == 0
+    assert inquiry.look == 0
+
+
+def test_the_deadline_does_not_undo_an_answer() -> None:
+    inquiry = inquire(TARGET, all_for(2, 1000))
+    assert inquiry.stopped == "target_certified"
+    inquiry.cut()
+    assert inquiry.stopped == "target_certified"
+
+
+def test_clopper_pearson_looks_once_at_the_whole_budget() -> None:
+    inquiry = inquire(SIZE, all_for(1, 1000))
+    best = inquiry.best
+    assert best is not None
+    division = divide(0.99, "votes", False)
+    assert best.bound == "clopper-pearson"
+    assert best.tally.draws == 968
+    assert (best.alpha_label, best.alpha_rival) == (division.fixed_label, division.fixed_rival)
+    lower, _ = bounds("clopper-pearson", 968, 968, 968, division.fixed_label)
+    assert best.lower == lower
+    assert inquiry.size == round_size(float(size("gaussian", lower, 1 - lower, 0.5, 1.0)))
+
+
+def test_soft_scores_have_betting_alone() -> None:
+    inquiry = inquire(SIZE, soft(1000, 4.0, 0.0, 0.0), "softmax")
+    best = inquiry.best
+    assert best is not None
+    assert best.bound == "betting"
+    assert best.alpha_label == pytest.approx(0.01 * 0.9 / 2)
+    assert inquiry.size > 0
+
+
+@given(question=questions, seed=st.integers(0, 2**32 - 1))
+def test_the_best_look_is_the_largest_certificate_of_all(question: Question, seed: int) -> None:
+    """Computed again from the draws alone, look by look."""
+    draws = random_draws(seed, "votes", 1200)
+    inquiry = inquire(question, draws)
+    label, pilot = inquiry.label, inquiry.pilot.draws
+    assert label is not None
+    division = divide(question.confidence, "votes", question.target is not None)
+    sizes = []
+    schedule = looks(question.max_draws - pilot)
+    for count in schedule[: inquiry.look]:
+        tally = Tally.of(draws[pilot : pilot + count], "votes")
+        pairs = [("betting", division.betting_label, division.betting_rival)]
+        if count == schedule[-1]:
+            pairs.append(("clopper-pearson", division.fixed_label, division.fixed_rival))
+        for bound, alpha_label, alpha_rival in pairs:
+            lower, upper = certify(bound, [tally], label, alpha_label, alpha_rival)  # type: ignore[arg-type]
+            sizes.append(float(size("gaussian", lower, upper, 0.5, 1.0)[0]))
+    leads = Tally.of(draws[: inquiry.total.draws], "votes").leader == label
+    expected = TERMS.answered(max(sizes), question.norm) if leads and max(sizes) > 0 else 0.0
+    assert inquiry.size == expected
+
+
+def test_another_leader_at_the_end_gives_size_0() -> None:
+    """The pilot's label is certified by early looks, and then falls behind another."""
+    draws = np.concatenate([all_for(0, 32 + 200), all_for(1, 768)])
+    inquiry = Inquiry(SIZE, TERMS, 3, "votes")
+    inquiry.add(draws[:232])
+    assert inquiry.size > 0
+    inquiry.add(draws[232:])
+    assert inquiry.total.leader == 1
+    assert inquiry.label == 0
+    best = inquiry.best
+    assert best is not None
+    assert best.size > 0
+    assert inquiry.size == 0
+
+
+def test_the_target_ends_at_the_first_look_that_reaches_it() -> None:
+    draws = votes(1000, 0.97, 0.02, 0.01, seed=3)
+    for norm in ("l1", "l2", "linf"):
+        most = inquire(replace(SIZE, norm=norm), draws)
+        target = 0.6 * most.size
+        ended = inquire(Question(0.99, 1000, target, norm), draws)
+        assert ended.stopped == "target_certified"
+        assert ended.size >= target
+        assert ended.total.draws < 1000
+        # One look earlier it was not reached.
+        schedule = looks(1000 - ended.pilot.draws)
+        before = ended.pilot.draws + schedule[ended.look - 2]
+        earlier = inquire(Question(0.99, 1000, target, norm), draws[:before])
+        assert earlier.stopped is None
+        assert earlier.size < target
+
+
+def test_the_target_is_decided_on_the_size_as_answered() -> None:
+    draws = all_for(0, 1000)
+    reached = inquire(replace(TARGET, max_draws=64, target=1e-3), draws).size
+    assert inquire(replace(TARGET, max_draws=64, target=reached), draws).stopped == (
+        "target_certified"
+    )
+    above = float(np.nextafter(reached, 1))
+    beyond = inquire(replace(TARGET, max_draws=64, target=above), draws)
+    assert beyond.stopped == "max_draws"
+    assert beyond.size == reached
+
+
+class Hopeful(Inquiry):
+    """One that never gives up."""
+
+    def _hopeless(self, target: float) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("scoring", ["votes", "softmax"])
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    target=st.floats(0.01, 1.5),
+    max_draws=st.integers(64, 1200),
+)
+def test_giving_up_only_ever_withholds(
+    scoring: Scoring, seed: int, target: float, max_draws: int
+) -> None:
+    draws = random_draws(seed, scoring, 1200)
+    question = Question(0.99, max_draws, target, "l2")
+    inquiry = inquire(question, draws, scoring)
+    hopeful = Hopeful(question, TERMS, draws.shape[1], scoring)
+    hopeful.add(draws)
+    if inquiry.stopped != "target_out_of_reach":
+        assert state(inquiry) == state(hopeful)
+        return
+    assert inquiry.total.draws < max_draws
+    assert inquiry.size < target
+    # Up to where it gave up, both say the same.
+    same = Hopeful(question, TERMS, draws.shape[1], scoring)
+    same.add(draws[: inquiry.total.draws])
+    assert state(same)[1:] == state(inquiry)[1:]
+    # And what goes on may only find more, unless another label takes the lead.
+    best, more = inquiry.best, hopeful.best
+    assert best is not None
+    assert more is not None
+    assert more.size >= best.size
+
+
+def test_giving_up_saves_draws_and_loses_little() -> None:
+    gave_up = lost = hopeless_draws = 0
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        share = rng.choice([0.6, 0.75, 0.85, 0.9])
+        draws = votes(1000, share, 1 - share, 0.0, seed=seed)
+        inquiry = inquire(replace(TARGET, target=0.5), draws)
+        if inquiry.stopped == "target_out_of_reach":
+            gave_up += 1
+            hopeless_draws += inquiry.total.draws
+            hopeful = Hopeful(replace(TARGET, target=0.5), TERMS, 3, "votes")
+            hopeful.add(draws)
+            lost += hopeful.stopped == "target_certified"
+    assert gave_up > 150
+    assert hopeless_draws / gave_up < 350
+    assert lost <= 0.02 * 400
+
+
+def test_nothing_is_hopeless_that_agreeing_draws_would_reach() -> None:
+    for max_draws in (100, 300, 1000):
+        most = best_size(
+            Tally(max_draws - 32, *[np.array([max_draws - 32, 0])] * 2, 1), TERMS, TARGET, "votes"
+        )
+        inquiry = inquire(replace(TARGET, max_draws=max_draws, target=most), all_for(0, max_draws))
+        assert inquiry.stopped == "target_certified"
+        assert inquiry.total.draws == max_draws
+
+
+def test_a_target_beyond_the_budget_ends_at_the_first_look() -> None:
+    inquiry = inquire(replace(TARGET, target=50.0), all_for(0, 1000))
+    assert inquiry.stopped == "target_out_of_reach"
+    assert inquiry.total.draws == 64
+    assert inquiry.size > 0
+
+
+@given(
+    n=st.integers(32, 500),
+    share=st.floats(0, 1),
+    more=st.integers(0, 500),
+    scoring=st.sampled_from(["votes", "softmax"]),
+)
+def test_projections_stay_within_what_draws_can_sum_to(
+    n: int, share: float, more: int, scoring: Scoring
+) -> None:
+    unit = DENOMINATORS[scoring]
+    own = int(n * share * unit)
+    sums = np.array([own, (n * unit - own) // 2])
+    squares = sums * unit
+    projected = project(Tally(n, sums, squares, unit), [0, 1], n + more)
+    assert projected.draws == n + more
+    assert (projected.sums >= sums).all()
+    assert (projected.sums <= (n + more) * unit).all()
+    assert (projected.squares <= projected.sums * unit).all()
+    if more:
+        assert projected.sums[0] / (n + more) >= sums[0] / n - 1  # never against the label
+    assert isinstance(best_size(projected, TERMS, TARGET, scoring), float)
+
+
+@pytest.mark.parametrize("agree", ["votes", "softmax"])
+def test_scores_of_nothing_certify_nothing(agree: Scoring) -> None:
+    """Every pass broke: NaN scores zero for every label."""
+    inquiry = inquire(SIZE, draw_scores(np.full((1000, 4), np.nan), agree), agree)
+    assert inquiry.stopped == "max_draws"
+    assert inquiry.size == 0
+
+
+def test_terms_reduce_the_size() -> None:
+    draws = all_for(0, 1000)
+    plain = inquire(SIZE, draws).size
+    worse: Sequence[Terms] = [
+        replace(TERMS, tau=1e-3),
+        replace(TERMS, rho=1e-2),
+        replace(TERMS, sensitivity=1.1),
+        replace(TERMS, scale=0.4),
+    ]
+    for terms in worse:
+        assert 0 < inquire(SIZE, draws, terms=terms).size < plain
+
+
+def test_questions_that_make_no_sense_raise() -> None:
+    with pytest.raises(ValueError, match="max_draws must be at least 64, not 63"):
+        Question(0.99, 63, None, "l2")
+    for target in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="target must be above 0"):
+            Question(0.99, 64, target, "l2")
+    with pytest.raises(ValueError, match="confidence"):
+        Inquiry(Question(1.0, 64, None, "l2"), TERMS, 2, "votes")
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1), scoring=st.sampled_from(["votes", "softmax"]))
+def test_the_order_of_labels_does_not_matter(seed: int, scoring: Scoring) -> None:
+    draws = random_draws(seed, scoring, 600)
+    order = np.random.default_rng(seed).permutation(draws.shape[1])
+    here = inquire(replace(SIZE, max_draws=600), draws, scoring)
+    there = inquire(replace(SIZE, max_draws=600), draws[:, order], scoring)
+    if np.unique(here.pilot.sums).size == draws.shape[1] and here.pilot.draws == there.pilot.draws:
+        assert order[there.label] == here.label
+        assert there.size == here.size
