@@ -177,18 +177,19 @@ class GridNoise:
             [draws, m]: z/γ, exact integers.
         """
         stream = Keystream(key)
-        words = stream.words(len(rows) * len(pictures[0].steps)).reshape(len(rows), -1)
+        width = len(pictures[0].steps)
+        words = stream.words(len(rows) * width)
         if all(picture.on_grid for picture in pictures):
-            fine = np.stack([picture.steps for picture in pictures])[rows]
-            noise = self._on_grid[words]
+            fine = np.stack([picture.steps for picture in pictures])[rows].ravel()
+            noise = self._on_grid.take(words)
             z = fine + noise
-            unsure = np.nonzero(noise == UNSURE)
+            unsure = np.flatnonzero(noise == UNSURE)
             start = fine[unsure].astype(float)
         else:
-            fine = np.stack([picture.substeps for picture in pictures])[rows]
+            fine = np.stack([picture.substeps for picture in pictures])[rows].ravel()
             centred = fine + np.int32(SUBSTEPS // 2)
-            z = (centred + self._high[words]) // SUBSTEPS
-            unsure = np.nonzero((centred + self._low[words]) // SUBSTEPS != z)
+            z = (centred + self._high.take(words)) // SUBSTEPS
+            unsure = np.flatnonzero((centred + self._low.take(words)) // SUBSTEPS != z)
             start = fine[unsure] / SUBSTEPS
         # All 64 bits of these coordinates, folded to the tail below ½ so that none is lost.
         bits = words[unsure].astype(np.uint64) << np.uint64(48)
@@ -197,4 +198,4 @@ class GridNoise:
         tail = (np.where(upper, ~bits, bits).astype(float) + 0.5) * 2.0**-64
         below = self._quantile_of_tail(tail)
         z[unsure] = np.floor(start + np.where(upper, -below, below) + 0.5)
-        return z
+        return z.reshape(len(rows), width)
