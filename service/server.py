@@ -19,6 +19,10 @@ from service.settings import Settings
 SAMPLE = Path(__file__).parents[1] / "examples" / "7.png"
 
 
+# Connections that may wait to be accepted.
+BACKLOG = 2048
+
+
 class CannotServeError(ValueError):
     """The service cannot start, or cannot go on: says why."""
 
@@ -63,6 +67,7 @@ def serve(settings: Settings) -> None:
             app,
             loop="uvloop",
             http="httptools",
+            backlog=BACKLOG,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -79,6 +84,7 @@ def _bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(BACKLOG)  # from now on clients wait instead of being refused
     except OSError as error:
         listener.close()
         reason = f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port"

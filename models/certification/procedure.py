@@ -277,6 +277,13 @@ class Inquiry:
         """
         used = 0
         while not self.stopped and used < len(scores):
+            used += self.add_to_look(scores[used:])
+        return used
+
+    def add_to_look(self, scores: Integers) -> int:
+        """Do what :meth:`add` does, but take no draws beyond the next look."""
+        used, look = 0, self.look
+        while not self.stopped and self.look == look and used < len(scores):
             block = Tally.of(scores[used : used + self._block], self.scoring)
             used += block.draws
             if self.label is None:

@@ -5,7 +5,7 @@ needs to its next look; pictures join and leave between passes; nobody waits for
 All changes of a ticket's state happen here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -142,29 +142,30 @@ class Batcher:
         rows[: self.slots - free] = np.repeat(np.arange(len(chosen)), counts)
         return Pass(tuple(chosen), tuple(counts), rows)
 
-    def record(self, done: Pass, scores: Integers) -> list[Ticket]:
+    def record(self, done: Pass, scores: Integers) -> Iterator[Ticket]:
         """Give the draws of a pass to their pictures.
 
         Args:
             done: a pass that :meth:`plan` returned, in the order of planning.
             scores: [slots, K] integer scores.
 
-        Returns:
-            The pictures that reached a look; those that are ``done`` have left.
+        Yields:
+            A picture whenever it has reached a look, as it stands there; one that is ``done`` has
+            left. To be exhausted before the next pass is planned.
         """
-        looked = []
         start = 0
         for ticket, count in zip(done.tickets, done.counts, strict=True):
             draws = scores[start : start + count]
             start += count
             if self._tickets.get(ticket.id) is not ticket:
                 continue  # cancelled or expired while the pass ran
-            before = ticket.inquiry.look
-            ticket.inquiry.add(draws)
-            if ticket.inquiry.look > before:
-                looked.append(ticket)
-        self._leave(ticket for ticket in looked if ticket.done)
-        return looked
+            while len(draws) and not ticket.done:
+                look = ticket.inquiry.look
+                draws = draws[ticket.inquiry.add_to_look(draws) :]
+                if ticket.done:
+                    self._leave([ticket])
+                if ticket.inquiry.look > look:
+                    yield ticket
 
     def _leave(self, tickets: Iterable[Ticket]) -> None:
         for ticket in tickets:

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -143,7 +143,7 @@ class Worker:
         for batcher in self._batchers:
             batcher.cancel(ticket_id)
 
-    def _answer(self, tickets: list[Ticket]) -> None:
+    def _answer(self, tickets: Iterable[Ticket]) -> None:
         messages: list[wire.Message] = []
         now = time.monotonic()
         for ticket in tickets:

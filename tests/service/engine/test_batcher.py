@@ -54,7 +54,7 @@ def test_pictures_share_a_pass_and_leave_when_answered() -> None:
     assert planned is not None
     assert {one.id for one in planned.tickets} == {0, 1, 2}
     assert len(planned.rows) == 256
-    done = batcher.record(planned, votes(planned))
+    done = set(batcher.record(planned, votes(planned)))
     # A pass of 256 slots leaves 64 for each look and hands out the rest as further draws.
     assert sum(one.inquiry.total.draws for one in done) == 256
     assert {one.id for one in run(batcher)} | {one.id for one in done if one.done} == {0, 1, 2}
@@ -81,13 +81,13 @@ def test_a_long_picture_does_not_delay_a_short_one() -> None:
     for _ in range(40):
         planned = batcher.plan(0.0)
         assert planned is not None
-        batcher.record(planned, votes(planned))
+        list(batcher.record(planned, votes(planned)))
     batcher.admit(ticket(2, max_draws=96))
     passes = 0
     while any(one.id == 2 for one in batcher._tickets.values()):
         planned = batcher.plan(0.0)
         assert planned is not None
-        batcher.record(planned, votes(planned))
+        list(batcher.record(planned, votes(planned)))
         passes += 1
     assert passes <= 4  # 96 draws at 64 a pass, with the long one never starved
 
@@ -100,7 +100,7 @@ def test_a_stream_of_short_pictures_does_not_starve_a_long_one() -> None:
         batcher.admit(ticket(number, max_draws=64))
         planned = batcher.plan(0.0)
         assert planned is not None
-        batcher.record(planned, votes(planned))
+        list(batcher.record(planned, votes(planned)))
         if long.done:
             return
     raise AssertionError(f"the long picture has had {long.issued} of 3,000 draws")
@@ -124,7 +124,7 @@ def test_a_cancelled_picture_has_no_slot_in_the_next_pass() -> None:
     assert planned is not None
     assert batcher.cancel(1)
     assert not batcher.cancel(1)
-    batcher.record(planned, votes(planned))
+    list(batcher.record(planned, votes(planned)))
     assert first.inquiry.total.draws == 0
     planned = batcher.plan(0.0)
     assert planned is not None
@@ -138,7 +138,7 @@ def test_at_the_deadline_a_picture_leaves_with_what_it_has() -> None:
     for _ in range(3):
         planned = batcher.plan(0.0)
         assert planned is not None
-        batcher.record(planned, votes(planned))
+        list(batcher.record(planned, votes(planned)))
     batcher.admit(unreached)
     assert batcher.expire(4.9) == []
     assert batcher.expire(5.0) == [reached, unreached]
