@@ -36,10 +36,11 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         settings.precision,
         settings.pass_size,
         settings.queue,
+        settings.shrink,
         metrics,
         on_broken,
     )
-    metrics.watch(lambda: engine.queued, lambda: engine.in_flight)
+    metrics.watch(lambda: engine.queued, lambda: engine.in_flight, lambda: 1 / engine.shrinkage)
     for bundle in catalogue.bundles:
         manifest = bundle.manifest
         metrics.model.labels(manifest.name, manifest.version, bundle.digest).set(1)
@@ -63,6 +64,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
+    app.state.engine = engine
     app.add_middleware(Envelope, metrics=metrics)
     for module in (predict, models, health):
         app.include_router(module.router)

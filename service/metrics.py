@@ -74,14 +74,24 @@ class Metrics:
         self.deaths = counter("pixeldp_worker_deaths", "Times that a worker has died.", ["worker"])
         self.queued = gauge("pixeldp_pictures_queued", "Pictures that wait for a worker.")
         self.in_flight = gauge("pixeldp_pictures_in_flight", "Pictures that a worker has.")
+        self.granted = gauge(
+            "pixeldp_budget_granted_ratio",
+            "Share of the draw budgets asked for that is granted; below 1 under overload.",
+        )
         self.model = gauge(
             "pixeldp_model_info", "The models served; always 1.", ["model", "version", "digest"]
         )
 
-    def watch(self, queued: Callable[[], int], in_flight: Callable[[], int]) -> None:
-        """Read these two gauges from the engine whenever they are scraped."""
+    def watch(
+        self,
+        queued: Callable[[], int],
+        in_flight: Callable[[], int],
+        granted: Callable[[], float],
+    ) -> None:
+        """Read these gauges from the engine whenever they are scraped."""
         self.queued.set_function(queued)
         self.in_flight.set_function(in_flight)
+        self.granted.set_function(granted)
 
     def numbers(self, worker: str, numbers: wire.Numbers) -> None:
         """Add what a worker has done."""

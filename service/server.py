@@ -8,12 +8,14 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import setproctitle
 import uvicorn
 
 from service import logs
 from service.app import create_app
+from service.engine.engine import Engine
 from service.settings import Settings
 
 SAMPLE = Path(__file__).parents[1] / "examples" / "7.png"
@@ -29,6 +31,15 @@ class CannotServeError(ValueError):
 
 class _Server(uvicorn.Server):
     """uvicorn, but a signal to stop is not an error: it drains and exits with 0."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
+        self._engine = engine
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop: readiness fails at once, what is in flight is still answered."""
+        self._engine.draining = True
+        super().handle_exit(sig, frame)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -73,7 +84,7 @@ def serve(settings: Settings) -> None:
             server_header=False,
             timeout_keep_alive=75,
         )
-        _Server(config).run(sockets=[listener])
+        _Server(config, app.state.engine).run(sockets=[listener])
     if reasons:
         raise CannotServeError(reasons[0])
 

@@ -31,6 +31,10 @@ class Settings(BaseSettings):
     )
     queue: Annotated[int, Field(ge=1)] = 1024
 
+    shrink: bool = Field(
+        True, description="Whether draw budgets shrink when many pictures wait, before any is shed."
+    )
+
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     max_draws: Annotated[int, Field(ge=LEAST_DRAWS)] = 1000
     max_draws_limit: Annotated[int, Field(ge=LEAST_DRAWS)] = 100_000

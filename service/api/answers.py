@@ -155,6 +155,7 @@ class Answer(_Part):
 
 def answer(
     conclusion: Conclusion,
+    granted: int,
     bundle: Bundle,
     asked: Asked,
     picture: Picture,
@@ -176,9 +177,7 @@ def answer(
         target=asked.target,
         confidence=asked.confidence,
         draws=conclusion.draws,
-        budget=Budget(
-            asked=asked.max_draws, granted=asked.max_draws, reachable=conclusion.reachable
-        ),
+        budget=Budget(asked=asked.max_draws, granted=granted, reachable=conclusion.reachable),
         stopped=conclusion.stopped,
         scores=label_scores(conclusion, bundle),
         certificate=CertificatePart(

@@ -118,6 +118,7 @@ class Predictions:
         }
         answered = answer(
             result.conclusion,
+            result.granted,
             served.bundle,
             asked,
             picture,

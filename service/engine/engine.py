@@ -33,6 +33,10 @@ GRACE_SECONDS = 2.0
 MOST_DEATHS = 2
 RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
 STEADY_SECONDS = 30.0
+# Under overload budgets shrink before pictures are refused: from these fills of the queue on, each
+# picture is granted only so much of the draws it asked for, but never less than this many.
+SHRINKING = ((0.5, 8), (0.25, 4), (0.125, 2))
+LEAST_GRANTED = 128
 # Draws that a picture takes from a pass at a time: how many pictures keep a worker's passes full.
 DRAWS_AT_A_TIME = 32
 
@@ -85,9 +89,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """The answer to a job, where it was made, and where its time went."""
+    """The answer to a job, its draw budget, where it was made, and where its time went."""
 
     conclusion: Conclusion
+    granted: int
     device: str
     precision: Precision
     queue_seconds: float
@@ -110,6 +115,7 @@ class _Flight:
     job: Job
     answer: asyncio.Future[wire.Answer]
     on_look: Callable[[Conclusion], None] | None
+    granted: int = 0
     worker: "_Worker | None" = None
     sent: float = 0.0
     deaths: int = 0
@@ -135,6 +141,7 @@ class Engine:
         precision: the number format of h; None to measure which is fastest.
         pass_size: slots of every pass; None to measure how many are enough.
         queue: pictures that may wait; more are refused.
+        shrink: whether draw budgets shrink when many pictures wait.
         observer: told what happens.
         on_broken: called with the reason when a worker cannot load its models and none is ready.
     """
@@ -146,6 +153,7 @@ class Engine:
         precision: Precision | None,
         pass_size: int | None,
         queue: int,
+        shrink: bool,
         observer: Observer,
         on_broken: Callable[[str], None],
     ) -> None:
@@ -156,7 +164,7 @@ class Engine:
             pass_size=pass_size,
         )
         self._workers = [_Worker(f"worker{i}", device) for i, device in enumerate(devices)]
-        self._limit = queue
+        self._limit, self._shrink = queue, shrink
         self._observer, self._on_broken = observer, on_broken
         self._ids = itertools.count(1)
         self._waiting: tuple[deque[_Flight], deque[_Flight]] = (deque(), deque())
@@ -177,6 +185,12 @@ class Engine:
     def in_flight(self) -> int:
         """Pictures that a worker has."""
         return sum(len(worker.flights) for worker in self._workers)
+
+    @property
+    def shrinkage(self) -> int:
+        """What draw budgets are divided by at present; 1 unless too many pictures wait."""
+        fill = self.queued / self._limit if self._shrink else 0.0
+        return next((divisor for least, divisor in SHRINKING if fill >= least), 1)
 
     @property
     def calibrations(self) -> list[list[Calibration]]:
@@ -231,6 +245,7 @@ class Engine:
         assert flight.worker is not None
         return Result(
             conclusion=answer.conclusion,
+            granted=flight.granted,
             device=flight.worker.device,
             precision=flight.worker.calibrations[job.model].precision,
             queue_seconds=flight.sent - arrived + answer.queue_seconds,
@@ -263,6 +278,9 @@ class Engine:
                 return
             flight = queue.popleft()
             flight.worker, flight.sent = worker, time.monotonic()
+            asked = flight.job.question.max_draws
+            # Fixed before the first draw, as the division of α needs it to be.
+            flight.granted = min(asked, max(asked // self.shrinkage, LEAST_GRANTED))
             worker.flights[flight.id] = flight
             assert worker.writer is not None
             worker.writer.write(_admit(flight))
@@ -381,7 +399,7 @@ def _admit(flight: _Flight) -> bytes:
         channels=picture.channels,
         bits=picture.bits,
         confidence=question.confidence,
-        max_draws=question.max_draws,
+        max_draws=flight.granted,
         target=question.target,
         norm=question.norm,
         scores=job.scores,

@@ -1,5 +1,6 @@
 """What operators see: health, metrics, documentation, start and stop, and deaths of processes."""
 
+import asyncio
 import os
 import re
 import signal
@@ -185,3 +186,40 @@ def test_when_the_front_is_killed_no_worker_is_left() -> None:
 
 def metrics(running: Service) -> str:
     return httpx.get(f"{running.address}/metrics").text
+
+
+def test_under_overload_budgets_shrink_and_then_pictures_are_refused(seven: bytes) -> None:
+    """Certificates stay true, only smaller; probes are answered all the while."""
+    environment = {"PIXELDP_QUEUE": "64", "PIXELDP_DEVICES": "cpu", "PIXELDP_PASS_SIZE": "128"}
+    running = Service(environment=environment).wait_ready()
+
+    async def flood() -> tuple[list[httpx.Response], list[int]]:
+        limits = httpx.Limits(max_connections=None)
+        options = {"max_draws": 4000, "confidence": 0.999}
+        async with httpx.AsyncClient(base_url=running.address, timeout=60, limits=limits) as client:
+            asked = [
+                asyncio.create_task(
+                    client.post("/predict", content=seven, headers=PNG, params=options)
+                )
+                for _ in range(150)
+            ]
+            await asyncio.sleep(0.3)
+            probes = [(await client.get("/health/ready")).status_code for _ in range(5)]
+            return await asyncio.gather(*asked), probes
+
+    try:
+        responses, probes = asyncio.run(flood())
+        assert probes == [200] * 5
+        answered = [response.json() for response in responses if response.status_code == 200]
+        refused = [response for response in responses if response.status_code != 200]
+        assert {response.status_code for response in refused} == {503}
+        assert all(response.json()["type"] == "/problems/overloaded" for response in refused)
+        assert all(int(response.headers["Retry-After"]) >= 1 for response in refused)
+        granted = {answer["budget"]["granted"] for answer in answered}
+        assert min(granted) < 4000
+        assert {answer["budget"]["asked"] for answer in answered} == {4000}
+        assert all(answer["draws"] <= answer["budget"]["granted"] for answer in answered)
+        assert all(answer["certified_size"] > 0 for answer in answered)
+        assert "pixeldp_budget_granted_ratio 1.0" in metrics(running)
+    finally:
+        assert running.stop() == 0
