@@ -1,12 +1,13 @@
 """The same mathematics by other means: mpmath at 40 digits, straight from the definitions."""
 
 from collections.abc import Callable
+from typing import Any
 
-import mpmath as mp
+import mpmath as mp  # type: ignore[import-untyped]
 
-Real = mp.mpf
-ONE = mp.mpf(1)
 mp.mp.dps = 40
+Real = Any  # an mpf, or a float that stands for itself
+ONE = mp.mpf(1)
 
 
 def normal_cdf(x: Real) -> Real:
@@ -49,9 +50,7 @@ def betting_lower(draws: int, s: Real, ss: Real, alpha: Real) -> Real:
         m = mp.exp(log_m)
         logs = [(n - n1) * mp.log(1 - c) + n1 * mp.log(1 - c + c * x1 / m) for c in bets]
         top = max(logs)
-        mixture = mp.fsum(
-            w / total * mp.exp(v - top) for w, v in zip(weights, logs, strict=True)
-        )
+        mixture = mp.fsum(w / total * mp.exp(v - top) for w, v in zip(weights, logs, strict=True))
         return top + mp.log(mixture) + mp.log(alpha)
 
     high = mp.log(s / n)  # at the sample mean the mixture is at most 1, by Jensen's inequality
@@ -73,12 +72,9 @@ def binomial_tail(draws: int, votes: int, p: Real) -> Real:
     p = mp.mpf(p)
     if votes > draws * p:
         return mp.fsum(
-            mp.binomial(draws, k) * p**k * (1 - p) ** (draws - k)
-            for k in range(votes, draws + 1)
+            mp.binomial(draws, k) * p**k * (1 - p) ** (draws - k) for k in range(votes, draws + 1)
         )
-    return 1 - mp.fsum(
-        mp.binomial(draws, k) * p**k * (1 - p) ** (draws - k) for k in range(votes)
-    )
+    return 1 - mp.fsum(mp.binomial(draws, k) * p**k * (1 - p) ** (draws - k) for k in range(votes))
 
 
 def maximum(function: Callable[[Real], Real], low: float, high: float, grid: int = 60) -> Real:

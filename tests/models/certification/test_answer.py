@@ -81,7 +81,7 @@ def test_nothing_is_concluded_before_the_first_look() -> None:
 def test_the_certificate_follows_from_the_evidence() -> None:
     for seed, scoring in [(1, "votes"), (2, "votes"), (3, "softmax")]:
         draws = draw_scores(
-            np.random.default_rng(seed).normal(0, 1, (1000, 6)) + [0, 3, 0, 1, 0, 0],
+            np.random.default_rng(seed).normal(np.array([0, 3, 0, 1, 0, 0]), 1, (1000, 6)),
             scoring,  # type: ignore[arg-type]
         )
         found = answered(SIZE, draws, scoring)  # type: ignore[arg-type]
@@ -105,9 +105,7 @@ def test_the_certificate_follows_from_the_evidence() -> None:
                     denominator=evidence.denominator,
                 )[1]
             )
-            for i, (s, ss) in enumerate(
-                zip(evidence.sums, evidence.sums_of_squares, strict=True)
-            )
+            for i, (s, ss) in enumerate(zip(evidence.sums, evidence.sums_of_squares, strict=True))
             if i != evidence.label
         ]
         assert found.lower <= float(own) <= found.lower * (1 + 1e-5)
@@ -127,15 +125,9 @@ def test_sizes_in_every_norm_and_for_every_model_norm() -> None:
         for asked in NORMS:
             terms = replace(TERMS, norm=own)
             found = answered(replace(SIZE, norm=asked), mixed(0), terms=terms)
-            raw = float(
-                size(
-                    "gaussian",
-                    bounds("clopper-pearson", 968, *[found.evidence.sums[4]] * 2, 0.000405)[0],
-                    1 - bounds("clopper-pearson", 968, *[found.evidence.sums[4]] * 2, 0.000405)[0],
-                    0.5,
-                    1.0,
-                )
-            )
+            own_sum = found.evidence.sums[4]
+            lower, _ = bounds("clopper-pearson", 968, own_sum, own_sum, 0.000405)
+            raw = float(size("gaussian", lower, 1 - lower, 0.5, 1.0))
             assert found.norm == asked
             assert found.certified_size == found.sizes[asked] > 0
             for norm, stated in found.sizes.items():
@@ -157,7 +149,11 @@ def test_laplace() -> None:
 def test_robust_needs_a_target_and_a_size() -> None:
     assert answered(SIZE, mixed(0)).robust is None
     tied = np.tile(np.eye(2, dtype=np.int64), (500, 1))
-    for target, draws, expected in [(0.1, mixed(0), True), (5.0, mixed(0), False), (1e-9, tied, False)]:
+    for target, draws, expected in [
+        (0.1, mixed(0), True),
+        (5.0, mixed(0), False),
+        (1e-9, tied, False),
+    ]:
         found = answered(replace(SIZE, target=target), draws)
         assert found.robust is expected
         assert found.robust == (found.certified_size > 0 and found.certified_size >= target)
@@ -190,7 +186,7 @@ def test_shown_scores(scoring: Scoring) -> None:
     for score in found.scores:
         column = total[:, score.index]
         assert score.expected == pytest.approx(column.mean() / unit, abs=1e-6)
-        # All draws, the pilot's too; a union over both sides of all labels, also of those not shown.
+        # All draws, the pilot's too; a union over both sides of all labels, shown or not.
         lower, upper = bounds(
             "betting",
             found.draws,
@@ -239,7 +235,7 @@ def test_the_leader_is_named_with_size_0_when_the_pilot_chose_another() -> None:
 def test_sizes_are_rounded_down() -> None:
     for seed in range(30):
         draws = draw_scores(
-            np.random.default_rng(seed).normal(0, 1, (400, 5)) + [2, 0, 0, 0, 0], "votes"
+            np.random.default_rng(seed).normal(np.array([2, 0, 0, 0, 0]), 1, (400, 5)), "votes"
         )
         inquiry = Inquiry(replace(SIZE, max_draws=400), TERMS, 5, "votes")
         inquiry.add(draws)

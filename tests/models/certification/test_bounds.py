@@ -1,10 +1,11 @@
 """Bounds against 40 digits: their definitions, not their formulas, wherever there is one."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import mpmath as mp
+import mpmath as mp  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from hypothesis import given
@@ -33,7 +34,7 @@ UNIT = 2**20
 
 def random_tally(rng: np.random.Generator, soft: bool) -> tuple[int, int, int, float]:
     """n, S, SS (in units of 2⁻²⁰ and 2⁻⁴⁰ if soft) and α: easy, hard, and extreme ones."""
-    n = int(round(10 ** rng.uniform(0, 5)))
+    n = round(10 ** rng.uniform(0, 5))
     alpha = float(10 ** rng.uniform(-12, -0.1))
     kind = rng.integers(4)
     if not soft:
@@ -103,7 +104,7 @@ def test_every_newton_step_is_a_valid_bound(n: int, soft: bool, alpha: float, se
     arguments = n, int(x.sum()), int((x * x).sum()), alpha
     root = float(betting_lower(*arguments, denominator=unit, steps=40))
     steps = [float(betting_lower(*arguments, denominator=unit, steps=k)) for k in range(9)]
-    assert all(b >= a * (1 - 1e-13) for a, b in zip(steps, steps[1:], strict=False))
+    assert all(b >= a * (1 - 1e-13) for a, b in pairwise(steps))
     assert max(steps) <= root * (1 + 1e-12)
     assert root <= float(x.mean()) / unit * (1 + 1e-12)
 
@@ -136,7 +137,7 @@ def test_clopper_pearson_is_the_binomial_tail() -> None:
     rng = np.random.default_rng(2)
     for _ in range(60):
         n = int(rng.integers(1, 400))
-        k = int(rng.choice([0, 1, n - 1, n, rng.integers(0, n + 1)]))
+        k = int(rng.choice([0, 1, n - 1, n, int(rng.integers(0, n + 1))]))
         alpha = float(10 ** rng.uniform(-9, -0.4))
         lower = float(clopper_pearson_lower(n, k, alpha))
         upper = float(clopper_pearson_upper(n, k, alpha))

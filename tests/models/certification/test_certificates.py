@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import mpmath as mp
+import mpmath as mp  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from hypothesis import given
@@ -210,7 +210,7 @@ def test_arrays_broadcast_and_keep_zeros_apart() -> None:
 
 
 def test_unknown_names_raise() -> None:
-    with pytest.raises(ValueError, match="unknown certificate 'gauss'.*known: pixeldp-laplace"):
+    with pytest.raises(ValueError, match=r"unknown certificate 'gauss'.*known: pixeldp-laplace"):
         size("gauss", 0.9, 0.1, 1.0, 1.0)
     with pytest.raises(ValueError, match="unknown certificate"):
         mechanism_of("")
@@ -357,8 +357,8 @@ def test_attacked_against_40_digits(
 def test_at_the_certified_size_the_attacked_intervals_just_meet() -> None:
     for mechanism in ("gaussian", "laplace"):
         most = float(size(mechanism, 0.8, 0.1, 0.5, 1.5))
-        low, _ = attacked(mechanism, 0.8, 1.0, most, 0.5, 1.5)  # type: ignore[arg-type]
-        _, high = attacked(mechanism, 0.0, 0.1, most, 0.5, 1.5)  # type: ignore[arg-type]
+        low, _ = attacked(mechanism, 0.8, 1.0, most, 0.5, 1.5)
+        _, high = attacked(mechanism, 0.0, 0.1, most, 0.5, 1.5)
         assert float(low) == pytest.approx(float(high), abs=1e-12)
 
 

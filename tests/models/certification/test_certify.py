@@ -119,9 +119,7 @@ def test_the_rival_is_not_the_one_with_the_second_largest_mean() -> None:
     assert tally.sums[1] > tally.sums[2]
     _, upper = certify("betting", [tally], 0, 0.001, 0.001)
     seconds = [
-        float(
-            bounds("betting", n, tally.sums[i], tally.squares[i], 0.001, denominator=UNIT)[1]
-        )
+        float(bounds("betting", n, tally.sums[i], tally.squares[i], 0.001, denominator=UNIT)[1])
         for i in (1, 2)
     ]
     assert seconds[1] > seconds[0]

@@ -1,6 +1,7 @@
 """What is fixed before the first counted draw."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -53,8 +54,8 @@ def test_looks(counted: int) -> None:
     schedule = looks(counted)
     assert schedule[0] == 32
     assert schedule[-1] == counted
-    assert all(a < b for a, b in zip(schedule, schedule[1:], strict=False))
-    for a, b in zip(schedule[:-1], schedule[1:-1], strict=False):
+    assert all(a < b for a, b in pairwise(schedule))
+    for a, b in pairwise(schedule[:-1]):
         assert (b - a) % 32 == 0
         assert b - a == max(32, int(0.15 * a) // 32 * 32)
 

@@ -13,7 +13,7 @@ ORDERS = {"l1": 1, "l2": 2, "linf": np.inf}
 PAIRS = list(product(NORMS, NORMS))
 
 
-def attacks(norm: Norm, size: float, values: int, rng: np.random.Generator) -> list[np.ndarray]:  # type: ignore[type-arg]
+def attacks(norm: Norm, size: float, values: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Changes of exactly ``size`` in ``norm`` (or the largest there is) with entries in [−1, 1]."""
     changes = []
     for count in {1, 2, max(int(size), 1), int(size) + 1, values // 2 + 1, values}:
@@ -101,5 +101,5 @@ def test_unknown_norms_raise() -> None:
         lambda: required(1.0, "l2", "max", 4),  # type: ignore[arg-type]
         lambda: required(1.0, "", "l2", 4),  # type: ignore[arg-type]
     ):
-        with pytest.raises(ValueError, match="unknown norm .*; known: l1, l2, linf"):
+        with pytest.raises(ValueError, match=r"unknown norm .*; known: l1, l2, linf"):
             call()

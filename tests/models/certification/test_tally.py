@@ -12,7 +12,8 @@ UNIT = DENOMINATORS["softmax"]
 logits = hnp.arrays(
     np.float32,
     st.tuples(st.integers(1, 20), st.integers(2, 12)),
-    elements=st.floats(-(2.0**100), 2.0**100, width=32) | st.sampled_from([np.nan, np.inf, -np.inf, 0.0]),
+    elements=st.floats(-(2.0**100), 2.0**100, width=32)
+    | st.sampled_from([np.nan, np.inf, -np.inf, 0.0]),
 )
 
 
