@@ -1,0 +1,85 @@
+"""A lean HTTP client for load: what it costs is taken from the service that it measures."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answered request: its status, its body, and seconds from its planned start."""
+
+    status: int
+    body: bytes
+    seconds: float
+
+
+class Connection:
+    """One keep-alive connection that POSTs bodies to one path."""
+
+    def __init__(self, host: str, port: int, path: str, media_type: str) -> None:
+        self._address = host, port
+        self._head = (
+            f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: {media_type}\r\n"
+        ).encode()
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def post(self, body: bytes, planned: float | None = None) -> Reply:
+        """Send ``body`` and await the answer; time counts from ``planned`` or from now."""
+        start = time.perf_counter() if planned is None else planned
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(*self._address)
+        reader, writer = self._streams
+        writer.write(self._head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        head = await reader.readuntil(b"\r\n\r\n")
+        lower = head.lower()
+        at = lower.index(b"content-length:") + len(b"content-length:")
+        length = int(lower[at : lower.index(b"\r\n", at)])
+        content = await reader.readexactly(length)
+        return Reply(int(head.split(b" ", 2)[1]), content, time.perf_counter() - start)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._streams:
+            self._streams[1].close()
+
+
+async def closed_loop(
+    make: Callable[[], Connection], bodies: Sequence[bytes], clients: int, seconds: float
+) -> tuple[list[Reply], float]:
+    """Have ``clients`` ask one after the other for ``seconds``; return replies and time taken."""
+    replies: list[Reply] = []
+    start = time.perf_counter()
+
+    async def client(number: int) -> None:
+        connection = make()
+        index = number
+        while time.perf_counter() - start < seconds:
+            replies.append(await connection.post(bodies[index % len(bodies)]))
+            index += clients
+        connection.close()
+
+    await asyncio.gather(*map(client, range(clients)))
+    return replies, time.perf_counter() - start
+
+
+async def open_loop(
+    make: Callable[[], Connection], bodies: Sequence[bytes], rate: float, seconds: float
+) -> list[Reply]:
+    """Send at ``rate`` a second at even times whatever the answers do; latency includes waiting."""
+    idle: list[Connection] = []
+    start = time.perf_counter() + 0.05
+
+    async def one(number: int) -> Reply:
+        planned = start + number / rate
+        await asyncio.sleep(max(0.0, planned - time.perf_counter()))
+        connection = idle.pop() if idle else make()
+        reply = await connection.post(bodies[number % len(bodies)], planned)
+        idle.append(connection)
+        return reply
+
+    replies = await asyncio.gather(*map(one, range(max(1, int(rate * seconds)))))
+    for connection in idle:
+        connection.close()
+    return replies

@@ -1,0 +1,135 @@
+"""What people do today: Cohen's procedure as a loop, inside LitServe, and ART's.
+
+Each takes the same network, pictures, η and threads as the service; float32, as they come.
+"""
+
+import argparse
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import special
+from torch import Tensor, nn
+
+from models.bundle import read_bundle
+from models.certification.bounds import clopper_pearson_lower
+from models.pixeldp import load_network
+
+SELECTION = 100
+# Draws a forward pass of the loop; Cohen et al. use 400 to 1,000.
+CHUNK = 400
+
+
+def cohen(
+    classifier: nn.Module, pictures: Tensor, n: int, scale: float, confidence: float
+) -> list[tuple[int, float]]:
+    """CERTIFY of Cohen et al. 2019 for pictures [batch, c, h, w]: (label, size), −1 to abstain.
+
+    100 draws select the label, n certify it by Clopper-Pearson; pB = 1 − pA.
+    """
+    with torch.inference_mode():
+        selected = _count(classifier, pictures, SELECTION, scale).argmax(1)
+        counts = _count(classifier, pictures, n, scale)
+    answers = []
+    for label, row in zip(selected.tolist(), counts, strict=True):
+        lower = float(clopper_pearson_lower(n, row[label].item(), 1 - confidence))
+        size = scale * float(special.ndtri(lower))
+        answers.append((label, size) if lower > 0.5 else (-1, 0.0))
+    return answers
+
+
+def _count(classifier: nn.Module, pictures: Tensor, n: int, scale: float) -> Tensor:
+    """Count votes of n draws for each picture: [batch, K]."""
+    counts: Tensor | int = 0
+    for start in range(0, n, CHUNK):
+        draws = min(CHUNK, n - start)
+        repeated = pictures.repeat_interleave(draws, 0)
+        logits = classifier(repeated + scale * torch.randn_like(repeated))
+        votes = nn.functional.one_hot(logits.argmax(1), logits.shape[1])
+        counts = counts + votes.reshape(len(pictures), draws, -1).sum(1)
+    assert isinstance(counts, Tensor)
+    return counts
+
+
+def load_classifier(bundle: Path) -> tuple[nn.Module, float]:
+    """Return h of a bundle with its noise in the image, and σ."""
+    network = load_network(read_bundle(bundle))
+    if not isinstance(network.encoder, nn.Identity):
+        raise ValueError("the peers add noise to the image; take a bundle that does, too")
+    return network.classifier, network.scale
+
+
+def art_certify(
+    classifier: nn.Module, scale: float, pictures: NDArray[np.float32], n: int, confidence: float
+) -> None:
+    """Run ART's randomized smoothing over the pictures, one by one as it does."""
+    from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
+
+    smoothing = PyTorchRandomizedSmoothing(
+        model=classifier,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=pictures.shape[1:],
+        nb_classes=10,
+        clip_values=None,
+        channels_first=True,
+        sample_size=SELECTION,
+        scale=scale,
+        alpha=1 - confidence,
+        device_type="cpu",
+    )
+    smoothing.certify(x=pictures, n=n, batch_size=CHUNK)
+
+
+def serve_litserve() -> None:
+    """Serve Cohen's procedure with LitServe: POST {"image": base64 of 8-bit pixels}."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--n", type=int, required=True)
+    parser.add_argument("--confidence", type=float, required=True)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+
+    import litserve
+
+    class Api(litserve.LitAPI):  # type: ignore[misc]
+        def setup(self, device: str) -> None:
+            torch.set_num_threads(1)
+            self.classifier, self.scale = load_classifier(arguments.bundle)
+            self.shape = read_bundle(arguments.bundle).manifest.input.shape
+
+        def decode_request(self, request: dict[str, str]) -> Tensor:
+            pixels = np.frombuffer(base64.b64decode(request["image"]), dtype=np.uint8)
+            return torch.from_numpy(pixels.astype(np.float32) / 255).reshape(self.shape)
+
+        def batch(self, inputs: list[Tensor]) -> Tensor:
+            return torch.stack(inputs)
+
+        def predict(self, pictures: Tensor) -> list[tuple[int, float]]:
+            return cohen(self.classifier, pictures, arguments.n, self.scale, arguments.confidence)
+
+        def unbatch(self, output: list[tuple[int, float]]) -> list[tuple[int, float]]:
+            return output
+
+        def encode_response(self, output: tuple[int, float]) -> dict[str, Any]:
+            return {"label": output[0], "size": output[1]}
+
+    api = Api(max_batch_size=arguments.batch, batch_timeout=0.01)
+    server = litserve.LitServer(
+        api, accelerator="cpu", workers_per_device=arguments.workers, timeout=600
+    )
+    server.run(port=arguments.port, host="127.0.0.1", generate_client_file=False)
+
+
+def litserve_body(pixels: NDArray[np.uint8]) -> bytes:
+    """Return the request body for one picture."""
+    return json.dumps({"image": base64.b64encode(pixels.tobytes()).decode()}).encode()
+
+
+if __name__ == "__main__":
+    serve_litserve()

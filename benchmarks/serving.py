@@ -1,0 +1,271 @@
+"""How fast and cheap a certified answer is, side by side with what people do today.
+
+    python -m benchmarks.serving --data DATA [--json FILE] [--draws 1000 10000] [--rounds 2]
+
+Every comparison is a ratio taken in one run: the service and its peers in turns, on the same
+weights, pictures, η and cores. ``pip install '.[bench]'`` brings the peers.
+
+- roofline: draws a second through HTTP at saturation (size mode, all draws made) over those of a
+  bare loop of passes in the service's own format and pass size, one process a core.
+- decisions a second in target mode (target ½σ/Δ) over Cohen's loop, LitServe, and ART, which
+  always make all n draws. Decisions agree with a fixed n as ``benchmarks.certificates`` measures.
+- latency under open-loop arrivals at shares of LitServe's capacity.
+"""
+
+import argparse
+import asyncio
+import io
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.http import Connection, Reply, closed_loop, open_loop
+from benchmarks.peers import art_certify, cohen, litserve_body, load_classifier
+from models.bundle import ZOO, read_bundle
+from models.noise import Features
+from models.precision import Precision
+from models.predictor import Predictor
+from models.training.datasets import load
+
+CORES = len(os.sched_getaffinity(0))
+CLIENTS = 32
+START_SECONDS = 60.0
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode a picture."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels.squeeze()).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(command: list[str], ready: str) -> Iterator[None]:
+    """Run a server until it answers at ``ready`` and for as long as the block lasts."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                with urlopen(ready, timeout=1) as response:
+                    if response.status == 200:
+                        break
+            except OSError:
+                if time.monotonic() > end or process.poll() is not None:
+                    raise RuntimeError(f"{command[:4]} did not start") from None
+                time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
+
+
+class Service:
+    """The running service, and what is asked of it."""
+
+    def __init__(self, port: int, confidence: float, bodies: list[bytes]) -> None:
+        self.port, self.confidence, self.bodies = port, confidence, bodies
+
+    def connection(self, n: int, target: float | None) -> Callable[[], Connection]:
+        """Return what makes connections that ask for ``target`` within ``n`` draws."""
+        query = f"max_draws={n}&confidence={self.confidence}&scores=1&timeout_ms=120000"
+        query += "" if target is None else f"&target={target}"
+        return lambda: Connection("127.0.0.1", self.port, f"/predict?{query}", "image/png")
+
+    def saturate(self, n: int, target: float | None, seconds: float) -> tuple[list[Reply], float]:
+        """Have all clients ask for some seconds."""
+        return asyncio.run(closed_loop(self.connection(n, target), self.bodies, CLIENTS, seconds))
+
+    def calibration(self) -> dict[str, Any]:
+        """How the service runs its model."""
+        with urlopen(f"http://127.0.0.1:{self.port}/models") as response:
+            calibration: dict[str, Any] = json.load(response)["models"][0]["calibration"]
+            return calibration
+
+
+def bare_loop(bundle: str, precision: Precision, pass_size: int, seconds: float) -> float:
+    """Return draws a second of passes and nothing else, in this one process."""
+    torch.set_num_threads(1)
+    predictor = Predictor(read_bundle(Path(bundle)), pass_size, precision=precision)
+    shape = predictor.manifest.input.shape
+    black = predictor.encode(np.zeros((shape[1], shape[2], shape[0]), np.uint8)).features
+    features: list[Features] = [black]
+    rows = np.zeros(pass_size, dtype=np.intp)
+    predictor.run(features, rows)
+    passes, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        predictor.run(features, rows)
+        passes += 1
+    return passes * pass_size / (time.perf_counter() - start)
+
+
+def bare_loops(bundle: Path, calibration: dict[str, Any], seconds: float) -> float:
+    """Run one bare loop a core and return their draws a second together."""
+    arguments = (str(bundle), calibration["precision"], calibration["pass_size"], seconds)
+    with multiprocessing.get_context("spawn").Pool(CORES) as pool:
+        return sum(pool.starmap(bare_loop, [arguments] * CORES))
+
+
+def per_second(work: Callable[[int], object], seconds: float) -> float:
+    """Call ``work`` with 0, 1, 2, … for about ``seconds``; return calls a second."""
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        work(done)
+        done += 1
+    return done / (time.perf_counter() - start)
+
+
+def drawn(replies: list[Reply]) -> int:
+    """Sum the draws of answers."""
+    failed = [reply.status for reply in replies if reply.status != 200]
+    if failed:
+        raise RuntimeError(f"{len(failed)} requests failed, the first with {failed[0]}")
+    return sum(int(json.loads(reply.body)["draws"]) for reply in replies)
+
+
+def latencies(replies: list[Reply]) -> dict[str, float]:
+    """Return p50 and p99 in milliseconds."""
+    times = sorted(reply.seconds for reply in replies)
+    at = {"p50": 0.5, "p99": 0.99}
+    return {name: 1000 * times[int(share * (len(times) - 1))] for name, share in at.items()}
+
+
+def main() -> None:
+    """Measure, print Markdown, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--draws", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--confidence", type=float, default=0.999)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    seconds, confidence = arguments.seconds, arguments.confidence
+    images = load(arguments.dataset, arguments.data, "test").images[::10]
+    classifier, scale = load_classifier(arguments.bundle)
+    floats = torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32) / 255)
+    target = scale / 2
+    figures: dict[str, list[float]] = {}
+
+    def note(name: str, value: float) -> None:
+        figures.setdefault(name, []).append(value)
+        print(f"  {name}: {value:.4g}", file=sys.stderr, flush=True)
+
+    port = free_port()
+    serve = [sys.executable, "-m", "service.cli", "serve", str(arguments.bundle)]
+    serve += ["--port", str(port)]
+    with running(serve, f"http://127.0.0.1:{port}/health/ready"):
+        service = Service(port, confidence, [png(image) for image in images])
+        calibration = service.calibration()
+        for _ in range(arguments.rounds):
+            replies, took = service.saturate(1000, None, seconds)
+            through = drawn(replies) / took
+            bare = bare_loops(arguments.bundle, calibration, seconds)
+            note("draws/s, bare loops", bare)
+            note("draws/s, /predict, size mode, n = 1000", through)
+            note("roofline ratio, /predict, n = 1000", through / bare)
+        torch.set_num_threads(CORES)
+        for n in arguments.draws:
+            for _ in range(arguments.rounds):
+                replies, took = service.saturate(n, target, seconds)
+                ours = len(replies) / took
+                note(f"decisions/s, service, n = {n}", ours)
+                note(f"mean draws, service, n = {n}", drawn(replies) / len(replies))
+                loop = per_second(
+                    lambda i, n=n: cohen(  # type: ignore[misc]
+                        classifier, floats[i % len(floats)][None], n, scale, confidence
+                    ),
+                    seconds,
+                )
+                note(f"service over Cohen's loop, n = {n}", ours / loop)
+                art = per_second(
+                    lambda i, n=n: art_certify(  # type: ignore[misc]
+                        classifier, scale, floats[i % len(floats)][None].numpy(), n, confidence
+                    ),
+                    seconds,
+                )
+                note(f"service over ART, n = {n}", ours / art)
+                measure_litserve(arguments, n, service, images, target, ours, note)
+    print(f"\n{arguments.bundle.name}, {CORES} cores, {calibration}, confidence {confidence}\n")
+    print("| figure | median | of |\n| --- | ---: | --- |")
+    for name, values in figures.items():
+        of = ", ".join(f"{value:.4g}" for value in values)
+        print(f"| {name} | {np.median(values):.4g} | {of} |")
+    if arguments.json:
+        document = {"calibration": calibration, "cores": CORES, "figures": figures}
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def measure_litserve(
+    arguments: argparse.Namespace,
+    n: int,
+    service: Service,
+    images: NDArray[np.uint8],
+    target: float,
+    ours: float,
+    note: Callable[[str, float], None],
+) -> None:
+    """Compare with LitServe: capacity, and latency under open-loop arrivals at shares of it."""
+    port = free_port()
+    options = {
+        "--bundle": arguments.bundle,
+        "--port": port,
+        "--n": n,
+        "--confidence": arguments.confidence,
+        "--workers": CORES,
+    }
+    command = [sys.executable, "-m", "benchmarks.peers"]
+    command += [str(part) for pair in options.items() for part in pair]
+    bodies = [litserve_body(image) for image in images]
+
+    def connection() -> Connection:
+        return Connection("127.0.0.1", port, "/predict", "application/json")
+
+    with running(command, f"http://127.0.0.1:{port}/health"):
+        replies, took = asyncio.run(closed_loop(connection, bodies, CLIENTS, 2 * arguments.seconds))
+        capacity = len(replies) / took
+        note(f"service over LitServe, n = {n}", ours / capacity)
+        for share in (0.5, 0.9):
+            rate = share * capacity
+            length = max(arguments.seconds, 40 / rate)
+            theirs = latencies(asyncio.run(open_loop(connection, bodies, rate, length)))
+            mine = latencies(
+                asyncio.run(open_loop(service.connection(n, target), service.bodies, rate, length))
+            )
+            for name in ("p50", "p99"):
+                label = f"{name} at {share:.0%} of LitServe's capacity, n = {n}"
+                note(f"{label}, LitServe (ms)", theirs[name])
+                note(f"{label}, service (ms)", mine[name])
+                note(f"{label}, service over LitServe", mine[name] / theirs[name])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,6 @@
+"""What every test starts from."""
+
+import os
+
+# One thread for each process: on few cores more of them only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
