@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import nn
 
-from models.networks.cnn import build_cnn
+from models.networks.cnn import build_cnn, build_strided_cnn
 
 Shape = tuple[int, int, int]
 Builder = Callable[..., tuple[nn.Module, nn.Module]]
 
-NETWORKS: dict[str, Builder] = {"cnn": build_cnn}
+NETWORKS: dict[str, Builder] = {"cnn": build_cnn, "strided-cnn": build_strided_cnn}
 
 
 def build(

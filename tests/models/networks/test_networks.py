@@ -1,10 +1,15 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from models import networks
 
-ARGUMENTS = {"cnn": {"channels": [4, 6], "hidden": 8}}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "cnn": {"channels": [4, 6], "hidden": 8},
+    "strided-cnn": {"channels": [4, 6], "depth": 1, "hidden": 8},
+}
 
 
 @pytest.mark.parametrize("name", sorted(networks.NETWORKS))
@@ -27,7 +32,7 @@ def test_every_network_is_built_in_two_parts(
 
 def test_the_papers_network_has_its_sizes() -> None:
     _, h = networks.build("cnn", (1, 28, 28), 10, "image", {})
-    kinds = [type(layer).__name__ for layer in h]
+    kinds = [type(layer).__name__ for layer in h.children()]
     assert kinds == ["Conv2d", "ReLU", "Conv2d", "ReLU", "Flatten", "Linear", "ReLU", "Linear"]
     weights = [tuple(p.shape) for p in h.parameters() if p.dim() > 1]
     assert weights == [(32, 1, 5, 5), (64, 32, 5, 5), (1024, 3136), (10, 1024)]

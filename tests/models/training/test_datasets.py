@@ -129,7 +129,7 @@ def test_npz_that_is_no_data_set(
     tmp_path: Path, arrays: dict[str, np.ndarray], complaint: str
 ) -> None:
     file = tmp_path / "own.npz"
-    np.savez(file, **arrays)
+    np.savez(file, allow_pickle=True, **arrays)
     with pytest.raises(DataSetError, match=complaint) as caught:
         load(str(file), None, "train")
     assert str(file) in str(caught.value)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.bundle import read_bundle
+from models.bundle import read_bundle, write_whole
 from models.certification.certificates import construction_scale
 from models.pixeldp import load_network
 from models.sensitivity.modules import encoder_sensitivity
@@ -114,7 +114,7 @@ def unfinished(tmp_path: Path, few: DataSet, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_checkpoint_torn_in_the_middle_leaves_the_one_before(
     few: DataSet, unfinished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = checkpoint.write_whole
+    whole = write_whole
 
     def torn(file: Path, content: bytes) -> None:
         if file.name == CHECKPOINT:
@@ -209,11 +209,12 @@ def test_a_loss_that_is_not_finite_ends_with_advice(tmp_path: Path, few: DataSet
 
 
 def test_what_cannot_be_built_is_refused_before_it_is_trained(tmp_path: Path, few: DataSet) -> None:
-    for change, complaint in [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"placement": "layer9"}, "unknown placement 'layer9'"),
         ({"architecture": {"name": "vgg"}}, "unknown network 'vgg'"),
         ({"architecture": {"name": "cnn", "arguments": {"width": 3}}}, "arguments of cnn"),
-    ]:
+    ]
+    for change, complaint in wrong:
         with pytest.raises(ValueError, match=complaint):
             train(recipe(**change), few, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())

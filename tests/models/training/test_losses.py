@@ -33,7 +33,7 @@ def test_consistency_by_hand() -> None:
 def test_draws_that_are_sure_do_not_break_it() -> None:
     logits = torch.tensor([[[200.0, -200.0]], [[200.0, -200.0]]], requires_grad=True)
     loss = draws_loss(logits, torch.tensor([0]), Consistency(weight=10))
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
     assert logits.grad is not None
     assert bool(torch.isfinite(logits.grad).all())

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -22,14 +23,15 @@ def test_changes_are_checked_and_leave_the_recipe_alone() -> None:
     digits = find_recipe("digits")
     assert digits.changed(epochs=3).epochs == 3
     assert digits.epochs != 3
-    for change, complaint in [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"epochs": 0}, "epochs: "),
         ({"seed": -1}, "seed: "),
         ({"scale": None}, "either scale or construction_bound"),
         ({"consistency": {"weight": 1.0}}, "consistency needs at least 2 draws"),
         ({"epoch": 3}, "epoch: "),
         ({"optimiser": {"learning_rate": float("nan")}}, "optimiser.learning_rate: "),
-    ]:
+    ]
+    for change, complaint in wrong:
         with pytest.raises(ValueError, match=complaint):
             digits.changed(**change)
 
