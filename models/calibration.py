@@ -18,7 +18,7 @@ PASS_SIZES: dict[str, tuple[int, ...]] = {
 }
 # The smallest pass that makes this share of the best speed: beyond it only waiting times grow.
 KNEE = 0.95
-SECONDS_A_TRIAL = 0.12
+SECONDS_A_TRIAL = 0.06
 
 
 def calibrate(
