@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format clean
+.PHONY: help serve test check soundness bench format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,10 @@ $(VENV)/.dev: $(VENV)/.serve
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+$(VENV)/.bench: $(VENV)/.dev
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	@touch $@
+
 serve: $(VENV)/.serve ## install and serve the shipped model on 127.0.0.1:8000 (PORT= changes it)
 	@exec $(BIN)/pixeldp serve --port $(PORT)
 
@@ -32,6 +36,14 @@ check: $(VENV)/.dev ## lint, formatting and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+soundness: $(VENV)/.dev ## the long form of the soundness experiments (an hour on two cores)
+	@PIXELDP_SOUNDNESS=long $(BIN)/python -m pytest tests/soundness -s --timeout 0
+
+bench: $(VENV)/.bench ## certificates and serving beside their peers (DATA= holds MNIST/raw)
+	@test -n "$(DATA)" || { echo "say where the data is: make bench DATA=folder-with-MNIST/raw"; exit 2; }
+	@$(BIN)/python -m benchmarks.certificates --data $(DATA) --json benchmarks/certificates.json
+	@$(BIN)/python -m benchmarks.serving --data $(DATA) --json benchmarks/serving.json
 
 format: $(VENV)/.dev ## let ruff rewrite the code
 	@$(BIN)/ruff check --fix .

@@ -20,12 +20,13 @@ from models.certification.procedure import Inquiry, Question
 from models.evaluation.attacks import ATTACKS, AttackNorm
 from models.pixeldp import load_network
 from models.predictor import Encoded, Predictor
-from tests.soundness.forms import LONG
+from tests.soundness.forms import LONG, TRUTH
 
 PICTURES = 100 if LONG else 8
 REPETITIONS = 100 if LONG else 10
-DRAWS_OF_THE_TRUTH = 1_000_000 if LONG else 20_000
+DRAWS_OF_THE_TRUTH = TRUTH if LONG else 20_000
 SLOTS = 512
+BLOCK = 20_000
 CONFIDENCE = 0.9
 # Chance that this test fails although everything holds.
 ERROR = 1e-6
@@ -64,8 +65,8 @@ def test_answers_hold_against_the_truth(predictor: Predictor) -> None:
     for pixels in pictures(PICTURES):
         encoded = predictor.encode(pixels)
         votes = np.zeros(10, dtype=np.int64)
-        for _ in range(DRAWS_OF_THE_TRUTH // (100 * SLOTS) + 1):
-            votes += draw(predictor, encoded, 100 * SLOTS if LONG else DRAWS_OF_THE_TRUTH).sum(0)
+        for _ in range(-(-DRAWS_OF_THE_TRUTH // BLOCK)):
+            votes += draw(predictor, encoded, BLOCK).sum(0)
         n = int(votes.sum())
         # The truth's own bounds, all of them together wrong with a chance far below ERROR.
         alpha = ERROR / (100 * PICTURES * 20)
@@ -113,7 +114,7 @@ def test_no_attack_inside_the_size_flips_a_label(
         if inquiry.size > 0:
             attacked.append(torch.tensor(pixels.transpose(2, 0, 1) / 255.0).float())
             labels.append(inquiry.total.leader)
-            sizes.append(inquiry.size)
+            sizes.append(0.999 * inquiry.size)
     assert len(labels) >= PICTURES / 2, "too few certified pictures to attack"
     clean, truth = torch.stack(attacked), torch.tensor(labels)
     steps, draws = (40, 32) if LONG else (10, 8)

@@ -206,6 +206,13 @@ def test_shown_scores(scoring: Scoring) -> None:
     assert all(score.attacked is None for score in answered(SIZE, draws, scoring).scores)
 
 
+def test_equal_scores_are_shown_by_index() -> None:
+    draws = np.tile(np.eye(4, dtype=np.int64)[[2, 1, 2, 1, 3]], (200, 1))
+    found = answered(SIZE, draws)
+    assert [score.index for score in found.scores] == [1, 2, 3, 0]
+    assert found.label == 1
+
+
 @pytest.mark.parametrize(
     ("norm", "asked", "change"),
     [("l2", "linf", 0.01 * 28), ("l2", "l1", 0.01), ("l1", "linf", 7.84), ("linf", "l2", 0.01)],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.certification.bounds import Bound, bounds
 from models.certification.certificates import size
-from models.certification.procedure import certify, certify_arrays
+from models.certification.procedure import EXACT_RIVALS, certify, certify_arrays
 from models.certification.tally import Scoring, Tally, draw_scores
 
 REFERENCE: list[dict[str, Any]] = json.loads(
@@ -91,7 +91,7 @@ def test_certify_against_brute_force(
         assert float(lower[0]) == exact_lower
         # Never below the largest of the rivals' bounds: labels that are only covered may raise it.
         assert float(upper[0]) >= exact_upper - 1e-15
-        if scoring == "votes" or labels == 5:  # with 5, the four rivals are all bounded exactly
+        if scoring == "votes" or labels - 1 <= EXACT_RIVALS:
             assert float(upper[0]) == pytest.approx(exact_upper, abs=1e-15)
 
 
@@ -124,6 +124,21 @@ def test_the_rival_is_not_the_one_with_the_second_largest_mean() -> None:
     ]
     assert seconds[1] > seconds[0]
     assert float(upper[0]) == seconds[1]
+
+
+def test_a_rival_with_a_small_sum_and_a_wide_spread_is_covered() -> None:
+    """Many steady rivals with larger sums stand before the one with the largest bound."""
+    n = 200
+    scores = np.zeros((n, 12), dtype=np.int64)
+    scores[:, 1:11] = int(0.05 * UNIT)
+    scores[: int(0.12 * n), 11] = int(0.4 * UNIT)
+    tally = Tally.of(scores, "softmax")
+    assert tally.sums[11] < tally.sums[10]
+    _, upper = brute("betting", tally, 0, 0.001, 0.001)
+    wild = bounds("betting", n, tally.sums[11], tally.squares[11], 0.001, denominator=UNIT)[1]
+    assert upper == float(wild)
+    _, found = certify("betting", [tally], 0, 0.001, 0.001)
+    assert float(found[0]) >= upper
 
 
 def test_the_rivals_never_exceed_what_the_label_leaves() -> None:

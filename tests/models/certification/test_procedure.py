@@ -147,6 +147,22 @@ def test_wanted_leads_to_the_next_look(question: Question, seed: int, scoring: S
     assert state(inquiry) == state(inquire(question, draws, scoring))
 
 
+@given(question=questions, seed=st.integers(0, 2**32 - 1), more=st.integers(1, 500))
+def test_draws_can_be_given_look_by_look(question: Question, seed: int, more: int) -> None:
+    """``add_to_look`` stops at every look, and leaves what ``add`` would have left."""
+    draws = random_draws(seed, "votes", 1300)
+    inquiry = Inquiry(question, TERMS, draws.shape[1], "votes")
+    at = 0
+    while not inquiry.stopped:
+        look = inquiry.look
+        used = inquiry.add_to_look(draws[at : at + more])
+        assert used == more or inquiry.look == look + 1
+        assert inquiry.look <= look + 1
+        at += used
+    assert at == inquiry.total.draws
+    assert state(inquiry) == state(inquire(question, draws))
+
+
 def test_the_pilot_counts_as_draws_but_never_in_the_certificate() -> None:
     draws = np.concatenate([all_for(0, 32), all_for(1, 968)])
     inquiry = inquire(SIZE, draws)

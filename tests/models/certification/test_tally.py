@@ -45,6 +45,8 @@ def test_softmax_is_floored_to_its_unit() -> None:
     assert scores[1] in ([UNIT * 3 // 4, UNIT // 4], [UNIT * 3 // 4 - 1, UNIT // 4])
     assert scores[2] == [UNIT, 0]
     assert scores[3] == [0, 0]
+    # Never rounded up: two thirds of 2²⁰ is 699050.67.
+    assert draw_scores(np.log([[2.0, 1.0]]), "softmax").tolist() == [[699050, 349525]]
     shifted = draw_scores(np.array([[1.5, 0.25, -3.0]]) + 1e4, "softmax")
     assert abs(shifted - draw_scores(np.array([[1.5, 0.25, -3.0]]), "softmax")).max() <= 1
 

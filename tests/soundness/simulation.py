@@ -1,0 +1,449 @@
+"""Many pictures at once, whose expected scores are known, through the product's own procedure.
+
+Each simulated picture goes through pilot, looks and certificates as an ``Inquiry`` takes it, only
+for arrays of pictures; what is decided, and by which bounds, is asked of the product's functions.
+It is watched at every look up to the end of the budget, whether or not an answer would have been
+given before: the most adversarial rule of stopping cannot do worse than to be wrong whenever any
+look is.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from models.certification.arrays import Floats, Integers
+from models.certification.bounds import Bound, betting_lower, betting_upper, clopper_pearson_upper
+from models.certification.division import PILOT_BLOCK, Division, divide, looks, pilot_ends
+from models.certification.procedure import Question, Terms, certify_arrays
+from models.certification.tally import DENOMINATORS, Scoring, Tally
+
+Flags = NDArray[np.bool_]
+TERMS = Terms("gaussian", 1.0, 1.0, "l2", 784)
+# Array elements that a batch of pictures may have.
+BATCH = 4_000_000
+
+
+@dataclass(frozen=True)
+class Law:
+    """A draw's scores: one of ``vectors`` [J, K], in whole units, by ``weights`` [J]."""
+
+    scoring: Scoring
+    weights: Floats
+    vectors: Integers
+
+    @classmethod
+    def of_votes(cls, *probabilities: float) -> "Law":
+        p = np.array(probabilities)
+        return cls("votes", p / p.sum(), np.eye(len(p), dtype=np.int64))
+
+    @classmethod
+    def of_scores(cls, *atoms: tuple[float, tuple[float, ...]]) -> "Law":
+        """Soft scores: (weight, scores of every label) of each atom."""
+        weights = np.array([weight for weight, _ in atoms])
+        vectors = np.array([scores for _, scores in atoms])
+        units = np.floor(vectors * DENOMINATORS["softmax"]).astype(np.int64)
+        return cls("softmax", weights / weights.sum(), units)
+
+    @property
+    def unit(self) -> int:
+        return DENOMINATORS[self.scoring]
+
+    @property
+    def expected(self) -> Floats:
+        """E y, [K]: what the bounds are about."""
+        return np.asarray(self.weights @ self.vectors / self.unit)
+
+
+class Source(Protocol):
+    """Where the draws of some pictures come from."""
+
+    def take(self, who: Integers, count: int) -> tuple[Integers, Integers]:
+        """The sums and the sums of squares of the next ``count`` draws of the pictures ``who``."""
+
+
+@dataclass
+class Fresh:
+    """Draws that nobody has seen."""
+
+    law: Law
+    rng: np.random.Generator
+
+    def take(self, who: Integers, count: int) -> tuple[Integers, Integers]:
+        times = self.rng.multinomial(count, self.law.weights, size=len(who))
+        if self.law.scoring == "votes":
+            return times, times
+        vectors = self.law.vectors
+        return times @ vectors, times @ (vectors * vectors)
+
+
+@dataclass
+class Recorded:
+    """Given draws [pictures, draws, K], for comparing this with an ``Inquiry``."""
+
+    draws: Integers
+    at: Integers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.at = np.zeros(len(self.draws), dtype=np.int64)
+
+    def take(self, who: Integers, count: int) -> tuple[Integers, Integers]:
+        parts = [self.draws[i, self.at[i] : self.at[i] + count] for i in who]
+        self.at[who] += count
+        sums = np.array([part.sum(axis=0) for part in parts])
+        return sums, np.array([(part * part).sum(axis=0) for part in parts])
+
+
+class Procedure:
+    """What is decided where; the mutants of the tests decide otherwise."""
+
+    def divide(self, question: Question, scoring: Scoring) -> Division:
+        return divide(question.confidence, scoring, question.target is not None)
+
+    def start(
+        self, draws: int, sums: Integers, squares: Integers
+    ) -> tuple[int, Integers, Integers]:
+        """What the certificate's tally begins with, given the pilot's: nothing."""
+        return 0, np.zeros_like(sums), np.zeros_like(squares)
+
+    def certify(
+        self,
+        bound: Bound,
+        draws: Integers,
+        sums: Integers,
+        squares: Integers,
+        label: Integers,
+        alpha_label: float,
+        alpha_rival: float,
+        unit: int,
+    ) -> tuple[Floats, Floats]:
+        return certify_arrays(bound, draws, sums, squares, label, alpha_label, alpha_rival, unit)
+
+    def looks_once(self, count: int, schedule: tuple[int, ...]) -> bool:
+        """Whether the bound at a fixed n is applied at this look."""
+        return count == schedule[-1]
+
+
+@dataclass
+class Look:
+    """One look at the pictures ``who``: the best certificate so far, and what leads."""
+
+    who: Integers
+    draws: int
+    best: Floats
+    leads: Flags
+
+
+@dataclass
+class Outcome:
+    """What became of each picture; events are true where they happened at any look."""
+
+    label: Integers
+    pilot: Integers
+    best: Floats
+    lower: Floats
+    upper: Floats
+    draws: Integers
+    bound: NDArray[np.str_]
+    leads: Flags
+    events: dict[str, Flags]
+    history: list[Look]
+
+
+EVENTS = (
+    "betting: label",
+    "betting: rival",
+    "fixed n: label",
+    "fixed n: rival",
+    "certificate",
+    "size",
+    "scores",
+    "answer",
+)
+
+
+def allowed(division: Division, question: Question) -> dict[str, float]:
+    """How often each event may happen at most."""
+    certificate = (
+        division.betting_label
+        + division.betting_rival
+        + division.fixed_label
+        + division.fixed_rival
+    )
+    return {
+        "betting: label": division.betting_label,
+        "betting: rival": division.betting_rival,
+        "fixed n: label": division.fixed_label,
+        "fixed n: rival": division.fixed_rival,
+        "certificate": certificate,
+        "size": certificate,
+        "scores": division.scores,
+        "answer": 1 - question.confidence,
+    }
+
+
+def simulate(
+    law: Law,
+    question: Question,
+    source: Source,
+    pictures: int,
+    procedure: Procedure | None = None,
+    terms: Terms = TERMS,
+) -> Outcome:
+    """Take ``pictures`` through pilot and looks, and note everything that is untrue of them."""
+    procedure = procedure or Procedure()
+    truth = law.expected
+    labels = len(truth)
+    division = procedure.divide(question, law.scoring)
+    label, pilot, sums, squares = _pilot(law, question, source, pictures)
+    outcome = Outcome(
+        label=label,
+        pilot=pilot,
+        best=np.full(pictures, -1.0),
+        lower=np.zeros(pictures),
+        upper=np.ones(pictures),
+        draws=np.zeros(pictures, dtype=np.int64),
+        bound=np.full(pictures, "", dtype="<U16"),
+        leads=np.zeros(pictures, dtype=bool),
+        events={name: np.zeros(pictures, dtype=bool) for name in EVENTS},
+        history=[],
+    )
+    for length in np.unique(pilot):
+        who = np.flatnonzero(pilot == length)
+        own = label[who]
+        group_truth = np.tile(truth, (len(who), 1))
+        own_truth = group_truth[np.arange(len(who)), own]
+        group_truth[np.arange(len(who)), own] = -1
+        rival_truth = group_truth.max(axis=1)
+        true_size = terms.sizes(own_truth, rival_truth)
+        schedule = looks(question.max_draws - int(length))
+        total, total_squares = sums[who], squares[who]
+        ahead, counted, counted_squares = procedure.start(int(length), total, total_squares)
+        before = 0
+        for count in schedule:
+            more, more_squares = source.take(who, count - before)
+            before = count
+            counted, counted_squares = counted + more, counted_squares + more_squares
+            total, total_squares = total + more, total_squares + more_squares
+            tallies: list[tuple[Bound, str, float, float]] = [
+                ("betting", "betting", division.betting_label, division.betting_rival)
+            ]
+            if division.fixed_label > 0 and procedure.looks_once(count, schedule):
+                tallies.append(
+                    ("clopper-pearson", "fixed n", division.fixed_label, division.fixed_rival)
+                )
+            n = np.full(len(who), ahead + count)
+            for bound, name, alpha_label, alpha_rival in tallies:
+                lower, upper = procedure.certify(
+                    bound, n, counted, counted_squares, own, alpha_label, alpha_rival, law.unit
+                )
+                missed = _runner_up_missed(
+                    bound, law, n, counted, counted_squares, own, alpha_rival
+                )
+                outcome.events[f"{name}: label"][who] |= lower > own_truth
+                outcome.events[f"{name}: rival"][who] |= missed
+                untrue = (lower > own_truth) | (upper < rival_truth)
+                outcome.events["certificate"][who] |= untrue
+                sizes = terms.sizes(lower, upper)
+                outcome.events["size"][who] |= sizes > true_size
+                better = sizes > outcome.best[who]
+                at = who[better]
+                outcome.best[at], outcome.bound[at] = sizes[better], bound
+                outcome.lower[at], outcome.upper[at] = lower[better], upper[better]
+                outcome.draws[at] = count
+            drawn = int(length) + count
+            each = division.scores / (2 * labels)
+            low, high = intervals(law, drawn, total, total_squares, each)
+            outcome.events["scores"][who] |= ((low > truth) | (high < truth)).any(axis=1)
+            outcome.leads[who] = total.argmax(axis=1) == own
+            if isinstance(source, Recorded):
+                outcome.history.append(
+                    Look(who, drawn, outcome.best[who].copy(), outcome.leads[who].copy())
+                )
+    for name in ("certificate", "size", "scores"):
+        outcome.events["answer"] |= outcome.events[name]
+    return outcome
+
+
+def _runner_up_missed(
+    bound: Bound,
+    law: Law,
+    draws: Integers,
+    sums: Integers,
+    squares: Integers,
+    label: Integers,
+    alpha: float,
+) -> Flags:
+    """Whether the upper bound of the true runner-up, one fixed label, lies below its score."""
+    truth = np.tile(law.expected, (len(label), 1))
+    every = np.arange(len(label))
+    truth[every, label] = -1
+    runner_up = truth.argmax(axis=1)
+    s, ss = sums[every, runner_up], squares[every, runner_up]
+    if bound == "betting":
+        upper = betting_upper(draws, s, ss, alpha, denominator=law.unit)
+    else:
+        upper = clopper_pearson_upper(draws, s, alpha)
+    return np.asarray(upper < truth[every, runner_up])
+
+
+def _pilot(
+    law: Law, question: Question, source: Source, pictures: int
+) -> tuple[Integers, Integers, Integers, Integers]:
+    labels = len(law.expected)
+    sums = np.zeros((pictures, labels), dtype=np.int64)
+    squares = sums.copy()
+    length = np.zeros(pictures, dtype=np.int64)
+    going = np.arange(pictures)
+    while len(going):
+        more, more_squares = source.take(going, PILOT_BLOCK)
+        sums[going] += more
+        squares[going] += more_squares
+        length[going] += PILOT_BLOCK
+        ended = [
+            pilot_ends(Tally(int(length[i]), sums[i], squares[i], law.unit), question.max_draws)
+            for i in going
+        ]
+        going = going[~np.array(ended)]
+    return sums.argmax(axis=1), length, sums, squares
+
+
+def intervals(
+    law: Law, draws: int, sums: Integers, squares: Integers, alpha: float
+) -> tuple[Floats, Floats]:
+    """The intervals shown of every label; votes by a table over their possible sums."""
+    if law.scoring == "votes":
+        possible = np.arange(int(sums.max()) + 1)
+        low = betting_lower(draws, possible, possible, alpha)
+        high = betting_upper(draws, possible, possible, alpha)
+        return low[sums], high[sums]
+    return (
+        betting_lower(draws, sums, squares, alpha, denominator=law.unit),
+        betting_upper(draws, sums, squares, alpha, denominator=law.unit),
+    )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment: pictures of one law, asked one question."""
+
+    name: str
+    law: Law
+    question: Question
+
+    def failures(
+        self, pictures: int, seed: int, procedure: Procedure | None = None
+    ) -> dict[str, int]:
+        """How many of ``pictures`` each event happened to."""
+        counts = dict.fromkeys(EVENTS, 0)
+        for number, part in enumerate(_batches(pictures, len(self.law.expected))):
+            source = Fresh(self.law, np.random.default_rng([seed, number]))
+            outcome = simulate(self.law, self.question, source, part, procedure)
+            for name, happened in outcome.events.items():
+                counts[name] += int(happened.sum())
+        return counts
+
+    def rows(self, pictures: int, seed: int, procedure: Procedure | None = None) -> list["Row"]:
+        """What may happen at most, what did, and how likely that is if all is well."""
+        honest = Procedure().divide(self.question, self.law.scoring)
+        counts = self.failures(pictures, seed, procedure)
+        return [
+            Row(self.name, event, pictures, counts[event], alpha)
+            for event, alpha in allowed(honest, self.question).items()
+            if alpha > 0
+        ]
+
+
+def _batches(pictures: int, labels: int) -> Iterator[int]:
+    most = max(BATCH // labels, 1)
+    while pictures > 0:
+        yield min(pictures, most)
+        pictures -= most
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    cell: str
+    event: str
+    trials: int
+    failures: int
+    alpha: float
+
+    @property
+    def p_value(self) -> float:
+        """Chance of so many failures or more if each has probability α (exact, one-sided)."""
+        return float(stats.binom.sf(self.failures - 1, self.trials, self.alpha))
+
+    def __str__(self) -> str:
+        rate = self.failures / self.trials
+        return (
+            f"{self.cell:<34}{self.event:<16}{self.trials:>8,}{self.failures:>8,}"
+            f"{rate:>10.4%}{self.alpha:>10.4%}{self.p_value:>10.2g}"
+        )
+
+
+HEADER = (
+    f"{'cell':<34}{'event':<16}{'trials':>8}{'failed':>8}{'rate':>10}{'alpha':>10}{'p-value':>10}"
+)
+
+
+# ── Mutants: procedures with one plausible mistake each ──────────────────────────────────────────
+
+
+class FourAlpha(Procedure):
+    """Clopper-Pearson at four times its share."""
+
+    def divide(self, question: Question, scoring: Scoring) -> Division:
+        honest = super().divide(question, scoring)
+        return replace(
+            honest, fixed_label=4 * honest.fixed_label, fixed_rival=4 * honest.fixed_rival
+        )
+
+
+class EveryLook(Procedure):
+    """Clopper-Pearson at every look."""
+
+    def looks_once(self, count: int, schedule: tuple[int, ...]) -> bool:
+        return True
+
+
+class PilotReused(Procedure):
+    """The draws that chose the label certify it, too."""
+
+    def start(
+        self, draws: int, sums: Integers, squares: Integers
+    ) -> tuple[int, Integers, Integers]:
+        return draws, sums, squares
+
+
+class LabelEventDropped(Procedure):
+    """The label's score taken at its mean."""
+
+    def certify(self, *arguments: Any) -> tuple[Floats, Floats]:
+        _, draws, sums, _, label, _, _, unit = arguments
+        _, upper = super().certify(*arguments)
+        mean = sums[np.arange(len(sums)), label] / (draws * unit)
+        return mean, np.minimum(upper, 1 - mean)
+
+
+class RivalByMean(Procedure):
+    """The rival with the second-largest mean, and no other's bound."""
+
+    def certify(self, *arguments: Any) -> tuple[Floats, Floats]:
+        bound, draws, sums, squares, label, _, alpha_rival, unit = arguments
+        lower, _ = super().certify(*arguments)
+        every = np.arange(len(sums))
+        rivals = sums.copy()
+        rivals[every, label] = -1
+        second = rivals.argmax(axis=1)
+        s, ss = sums[every, second], squares[every, second]
+        if bound == "betting":
+            upper = betting_upper(draws, s, ss, alpha_rival, denominator=unit)
+        else:
+            upper = clopper_pearson_upper(draws, s, alpha_rival)
+        return lower, np.minimum(upper, 1 - lower)

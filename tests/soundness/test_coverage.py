@@ -1,0 +1,196 @@
+"""How often an answer is wrong: simulated pictures whose expected scores are known.
+
+    make soundness
+
+runs the long form and prints the table. Wrong is a picture of which anything untrue is said at any
+look: a size larger than the true one or of the wrong label, a bound or an interval that misses.
+Seeds are fixed, so that a run that passes passes again.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.certification.answer import show_scores
+from models.certification.procedure import Inquiry, Question
+from models.certification.rounding import round_down, round_up
+from models.certification.tally import Tally
+from tests.soundness.forms import LONG
+from tests.soundness.simulation import (
+    HEADER,
+    TERMS,
+    Cell,
+    EveryLook,
+    FourAlpha,
+    Fresh,
+    LabelEventDropped,
+    Law,
+    PilotReused,
+    Procedure,
+    Recorded,
+    RivalByMean,
+    Row,
+    intervals,
+    simulate,
+)
+
+PICTURES = 20_000 if LONG else 2_000
+# A cell fails if chance alone would let it fail less often than this.
+LEVEL = 1e-6
+
+
+def size_mode(confidence: float, max_draws: int) -> Question:
+    return Question(confidence, max_draws, None, "l2")
+
+
+def target_mode(confidence: float, max_draws: int, target: float = 0.5) -> Question:
+    return Question(confidence, max_draws, target, "l2")
+
+
+def spread_out(labels: int, first: float) -> Law:
+    """One label with ``first``, the others alike."""
+    return Law.of_votes(first, *[(1 - first) / (labels - 1)] * (labels - 1))
+
+
+# The runner-up in truth has a slightly larger mean and far more spread than the steady third,
+# which often looks like the runner-up.
+WILD_RUNNER_UP = Law.of_scores((0.538, (0.35, 0.0, 0.2)), (0.462, (0.35, 0.45, 0.2)))
+EASY_SCORES = Law.of_scores(
+    (0.7, (0.95, 0.03, 0.02)), (0.2, (0.8, 0.1, 0.1)), (0.1, (0.2, 0.7, 0.1))
+)
+HARD_SCORES = Law.of_scores((0.5, (0.9, 0.1)), (0.3, (0.3, 0.7)), (0.2, (0.05, 0.95)))
+TIED_SCORES = Law.of_scores((0.5, (1.0, 0.0, 0.0)), (0.5, (0.0, 0.5, 0.5)), (0.5, (0.0, 1.0, 0.0)))
+RARE_SCORES = Law.of_scores((0.99, (0.6, 0.4, 0.0)), (0.01, (0.0, 0.0, 1.0)))
+
+
+def many_scores() -> Law:
+    """Twenty labels, twelve kinds of draws: most rivals are bounded by the one that covers them."""
+    rng = np.random.default_rng(7)
+    vectors = rng.dirichlet(np.full(20, 0.3), 12) * 0.6
+    vectors[:, 0] += np.linspace(0.05, 0.4, 12)
+    return Law.of_scores(*[(1.0, tuple(vector)) for vector in vectors])
+
+
+CELLS = [
+    Cell("easy votes, size", Law.of_votes(0.98, 0.01, 0.01), size_mode(0.95, 300)),
+    Cell("easy votes, target", Law.of_votes(0.98, 0.01, 0.01), target_mode(0.95, 1000)),
+    Cell("near-certain votes, size", Law.of_votes(0.999, 0.001), size_mode(0.95, 1000)),
+    Cell("hard votes, size", Law.of_votes(0.55, 0.45), size_mode(0.8, 300)),
+    Cell("hard votes, target", Law.of_votes(0.6, 0.25, 0.15), target_mode(0.8, 1000)),
+    Cell("tied votes, size", Law.of_votes(0.5, 0.5), size_mode(0.8, 300)),
+    Cell("tied votes, target", Law.of_votes(1, 1, 1), target_mode(0.8, 1000)),
+    Cell("1,000 labels, size", spread_out(1000, 0.3), size_mode(0.95, 300)),
+    Cell("1,000 labels tied, target", spread_out(1000, 0.001), target_mode(0.8, 200)),
+    Cell("easy scores, size", EASY_SCORES, size_mode(0.95, 300)),
+    Cell("hard scores, target", HARD_SCORES, target_mode(0.8, 1000)),
+    Cell("tied scores, target", TIED_SCORES, target_mode(0.8, 300)),
+    Cell("scores with a rare outlier, size", RARE_SCORES, size_mode(0.8, 300)),
+    Cell("20 labels' scores, target", many_scores(), target_mode(0.8, 300)),
+    Cell("scores, wild runner-up, size", WILD_RUNNER_UP, size_mode(0.95, 1000)),
+    Cell("smallest budget, size", Law.of_votes(0.7, 0.3), size_mode(0.8, 64)),
+]
+NAMED = {cell.name: cell for cell in CELLS}
+
+
+def show(rows: list[Row]) -> None:
+    print(f"\n{HEADER}")
+    for row in rows:
+        print(row)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_nothing_fails_more_often_than_alpha_allows(cell: Cell) -> None:
+    rows = cell.rows(PICTURES, seed=1)
+    show(rows)
+    for row in rows:
+        assert row.p_value > LEVEL, f"{HEADER}\n{row}"
+
+
+def test_the_cells_come_near_to_what_is_allowed() -> None:
+    """Some events happen nearly as often as they may: the cells are not beside the point."""
+    row = {row.event: row for row in NAMED["hard votes, size"].rows(PICTURES, seed=2)}
+    fixed = row["fixed n: label"]
+    assert fixed.failures > 0.5 * fixed.alpha * fixed.trials
+
+
+MUTANTS = [
+    (FourAlpha(), "hard votes, size"),
+    (EveryLook(), "hard votes, target"),
+    (PilotReused(), "1,000 labels tied, target"),
+    (LabelEventDropped(), "easy votes, size"),
+    (RivalByMean(), "scores, wild runner-up, size"),
+]
+
+
+@pytest.mark.parametrize(
+    ("mutant", "name"), MUTANTS, ids=[type(mutant).__name__ for mutant, _ in MUTANTS]
+)
+def test_mutants_fail_the_cell_built_for_them(mutant: Procedure, name: str) -> None:
+    """Were the procedure wrong in one of these ways, the table would say so."""
+    rows = NAMED[name].rows(2_000, 3, mutant)
+    show([replace(row, cell=f"mutant {type(mutant).__name__}") for row in rows])
+    assert rows[-1].event == "answer"
+    assert rows[-1].p_value < LEVEL
+    assert all(row.p_value > LEVEL for row in NAMED[name].rows(2_000, 3))
+
+
+def drawn(law: Law, pictures: int, draws: int, seed: int) -> NDArray[np.int64]:
+    rng = np.random.default_rng(seed)
+    return law.vectors[rng.choice(len(law.weights), (pictures, draws), p=law.weights)]
+
+
+@pytest.mark.parametrize(
+    "cell", [cell for cell in CELLS if len(cell.law.expected) < 1000], ids=lambda cell: cell.name
+)
+def test_the_simulation_is_the_procedure(cell: Cell) -> None:
+    """The same draws through an ``Inquiry`` each: every figure is the same."""
+    question = cell.question
+    draws = drawn(cell.law, 40, question.max_draws, seed=4)
+    outcome = simulate(cell.law, question, Recorded(draws), len(draws))
+    stopped = []
+    for i, own in enumerate(draws):
+        inquiry = Inquiry(question, TERMS, own.shape[1], cell.law.scoring)
+        inquiry.add(own)
+        stopped.append(inquiry.stopped)
+        assert inquiry.label == outcome.label[i]
+        assert inquiry.pilot.draws == outcome.pilot[i]
+        best = inquiry.best
+        assert best is not None
+        mine = [look for look in outcome.history if i in look.who]
+        reached = mine[inquiry.look - 1]
+        at = int(np.flatnonzero(reached.who == i)[0])
+        assert inquiry.total.draws == reached.draws
+        assert best.size == reached.best[at]
+        assert (inquiry.total.leader == inquiry.label) == reached.leads[at]
+        if inquiry.look == len(mine):
+            assert best.size == outcome.best[i]
+            assert best.bound == outcome.bound[i]
+            assert best.tally.draws == outcome.draws[i]
+            assert (best.lower, best.upper) == (outcome.lower[i], outcome.upper[i])
+        # It stopped at the first look at which its target was met, if at any.
+        for look in mine[: inquiry.look]:
+            position = int(np.flatnonzero(look.who == i)[0])
+            met = (
+                question.target is not None
+                and bool(look.leads[position])
+                and TERMS.answered(float(look.best[position]), "l2") >= question.target
+            )
+            assert met == (look is reached and inquiry.stopped == "target_certified")
+    if question.target is None:
+        assert set(stopped) == {"max_draws"}
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_the_intervals_of_the_simulation_are_those_shown(cell: Cell) -> None:
+    law, labels, alpha = cell.law, len(cell.law.expected), 0.01
+    for seed, draws in enumerate((64, 500)):
+        source = Fresh(law, np.random.default_rng(seed))
+        sums, squares = source.take(np.arange(5), draws)
+        low, high = intervals(law, draws, sums, squares, alpha / (2 * labels))
+        for i in range(5):
+            tally = Tally(draws, sums[i], squares[i], law.unit)
+            for score in show_scores(tally, alpha, TERMS, cell.question, labels):
+                assert score.lower == round_down(float(low[i, score.index]))
+                assert score.upper == round_up(float(high[i, score.index]))
