@@ -32,8 +32,8 @@ def test_nothing_exceeds_alpha(scoring: Scoring, targeted: bool, confidence: flo
 
 def test_shares() -> None:
     size, target = divide(0.999, "votes", False), divide(0.999, "votes", True)
-    assert size.betting_label == pytest.approx(0.001 * 0.9 * 0.1 / 2)
-    assert size.fixed_rival == pytest.approx(0.001 * 0.9 * 0.9 / 2)
+    assert size.betting_label == pytest.approx(0.001 * 0.9 * 0.1 * 0.8)
+    assert size.fixed_rival == pytest.approx(0.001 * 0.9 * 0.9 * 0.2)
     assert target.betting_rival == pytest.approx(0.001 * 0.9 * 0.3 / 2)
     assert target.fixed_label == pytest.approx(0.001 * 0.9 * 0.7 / 2)
     assert size.scores == target.scores == pytest.approx(0.0001)
