@@ -5,9 +5,11 @@ was proven.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
+from models.certification.arrays import Floats
 from models.certification.bounds import Bound, betting_lower, betting_upper
 from models.certification.certificates import DEFAULT, PAPER, Certificate, attacked, size
 from models.certification.norms import NORMS, Norm, required
@@ -128,18 +130,7 @@ def conclude(inquiry: Inquiry, scores: int) -> Conclusion:
     terms, question = inquiry.terms, inquiry.question
     certified_size = inquiry.size
     certified = certified_size > 0
-    paper = PAPER[terms.mechanism]
-    paper_size = float(
-        size(
-            paper,
-            best.lower,
-            best.upper,
-            terms.scale,
-            terms.sensitivity,
-            tau=terms.tau,
-            rho=terms.rho,
-        )
-    )
+    paper_size = paper_condition(terms, best.lower, best.upper)
     target = question.target
     return Conclusion(
         label=inquiry.total.leader,
@@ -154,7 +145,7 @@ def conclude(inquiry: Inquiry, scores: int) -> Conclusion:
         lower=round_down(best.lower),
         upper=round_up(best.upper),
         sizes={norm: terms.answered(best.size, norm) if certified else 0.0 for norm in NORMS},
-        paper=paper,
+        paper=PAPER[terms.mechanism],
         paper_size=terms.answered(paper_size, question.norm) if certified else 0.0,
         evidence=_evidence(inquiry, best),
     )
@@ -177,9 +168,13 @@ def show_scores(
     """
     shown = np.argsort(-total.sums, kind="stable")[:count]
     each = alpha / (2 * len(total.sums))
-    sums, squares, unit = total.sums[shown], total.squares[shown], total.denominator
-    lower = betting_lower(total.draws, sums, squares, each, denominator=unit)
-    upper = betting_upper(total.draws, sums, squares, each, denominator=unit)
+    lower, upper = _intervals(
+        total.draws,
+        tuple(total.sums[shown].tolist()),
+        tuple(total.squares[shown].tolist()),
+        total.denominator,
+        each,
+    )
     intervals: list[Interval | None] = [None] * len(shown)
     if question.target is not None:
         change = required(question.target, terms.norm, question.norm, terms.values)
@@ -202,6 +197,33 @@ def show_scores(
         Score(int(index), round(float(mean), 6), round_down(float(a)), round_up(float(b)), interval)
         for index, mean, a, b, interval in zip(shown, means, lower, upper, intervals, strict=True)
     ]
+
+
+@lru_cache(4096)
+def _intervals(
+    draws: int, sums: tuple[int, ...], squares: tuple[int, ...], denominator: int, alpha: float
+) -> tuple[Floats, Floats]:
+    """Bound expected scores on both sides; easy pictures have the same tallies again and again."""
+    tally = draws, np.array(sums), np.array(squares), alpha
+    lower = betting_lower(*tally, denominator=denominator)
+    upper = betting_upper(*tally, denominator=denominator)
+    return lower, upper
+
+
+@lru_cache(4096)
+def paper_condition(terms: Terms, lower: float, upper: float) -> float:
+    """Return the size that the paper's own condition allows, in ``terms.norm``."""
+    return float(
+        size(
+            PAPER[terms.mechanism],
+            lower,
+            upper,
+            terms.scale,
+            terms.sensitivity,
+            tau=terms.tau,
+            rho=terms.rho,
+        )
+    )
 
 
 def _evidence(inquiry: Inquiry, best: Certified) -> Evidence:

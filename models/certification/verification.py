@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from models.certification.answer import show_scores
-from models.certification.certificates import DEFAULT, PAPER, size
+from models.certification.answer import paper_condition, show_scores
+from models.certification.certificates import DEFAULT, PAPER
 from models.certification.division import (
     LOOK_BLOCK,
     PILOT_BLOCK,
@@ -104,17 +104,7 @@ def _differences(answer: Mapping[str, Any]) -> Iterator[str]:
     for norm in NORMS:
         yield from compare(f"certificate.sizes.{norm}", certificate["sizes"][norm], sizes[norm])
     paper = PAPER[terms.mechanism]
-    paper_size = float(
-        size(
-            paper,
-            lower[0],
-            upper[0],
-            terms.scale,
-            terms.sensitivity,
-            tau=terms.tau,
-            rho=terms.rho,
-        )
-    )
+    paper_size = paper_condition(terms, float(lower[0]), float(upper[0]))
     shown = terms.answered(paper_size, question.norm) if certified > 0 else 0.0
     yield from compare("certificate.paper.method", certificate["paper"]["method"], paper)
     yield from compare("certificate.paper.size", certificate["paper"]["size"], shown)

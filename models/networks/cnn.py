@@ -30,7 +30,7 @@ def build_cnn(
     first, second = channels
     rest = [
         nn.Conv2d(first, second, 5, stride=2, padding=2),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         *_head(shape, second, hidden, labels),
     ]
     return _divide(shape[0], first, rest, placement)
@@ -47,9 +47,10 @@ def build_strided_cnn(
 ) -> tuple[nn.Module, nn.Module]:
     """Build (g, h) for pictures of ``shape``, with ``depth`` 3×3 convolutions after the strided."""
     first, second = channels
-    rest: list[nn.Module] = [nn.Conv2d(first, second, 5, stride=2, padding=2), nn.ReLU()]
+    strided = nn.Conv2d(first, second, 5, stride=2, padding=2)
+    rest: list[nn.Module] = [strided, nn.ReLU(inplace=True)]
     for _ in range(depth):
-        rest += [nn.Conv2d(second, second, 3, padding=1), nn.ReLU()]
+        rest += [nn.Conv2d(second, second, 3, padding=1), nn.ReLU(inplace=True)]
     return _divide(shape[0], first, [*rest, *_head(shape, second, hidden, labels)], placement)
 
 
@@ -58,7 +59,7 @@ def _head(shape: tuple[int, int, int], channels: int, hidden: int, labels: int) 
     return [
         nn.Flatten(),
         nn.Linear(channels * rows * columns, hidden),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Linear(hidden, labels),
     ]
 
@@ -71,7 +72,7 @@ def _divide(
     bias = placement == "image"
     convolution = nn.Conv2d(inputs, outputs, 5, stride=2, padding=2, bias=bias)
     if placement == "image":
-        return nn.Identity(), nn.Sequential(convolution, nn.ReLU(), *rest)
+        return nn.Identity(), nn.Sequential(convolution, nn.ReLU(inplace=True), *rest)
     if placement == "layer1":
-        return convolution, nn.Sequential(nn.ReLU(), *rest)
+        return convolution, nn.Sequential(nn.ReLU(inplace=True), *rest)
     raise ValueError(f"unknown placement {placement!r}; known: {', '.join(PLACEMENTS)}")
