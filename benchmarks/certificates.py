@@ -9,6 +9,7 @@ service's own ``Inquiry``, the paper's and Cohen's beside it. Ratios of mean siz
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -114,7 +115,8 @@ def main() -> None:
     pictures = load(arguments.dataset, arguments.data, "test").images
     chosen = pictures[:: max(1, len(pictures) // arguments.pictures)][: arguments.pictures]
     count = max(arguments.draws, 1000 + MOST_PILOT, 1000 + COHEN_SELECTION)
-    recorded = [draw_votes(predictor, picture, count) for picture in tqdm(chosen, "drawing")]
+    bar = tqdm(chosen, "drawing", disable=not sys.stderr.isatty())
+    recorded = [draw_votes(predictor, picture, count) for picture in bar]
     labels = len(predictor.manifest.labels)
     rows = measure(recorded, labels, arguments.confidence)
     name = predictor.manifest.name

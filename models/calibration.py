@@ -5,6 +5,7 @@ picture meets the same h in all its draws; one loaded model never changes it.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from models.bundle import Bundle
 from models.precision import PRECISIONS, Calibration, Precision
@@ -19,6 +20,8 @@ PASS_SIZES: dict[str, tuple[int, ...]] = {
 # The smallest pass that makes this share of the best speed: beyond it only waiting times grow.
 KNEE = 0.95
 SECONDS_A_TRIAL = 0.06
+# How much faster a compiled network must be to be changed to.
+WORTHWHILE = 1.05
 
 
 def calibrate(
@@ -53,3 +56,18 @@ def _find_knee(predictor: Predictor) -> float:
     enough = KNEE * max(found.values())
     predictor.pass_size = next(size for size, speed in found.items() if speed >= enough)
     return found[predictor.pass_size]
+
+
+def compare(
+    predictor: Predictor, compiled: Predictor, calibration: Calibration
+) -> Calibration | None:
+    """Measure a model beside its compiled self, in turns.
+
+    Returns:
+        The calibration of the compiled one if it is worth the change, else None.
+    """
+    eager = max(predictor.measure(SECONDS_A_TRIAL) for _ in range(2))
+    speed = max(compiled.measure(SECONDS_A_TRIAL) for _ in range(2))
+    if speed < WORTHWHILE * eager:
+        return None
+    return replace(calibration, draws_per_second=round(speed, 1), compiled=True)

@@ -9,8 +9,12 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a model is run: the number format of h, slots of a pass, and draws per second."""
+    """How a model is run: the number format of h, slots of a pass, and draws per second.
+
+    ``compiled`` says whether h runs compiled or as it was written.
+    """
 
     precision: Precision
     pass_size: int
     draws_per_second: float
+    compiled: bool = False

@@ -35,6 +35,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         settings.worker_devices(),
         settings.precision,
         settings.pass_size,
+        settings.compile,
         settings.queue,
         settings.shrink,
         metrics,

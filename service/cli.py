@@ -65,6 +65,10 @@ def serve(
     precision: Annotated[
         str | None, typer.Option(help="float32 or bfloat16; by default the fastest here.")
     ] = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Use compiled networks where faster."),
+    ] = None,
     pass_size: Annotated[
         int | None, typer.Option(help="Draws in a forward pass; measured by default.")
     ] = None,
@@ -86,6 +90,7 @@ def serve(
         "devices": devices,
         "precision": precision,
         "pass_size": pass_size,
+        "compile": compiled,
     }
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})

@@ -1,10 +1,19 @@
 """Logs: structured, as JSON lines or for a person at a console, on standard error."""
 
 import logging
+import os
 import sys
 from typing import Literal
 
 import structlog
+
+_WORD = ("PIXELDP_LOG_FORMAT", "PIXELDP_LOG_LEVEL")
+
+
+def configure_from_environment() -> None:
+    """Set up logging in a worker as its front process did: it leaves word in the environment."""
+    form, level = (os.environ[name] for name in _WORD)
+    configure("console" if form == "console" else "json", level)
 
 
 def configure(form: Literal["auto", "console", "json"], level: str) -> None:
@@ -16,6 +25,7 @@ def configure(form: Literal["auto", "console", "json"], level: str) -> None:
     """
     if form == "auto":
         form = "console" if sys.stderr.isatty() else "json"
+    os.environ |= dict(zip(_WORD, (form, level), strict=True))
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

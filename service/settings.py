@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     pass_size: Annotated[int, Field(ge=32, le=65536)] | None = Field(
         None, description="Slots of a forward pass; measured at start, if not given."
     )
+    compile: bool = Field(
+        True, description="Whether to compile models in the background and use what is faster."
+    )
     queue: Annotated[int, Field(ge=1)] = 1024
 
     shrink: bool = Field(

@@ -4,3 +4,5 @@ import os
 
 # One thread for each process: on few cores more of them only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Compiling takes the cores for a while at each start of a service; one test asks for it.
+os.environ.setdefault("PIXELDP_COMPILE", "false")

@@ -17,6 +17,7 @@ class Calibrated(BaseModel):
 
     precision: Precision
     pass_size: int
+    compiled: bool
     draws_per_second: float
     workers: int
 
@@ -65,6 +66,7 @@ def _together(workers: list[Calibration]) -> Calibrated | None:
     return Calibrated(
         precision=workers[0].precision,
         pass_size=workers[0].pass_size,
+        compiled=workers[0].compiled,
         draws_per_second=round(sum(one.draws_per_second for one in workers)),
         workers=len(workers),
     )

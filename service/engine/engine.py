@@ -140,6 +140,7 @@ class Engine:
         devices: one worker is started for each entry.
         precision: the number format of h; None to measure which is fastest.
         pass_size: slots of every pass; None to measure how many are enough.
+        compiled: whether workers may compile the models, and use that where it is faster.
         queue: pictures that may wait; more are refused.
         shrink: whether draw budgets shrink when many pictures wait.
         observer: told what happens.
@@ -152,6 +153,7 @@ class Engine:
         devices: list[str],
         precision: Precision | None,
         pass_size: int | None,
+        compiled: bool,
         queue: int,
         shrink: bool,
         observer: Observer,
@@ -162,6 +164,7 @@ class Engine:
             device="",
             precision=precision,
             pass_size=pass_size,
+            compile=compiled,
         )
         self._workers = [_Worker(f"worker{i}", device) for i, device in enumerate(devices)]
         self._limit, self._shrink = queue, shrink
@@ -343,6 +346,11 @@ class Engine:
                     calibrations=[asdict(one) for one in message.calibrations],
                 )
                 self._dispatch()
+            case wire.Faster():
+                worker.calibrations[message.model] = message.calibration
+                log.info(
+                    "model compiled", worker=worker.name, calibration=asdict(message.calibration)
+                )
             case wire.Numbers():
                 self._observer.numbers(worker.name, message)
             case wire.Look():

@@ -29,6 +29,7 @@ class Load(_Message):
     device: str
     precision: Precision | None
     pass_size: int | None
+    compile: bool
 
 
 class Admit(_Message):
@@ -63,6 +64,14 @@ class Ready(_Message):
 
     kind: Literal["ready"] = "ready"
     calibrations: list[Calibration]
+
+
+class Faster(_Message):
+    """From a worker: a model runs compiled from now on."""
+
+    kind: Literal["faster"] = "faster"
+    model: int
+    calibration: Calibration
 
 
 class Look(_Message):
@@ -116,7 +125,7 @@ class Numbers(_Message):
 
 
 Message = Annotated[
-    Load | Admit | Cancel | Ready | Look | Answer | Late | Failed | Broken | Numbers,
+    Load | Admit | Cancel | Ready | Faster | Look | Answer | Late | Failed | Broken | Numbers,
     Field(discriminator="kind"),
 ]
 _MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)

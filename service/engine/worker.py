@@ -13,7 +13,9 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +23,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import setproctitle
+import structlog
 
 from models.certification.answer import conclude
 from models.certification.procedure import Inquiry, Question
 from models.precision import Calibration
+from service import logs
 from service.engine import wire
 from service.engine.batcher import Batcher, Ticket
 
@@ -34,6 +38,10 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 _CHUNK = 1 << 20
 _NUMBERS_EVERY_SECONDS = 1.0
+# How often an idle worker looks whether a network has been compiled.
+_COMPILING_SECONDS = 0.25
+
+log = structlog.get_logger(__name__)
 
 
 class FrontGoneError(Exception):
@@ -47,14 +55,14 @@ class Link:
         self._socket = connection
         self._decoder = wire.Decoder()
 
-    def receive(self, wait: bool) -> Iterator[tuple[wire.Message, bytes]]:
-        """Yield what has come in; with ``wait``, block until something has."""
-        while select.select([self._socket], [], [], None if wait else 0)[0]:
+    def receive(self, wait: float | None) -> Iterator[tuple[wire.Message, bytes]]:
+        """Yield what has come in, waiting up to ``wait`` seconds for it; None is for ever."""
+        while select.select([self._socket], [], [], wait)[0]:
             data = self._socket.recv(_CHUNK)
             if not data:
                 raise FrontGoneError
             yield from self._decoder.feed(data)
-            wait = False
+            wait = 0.0
 
     def send(self, *messages: wire.Message) -> None:
         """Send messages in order."""
@@ -74,55 +82,106 @@ class _Client:
     progress: bool
 
 
-class Worker:
-    """The loop: admit, plan, run, record."""
+class _Lane:
+    """One h and the pictures that it draws for, from their first draw to their last."""
 
-    def __init__(self, link: Link, predictors: "list[Predictor]") -> None:
+    def __init__(self, predictor: "Predictor") -> None:
+        self.predictor = predictor
+        self.batcher = Batcher(predictor.pass_size)
+
+
+class Worker:
+    """The loop: admit, plan, run, record.
+
+    Args:
+        link: to the front process.
+        loaded: each model, and how it is run.
+        compile_: whether to compile the models in the background, and use what is faster.
+    """
+
+    def __init__(
+        self, link: Link, loaded: "list[tuple[Predictor, Calibration]]", compile_: bool
+    ) -> None:
         self._link = link
-        self._predictors = predictors
-        self._batchers = [Batcher(predictor.pass_size) for predictor in predictors]
+        # The lane of each model that admits pictures; further ones only finish what they have.
+        self._current = [_Lane(predictor) for predictor, _ in loaded]
+        self._lanes = list(self._current)
+        self._calibrations = [calibration for _, calibration in loaded]
+        self._compiled: deque[tuple[int, Predictor]] = deque()
+        self._compiler = threading.Thread(target=self._compile, daemon=True)
         self._clients: dict[int, _Client] = {}
         self._turn = 0
         self._passes = self._slots = self._filled = 0
         self._busy = 0.0
         self._reported = time.monotonic()
+        if compile_:
+            self._compiler.start()
 
     def run(self) -> None:
         """Serve until the front process goes."""
         while True:
-            idle = not any(self._batchers)
+            idle = not any(lane.batcher for lane in self._lanes)
             if idle:
                 self._report()
-            for message, payload in self._link.receive(wait=idle):
+            for message, payload in self._link.receive(self._patience() if idle else 0.0):
                 if isinstance(message, wire.Admit):
                     self._admit(message, payload)
                 elif isinstance(message, wire.Cancel):
                     self._cancel(message.id)
+            if self._compiled:
+                self._switch(*self._compiled.popleft())
             self._step()
 
     def _step(self) -> None:
         """Make one pass of the next model that has pictures in flight."""
         now = time.monotonic()
-        for batcher in self._batchers:
-            self._answer(batcher.expire(now))
-        for _ in self._batchers:
-            self._turn = (self._turn + 1) % len(self._batchers)
-            batcher, predictor = self._batchers[self._turn], self._predictors[self._turn]
-            planned = batcher.plan(now)
+        for lane in self._lanes:
+            self._answer(lane.batcher.expire(now))
+        for _ in self._lanes:
+            self._turn = (self._turn + 1) % len(self._lanes)
+            lane = self._lanes[self._turn]
+            planned = lane.batcher.plan(now)
             if planned:
                 features = [ticket.features for ticket in planned.tickets]
-                scores = predictor.run(features, planned.rows)
-                self._answer(batcher.record(planned, scores))
+                scores = lane.predictor.run(features, planned.rows)
+                self._answer(lane.batcher.record(planned, scores))
                 self._passes += 1
-                self._slots += batcher.slots
+                self._slots += lane.batcher.slots
                 self._filled += planned.filled
                 self._busy += time.monotonic() - now
                 break
         if now - self._reported > _NUMBERS_EVERY_SECONDS:
             self._report()
 
+    def _compile(self) -> None:
+        """Compile each model, in a thread of its own; the loop takes over what comes of it."""
+        for index, lane in enumerate(self._current):
+            try:
+                self._compiled.append((index, lane.predictor.compile()))
+            except Exception as error:  # whatever it was, the eager path goes on
+                reason = str(error).strip().partition("\n")[0]
+                log.warning("cannot compile, going on without", model=index, reason=reason)
+
+    def _switch(self, index: int, compiled: "Predictor") -> None:
+        """Let new pictures be drawn for by a compiled network, if it is worth it."""
+        from models.calibration import compare
+
+        former = self._current[index]
+        found = compare(former.predictor, compiled, self._calibrations[index])
+        if found:
+            # The former lane keeps the pictures that it has: none of them meets another h.
+            self._calibrations[index] = found
+            self._current[index] = _Lane(compiled)
+            self._lanes.append(self._current[index])
+            self._link.send(wire.Faster(model=index, calibration=found))
+
+    def _patience(self) -> float | None:
+        """How long to wait for messages when there is nothing to draw."""
+        return _COMPILING_SECONDS if self._compiler.is_alive() or self._compiled else None
+
     def _admit(self, message: wire.Admit, pixels: bytes) -> None:
-        predictor = self._predictors[message.model]
+        lane = self._current[message.model]
+        predictor = lane.predictor
         kind = np.dtype("<u1" if message.bits == 8 else "<u2")
         shape = (message.height, message.width, message.channels)
         try:
@@ -133,15 +192,15 @@ class Worker:
         manifest = predictor.manifest
         question = Question(message.confidence, message.max_draws, message.target, message.norm)
         inquiry = Inquiry(question, encoded.terms, len(manifest.labels), manifest.scoring)
-        self._batchers[message.model].admit(
+        lane.batcher.admit(
             Ticket(message.id, encoded.features, inquiry, message.deadline, message.high)
         )
         self._clients[message.id] = _Client(time.monotonic(), message.scores, message.progress)
 
     def _cancel(self, ticket_id: int) -> None:
         self._clients.pop(ticket_id, None)
-        for batcher in self._batchers:
-            batcher.cancel(ticket_id)
+        for lane in self._lanes:
+            lane.batcher.cancel(ticket_id)
 
     def _answer(self, tickets: Iterable[Ticket]) -> None:
         messages: list[wire.Message] = []
@@ -194,7 +253,7 @@ def _die_with_parent() -> None:
             raise FrontGoneError
 
 
-def _load(message: wire.Load) -> "tuple[list[Predictor], list[Calibration]]":
+def _load(message: wire.Load) -> "list[tuple[Predictor, Calibration]]":
     """Load every model in the way that is fastest here; measuring also warms it up."""
     import torch
 
@@ -202,11 +261,10 @@ def _load(message: wire.Load) -> "tuple[list[Predictor], list[Calibration]]":
     from models.calibration import calibrate
 
     torch.set_num_threads(1)
-    loaded = [
+    return [
         calibrate(read_bundle(Path(path)), message.device, message.precision, message.pass_size)
         for path in message.bundles
     ]
-    return [predictor for predictor, _ in loaded], [calibration for _, calibration in loaded]
 
 
 def main() -> None:
@@ -216,20 +274,21 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True)
     arguments = parser.parse_args()
     setproctitle.setproctitle(f"pixeldp-{arguments.name}")
+    logs.configure_from_environment()
     # An interrupt at the terminal reaches the whole group; the front decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     link = Link(socket.socket(fileno=arguments.fd))
     try:
         _die_with_parent()
-        message, _ = next(link.receive(wait=True))
+        message, _ = next(link.receive(wait=None))
         assert isinstance(message, wire.Load)
         try:
-            predictors, calibrations = _load(message)
+            loaded = _load(message)
         except (ValueError, OSError, RuntimeError) as error:
             link.send(wire.Broken(reason=str(error)))
             sys.exit(1)
-        link.send(wire.Ready(calibrations=calibrations))
-        Worker(link, predictors).run()
+        link.send(wire.Ready(calibrations=[calibration for _, calibration in loaded]))
+        Worker(link, loaded, message.compile).run()
     except FrontGoneError:
         sys.exit(0)
 

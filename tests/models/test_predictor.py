@@ -167,3 +167,21 @@ def test_noise_is_fresh_for_every_pass(tmp_path: Path) -> None:
 
 def test_measuring_says_draws_per_second(tmp_path: Path) -> None:
     assert make(tmp_path).measure(0.01) > 0
+
+
+def test_a_compiled_network_keeps_rows_apart_and_agrees(tmp_path: Path) -> None:
+    predictor = make(tmp_path)
+    compiled = predictor.compile()
+    features = predictor.encode(pixels(8)).features
+    rows = np.zeros(SLOTS, dtype=np.intp)
+    eager = predictor.run([features], rows)
+    assert (compiled.run([features], rows) == eager).mean() > 0.95
+    noisy = torch.randn(SLOTS, 1, 8, 8).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        straight = compiled._classifier(noisy).clone()
+        order = torch.randperm(SLOTS, generator=torch.Generator().manual_seed(3))
+        permuted = noisy[order].contiguous(memory_format=torch.channels_last)
+        assert torch.equal(compiled._classifier(permuted), straight[order])
+        hostile = noisy.clone(memory_format=torch.channels_last)
+        hostile[order[:-1]] = 1e30
+        assert torch.equal(compiled._classifier(hostile)[order[-1]], straight[order[-1]])

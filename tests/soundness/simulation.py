@@ -24,7 +24,7 @@ from models.certification.tally import DENOMINATORS, Scoring, Tally
 Flags = NDArray[np.bool_]
 TERMS = Terms("gaussian", 1.0, 1.0, "l2", 784)
 # Array elements that a batch of pictures may have.
-BATCH = 4_000_000
+BATCH = 400_000
 
 
 @dataclass(frozen=True)
