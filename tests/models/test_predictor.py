@@ -14,6 +14,7 @@ from models.pixeldp import build_network, save_network
 from models.precision import PRECISIONS, Precision
 from models.predictor import Predictor
 from models.preprocessing import CannotCertify
+from tests.conftest import HAS_COMPILER
 from tests.models.test_bundle import DESCRIPTION
 
 SLOTS = 64
@@ -171,6 +172,10 @@ def test_measuring_says_draws_per_second(tmp_path: Path) -> None:
 
 def test_a_compiled_network_keeps_rows_apart_and_agrees(tmp_path: Path) -> None:
     predictor = make(tmp_path)
+    if not HAS_COMPILER:
+        with pytest.raises(RuntimeError):
+            predictor.compile()
+        return
     compiled = predictor.compile()
     features = predictor.encode(pixels(8)).features
     rows = np.zeros(SLOTS, dtype=np.intp)
