@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from service.api import health, models, predict, problems
 from service.api.middleware import Envelope
+from service.api.predictions import Predictions
 from service.catalogue import Catalogue
 from service.engine.engine import Engine
 from service.metrics import Metrics
@@ -49,7 +50,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ThreadPoolExecutor(DECODERS, "decode") as pool:
-            app.state.predictions = predict.Predictions(settings, catalogue, engine, metrics, pool)
+            app.state.predictions = Predictions(settings, catalogue, engine, metrics, pool)
             engine.start()
             try:
                 yield

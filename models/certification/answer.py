@@ -11,7 +11,7 @@ import numpy as np
 
 from models.certification.arrays import Floats
 from models.certification.bounds import Bound, betting_lower, betting_upper
-from models.certification.certificates import DEFAULT, PAPER, Certificate, attacked, size
+from models.certification.certificates import DEFAULT, PAPER, Certificate, attacked
 from models.certification.norms import NORMS, Norm, required
 from models.certification.procedure import Certified, Inquiry, Question, Stopped, Terms
 from models.certification.reach import SMALLEST_SIZE, reachable_size
@@ -213,17 +213,7 @@ def _intervals(
 @lru_cache(4096)
 def paper_condition(terms: Terms, lower: float, upper: float) -> float:
     """Return the size that the paper's own condition allows, in ``terms.norm``."""
-    return float(
-        size(
-            PAPER[terms.mechanism],
-            lower,
-            upper,
-            terms.scale,
-            terms.sensitivity,
-            tau=terms.tau,
-            rho=terms.rho,
-        )
-    )
+    return float(terms.sizes(lower, upper, PAPER[terms.mechanism]))
 
 
 def _evidence(inquiry: Inquiry, best: Certified) -> Evidence:

@@ -13,6 +13,7 @@ from math import ceil, floor, sqrt
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from models.certification.arrays import Floats, Integers
 from models.certification.bounds import (
@@ -22,7 +23,7 @@ from models.certification.bounds import (
     clopper_pearson_lower,
     clopper_pearson_upper,
 )
-from models.certification.certificates import DEFAULT, Mechanism, size
+from models.certification.certificates import DEFAULT, Certificate, Mechanism, size
 from models.certification.division import (
     LEAST_DRAWS,
     LOOK_BLOCK,
@@ -63,10 +64,12 @@ class Terms:
     tau: float = 0.0
     rho: float = 0.0
 
-    def sizes(self, lower: Floats, upper: Floats) -> Floats:
-        """Return the default certificate's sizes, in ``norm``."""
+    def sizes(
+        self, lower: ArrayLike, upper: ArrayLike, certificate: Certificate | None = None
+    ) -> Floats:
+        """Return the sizes of a certificate, by default the tight one, in ``norm``."""
         return size(
-            DEFAULT[self.mechanism],
+            certificate or DEFAULT[self.mechanism],
             lower,
             upper,
             self.scale,
