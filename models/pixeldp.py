@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from models import networks
@@ -98,9 +98,12 @@ def load_network(bundle: Bundle) -> PixelDP:
     except ValueError as error:
         raise BundleError(bundle.path / MANIFEST, "architecture", str(error)) from None
     try:
-        weights = load_file(bundle.weights)
+        content = bundle.weights.read_bytes()
+        weights = load(content)
     except (SafetensorError, OSError, ValueError) as error:
         raise BundleError(bundle.weights, "file", f"is not a safetensors file ({error})") from None
+    if hashlib.sha256(content).hexdigest() != manifest.weights.sha256:
+        raise BundleError(bundle.weights, "sha256", "has changed since the bundle was read")
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
             raise BundleError(bundle.weights, name, "holds NaN or infinity")

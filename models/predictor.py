@@ -66,7 +66,7 @@ class Predictor:
         key: Key = system_key,
     ) -> None:
         self.bundle, self.pass_size = bundle, pass_size
-        self.device, self.precision = device, precision
+        self.device, self.precision, self.compiled = device, precision, False
         self._key = key
         manifest = bundle.manifest
         network = load_network(bundle)
@@ -144,7 +144,7 @@ class Predictor:
             other._classifier = torch.compile(
                 copy.deepcopy(self._classifier), dynamic=False, options=_COMPILE
             )
-            other._without_gradients = torch.no_grad
+            other._without_gradients, other.compiled = torch.no_grad, True
             other.measure(0.0)
         return other
 
@@ -187,6 +187,7 @@ class Predictor:
         if self._on_image:
             return preparation.error(norm)
         weight = getattr(self._encoder, "weight", None)
+        bias = getattr(self._encoder, "bias", None)
         if not isinstance(self._encoder, nn.Conv2d | nn.Linear) or weight is None:
             raise ValueError("only a convolution or a linear layer can come before the noise")
         # A sum of t products of numbers ≤ 1 with the weights errs by at most
@@ -194,6 +195,7 @@ class Predictor:
         rows = weight.abs().reshape(len(weight), -1)
         each = float(rows.sum(1).max()) * (rows.shape[1] + 2) * 2.0**-52
         each += float(rows.sum(1).max()) * preparation.error("l1")
+        each += 0.0 if bias is None else float(bias.abs().max()) * 2.0**-52
         return float(each * (m**0.5 if norm == "l2" else m))
 
 

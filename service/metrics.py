@@ -101,10 +101,12 @@ class Metrics:
         self.busy.labels(worker).inc(numbers.busy_seconds)
 
     def worker_up(self, worker: str, up: bool) -> None:
-        """Note that a worker is ready, or has died."""
+        """Note whether a worker is ready."""
         self.up.labels(worker).set(up)
-        if not up:
-            self.deaths.labels(worker).inc()
+
+    def worker_died(self, worker: str) -> None:
+        """Count a death."""
+        self.deaths.labels(worker).inc()
 
     def render(self) -> bytes:
         """Return the exposition in Prometheus's text format."""

@@ -40,7 +40,8 @@ class Settings(BaseSettings):
 
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     max_draws: Annotated[int, Field(ge=LEAST_DRAWS)] = 1000
-    max_draws_limit: Annotated[int, Field(ge=LEAST_DRAWS)] = 100_000
+    # Beyond this the squares of soft scores would not fit their integers.
+    max_draws_limit: Annotated[int, Field(ge=LEAST_DRAWS, lt=2**23)] = 100_000
     timeout_ms: Annotated[int, Field(ge=1)] = 30_000
     timeout_ms_limit: Annotated[int, Field(ge=1)] = 600_000
 

@@ -89,8 +89,9 @@ class Conclusion:
         stopped: why no more draws were made.
         scores: the labels asked for, the largest mean first.
         method: the certificate that ``certified_size`` comes from.
-        lower: pA, on the label's expected score, as the certificate used it.
-        upper: pB, on every rival's.
+        lower: pA, on the label's expected score, as the certificate used it; 0 if the label that
+            the pilot chose no longer leads.
+        upper: pB, on every rival's; then 1.
         sizes: ``certified_size`` in every norm.
         paper: the paper's own condition on the same bounds.
         paper_size: its size, in ``norm``.
@@ -130,6 +131,7 @@ def conclude(inquiry: Inquiry, scores: int) -> Conclusion:
     terms, question = inquiry.terms, inquiry.question
     certified_size = inquiry.size
     certified = certified_size > 0
+    speaks = inquiry.total.leader == best.label
     paper_size = paper_condition(terms, best.lower, best.upper)
     target = question.target
     return Conclusion(
@@ -142,8 +144,8 @@ def conclude(inquiry: Inquiry, scores: int) -> Conclusion:
         stopped=inquiry.stopped,
         scores=show_scores(inquiry.total, inquiry.division.scores, terms, question, scores),
         method=DEFAULT[terms.mechanism],
-        lower=round_down(best.lower),
-        upper=round_up(best.upper),
+        lower=round_down(best.lower) if speaks else 0.0,
+        upper=round_up(best.upper) if speaks else 1.0,
         sizes={norm: terms.answered(best.size, norm) if certified else 0.0 for norm in NORMS},
         paper=PAPER[terms.mechanism],
         paper_size=terms.answered(paper_size, question.norm) if certified else 0.0,

@@ -97,8 +97,9 @@ def _differences(answer: Mapping[str, Any]) -> Iterator[str]:
     sizes = {norm: terms.answered(raw, norm) if leads else 0.0 for norm in NORMS}
     certified = sizes[question.norm]
     yield from compare("label.index", answer["label"]["index"], total.leader)
-    yield from compare("certificate.lower", certificate["lower"], round_down(float(lower[0])))
-    yield from compare("certificate.upper", certificate["upper"], round_up(float(upper[0])))
+    shown_lower, shown_upper = round_down(float(lower[0])), round_up(float(upper[0]))
+    yield from compare("certificate.lower", certificate["lower"], shown_lower if leads else 0.0)
+    yield from compare("certificate.upper", certificate["upper"], shown_upper if leads else 1.0)
     yield from compare("certificate.method", certificate["method"], DEFAULT[terms.mechanism])
     yield from compare("certified_size", answer["certified_size"], certified)
     for norm in NORMS:

@@ -106,10 +106,11 @@ class PreprocessingPart(_Part):
 
 
 class Compute(_Part):
-    """Where and in what number format the network ran."""
+    """Where and how the network ran."""
 
     device: str
     precision: Precision
+    compiled: bool
 
 
 class Timing(_Part):
@@ -148,7 +149,7 @@ class Answer(_Part):
         return {
             "Certified-Robust": {True: "true", False: "false", None: "unknown"}[self.robust],
             "Certified-Size": (
-                f"{self.certified_size:.12g}; norm={self.norm}; confidence={self.confidence:.12g}"
+                f"{self.certified_size:.12g}; norm={self.norm}; confidence={self.confidence!r}"
             ),
         }
 

@@ -112,7 +112,7 @@ class Predictions:
             asked,
             picture,
             preparation,
-            Compute(device=result.device, precision=result.precision),
+            Compute(device=result.device, precision=result.precision, compiled=result.compiled),
             Timing(
                 **{stage: _milliseconds(seconds) for stage, seconds in stages.items()},
                 total=_milliseconds(time.monotonic() - arrived),

@@ -95,6 +95,7 @@ class Result:
     granted: int
     device: str
     precision: Precision
+    compiled: bool
     queue_seconds: float
     compute_seconds: float
 
@@ -106,7 +107,14 @@ class Observer(Protocol):
         """Take what a worker has done since it last said."""
 
     def worker_up(self, worker: str, up: bool) -> None:
-        """A worker has become ready, or died."""
+        """A worker has become ready, or is so no longer."""
+
+    def worker_died(self, worker: str) -> None:
+        """A worker has died."""
+
+
+class _StartAgainError(Exception):
+    """A worker chose another number format than those before it."""
 
 
 @dataclass(eq=False)
@@ -129,6 +137,12 @@ class _Worker:
     ready: bool = False
     calibrations: list[Calibration] = field(default_factory=list)
     window: int = 0
+
+    @property
+    def kind(self) -> str:
+        """Its kind of device."""
+        return self.device.partition(":")[0]
+
     flights: dict[int, _Flight] = field(default_factory=dict)
 
 
@@ -159,13 +173,12 @@ class Engine:
         observer: Observer,
         on_broken: Callable[[str], None],
     ) -> None:
-        self._load = wire.Load(
-            bundles=[str(bundle.path) for bundle in bundles],
-            device="",
-            precision=precision,
-            pass_size=pass_size,
-            compile=compiled,
-        )
+        self._bundles = bundles
+        self._pass_size, self._compile = pass_size, compiled
+        # By kind of device and model. What the first worker chooses is binding for the others and
+        # for all restarts: a certificate speaks of one network, and formats differ in some votes.
+        self._precisions: dict[str, list[Precision]] = {}
+        self._precision = precision
         self._workers = [_Worker(f"worker{i}", device) for i, device in enumerate(devices)]
         self._limit, self._shrink = queue, shrink
         self._observer, self._on_broken = observer, on_broken
@@ -250,7 +263,8 @@ class Engine:
             conclusion=answer.conclusion,
             granted=flight.granted,
             device=flight.worker.device,
-            precision=flight.worker.calibrations[job.model].precision,
+            precision=answer.precision,
+            compiled=answer.compiled,
             queue_seconds=flight.sent - arrived + answer.queue_seconds,
             compute_seconds=answer.compute_seconds,
         )
@@ -294,7 +308,10 @@ class Engine:
         while True:
             started = time.monotonic()
             code = await self._run(worker)
+            if code is None:
+                continue
             lived = time.monotonic() - started
+            self._observer.worker_died(worker.name)
             log.error(
                 "worker died", worker=worker.name, exit_code=code, after_seconds=round(lived, 1)
             )
@@ -302,8 +319,12 @@ class Engine:
             failures = 0 if lived > STEADY_SECONDS else failures + 1
             await asyncio.sleep(RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)])
 
-    async def _run(self, worker: _Worker) -> int:
-        """Start one worker process, and listen to it until it ends."""
+    async def _run(self, worker: _Worker) -> int | None:
+        """Start one worker process, and listen to it until it ends.
+
+        Returns:
+            Its exit code; None if it is only to be started again.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -313,16 +334,17 @@ class Engine:
                 pass_fds=[theirs.fileno()],
             )
         reader, writer = await asyncio.open_connection(sock=ours)
-        worker.writer = writer
+        worker.writer, again = writer, False
         try:
-            load = self._load.model_copy(update={"device": worker.device})
-            writer.write(wire.encode(load))
+            writer.write(wire.encode(self._load(worker)))
             decoder = wire.Decoder()
             while data := await reader.read(_CHUNK):
                 for message, _ in decoder.feed(data):
                     self._receive(worker, message)
         except ConnectionError:
             pass
+        except _StartAgainError:
+            again = True
         finally:
             worker.ready, worker.writer = False, None
             self._observer.worker_up(worker.name, False)
@@ -330,11 +352,29 @@ class Engine:
             if process.returncode is None:
                 process.kill()
             self._recover(worker)
-        return await process.wait()
+        code = await process.wait()
+        return None if again else code
+
+    def _load(self, worker: _Worker) -> wire.Load:
+        formats = self._precisions.get(worker.kind, [self._precision] * len(self._bundles))
+        models = [
+            wire.Model(path=str(bundle.path), digest=bundle.digest, precision=precision)
+            for bundle, precision in zip(self._bundles, formats, strict=True)
+        ]
+        return wire.Load(
+            models=models,
+            device=worker.device,
+            pass_size=self._pass_size,
+            compile=self._compile,
+        )
 
     def _receive(self, worker: _Worker, message: wire.Message) -> None:
         match message:
             case wire.Ready():
+                chosen = [one.precision for one in message.calibrations]
+                if self._precisions.setdefault(worker.kind, chosen) != chosen:
+                    log.info("worker starts again with the others' formats", worker=worker.name)
+                    raise _StartAgainError
                 worker.ready, worker.calibrations = True, message.calibrations
                 largest = max(one.pass_size for one in message.calibrations)
                 worker.window = 2 * max(1, largest // DRAWS_AT_A_TIME)
@@ -386,6 +426,8 @@ class Engine:
         for flight in reversed(flights.values()):
             flight.worker = None
             flight.deaths += 1
+            # Looks of two runs together would not hold with the confidence asked.
+            flight.on_look = None
             if flight.answer.done():
                 continue
             if flight.deaths >= MOST_DEATHS:

@@ -21,13 +21,23 @@ class _Message(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class Model(BaseModel):
+    """A bundle to load: its folder, and the digest that it must have.
+
+    Its number format is measured if it is None.
+    """
+
+    path: str
+    digest: str
+    precision: Precision | None
+
+
 class Load(_Message):
     """To a worker, once and first: what to load, and how to run it."""
 
     kind: Literal["load"] = "load"
-    bundles: list[str]
+    models: list[Model]
     device: str
-    precision: Precision | None
     pass_size: int | None
     compile: bool
 
@@ -88,6 +98,8 @@ class Answer(_Message):
     kind: Literal["answer"] = "answer"
     id: int
     conclusion: Conclusion
+    precision: Precision
+    compiled: bool
     queue_seconds: float
     compute_seconds: float
 

@@ -25,6 +25,7 @@ import numpy as np
 import setproctitle
 import structlog
 
+from models.bundle import MANIFEST, Bundle, BundleError, read_bundle
 from models.certification.answer import conclude
 from models.certification.procedure import Inquiry, Question
 from models.precision import Calibration
@@ -58,7 +59,10 @@ class Link:
     def receive(self, wait: float | None) -> Iterator[tuple[wire.Message, bytes]]:
         """Yield what has come in, waiting up to ``wait`` seconds for it; None is for ever."""
         while select.select([self._socket], [], [], wait)[0]:
-            data = self._socket.recv(_CHUNK)
+            try:
+                data = self._socket.recv(_CHUNK)
+            except OSError:
+                raise FrontGoneError from None
             if not data:
                 raise FrontGoneError
             yield from self._decoder.feed(data)
@@ -80,6 +84,7 @@ class _Client:
     admitted: float
     scores: int
     progress: bool
+    predictor: "Predictor"
 
 
 class _Lane:
@@ -155,12 +160,15 @@ class Worker:
 
     def _compile(self) -> None:
         """Compile each model, in a thread of its own; the loop takes over what comes of it."""
+        done = []
         for index, lane in enumerate(self._current):
             try:
-                self._compiled.append((index, lane.predictor.compile()))
+                done.append((index, lane.predictor.compile()))
             except Exception as error:  # whatever it was, the eager path goes on
                 reason = str(error).strip().partition("\n")[0]
                 log.warning("cannot compile, going on without", model=index, reason=reason)
+        # All at the end: no compiled network may run while another is being traced.
+        self._compiled.extend(done)
 
     def _switch(self, index: int, compiled: "Predictor") -> None:
         """Let new pictures be drawn for by a compiled network, if it is worth it."""
@@ -195,7 +203,9 @@ class Worker:
         lane.batcher.admit(
             Ticket(message.id, encoded.features, inquiry, message.deadline, message.high)
         )
-        self._clients[message.id] = _Client(time.monotonic(), message.scores, message.progress)
+        self._clients[message.id] = _Client(
+            time.monotonic(), message.scores, message.progress, predictor
+        )
 
     def _cancel(self, ticket_id: int) -> None:
         self._clients.pop(ticket_id, None)
@@ -223,6 +233,8 @@ class Worker:
                 wire.Answer(
                     id=ticket.id,
                     conclusion=conclusion,
+                    precision=client.predictor.precision,
+                    compiled=client.predictor.compiled,
                     queue_seconds=started - client.admitted,
                     compute_seconds=now - started,
                 )
@@ -253,17 +265,25 @@ def _die_with_parent() -> None:
             raise FrontGoneError
 
 
+def _read(model: wire.Model) -> Bundle:
+    """Read a bundle, and make sure that it is still the one that the front process speaks of."""
+    bundle = read_bundle(Path(model.path))
+    if bundle.digest != model.digest:
+        reason = f"is {bundle.digest}, but was {model.digest} when the service started; restart it"
+        raise BundleError(bundle.path / MANIFEST, "digest", reason)
+    return bundle
+
+
 def _load(message: wire.Load) -> "list[tuple[Predictor, Calibration]]":
     """Load every model in the way that is fastest here; measuring also warms it up."""
     import torch
 
-    from models.bundle import read_bundle
     from models.calibration import calibrate
 
     torch.set_num_threads(1)
     return [
-        calibrate(read_bundle(Path(path)), message.device, message.precision, message.pass_size)
-        for path in message.bundles
+        calibrate(_read(model), message.device, model.precision, message.pass_size)
+        for model in message.models
     ]
 
 

@@ -171,3 +171,11 @@ def test_a_manifest_survives_writing(tmp_path: Path) -> None:
     write_manifest(tmp_path, manifest)
     assert Manifest.model_validate_json((tmp_path / MANIFEST).read_text()) == manifest
     assert [path.name for path in tmp_path.iterdir()] == [MANIFEST]
+
+
+def test_weights_that_change_after_reading_are_refused(folder: Path) -> None:
+    bundle = read_bundle(folder)
+    other = {name: tensor + 1 for name, tensor in load_file(folder / WEIGHTS).items()}
+    save_file(other, folder / WEIGHTS)
+    with pytest.raises(BundleError, match="has changed since the bundle was read"):
+        load_network(bundle)

@@ -52,7 +52,12 @@ def test_a_conclusion_survives_the_wire_to_the_last_digit() -> None:
     scores[:, 7] = 1
     inquiry.add(scores)
     message = wire.Answer(
-        id=3, conclusion=conclude(inquiry, 10), queue_seconds=0.1, compute_seconds=1 / 3
+        id=3,
+        conclusion=conclude(inquiry, 10),
+        precision="bfloat16",
+        compiled=False,
+        queue_seconds=0.1,
+        compute_seconds=1 / 3,
     )
     [(received, payload)] = wire.Decoder().feed(wire.encode(message))
     assert received == message

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from models import calibration
-from models.bundle import Manifest, read_bundle
+from models.bundle import BundleError, Manifest, read_bundle, write_manifest
 from models.pixeldp import build_network, save_network
 from models.precision import Calibration
 from models.predictor import Predictor
-from service.engine import wire
+from service.engine import wire, worker
 from service.engine.worker import FrontGoneError, Link, Worker
 from tests.conftest import HAS_COMPILER
 from tests.models.test_bundle import DESCRIPTION
@@ -147,3 +148,23 @@ def test_a_compiled_network_takes_over_between_pictures(
     front.ask(answered + 1)
     assert front.answer(answered + 1).conclusion.draws == 256
     assert answered > 1, "pictures were answered while the network was being compiled"
+
+
+def test_a_bundle_that_changed_since_the_service_started_is_refused(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    """Or the front would speak of one model and the worker draw from another."""
+    model = wire.Model(path=str(tmp_path), digest=predictor.bundle.digest, precision="float32")
+    load = wire.Load(models=[model], device="cpu", pass_size=SLOTS, compile=False)
+    threads = torch.get_num_threads()
+    try:
+        [(loaded, calibrated)] = worker._load(load)
+        assert loaded.bundle.digest == predictor.bundle.digest
+        assert (calibrated.precision, calibrated.pass_size) == ("float32", SLOTS)
+        manifest = predictor.manifest
+        labels = tuple(reversed(manifest.labels))
+        write_manifest(tmp_path, manifest.model_copy(update={"labels": labels}))
+        with pytest.raises(BundleError, match="restart it"):
+            worker._load(load)
+    finally:
+        torch.set_num_threads(threads)
