@@ -1,28 +1,18 @@
 """``pixeldp size``, ``bounds``, ``plan`` and ``verify``: the certification mathematics by hand.
 
-The same functions that answer pictures, for those who plan a deployment or check one.
+The same functions that answer pictures, for those who plan a deployment or check one. They are
+imported inside the commands, so that help appears at once.
 """
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from models.certification.bounds import CONVERGED_STEPS
-from models.certification.bounds import bounds as bound_by
-from models.certification.certificates import (
-    CERTIFICATES,
-    DEFAULT,
-    MECHANISM_NORMS,
-    Mechanism,
-)
-from models.certification.certificates import size as size_by
-from models.certification.norms import Norm
-from models.certification.procedure import Question, Terms
-from models.certification.reach import draws_needed
-from models.certification.verification import verify as differences
+if TYPE_CHECKING:
+    from models.certification.certificates import Mechanism
 
 # True scores of the label for which a plan says how many draws they take.
 PLANNED_SCORES = (1.0, 0.9999, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6)
@@ -32,7 +22,9 @@ Positive = Annotated[float, typer.Option(min=0)]
 
 
 def size(
-    certificate: Annotated[str, typer.Option(help=", ".join(CERTIFICATES))],
+    certificate: Annotated[
+        str, typer.Option(help="pixeldp-gaussian, gaussian, pixeldp-laplace, laplace, …")
+    ],
     lower: Annotated[float, typer.Option(min=0, max=1, help="On the label's expected score.")],
     upper: Annotated[float, typer.Option(min=0, max=1, help="On every rival's.")],
     scale: Annotated[float, typer.Option(help="σ or b.")],
@@ -40,7 +32,9 @@ def size(
     as_json: Json = False,
 ) -> None:
     """Compute the certified size that two bounds allow."""
-    value = float(size_by(certificate, lower, upper, scale, sensitivity))
+    from models.certification.certificates import size
+
+    value = float(size(certificate, lower, upper, scale, sensitivity))
     typer.echo(json.dumps({"size": value}) if as_json else f"{value:.12g}")
 
 
@@ -57,6 +51,8 @@ def bounds(
     as_json: Json = False,
 ) -> None:
     """Compute the lower and the upper bound on an expected score from its sums."""
+    from models.certification.bounds import CONVERGED_STEPS, bounds
+
     squares = sum_ if sum_squares is None else sum_squares
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie strictly between 0 and 1, not {alpha}")
@@ -67,7 +63,7 @@ def bounds(
         )
     if method == "empirical-bernstein" and draws < 2:
         raise ValueError("empirical-bernstein needs at least 2 draws")
-    low, high = bound_by(method, draws, sum_, squares, alpha, steps=CONVERGED_STEPS)
+    low, high = bounds(method, draws, sum_, squares, alpha, steps=CONVERGED_STEPS)
     document = {"lower": float(low), "upper": float(high)}
     lines = (f"{name} {value:.15g}" for name, value in document.items())
     typer.echo(json.dumps(document) if as_json else "\n".join(lines))
@@ -85,7 +81,11 @@ def plan(
 
     Worst case: one rival has all the rest. By votes, in target mode, with the pilot's draws.
     """
-    norm: Norm = MECHANISM_NORMS[mechanism]
+    from models.certification.certificates import MECHANISM_NORMS
+    from models.certification.procedure import Question, Terms
+    from models.certification.reach import draws_needed
+
+    norm = MECHANISM_NORMS[mechanism]
     terms = Terms(mechanism, scale, sensitivity, norm, 1)
     _check_positive(scale=scale, sensitivity=sensitivity, target=target)
     question = Question(confidence, 64, target, norm)
@@ -108,11 +108,13 @@ def plan(
         typer.echo(f"{score:>10}  {largest:>12}  {needed:>12}")
 
 
-def _most(mechanism: Mechanism, score: float, scale: float, sensitivity: float) -> float | None:
+def _most(mechanism: "Mechanism", score: float, scale: float, sensitivity: float) -> float | None:
     """Return the size at the true score itself, which no number of draws exceeds."""
+    from models.certification.certificates import DEFAULT, size
+
     if score == 1:
         return None
-    return float(size_by(DEFAULT[mechanism], score, 1 - score, scale, sensitivity))
+    return float(size(DEFAULT[mechanism], score, 1 - score, scale, sensitivity))
 
 
 def _check_positive(**values: float) -> None:
@@ -127,6 +129,8 @@ def verify(
     ],
 ) -> None:
     """Compute an answer again from its own evidence, and fail if anything in it differs."""
+    from models.certification.verification import verify
+
     text = sys.stdin.read() if str(answer) == "-" else answer.read_text(encoding="utf-8")
     try:
         document = json.loads(text)
@@ -134,7 +138,7 @@ def verify(
         raise ValueError(f"{answer}: not JSON ({error})") from None
     if not isinstance(document, dict):
         raise ValueError(f"{answer}: expected the JSON object of one answer")
-    found = differences(document)
+    found = verify(document)
     for sentence in found:
         typer.echo(f"differs: {sentence}")
     if found:

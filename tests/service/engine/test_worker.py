@@ -147,7 +147,6 @@ def test_a_compiled_network_takes_over_between_pictures(
     assert faster.calibration.compiled
     front.ask(answered + 1)
     assert front.answer(answered + 1).conclusion.draws == 256
-    assert answered > 1, "pictures were answered while the network was being compiled"
 
 
 def test_a_bundle_that_changed_since_the_service_started_is_refused(
