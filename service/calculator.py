@@ -23,7 +23,10 @@ Positive = Annotated[float, typer.Option(min=0)]
 
 def size(
     certificate: Annotated[
-        str, typer.Option(help="pixeldp-gaussian, gaussian, pixeldp-laplace, laplace, …")
+        str,
+        typer.Option(
+            help="gaussian, laplace, pixeldp-gaussian, pixeldp-laplace, analytic-gaussian, renyi"
+        ),
     ],
     lower: Annotated[float, typer.Option(min=0, max=1, help="On the label's expected score.")],
     upper: Annotated[float, typer.Option(min=0, max=1, help="On every rival's.")],

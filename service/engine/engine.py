@@ -307,7 +307,11 @@ class Engine:
         failures = 0
         while True:
             started = time.monotonic()
-            code = await self._run(worker)
+            try:
+                code = await self._run(worker)
+            except Exception:  # a worker that talks nonsense must not end its supervision
+                log.exception("worker failed", worker=worker.name)
+                code = -1
             if code is None:
                 continue
             lived = time.monotonic() - started
