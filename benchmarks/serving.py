@@ -14,6 +14,7 @@ weights, pictures, η and cores. ``pip install '.[bench]'`` brings the peers.
 
 import argparse
 import asyncio
+import base64
 import io
 import json
 import multiprocessing
@@ -42,6 +43,7 @@ from models.training.datasets import load
 
 CORES = len(os.sched_getaffinity(0))
 CLIENTS = 32
+BATCH = 8
 START_SECONDS = 60.0
 
 
@@ -99,6 +101,22 @@ class Service:
     def saturate(self, n: int, target: float | None, seconds: float) -> tuple[list[Reply], float]:
         """Have all clients ask for some seconds."""
         return asyncio.run(closed_loop(self.connection(n, target), self.bodies, CLIENTS, seconds))
+
+    def saturate_batches(self, n: int, seconds: float) -> tuple[int, float]:
+        """Have all clients send batches without a target; return the draws and the time taken."""
+        query = f"max_draws={n}&confidence={self.confidence}&scores=1&timeout_ms=120000"
+        encoded = [base64.b64encode(body).decode() for body in self.bodies]
+        bodies = [
+            json.dumps({"images": encoded[start : start + BATCH]}).encode()
+            for start in range(0, len(encoded) - BATCH + 1, BATCH)
+        ]
+
+        def connection() -> Connection:
+            return Connection("127.0.0.1", self.port, f"/predict/batch?{query}", "application/json")
+
+        replies, took = asyncio.run(closed_loop(connection, bodies, CLIENTS, seconds))
+        answers = [json.loads(reply.body)["predictions"] for reply in replies]
+        return sum(one["draws"] for many in answers for one in many), took
 
     def calibration(self) -> dict[str, Any]:
         """How the service runs its model."""
@@ -188,10 +206,12 @@ def main() -> None:
         for _ in range(arguments.rounds):
             replies, took = service.saturate(1000, None, seconds)
             through = drawn(replies) / took
+            draws, batch_took = service.saturate_batches(1000, seconds)
             bare = bare_loops(arguments.bundle, calibration, seconds)
             note("draws/s, bare loops", bare)
             note("draws/s, /predict, size mode, n = 1000", through)
             note("roofline ratio, /predict, n = 1000", through / bare)
+            note("roofline ratio, /predict/batch, n = 1000", draws / batch_took / bare)
         torch.set_num_threads(CORES)
         for n in arguments.draws:
             for _ in range(arguments.rounds):
