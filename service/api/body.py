@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
@@ -131,11 +132,20 @@ async def _form(request: Request, content: bytes, most: int) -> list[bytes]:
     async def replay() -> Message:
         return {"type": "http.request", "body": content, "more_body": False}
 
-    form = await Request(request.scope, replay).form(max_files=most, max_fields=most)
+    try:
+        form = await Request(request.scope, replay).form(max_files=most, max_fields=most)
+    except HTTPException as error:
+        raise Problem("malformed-request", f"The form cannot be read: {error.detail}.") from None
+    except (ValueError, LookupError, OverflowError) as error:  # charsets and headers of strangers
+        raise Problem("malformed-request", f"The form cannot be read ({error}).") from None
     pictures = []
     for name, value in form.multi_items():
         if name != "image":
             detail = f"The form has a field {name!r}; only image is read. Options go in the query."
             raise Problem("malformed-request", detail)
-        pictures.append(await value.read() if isinstance(value, UploadFile) else value.encode())
+        pictures.append(
+            await value.read()
+            if isinstance(value, UploadFile)
+            else value.encode(errors="surrogateescape")
+        )
     return pictures

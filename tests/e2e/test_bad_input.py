@@ -175,6 +175,12 @@ def test_malformed_forms(client: httpx.Client, seven: bytes) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     check(client.post("/predict", content=b"--x\r\nbroken", headers=headers), "malformed-request")
     check(client.post("/predict/batch", content=b"--x--", headers=headers), "malformed-request")
+    part = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n\xff\r\n--x--\r\n'
+    for charset in ("undefined", "no-such-charset", "idna", "utf-16"):
+        headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+        response = client.post("/predict", content=part, headers=headers)
+        assert response.status_code == 400, charset
+        assert response.headers["Content-Type"] == "application/problem+json"
 
 
 def test_batches_with_unusable_options(client: httpx.Client, seven: bytes) -> None:
