@@ -26,6 +26,8 @@ DEPTHS = {8: np.dtype(np.uint8), 16: np.dtype(np.uint16)}
 GREYSCALE = np.array([[0.299, 0.587, 0.114]])
 GREY_TO_RGB = np.ones((3, 1))
 LARGEST_MAGNIFICATION = 64
+# A resize is a matrix with as many columns: a file of a few bytes can state a very long side.
+LARGEST_SIDE = 16_384
 
 MARGIN = 1 + 1e-10
 # Above this many rows and columns √(‖A‖₁‖A‖∞) stands in for the largest singular value, which would
@@ -186,6 +188,11 @@ def plan(
         )
     if width < 1 or height < 1:
         raise CannotCertify(f"a picture of {width}x{height} has no pixels")
+    if max(width, height) > LARGEST_SIDE:
+        raise CannotCertify(
+            f"a picture of {width}x{height} has a side of more than {LARGEST_SIDE:,} pixels; "
+            "send it smaller"
+        )
     resized = _cover((height, width), (wanted[0], wanted[1]))
     if resized[0] > LARGEST_MAGNIFICATION * height or resized[1] > LARGEST_MAGNIFICATION * width:
         raise CannotCertify(

@@ -65,6 +65,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
     )
     app.state.engine = engine
     app.add_middleware(Envelope, metrics=metrics)

@@ -50,14 +50,15 @@ class Catalogue:
         """
         if name is None:
             return self.models[0]
-        wanted, _, version = name.partition(":")
+        wanted, colon, version = name.partition(":")
         found = [
             served
             for served in self.models
             if served.bundle.manifest.name == wanted
-            and version in ("", served.bundle.manifest.version)
+            and (not colon or version == served.bundle.manifest.version)
         ]
         if not found:
             names = sorted({served.bundle.manifest.name for served in self.models})
-            raise UnknownModelError(f"No model {name!r} is served; there are: {', '.join(names)}.")
+            short = name if len(name) <= 80 else f"{name[:77]}…"
+            raise UnknownModelError(f"No model {short!r} is served; there are: {', '.join(names)}.")
         return max(found, key=lambda served: int(served.bundle.manifest.version))

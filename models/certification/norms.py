@@ -5,6 +5,7 @@ values lie in [0, 1]. ``size`` in norm p certifies every δ with ‖δ‖_p ≤ 
 norm r is a T such that ‖δ‖_r ≤ T implies ‖δ‖_p ≤ size.
 """
 
+from math import sqrt
 from typing import Literal, get_args
 
 import numpy as np
@@ -66,10 +67,10 @@ def required(target: float, source: Norm, norm: Norm, values: int) -> float:
     check_norm(norm)
     match source, norm:
         case ("l1", "l2") | ("l2", "linf"):
-            return float(target * np.sqrt(values))
+            return target * sqrt(values)
         case ("l1", "linf"):
             return target * values
         case ("l2", "l1"):
-            return float(min(target, np.sqrt(target)))
+            return min(target, sqrt(target))
         case _:
             return target

@@ -1,5 +1,6 @@
 """Reading a request's pictures: raw, as a multipart form, or as JSON with base64."""
 
+import asyncio
 import base64
 import binascii
 import json
@@ -26,18 +27,19 @@ class Body:
     options: dict[str, Any]
 
 
-async def read_one(request: Request, limit: int) -> Body:
+async def read_one(request: Request, limit: int, seconds: float) -> Body:
     """Read a request for one picture.
 
     Args:
         request: not yet read.
         limit: the largest body, in bytes.
+        seconds: how long receiving it may take.
 
     Raises:
         Problem: the body is too large, of a wrong type, or malformed.
     """
     kind = _media_type(request)
-    content = await _read(request, limit)
+    content = await _read(request, limit, seconds)
     if kind == "application/json":
         members = _json(content)
         picture = _base64(members.pop("image", None), "image")
@@ -53,10 +55,10 @@ async def read_one(request: Request, limit: int) -> Body:
     raise _unsupported(kind, "image/png (or another image type), ")
 
 
-async def read_many(request: Request, limit: int, most: int) -> Body:
+async def read_many(request: Request, limit: int, seconds: float, most: int) -> Body:
     """Read a request for up to ``most`` pictures; otherwise as :func:`read_one`."""
     kind = _media_type(request)
-    content = await _read(request, limit)
+    content = await _read(request, limit, seconds)
     if kind == "application/json":
         members = _json(content)
         images = members.pop("images", None)
@@ -90,8 +92,17 @@ def _unsupported(kind: str, raw: str) -> Problem:
     return Problem("unsupported-media-type", detail)
 
 
-async def _read(request: Request, limit: int) -> bytes:
-    """Read the whole body, stopping as soon as it is too large."""
+async def _read(request: Request, limit: int, seconds: float) -> bytes:
+    """Read the whole body, stopping as soon as it is too large or takes too long."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await _read_within(request, limit)
+    except TimeoutError:
+        detail = f"The request was not received whole within {seconds:g} s."
+        raise Problem("deadline-before-first-look", detail) from None
+
+
+async def _read_within(request: Request, limit: int) -> bytes:
     stated = request.headers.get("content-length", "")
     parts: list[bytes] = []
     size = int(stated) if stated.isdigit() else 0
@@ -110,11 +121,18 @@ async def _read(request: Request, limit: int) -> bytes:
 
 def _json(content: bytes) -> dict[str, Any]:
     try:
-        members = json.loads(content)
+        members = json.loads(content, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise Problem("malformed-request", f"The body is not JSON: {error}.") from None
     if not isinstance(members, dict):
         raise Problem("malformed-request", "The body must be one JSON object.")
+    return members
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a member is given twice")
     return members
 
 
@@ -143,9 +161,10 @@ async def _form(request: Request, content: bytes, most: int) -> list[bytes]:
         if name != "image":
             detail = f"The form has a field {name!r}; only image is read. Options go in the query."
             raise Problem("malformed-request", detail)
-        pictures.append(
-            await value.read()
-            if isinstance(value, UploadFile)
-            else value.encode(errors="surrogateescape")
-        )
+        if not isinstance(value, UploadFile):
+            # Parsed as text: its bytes may not be those that were sent, and a certificate is
+            # about exactly those.
+            detail = "The field image must be a file: give its part a filename."
+            raise Problem("malformed-request", detail)
+        pictures.append(await value.read())
     return pictures

@@ -8,6 +8,7 @@ import secrets
 import time
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import Problem
@@ -49,6 +50,8 @@ class Envelope:
         structlog.contextvars.bind_contextvars(request_id=request_id.decode())
         try:
             await self._app(scope, receive, send_enveloped)
+        except ClientDisconnect:
+            pass  # nobody is left to answer
         except Exception:
             log.exception("request failed", path=scope["path"])
             if status:

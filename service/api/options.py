@@ -52,6 +52,17 @@ def parse(values: dict[str, Any]) -> Options:
     Raises:
         Problem: ``option-out-of-range``, naming the option.
     """
+    for name, value in values.items():
+        # One at a time, so that a hostile body is not answered with a million complaints.
+        if name not in Options.model_fields:
+            short = name if len(name) <= 40 else f"{name[:37]}…"
+            detail = f"There is no option {short!r}."
+            raise Problem("option-out-of-range", detail, option=short)
+        wrong = isinstance(value, list | dict) or (isinstance(value, bool) and name != "evidence")
+        if wrong:
+            detail = f"{name} must be a number or a word, not a JSON {type(value).__name__}."
+            allowed = "a number or a word"
+            raise Problem("option-out-of-range", detail, option=name, allowed=allowed)
     try:
         return Options.model_validate(values)
     except ValidationError as error:

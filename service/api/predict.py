@@ -1,6 +1,7 @@
 """``POST /predict``, ``/predict/batch`` and ``/predict/stream``."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable
 from typing import Annotated, Any, TypeVar
@@ -64,8 +65,8 @@ async def predict(request: Request, query: Annotated[Options, Query()]) -> Respo
     """Say what is in a picture, and how far it could have been altered without changing that."""
     predictions: Predictions = request.app.state.predictions
     arrived: float = request.scope["arrived"]
-    body = await read_one(request, predictions.settings.max_bytes)
-    options = _merge(query, body)
+    body = await read_one(request, predictions.settings.max_bytes, _patience(query, predictions))
+    options = _merge(request, query, body)
     answered = await _unless_client_leaves(
         request, predictions.predict(body.pictures[0], options, arrived)
     )
@@ -98,8 +99,10 @@ async def predict_batch(request: Request, query: Annotated[Options, Query()]) ->
     predictions: Predictions = request.app.state.predictions
     settings = predictions.settings
     arrived: float = request.scope["arrived"]
-    body = await read_many(request, settings.max_bytes, settings.max_batch)
-    options = _merge(query, body)
+    body = await read_many(
+        request, settings.max_bytes, _patience(query, predictions), settings.max_batch
+    )
+    options = _merge(request, query, body)
     _refuse_require(options, "each answer of a batch")
     resolve(options, predictions.find(options.model), settings)
 
@@ -132,8 +135,8 @@ async def predict_stream(request: Request, query: Annotated[Options, Query()]) -
     """Do what /predict does, and tell at every look what the answer is so far."""
     predictions: Predictions = request.app.state.predictions
     arrived: float = request.scope["arrived"]
-    body = await read_one(request, predictions.settings.max_bytes)
-    options = _merge(query, body)
+    body = await read_one(request, predictions.settings.max_bytes, _patience(query, predictions))
+    options = _merge(request, query, body)
     _refuse_require(options, "a stream")
     looks: asyncio.Queue[Look | None] = asyncio.Queue()
     work = asyncio.ensure_future(
@@ -175,8 +178,19 @@ def _refuse_require(options: Options, what: str) -> None:
         raise Problem("option-out-of-range", detail, option="require", allowed="none")
 
 
-def _merge(query: Options, body: Body) -> Options:
-    """Join the options of the query and of the body; none may be given in both."""
+def _patience(query: Options, predictions: Predictions) -> float:
+    """How long receiving a request may take: its time-out counts from arrival."""
+    settings = predictions.settings
+    return min(query.timeout_ms or settings.timeout_ms, settings.timeout_ms_limit) / 1000
+
+
+def _merge(request: Request, query: Options, body: Body) -> Options:
+    """Join the options of the query and of the body; none may be given twice."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if names.count(name) > 1:
+            detail = f"{name} is given more than once in the query; give it once."
+            raise Problem("option-out-of-range", detail, option=name)
     given = query.model_dump(exclude_unset=True)
     for name in body.options:
         if name in given:
@@ -194,7 +208,10 @@ async def _unless_client_leaves(request: Request, work: Awaitable[T]) -> T | Non
         return task.result() if task.done() else None
     finally:
         leaving.cancel()
-        task.cancel()
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
 
 async def _client_leaves(request: Request) -> None:

@@ -137,6 +137,7 @@ class _Worker:
     ready: bool = False
     calibrations: list[Calibration] = field(default_factory=list)
     window: int = 0
+    heard: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -185,6 +186,7 @@ class Engine:
         self._ids = itertools.count(1)
         self._waiting: tuple[deque[_Flight], deque[_Flight]] = (deque(), deque())
         self._tasks: list[asyncio.Task[None]] = []
+        self._turn = 0
         self.draining = False
 
     @property
@@ -289,7 +291,10 @@ class Engine:
         """Give waiting pictures to the workers with the fewest, as many as keep passes full."""
         ready = [worker for worker in self._workers if worker.ready]
         while ready:
-            queue = next((queue for queue in self._waiting if queue), None)
+            # High priority goes first, but one turn in four is normal's, so that none starves.
+            self._turn = (self._turn + 1) % 4
+            order = self._waiting if self._turn else self._waiting[::-1]
+            queue = next((queue for queue in order if queue), None)
             worker = min(ready, key=lambda worker: len(worker.flights) / worker.window)
             if queue is None or len(worker.flights) >= worker.window:
                 return
@@ -343,6 +348,7 @@ class Engine:
             writer.write(wire.encode(self._load(worker)))
             decoder = wire.Decoder()
             while data := await reader.read(_CHUNK):
+                worker.heard = time.monotonic()
                 for message, _ in decoder.feed(data):
                     self._receive(worker, message)
         except ConnectionError:
@@ -428,8 +434,9 @@ class Engine:
         """Put the pictures of a dead worker back at the front of the queue."""
         flights, worker.flights = worker.flights, {}
         for flight in reversed(flights.values()):
+            # One that had said nothing since it was given the picture may have been dead already.
+            flight.deaths += worker.heard > flight.sent
             flight.worker = None
-            flight.deaths += 1
             # Looks of two runs together would not hold with the confidence asked.
             flight.on_look = None
             if flight.answer.done():

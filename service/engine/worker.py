@@ -225,8 +225,9 @@ class Worker:
                 messages.append(wire.Late(id=ticket.id))
                 continue
             conclusion = conclude(ticket.inquiry, client.scores)
-            if not ticket.done:
+            if client.progress and ticket.inquiry.stopped != "deadline":
                 messages.append(wire.Look(id=ticket.id, conclusion=conclusion))
+            if not ticket.done:
                 continue
             started = now if ticket.started is None else ticket.started
             messages.append(

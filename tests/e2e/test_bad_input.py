@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import socket
 import struct
 import zlib
 from typing import Any
@@ -236,3 +237,72 @@ def test_every_problem_has_a_page(client: httpx.Client) -> None:
         assert response.status_code == 200
         assert kind.title in html.unescape(response.text)
     check(client.get("/problems/none"), "not-found")
+
+
+def test_a_form_field_that_is_no_file_is_refused(client: httpx.Client, seven: bytes) -> None:
+    """Form parsers take such a part for text, and may hand out other bytes than were sent."""
+    for more in ("", "; filename*=UTF-8''a.png"):
+        head = f'--x\r\nContent-Disposition: form-data; name="image"{more}\r\n\r\n'
+        content = head.encode() + seven + b"\r\n--x--\r\n"
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        problem = check(
+            client.post("/predict", content=content, headers=headers), "malformed-request"
+        )
+        assert "filename" in problem["detail"]
+
+
+def test_long_thin_pictures_are_refused_at_once(client: httpx.Client) -> None:
+    stream = io.BytesIO()
+    Image.new("L", (1_000_000, 1)).save(stream, "PNG")
+    response = client.post("/predict", content=stream.getvalue(), headers=PNG)
+    check(response, "cannot-certify-preprocessing")
+
+
+def test_a_body_of_a_million_unknown_options(client: httpx.Client, seven: bytes) -> None:
+    members = ",".join(f'"{i}":0' for i in range(1_000_000))
+    content = f'{{"image":"{base64.b64encode(seven).decode()}",{members}}}'
+    headers = {"Content-Type": "application/json"}
+    problem = check(
+        client.post("/predict", content=content, headers=headers), "option-out-of-range"
+    )
+    assert len(str(problem)) < 500
+
+
+def test_options_given_twice_or_of_a_wrong_kind(client: httpx.Client, seven: bytes) -> None:
+    response = client.post("/predict?target=1&target=2", content=seven, headers=PNG)
+    check(response, "option-out-of-range", option="target")
+    encoded = base64.b64encode(seven).decode()
+    content = f'{{"image":"{encoded}","target":1,"target":2}}'
+    headers = {"Content-Type": "application/json"}
+    check(client.post("/predict", content=content, headers=headers), "malformed-request")
+    for name, value in (("target", True), ("timeout_ms", True), ("target", [0.5]), ("norm", {})):
+        response = client.post("/predict", json={"image": encoded, name: value})
+        check(response, "option-out-of-range", option=name)
+
+
+def test_an_offer_to_upgrade_does_not_lose_the_body(service: Any, seven: bytes) -> None:
+    """As curl --http2 and Java's client make; the answer comes over HTTP/1.1."""
+    host, port = service.address.removeprefix("http://").split(":")
+    head = (
+        f"POST /predict?target=0.5 HTTP/1.1\r\nHost: {host}\r\n"
+        "Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAA\r\nContent-Type: image/png\r\n"
+        f"Content-Length: {len(seven)}\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(head.encode() + seven)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 200"), answer[:200]
+    assert b'"robust":true' in answer
+
+
+def test_an_upload_that_never_ends_is_given_up(service: Any) -> None:
+    host, port = service.address.removeprefix("http://").split(":")
+    head = (
+        f"POST /predict?timeout_ms=500 HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\n"
+        "Content-Length: 5000\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(head.encode() + b"some")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 504")
