@@ -183,6 +183,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--settle", type=float, default=45.0, help="seconds for compiling first")
     parser.add_argument("--confidence", type=float, default=0.999)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -202,6 +203,7 @@ def main() -> None:
     serve += ["--port", str(port)]
     with running(serve, f"http://127.0.0.1:{port}/health/ready"):
         service = Service(port, confidence, [png(image) for image in images])
+        time.sleep(arguments.settle)
         calibration = service.calibration()
         for _ in range(arguments.rounds):
             replies, took = service.saturate(1000, None, seconds)

@@ -285,7 +285,8 @@ def test_an_offer_to_upgrade_does_not_lose_the_body(service: Any, seven: bytes) 
     host, port = service.address.removeprefix("http://").split(":")
     head = (
         f"POST /predict?target=0.5 HTTP/1.1\r\nHost: {host}\r\n"
-        "Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAA\r\nContent-Type: image/png\r\n"
+        "Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\n"
+        "HTTP2-Settings: AAMAAABkAARAAAAA\r\nContent-Type: image/png\r\n"
         f"Content-Length: {len(seven)}\r\n\r\n"
     )
     with socket.create_connection((host, int(port)), timeout=20) as connection:
