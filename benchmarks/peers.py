@@ -1,13 +1,9 @@
-"""What people do today: Cohen's procedure as a loop, inside LitServe, and ART's.
+"""What people do today: Cohen's procedure as a loop, and ART's (LitServe has its own module).
 
 Each takes the same network, pictures, η and threads as the service; float32, as they come.
 """
 
-import argparse
-import base64
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -82,54 +78,3 @@ def art_certify(
         device_type="cpu",
     )
     smoothing.certify(x=pictures, n=n, batch_size=CHUNK)
-
-
-def serve_litserve() -> None:
-    """Serve Cohen's procedure with LitServe: POST {"image": base64 of 8-bit pixels}."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--n", type=int, required=True)
-    parser.add_argument("--confidence", type=float, required=True)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-
-    import litserve
-
-    class Api(litserve.LitAPI):  # type: ignore[misc]
-        def setup(self, device: str) -> None:
-            torch.set_num_threads(1)
-            self.classifier, self.scale = load_classifier(arguments.bundle)
-            self.shape = read_bundle(arguments.bundle).manifest.input.shape
-
-        def decode_request(self, request: dict[str, str]) -> Tensor:
-            pixels = np.frombuffer(base64.b64decode(request["image"]), dtype=np.uint8)
-            return torch.from_numpy(pixels.astype(np.float32) / 255).reshape(self.shape)
-
-        def batch(self, inputs: list[Tensor]) -> Tensor:
-            return torch.stack(inputs)
-
-        def predict(self, pictures: Tensor) -> list[tuple[int, float]]:
-            return cohen(self.classifier, pictures, arguments.n, self.scale, arguments.confidence)
-
-        def unbatch(self, output: list[tuple[int, float]]) -> list[tuple[int, float]]:
-            return output
-
-        def encode_response(self, output: tuple[int, float]) -> dict[str, Any]:
-            return {"label": output[0], "size": output[1]}
-
-    api = Api(max_batch_size=arguments.batch, batch_timeout=0.01)
-    server = litserve.LitServer(
-        api, accelerator="cpu", workers_per_device=arguments.workers, timeout=600
-    )
-    server.run(port=arguments.port, host="127.0.0.1", generate_client_file=False)
-
-
-def litserve_body(pixels: NDArray[np.uint8]) -> bytes:
-    """Return the request body for one picture."""
-    return json.dumps({"image": base64.b64encode(pixels.tobytes()).decode()}).encode()
-
-
-if __name__ == "__main__":
-    serve_litserve()

@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.http import Connection, Reply, closed_loop, open_loop
-from benchmarks.peers import art_certify, cohen, litserve_body, load_classifier
+from benchmarks.litserve_peer import litserve_body
+from benchmarks.peers import art_certify, cohen, load_classifier
 from models.bundle import ZOO, read_bundle
 from models.noise import Features
 from models.precision import Precision
@@ -264,7 +265,7 @@ def measure_litserve(
         "--confidence": arguments.confidence,
         "--workers": CORES,
     }
-    command = [sys.executable, "-m", "benchmarks.peers"]
+    command = [sys.executable, "-m", "benchmarks.litserve_peer"]
     command += [str(part) for pair in options.items() for part in pair]
     bodies = [litserve_body(image) for image in images]
 
