@@ -5,8 +5,12 @@ picture will do, for a certificate must hold for every one: these are scikit-lea
 digits, enlarged and blended with each other so that some are hard.
 """
 
+import base64
+import io
 from collections.abc import Iterator
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -15,14 +19,15 @@ from PIL import Image
 from scipy import special, stats
 
 from models.bundle import ZOO, read_bundle
-from models.certification.answer import conclude
 from models.certification.procedure import Inquiry, Question
 from models.evaluation.attacks import ATTACKS, AttackNorm
 from models.pixeldp import load_network
 from models.predictor import Encoded, Predictor
+from tests.e2e.conftest import Service
 from tests.soundness.forms import LONG, TRUTH
 
 PICTURES = 100 if LONG else 8
+# Of each picture and target.
 REPETITIONS = 100 if LONG else 10
 DRAWS_OF_THE_TRUTH = TRUTH if LONG else 20_000
 SLOTS = 512
@@ -59,9 +64,33 @@ def draw(predictor: Predictor, encoded: Encoded, count: int) -> NDArray[np.int64
     return np.concatenate(list(passes))[:count]
 
 
-def test_answers_hold_against_the_truth(predictor: Predictor) -> None:
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    running = Service("--precision", "bfloat16", "--no-compile").wait_ready()
+    with httpx.Client(base_url=running.address, timeout=300) as client:
+        yield client
+    assert running.stop() == 0
+
+
+def ask(client: httpx.Client, pixels: NDArray[np.uint8], target: float | None) -> list[Any]:
+    """Have the running service answer for one picture again and again."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels[..., 0]).save(stream, "PNG")
+    encoded = base64.b64encode(stream.getvalue()).decode()
+    options = {"confidence": CONFIDENCE, "target": target}
+    body = {"images": [encoded] * REPETITIONS, **options}
+    response = client.post("/predict/batch", json=body)
+    assert response.status_code == 200, response.text
+    answers: list[Any] = response.json()["predictions"]
+    return answers
+
+
+def test_the_services_answers_hold_against_the_truth(
+    predictor: Predictor, client: httpx.Client
+) -> None:
     """Wrong: a size above the true one, a score outside its interval, or a wrong label."""
-    wrong = np.zeros(2, dtype=int)
+    scale = predictor.manifest.noise.scale
+    wrong, trials = np.zeros(2, dtype=int), 0
     for pixels in pictures(PICTURES):
         encoded = predictor.encode(pixels)
         votes = np.zeros(10, dtype=np.int64)
@@ -72,27 +101,21 @@ def test_answers_hold_against_the_truth(predictor: Predictor) -> None:
         alpha = ERROR / (100 * PICTURES * 20)
         low = stats.beta.ppf(alpha, np.maximum(votes, 1), n - votes + 1) * (votes > 0)
         high = np.where(votes < n, stats.beta.isf(alpha, votes + 1, np.maximum(n - votes, 1)), 1.0)
-        for repetition in range(REPETITIONS):
-            target = [None, 0.3, 0.6][repetition % 3]
-            question = Question(CONFIDENCE, 1000, target, "l2")
-            inquiry = Inquiry(question, encoded.terms, 10, "votes")
-            while not inquiry.stopped:
-                inquiry.add(draw(predictor, encoded, SLOTS))
-            answer = conclude(inquiry, 10)
+        for answer in [one for target in (None, 0.3, 0.6) for one in ask(client, pixels, target)]:
+            trials += 1
             wrong[0] += any(
-                score.lower > high[score.index] or score.upper < low[score.index]
-                for score in answer.scores
+                score["lower"] > high[score["index"]] or score["upper"] < low[score["index"]]
+                for score in answer["scores"]
             )
-            if answer.certified_size == 0:
-                continue
-            rivals = np.delete(low, answer.label)
-            true_size = (
-                predictor.manifest.noise.scale
-                / 2
-                * (special.ndtri(high[answer.label]) - special.ndtri(rivals.max()))
-            )
-            wrong[1] += answer.certified_size > true_size
-    trials = PICTURES * REPETITIONS
+            if answer["certified_size"] > 0:
+                label = answer["label"]["index"]
+                rival = np.delete(low, label).max()
+                true_size = scale / 2 * (special.ndtri(high[label]) - special.ndtri(rival))
+                wrong[1] += answer["certified_size"] > true_size
+    print(
+        f"{trials} answers at confidence {CONFIDENCE}: {wrong[0]} with a wrong interval, "
+        f"{wrong[1]} with a size too large"
+    )
     for count in wrong:
         chance = stats.binom.sf(count - 1, trials, 1 - CONFIDENCE)
         assert chance > ERROR, f"{wrong} of {trials} answers are wrong at confidence {CONFIDENCE}"
