@@ -347,15 +347,7 @@ class Inquiry:
     ) -> None:
         label = self.label
         assert label is not None
-        if self.scoring == "votes":
-            pairs = [
-                _certify_votes(bound, tally.draws, own, most, alpha_label, alpha_rival)
-                for tally in tallies
-                for own, most in [_own_and_most(tally, label)]
-            ]
-            lower, upper = np.array(pairs).T
-        else:
-            lower, upper = certify(bound, tallies, label, alpha_label, alpha_rival)
+        lower, upper = _certify_again(bound, tallies, label, alpha_label, alpha_rival)
         sizes = self.terms.sizes(lower, upper)
         at = int(sizes.argmax())
         if self._best is None or sizes[at] > self._best.size:
@@ -386,11 +378,20 @@ class Inquiry:
         return best < target
 
 
-def _own_and_most(tally: Tally, label: int) -> tuple[int, int]:
-    own = int(tally.sums[label])
-    rivals = tally.sums.copy()
-    rivals[label] = -1
-    return own, int(rivals.max())
+def _certify_again(
+    bound: Bound, tallies: Sequence[Tally], label: int, alpha_label: float, alpha_rival: float
+) -> tuple[Floats, Floats]:
+    """Do what :func:`certify` does; votes with counts seen before are not computed again."""
+    if tallies[0].denominator != 1:
+        return certify(bound, tallies, label, alpha_label, alpha_rival)
+    pairs = []
+    for tally in tallies:
+        rivals = tally.sums.copy()
+        rivals[label] = -1
+        own, most = int(tally.sums[label]), int(rivals.max())
+        pairs.append(_certify_votes(bound, tally.draws, own, most, alpha_label, alpha_rival))
+    lower, upper = np.array(pairs).T
+    return lower, upper
 
 
 def project(tally: Tally, pair: Sequence[int], end: int) -> Tally:
@@ -425,11 +426,6 @@ def best_size(tally: Tally, terms: Terms, question: Question, scoring: Scoring) 
         pairs.append(("clopper-pearson", division.fixed_label, division.fixed_rival))
     best = 0.0
     for bound, alpha_label, alpha_rival in pairs:
-        if scoring == "votes":
-            own, most = int(tally.sums[0]), int(tally.sums[1:].max())
-            both = _certify_votes(bound, tally.draws, own, most, alpha_label, alpha_rival)
-            lower, upper = (np.array([value]) for value in both)
-        else:
-            lower, upper = certify(bound, [tally], 0, alpha_label, alpha_rival)
+        lower, upper = _certify_again(bound, [tally], 0, alpha_label, alpha_rival)
         best = max(best, float(terms.sizes(lower, upper)[0]))
     return terms.answered(best, question.norm)

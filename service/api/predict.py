@@ -65,11 +65,8 @@ async def predict(request: Request, query: Annotated[Options, Query()]) -> Respo
     """Say what is in a picture, and how far it could have been altered without changing that."""
     predictions: Predictions = request.app.state.predictions
     arrived: float = request.scope["arrived"]
-    body = await read_one(request, predictions.settings.max_bytes, _patience(query, predictions))
-    options = _merge(request, query, body)
-    answered = await _unless_client_leaves(
-        request, predictions.predict(body.pictures[0], options, arrived)
-    )
+    picture, options = await _read_one(request, query)
+    answered = await _unless_client_leaves(request, predictions.predict(picture, options, arrived))
     if answered is None:
         return Response(status_code=CLIENT_LEFT)
     robust = answered.certified_size > 0 if answered.robust is None else answered.robust
@@ -135,13 +132,10 @@ async def predict_stream(request: Request, query: Annotated[Options, Query()]) -
     """Do what /predict does, and tell at every look what the answer is so far."""
     predictions: Predictions = request.app.state.predictions
     arrived: float = request.scope["arrived"]
-    body = await read_one(request, predictions.settings.max_bytes, _patience(query, predictions))
-    options = _merge(request, query, body)
+    picture, options = await _read_one(request, query)
     _refuse_require(options, "a stream")
     looks: asyncio.Queue[Look | None] = asyncio.Queue()
-    work = asyncio.ensure_future(
-        predictions.predict(body.pictures[0], options, arrived, looks.put_nowait)
-    )
+    work = asyncio.ensure_future(predictions.predict(picture, options, arrived, looks.put_nowait))
     work.add_done_callback(lambda _: looks.put_nowait(None))
     # Until there is something to send, errors are answered as errors.
     first = await _unless_client_leaves(request, looks.get())
@@ -166,6 +160,13 @@ async def predict_stream(request: Request, query: Annotated[Options, Query()]) -
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(events(), headers=headers, media_type="text/event-stream")
+
+
+async def _read_one(request: Request, query: Options) -> tuple[bytes, Options]:
+    """Read a request for one picture: its bytes, and the options of query and body together."""
+    predictions: Predictions = request.app.state.predictions
+    body = await read_one(request, predictions.settings.max_bytes, _patience(query, predictions))
+    return body.pictures[0], _merge(request, query, body)
 
 
 def _event(name: str, data: str) -> str:
