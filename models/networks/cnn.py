@@ -15,43 +15,39 @@ from math import ceil
 
 from torch import nn
 
-PLACEMENTS = ("image", "layer1")
-
 
 def build_cnn(
     shape: tuple[int, int, int],
     labels: int,
-    placement: str,
     *,
     channels: tuple[int, int] = (32, 64),
     hidden: int = 1024,
-) -> tuple[nn.Module, nn.Module]:
-    """Build (g, h) for pictures of ``shape`` (channels, height, width)."""
+) -> nn.Sequential:
+    """Build the network for pictures of ``shape`` (channels, height, width)."""
     first, second = channels
-    rest = [
-        nn.Conv2d(first, second, 5, stride=2, padding=2),
-        nn.ReLU(inplace=True),
-        *_head(shape, second, hidden, labels),
-    ]
-    return _divide(shape[0], first, rest, placement)
+    return nn.Sequential(
+        *_strided(shape[0], first), *_strided(first, second), *_head(shape, second, hidden, labels)
+    )
 
 
 def build_strided_cnn(
     shape: tuple[int, int, int],
     labels: int,
-    placement: str,
     *,
     channels: tuple[int, int] = (32, 64),
     depth: int = 2,
     hidden: int = 256,
-) -> tuple[nn.Module, nn.Module]:
-    """Build (g, h) for pictures of ``shape``, with ``depth`` 3×3 convolutions after the strided."""
+) -> nn.Sequential:
+    """Build the network with ``depth`` 3×3 convolutions after the strided ones."""
     first, second = channels
-    strided = nn.Conv2d(first, second, 5, stride=2, padding=2)
-    rest: list[nn.Module] = [strided, nn.ReLU(inplace=True)]
+    layers = [*_strided(shape[0], first), *_strided(first, second)]
     for _ in range(depth):
-        rest += [nn.Conv2d(second, second, 3, padding=1), nn.ReLU(inplace=True)]
-    return _divide(shape[0], first, [*rest, *_head(shape, second, hidden, labels)], placement)
+        layers += [nn.Conv2d(second, second, 3, padding=1), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, *_head(shape, second, hidden, labels))
+
+
+def _strided(before: int, after: int) -> list[nn.Module]:
+    return [nn.Conv2d(before, after, 5, stride=2, padding=2), nn.ReLU(inplace=True)]
 
 
 def _head(shape: tuple[int, int, int], channels: int, hidden: int, labels: int) -> list[nn.Module]:
@@ -62,17 +58,3 @@ def _head(shape: tuple[int, int, int], channels: int, hidden: int, labels: int) 
         nn.ReLU(inplace=True),
         nn.Linear(hidden, labels),
     ]
-
-
-def _divide(
-    inputs: int, outputs: int, rest: list[nn.Module], placement: str
-) -> tuple[nn.Module, nn.Module]:
-    """Put the first convolution before or after the noise."""
-    # Before the noise a bias would change nothing: the noisy features could be shifted back.
-    bias = placement == "image"
-    convolution = nn.Conv2d(inputs, outputs, 5, stride=2, padding=2, bias=bias)
-    if placement == "image":
-        return nn.Identity(), nn.Sequential(convolution, nn.ReLU(inplace=True), *rest)
-    if placement == "layer1":
-        return convolution, nn.Sequential(nn.ReLU(inplace=True), *rest)
-    raise ValueError(f"unknown placement {placement!r}; known: {', '.join(PLACEMENTS)}")

@@ -1,7 +1,8 @@
 """Labelled pictures to train and evaluate on.
 
 By name: ``mnist`` and ``cifar10`` from torchvision's files, ``digits`` from inside scikit-learn.
-By path, as one's own: an ``.npz`` file, or a folder with one subfolder of picture files per label.
+By path, as one's own: an ``.npz`` file, a folder with ``train.npz`` and ``test.npz`` (or shards of
+them, ``train-0.npz`` and on), or a folder with one subfolder of picture files per label.
 """
 
 import gzip
@@ -32,7 +33,7 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
 LAYOUT = (
     "expected a known name, an .npz file with 'images' and 'labels', "
-    "or a folder with one subfolder of pictures per label"
+    "a folder with train.npz and test.npz, or a folder with one subfolder of pictures per label"
 )
 
 
@@ -79,8 +80,8 @@ def load(name_or_path: str, root: Path | None, split: Split, *, download: bool =
     """Load a data set.
 
     Args:
-        name_or_path: ``mnist``, ``cifar10``, ``digits``, or the path of one's own. One's own is
-            taken whole, whatever ``split`` says: train and test pictures are two paths.
+        name_or_path: ``mnist``, ``cifar10``, ``digits``, or the path of one's own. A file and a
+            folder of labels are taken whole, whatever ``split`` says.
         root: the folder of torchvision's data sets; the others need none.
         split: ``train`` or ``test``.
         download: let torchvision fetch missing files into ``root``.
@@ -91,6 +92,8 @@ def load(name_or_path: str, root: Path | None, split: Split, *, download: bool =
     if name_or_path in _NAMED:
         return _checked(_NAMED[name_or_path](root, split, download), name_or_path)
     path = Path(name_or_path)
+    if shards := _shards(path, split):
+        return _joined(shards)
     if path.is_dir():
         return _checked(_folders(path), name_or_path)
     if path.suffix == ".npz":
@@ -158,10 +161,12 @@ def _unpack(source: Path, target: Path) -> None:
 
 
 def _cifar10(root: Path | None, split: Split, download: bool) -> DataSet:
+    folder = _root("cifar10", root)
+    if shards := _shards(folder / "cifar10", split):
+        return _joined(shards)
     declare_missing_operators()
     from torchvision.datasets import CIFAR10
 
-    folder = _root("cifar10", root)
     data = _from_torchvision(CIFAR10, folder, folder / CIFAR10.base_folder, split, download)
     return DataSet(data.data, np.array(data.targets, dtype=np.int64), tuple(data.classes))
 
@@ -208,6 +213,27 @@ _NAMED: dict[str, Callable[[Path | None, Split, bool], DataSet]] = {
 
 
 _ARRAYS = ("images", "labels", "names")
+
+
+def _shards(folder: Path, split: Split) -> list[Path]:
+    """The .npz files of a split: ``train.npz``, or ``train-0.npz``, ``train-1.npz``, …"""
+    return sorted(folder.glob(f"{split}.npz")) or sorted(folder.glob(f"{split}-*.npz"))
+
+
+def _joined(shards: list[Path]) -> DataSet:
+    parts = [_checked(_npz(shard), str(shard)) for shard in shards]
+    first = parts[0]
+    for shard, part in zip(shards, parts, strict=True):
+        if (part.shape, part.names) != (first.shape, first.names):
+            raise DataSetError(
+                f"{shard}: its pictures or names differ from those of {shards[0]}; "
+                "the shards of a split must have one size and the same names"
+            )
+    return DataSet(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        first.names,
+    )
 
 
 def _npz(path: Path) -> DataSet:

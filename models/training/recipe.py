@@ -167,6 +167,21 @@ RECIPES = (
         precision="bfloat16",
         channels_last=True,
     ),
+    Recipe(
+        name="cifar10-resnet",
+        dataset="cifar10",
+        architecture=Architecture(name="fast-resnet", arguments={"channels": [24, 48, 96, 192]}),
+        scale=0.25,
+        epochs=40,
+        batch_size=64,
+        optimiser=Optimiser(learning_rate=2e-3, weight_decay=5e-2),
+        draws=2,
+        consistency=Consistency(weight=5.0),
+        noise_warm_up=1,
+        augmentation=Augmentation(shift=3, flip=True),
+        precision="bfloat16",
+        channels_last=True,
+    ),
     # For a quick try, and for tests: eight by eight pixels, a few seconds.
     Recipe(
         name="digits",

@@ -73,7 +73,11 @@ def test_evaluate_prints_json_and_keeps_it(bundle: Path, capsys: Captured) -> No
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
-        (["train", "vgg", "--out", "OUT"], 1, "no recipe 'vgg'; known: mnist-cnn, digits"),
+        (
+            ["train", "vgg", "--out", "OUT"],
+            1,
+            "no recipe 'vgg'; known: mnist-cnn, cifar10-resnet, digits",
+        ),
         (["train", "mnist-cnn", "--out", "OUT"], 1, "mnist needs the folder that holds it"),
         (["train", "mnist-cnn", "--out", "OUT", "--data", "OUT"], 1, "MNIST files are missing"),
         (["train", "digits", "--out", "OUT", "--epochs", "0"], 1, "epochs: "),

@@ -8,7 +8,10 @@ from models import networks
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "cnn": {"channels": [4, 6], "hidden": 8},
+    "fast-resnet": {"channels": [4, 6, 8, 8]},
+    "resnet": {"depth": 8, "channels": 4},
     "strided-cnn": {"channels": [4, 6], "depth": 1, "hidden": 8},
+    "wide-resnet": {"depth": 10, "width": 1},
 }
 
 
@@ -26,7 +29,6 @@ def test_every_network_is_built_in_two_parts(
         assert type(g) is nn.Identity
     else:
         assert type(g) is nn.Conv2d
-        assert g.bias is None
         assert features.shape[0] == 2
 
 
@@ -41,8 +43,76 @@ def test_the_papers_network_has_its_sizes() -> None:
 def test_what_cannot_be_built_is_explained() -> None:
     for name, placement, arguments, complaint in [
         ("vgg", "image", {}, "unknown network 'vgg'; known: .*cnn"),
-        ("cnn", "deep", {}, "unknown placement 'deep'; known: image, layer1"),
+        (
+            "cnn",
+            "deep",
+            {},
+            "placement 'deep': no module 'deep'; expected image, layer1, or the path",
+        ),
         ("cnn", "image", {"depth": 3}, "arguments of cnn: .*depth"),
     ]:
         with pytest.raises(ValueError, match=complaint):
             networks.build(name, (1, 28, 28), 10, placement, arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "placement", "before"),
+    [
+        ("cnn", "1", ["0", "1"]),
+        ("resnet", "stem", ["stem"]),
+        ("resnet", "stage1.0", ["stem", "stage1.0"]),
+        ("wide-resnet", "stage2", ["stem", "stage1", "stage2"]),
+        ("fast-resnet", "stage1.2", ["stem", "stage1.0", "stage1.1", "stage1.2"]),
+    ],
+)
+def test_any_prefix_can_come_before_the_noise(name: str, placement: str, before: list[str]) -> None:
+    shape = (3, 16, 16)
+    torch.manual_seed(0)
+    _, whole = networks.build(name, shape, 5, "image", ARGUMENTS[name])
+    g, h = networks.build(name, shape, 5, placement, ARGUMENTS[name])
+    single = len(before) == 1
+    paths = {path for path, _ in g.named_modules()}
+    assert single or set(before) <= paths
+    states = {**h.state_dict(), **({} if single else g.state_dict())}
+    assert states.keys() <= whole.state_dict().keys()
+    if not single:
+        assert states.keys() == whole.state_dict().keys()
+        whole.load_state_dict(states)
+        pictures = torch.rand(2, *shape)
+        assert torch.equal(h.eval()(g.eval()(pictures)), whole.eval()(pictures))
+
+
+@pytest.mark.parametrize(
+    ("name", "placement", "complaint"),
+    [
+        ("resnet", "stage1.0.branch", "lies inside a Residual, whose other paths"),
+        ("wide-resnet", "stage2.2.branch.0", "lies inside a Residual"),
+        ("resnet", "head.2", "is the network's end"),
+        ("resnet", "head.2.weight", "lies inside a Linear"),
+        ("resnet", "stage9", "no module 'stage9'; expected .* stem, stage1, stage2, stage3, head"),
+    ],
+)
+def test_a_placement_that_the_noise_would_not_cover_is_refused(
+    name: str, placement: str, complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        networks.build(name, (3, 16, 16), 5, placement, ARGUMENTS[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "weights"),
+    [
+        ("resnet", {"depth": 20}, 272_474),  # He et al. 2016, Table 6: 0.27 million
+        ("wide-resnet", {"depth": 28, "width": 10}, 36_479_194),  # Zagoruyko 2016, Table 4: 36.5 M
+    ],
+)
+def test_residual_networks_have_the_published_number_of_weights(
+    name: str, arguments: dict[str, Any], weights: int
+) -> None:
+    _, h = networks.build(name, (3, 32, 32), 10, "image", arguments)
+    assert sum(parameter.numel() for parameter in h.parameters()) == weights
+
+
+def test_a_depth_that_no_residual_network_has_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"depth 21: expected 6n \+ 2"):
+        networks.build("resnet", (3, 32, 32), 10, "image", {"depth": 21})

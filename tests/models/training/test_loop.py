@@ -210,7 +210,7 @@ def test_a_loss_that_is_not_finite_ends_with_advice(tmp_path: Path, few: DataSet
 
 def test_what_cannot_be_built_is_refused_before_it_is_trained(tmp_path: Path, few: DataSet) -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"placement": "layer9"}, "unknown placement 'layer9'"),
+        ({"placement": "layer9"}, "placement 'layer9': no module 'layer9'"),
         ({"architecture": {"name": "vgg"}}, "unknown network 'vgg'"),
         ({"architecture": {"name": "cnn", "arguments": {"width": 3}}}, "arguments of cnn"),
     ]

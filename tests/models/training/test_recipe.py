@@ -15,7 +15,9 @@ def test_recipes_are_found_by_name_and_survive_json(recipe: Recipe) -> None:
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="no recipe 'mnist'; known: mnist-cnn, digits"):
+    with pytest.raises(
+        ValueError, match="no recipe 'mnist'; known: mnist-cnn, cifar10-resnet, digits"
+    ):
         find_recipe("mnist")
 
 
