@@ -18,8 +18,19 @@ $(VENV)/.serve: pyproject.toml constraints.txt
 	@$(PIP) install -qq --constraint constraints.txt --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.serve
-	@$(PIP) install -qq --constraint constraints.txt --editable '.[dev]'
+$(VENV)/.dev: $(VENV)/.serve client/pyproject.toml
+	@$(PIP) install -qq --constraint constraints.txt --editable '.[dev]' --editable ./client
+	@touch $@
+
+# What is missing and cannot be installed here is found missing by the tests that need it.
+$(VENV)/.debian: tests/debian-packages.txt $(VENV)/.dev
+	@missing=$$(sed 's/#.*//' $< | xargs -n 1 | while read -r name; do \
+	    dpkg-query -W -f '$${Status}' "$$name" 2>/dev/null | grep -q ' installed' || echo "$$name"; done); \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing Debian packages that tests run against:" $$missing "..."; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	        --no-install-recommends $$missing; } >/dev/null || echo "that failed" >&2; \
+	fi
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
@@ -29,7 +40,7 @@ $(VENV)/.bench: $(VENV)/.dev
 serve: $(VENV)/.serve ## install and serve the shipped model on 127.0.0.1:8000 (PORT= changes it)
 	@exec $(BIN)/pixeldp serve --port $(PORT)
 
-test: $(VENV)/.dev ## install what the tests need and run them
+test: $(VENV)/.dev $(VENV)/.debian ## install what the tests need and run them
 	@$(BIN)/python -m pytest
 
 check: $(VENV)/.dev ## lint, formatting and types
@@ -40,10 +51,16 @@ check: $(VENV)/.dev ## lint, formatting and types
 soundness: $(VENV)/.dev ## the long form of the soundness experiments (an hour on two cores)
 	@PIXELDP_SOUNDNESS=long $(BIN)/python -m pytest tests/soundness -s --timeout 0
 
-bench: $(VENV)/.bench ## certificates and serving beside their peers (DATA= holds MNIST/raw)
-	@test -n "$(DATA)" || { echo "say where the data is: make bench DATA=folder-with-MNIST/raw"; exit 2; }
-	@$(BIN)/python -m benchmarks.certificates --data $(DATA) --json benchmarks/certificates.json
-	@$(BIN)/python -m benchmarks.serving --data $(DATA) --json benchmarks/serving.json
+bench: $(VENV)/.bench ## certificates, serving beside its peers, load (DATA= holds the data sets)
+	@test -n "$(DATA)" || { echo "say where the data is: make bench DATA=folder-with-MNIST-and-cifar10"; exit 2; }
+	@set -e; for model in mnist-cnn:mnist cifar10-resnet:cifar10; do \
+	  bundle="--bundle models/zoo/$${model%%:*}"; data="--data $(DATA) --dataset $${model##*:}"; \
+	  json="--json runs/bench-$${model%%:*}"; mkdir -p runs; \
+	  $(BIN)/python -m benchmarks.certificates $$bundle $$data $$json-certificates.json; \
+	  $(BIN)/python -m benchmarks.serving $$bundle $$data $$json-serving.json; \
+	  $(BIN)/python -m benchmarks.load $$bundle $$data $$json-load.json; \
+	  $(BIN)/python -m benchmarks.networks $$bundle $$json-networks.json; \
+	done
 
 format: $(VENV)/.dev ## let ruff rewrite the code
 	@$(BIN)/ruff check --fix .

@@ -92,7 +92,15 @@ def measure(
         lost = np.mean([size >= target for size in fixed]) - np.mean(
             [inquiry.size >= target for inquiry in targeted]
         )
+        same = np.mean(
+            [
+                (inquiry.size >= target) == (size >= target)
+                for inquiry, size in zip(targeted, fixed, strict=True)
+            ]
+        )
         rows.append((f"mean draws, target ½σ/Δ, max_draws = {n}", draws, most))
+        rows.append((f"mean draws over fixed n = {n}", draws / n, ""))
+        rows.append((f"decisions equal to fixed n = {n}", float(same), "≥ 0.995"))
         rows.append((f"points of pictures lost against fixed n = {n}", 100 * float(lost), "≤ 0.5"))
     return rows
 

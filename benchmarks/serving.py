@@ -14,28 +14,24 @@ weights, pictures, η and cores. ``pip install '.[bench]'`` brings the peers.
 
 import argparse
 import asyncio
-import base64
-import io
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from benchmarks.http import Connection, Reply, closed_loop, open_loop
 from benchmarks.litserve_peer import litserve_body
 from benchmarks.peers import art_certify, cohen, load_classifier
+from benchmarks.report import Figures
+from benchmarks.service import CLIENTS, Service, free_port, png, running, serving
 from models.bundle import ZOO, read_bundle
 from models.noise import Features
 from models.precision import Precision
@@ -43,87 +39,6 @@ from models.predictor import Predictor
 from models.training.datasets import load
 
 CORES = len(os.sched_getaffinity(0))
-CLIENTS = 32
-BATCH = 8
-START_SECONDS = 60.0
-
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode a picture."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels.squeeze()).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
-@contextmanager
-def running(command: list[str], ready: str) -> Iterator[None]:
-    """Run a server until it answers at ``ready`` and for as long as the block lasts."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        end = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                with urlopen(ready, timeout=1) as response:
-                    if response.status == 200:
-                        break
-            except OSError:
-                if time.monotonic() > end or process.poll() is not None:
-                    raise RuntimeError(f"{command[:4]} did not start") from None
-                time.sleep(0.2)
-        yield
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
-
-
-class Service:
-    """The running service, and what is asked of it."""
-
-    def __init__(self, port: int, confidence: float, bodies: list[bytes]) -> None:
-        self.port, self.confidence, self.bodies = port, confidence, bodies
-
-    def connection(self, n: int, target: float | None) -> Callable[[], Connection]:
-        """Return what makes connections that ask for ``target`` within ``n`` draws."""
-        query = f"max_draws={n}&confidence={self.confidence}&scores=1&timeout_ms=120000"
-        query += "" if target is None else f"&target={target}"
-        return lambda: Connection("127.0.0.1", self.port, f"/predict?{query}", "image/png")
-
-    def saturate(self, n: int, target: float | None, seconds: float) -> tuple[list[Reply], float]:
-        """Have all clients ask for some seconds."""
-        return asyncio.run(closed_loop(self.connection(n, target), self.bodies, CLIENTS, seconds))
-
-    def saturate_batches(self, n: int, seconds: float) -> tuple[int, float]:
-        """Have all clients send batches without a target; return the draws and the time taken."""
-        query = f"max_draws={n}&confidence={self.confidence}&scores=1&timeout_ms=120000"
-        encoded = [base64.b64encode(body).decode() for body in self.bodies]
-        bodies = [
-            json.dumps({"images": encoded[start : start + BATCH]}).encode()
-            for start in range(0, len(encoded) - BATCH + 1, BATCH)
-        ]
-
-        def connection() -> Connection:
-            return Connection("127.0.0.1", self.port, f"/predict/batch?{query}", "application/json")
-
-        replies, took = asyncio.run(closed_loop(connection, bodies, CLIENTS, seconds))
-        answers = [json.loads(reply.body)["predictions"] for reply in replies]
-        return sum(one["draws"] for many in answers for one in many), took
-
-    def calibration(self) -> dict[str, Any]:
-        """How the service runs its model."""
-        with urlopen(f"http://127.0.0.1:{self.port}/models") as response:
-            calibration: dict[str, Any] = json.load(response)["models"][0]["calibration"]
-            return calibration
 
 
 def bare_loop(bundle: str, precision: Precision, pass_size: int, seconds: float) -> float:
@@ -193,16 +108,9 @@ def main() -> None:
     classifier, scale = load_classifier(arguments.bundle)
     floats = torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32) / 255)
     target = scale / 2
-    figures: dict[str, list[float]] = {}
-
-    def note(name: str, value: float) -> None:
-        figures.setdefault(name, []).append(value)
-        print(f"  {name}: {value:.4g}", file=sys.stderr, flush=True)
-
-    port = free_port()
-    serve = [sys.executable, "-m", "service.cli", "serve", str(arguments.bundle)]
-    serve += ["--port", str(port)]
-    with running(serve, f"http://127.0.0.1:{port}/health/ready"):
+    figures = Figures()
+    note = figures.note
+    with serving(arguments.bundle) as (port, _):
         service = Service(port, confidence, [png(image) for image in images])
         time.sleep(arguments.settle)
         calibration = service.calibration()
@@ -237,14 +145,8 @@ def main() -> None:
                 )
                 note(f"service over ART, n = {n}", ours / art)
                 measure_litserve(arguments, n, service, images, target, ours, note)
-    print(f"\n{arguments.bundle.name}, {CORES} cores, {calibration}, confidence {confidence}\n")
-    print("| figure | median | of |\n| --- | ---: | --- |")
-    for name, values in figures.items():
-        of = ", ".join(f"{value:.4g}" for value in values)
-        print(f"| {name} | {np.median(values):.4g} | {of} |")
-    if arguments.json:
-        document = {"calibration": calibration, "cores": CORES, "figures": figures}
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+    title = f"{arguments.bundle.name}, {CORES} cores, {calibration}, confidence {confidence}"
+    figures.report(title, arguments.json)
 
 
 def measure_litserve(

@@ -41,7 +41,7 @@ def _alone(part: nn.Module) -> nn.Module:
 def _first_layer(network: nn.Sequential) -> str:
     for path, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            return path
+            return str(path)
     raise ValueError(f"placement {FIRST_LAYER!r}: the network has no convolution or linear layer")
 
 

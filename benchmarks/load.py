@@ -1,0 +1,119 @@
+"""How the service bears load: from one client to far past saturation, and at rest.
+
+    python -m benchmarks.load --data DATA [--bundle BUNDLE --dataset NAME] [--json FILE]
+
+- start: from the command to ready, twice; the second start finds files in the system's cache.
+- rest: processor time of all its processes while nothing is asked, and their memory.
+- curve: answers a second and latency of 1 to 1,000 clients, each asking again once answered, with
+  target ½σ/Δ within 1,000 draws; that many pictures are in flight. Memory at the peak.
+- overload: requests arrive at 10 times the most answers a second that the curve found, whatever
+  becomes of them. Goodput is what is still answered with 200 a second.
+"""
+
+import argparse
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+from benchmarks.http import Reply, closed_loop, open_loop
+from benchmarks.report import Figures
+from benchmarks.service import Service, png, serving
+from models.bundle import ZOO, read_bundle
+from models.training.datasets import load
+
+CLIENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
+REST_SECONDS = 20.0
+OVERLOAD = 10
+DRAWS = 1000
+
+
+def processes(front: int) -> list[psutil.Process]:
+    """Return the front process and all below it."""
+    process = psutil.Process(front)
+    return [process, *process.children(recursive=True)]
+
+
+def memory(front: int) -> float:
+    """Return the MiB that the service takes; what processes share counts once."""
+    return float(sum(one.memory_full_info().pss for one in processes(front)) / 2**20)
+
+
+def processor_seconds(front: int) -> float:
+    """Return the processor time that the service has taken so far."""
+    times = [one.cpu_times() for one in processes(front)]
+    return float(sum(time.user + time.system for time in times))
+
+
+def percentiles(replies: Iterable[Reply]) -> dict[str, float]:
+    """Return p50, p95 and p99 of the answers, in milliseconds."""
+    seconds = sorted(reply.seconds for reply in replies if reply.status == 200)
+    return {
+        f"p{percent}": 1000 * seconds[percent * (len(seconds) - 1) // 100]
+        for percent in (50, 95, 99)
+    }
+
+
+def main() -> None:
+    """Measure, print Markdown, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--settle", type=float, default=60.0, help="seconds for compiling first")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    manifest = read_bundle(arguments.bundle).manifest
+    target = manifest.noise.scale / manifest.sensitivity.value / 2
+    images = load(arguments.dataset, arguments.data, "test").images[::10]
+    bodies = [png(image) for image in images]
+    figures = Figures()
+    for _ in range(2):
+        start = time.perf_counter()
+        with serving(arguments.bundle):
+            figures.note("start to ready (s)", time.perf_counter() - start)
+    with serving(arguments.bundle) as (port, front):
+        time.sleep(arguments.settle)
+        figures.note("memory at rest (MiB)", memory(front))
+        before = processor_seconds(front)
+        time.sleep(REST_SECONDS)
+        used = processor_seconds(front) - before
+        figures.note("share of a core at rest", used / REST_SECONDS)
+        service = Service(port, 0.999, bodies)
+        peak = 0.0
+        for clients in CLIENTS:
+            ask = service.connection(DRAWS, target)
+            seconds = max(arguments.seconds, 2 * clients / peak if peak else 0.0)
+            replies, took = asyncio.run(closed_loop(ask, bodies, clients, seconds))
+            good = [reply for reply in replies if reply.status == 200]
+            peak = max(peak, len(good) / took)
+            figures.note(f"{clients} clients: answers/s", len(good) / took)
+            figures.note(f"{clients} clients: refused", len(replies) - len(good))
+            for name, value in percentiles(good).items():
+                figures.note(f"{clients} clients: {name} (ms)", value)
+        figures.note("memory after 1,000 pictures in flight (MiB)", memory(front))
+        rate = OVERLOAD * peak
+        start = time.perf_counter()
+        replies = asyncio.run(open_loop(ask, bodies, rate, 2 * arguments.seconds))
+        took = time.perf_counter() - start
+        statuses = Counter(reply.status for reply in replies)
+        figures.note(f"{OVERLOAD} times the peak: requests/s", len(replies) / took)
+        figures.note(f"{OVERLOAD} times the peak: goodput over peak", statuses[200] / took / peak)
+        for status, count in sorted(statuses.items()):
+            figures.note(
+                f"{OVERLOAD} times the peak: share of status {status}", count / len(replies)
+            )
+        figures.note("memory after overload (MiB)", memory(front))
+    cores = len(os.sched_getaffinity(0))
+    figures.report(f"{manifest.name}, {cores} cores, target ½σ/Δ, n = {DRAWS}", arguments.json)
+
+
+if __name__ == "__main__":
+    main()

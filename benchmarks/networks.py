@@ -1,0 +1,135 @@
+"""What the way of running h is worth, and what more labels cost.
+
+    python -m benchmarks.networks [--bundle BUNDLE] [--json FILE]
+
+- fast path: draws a second of one thread, as the service runs the bundle (number format, layout,
+  normalisation folded, compiled where that is faster) over plain float32 PyTorch, in turns.
+- labels: the bundle's network with random weights and 10, 100 and 1,000 labels, served: draws a
+  second through HTTP and milliseconds of certification an answer.
+"""
+
+import argparse
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.http import closed_loop
+from benchmarks.report import Figures
+from benchmarks.service import Service, png, serving
+from models.bundle import ZOO, Bundle, read_bundle
+from models.calibration import calibrate, compare
+from models.certification.answer import conclude
+from models.certification.procedure import Inquiry, Question
+from models.pixeldp import build_network, load_network, save_network
+from models.predictor import Predictor
+
+LABELS = (10, 100, 1000)
+DRAWS = 1000
+CLIENTS = 32
+
+
+def plain(bundle: Bundle, rows: int, seconds: float) -> float:
+    """Return draws a second of float32 PyTorch, network and noise as they come."""
+    network = load_network(bundle)
+    picture = torch.zeros(rows, *bundle.manifest.input.shape)
+    passes, start = -1, 0.0
+    with torch.inference_mode():
+        features = network.encode(picture)
+        while passes < 0 or time.perf_counter() - start < seconds:
+            network.score(network.perturb(features)).argmax(1)
+            passes += 1
+            start = start or time.perf_counter()
+    return passes * rows / (time.perf_counter() - start)
+
+
+def fast_path(bundle: Bundle, rounds: int, seconds: float, figures: Figures) -> None:
+    """Compare the chosen way with plain PyTorch."""
+    torch.set_num_threads(1)
+    eager, calibration = calibrate(bundle, "cpu", None, None)
+    compiled = eager.compile()
+    adopted = compare(eager, compiled, calibration)
+    chosen = compiled if adopted else eager
+    how = "compiled" if adopted else "eager"
+    for _ in range(rounds):
+        reference = plain(bundle, chosen.pass_size, seconds)
+        figures.note("draws/s, plain float32", reference)
+        for name, one in (("eager", eager), ("compiled", compiled)):
+            speed = one.measure(seconds)
+            figures.note(f"draws/s, {one.precision}, {name}, passes of {one.pass_size}", speed)
+            if name == how:
+                figures.note("fast path over plain float32", speed / reference)
+
+
+def with_labels(bundle: Bundle, labels: int, folder: Path) -> Path:
+    """Write the bundle's network anew, with random weights and so many labels."""
+    manifest = bundle.manifest.model_copy(
+        update={
+            "name": f"labels-{labels}",
+            "labels": tuple(map(str, range(labels))),
+            "training": {},
+            "evaluation": {},
+        }
+    )
+    torch.manual_seed(0)
+    save_network(folder / manifest.name, manifest, build_network(manifest).eval())
+    return folder / manifest.name
+
+
+def certification(bundle: Bundle, labels: int, repeats: int = 20) -> float:
+    """Return the milliseconds that looks and answer take for a picture of 1,000 draws."""
+    predictor = Predictor(bundle, 64)
+    shape = bundle.manifest.input.shape
+    black = predictor.encode(np.zeros((shape[1], shape[2], shape[0]), np.uint8))
+    votes = np.random.default_rng(0).integers(0, labels, DRAWS)
+    scores = np.eye(labels, dtype=np.int64)[votes]
+    start = time.perf_counter()
+    for _ in range(repeats):
+        inquiry = Inquiry(Question(0.999, DRAWS, None, "l2"), black.terms, labels, "votes")
+        inquiry.add(scores)
+        conclude(inquiry, 10)
+    return 1000 * (time.perf_counter() - start) / repeats
+
+
+def growth(bundle: Bundle, seconds: float, settle: float, figures: Figures) -> None:
+    """Serve the network with more and more labels."""
+    shape = bundle.manifest.input.shape
+    random = np.random.default_rng(0)
+    bodies = [
+        png(random.integers(0, 256, (shape[1], shape[2], shape[0]), dtype=np.uint8))
+        for _ in range(CLIENTS)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        for labels in LABELS:
+            path = with_labels(bundle, labels, Path(folder))
+            milliseconds = certification(read_bundle(path), labels)
+            figures.note(f"certification, {labels} labels (ms an answer)", milliseconds)
+            with serving(path) as (port, _):
+                time.sleep(settle)
+                ask = Service(port, 0.999, bodies).connection(DRAWS, None)
+                replies, took = asyncio.run(closed_loop(ask, bodies, CLIENTS, seconds))
+                figures.note(f"draws/s, {labels} labels", DRAWS * len(replies) / took)
+
+
+def main() -> None:
+    """Measure, print Markdown, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--settle", type=float, default=60.0, help="seconds for compiling first")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    bundle, figures = read_bundle(arguments.bundle), Figures()
+    fast_path(bundle, arguments.rounds, arguments.seconds, figures)
+    growth(bundle, arguments.seconds, arguments.settle, figures)
+    figures.report(bundle.manifest.name, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
