@@ -20,6 +20,7 @@ from models.bundle import Bundle, Manifest
 from models.certification.arrays import Floats, Integers
 from models.certification.procedure import Terms
 from models.certification.tally import draw_scores
+from models.networks.folding import fold
 from models.noise import PIXEL_STEP, Features, GridNoise, Key, system_key
 from models.pixeldp import load_network
 from models.precision import Precision
@@ -71,7 +72,7 @@ class Predictor:
         manifest = bundle.manifest
         network = load_network(bundle)
         self._encoder = network.encoder.double()
-        classifier = network.classifier.to(device, _DTYPES[precision])
+        classifier = fold(network.classifier).to(device, _DTYPES[precision])
         # The layout that convolutions are fast in, on CPUs with bfloat16 by far.
         classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._classifier: Callable[[torch.Tensor], torch.Tensor] = classifier
