@@ -1,6 +1,7 @@
 """Batch normalisation folded into the convolution before it: the same function, one step less."""
 
 import copy
+from itertools import pairwise
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
@@ -24,7 +25,7 @@ def fold(network: nn.Module) -> nn.Module:
 
 def _fold_neighbours(sequence: nn.Sequential) -> None:
     names = list(sequence._modules)
-    for first, second in zip(names, names[1:], strict=False):
+    for first, second in pairwise(names):
         layer, norm = sequence._modules[first], sequence._modules[second]
         if type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
             sequence._modules[first] = fuse_conv_bn_eval(layer, norm)

@@ -46,7 +46,7 @@ def _first_layer(network: nn.Sequential) -> str:
 
 
 def _split(part: nn.Module, names: list[str], path: str) -> tuple[nn.Sequential, nn.Sequential]:
-    if not isinstance(part, nn.Sequential):
+    if type(part) is not nn.Sequential:  # a subclass may have other ways through it
         raise ValueError(
             f"placement {path!r}: lies inside a {type(part).__name__}, whose other paths would "
             "carry the picture around the noise into the classifier; place it before or after that"
@@ -60,7 +60,7 @@ def _split(part: nn.Module, names: list[str], path: str) -> tuple[nn.Sequential,
             f"of a module: {known}"
         )
     index = children.index(name) + 1
-    items = list(part.named_children())
+    items = list(part._modules.items())  # a module that is used twice is there twice
     before, after = items[:index], items[index:]
     if inner:
         head, tail = _split(part.get_submodule(name), inner, path)

@@ -4,6 +4,7 @@
 divide by it, so only upper bounds will do: power iteration, which approaches from below, appears
 nowhere here.
 
-``operators`` bounds linear maps and convolutions (numpy only), ``modules`` walks a g made of
-``torch.nn`` layers, ``projection`` keeps a layer's Δ at 1 while it is trained.
+``operators`` bounds linear maps and convolutions (numpy only), ``layers`` single layers of
+``torch.nn``, ``modules`` a g made of them. ``projection`` keeps Δ of g at 1 while it is trained,
+``error`` bounds what computing g in float64 adds.
 """

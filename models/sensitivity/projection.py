@@ -1,17 +1,31 @@
-"""Keep a layer's sensitivity at a bound while it is trained.
+"""Keep the sensitivity of g at a bound while it is trained.
 
 Called after every step of the optimiser, as Lécuyer et al. 2019 (section III-B) do for the layer
 before the noise. The scale comes from the proven bound itself, so that what training ends with is
 what the certificate will find.
+
+Scaling the weight of a convolution, a fully connected layer or a batch norm scales each of its
+Δ(r,s), and with it the product along every choice of norms. So one factor for all of g is enough,
+and every layer gets its root.
+
+What is inside of a residual sum does not scale the sum where the shortcut has nothing to learn. It
+is kept from drowning the shortcut: a path that learns has at most the Δ of one that does not, and
+at most 1 where both learn.
 """
 
+from collections.abc import Sequence
 from math import isfinite
 
 import torch
 from torch import nn
 
 from models.certification.norms import Norm
-from models.sensitivity.modules import linear_map
+from models.sensitivity.modules import (
+    LayerSensitivity,
+    layer_sensitivities,
+    product,
+    whole,
+)
 from models.sensitivity.operators import Sensitivity
 
 # Of the first attempt: a little above what rounding to float32 adds (2⁻²⁴ of each weight).
@@ -19,39 +33,75 @@ _HAIR = 1e-7
 
 
 def project_(
-    layer: nn.Conv2d | nn.Linear,
-    input_size: tuple[int, int] | None,
-    p: Norm,
-    q: Norm,
-    bound: float = 1.0,
+    encoder: nn.Module, input_shape: tuple[int, int, int], p: Norm, q: Norm, bound: float = 1.0
 ) -> Sensitivity:
-    """Scale the weight down in place until Δ(p,q) ≤ ``bound`` is proven; the bias is left alone.
+    """Scale weights down in place until Δ(p,q) ≤ ``bound`` is proven; biases are left alone.
 
-    The bound is computed on the weight as it is stored, after rounding. A layer that is within the
+    The bound is computed on the weights as they are stored, after rounding. A g that is within the
     bound already is not touched.
 
     Args:
-        layer: a convolution with zero padding, or a fully connected layer.
-        input_size: (height, width) of a convolution's input; ``None`` will do for a ``Linear``.
+        encoder: g, in evaluation mode where that matters.
+        input_shape: (channels, height, width) of what goes in.
         p: the norm of the input.
         q: the norm of the output.
         bound: what Δ(p,q) may be, > 0.
 
     Returns:
-        The sensitivity of the layer as it now is.
+        The sensitivity of g as it now is.
 
     Raises:
-        ValueError: a bound that is not positive, weights that are not finite, or a layer or norms
-            without a proven bound.
+        ValueError: a bound that is not positive, weights that are not finite, a layer without a
+            proven bound, or a g that has nothing to scale.
     """
     if not (isfinite(bound) and bound > 0):
         raise ValueError(f"bound {bound}: expected a positive number")
-    sensitivity = linear_map(layer, input_size).sensitivity(p, q)
     hair = _HAIR
-    while sensitivity.value > bound:
-        with torch.no_grad():
-            scaled = layer.weight.to(torch.float64) * (bound / sensitivity.value * (1 - hair))
-            layer.weight.copy_(scaled)
-        sensitivity = linear_map(layer, input_size).sensitivity(p, q)
+    while True:
+        rows = layer_sensitivities(encoder, input_shape, p, q)
+        if not _scale_paths(rows, hair):
+            value = product(rows)
+            if value <= bound:
+                return whole(rows)
+            if not _weights(rows):
+                raise ValueError(
+                    f"the sensitivity before the noise is {value:.6g} and cannot be kept at "
+                    f"{bound:g}: no layer outside of a residual sum has weights"
+                )
+            _scale(rows, bound / value * (1 - hair))
         hair = min(2 * hair, 0.5)
-    return sensitivity
+
+
+def _scale_paths(rows: Sequence[LayerSensitivity], hair: float) -> bool:
+    """Scale what exceeds its share of a residual sum; say whether anything did."""
+    scaled = False
+    for row in rows:
+        for index, path in enumerate(row.paths):
+            other = row.paths[1 - index]
+            limit = 1.0 if _weights(other) else product(other)
+            value = product(path)
+            if _scale_paths(path, hair):
+                scaled = True
+            elif value > limit and _weights(path):
+                _scale(path, limit / value * (1 - hair))
+                scaled = True
+    return scaled
+
+
+def _weights(rows: Sequence[LayerSensitivity]) -> list[torch.Tensor]:
+    """The weights that scale the rows' product; one that is used twice is there twice."""
+    return [
+        layer.weight
+        for row in rows
+        for layer in row.layers
+        if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d) and layer.weight is not None
+    ]
+
+
+def _scale(rows: Sequence[LayerSensitivity], factor: float) -> None:
+    """Scale the rows' product by ``factor``, each weight by the same."""
+    weights = _weights(rows)
+    root = factor ** (1 / len(weights))
+    with torch.no_grad():
+        for weight in {id(weight): weight for weight in weights}.values():
+            weight.copy_(weight.to(torch.float64) * root)
