@@ -1,0 +1,75 @@
+"""Certified predictions from a PixelDP service.
+
+    from pixeldp_client import Client
+
+    with Client("http://127.0.0.1:8000") as client:
+        prediction = client.predict("7.png", target=0.5)
+
+:class:`AsyncClient` is the same with ``await``. What can go wrong is in :mod:`.errors`' tree.
+"""
+
+from pixeldp_client._async import AsyncClient
+from pixeldp_client._client import Client
+from pixeldp_client._errors import (
+    BadRequest,
+    NotRobust,
+    PixelDPError,
+    ServiceError,
+    Timeout,
+    TooBusy,
+    Unauthorized,
+    Unavailable,
+    Unreachable,
+)
+from pixeldp_client._pictures import Image
+from pixeldp_client._requests import Options
+from pixeldp_client._results import (
+    Budget,
+    Certificate,
+    Compute,
+    Label,
+    Look,
+    Model,
+    ModelName,
+    Noise,
+    Paper,
+    Picture,
+    Prediction,
+    Preprocessing,
+    Range,
+    Score,
+    Timing,
+)
+from pixeldp_client._retries import Retries
+
+__all__ = [
+    "AsyncClient",
+    "BadRequest",
+    "Budget",
+    "Certificate",
+    "Client",
+    "Compute",
+    "Image",
+    "Label",
+    "Look",
+    "Model",
+    "ModelName",
+    "Noise",
+    "NotRobust",
+    "Options",
+    "Paper",
+    "Picture",
+    "PixelDPError",
+    "Prediction",
+    "Preprocessing",
+    "Range",
+    "Retries",
+    "Score",
+    "ServiceError",
+    "Timeout",
+    "Timing",
+    "TooBusy",
+    "Unauthorized",
+    "Unavailable",
+    "Unreachable",
+]

@@ -1,0 +1,88 @@
+"""Pictures as applications hold them, to the bytes of a file with exactly those pixels.
+
+The certificate is about the pixels that the service decodes, so nothing here converts, scales or
+rounds one: what has no exact form is refused.
+"""
+
+import io
+import sys
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+if TYPE_CHECKING:
+    import numpy
+    import PIL.Image
+
+    Image: TypeAlias = (
+        str
+        | PathLike[str]
+        | bytes
+        | bytearray
+        | memoryview
+        | PIL.Image.Image
+        | numpy.ndarray[Any, Any]
+    )
+else:
+    Image = Any
+
+# What a PNG holds as it is. Pillow would convert other modes, or refuse them.
+_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B")
+
+
+def encode(image: "Image") -> bytes:
+    """Return the bytes of a picture file.
+
+    Args:
+        image: a path; the bytes of a file; a Pillow image, whose pixels count as they are (an EXIF
+            orientation that it carries is not applied); or an array of uint8 [height, width] (grey)
+            or [height, width, 3] (RGB), or of uint16 [height, width].
+
+    Raises:
+        OSError: the file cannot be read.
+        TypeError: not one of these.
+        ValueError: an image of a mode or an array of a shape that has no exact form.
+    """
+    if isinstance(image, str | PathLike):
+        return Path(image).read_bytes()
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    # Whoever has such an object has imported its package; nobody else needs to have it installed.
+    numpy, pillow = sys.modules.get("numpy"), sys.modules.get("PIL.Image")
+    if numpy and isinstance(image, numpy.ndarray):
+        return _from_array(image)
+    if pillow and isinstance(image, pillow.Image):
+        return _from_pillow(cast("PIL.Image.Image", image))
+    expected = "a path, bytes, a Pillow image or a numpy array"
+    raise TypeError(f"a picture must be {expected}, not {type(image).__name__}")
+
+
+def _from_pillow(image: "PIL.Image.Image") -> bytes:
+    if image.mode not in _MODES:
+        raise ValueError(
+            f"an image of mode {image.mode} has no exact form as a file; convert it yourself, for "
+            "example by image.convert('RGB')"
+        )
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _from_array(array: "numpy.ndarray[Any, Any]") -> bytes:
+    """Write PGM or PPM: a header before the very same values (those of 16 bits big-endian)."""
+    kind, shape = array.dtype.name, array.shape
+    if len(shape) == 3 and shape[2] == 1:
+        shape = shape[:2]
+    grey = len(shape) == 2 and kind in ("uint8", "uint16")
+    rgb = len(shape) == 3 and shape[2] == 3 and kind == "uint8"
+    if not (grey or rgb):
+        raise ValueError(
+            f"an array of {kind} {list(array.shape)} is not a picture; expected uint8 [height, "
+            "width] or [height, width, 3], or uint16 [height, width]"
+        )
+    if 0 in shape:
+        raise ValueError(f"an array of shape {list(array.shape)} has no pixels")
+    largest = 255 if kind == "uint8" else 65535
+    header = f"P{5 if grey else 6}\n{shape[1]} {shape[0]}\n{largest}\n"
+    values = array if kind == "uint8" else array.astype(">u2")
+    return header.encode() + values.tobytes()

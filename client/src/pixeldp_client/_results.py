@@ -1,0 +1,194 @@
+"""What the service answers. Nothing in here is computed: sizes and bounds are the service's own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pixeldp_client._errors import NotRobust
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """Which model answered."""
+
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label by its index and its name."""
+
+    index: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Range:
+    """A lower and an upper bound."""
+
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """One label's expected score with its bounds; with a target, what an attacker can reach."""
+
+    index: int
+    name: str
+    expected: float
+    lower: float
+    upper: float
+    attacked: Range | None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The draws asked for and granted, and whether they suffice if every draw agrees."""
+
+    asked: int
+    granted: int
+    reachable: bool
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The size by the PixelDP paper's own condition, for comparison."""
+
+    method: str
+    size: float
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How the size was certified: the bounds used, and what they are worth in each norm."""
+
+    method: str
+    lower: float
+    upper: float
+    sizes: dict[str, float]
+    paper: Paper
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise inside the network."""
+
+    mechanism: str
+    scale: float
+    sensitivity: float
+    placement: str
+    scoring: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The decoded picture that the certificate is about."""
+
+    width: int
+    height: int
+    mode: str
+    bits: int
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What lies between that picture and the model's input."""
+
+    steps: tuple[str, ...]
+    sensitivity: float
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how the network ran."""
+
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where the service's time went, in milliseconds."""
+
+    decode: float
+    queue: float
+    compute: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A label, and how far the picture could have been altered without changing it.
+
+    ``certified_size`` is in ``norm``, of pixel values scaled to [0, 1]; at 0 nothing is claimed,
+    not even the label. ``robust`` says whether it reaches ``target``, and is None without one. All
+    of it holds together with probability ``confidence``. ``scores`` are sorted, the highest first.
+    ``raw`` is the service's JSON, which ``pixeldp verify`` takes if ``evidence`` was asked for.
+    """
+
+    model: ModelName
+    label: Label
+    robust: bool | None
+    certified_size: float
+    norm: str
+    target: float | None
+    confidence: float
+    draws: int
+    budget: Budget
+    stopped: str
+    scores: tuple[Score, ...]
+    certificate: Certificate
+    noise: Noise
+    picture: Picture
+    preprocessing: Preprocessing
+    compute: Compute
+    timing_ms: Timing
+    raw: dict[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def is_robust(self) -> bool:
+        """What ``require_robust`` asks: ``robust``, or without a target any certified size."""
+        return self.certified_size > 0 if self.robust is None else self.robust
+
+    def require_robust(self) -> "Prediction":
+        """Return this prediction if it is robust.
+
+        Raises:
+            NotRobust: it is not.
+        """
+        if not self.is_robust:
+            raise NotRobust(self)
+        return self
+
+    def or_(self, fallback: Callable[[NotRobust], T]) -> "Prediction | T":
+        """Return this prediction if it is robust, else what ``fallback`` makes of it."""
+        return self if self.is_robust else fallback(NotRobust(self))
+
+
+@dataclass(frozen=True)
+class Look:
+    """The answer so far, at one of the looks before the last; as true as the last one."""
+
+    draws: int
+    label: Label
+    certified_size: float
+    scores: tuple[Score, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One served model; ``input_shape`` is (channels, height, width)."""
+
+    name: str
+    version: str
+    digest: str
+    input_shape: tuple[int, ...]
+    labels: tuple[str, ...]
+    noise: Noise
+    card: str
+    raw: dict[str, Any] = field(repr=False, compare=False)

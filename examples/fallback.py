@@ -1,0 +1,40 @@
+"""Act on robust predictions only, and leave the other pictures to somebody else.
+
+    python examples/fallback.py http://127.0.0.1:8000 examples/7.png --target 0.5
+
+Each picture's line says what was decided and by whom. Here "somebody else" is a list of pictures
+for a person to look at; it might as well be a slower model, or doing nothing.
+"""
+
+import argparse
+from pathlib import Path
+
+from pixeldp_client import Client, NotRobust, Prediction, Unavailable
+
+
+def main() -> None:
+    """Decide about every picture of the command line."""
+    parser = argparse.ArgumentParser(description="Act on robust predictions only.")
+    parser.add_argument("url")
+    parser.add_argument("pictures", nargs="+", type=Path)
+    parser.add_argument("--target", type=float, default=0.5, help="the size you need (0.5)")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds a picture (10)")
+    arguments = parser.parse_args()
+    for_a_person: list[Path] = []
+
+    with Client(arguments.url, timeout=arguments.timeout) as client:
+        for picture in arguments.pictures:
+
+            def ask_a_person(reason: NotRobust | Unavailable, picture: Path = picture) -> None:
+                for_a_person.append(picture)
+                print(f"{picture}: for a person, as {reason}")
+
+            answer = client.predict_or(picture, ask_a_person, target=arguments.target)
+            if isinstance(answer, Prediction):
+                print(f"{picture}: {answer.label.name}, certified at {answer.certified_size:g}")
+
+    print(f"{len(for_a_person)} of {len(arguments.pictures)} pictures are for a person")
+
+
+if __name__ == "__main__":
+    main()
