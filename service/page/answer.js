@@ -1,0 +1,173 @@
+// The answer as a person reads it, while it comes in and when it is there.
+
+import { Chart, reading } from "./chart.js";
+import { NORMS, above, below, down, percent, plain, whole } from "./format.js";
+
+const element = (id) => document.getElementById(id);
+
+export class AnswerView {
+  /** @param sized called with the chosen size of the attack, whenever there is another. */
+  constructor(sized) {
+    this.sized = sized;
+    this.chart = new Chart(element("plot"));
+    // On a narrow screen the answer may be out of sight: then it is told in short.
+    const sight = new IntersectionObserver(([{ isIntersecting }]) => {
+      element("strip").classList.toggle("needed", !isIntersecting);
+    });
+    sight.observe(element("answer"));
+    this.slider = element("size");
+    this.slider.addEventListener("input", () => {
+      this.size = this.told.attacks.sizes[this.slider.valueAsNumber];
+      this.#draw();
+    });
+    element("mark").addEventListener("click", () => {
+      const { sizes } = this.told.attacks;
+      this.size = sizes.findLast((size) => size <= this.told.certified_size);
+      this.#draw();
+      this.slider.focus();
+    });
+  }
+
+  /** Start afresh: other sizes will be chosen from. */
+  forgetSize() {
+    this.size = undefined;
+  }
+
+  wait(words) {
+    this.#only("waiting").textContent = words;
+  }
+
+  /** Say in a sentence what went wrong, and where more is written about it. */
+  problem({ title, detail, members }) {
+    const heading = document.createElement("strong");
+    heading.textContent = title.replace(/[.?!]?$/, ".");
+    const parts = [heading, ` ${detail ?? ""} `];
+    if (members.type?.startsWith("/problems/")) {
+      const more = document.createElement("a");
+      more.href = members.type.slice(1);
+      more.textContent = "What this means";
+      parts.push(more);
+    }
+    this.#only("problem").replaceChildren(...parts);
+  }
+
+  /** Show what is known so far: a look, in the options of the request. */
+  look(look, { norm, budget }) {
+    this.#only("result");
+    this.told = { ...look, norm };
+    this.#claim("so far");
+    element("progress").max = budget ?? look.draws;
+    element("progress").value = look.draws;
+    const of = budget ? ` of at most ${whole(budget)}` : "";
+    element("progress-text").textContent = `${whole(look.draws)}${of} draws`;
+    element("facts").hidden = true;
+    this.#draw();
+  }
+
+  /** Show the answer. */
+  answer(answer) {
+    this.#only("result");
+    this.told = answer;
+    this.#claim(`with ${percent(answer.confidence)} confidence`);
+    element("progress").max = element("progress").value = answer.draws;
+    element("progress-text").textContent = ended(answer);
+    element("facts").replaceChildren(...facts(answer).flatMap(describe));
+    element("facts").hidden = false;
+    this.#draw();
+    const certified = answer.certified_size;
+    element("status").textContent =
+      `Label ${answer.label.name}. ` +
+      (certified
+        ? `Certified up to size ${down(certified)} in ${NORMS[answer.norm]}, ` +
+          `with ${percent(answer.confidence)} confidence. `
+        : "Nothing is certified. ") +
+      `${this.#robust ? "Robust" : "Not robust"} against attacks of size ${plain(this.size)}.`;
+  }
+
+  /** Show one of the ways in which this part of the page can look. */
+  #only(id) {
+    for (const other of ["waiting", "problem", "result"]) element(other).hidden = other !== id;
+    element("strip").hidden = id !== "result";
+    if (id !== "result") element("status").textContent = "";
+    return element(id);
+  }
+
+  get #robust() {
+    return this.told.certified_size > 0 && this.told.certified_size >= this.size;
+  }
+
+  #claim(how) {
+    const { label, certified_size: certified, norm } = this.told;
+    element("label").textContent = label.name;
+    element("label").classList.toggle("long", label.name.length > 2);
+    element("claim").textContent = certified
+      ? `No change of the picture up to size ${down(certified)} in ${NORMS[norm]} can make this ` +
+        `anything but ${label.name}, ${how}.`
+      : `${label.name} leads, but nothing is certified ${how}.`;
+  }
+
+  #draw() {
+    const { label, certified_size: certified, attacks, norm } = this.told;
+    const { sizes } = attacks;
+    this.size ??= sizes[Math.round(sizes.length * 0.4)];
+    const at = Math.max(0, sizes.findLastIndex((size) => size <= this.size * (1 + 1e-9)));
+    this.size = sizes[at];
+    const robust = this.#robust;
+    this.chart.draw(this.told, at, robust);
+
+    this.slider.max = sizes.length - 1;
+    this.slider.value = at;
+    const verdict = robust ? "robust" : "not robust";
+    this.slider.setAttribute("aria-valuetext", `${plain(this.size)} in ${NORMS[norm]}, ${verdict}`);
+    element("size-text").textContent = `${plain(this.size)} in ${NORMS[norm]}`;
+    element("pill").textContent = robust ? "Robust" : "Not robust";
+    element("pill").classList.toggle("robust", robust);
+    const share = Math.min(certified / sizes.at(-1), 1);
+    this.slider.parentElement.style.setProperty("--certified", share);
+    element("mark").textContent = certified ? `certified ${down(certified)}` : "nothing certified";
+
+    const { lowest, highest } = reading(this.told, at);
+    element("reading").textContent = robust
+      ? `An attacker of this size can push ${label.name} no lower than ${below(lowest)}, and no ` +
+        `other label above ${above(highest)}.`
+      : `This is more than is proven: such an attacker might push ${label.name} down to ` +
+        `${below(lowest)}, and another label up to ${above(highest)}.`;
+    const name = document.createElement("b");
+    name.textContent = label.name;
+    element("strip").replaceChildren(name, `${element("mark").textContent}, ${verdict}`);
+    this.sized(this.size);
+  }
+}
+
+/** How the answer came to its end. */
+function ended({ draws, stopped, budget, timing_ms: timing, compute }) {
+  const where = `${whole(draws)} draws in ${whole(Math.ceil(timing.total))} ms on ${compute.device}`;
+  if (stopped === "deadline") return `${where}; the time was up`;
+  if (budget.granted < budget.asked) {
+    return `${where}; the budget was cut to ${whole(budget.granted)}, since many pictures wait`;
+  }
+  return where;
+}
+
+function facts(answer) {
+  const { certificate, picture, preprocessing, noise } = answer;
+  const { sizes } = certificate;
+  const levels = 2 ** picture.bits - 1;
+  const kind = { L: "grey", RGB: "colour" }[picture.mode];
+  const steps = preprocessing.steps.length ? `; ${preprocessing.steps.join(", ")}` : "";
+  const each = `by ${down(sizes.linf * levels, 3)} of ${whole(levels)} levels each`;
+  return [
+    ...(sizes.linf ? [["All pixels at once", each]] : []),
+    ["Sizes", Object.keys(NORMS).map((norm) => `${NORMS[norm]} ${plain(sizes[norm])}`).join(", ")],
+    ["By the paper’s own condition", plain(certificate.paper.size)],
+    ["Noise", `${noise.mechanism}, scale ${plain(noise.scale)}, ${noise.placement}`],
+    ["Picture", `${picture.width} × ${picture.height}, ${kind}, ${picture.bits} bits${steps}`],
+  ];
+}
+
+function describe([term, words]) {
+  const [name, value] = [document.createElement("dt"), document.createElement("dd")];
+  name.textContent = term;
+  value.textContent = words;
+  return [name, value];
+}

@@ -1,0 +1,265 @@
+// The page: what is chosen on the left is asked, and what the service tells is shown on the right.
+
+import { AnswerView } from "./answer.js";
+import { key, models, Problem, stream } from "./api.js";
+import { Pad, showPixels } from "./pad.js";
+import { receive, sampleAddress, samplesFor, takeSample } from "./pictures.js";
+import { curl, python } from "./snippets.js";
+
+// Looks come faster than an eye can follow; each is shown at least so long.
+const LOOK_MS = 45;
+// A second stroke may follow the first.
+const STROKE_MS = 450;
+// Sizes of attack to choose from.
+const ATTACKS = 101;
+
+const NORM_HINTS = {
+  l1: "Sum of all pixels’ changes",
+  l2: "Root of the summed squares",
+  linf: "Largest change of a pixel",
+};
+
+const element = (id) => document.getElementById(id);
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+const state = { models: [], model: null, picture: null, asking: null, later: null };
+const pad = new Pad(element("canvas"), () => {
+  element("pad-hint").hidden = true;
+  take(pad.picture(), STROKE_MS);
+});
+const view = new AnswerView(writeRequest);
+
+async function start() {
+  view.wait("Asking which models are served …");
+  try {
+    state.models = await models();
+  } catch (error) {
+    return fail(error, start);
+  }
+  const options = state.models.map(({ name, version, input_shape: [channels, height, width] }, i) => {
+    const kind = channels === 1 ? "grey" : "colour";
+    return new Option(`${name} ${version} · ${width} × ${height} ${kind}`, i);
+  });
+  element("model").replaceChildren(...options);
+  chooseModel();
+}
+
+function chooseModel() {
+  const model = (state.model = state.models[element("model").value]);
+  element("norm").value = model.noise.norm;
+  element("colour-field").hidden = model.input_shape[0] === 1;
+  pad.shape(model.input_shape);
+  pad.ink = model.input_shape[0] === 1 ? "#ffffff" : element("colour").value;
+  const samples = samplesFor(model.labels);
+  element("samples").hidden = !samples.length;
+  element("sample-list").replaceChildren(...samples.map(sampleButton));
+  chooseNorm();
+  if (samples.length) useSample(samples[0]);
+  else clear();
+}
+
+function chooseNorm() {
+  element("norm-hint").textContent = NORM_HINTS[element("norm").value];
+  view.forgetSize();
+}
+
+function sampleButton(sample) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "sample";
+  const image = button.appendChild(new Image(44, 44));
+  image.src = sampleAddress(sample);
+  image.alt = sample.text;
+  button.addEventListener("click", () => useSample(sample));
+  return button;
+}
+
+async function useSample(sample) {
+  try {
+    await useFile(await takeSample(sample));
+  } catch (error) {
+    fail(error);
+  }
+}
+
+async function useFile(picture) {
+  await showOnPad(picture);
+  take(picture);
+}
+
+async function showOnPad(picture) {
+  element("pad-hint").hidden = true;
+  try {
+    pad.show(await createImageBitmap(picture.bytes));
+  } catch {
+    pad.clear(); // the service may know a format that the browser does not
+  }
+}
+
+function clear() {
+  pad.clear();
+  forget();
+  element("pad-hint").hidden = false;
+  view.wait("Draw, choose a file, or take a sample.");
+}
+
+function forget() {
+  clearTimeout(state.later);
+  state.asking?.abort();
+  state.picture = null;
+  element("sent").hidden = true;
+  element("canvas").setAttribute("aria-label", "An empty pad to draw on, or drop a picture.");
+}
+
+/** Have this picture certified, unless another comes within `ms`. */
+function take(picture, ms = 0) {
+  forget();
+  state.picture = picture;
+  const drawing = Boolean(picture.pixels);
+  const kind = picture.channels === 1 ? "grey" : "colour";
+  const text = drawing
+    ? `Sent as ${picture.width} × ${picture.height} ${kind} pixels${picture.centred ? ", centred." : "."}`
+    : `Sent as it is: ${picture.text ?? picture.name}.`;
+  element("canvas").setAttribute(
+    "aria-label",
+    `${drawing ? "A drawing" : (picture.text ?? picture.name)}. It can be drawn on with a mouse, ` +
+      "a pen or a finger.",
+  );
+  element("sent-text").textContent = text;
+  element("sent-canvas").hidden = !drawing;
+  if (drawing) showPixels(element("sent-canvas"), picture);
+  const save = element("save");
+  URL.revokeObjectURL(save.href);
+  save.href = URL.createObjectURL(picture.bytes);
+  save.download = picture.name;
+  element("sent").hidden = false;
+  state.later = setTimeout(ask, ms);
+}
+
+/** What is chosen, as options of the request; an empty field leaves it to the service. */
+function chosen() {
+  const { model } = state;
+  const options = { model: `${model.name}:${model.version}` };
+  for (const [name, id] of [["confidence", "confidence"], ["max_draws", "draws"]]) {
+    const text = element(id).value.trim();
+    if (text) options[name] = Number.isFinite(Number(text)) ? Number(text) : text;
+  }
+  if (element("norm").value !== model.noise.norm) options.norm = element("norm").value;
+  return options;
+}
+
+async function ask() {
+  state.asking?.abort();
+  if (!state.picture) return view.wait("There is no picture yet: draw one, or take a sample.");
+  const { signal } = (state.asking = new AbortController());
+  const options = chosen();
+  const context = { norm: element("norm").value, budget: options.max_draws };
+  markWrong(null);
+  element("answer").setAttribute("aria-busy", "true");
+  try {
+    for await (const { event, data } of stream(state.picture, { ...options, attacks: ATTACKS }, signal)) {
+      if (signal.aborted) return;
+      if (event === "look") {
+        view.look(data, context);
+        if (!still.matches) await pause(LOOK_MS);
+      } else {
+        // What was left to the service is now known.
+        element("confidence").value ||= data.confidence;
+        element("draws").value ||= data.budget.asked;
+        view.answer(data);
+      }
+    }
+  } catch (error) {
+    if (!signal.aborted) fail(error, ask);
+  } finally {
+    if (!signal.aborted) element("answer").removeAttribute("aria-busy");
+  }
+}
+
+/** Say what went wrong, and try again by itself where that helps. */
+function fail(error, again) {
+  if (!(error instanceof Problem)) throw error;
+  if (error.members.type === "/problems/not-ready") {
+    view.wait(`${error.detail} Trying again …`);
+    state.later = setTimeout(again, 1000 * error.members.retry_after_s);
+    return;
+  }
+  view.problem(error);
+  markWrong(error.members.option);
+  if (error.status === 401 || error.status === 403) askForKey(again);
+  else element("problem").scrollIntoView({ block: "nearest" });
+}
+
+function askForKey(again) {
+  element("key-form").hidden = false;
+  element("key").focus();
+  element("key-form").onsubmit = (event) => {
+    event.preventDefault();
+    key.set(element("key").value.trim());
+    element("key-form").hidden = true;
+    again();
+  };
+}
+
+function markWrong(option) {
+  const inputs = { confidence: "confidence", max_draws: "draws", norm: "norm", model: "model" };
+  for (const [name, id] of Object.entries(inputs)) {
+    element(id).setAttribute("aria-invalid", name === option);
+  }
+}
+
+function writeRequest(target) {
+  const address = new URL(".", location.href).href;
+  const { model, ...rest } = chosen();
+  const options = { target, ...rest, model };
+  element("curl").textContent = curl(address, state.picture, options);
+  element("python").textContent = python(address.replace(/\/$/, ""), state.picture, options);
+}
+
+async function copy(button) {
+  const code = element(button.dataset.copies);
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+    button.textContent = "Copied";
+  } catch {
+    // Only pages from https and this very machine may write to the clipboard.
+    getSelection().selectAllChildren(code);
+    button.textContent = "Press Ctrl+C";
+  }
+  await pause(1600);
+  button.textContent = "Copy";
+}
+
+function showTab(tab) {
+  for (const other of document.querySelectorAll("[role=tab]")) {
+    const selected = other === tab;
+    other.setAttribute("aria-selected", selected);
+    other.tabIndex = selected ? 0 : -1;
+    element(other.getAttribute("aria-controls")).hidden = !selected;
+  }
+}
+
+element("model").addEventListener("change", chooseModel);
+element("norm").addEventListener("change", () => {
+  chooseNorm();
+  ask();
+});
+for (const id of ["confidence", "draws"]) element(id).addEventListener("change", ask);
+element("colour").addEventListener("input", (event) => (pad.ink = event.target.value));
+element("clear").addEventListener("click", clear);
+element("ask").addEventListener("click", ask);
+receive(element("file"), element("dropping"), useFile);
+for (const tab of document.querySelectorAll("[role=tab]")) {
+  tab.addEventListener("click", () => showTab(tab));
+  tab.addEventListener("keydown", ({ key: pressed }) => {
+    if (pressed !== "ArrowRight" && pressed !== "ArrowLeft") return;
+    const other = tab.nextElementSibling ?? tab.previousElementSibling;
+    showTab(other);
+    other.focus();
+  });
+}
+for (const button of document.querySelectorAll(".copy")) {
+  button.addEventListener("click", () => copy(button));
+}
+start();

@@ -1,0 +1,540 @@
+"""The page in a real browser: Debian's Chromium, which `make test` installs if it may."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    FilePayload,
+    Locator,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
+
+from models.bundle import ZOO, Manifest
+from models.pixeldp import build_network, save_network
+from service.keys import add
+from tests.e2e.conftest import ROOT, Service
+from tests.models.test_bundle import DESCRIPTION
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+if CHROMIUM is None:
+    pytest.skip("the page is not tested: there is no chromium here", allow_module_level=True)
+
+expect.set_options(timeout=30_000)
+SAMPLES = ROOT / "service" / "page" / "samples"
+ANSWERED = "#answer:not([aria-busy]) #result:not([hidden]) #facts:not([hidden])"
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+DESKTOP, PHONE = (1280, 1000), (390, 844)
+# Browsers do not keep what they streamed, so that a test must listen to it.
+LISTEN = """
+    const asking = fetch;
+    window.heard = [];
+    window.fetch = async (path, init) => {
+        const response = await asking(path, init);
+        if (path.startsWith("predict/stream")) {
+            const told = response.clone().text().catch(() => "broken off");
+            heard.push({ sent: init.body.bytes(), told });
+        }
+        return response;
+    };
+"""
+
+
+class Visitor:
+    """A browser's window on the page, and what it noticed."""
+
+    def __init__(self, context: BrowserContext, address: str) -> None:
+        self.page: Page = context.new_page()
+        self.page.add_init_script(LISTEN)
+        self.address = address
+        self.errors: list[str] = []
+        self.requests: list[Request] = []
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request))
+
+    def _heard(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.errors.append(message.text)
+
+    def open(self) -> None:
+        """Come to the page, which takes the first sample by itself."""
+        self.asks(lambda: self.page.goto(self.address))
+
+    def asks(self, act: Callable[[], object]) -> dict[str, Any]:
+        """Do what makes the page ask, and return the answer when it is shown."""
+        with self.page.expect_response("**/predict/stream?*"):
+            act()
+        self.page.wait_for_selector(ANSWERED, state="attached")
+        events: str = self.page.evaluate("heard.at(-1).told")
+        name, data = events.strip().split("\n\n")[-1].split("\n")
+        assert name == "event: answer"
+        answer: dict[str, Any] = json.loads(data.removeprefix("data: "))
+        return answer
+
+    def sample(self, text: str) -> dict[str, Any]:
+        return self.asks(self.page.get_by_role("button", name=text).click)
+
+    @property
+    def label(self) -> str | None:
+        return self.page.locator("#label").text_content()
+
+    @property
+    def pill(self) -> Locator:
+        return self.page.locator("#pill")
+
+    @property
+    def slider(self) -> Locator:
+        return self.page.get_by_role("slider", name="Size of the attack")
+
+    @property
+    def problem(self) -> Locator:
+        return self.page.get_by_role("alert")
+
+    @property
+    def asked(self) -> int:
+        """How many requests for a stream were answered."""
+        count: int = self.page.evaluate("heard.length")
+        return count
+
+    @property
+    def sent(self) -> bytes:
+        """The picture of the last one."""
+        return bytes(self.page.evaluate("heard.at(-1).sent.then((bytes) => [...bytes])"))
+
+    def draw(self, *points: tuple[float, float]) -> None:
+        """Draw a stroke through points of the unit square."""
+        box = self.page.locator("#canvas").bounding_box()
+        assert box is not None
+        pixels = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+        self.page.mouse.move(*pixels[0])
+        self.page.mouse.down()
+        for point in pixels[1:]:
+            self.page.mouse.move(*point, steps=6)
+        self.page.mouse.up()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    # Only as long as this module: Playwright keeps an event loop running in this thread.
+    with sync_playwright() as playwright:
+        # Whoever runs tests as root, as in containers, has no sandbox for it.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, service: Service) -> Iterator[Callable[..., Visitor]]:
+    """Open windows; at the end, none may have complained or asked anybody else."""
+    visitors: list[Visitor] = []
+
+    def open_window(
+        size: tuple[int, int] = DESKTOP, address: str = service.address, **options: Any
+    ) -> Visitor:
+        width, height = size
+        # Answers at once, so that a test does not watch what comes in; one test does.
+        options = {"reduced_motion": "reduce", **options}
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        visitors.append(Visitor(context, address))
+        return visitors[-1]
+
+    yield open_window
+    for visitor in visitors:
+        for request in visitor.requests:
+            assert request.url.startswith((visitor.address, "blob:")), request.url
+        visitor.page.context.close()
+        assert visitor.errors == []
+
+
+@pytest.fixture
+def visitor(visit: Callable[..., Visitor]) -> Visitor:
+    visitor = visit()
+    visitor.open()
+    return visitor
+
+
+def excused(visitor: Visitor) -> None:
+    """Chromium's console reports every status above 399 by itself; that is not the page's."""
+    visitor.errors = [one for one in visitor.errors if "Failed to load resource" not in one]
+
+
+def test_it_shows_a_certificate_at_once(visitor: Visitor) -> None:
+    assert visitor.label == "7"
+    expect(visitor.pill).to_have_text("Robust")
+    claim = visitor.page.locator("#claim").text_content() or ""
+    assert re.fullmatch(
+        r"No change of the picture up to size [\d.]+ in L2 can make this anything but 7, with 95% "
+        r"confidence\.",
+        claim,
+    )
+    status = visitor.page.get_by_role("status").text_content() or ""
+    assert status.startswith("Label 7. Certified up to size ")
+    expect(visitor.page.get_by_role("img", name="A clear 7. It can be drawn on")).to_be_visible()
+    words = r"^7 measured as [\d.]+ to [\d.]+; under attack [\d.]+ to [\d.]+ [\d.]+$"
+    expect(visitor.page.get_by_role("row", name=re.compile(words))).to_have_count(1)
+
+
+def test_samples_are_sent_as_they_are(visitor: Visitor) -> None:
+    for text, name in (("A clear 3", "three"), ("A clear 8", "eight"), ("A clear 7", "seven")):
+        answer = visitor.sample(text)
+        assert visitor.label == answer["label"]["name"] == text[-1]
+        assert visitor.sent == (SAMPLES / f"{name}.png").read_bytes()
+        assert answer["certified_size"] > 0.5
+
+
+def test_a_drawing_is_certified(visitor: Visitor) -> None:
+    page = visitor.page
+    page.get_by_role("button", name="Clear", exact=True).click()
+    expect(page.locator("#waiting")).to_be_visible()
+    # Small and in a corner, as people draw: it is brought to the middle.
+    answer = visitor.asks(lambda: visitor.draw((0.5, 0.1), (0.8, 0.1), (0.65, 0.5)))
+    assert visitor.label == "7"
+    assert answer["certified_size"] > 0.5
+    assert answer["picture"] == {"width": 28, "height": 28, "mode": "L", "bits": 8}
+    pixels = np.asarray(Image.open(io.BytesIO(visitor.sent)), dtype=float)
+    mass = [float((pixels * grid).sum() / pixels.sum()) for grid in np.mgrid[:28, :28]]
+    assert mass == pytest.approx([13.5, 13.5], abs=0.2)
+    expect(page.locator("#sent-text")).to_have_text("Sent as 28 × 28 grey pixels, centred.")
+
+
+def test_a_sample_can_be_drawn_on(visitor: Visitor) -> None:
+    answer = visitor.asks(lambda: visitor.draw((0.3, 0.5), (0.7, 0.5)))
+    pixels = np.asarray(Image.open(io.BytesIO(visitor.sent)), dtype=int)
+    sample = np.asarray(Image.open(SAMPLES / "seven.png"), dtype=int)
+    assert answer["picture"]["mode"] == "L"
+    assert (pixels[14, 10:18] == 255).all()
+    assert (pixels[:11] == sample[:11]).all(), "what was not drawn on is as it was"
+
+
+def test_the_slider_changes_whether_it_is_robust(visitor: Visitor) -> None:
+    asked = visitor.asked
+    visitor.slider.press("End")
+    expect(visitor.pill).to_have_text("Not robust")
+    expect(visitor.page.locator("#reading")).to_contain_text("more than is proven")
+    visitor.slider.press("Home")
+    expect(visitor.pill).to_have_text("Robust")
+    visitor.page.get_by_role("button", name="certified", exact=False).first.click()
+    expect(visitor.pill).to_have_text("Robust")
+    expect(visitor.slider).to_be_focused()
+    visitor.slider.press("ArrowRight")
+    expect(visitor.pill).to_have_text("Not robust")
+    value = visitor.slider.get_attribute("aria-valuetext") or ""
+    assert re.fullmatch(r"[\d.]+ in L2, not robust", value)
+    assert visitor.asked == asked, "no request is needed for that"
+
+
+def test_the_bars_are_what_the_service_says(visitor: Visitor) -> None:
+    answer = visitor.sample("almost a 9")
+    told, page = answer["attacks"], visitor.page
+    for at in (0, 30, 100):
+        visitor.slider.fill(str(at))
+        expect(page.locator("#size-text")).to_have_text(f"{told['sizes'][at]:.12g} in L2")
+        for score, attacked in zip(answer["scores"], told["scores"], strict=True):
+            row = page.get_by_role("row", name=re.compile(f"^{score['name']} measured"))
+            expect(row.locator(".value")).to_have_text(f"{score['expected']:.3f}")
+            bounds = [attacked[side][number] for number in (0, at) for side in ("lower", "upper")]
+            shown = re.findall(r"\d\.\d{3}", row.locator(".track").text_content() or "")
+            assert [float(one) for one in shown] == pytest.approx(bounds, abs=0.001)
+            for number, (one, bound) in enumerate(zip(shown, bounds, strict=True)):
+                outside = -1 if number % 2 == 0 else 1
+                assert outside * (float(one) - bound) > -1e-9, "rounded outwards"
+            reach = row.locator(".reach")
+            place = reach.evaluate("bar => [bar.offsetLeft, bar.offsetWidth]")
+            width = reach.evaluate("bar => bar.parentElement.clientWidth")
+            edges = [place[0] / width, (place[0] + place[1]) / width]
+            assert edges == pytest.approx(bounds[2:], abs=0.01)
+
+
+def test_the_bounds_tighten_as_they_come_in(visit: Callable[..., Visitor]) -> None:
+    visitor = visit(reduced_motion="no-preference")
+    visitor.open()
+    visitor.page.evaluate(
+        """() => {
+            window.seen = [];
+            const measured = () => [...document.querySelectorAll("tr.top .measured")].map(
+                ({ style }) => style.getPropertyValue("--to") - style.getPropertyValue("--from"));
+            const text = document.querySelector("#progress-text");
+            new MutationObserver(() => setTimeout(
+                () => seen.push([text.textContent, measured()[0]]))
+            ).observe(text, { childList: true });
+        }"""
+    )
+    visitor.sample("A clear 3")
+    seen: list[tuple[str, float]] = visitor.page.evaluate("seen")
+    draws = [int(text.split()[0].replace(",", "")) for text, _ in seen]
+    assert len(seen) > 5
+    assert draws == sorted(draws)
+    assert draws[-1] == 1000
+    assert seen[0][1] > 3 * seen[-1][1], "the interval of the measurement is narrower in the end"
+
+
+def test_confidence_draws_and_norm_are_asked_for(visitor: Visitor) -> None:
+    page = visitor.page
+    before = page.locator("#claim").text_content()
+    page.get_by_label("Confidence").fill("0.999")
+    answer = visitor.asks(
+        lambda: page.get_by_label("Draws", exact=True).fill("300") or page.keyboard.press("Enter")
+    )
+    assert (answer["confidence"], answer["budget"]["asked"]) == (0.999, 300)
+    assert page.locator("#claim").text_content() != before
+    answer = visitor.asks(lambda: page.get_by_label("Norm").select_option("linf"))
+    assert answer["norm"] == "linf"
+    expect(page.locator("#claim")).to_contain_text("in L∞")
+
+
+def test_errors_are_sentences(visitor: Visitor) -> None:
+    page = visitor.page
+    page.get_by_label("Draws", exact=True).fill("64")
+    page.get_by_label("Confidence").fill("0.99999999999999")
+    page.get_by_role("button", name="Certify again").click()
+    expect(visitor.problem).to_contain_text("nothing can be certified with 64 draws")
+    expect(page.get_by_label("Confidence")).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#result")).to_be_hidden()
+    page.get_by_label("Confidence").fill("0.95")
+    page.get_by_label("Draws", exact=True).fill("many")
+    page.get_by_role("button", name="Certify again").click()
+    expect(visitor.problem).to_contain_text("max_draws should be a valid integer")
+    page.get_by_label("Draws", exact=True).fill("")
+    visitor.asks(page.get_by_role("button", name="Certify again").click)
+    expect(visitor.problem).to_be_hidden()
+    page.get_by_label("Choose a file").set_input_files(
+        FilePayload(name="note.txt", mimeType="image/png", buffer=b"no picture")
+    )
+    expect(visitor.problem).to_contain_text("not a picture that can be read")
+    page.context.set_offline(True)
+    page.get_by_role("button", name="A clear 3").click()
+    expect(visitor.problem).to_contain_text("The service cannot be reached")
+    page.context.set_offline(False)
+    excused(visitor)
+
+
+def test_pictures_are_chosen_dropped_and_pasted(visitor: Visitor) -> None:
+    page, three = visitor.page, SAMPLES / "three.png"
+    answer = visitor.asks(lambda: page.get_by_label("Choose a file").set_input_files(three))
+    assert answer["label"]["name"] == "3"
+    expect(page.locator("#sent-text")).to_have_text("Sent as it is: three.png.")
+    for event, target, member in (
+        ("drop", "DragEvent", "dataTransfer"),
+        ("paste", "ClipboardEvent", "clipboardData"),
+    ):
+        visitor.sample("A clear 7")
+        answer = visitor.asks(
+            lambda event=event, target=target, member=member: page.evaluate(
+                """async ([event, kind, member]) => {
+                    const bytes = await (await fetch("page/samples/eight.png")).blob();
+                    const data = new DataTransfer();
+                    data.items.add(new File([bytes], "8.png", { type: "image/png" }));
+                    const init = { [member]: data, bubbles: true, cancelable: true };
+                    document.dispatchEvent(new window[kind](event, init));
+                }""",
+                [event, target, member],
+            )
+        )
+        assert answer["label"]["name"] == "8", event
+
+
+def test_everything_can_be_done_by_the_keyboard(visitor: Visitor) -> None:
+    page = visitor.page
+
+    def go_to(target: Locator) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if target.evaluate("element => element === document.activeElement"):
+                outline = target.evaluate(
+                    "element => getComputedStyle(element.matches('#file') ? "
+                    "element.nextElementSibling : element).outlineStyle"
+                )
+                assert outline != "none", "where the focus is can be seen"
+                return
+        raise AssertionError(f"the keyboard does not get to {target}")
+
+    page.evaluate("document.activeElement.blur()")
+    go_to(page.get_by_role("link", name="Skip to the picture"))
+    page.keyboard.press("Enter")
+    go_to(page.get_by_label("Choose a file"))
+    go_to(page.get_by_role("button", name="A clear 3"))
+    visitor.asks(lambda: page.keyboard.press("Enter"))
+    assert visitor.label == "3"
+    go_to(page.get_by_label("Confidence"))
+    page.keyboard.press("Control+A")
+    page.keyboard.type("0.99")
+    visitor.asks(lambda: page.keyboard.press("Enter"))
+    expect(page.locator("#claim")).to_contain_text("with 99% confidence")
+    go_to(page.get_by_role("button", name="Certify again"))
+    go_to(visitor.slider)
+    page.keyboard.press("End")
+    expect(visitor.pill).to_have_text("Not robust")
+    go_to(page.get_by_role("tab", name="curl"))
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="Python")).to_be_focused()
+    expect(page.get_by_role("tabpanel", name="Python")).to_contain_text("pixeldp_client")
+
+
+def test_it_is_accessible_light_and_dark(visit: Callable[..., Visitor]) -> None:
+    # axe is put into the page, which the page's own policy forbids.
+    visitor = visit(bypass_csp=True)
+    visitor.open()
+    for scheme in SCHEMES:
+        visitor.page.emulate_media(color_scheme=scheme)
+        found = Axe().run(visitor.page)
+        assert found.violations_count == 0, found.generate_report()
+        ground = visitor.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        brightness = np.mean([int(part) for part in re.findall(r"\d+", ground)[:3]])
+        assert (brightness < 60) == (scheme == "dark")
+
+
+def test_it_fits_a_phone(visit: Callable[..., Visitor]) -> None:
+    visitor = visit(PHONE, has_touch=True, is_mobile=True)
+    visitor.open()
+    page = visitor.page
+    page.get_by_role("tab", name="Python").tap()
+    for width in (PHONE[0], 320):
+        page.set_viewport_size({"width": width, "height": 700})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.evaluate("scrollTo(0, 0)")
+    strip = page.get_by_role("link", name=re.compile("^7 ?certified .*, robust$"))
+    expect(strip).to_be_visible()
+    strip.tap()
+    expect(strip).to_be_hidden()
+    expect(page.locator("#claim")).to_be_in_viewport()
+
+
+def test_the_requests_to_copy_can_be_run(visitor: Visitor, tmp_path: Path) -> None:
+    page = visitor.page
+    page.get_by_label("Norm").select_option("l1")
+    visitor.asks(lambda: visitor.sample("A clear 3"))
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Save it").click()
+    download.value.save_as(tmp_path / download.value.suggested_filename)
+    size = page.locator("#size-text").text_content()
+    command = page.locator("#curl").text_content() or ""
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    answer = json.loads(done.stdout)
+    assert answer["label"]["name"] == "3"
+    assert f"{answer['target']:.12g} in L1" == size
+    page.get_by_role("tab", name="Python").click()
+    program = page.get_by_role("tabpanel", name="Python").locator("code").text_content() or ""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"3 [\d.]+ True\n", done.stdout)
+
+
+def test_files_are_kept_by_browsers_but_asked_about(client: httpx.Client) -> None:
+    for path in ("/", "/page/main.js", "/page/style.css", "/page/favicon.svg"):
+        response = client.get(path)
+        assert response.status_code == 200
+        assert response.headers["Cache-Control"] == "no-cache"
+        again = client.get(path, headers={"If-None-Match": response.headers["ETag"]})
+        assert again.status_code == 304
+        assert again.content == b""
+        assert client.head(path).status_code == 200
+    assert "default-src 'self'" in client.get("/").headers["Content-Security-Policy"]
+    for path in ("/page/", "/page/none.js", "/page/%2e%2e/api/page.py"):
+        assert client.get(path).json()["type"] == "/problems/not-found"
+
+
+def test_screenshots(visitor: Visitor, tmp_path: Path) -> None:
+    """With PIXELDP_SCREENSHOTS=docs/images, those of the documentation."""
+    folder, page = Path(os.environ.get("PIXELDP_SCREENSHOTS", tmp_path)), visitor.page
+    visitor.sample("almost a 1")
+    visitor.slider.fill("10")
+    for name, (width, height) in (("page", DESKTOP), ("page-phone", PHONE)):
+        page.set_viewport_size({"width": width, "height": height})
+        if width == PHONE[0]:
+            page.locator("#answer").evaluate("answer => answer.scrollIntoView()")
+        for scheme in SCHEMES:
+            page.emulate_media(color_scheme=scheme)
+            file = folder / f"{name}{'-dark' if scheme == 'dark' else ''}.png"
+            page.screenshot(path=file, animations="disabled")
+            picture = Image.open(file)
+            assert picture.size == (width, height)
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+
+
+class Guarded:
+    """A service that asks for keys, with a model for colour pictures and many labels."""
+
+    def __init__(self, folder: Path) -> None:
+        labels = [f"label {number}" for number in range(30)]
+        shape = {"channels": 3, "height": 16, "width": 24}
+        description = {**DESCRIPTION, "name": "colours", "labels": labels, "input": shape}
+        manifest = Manifest.model_validate(description)
+        torch.manual_seed(0)
+        save_network(folder / "colours", manifest, build_network(manifest))
+        self.key = add(folder / "keys.json", "page", ["predict"], None)
+        self.service = Service(
+            str(ZOO / "mnist-cnn"),
+            str(folder / "colours"),
+            environment={"PIXELDP_KEYS": str(folder / "keys.json"), "PIXELDP_DEVICES": "cpu"},
+        ).wait_ready()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    guarded = Guarded(tmp_path_factory.mktemp("guarded"))
+    yield guarded
+    assert guarded.service.stop() == 0
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab(
+    visit: Callable[..., Visitor], guarded: Guarded
+) -> None:
+    visitor = visit(address=guarded.service.address)
+    page = visitor.page
+    page.goto(visitor.address)
+    field = page.get_by_label("This service asks for an API key")
+    expect(field).to_be_focused()
+    expect(visitor.problem).to_contain_text("Send a key")
+    field.fill("wrong")
+    page.keyboard.press("Enter")
+    expect(visitor.problem).to_contain_text("The key is unknown")
+    field.fill(guarded.key)
+    visitor.asks(page.get_by_role("button", name="Use this key").click)
+    expect(field).to_be_hidden()
+    assert visitor.label == "7"
+    assert "$PIXELDP_KEY" in (page.locator("#curl").text_content() or "")
+    assert guarded.key not in page.content()
+    visitor.asks(page.reload)
+    assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+    excused(visitor)
+
+
+def test_colour_pictures_and_many_labels(visit: Callable[..., Visitor], guarded: Guarded) -> None:
+    visitor = visit(address=guarded.service.address)
+    page = visitor.page
+    page.add_init_script(f"sessionStorage.setItem('pixeldp-key', {guarded.key!r})")
+    visitor.open()
+    page.get_by_label("Model").select_option(label="colours 1 · 24 × 16 colour")
+    expect(page.locator("#samples")).to_be_hidden()
+    page.get_by_label("Ink").fill("#ff0000")
+    answer = visitor.asks(lambda: visitor.draw((0.1, 0.5), (0.9, 0.5)))
+    assert answer["picture"] == {"width": 24, "height": 16, "mode": "RGB", "bits": 8}
+    pixels = np.asarray(Image.open(io.BytesIO(visitor.sent)))
+    assert pixels.shape == (16, 24, 3)
+    assert (pixels[7:9, 12] - [255, 0, 0] < 40).all()
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert page.get_by_role("row").count() == 1 + 5 + 1, "a head, five labels and all others"
+    expect(page.get_by_role("row", name="all others")).to_contain_text("under attack at most")
