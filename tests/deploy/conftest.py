@@ -1,0 +1,71 @@
+"""A service as it is operated: with API keys, with a key for a client and one for Prometheus."""
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from service import keys
+from tests.e2e.conftest import Service
+
+START_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Operated:
+    """A running service and the secrets of its keys."""
+
+    service: Service
+    client_key: str
+    metrics_key: str
+
+    @property
+    def authority(self) -> str:
+        """Its host and port."""
+        return self.service.address.removeprefix("http://")
+
+
+@pytest.fixture(scope="session")
+def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
+    client = keys.add(path, "client", ["predict"], None)
+    metrics = keys.add(path, "prometheus", ["metrics"], None)
+    environment = {"PIXELDP_KEYS": str(path), "PIXELDP_DEVICES": "cpu"}
+    running = Service(environment=environment).wait_ready()
+    yield Operated(running, client, metrics)
+    assert running.stop() == 0, running.log
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def replaced(text: str, changes: dict[str, str]) -> str:
+    """Return a file of deploy/ with what belongs to this test run in place of what it says."""
+    for old, new in changes.items():
+        assert old in text, f"{old!r} is not there to be replaced"
+        text = text.replace(old, new)
+    return text
+
+
+def start(command: list[str], log: Path, up: Callable[[], bool]) -> subprocess.Popen[bytes]:
+    """Start a program and wait until it is ``up``."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=log.parent)
+    end = time.monotonic() + START_SECONDS
+    while not up():
+        assert process.poll() is None, f"{command[0]} ended: {log.read_text()}"
+        assert time.monotonic() < end, f"{command[0]} is not up: {log.read_text()}"
+        time.sleep(0.02)
+    return process
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    process.wait(30)

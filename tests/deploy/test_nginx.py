@@ -1,0 +1,174 @@
+"""Real nginx with the shipped configuration, between a client, the service, and a real fallback."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.deploy.conftest import Operated, free_port
+from tests.deploy.proxy import FALLBACK_STATUS, Fallback, Proxy
+from tests.deploy.tools import ROOT
+
+PNG = {"Content-Type": "image/png"}
+# No answer of the shipped model reaches it, and its first look already tells.
+NEVER = {"target": 30, "require": "robust"}
+
+
+@pytest.fixture
+def fallback() -> Iterator[Fallback]:
+    running = Fallback()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def proxy(operated: Operated, fallback: Fallback, tmp_path: Path) -> Iterator[Proxy]:
+    running = Proxy(tmp_path, operated.authority, f"127.0.0.1:{fallback.port}")
+    running.client.headers["Authorization"] = f"Bearer {operated.client_key}"
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def seven() -> bytes:
+    return (ROOT / "examples" / "7.png").read_bytes()
+
+
+def test_a_robust_answer_goes_to_the_client(proxy: Proxy, fallback: Fallback, seven: bytes) -> None:
+    options = {"target": 0.3, "require": "robust"}
+    answer = proxy.client.post("/predict", params=options, content=seven, headers=PNG)
+    assert answer.status_code == 200
+    assert answer.json()["robust"] is True
+    assert answer.headers["Certified-Robust"] == "true"
+    assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+    assert "Answered-By" not in answer.headers
+    assert fallback.asked == []
+
+
+def test_a_non_robust_answer_goes_to_the_fallback(
+    proxy: Proxy, fallback: Fallback, seven: bytes
+) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    given = {
+        **PNG,
+        "X-Request-Id": "picture-17",
+        "traceparent": f"00-{trace}-00f067aa0ba902b7-01",
+    }
+    answer = proxy.client.post("/predict", params=NEVER, content=seven, headers=given)
+    assert answer.status_code == FALLBACK_STATUS
+    assert answer.json() == {"label": "ask a person"}
+    assert answer.headers["Answered-By"] == "fallback"
+    assert answer.headers.get_list("X-Request-Id") == ["picture-17"]
+    # Whatever the fallback claims, nothing about its answer is certified.
+    assert answer.headers.get_list("Certified-Robust") == ["false"]
+    assert "Certified-Size" not in answer.headers
+
+    [asked] = fallback.asked
+    assert asked.path == "/predict?target=30&require=robust"
+    assert asked.body == seven
+    assert asked.headers["content-type"] == "image/png"
+    assert asked.headers["x-request-id"] == "picture-17"
+    assert trace in asked.headers["traceparent"]
+    assert asked.headers["certified-robust"] == "false"
+    size, norm, _ = asked.headers["certified-size"].split("; ")
+    assert 0 <= float(size) < 30
+    assert norm == "norm=l2"
+    assert "authorization" not in asked.headers
+
+    line = json.loads(proxy.logged())
+    assert line["id"] == "picture-17"
+    assert line["upstream"] == f"406 : {FALLBACK_STATUS}"
+
+
+def test_a_picture_too_large_for_memory_reaches_the_fallback_whole(
+    proxy: Proxy, fallback: Fallback
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, 700 * 700, np.uint8).tobytes()
+    picture = b"P5 700 700 255\n" + noise
+    headers = {"Content-Type": "image/x-portable-graymap"}
+    answer = proxy.client.post("/predict", params=NEVER, content=picture, headers=headers)
+    assert answer.status_code == FALLBACK_STATUS
+    [asked] = fallback.asked
+    assert asked.body == picture
+
+
+def test_whoever_asks_for_no_robustness_sees_every_answer(
+    proxy: Proxy, fallback: Fallback, seven: bytes
+) -> None:
+    answer = proxy.client.post("/predict", params={"target": 30}, content=seven, headers=PNG)
+    assert answer.status_code == 200
+    assert answer.json()["robust"] is False
+    stream = proxy.client.post("/predict/stream", content=seven, headers=PNG)
+    assert "event: answer" in stream.text
+    assert fallback.asked == []
+
+
+def test_refusals_of_the_service_come_through_as_they_are(
+    proxy: Proxy, fallback: Fallback, seven: bytes
+) -> None:
+    del proxy.client.headers["Authorization"]
+    refused = proxy.client.post("/predict", params=NEVER, content=seven, headers=PNG)
+    assert refused.status_code == 401
+    assert refused.json()["type"] == "/problems/no-key"
+    assert fallback.asked == []
+
+
+def test_what_is_not_for_outside(proxy: Proxy, seven: bytes) -> None:
+    assert proxy.client.get("/metrics").status_code == 404
+    assert proxy.client.get("/health/ready").status_code == 200
+    plain = httpx.post(f"http://127.0.0.1:{proxy.plain}/predict?target=1", content=seven)
+    assert plain.status_code == 308
+    assert plain.headers["Location"] == "https://127.0.0.1/predict?target=1"
+    # Above the service's limit, but not nginx's: the service's own answer explains itself.
+    large = proxy.client.post("/predict", content=bytes(20 * 2**20 + 1), headers=PNG)
+    assert large.status_code == 413
+    assert large.json()["type"] == "/problems/too-many-bytes"
+    assert proxy.client.post("/predict", content=bytes(22 * 2**20)).status_code == 413
+
+
+def test_ids_that_the_service_would_not_take_are_replaced(proxy: Proxy) -> None:
+    given = {"X-Request-Id": "a b"}
+    assert len(proxy.client.get("/health/live", headers=given).headers["X-Request-Id"]) == 32
+
+
+def test_without_its_fallback_a_non_robust_answer_is_an_error_that_says_so(
+    operated: Operated, tmp_path: Path, seven: bytes
+) -> None:
+    proxy = Proxy(tmp_path, operated.authority, f"127.0.0.1:{free_port()}")
+    try:
+        headers = {**PNG, "Authorization": f"Bearer {operated.client_key}"}
+        answer = proxy.client.post("/predict", params=NEVER, content=seven, headers=headers)
+        assert answer.status_code == 503
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.json()["title"] == "No robust answer, and no fallback"
+        assert answer.headers["Certified-Robust"] == "false"
+        assert float(answer.headers["Certified-Size"].split(";")[0]) < 30
+    finally:
+        proxy.stop()
+
+
+def test_without_the_service_the_fallback_does_not_stand_in(
+    fallback: Fallback, tmp_path: Path, seven: bytes
+) -> None:
+    changes = {"rate=100r/s": "rate=1r/m", "burst=200": "burst=1"}
+    down = f"127.0.0.1:{free_port()}"
+    proxy = Proxy(tmp_path, down, f"127.0.0.1:{fallback.port}", changes)
+    try:
+        answers = [
+            proxy.client.post("/predict", params=NEVER, content=seven, headers=PNG)
+            for _ in range(3)
+        ]
+        # And the third is one more than this nginx allows a minute.
+        assert [answer.status_code for answer in answers] == [503, 503, 429]
+        names = [answer.json()["type"] for answer in answers]
+        assert names == ["/problems/not-ready"] * 2 + ["/problems/rate-limited"]
+        for answer in answers:
+            assert answer.headers["Content-Type"] == "application/problem+json"
+            assert answer.headers["Retry-After"] == "1"
+            assert answer.json()["status"] == answer.status_code
+        assert fallback.asked == []
+    finally:
+        proxy.stop()
