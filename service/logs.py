@@ -2,12 +2,21 @@
 
 import logging
 import os
+import re
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
+from service.keys import PREFIX
+
+_KEY = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 _WORD = ("PIXELDP_LOG_FORMAT", "PIXELDP_LOG_LEVEL")
+
+
+def _without_keys(_: Any, __: str, line: Any) -> str:
+    """Cut keys out of a line that is about to be written, however they came to be in it."""
+    return _KEY.sub(f"{PREFIX}***", str(line))
 
 
 def configure_from_environment() -> None:
@@ -32,11 +41,18 @@ def configure(form: Literal["auto", "console", "json"], level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    last: list[structlog.types.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-        if form == "console"
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    # The console's own choice of tracebacks shows local variables, and with them keys and pictures.
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
+    last: list[structlog.types.Processor] = [
+        *(
+            [console]
+            if form == "console"
+            else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        ),
+        _without_keys,
+    ]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

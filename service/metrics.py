@@ -1,14 +1,34 @@
 """Every metric of the service: name, help and buckets in one place.
 
 Base units, ``_total`` for counters. Workers send numbers with their results; only the front process
-holds metrics, in a registry of its own.
+holds metrics, in a registry of its own. Every label has few values, all of them known to the
+service: nothing that a client sends can make a new one. Those that are known at start begin at 0,
+so that the first event shows as an increase.
+
+What is a ratio of two counters is left to whoever asks over which time:
+
+    share of robust answers   sum(rate(pixeldp_predictions_total{robust="true"}[5m]))
+                              / sum(rate(pixeldp_predictions_total{robust=~"true|false"}[5m]))
+    how full passes are       rate(pixeldp_draws_total[5m]) / rate(pixeldp_slots_total[5m])
+    draws per prediction      rate(pixeldp_prediction_draws_sum[5m])
+                              / rate(pixeldp_prediction_draws_count[5m])
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import product
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
+from models.certification.procedure import Stopped
 from service.engine import wire
 
 # From a cached probe to the default time-out of 30 s; a certified answer of a small network takes
@@ -18,6 +38,9 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _DRAWS = (64, 96, 128, 256, 512, 1000, 2000, 5000, 10_000, 100_000)
 # Sizes in pixel values: from one grey level of one pixel to the reach of 10⁵ draws at σ = 1.
 _SIZES = (0.0, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
+
+STAGES = ("decode", "queue", "compute", "total")
+ROBUST = ("true", "false", "unknown")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -30,25 +53,44 @@ class Metrics:
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
         histogram = partial(Histogram, registry=self.registry)
-        self.requests = counter("pixeldp_requests", "HTTP requests answered.", ["route", "status"])
+        # process_…: resident memory, processor time, open files and start of the front process.
+        ProcessCollector(registry=self.registry)
+
+        # Requests.
+        self.requests = counter(
+            "pixeldp_requests",
+            "HTTP requests by what came of them. outcome: robust or not-robust with a target, "
+            "certified or not-certified without one, ok for what is no single picture, "
+            "client-left, or the name of the problem that refused it.",
+            ["route", "status", "outcome"],
+        )
         self.latency = histogram(
             "pixeldp_request_duration_seconds",
             "From the arrival of a request to the end of its answer.",
             ["route"],
             buckets=_SECONDS,
         )
+        self.ready = gauge("pixeldp_ready", "Whether pictures are answered now.")
+
+        # Pictures: those of batches and streams, too.
+        self.predictions = counter(
+            "pixeldp_predictions",
+            "Pictures answered, by whether the answer is robust (unknown: no target was asked).",
+            ["model", "robust", "stopped"],
+        )
+        self.refused = counter(
+            "pixeldp_predictions_refused",
+            "Pictures that were not answered, by the name of the problem.",
+            ["reason"],
+        )
         self.stage = histogram(
             "pixeldp_stage_duration_seconds",
-            "Where the time of a prediction goes: decode, queue, compute.",
+            "Where the time of a prediction goes: decode, queue, compute; and total, which is from "
+            "the request's arrival and no sum of them.",
             ["stage"],
             buckets=_SECONDS,
         )
-        self.predictions = counter(
-            "pixeldp_predictions",
-            "Pictures answered, by whether the answer is robust (unknown: none was asked).",
-            ["model", "robust", "stopped"],
-        )
-        self.draws = histogram(
+        self.prediction_draws = histogram(
             "pixeldp_prediction_draws",
             "Draws used for a prediction.",
             ["model"],
@@ -60,35 +102,97 @@ class Metrics:
             ["model", "norm"],
             buckets=_SIZES,
         )
-        self.passes = counter("pixeldp_passes", "Forward passes made.", ["worker"])
-        self.slots = counter(
-            "pixeldp_slots", "Slots of those passes; one draw fits into each.", ["worker"]
-        )
-        self.filled = counter(
-            "pixeldp_slots_filled", "Slots that held a draw of some picture.", ["worker"]
-        )
-        self.busy = counter(
-            "pixeldp_worker_busy_seconds", "Time that a worker spent in passes.", ["worker"]
-        )
-        self.up = gauge("pixeldp_worker_up", "Whether a worker is ready.", ["worker"])
-        self.deaths = counter("pixeldp_worker_deaths", "Times that a worker has died.", ["worker"])
         self.queued = gauge("pixeldp_pictures_queued", "Pictures that wait for a worker.")
+        self.queue_limit = gauge(
+            "pixeldp_pictures_queue_limit", "Pictures that may wait; more are refused."
+        )
         self.in_flight = gauge("pixeldp_pictures_in_flight", "Pictures that a worker has.")
+        self.requeued = counter(
+            "pixeldp_pictures_requeued", "Pictures put back into the queue as their worker died."
+        )
         self.granted = gauge(
             "pixeldp_budget_granted_ratio",
             "Share of the draw budgets asked for that is granted; below 1 under overload.",
         )
+
+        # Workers.
+        self.draws = counter(
+            "pixeldp_draws", "Draws made: slots that were filled, of all slots.", ["worker"]
+        )
+        self.slots = counter(
+            "pixeldp_slots", "Slots of all passes; one draw fits into each.", ["worker"]
+        )
+        self.passes = counter("pixeldp_passes", "Forward passes made.", ["worker"])
+        self.busy = counter(
+            "pixeldp_worker_busy_seconds", "Time that a worker spent in passes.", ["worker"]
+        )
+        self.up = gauge("pixeldp_worker_up", "Whether a worker is ready.", ["worker"])
+        self.restarts = counter(
+            "pixeldp_worker_restarts", "Times that a worker died and was started again.", ["worker"]
+        )
+        self.passes_since = gauge(
+            "pixeldp_worker_passes_since_start", "Passes since the worker last started.", ["worker"]
+        )
+        self.out_of_memory = counter(
+            "pixeldp_worker_out_of_memory", "Passes that did not fit into memory.", ["worker"]
+        )
+        self.memory_used = gauge(
+            "pixeldp_device_memory_used_bytes",
+            "Memory in use: of the whole device if it is a GPU, else of the worker's process.",
+            ["worker"],
+        )
+        self.memory = gauge(
+            "pixeldp_device_memory_bytes", "Memory that the worker's device has.", ["worker"]
+        )
+
+        # What runs.
         self.model = gauge(
             "pixeldp_model_info", "The models served; always 1.", ["model", "version", "digest"]
         )
+        self.build = gauge("pixeldp_build_info", "The version that runs; always 1.", ["version"])
+
+    def expect(
+        self, version: str, workers: Iterable[str], reasons: Iterable[str], queue_limit: int
+    ) -> None:
+        """Begin at 0 what is known at start.
+
+        Args:
+            version: of the project.
+            workers: their names.
+            reasons: the names of all problems.
+            queue_limit: pictures that may wait.
+        """
+        self.build.labels(version).set(1)
+        self.queue_limit.set(queue_limit)
+        for worker in workers:
+            for of_worker in (self.draws, self.slots, self.passes, self.busy, self.up):
+                of_worker.labels(worker)
+            for of_worker in (self.restarts, self.passes_since, self.out_of_memory):
+                of_worker.labels(worker)
+        for reason in reasons:
+            self.refused.labels(reason)
+        for stage in STAGES:
+            self.stage.labels(stage)
+
+    def add_model(self, name: str, version: str, digest: str) -> None:
+        """Name a model that is served."""
+        self.model.labels(name, version, digest).set(1)
+        for robust, stopped in product(ROBUST, get_args(Stopped)):
+            self.predictions.labels(name, robust, stopped)
+
+    def remove_model(self, name: str, version: str, digest: str) -> None:
+        """Name it no longer; what it has answered stays counted."""
+        self.model.remove(name, version, digest)
 
     def watch(
         self,
+        ready: Callable[[], bool],
         queued: Callable[[], int],
         in_flight: Callable[[], int],
         granted: Callable[[], float],
     ) -> None:
         """Read these gauges from the engine whenever they are scraped."""
+        self.ready.set_function(ready)
         self.queued.set_function(queued)
         self.in_flight.set_function(in_flight)
         self.granted.set_function(granted)
@@ -96,17 +200,30 @@ class Metrics:
     def numbers(self, worker: str, numbers: wire.Numbers) -> None:
         """Add what a worker has done."""
         self.passes.labels(worker).inc(numbers.passes)
+        self.passes_since.labels(worker).inc(numbers.passes)
         self.slots.labels(worker).inc(numbers.slots)
-        self.filled.labels(worker).inc(numbers.filled)
+        self.draws.labels(worker).inc(numbers.filled)
         self.busy.labels(worker).inc(numbers.busy_seconds)
+        self.memory_used.labels(worker).set(numbers.memory_used)
+        self.memory.labels(worker).set(numbers.memory)
 
     def worker_up(self, worker: str, up: bool) -> None:
         """Note whether a worker is ready."""
         self.up.labels(worker).set(up)
+        if not up:
+            self.passes_since.labels(worker).set(0)
 
     def worker_died(self, worker: str) -> None:
-        """Count a death."""
-        self.deaths.labels(worker).inc()
+        """Count a death, after which a worker is started again."""
+        self.restarts.labels(worker).inc()
+
+    def worker_out_of_memory(self, worker: str) -> None:
+        """Count a pass that did not fit into memory."""
+        self.out_of_memory.labels(worker).inc()
+
+    def picture_requeued(self) -> None:
+        """Count a picture that waits again, as its worker is gone."""
+        self.requeued.inc()
 
     def render(self) -> bytes:
         """Return the exposition in Prometheus's text format."""

@@ -1,0 +1,45 @@
+"""``GET /docs``: the interactive documentation, without another host or a loose policy."""
+
+from importlib import resources
+
+from fastapi import APIRouter, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+
+from service.api.problems import Problem
+from service.api.security import policy
+
+router = APIRouter(include_in_schema=False)
+
+_FILES = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon-32x32.png": "image/png",
+}
+# Swagger UI would keep keys in the browser's storage if it were told to; by default it does not.
+_PAGE = bytes(
+    get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="PixelDP",
+        swagger_js_url="/swagger/swagger-ui-bundle.js",
+        swagger_css_url="/swagger/swagger-ui.css",
+        swagger_favicon_url="/swagger/favicon-32x32.png",
+        swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
+    ).body
+).decode()
+_HEADERS = {"Content-Security-Policy": policy(_PAGE)}
+
+
+@router.get("/docs")
+async def docs() -> HTMLResponse:
+    """Return the page that shows the OpenAPI document."""
+    return HTMLResponse(_PAGE, headers=_HEADERS)
+
+
+@router.get("/swagger/{name}")
+def file(name: str) -> Response:
+    """Return one of Swagger UI's files."""
+    if name not in _FILES:
+        raise Problem("not-found", f"There is no file {name}.")
+    content = resources.files("fastapi_swagger.resources").joinpath(name).read_bytes()
+    return Response(content, media_type=_FILES[name])

@@ -1,0 +1,231 @@
+"""API keys: the file of their digests, whom a secret belongs to, and how much each may draw.
+
+A key is 256 bits from the system's entropy, so a plain SHA-256 of it is all that must be stored:
+slow, salted hashes (bcrypt, argon2) are for passwords that people choose, which can be guessed.
+2^256 keys cannot, however fast the hash, and no two keys share a digest that a table could hold. A
+slow hash would only let strangers keep a core busy by sending wrong keys.
+
+The file is read again whenever it changes, so adding and removing keys needs no restart.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import math
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+log = structlog.get_logger(__name__)
+
+Scope = Literal["predict", "metrics", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+# Tells a key from other secrets, for people and for scanners that look for leaked ones.
+PREFIX = "pixeldp_"
+# What a key that was idle may draw at once, in seconds of its rate.
+BURST_SECONDS = 10.0
+
+
+class KeysError(ValueError):
+    """The file of keys cannot be read or is not one; or there is no such key, or it is there."""
+
+
+class Key(BaseModel):
+    """What is kept of a key. ``rate`` is in draws a second; None is without limit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    scopes: Annotated[frozenset[Scope], Field(min_length=1)]
+    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    created: datetime
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    keys: list[Key]
+
+
+class Allowance:
+    """A token bucket of draws, which are what answers cost: passes have only so many slots.
+
+    A picture's whole budget is taken before its first draw, and what it did not use is given back
+    with the answer, so that many requests at once cannot pass before the first is counted. Whoever
+    is not in debt may ask, whatever the budget, and then waits until the debt is paid off.
+
+    Args:
+        rate: draws a second; None is without limit.
+    """
+
+    def __init__(self, rate: float | None) -> None:
+        self.rate = rate
+        self._most = math.inf if rate is None else rate * BURST_SECONDS
+        self._level, self._at = self._most, time.monotonic()
+
+    def wait(self) -> float:
+        """Return the seconds until there is no debt; 0 is now."""
+        if self.rate is None:
+            return 0.0
+        now = time.monotonic()
+        self._level = min(self._most, self._level + self.rate * (now - self._at))
+        self._at = now
+        return max(0.0, -self._level / self.rate)
+
+    def take(self, draws: float) -> None:
+        """Take a picture's budget, into debt if need be; a negative number gives back."""
+        self._level = min(self._most, self._level - draws)
+
+
+UNLIMITED = Allowance(None)
+
+
+def digest(secret: str) -> str:
+    """Return what is stored of a secret."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def read(path: Path) -> list[Key]:
+    """Read a file of keys.
+
+    Raises:
+        KeysError: there is none, or it is broken.
+    """
+    try:
+        keys = _File.model_validate_json(path.read_bytes()).keys
+    except OSError as error:
+        reason = f"cannot read the keys in {path} ({error.strerror})"
+        raise KeysError(f"{reason}; make one by pixeldp keys add NAME --keys {path}") from None
+    except ValidationError as error:
+        # The location alone: the content of such a file belongs into no log.
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise KeysError(f"{path} is not a file of keys ({where}: {first['msg']})") from None
+    if len({key.name for key in keys}) < len(keys):
+        raise KeysError(f"{path} has two keys of the same name")
+    return keys
+
+
+def write(path: Path, keys: list[Key]) -> None:
+    """Replace a file of keys at once, so that nobody ever reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".keys-")  # for its owner alone
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(_File(keys=keys).model_dump_json(indent=2) + "\n")
+        if path.exists():
+            shutil.copymode(path, name)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def add(path: Path, name: str, scopes: list[str], rate: float | None) -> str:
+    """Make a key, and return its secret: nothing else ever holds it.
+
+    Raises:
+        KeysError: the name is taken, or something about it is not possible.
+    """
+    keys = read(path) if path.exists() else []
+    if any(key.name == name for key in keys):
+        raise KeysError(f"there is a key {name} already; remove it first")
+    secret = PREFIX + secrets.token_urlsafe(32)
+    try:
+        key = Key.model_validate(
+            {
+                "name": name,
+                "sha256": digest(secret),
+                "scopes": scopes,
+                "rate": rate,
+                "created": datetime.now(UTC).replace(microsecond=0),
+            }
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise KeysError(f"{first['loc'][0]}: {first['msg']}") from None
+    write(path, [*keys, key])
+    return secret
+
+
+def remove(path: Path, name: str) -> None:
+    """Remove a key.
+
+    Raises:
+        KeysError: there is none of that name.
+    """
+    keys = read(path)
+    left = [key for key in keys if key.name != name]
+    if len(left) == len(keys):
+        names = ", ".join(key.name for key in keys) or "none"
+        raise KeysError(f"there is no key {name} in {path}; there are: {names}")
+    write(path, left)
+
+
+class Keys:
+    """The keys of a running service.
+
+    Args:
+        path: the file of keys.
+
+    Raises:
+        KeysError: it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._allowances: dict[str, Allowance] = {}
+        self._stamp = self._look()
+        self._take(read(path))
+
+    def find(self, secret: str) -> tuple[Key, Allowance] | None:
+        """Return whose secret this is and what that key may still draw, or None."""
+        self._refresh()
+        given, found = digest(secret), None
+        # Every key is compared, and each in constant time: how long it takes says nothing.
+        for key in self._keys:
+            if hmac.compare_digest(given, key.sha256):
+                found = key
+        return (found, self._allowances[found.sha256]) if found else None
+
+    def _look(self) -> tuple[int, int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def _refresh(self) -> None:
+        stamp = self._look()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        if stamp is None:
+            # Whoever takes the file away wants nobody in.
+            log.error("the file of keys is gone; every key is refused", path=str(self._path))
+            self._take([])
+            return
+        try:
+            self._take(read(self._path))
+        except KeysError as error:
+            log.error("the keys stay as they were", reason=str(error))
+
+    def _take(self, keys: list[Key]) -> None:
+        former = self._allowances
+        self._keys = keys
+        self._allowances = {}
+        for key in keys:
+            allowance = former.get(key.sha256)
+            same = allowance is not None and allowance.rate == key.rate
+            self._allowances[key.sha256] = allowance if allowance and same else Allowance(key.rate)
+        log.info("keys read", path=str(self._path), keys=[key.name for key in keys])

@@ -1,0 +1,180 @@
+"""What a service shows of itself: metrics, request ids, traces, headers for browsers."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.e2e.conftest import Service
+
+PNG = {"Content-Type": "image/png"}
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+SPAN = "00f067aa0ba902b7"
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Service]:
+    environment = {
+        "PIXELDP_DEVICES": "cpu",
+        "PIXELDP_CORS_ORIGINS": '["https://shop.example"]',
+        "PIXELDP_ALLOW_KEYLESS": "true",
+    }
+    running = Service("--host", "0.0.0.0", environment=environment).wait_ready()
+    yield running
+    assert running.stop() == 0, running.log
+
+
+def samples(running: Service) -> dict[str, float]:
+    text = httpx.get(f"{running.address}/metrics").text
+    return {
+        f"{sample.name}{dict(sorted(sample.labels.items()))}": sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_every_outcome_is_counted(own: Service, seven: bytes) -> None:
+    url = f"{own.address}/predict"
+    for query, content in (
+        ("?target=0.5", seven),
+        ("?target=50", seven),
+        ("", seven),
+        ("?target=50&require=robust", seven),
+        ("?target=0", seven),
+        ("", b"no picture"),
+    ):
+        httpx.post(url + query, content=content, headers=PNG, timeout=60)
+    counted = samples(own)
+
+    def count(status: int, outcome: str) -> float:
+        labels = {"outcome": outcome, "route": "/predict", "status": str(status)}
+        return counted[f"pixeldp_requests_total{labels}"]
+
+    assert count(200, "robust") == 1
+    assert count(200, "not-robust") == 1
+    assert count(200, "certified") == 1
+    assert count(406, "not-robust") == 1
+    assert count(422, "option-out-of-range") == 1
+    assert count(400, "not-a-picture") == 1
+    refused = {"reason": "not-a-picture"}
+    assert counted[f"pixeldp_predictions_refused_total{refused}"] == 1
+    for stage in ("decode", "queue", "compute", "total"):
+        assert counted[f"pixeldp_stage_duration_seconds_count{ {'stage': stage} }"] == 4
+
+
+def test_workers_report_what_they_do(own: Service, seven: bytes) -> None:
+    httpx.post(f"{own.address}/predict?max_draws=2000", content=seven, headers=PNG, timeout=60)
+    worker = {"worker": "worker0"}
+    end = time.monotonic() + 10  # an idle worker reports after it has answered
+    counted = samples(own)
+    while counted[f"pixeldp_draws_total{worker}"] < 2000 and time.monotonic() < end:
+        counted = samples(own)
+    draws, slots = counted[f"pixeldp_draws_total{worker}"], counted[f"pixeldp_slots_total{worker}"]
+    assert 2000 <= draws <= slots
+    passes = counted[f"pixeldp_passes_total{worker}"]
+    assert counted[f"pixeldp_worker_passes_since_start{worker}"] == passes > 0
+    used = counted[f"pixeldp_device_memory_used_bytes{worker}"]
+    assert 1e8 < used < counted[f"pixeldp_device_memory_bytes{worker}"]
+    assert counted["pixeldp_ready{}"] == 1
+    assert counted[f"pixeldp_worker_restarts_total{worker}"] == 0
+
+
+def test_strangers_make_no_new_series(own: Service) -> None:
+    def ask(client: httpx.Client, number: int) -> None:
+        for path in ("nothing", "models", "problems", "v2/nothing", "page", "v2/models"):
+            client.get(f"/{path}/{number}")
+            client.request(f"METHOD{number}", f"/{path}/{number}")
+        headers = {"X-Request-Id": f"id-{number}", "Host": f"host{number}"}
+        client.get(f"/health/live?q={number}", headers=headers)
+
+    with httpx.Client(base_url=own.address) as client:
+        ask(client, 0)
+        before = set(samples(own))
+        for number in range(1, 20):
+            ask(client, number)
+        assert set(samples(own)) == before
+
+
+def test_a_trace_is_continued_or_begun(own: Service) -> None:
+    url = f"{own.address}/models"
+    for flags, sampled in (("01", "01"), ("00", "00"), ("ff", "01")):
+        given = {"traceparent": f"00-{TRACE}-{SPAN}-{flags}"}
+        answered = httpx.get(url, headers=given).headers["traceparent"]
+        assert re.fullmatch(rf"00-{TRACE}-[0-9a-f]{{16}}-{sampled}", answered)
+        assert SPAN not in answered
+    seen = set()
+    for wrong in ("", f"00-{'0' * 32}-{SPAN}-01", f"ff-{TRACE}-{SPAN}-01", "x" * 55):
+        answered = httpx.get(url, headers={"traceparent": wrong}).headers["traceparent"]
+        assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", answered)
+        assert TRACE not in answered
+        seen.add(answered)
+    assert len(seen) == 4
+
+
+def test_each_request_is_one_line_of_json_with_its_ids(own: Service, seven: bytes) -> None:
+    headers = PNG | {"X-Request-Id": "find-me", "traceparent": f"00-{TRACE}-{SPAN}-01"}
+    httpx.post(f"{own.address}/predict?target=0.5", content=seven, headers=headers, timeout=60)
+    httpx.get(f"{own.address}/health/live", headers={"X-Request-Id": "a-probe"})
+    httpx.get(f"{own.address}/a%0a%1b[31mpath", headers={"X-Request-Id": "strange"})
+    end = time.monotonic() + 10  # lines come through a pipe, after the answers
+    while "strange" not in own.log and time.monotonic() < end:
+        time.sleep(0.01)
+    logged = [json.loads(line) for line in own.log.splitlines() if line.startswith("{")]
+    [line] = [line for line in logged if line.get("request_id") == "find-me"]
+    assert (line["event"], line["route"], line["status"]) == ("request", "/predict", 200)
+    assert (line["outcome"], line["trace_id"]) == ("robust", TRACE)
+    assert line["milliseconds"] > 0
+    assert not [line for line in logged if line.get("request_id") == "a-probe"]
+    [line] = [line for line in logged if line.get("request_id") == "strange"]
+    assert (line["route"], line["outcome"]) == ("other", "not-found")
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/docs", "/health/live", "/metrics", "/predict", "/nothing", "/problems/no-key"]
+)
+def test_browsers_are_told_what_to_refuse(own: Service, path: str) -> None:
+    headers = httpx.get(own.address + path).headers
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert "Server" not in headers
+
+
+def test_without_keys_pages_of_other_sites_cannot_act_for_their_visitors(
+    own: Service, seven: bytes
+) -> None:
+    """The service is open to whoever reaches it, but a visitor's browser is not to be led there."""
+    url = f"{own.address}/predict?target=0.5"
+
+    def ask(origin: str, site: str) -> httpx.Response:
+        headers = PNG | {"Sec-Fetch-Site": site, "Origin": origin}
+        return httpx.post(url, content=seven, headers=headers, timeout=60)
+
+    for site in ("cross-site", "same-site"):
+        refused = ask("https://evil.example", site)
+        assert (refused.status_code, refused.json()["type"]) == (403, "/problems/not-allowed")
+    assert ask(own.address, "same-origin").status_code == 200
+    assert ask("https://shop.example", "cross-site").status_code == 200
+
+
+def test_other_sites_are_let_in_only_by_name(own: Service, service: Service) -> None:
+    asked = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+    let_in = httpx.options(f"{own.address}/predict", headers=asked)
+    assert let_in.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+    other = asked | {"Origin": "https://evil.example"}
+    assert (
+        "Access-Control-Allow-Origin"
+        not in httpx.options(f"{own.address}/predict", headers=other).headers
+    )
+    # By default nobody is.
+    refused = httpx.options(f"{service.address}/predict", headers=asked)
+    assert refused.status_code == 405
+    assert "Access-Control-Allow-Origin" not in refused.headers
