@@ -1,0 +1,161 @@
+"""``/v2``: the Open Inference Protocol V2, as ``tritonclient[http]`` and KServe's clients speak it.
+
+Pictures go in as the tensor IMAGE (pixels of the model's own size) or IMAGE_BYTES (picture files);
+out come the label, the scores with their bounds, and the certified size. All of it goes the way of
+``POST /predict``.
+"""
+
+import asyncio
+from importlib.metadata import version as version_of
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
+
+from service.api import v2_repository
+from service.api.answers import Answer, headers_together
+from service.api.apart import apart
+from service.api.auth import requires
+from service.api.body import read_whole
+from service.api.leaving import CLIENT_LEFT, unless_client_leaves
+from service.api.options import Options, parse, resolve
+from service.api.predictions import RETRY_SECONDS, Predictions
+from service.api.problems import Problem
+from service.api.v2_errors import V2Route
+from service.api.v2_request import Inference, decompress, read_inference
+from service.api.v2_response import OUTPUTS, respond
+from service.catalogue import Served
+
+PLATFORM = "pytorch_pixeldp"
+EXTENSIONS = ["binary_tensor_data", "model_repository"]
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+router = APIRouter(prefix="/v2", route_class=V2Route, include_in_schema=False)
+
+
+def _served(request: Request) -> Served:
+    """Return the model that the path names."""
+    name, version = request.path_params["name"], request.path_params.get("version")
+    if ":" in name:
+        raise Problem("unknown-model", f"No model {name[:80]!r} is served.")
+    predictions: Predictions = request.app.state.predictions
+    return predictions.find(name if version is None else f"{name}:{version}")
+
+
+Model = Annotated[Served, Depends(_served)]
+_PREDICTS = [requires("predict")]
+
+
+@router.get("")
+async def server() -> dict[str, Any]:
+    """Describe the service."""
+    return {"name": "pixeldp", "version": version_of("pixeldp"), "extensions": EXTENSIONS}
+
+
+@router.get("/health/live")
+async def live() -> dict[str, bool]:
+    """Say that the process answers."""
+    return {"live": True}
+
+
+@router.get("/health/ready")
+async def ready(request: Request) -> dict[str, bool]:
+    """Say whether pictures are answered now."""
+    _check_ready(request)
+    return {"ready": True}
+
+
+@router.get("/models/{name}/ready", dependencies=_PREDICTS)
+@router.get("/models/{name}/versions/{version}/ready", dependencies=_PREDICTS)
+async def model_ready(request: Request, model: Model) -> dict[str, Any]:
+    """Say whether a model's pictures are answered now."""
+    _check_ready(request)
+    return {"name": model.bundle.manifest.name, "ready": True}
+
+
+@router.get("/models/{name}", dependencies=_PREDICTS)
+@router.get("/models/{name}/versions/{version}", dependencies=_PREDICTS)
+async def model_metadata(request: Request, model: Model) -> dict[str, Any]:
+    """Describe a model's tensors."""
+    manifest = model.bundle.manifest
+    catalogue = request.app.state.predictions.catalogue
+    named = [bundle.manifest for bundle in catalogue.bundles]
+    channels, height, width = manifest.input.shape
+    labels = len(manifest.labels)
+    return {
+        "name": manifest.name,
+        "versions": sorted((one.version for one in named if one.name == manifest.name), key=int),
+        "platform": PLATFORM,
+        "inputs": [
+            {"name": "IMAGE", "datatype": "UINT8", "shape": [-1, height, width, channels]},
+            {"name": "IMAGE_BYTES", "datatype": "BYTES", "shape": [-1, 1]},
+        ],
+        "outputs": [
+            {"name": output.name, "datatype": output.datatype, "shape": [-1, output.width(labels)]}
+            for output in OUTPUTS.values()
+        ],
+    }
+
+
+@router.post("/models/{name}/infer", dependencies=_PREDICTS)
+@router.post("/models/{name}/versions/{version}/infer", dependencies=_PREDICTS)
+async def infer(request: Request, model: Model) -> Response:
+    """Answer a batch of pictures; if one of them cannot be answered, none is."""
+    predictions: Predictions = request.app.state.predictions
+    settings, manifest = predictions.settings, model.bundle.manifest
+    arrived: float = request.scope["arrived"]
+    content = await read_whole(request, settings.max_bytes, settings.timeout_ms / 1000)
+    encoding = request.headers.get("content-encoding")
+    header = request.headers.get("inference-header-content-length")
+
+    def read() -> Inference:
+        plain = decompress(content, encoding, settings.max_bytes)
+        return read_inference(plain, header, manifest.input.shape, settings.max_batch)
+
+    size = len(content) if encoding is None else settings.max_bytes
+    inference = await apart(predictions.pool, size, read)
+    name = f"{manifest.name}:{manifest.version}"
+    options = parse(inference.options | {"model": name, "scores": "all"})
+    asked = resolve(options, model, settings)
+    work = _predict(predictions, inference.pictures, options, arrived)
+    answers = await unless_client_leaves(request, work)
+    if answers is None:
+        return Response(status_code=CLIENT_LEFT)
+    return respond(inference.id, inference.outputs, answers, headers_together([*answers], asked))
+
+
+router.include_router(v2_repository.router)
+
+
+@router.api_route("", methods=METHODS)
+@router.api_route("/{path:path}", methods=METHODS)
+async def nothing(request: Request) -> JSONResponse:
+    """Answer in this protocol's form whatever else is asked for."""
+    raise Problem("not-found", f"There is no {request.method} {request.url.path}.")
+
+
+async def _predict(
+    predictions: Predictions, pictures: list[bytes], options: Options, arrived: float
+) -> list[Answer]:
+    """Answer all pictures; as soon as one fails, the others are given up."""
+
+    async def one(number: int, picture: bytes) -> Answer:
+        try:
+            return await predictions.predict(picture, options, arrived)
+        except Problem as problem:
+            if len(pictures) > 1:
+                problem.detail = f"Picture {number} of the batch: {problem.detail}"
+            raise
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(*numbered)) for numbered in enumerate(pictures)]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _check_ready(request: Request) -> None:
+    if not request.app.state.predictions.engine.ready:
+        detail = "No worker is ready: they are loading the models, or the service is stopping."
+        raise Problem("not-ready", detail, retry_after_s=RETRY_SECONDS)

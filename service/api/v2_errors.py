@@ -1,0 +1,65 @@
+"""Errors as the Open Inference Protocol has them: ``{"error": "…"}``."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+
+from service.api.problems import Problem, out_of_range
+
+log = structlog.get_logger(__name__)
+
+# Whatever is wrong with what was sent is one status there.
+_BAD_INPUT = (406, 413, 415, 422)
+
+
+class Unsupported(Exception):  # noqa: N818 - an answer, not a fault
+    """An extension of the protocol that this service does not have."""
+
+
+class V2Route(APIRoute):
+    """A route whose errors are in the protocol's form; its clients cannot read others."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler, its errors caught."""
+        handle = super().get_route_handler()
+
+        async def handle_in_form(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except ClientDisconnect:
+                raise
+            except Problem as error:
+                problem = error
+            except RequestValidationError as error:
+                problem = out_of_range(list(error.errors()))
+            except Unsupported as error:
+                return _error(501, str(error))
+            except Exception:
+                log.exception("request failed", route=self.path)
+                detail = "The service failed while it worked on this request."
+                problem = Problem("internal-error", detail)
+            request.scope["problem"] = problem.name  # for the metrics
+            return _problem(problem)
+
+        return handle_in_form
+
+
+def _problem(problem: Problem) -> Response:
+    status = 400 if problem.status in _BAD_INPUT else problem.status
+    headers = dict(problem.response().headers)
+    return _error(status, f"{problem.name}: {problem.detail}", headers)
+
+
+def _error(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
+    kept = {
+        name: value
+        for name, value in (headers or {}).items()
+        if name.lower() not in ("content-length", "content-type")
+    }
+    return JSONResponse({"error": text}, status, kept)

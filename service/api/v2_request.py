@@ -1,0 +1,224 @@
+"""What an inference request of the Open Inference Protocol asks, checked against what it brought.
+
+A request is JSON, or, with the header ``Inference-Header-Content-Length: n``, n bytes of JSON and
+then the inputs' values, each of the length that the JSON states. With n = 0 it is one picture's raw
+values alone.
+"""
+
+import zlib
+from dataclasses import dataclass
+from math import prod
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.api.problems import Problem
+from service.api.v2_errors import Unsupported
+from service.api.v2_response import OUTPUTS
+from service.api.v2_tensors import from_binary, from_json, shape_of
+
+# Parameters that are options of /predict, by the same names.
+_OPTIONS = ("target", "norm", "confidence", "max_draws")
+_UNSUPPORTED = ("shared_memory_region", "classification", "sequence_id")
+# Parts of a request's JSON beside the values.
+_OTHERS = 1000
+_WINDOW_BITS = {"gzip": 31, "deflate": 15}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    name: Annotated[str, Field(max_length=64)]
+    parameters: dict[str, Any] = {}
+
+
+class Input(_Part):
+    """An input tensor; its values are in ``data``, or follow the JSON."""
+
+    datatype: str
+    shape: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=8)]
+    data: list[Any] | None = None
+
+
+class Output(_Part):
+    """An output tensor that is wanted."""
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    id: str = ""
+    parameters: dict[str, Any] = {}
+    inputs: Annotated[list[Input], Field(min_length=1, max_length=8)]
+    outputs: Annotated[list[Output], Field(max_length=16)] = []
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What is asked: picture files, options of a prediction, and the outputs (name: binary)."""
+
+    id: str
+    pictures: list[bytes]
+    options: dict[str, Any]
+    outputs: dict[str, bool]
+
+
+def decompress(content: bytes, encoding: str | None, limit: int) -> bytes:
+    """Undo ``Content-Encoding``, to at most ``limit`` bytes.
+
+    Raises:
+        Problem: it is too large, broken, or of an encoding that is not read.
+    """
+    encoding = (encoding or "identity").lower()
+    if encoding == "identity":
+        return content
+    if encoding not in _WINDOW_BITS:
+        raise bad(f"The Content-Encoding {encoding[:40]!r} is not read; use gzip or deflate")
+    stream = zlib.decompressobj(_WINDOW_BITS[encoding])
+    try:
+        plain = stream.decompress(content, limit + 1)
+    except zlib.error as error:
+        raise bad(f"The body is not {encoding} ({error})") from None
+    if len(plain) > limit:
+        detail = f"The body has more than {limit:,} bytes when decompressed, the most that is read."
+        raise Problem("too-many-bytes", detail, limit_bytes=limit)
+    if not stream.eof or stream.unused_data:
+        raise bad(f"The body ends before its {encoding} data does, or goes on after it")
+    return plain
+
+
+def read_inference(
+    content: bytes, header: str | None, shape: tuple[int, int, int], most: int
+) -> Inference:
+    """Read an inference request.
+
+    Args:
+        content: the whole body.
+        header: of ``Inference-Header-Content-Length``, if there is one.
+        shape: (channels, height, width) of the model's input.
+        most: the largest batch.
+
+    Raises:
+        Problem: anything about it is wrong.
+        Unsupported: it asks for what this service does not have.
+    """
+    split = len(content)
+    if header is not None:
+        if not (header.isascii() and header.isdecimal() and len(header) <= 12):
+            raise bad(f"Inference-Header-Content-Length is {header[:40]!r}, not a length")
+        split = int(header)
+        if split == 0:
+            whole = Input(name="IMAGE", datatype="UINT8", shape=[1, *shape[1:], shape[0]])
+            checked = shape_of(whole.name, whole.datatype, whole.shape, shape, most)
+            return Inference("", from_binary(checked, content), {}, dict.fromkeys(OUTPUTS, True))
+        if split > len(content):
+            raise bad(
+                f"Inference-Header-Content-Length is {split}, and the body has {len(content)} bytes"
+            )
+    _check_parts(content[:split], prod(shape) * most)
+    try:
+        body = _Body.model_validate_json(content[:split])
+    except ValidationError as error:
+        raise _malformed(error) from None
+    pictures = _pictures(body.inputs, content[split:], shape, most)
+    return Inference(body.id, pictures, _options(body.parameters), _outputs(body))
+
+
+def _check_parts(text: bytes, values: int) -> None:
+    """Refuse JSON of more parts than the largest batch of ``values`` has, before it is parsed.
+
+    Every value, list and object takes some dozen bytes of memory, and as few as two of text. Values
+    nested to the innermost axis are in about as many lists.
+    """
+    if text.count(b",") > values + _OTHERS or (
+        text.count(b"[") + text.count(b"{") > 2 * values + _OTHERS
+    ):
+        raise bad(f"The JSON has more parts than a batch of {values:,} values, the largest, needs")
+
+
+def _pictures(
+    inputs: list[Input], blobs: bytes, shape: tuple[int, int, int], most: int
+) -> list[bytes]:
+    if len(inputs) != 1:
+        names = ", ".join(one.name for one in inputs)
+        raise bad(f"Give one of the inputs IMAGE and IMAGE_BYTES; there are {names}")
+    [tensor] = inputs
+    _refuse_unsupported(tensor.parameters)
+    size = tensor.parameters.get("binary_data_size")
+    if size is not None and (type(size) is not int or size < 0):
+        raise bad(f"The binary_data_size of {tensor.name} is {size!r:.40}, not a length")
+    if size is not None and tensor.data is not None:
+        raise bad(f"{tensor.name} has both data and binary_data_size; give one")
+    if len(blobs) != (size or 0):
+        raise bad(f"{len(blobs)} bytes follow the JSON, which states {size or 0}")
+    checked = shape_of(tensor.name, tensor.datatype, tensor.shape, shape, most)
+    if size is not None:
+        return from_binary(checked, blobs)
+    if tensor.data is None:
+        raise bad(f"{tensor.name} has neither data nor binary_data_size")
+    return from_json(checked, tensor.data)
+
+
+def _options(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return what the parameters choose of a prediction."""
+    _refuse_unsupported(parameters)
+    options: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if name in _OPTIONS:
+            options[name] = value
+        elif name == "timeout":
+            microseconds = _whole(name, value)
+            if microseconds:  # 0 is none
+                options["timeout_ms"] = max(1, microseconds // 1000)
+        elif name == "priority":
+            options["priority"] = "high" if _whole(name, value) == 1 else "normal"
+        elif name != "binary_data_output":
+            known = ", ".join((*_OPTIONS, "timeout", "priority", "binary_data_output"))
+            raise bad(f"There is no parameter {name[:40]!r}; there are {known}")
+    return options
+
+
+def _outputs(body: _Body) -> dict[str, bool]:
+    """Return the names of the outputs wanted, and whether each is to be binary."""
+    binary = _flag("binary_data_output", body.parameters.get("binary_data_output", False))
+    if not body.outputs:
+        return dict.fromkeys(OUTPUTS, binary)
+    wanted: dict[str, bool] = {}
+    for output in body.outputs:
+        _refuse_unsupported(output.parameters)
+        if output.name not in OUTPUTS:
+            raise bad(f"There is no output {output.name!r}; there are {', '.join(OUTPUTS)}")
+        if output.name in wanted:
+            raise bad(f"The output {output.name} is asked for twice")
+        value = output.parameters.get("binary_data", binary)
+        wanted[output.name] = _flag(f"binary_data of {output.name}", value)
+    return wanted
+
+
+def bad(found: str) -> Problem:
+    """Return the problem of a request that cannot be understood."""
+    return Problem("malformed-request", f"{found}.")
+
+
+def _refuse_unsupported(parameters: dict[str, Any]) -> None:
+    for name in _UNSUPPORTED:
+        if parameters.get(name):
+            raise Unsupported(f"{name} is an extension that this service does not have")
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise bad(f"The parameter {name} must be true or false")
+    return value
+
+
+def _whole(name: str, value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise bad(f"The parameter {name} must be a whole number of at least 0, not {value!r:.40}")
+    return value
+
+
+def _malformed(error: ValidationError) -> Problem:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return bad(f"The JSON cannot be used: {where + ': ' if where else ''}{first['msg'].lower()}")

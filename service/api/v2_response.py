@@ -1,0 +1,99 @@
+"""Answers as the Open Inference Protocol's tensors."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from fastapi import Response
+from numpy.typing import NDArray
+
+from service.api.answers import Answer, LabelScore
+
+_DTYPES = {"INT64": "<i8", "FP32": "<f4", "BOOL": "?"}
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output tensor: one row an answer, of one value or of one for each label."""
+
+    name: str
+    datatype: str
+    row: Callable[[Answer], list[Any]]
+    per_label: bool = False
+    rounded: float = 0.0  # -inf: never above the value, inf: never below it
+
+    def width(self, labels: int) -> int:
+        """The length of a row."""
+        return labels if self.per_label else 1
+
+    def tensor(self, answers: list[Answer]) -> NDArray[Any]:
+        """Return the values, [batch, width]."""
+        exact = np.array([self.row(answer) for answer in answers])
+        values = exact.astype(_DTYPES[self.datatype])
+        if self.rounded:
+            wrong = values > exact if self.rounded < 0 else values < exact
+            values[wrong] = np.nextafter(values[wrong], np.float32(self.rounded))
+        return values
+
+
+def _by_label(value: Callable[[LabelScore], float]) -> Callable[[Answer], list[float]]:
+    """Read one number of every label's score, in the order of the labels."""
+    return lambda answer: [
+        value(score) for score in sorted(answer.scores, key=lambda score: score.index)
+    ]
+
+
+_ALL = (
+    Output("LABEL", "INT64", lambda answer: [answer.label.index]),
+    Output("SCORES", "FP32", _by_label(lambda score: score.expected), True),
+    Output("SCORES_LOWER", "FP32", _by_label(lambda score: score.lower), True, -np.inf),
+    Output("SCORES_UPPER", "FP32", _by_label(lambda score: score.upper), True, np.inf),
+    Output("SIZE", "FP32", lambda answer: [answer.certified_size], rounded=-np.inf),
+    Output("ROBUST", "BOOL", lambda answer: [answer.robust is True]),
+    Output("DRAWS", "INT64", lambda answer: [answer.draws]),
+)
+OUTPUTS = {output.name: output for output in _ALL}
+
+
+def respond(
+    request_id: str, wanted: dict[str, bool], answers: list[Answer], headers: dict[str, str]
+) -> Response:
+    """Answer a request.
+
+    Args:
+        request_id: the client's own, if it gave one.
+        wanted: the names of outputs, and whether each is to be binary: behind the JSON.
+        answers: at least one, all by the same model.
+        headers: of the answer.
+    """
+    outputs, blobs = [], []
+    for name, binary in wanted.items():
+        tensor = OUTPUTS[name].tensor(answers)
+        described = {
+            "name": name,
+            "datatype": OUTPUTS[name].datatype,
+            "shape": list(tensor.shape),
+        }
+        if binary:
+            blobs.append(tensor.tobytes())
+            outputs.append({**described, "parameters": {"binary_data_size": len(blobs[-1])}})
+        else:
+            outputs.append({**described, "data": tensor.ravel().tolist()})
+    first = answers[0]
+    body = {
+        "model_name": first.model.name,
+        "model_version": first.model.version,
+        **({"id": request_id} if request_id else {}),
+        # What the outputs mean, for whoever reads an answer without its request.
+        "parameters": {"confidence": first.confidence, "norm": first.norm},
+        "outputs": outputs,
+    }
+    content = json.dumps(body).encode()
+    if not blobs:
+        return Response(content, headers=headers, media_type="application/json")
+    headers = headers | {"Inference-Header-Content-Length": str(len(content))}
+    return Response(
+        b"".join([content, *blobs]), headers=headers, media_type="application/octet-stream"
+    )

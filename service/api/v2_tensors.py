@@ -1,0 +1,152 @@
+"""Tensors of pictures to picture files.
+
+A tensor's shape is judged before its values are looked at, and its values by their number before
+anything is made of them.
+"""
+
+import base64
+import binascii
+import struct
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
+from typing import Any
+
+from service.api.problems import Problem
+
+# The magic numbers of PGM and PPM, which are a header before the very same values.
+_PNM = {1: b"P5", 3: b"P6"}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A batch of pictures of the right shape; ``picture``: (height, width, channels), if fixed."""
+
+    name: str
+    batch: int
+    picture: tuple[int, int, int] | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The whole shape."""
+        return (self.batch, *(self.picture or (1,)))
+
+
+def shape_of(
+    name: str, datatype: str, shape: list[int], model: tuple[int, int, int], most: int
+) -> Tensor:
+    """Check what a request states of an input.
+
+    Args:
+        name: of the input.
+        datatype: of the input.
+        shape: of the input.
+        model: (channels, height, width) that the model takes.
+        most: the largest batch.
+
+    Raises:
+        Problem: there is no such input, or its type or shape is another.
+    """
+    channels, height, width = model
+    inputs = {
+        "IMAGE": ("UINT8", (height, width, channels)),
+        "IMAGE_BYTES": ("BYTES", (1,)),
+    }
+    if name not in inputs:
+        raise _bad(f"There is no input {name!r}; there are IMAGE and IMAGE_BYTES.")
+    kind, rest = inputs[name]
+    if datatype != kind:
+        raise _bad(f"{name} is {kind}, not {datatype[:16]!r}.")
+    if len(shape) != 1 + len(rest) or tuple(shape[1:]) != rest:
+        expected = ["batch", *rest]
+        other = "" if name != "IMAGE" else " Other pictures can be sent as files in IMAGE_BYTES."
+        raise _bad(
+            f"{name} must have the shape {expected}, not {shape[:8]}.".replace("'", "") + other
+        )
+    if not 1 <= shape[0] <= most:
+        raise _bad(f"{name} has a batch of {shape[0]}; expected 1 to {most}.")
+    if name == "IMAGE" and channels not in _PNM:
+        raise _bad(f"The model takes {channels} channels; pictures have 1 or 3.")
+    return Tensor(name, shape[0], (height, width, channels) if name == "IMAGE" else None)
+
+
+def from_binary(tensor: Tensor, blob: bytes) -> list[bytes]:
+    """Return the picture files in a tensor's bytes: row-major; BYTES as 32-bit lengths and bytes.
+
+    Raises:
+        Problem: they are more or fewer than the shape needs.
+    """
+    if tensor.picture is not None:
+        height, width, channels = tensor.picture
+        each = height * width * channels
+        if len(blob) != tensor.batch * each:
+            needed = f"{tensor.batch * each} bytes for the shape {list(tensor.shape)}"
+            raise _bad(f"{tensor.name} has {len(blob)} bytes; expected {needed}.")
+        starts = range(0, len(blob), each)
+        return [_pnm(tensor.picture, blob[start : start + each]) for start in starts]
+    files, position = [], 0
+    for number in range(tensor.batch):
+        if position + 4 > len(blob):
+            raise _bad(f"{tensor.name} ends before element {number} of {tensor.batch}.")
+        (length,) = struct.unpack_from("<I", blob, position)
+        position += 4
+        if length > len(blob) - position:
+            left = len(blob) - position
+            raise _bad(f"{tensor.name}: element {number} states {length} bytes; {left} are left.")
+        files.append(blob[position : position + length])
+        position += length
+    if position != len(blob):
+        left = len(blob) - position
+        raise _bad(f"{tensor.name} has {left} bytes after its {tensor.batch} elements.")
+    return files
+
+
+def from_json(tensor: Tensor, data: list[Any]) -> list[bytes]:
+    """Return the picture files in a tensor's JSON values, nested as its shape or flat.
+
+    UINT8 are whole numbers from 0 to 255; BYTES are strings in base64.
+
+    Raises:
+        Problem: they are of another kind, or more or fewer than the shape needs.
+    """
+    values = _flat(tensor, data)
+    if tensor.picture is None:
+        return [_file(tensor.name, value) for value in values]
+    try:
+        if not set(map(type, values)) <= {int}:
+            raise TypeError
+        blob = bytes(values)
+    except (TypeError, ValueError):
+        raise _bad(f"{tensor.name} holds values that are no whole numbers 0 to 255.") from None
+    return from_binary(tensor, blob)
+
+
+def _flat(tensor: Tensor, data: list[Any]) -> list[Any]:
+    """Return the values in one list, of as many as the shape has."""
+    shape, rows = tensor.shape, [data]
+    nested = bool(data) and isinstance(data[0], list)
+    lengths = shape if nested else (prod(shape),)
+    for depth, length in enumerate(lengths):
+        if depth:
+            rows = list(chain.from_iterable(rows))
+        if not (set(map(type, rows)) <= {list} and set(map(len, rows)) <= {length}):
+            raise _bad(f"{tensor.name}'s data is neither flat nor nested as {list(shape)}.")
+    return rows[0] if len(rows) == 1 else list(chain.from_iterable(rows))
+
+
+def _pnm(picture: tuple[int, int, int], values: bytes) -> bytes:
+    height, width, channels = picture
+    return b"%b\n%d %d\n255\n" % (_PNM[channels], width, height) + values
+
+
+def _file(name: str, value: object) -> bytes:
+    try:
+        if isinstance(value, str):
+            return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        pass
+    raise _bad(f"{name} holds a value that is no string in base64; send files as binary tensors.")
+
+
+def _bad(detail: str) -> Problem:
+    return Problem("malformed-request", detail)

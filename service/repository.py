@@ -1,0 +1,88 @@
+"""A folder of bundles from which models may be loaded while the service runs.
+
+A model is ``root/name`` if that is a bundle, else every ``root/name/<number>`` that is one: its
+versions.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.bundle import MANIFEST
+from service.confinement import NotConfinedError, confined
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+class RepositoryError(ValueError):
+    """The bundle is not what its place in the repository says."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A bundle in the repository, by what its ``model.json`` says; nothing else is checked yet."""
+
+    path: Path
+    name: str
+    version: str
+
+
+class Repository:
+    """The bundles below ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def find(self, name: str) -> list[Stored]:
+        """Return the bundles of the model ``name``, the lowest version first.
+
+        Raises:
+            NotConfinedError: there is none, or it lies outside.
+            RepositoryError: one of them has another name or version in its description.
+        """
+        folder = confined(self._root, name)
+        if (folder / MANIFEST).is_file():
+            found = [_read(folder)]
+        else:
+            numbers = [one.name for one in _children(folder) if _NUMBER.fullmatch(one.name)]
+            found = []
+            for number in sorted(numbers, key=int):
+                found.append(_read(confined(folder, number)))
+                if found[-1].version != number:
+                    said = found[-1].version[:80]
+                    raise RepositoryError(f"The bundle in {name}/{number} is of version {said}.")
+        if not found:
+            raise NotConfinedError(f"There is no {name}.")
+        for stored in found:
+            if stored.name != name:
+                raise RepositoryError(f"The bundle in {name} calls itself {stored.name[:80]}.")
+        return found
+
+    def list(self) -> tuple[list[Stored], dict[str, str]]:
+        """Return all bundles, and by their names why the others could not be read."""
+        found: list[Stored] = []
+        broken: dict[str, str] = {}
+        for folder in sorted(_children(self._root)):
+            try:
+                found += self.find(folder.name)
+            except NotConfinedError:
+                continue  # something else lies there, too
+            except RepositoryError as error:
+                broken[folder.name] = str(error)
+        return found, broken
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return [child for child in folder.iterdir() if child.is_dir()]
+    except OSError:
+        return []
+
+
+def _read(path: Path) -> Stored:
+    try:
+        document = json.loads((path / MANIFEST).read_bytes())
+        return Stored(path, str(document["name"]), str(document.get("version", "1")))
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        raise RepositoryError(f"The file {MANIFEST} of {path.name} cannot be read.") from None

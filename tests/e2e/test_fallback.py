@@ -1,0 +1,106 @@
+"""Routing by status and headers, and the example of a fallback."""
+
+import base64
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.e2e.conftest import ROOT, Service
+
+RAW = {"Content-Type": "application/octet-stream"}
+# Noise alone, in which the shipped model sees an 8, a 3 and a 0 about as often.
+_GREY = np.random.default_rng(1).integers(0, 256, 784).astype(np.uint8)
+UNDECIDED = b"P5 28 28 255\n" + _GREY.tobytes()
+
+
+def ask(client: httpx.Client, content: bytes, **options: Any) -> httpx.Response:
+    return client.post("/predict", content=content, headers=RAW, params=options)
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "robust"),
+    [
+        ({"target": 0.5}, 200, "true"),
+        ({"target": 0.5, "require": "robust"}, 200, "true"),
+        ({"target": 5}, 200, "false"),
+        ({"target": 5, "require": "robust"}, 406, "false"),
+        ({}, 200, "unknown"),
+        ({"require": "robust"}, 200, "unknown"),
+    ],
+)
+def test_status_and_headers_say_what_the_body_says(
+    client: httpx.Client, seven: bytes, options: dict[str, Any], status: int, robust: str
+) -> None:
+    response = ask(client, seven, confidence=0.999, **options)
+    assert response.status_code == status
+    answer = response.json()
+    assert answer["robust"] is {"true": True, "false": False, "unknown": None}[robust]
+    assert response.headers["Certified-Robust"] == robust
+    size, norm, confidence = response.headers["Certified-Size"].split("; ")
+    assert float(size) == answer["certified_size"]
+    assert (norm, confidence) == (f"norm={answer['norm']}", "confidence=0.999")
+
+
+def test_without_a_target_robust_needs_any_size(client: httpx.Client, seven: bytes) -> None:
+    for content, status in ((seven, 200), (UNDECIDED, 406)):
+        response = ask(client, content, confidence=1 - 1e-6, require="robust")
+        assert response.status_code == status
+        assert response.json()["robust"] is None
+        assert (response.json()["certified_size"] > 0) == (status == 200)
+    assert response.headers["Certified-Size"] == "0; norm=l2; confidence=0.999999"
+
+
+def test_a_batch_is_as_robust_as_the_least_of_it(client: httpx.Client, seven: bytes) -> None:
+    def batch(*pictures: bytes, **options: Any) -> httpx.Response:
+        images = [base64.b64encode(picture).decode() for picture in pictures]
+        return client.post("/predict/batch", json={"images": images, **options})
+
+    both = batch(seven, seven, target=0.5, confidence=0.999)
+    assert both.headers["Certified-Robust"] == "true"
+    sizes = [answer["certified_size"] for answer in both.json()["predictions"]]
+    # Two statements that each fail once in a thousand hold together but twice in a thousand.
+    assert both.headers["Certified-Size"] == f"{min(sizes):.12g}; norm=l2; confidence=0.998"
+    assert batch(seven, seven).headers["Certified-Robust"] == "unknown"
+    assert batch(seven, seven, target=5).headers["Certified-Robust"] == "false"
+    for target in ({}, {"target": 0.5}):
+        broken = batch(seven, b"nothing", **target)
+        assert broken.headers["Certified-Robust"] == "false"
+        assert broken.headers["Certified-Size"] == "0; norm=l2; confidence=0.9"
+    many = batch(*[seven] * 30, max_draws=128)
+    assert many.headers["Certified-Size"].endswith("; confidence=0.0")
+
+
+def test_errors_claim_nothing(client: httpx.Client) -> None:
+    response = ask(client, b"nothing", require="robust")
+    assert response.status_code == 400
+    assert "Certified-Robust" not in response.headers
+    assert "Certified-Size" not in response.headers
+
+
+def test_a_stream_claims_nothing_before_it_knows(client: httpx.Client, seven: bytes) -> None:
+    with client.stream("POST", "/predict/stream", content=seven, headers=RAW) as response:
+        assert response.status_code == 200
+        assert "Certified-Robust" not in response.headers
+
+
+def test_the_example_runs(service: Service, tmp_path: Path) -> None:
+    undecided = tmp_path / "undecided.pgm"
+    undecided.write_bytes(UNDECIDED)
+
+    def run(url: str, *arguments: str) -> str:
+        command = [sys.executable, "examples/fallback.py", url, "examples/7.png", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    robust, rest, summary = run(service.address, str(undecided), "--target", "1").splitlines()
+    assert robust.startswith("examples/7.png: 7, certified at 1.")
+    assert rest.startswith(f"{undecided}: for a person, as the prediction ")
+    assert summary == "1 of 2 pictures are for a person"
+    gone = run("http://127.0.0.1:9", "--timeout", "0.2")
+    assert "for a person, as http://127.0.0.1:9 cannot be reached" in gone
+    assert "1 of 1" in gone
