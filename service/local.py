@@ -1,0 +1,164 @@
+"""``pixeldp predict`` and ``models``: answers without a running service."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from models.bundle import MANIFEST, ZOO
+
+if TYPE_CHECKING:
+    from models.certification.procedure import Question
+    from models.predictor import Predictor
+
+# Rows of a pass: one picture at a time rarely needs many more draws than this.
+PASS = 64
+SHOWN_SCORES = 5
+SKIPPED = 1
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
+
+
+def predict(
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")],
+    model: Annotated[Path, typer.Option(help="The bundle's folder.")] = ZOO / "mnist-cnn",
+    target: Annotated[float | None, typer.Option(help="The size that you need.")] = None,
+    confidence: Annotated[float, typer.Option(help="That everything answered holds.")] = 0.95,
+    max_draws: Annotated[int, typer.Option(help="The draw budget of each picture.")] = 1000,
+    norm: Annotated[
+        Literal["l1", "l2", "linf"] | None, typer.Option(help="Of sizes; the model's own.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Json = False,
+) -> int:
+    """Say what is in pictures, and how far each can be altered without changing that.
+
+    Pictures that cannot be answered are named on standard error, and the exit status is 1.
+    """
+    if not 0 < confidence < 1:
+        raise typer.BadParameter(f"confidence must lie between 0 and 1, not {confidence:g}")
+    files = list(_files(pictures))
+
+    from tqdm import tqdm
+
+    from models.bundle import read_bundle
+    from models.calibration import calibrate
+    from models.certification.procedure import Question
+    from models.preprocessing import CannotCertify
+    from service.images import PictureError
+
+    bundle = read_bundle(model)
+    sizes_in = norm or bundle.manifest.sensitivity.input_norm
+    question = Question(confidence, max_draws, target, sizes_in)
+    predictor, _ = calibrate(bundle, device, None, PASS)
+    skipped = 0
+    if not as_json:
+        typer.echo(_row("label", "size", "robust", "draws", "picture"))
+    bar = tqdm(files, unit="picture", disable=len(files) < 2 or not sys.stderr.isatty())
+    for file in bar:
+        # The bar and the lines share a terminal.
+        with tqdm.external_write_mode() if not bar.disable else nullcontext():
+            try:
+                answer = _answer(predictor, file, question)
+            except (PictureError, CannotCertify, OSError) as error:
+                skipped += 1
+                typer.echo(f"pixeldp: {file}: {error}", err=True)
+                continue
+            if as_json:
+                typer.echo(json.dumps({"file": str(file), **answer}))
+            else:
+                robust = {True: "yes", False: "no", None: ""}[answer["robust"]]
+                size = f"{answer['certified_size']:.4g}"
+                name, draws = answer["label"]["name"], str(answer["draws"])
+                typer.echo(_row(name, size, robust, draws, str(file)))
+    return SKIPPED if skipped else 0
+
+
+def models(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Bundles, or folders of them; the zoo by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List bundles: what they take, their noise, and what was measured of them."""
+    from models.bundle import read_bundle
+
+    for folder in folders or [ZOO]:
+        found = [folder] if (folder / MANIFEST).exists() else sorted(folder.glob(f"*/{MANIFEST}"))
+        if not found:
+            raise ValueError(f"{folder}: no bundle here; expected {MANIFEST} or folders with one")
+        for path in found:
+            bundle = read_bundle(path if path.is_dir() else path.parent)
+            manifest = bundle.manifest
+            if as_json:
+                document = manifest.model_dump(mode="json")
+                typer.echo(json.dumps({"path": str(bundle.path), **document}))
+                continue
+            noise, shape = manifest.noise, "x".join(map(str, manifest.input.shape))
+            typer.echo(
+                f"{manifest.name}:{manifest.version}  {shape}, {len(manifest.labels)} labels, "
+                f"{noise.mechanism} {noise.scale:g} ({noise.placement}), certified in "
+                f"{manifest.sensitivity.input_norm}  {bundle.path}"
+            )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    app.command()(predict)
+    app.command()(models)
+
+
+def _files(paths: list[Path]) -> Iterator[Path]:
+    from models.training.datasets import SUFFIXES
+
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES]
+        if not inside:
+            raise ValueError(f"{path}: no picture files here (of {' '.join(sorted(SUFFIXES))})")
+        yield from inside
+
+
+def _answer(predictor: "Predictor", file: Path, question: "Question") -> dict[str, Any]:
+    import numpy as np
+
+    from models.certification.answer import conclude
+    from models.certification.procedure import Inquiry
+    from service.images import decode
+
+    encoded = predictor.encode(decode(file.read_bytes()).array())
+    names = predictor.manifest.labels
+    inquiry = Inquiry(question, encoded.terms, len(names), predictor.manifest.scoring)
+    rows = np.zeros(predictor.pass_size, dtype=np.intp)
+    while not inquiry.stopped:
+        inquiry.add(predictor.run([encoded.features], rows))
+    answer = conclude(inquiry, SHOWN_SCORES)
+    return {
+        "label": {"index": answer.label, "name": names[answer.label]},
+        "robust": answer.robust,
+        "certified_size": answer.certified_size,
+        "norm": answer.norm,
+        "target": question.target,
+        "confidence": question.confidence,
+        "draws": answer.draws,
+        "stopped": answer.stopped,
+        "scores": [
+            {
+                "name": names[score.index],
+                "expected": score.expected,
+                "lower": score.lower,
+                "upper": score.upper,
+            }
+            for score in answer.scores
+        ],
+    }
+
+
+def _row(label: str, size: str, robust: str, draws: str, picture: str) -> str:
+    return f"{label:<16} {size:>8}  {robust:<6} {draws:>6}  {picture}"

@@ -1,0 +1,86 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from models.bundle import ZOO, read_bundle
+from service.cli import main
+
+SEVEN = Path(__file__).parents[2] / "examples" / "7.png"
+Captured = pytest.CaptureFixture[str]
+
+
+def test_predict_answers_a_file(capsys: Captured) -> None:
+    assert main(["predict", str(SEVEN), "--target", "0.3", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["file"] == str(SEVEN)
+    assert answer["label"] == {"index": 7, "name": "7"}
+    assert answer["robust"] is True
+    assert answer["certified_size"] >= 0.3
+    assert (answer["target"], answer["confidence"], answer["norm"]) == (0.3, 0.95, "l2")
+    first = answer["scores"][0]
+    assert first["name"] == "7"
+    assert 0.5 < first["lower"] <= first["expected"] <= first["upper"] <= 1
+    assert 64 <= answer["draws"] < 1000
+
+
+def test_predict_answers_a_folder_and_names_what_it_could_not(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    for name in ("a.png", "b/c.PNG"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(SEVEN, tmp_path / name)
+    (tmp_path / "broken.png").write_bytes(SEVEN.read_bytes()[:60])
+    (tmp_path / "notes.txt").write_text("not a picture")
+    assert main(["predict", str(tmp_path), "--max-draws", "100"]) == 1
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert lines[0].split() == ["label", "size", "robust", "draws", "picture"]
+    assert [line.split()[0] for line in lines[1:]] == ["7", "7"]
+    assert [line.split()[-1] for line in lines[1:]] == [
+        str(tmp_path / "a.png"),
+        str(tmp_path / "b" / "c.PNG"),
+    ]
+    assert str(tmp_path / "broken.png") in said.err
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "complaint"),
+    [
+        (["predict", "nowhere.png"], 1, "nowhere.png"),
+        (["predict", "EMPTY"], 1, "no picture files here"),
+        (["predict", str(SEVEN), "--confidence", "1"], 2, "between 0 and 1"),
+        (["predict", str(SEVEN), "--max-draws", "10"], 1, "max_draws must be at least 64"),
+        (["predict", str(SEVEN), "--model", "EMPTY"], 1, "expected a folder with model.json"),
+        (["models", "EMPTY"], 1, "no bundle here"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(
+    arguments: list[str], status: int, complaint: str, tmp_path: Path, capsys: Captured
+) -> None:
+    given = [part.replace("EMPTY", str(tmp_path)) for part in arguments]
+    assert main(given) == status
+    said = capsys.readouterr().err
+    assert complaint in said
+    assert said.count("\n") == 1
+
+
+def test_models_lists_the_zoo(capsys: Captured) -> None:
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [path.name for path in sorted(ZOO.iterdir()) if path.is_dir()]
+    assert [line.split(":")[0] for line in lines] == names
+    assert (
+        "mnist-cnn:1  1x28x28, 10 labels, gaussian 0.6 (image), certified in l2"
+        in lines[names.index("mnist-cnn")]
+    )
+
+
+def test_models_as_json_is_the_manifest(capsys: Captured) -> None:
+    path = ZOO / "mnist-cnn"
+    assert main(["models", str(path), "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed.pop("path") == str(path)
+    assert listed == read_bundle(path).manifest.model_dump(mode="json")
