@@ -1,12 +1,13 @@
 # Two commands are enough to start: `make serve` and `make test`. `make help` lists the rest.
 PYTHON ?= python3
 PORT ?= 8000
+FUZZ ?= 100000
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check soundness bench format clean
+.PHONY: help serve test check soundness bench fuzz format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,13 +44,17 @@ serve: $(VENV)/.serve ## install and serve the shipped model on 127.0.0.1:8000 (
 test: $(VENV)/.dev $(VENV)/.debian ## install what the tests need and run them
 	@$(BIN)/python -m pytest
 
-check: $(VENV)/.dev ## lint, formatting and types
+check: $(VENV)/.dev ## lint, formatting, types, and known vulnerabilities of the pins
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m tools.audit
 
-soundness: $(VENV)/.dev ## the long form of the soundness experiments (an hour on two cores)
-	@PIXELDP_SOUNDNESS=long $(BIN)/python -m pytest tests/soundness -s --timeout 0
+soundness: $(VENV)/.dev ## the long form of the soundness experiments, an hour (DATA= of named data sets)
+	@PIXELDP_SOUNDNESS=long PIXELDP_DATA=$(DATA) $(BIN)/python -m pytest tests/soundness -s --timeout 0
+
+fuzz: $(VENV)/.dev ## hostile requests by the hundred thousand (FUZZ= changes how many)
+	@PIXELDP_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/e2e/hostile -s --timeout 0
 
 bench: $(VENV)/.bench ## certificates, serving beside its peers, load (DATA= holds the data sets)
 	@test -n "$(DATA)" || { echo "say where the data is: make bench DATA=folder-with-MNIST-and-cifar10"; exit 2; }

@@ -41,13 +41,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str], ready: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: list[str], ready: str, seconds: float = START_SECONDS
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server until it answers at ``ready`` and for as long as the block lasts."""
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        end = time.monotonic() + START_SECONDS
+        end = time.monotonic() + seconds
         while True:
             try:
                 with urlopen(ready, timeout=1) as response:
@@ -103,9 +105,12 @@ class Service:
 
 
 @contextmanager
-def serving(bundle: Path, *options: str) -> Iterator[tuple[int, int]]:
+def serving(
+    bundle: Path, *options: str, seconds: float = START_SECONDS
+) -> Iterator[tuple[int, int]]:
     """Run the service with its defaults; yield its port and the process id of its front."""
     port = free_port()
     command = [sys.executable, "-m", "service.cli", "serve", str(bundle), "--port", str(port)]
-    with running([*command, *options], f"http://127.0.0.1:{port}/health/ready") as process:
+    ready = f"http://127.0.0.1:{port}/health/ready"
+    with running([*command, *options], ready, seconds) as process:
         yield port, process.pid

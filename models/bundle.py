@@ -1,5 +1,7 @@
 """Bundles: one model on disk, as ``model.json`` and ``weights.safetensors`` (and a card).
 
+A model that was imported from an exported program has that program's graph as ``program.json``.
+
 This module reads and writes the description and checks the weights file as bytes; it imports no
 torch, so that whoever only needs to know what a model is does not pay for it. ``models.pixeldp``
 turns a bundle into a network.
@@ -22,6 +24,7 @@ from models.certification.tally import Scoring
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "model.json"
 WEIGHTS: Literal["weights.safetensors"] = "weights.safetensors"
+PROGRAM: Literal["program.json"] = "program.json"
 CARD = "README.md"
 ZOO = Path(__file__).parent / "zoo"
 
@@ -94,6 +97,13 @@ class WeightsSpec(_Part):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class ProgramSpec(_Part):
+    """The graph of an exported program (``models.networks.exported``), and its bytes' SHA-256."""
+
+    file: Literal["program.json"] = PROGRAM
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Manifest(_Part):
     """Everything in ``model.json``."""
 
@@ -109,6 +119,7 @@ class Manifest(_Part):
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
     weights: WeightsSpec
+    program: ProgramSpec | None = None
 
     @model_validator(mode="after")
     def _norms_agree(self) -> Self:
@@ -137,10 +148,15 @@ class Bundle:
         return self.path / WEIGHTS
 
     @property
+    def program(self) -> Path | None:
+        """The file of the exported program, if the network is one."""
+        return self.path / PROGRAM if self.manifest.program else None
+
+    @property
     def card(self) -> str:
         """The model card's text; empty when the bundle has none."""
         card = self.path / CARD
-        return card.read_text(encoding="utf-8") if card.is_file() else ""
+        return card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -158,7 +174,7 @@ def read_bundle(path: Path) -> Bundle:
         raise BundleError(file, "file", reason) from None
     try:
         document = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(file, "file", f"is not JSON ({error})") from None
     if not isinstance(document, dict):
         raise BundleError(file, "file", "must hold one JSON object")
@@ -172,16 +188,20 @@ def read_bundle(path: Path) -> Bundle:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "document"
         raise BundleError(file, field, first["msg"]) from None
-    weights = path / WEIGHTS
+    for spec in (manifest.weights, manifest.program):
+        if spec:
+            _check_digest(path / spec.file, spec.sha256)
+    return Bundle(path, manifest, f"sha256:{hashlib.sha256(raw).hexdigest()}")
+
+
+def _check_digest(file: Path, stated: str) -> None:
     try:
-        with weights.open("rb") as stream:
+        with file.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise BundleError(weights, "file", f"cannot be read ({error.strerror})") from None
-    if found != manifest.weights.sha256:
-        reason = f"is {found}, but {MANIFEST} states {manifest.weights.sha256}"
-        raise BundleError(weights, "sha256", reason)
-    return Bundle(path, manifest, f"sha256:{hashlib.sha256(raw).hexdigest()}")
+        raise BundleError(file, "file", f"cannot be read ({error.strerror})") from None
+    if found != stated:
+        raise BundleError(file, "sha256", f"is {found}, but {MANIFEST} states {stated}")
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

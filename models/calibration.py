@@ -7,12 +7,17 @@ picture meets the same h in all its draws; one loaded model never changes it.
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from models.bundle import Bundle
 from models.precision import PRECISIONS, Calibration, Precision
 from models.predictor import Predictor
 
-# At which the number formats are compared.
+# At which the number formats are compared, unless that takes too long.
 TYPICAL_PASS = 256
+# Answers leave between passes: with a large network they must not wait longer than so many seconds.
+LONGEST_PASS = 1.0
+LEAST_PASS = 8
 PASS_SIZES: dict[str, tuple[int, ...]] = {
     "cpu": (128, 256, 512),
     "cuda": (256, 512, 1024, 2048, 4096),
@@ -37,14 +42,33 @@ def calibrate(
 
     Raises:
         BundleError: the bundle cannot be trusted.
+        RuntimeError: the network runs in none of the formats.
     """
     formats: Sequence[Precision] = (precision,) if precision else PRECISIONS
-    predictors = [Predictor(bundle, pass_size or TYPICAL_PASS, device, one) for one in formats]
-    speeds = [predictor.measure(SECONDS_A_TRIAL) for predictor in predictors]
-    speed, predictor = max(zip(speeds, predictors, strict=True), key=lambda pair: pair[0])
-    if pass_size is None:
+    predictors = [Predictor(bundle, pass_size or LEAST_PASS, device, one) for one in formats]
+    trial = pass_size or _bearable(predictors[0])
+    measured: list[tuple[float, Predictor]] = []
+    for predictor in predictors:
+        predictor.pass_size = trial
+        try:
+            measured.append((predictor.measure(SECONDS_A_TRIAL), predictor))
+        except RuntimeError:
+            # Imported networks may do sums in float32 whatever their weights are in.
+            if predictor is predictors[-1] and not measured:
+                raise
+    speed, predictor = max(measured, key=lambda pair: pair[0])
+    if pass_size is None and trial == TYPICAL_PASS:
         speed = _find_knee(predictor)
     return predictor, Calibration(predictor.precision, predictor.pass_size, round(speed, 1))
+
+
+def _bearable(predictor: Predictor) -> int:
+    """Return the size of pass, at most the typical one, that does not take too long."""
+    speed = predictor.measure(SECONDS_A_TRIAL)
+    size = TYPICAL_PASS
+    while size > LEAST_PASS and size > speed * LONGEST_PASS:
+        size //= 2
+    return size
 
 
 def _find_knee(predictor: Predictor) -> float:
@@ -52,7 +76,10 @@ def _find_knee(predictor: Predictor) -> float:
     found: dict[int, float] = {}
     for size in PASS_SIZES["cuda" if predictor.device.startswith("cuda") else "cpu"]:
         predictor.pass_size = size
-        found[size] = predictor.measure(SECONDS_A_TRIAL)
+        try:
+            found[size] = predictor.measure(SECONDS_A_TRIAL)
+        except torch.OutOfMemoryError:
+            break
     enough = KNEE * max(found.values())
     predictor.pass_size = next(size for size, speed in found.items() if speed >= enough)
     return found[predictor.pass_size]

@@ -7,6 +7,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import SafetensorError
@@ -16,15 +17,19 @@ from torch import Tensor, nn
 from models import networks
 from models.bundle import (
     MANIFEST,
+    PROGRAM,
     WEIGHTS,
     Bundle,
     BundleError,
     Manifest,
+    ProgramSpec,
     WeightsSpec,
     write_manifest,
     write_whole,
 )
 from models.certification.certificates import Mechanism
+from models.networks.exported import program_of
+from models.networks.limit import limited
 from models.sensitivity.modules import encoder_sensitivity
 
 
@@ -42,8 +47,18 @@ class PixelDP(nn.Module):
         self, encoder: nn.Module, classifier: nn.Module, mechanism: Mechanism, scale: float
     ) -> None:
         super().__init__()
-        self.encoder, self.classifier = encoder, classifier
+        self.encoder, self.classifier = encoder.eval(), classifier
         self.mechanism, self.scale = mechanism, scale
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of h. g always runs as it is served: its Δ is that of evaluation mode.
+
+        So a batch norm before the noise is trained on the running statistics that it was built
+        with, and no picture's features depend on others of its batch.
+        """
+        super().train(mode)
+        self.encoder.eval()
+        return self
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Return g(x)."""
@@ -69,8 +84,8 @@ class PixelDP(nn.Module):
         return self.score(self.perturb(self.encode(pictures)))
 
 
-def build_network(manifest: Manifest) -> PixelDP:
-    """Build the network that ``manifest`` describes, with fresh weights.
+def build_network(manifest: Manifest, program: bytes | None = None) -> PixelDP:
+    """Build the network that ``manifest`` describes, with fresh weights; ``program`` if it has one.
 
     Raises:
         ValueError: an unknown architecture or placement, or arguments that do not fit.
@@ -81,6 +96,7 @@ def build_network(manifest: Manifest) -> PixelDP:
         len(manifest.labels),
         manifest.noise.placement,
         manifest.architecture.arguments,
+        program,
     )
     return PixelDP(encoder, classifier, manifest.noise.mechanism, manifest.noise.scale)
 
@@ -93,25 +109,17 @@ def load_network(bundle: Bundle) -> PixelDP:
             bounded again here, is larger than the description states.
     """
     manifest = bundle.manifest
-    try:
-        network = build_network(manifest)
-    except ValueError as error:
-        raise BundleError(bundle.path / MANIFEST, "architecture", str(error)) from None
-    try:
-        content = bundle.weights.read_bytes()
-        weights = load(content)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BundleError(bundle.weights, "file", f"is not a safetensors file ({error})") from None
-    if hashlib.sha256(content).hexdigest() != manifest.weights.sha256:
-        raise BundleError(bundle.weights, "sha256", "has changed since the bundle was read")
-    for name, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
-            raise BundleError(bundle.weights, name, "holds NaN or infinity")
+    program = _read_program(bundle)
+    weights = _read_weights(bundle)
+    network = _build(bundle, program, weights)
     try:
         network.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         reason = f"do not fit the architecture ({' '.join(str(error).split())})"
         raise BundleError(bundle.weights, "tensors", reason) from None
+    for name, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise BundleError(bundle.weights, name, "holds NaN or infinity")
     network.eval().requires_grad_(False)
     stated = manifest.sensitivity
     try:
@@ -126,13 +134,64 @@ def load_network(bundle: Bundle) -> PixelDP:
     return network
 
 
+def _read_weights(bundle: Bundle) -> dict[str, Tensor]:
+    try:
+        content = bundle.weights.read_bytes()
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror})"
+        raise BundleError(bundle.weights, "file", reason) from None
+    if hashlib.sha256(content).hexdigest() != bundle.manifest.weights.sha256:
+        raise BundleError(bundle.weights, "sha256", "has changed since the bundle was read")
+    try:
+        weights = load(content)
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise BundleError(bundle.weights, "file", f"is not a safetensors file ({error})") from None
+    for name, tensor in weights.items():
+        if tensor.is_complex():
+            raise BundleError(bundle.weights, name, "holds complex numbers; expected real ones")
+    return weights
+
+
+def _build(bundle: Bundle, program: bytes | None, weights: Mapping[str, Tensor]) -> PixelDP:
+    values = sum(tensor.numel() for tensor in weights.values())
+    try:
+        with limited(len(weights), values):
+            return build_network(bundle.manifest, program)
+    except ValueError as error:
+        reason = str(error)
+    except Exception as error:  # arguments from a file lead a builder anywhere
+        reason = f"cannot be built ({type(error).__name__}: {error})"
+    raise BundleError(bundle.path / MANIFEST, "architecture", " ".join(reason.split()))
+
+
+def _read_program(bundle: Bundle) -> bytes | None:
+    spec, file = bundle.manifest.program, bundle.program
+    if spec is None or file is None:
+        return None
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise BundleError(file, "file", f"cannot be read ({error.strerror})") from None
+    if hashlib.sha256(content).hexdigest() != spec.sha256:
+        raise BundleError(file, "sha256", "has changed since the bundle was read")
+    return content
+
+
 def save_network(path: Path, manifest: Manifest, network: nn.Module) -> None:
-    """Write a bundle: the network's weights and ``manifest`` with their digest."""
+    """Write a bundle: the network's weights, its program if any, and ``manifest`` with digests."""
     content = save(_plain(network.state_dict()))
     digest = hashlib.sha256(content).hexdigest()
     write_whole(path / WEIGHTS, content)
-    write_manifest(path, manifest.model_copy(update={"weights": WeightsSpec(sha256=digest)}))
+    changes: dict[str, object] = {"weights": WeightsSpec(sha256=digest)}
+    if program := program_of(network):
+        write_whole(path / PROGRAM, program)
+        changes["program"] = ProgramSpec(sha256=hashlib.sha256(program).hexdigest())
+    write_manifest(path, manifest.model_copy(update=changes))
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # Copies, because weights that share memory cannot be saved.
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }

@@ -14,17 +14,18 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from models.bundle import Bundle, Manifest
+from models.bundle import MANIFEST, Bundle, BundleError, Manifest
 from models.certification.arrays import Floats, Integers
 from models.certification.procedure import Terms
 from models.certification.tally import draw_scores
 from models.networks.folding import fold
+from models.networks.placement import IMAGE
 from models.noise import PIXEL_STEP, Features, GridNoise, Key, system_key
 from models.pixeldp import load_network
 from models.precision import Precision
 from models.preprocessing import Preprocessing, plan
+from models.sensitivity.error import encoder_error
 
 _DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Weights are constants; and no pool of helper processes that could outlive a worker.
@@ -32,8 +33,8 @@ _COMPILE: dict[str, str | int | bool | Callable[..., object]] = {
     "freezing": True,
     "compile_threads": 1,
 }
-# Features of a layer are clipped to this many scales; inputs in [0, 1] under Δ = 1 stay inside.
-LAYER_REACH = 256.0
+# Features of a layer are clipped to as many noise scales, on a grid of so many steps to each side.
+LEAST_REACH, MOST_REACH, STEPS = 512.0, 4096.0, 2**15
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,19 @@ class Predictor:
         # The layout that convolutions are fast in, on CPUs with bfloat16 by far.
         classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._classifier: Callable[[torch.Tensor], torch.Tensor] = classifier
-        self._on_image = isinstance(network.encoder, nn.Identity)
+        self._on_image = manifest.noise.placement == IMAGE
         # Compiled networks do not run in inference mode.
         self._without_gradients: Callable[[], AbstractContextManager[object]]
         self._without_gradients = torch.inference_mode
         features = self._run_encoder(np.zeros(manifest.input.shape))
         self._feature_shape, self._values = features.shape, features.size
-        self.noise = grid_noise(manifest)
+        self._encoder_error = encoder_error(
+            self._encoder, manifest.input.shape, manifest.sensitivity.noise_norm
+        )
+        try:
+            self.noise = grid_noise(manifest, self._encoder_error.largest)
+        except ValueError as error:
+            raise BundleError(bundle.path / MANIFEST, "noise.scale", str(error)) from None
 
     @property
     def manifest(self) -> Manifest:
@@ -120,16 +127,32 @@ class Predictor:
         """
         if len(rows) != self.pass_size:
             raise ValueError(f"a pass has {self.pass_size} rows, not {len(rows)}")
+        logits = self.logits(self.noisy(pictures, rows))
+        return draw_scores(logits.numpy(), self.manifest.scoring)
+
+    def noisy(self, pictures: Sequence[Features], rows: NDArray[np.intp]) -> torch.Tensor:
+        """Draw the noisy features of a pass, float32 [rows, …]; arguments as of :meth:`run`."""
         steps = torch.from_numpy(self.noise.draw(pictures, rows, self._key()))
         # Integers below 2²⁴ are exact in float32; all that follows is a function of them.
         noisy = steps.to(torch.float32).mul_(self.noise.step)
-        noisy = noisy.reshape(len(rows), *self._feature_shape)
+        return noisy.reshape(len(rows), *self._feature_shape)
+
+    def logits(self, noisy: torch.Tensor) -> torch.Tensor:
+        """Return h of noisy features [pass_size, …], float32 [pass_size, K].
+
+        Raises:
+            ValueError: h returns anything else.
+        """
         noisy = noisy.to(self.device, _DTYPES[self.precision])
         if noisy.dim() == 4:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
         with self._without_gradients():
             logits = self._classifier(noisy)
-        return draw_scores(logits.float().cpu().numpy(), self.manifest.scoring)
+        expected = len(noisy), len(self.manifest.labels)
+        if not isinstance(logits, torch.Tensor) or logits.shape != expected:
+            found = f"{list(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits)
+            raise ValueError(f"h returned {found}; expected logits {list(expected)} (rows, labels)")
+        return logits.float().cpu()
 
     def compile(self) -> Self:
         """Return the same model with h compiled for its pass size, warm.
@@ -171,7 +194,8 @@ class Predictor:
         m = len(features.steps)
         rho = 0.0
         if not features.on_grid:
-            rho = self.noise.snapping(m) + 2 * self._error(preparation, m)
+            error = self._encoder_error.total(preparation.error(spec.noise_norm))
+            rho = self.noise.snapping(m) + 2 * error
         return Terms(
             mechanism=manifest.noise.mechanism,
             scale=manifest.noise.scale,
@@ -182,33 +206,24 @@ class Predictor:
             rho=rho,
         )
 
-    def _error(self, preparation: Preprocessing, m: int) -> float:
-        """Bound the float64 error of g and its preprocessing, in the norm of the noise."""
-        norm = self.manifest.sensitivity.noise_norm
-        if self._on_image:
-            return preparation.error(norm)
-        weight = getattr(self._encoder, "weight", None)
-        bias = getattr(self._encoder, "bias", None)
-        if not isinstance(self._encoder, nn.Conv2d | nn.Linear) or weight is None:
-            raise ValueError("only a convolution or a linear layer can come before the noise")
-        # A sum of t products of numbers ≤ 1 with the weights errs by at most
-        # t·2⁻⁵³·Σ|w| (Higham 2002, §3.1), plus what an error of the inputs is passed on.
-        rows = weight.abs().reshape(len(weight), -1)
-        each = float(rows.sum(1).max()) * (rows.shape[1] + 2) * 2.0**-52
-        each += float(rows.sum(1).max()) * preparation.error("l1")
-        each += 0.0 if bias is None else float(bias.abs().max()) * 2.0**-52
-        return float(each * (m**0.5 if norm == "l2" else m))
 
-
-def grid_noise(manifest: Manifest) -> GridNoise:
+def grid_noise(manifest: Manifest, largest: float) -> GridNoise:
     """Return the grid on which a model's noise is drawn.
 
-    In the image, 8-bit pixels lie on the grid of 1/255; after a layer, 1/64 of the noise scale is
-    fine enough that h cannot feel it.
+    In the image, 8-bit pixels lie on the grid of 1/255. After a layer it reaches as far as the
+    features can, within limits, by steps of at most an eighth of the noise scale: rounding to them
+    is felt as less than a thousandth more noise. Where features are clipped even so, that is part
+    of h: it moves no two of them apart.
+
+    Args:
+        manifest: the model's description.
+        largest: what no feature exceeds, whatever the picture.
+
+    Raises:
+        ValueError: a noise scale too small for the pixels' grid.
     """
     noise = manifest.noise
-    if noise.placement == "image":
+    if noise.placement == IMAGE:
         return GridNoise(noise.mechanism, noise.scale, PIXEL_STEP, largest=1.0)
-    return GridNoise(
-        noise.mechanism, noise.scale, noise.scale / 64, largest=LAYER_REACH * noise.scale
-    )
+    reach = min(max(largest / noise.scale, LEAST_REACH), MOST_REACH) * noise.scale
+    return GridNoise(noise.mechanism, noise.scale, reach / STEPS, largest=reach)

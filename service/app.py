@@ -1,18 +1,22 @@
 """The application: routes, engine and what they share, put together."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-import fastapi_swagger
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
-from service.api import health, models, predict, problems
+from service import tracing
+from service.api import docs, health, models, page, predict, problems, v2
 from service.api.middleware import Envelope
+from service.api.overload import Gate
 from service.api.predictions import Predictions
 from service.catalogue import Catalogue
 from service.engine.engine import Engine
+from service.keys import Keys
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -29,33 +33,44 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
 
     Raises:
         BundleError: a model's bundle cannot be trusted.
+        KeysError: the file of keys cannot be read.
     """
     catalogue, metrics = Catalogue(settings.models), Metrics()
+    traces = tracing.start(version("pixeldp"))
     engine = Engine(
-        catalogue.bundles,
+        catalogue,
         settings.worker_devices(),
-        settings.precision,
-        settings.pass_size,
-        settings.compile,
-        settings.queue,
-        settings.shrink,
-        metrics,
-        on_broken,
+        precision=settings.precision,
+        pass_size=settings.pass_size,
+        compiled=settings.compile,
+        queue=settings.queue,
+        queue_bytes=settings.queue_bytes,
+        shrink=settings.shrink,
+        stall_seconds=settings.stall_seconds,
+        observer=metrics,
+        on_broken=on_broken,
     )
-    metrics.watch(lambda: engine.queued, lambda: engine.in_flight, lambda: 1 / engine.shrinkage)
+    metrics.expect(version("pixeldp"), engine.workers, problems.PROBLEMS, settings.queue)
+    metrics.watch(
+        lambda: engine.ready,
+        lambda: engine.queued,
+        lambda: engine.in_flight,
+        lambda: 1 / engine.shrinkage,
+    )
     for bundle in catalogue.bundles:
-        manifest = bundle.manifest
-        metrics.model.labels(manifest.name, manifest.version, bundle.digest).set(1)
+        metrics.add_model(bundle.manifest.name, bundle.manifest.version, bundle.digest)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ThreadPoolExecutor(DECODERS, "decode") as pool:
-            app.state.predictions = Predictions(settings, catalogue, engine, metrics, pool)
+            app.state.predictions = Predictions(settings, catalogue, engine, metrics, traces, pool)
             engine.start()
             try:
                 yield
             finally:
                 await engine.close()
+                if traces:
+                    await asyncio.to_thread(traces.close)
 
     app = FastAPI(
         title="PixelDP",
@@ -66,11 +81,24 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
+        # Its own spans would carry paths and queries as they were sent; see service/tracing.py.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.engine = engine
-    app.add_middleware(Envelope, metrics=metrics)
-    for module in (predict, models, health):
+    app.state.engine, app.state.metrics = engine, metrics
+    app.state.keys = Keys(settings.keys) if settings.keys else None
+    app.state.cors_origins = settings.cors_origins
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
+            expose_headers=["Certified-Robust", "Certified-Size", "X-Request-Id"],
+        )
+    app.add_middleware(Gate, engine=engine, metrics=metrics)
+    app.add_middleware(Envelope, metrics=metrics, tracing=traces)
+    for module in (predict, models, v2, health, docs, page):
         app.include_router(module.router)
+    app.mount("/page", page.files)
     problems.install(app)
-    fastapi_swagger.patch_fastapi(app)
     return app

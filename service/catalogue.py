@@ -1,5 +1,6 @@
 """The models that are served, by name."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,15 @@ class UnknownModelError(LookupError):
 
 @dataclass(frozen=True)
 class Served:
-    """One served model; ``index`` is its number in the engine."""
+    """One served model; ``index`` is its number in the engine, which no other ever gets."""
 
     index: int
     bundle: Bundle
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Its name and version."""
+        return self.bundle.manifest.name, self.bundle.manifest.version
 
 
 class Catalogue:
@@ -26,19 +32,38 @@ class Catalogue:
     """
 
     def __init__(self, paths: list[Path]) -> None:
-        self.models = [Served(index, read_bundle(path)) for index, path in enumerate(paths)]
-        seen: set[tuple[str, str]] = set()
-        for served in self.models:
-            manifest = served.bundle.manifest
-            if (manifest.name, manifest.version) in seen:
-                reason = f"{manifest.name}:{manifest.version} is served from another folder already"
-                raise BundleError(served.bundle.path, "name", reason)
-            seen.add((manifest.name, manifest.version))
+        self._numbers = itertools.count()
+        self._models: dict[tuple[str, str], Served] = {}
+        for path in paths:
+            served = self.number(read_bundle(path))
+            if self.put(served):
+                name = ":".join(served.key)
+                raise BundleError(path, "name", f"{name} is served from another folder already")
+
+    @property
+    def models(self) -> list[Served]:
+        """All served models."""
+        return list(self._models.values())
 
     @property
     def bundles(self) -> list[Bundle]:
-        """All bundles, by index."""
+        """Their bundles."""
         return [served.bundle for served in self.models]
+
+    def number(self, bundle: Bundle) -> Served:
+        """Give a bundle a number; it is served when it is :meth:`put`."""
+        return Served(next(self._numbers), bundle)
+
+    def put(self, served: Served) -> Served | None:
+        """Serve a model from now on; return the one of its name and version, which it replaces."""
+        former = self._models.get(served.key)
+        self._models[served.key] = served
+        return former
+
+    def drop(self, served: Served) -> None:
+        """Serve a model no longer, unless another has replaced it."""
+        if self._models.get(served.key) is served:
+            del self._models[served.key]
 
     def find(self, name: str | None) -> Served:
         """Return the model called ``name`` or ``name:version``; the default one for None.
@@ -48,17 +73,24 @@ class Catalogue:
         Raises:
             UnknownModelError: there is none.
         """
-        if name is None:
+        if name is None and self._models:
             return self.models[0]
+        return max(self.named(name or ""), key=lambda served: int(served.key[1]))
+
+    def named(self, name: str) -> list[Served]:
+        """Return every model called ``name`` (all versions) or ``name:version``.
+
+        Raises:
+            UnknownModelError: there is none.
+        """
         wanted, colon, version = name.partition(":")
         found = [
             served
             for served in self.models
-            if served.bundle.manifest.name == wanted
-            and (not colon or version == served.bundle.manifest.version)
+            if served.key[0] == wanted and (not colon or version == served.key[1])
         ]
         if not found:
-            names = sorted({served.bundle.manifest.name for served in self.models})
+            names = ", ".join(sorted({served.key[0] for served in self.models})) or "none"
             short = name if len(name) <= 80 else f"{name[:77]}…"
-            raise UnknownModelError(f"No model {short!r} is served; there are: {', '.join(names)}.")
-        return max(found, key=lambda served: int(served.bundle.manifest.version))
+            raise UnknownModelError(f"No model {short!r} is served; there are: {names}.")
+        return found

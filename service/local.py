@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from models.bundle import MANIFEST, ZOO
-
 if TYPE_CHECKING:
     from models.certification.procedure import Question
     from models.predictor import Predictor
@@ -25,7 +23,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of 
 
 def predict(
     pictures: Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")],
-    model: Annotated[Path, typer.Option(help="The bundle's folder.")] = ZOO / "mnist-cnn",
+    model: Annotated[
+        Path | None, typer.Option(help="The bundle's folder; mnist-cnn by default.")
+    ] = None,
     target: Annotated[float | None, typer.Option(help="The size that you need.")] = None,
     confidence: Annotated[float, typer.Option(help="That everything answered holds.")] = 0.95,
     max_draws: Annotated[int, typer.Option(help="The draw budget of each picture.")] = 1000,
@@ -45,13 +45,13 @@ def predict(
 
     from tqdm import tqdm
 
-    from models.bundle import read_bundle
+    from models.bundle import ZOO, read_bundle
     from models.calibration import calibrate
     from models.certification.procedure import Question
     from models.preprocessing import CannotCertify
     from service.images import PictureError
 
-    bundle = read_bundle(model)
+    bundle = read_bundle(model or ZOO / "mnist-cnn")
     sizes_in = norm or bundle.manifest.sensitivity.input_norm
     question = Question(confidence, max_draws, target, sizes_in)
     predictor, _ = calibrate(bundle, device, None, PASS)
@@ -85,7 +85,7 @@ def models(
     as_json: Json = False,
 ) -> None:
     """List bundles: what they take, their noise, and what was measured of them."""
-    from models.bundle import read_bundle
+    from models.bundle import MANIFEST, ZOO, read_bundle
 
     for folder in folders or [ZOO]:
         found = [folder] if (folder / MANIFEST).exists() else sorted(folder.glob(f"*/{MANIFEST}"))

@@ -1,20 +1,26 @@
 """Running the application: the socket, the signals, the exit code."""
 
+import asyncio
 import contextlib
+import logging
 import os
+import resource
 import shlex
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 import setproctitle
 import uvicorn
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 
 from service import logs
 from service.app import create_app
+from service.connections import Connection, check_connections
 from service.engine.engine import Engine
 from service.settings import Settings
 
@@ -24,25 +30,76 @@ SAMPLE = Path(__file__).parents[1] / "examples" / "7.png"
 # Connections that may wait to be accepted.
 BACKLOG = 2048
 MAX_HEADER_BYTES = 64 * 1024
-# After a signal to stop, what is in flight has so long; uploads that never end have no longer.
-DRAIN_SECONDS = 35
+# At the end of a stop: for what came on the last connections to be read.
+LAST_SECONDS = 0.2
 
 
 class CannotServeError(ValueError):
     """The service cannot start, or cannot go on: says why."""
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, but a signal to stop is not an error: it drains and exits with 0."""
+class KeysNeededError(CannotServeError):
+    """Other machines could reach the service, and nobody would need a key."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+
+class _Server(uvicorn.Server):
+    """uvicorn, but a signal to stop is not an error: it drains and exits with 0.
+
+    Args:
+        config: uvicorn's.
+        engine: told of the stop.
+        delay: seconds for which requests are taken after a signal to stop.
+    """
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, delay: float) -> None:
         super().__init__(config)
-        self._engine = engine
+        self._engine, self._delay = engine, delay
+        self._listeners: list[socket.socket] = []
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop: readiness fails at once, what is in flight is still answered."""
         self._engine.draining = True
         super().handle_exit(sig, frame)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening."""
+        # While there is a second descriptor, closing the first drops no connection.
+        self._listeners = [one.dup() for one in sockets or []]
+        await super().startup(sockets)
+        self._checking = asyncio.create_task(
+            check_connections(lambda: self.server_state.connections)
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take requests for a little longer, then none, and wait for the last answer."""
+        # Clients are told with each answer, and do not send another request into a closed door.
+        self.server_state.default_headers = [*self.server_state.default_headers, CLOSE_HEADER]
+        await self._pause(self._delay)
+        for server in self.servers:
+            server.close()
+        for listener in self._listeners:
+            await self._accept_last(listener)
+            listener.close()
+        await self._pause(LAST_SECONDS)
+        await super().shutdown(sockets)
+        self._checking.cancel()
+
+    async def _accept_last(self, listener: socket.socket) -> None:
+        """Take the connections that wait to be accepted, which closing would reset."""
+        listener.setblocking(False)
+        with contextlib.suppress(OSError):
+            while True:
+                accepted, _ = listener.accept()
+                await asyncio.get_running_loop().connect_accepted_socket(
+                    lambda: Connection(self.config, self.server_state, self.lifespan.state),
+                    accepted,
+                )
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not for somebody who asks a second time."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.force_exit:  # noqa: ASYNC110 - set by a signal
+            await asyncio.sleep(0.05)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -63,11 +120,23 @@ def serve(settings: Settings) -> None:
         settings: checked settings.
 
     Raises:
+        KeysNeededError: it would be open to other machines.
+        KeysError: the file of keys cannot be read.
         CannotServeError: the address is taken, or a worker cannot load its models.
         BundleError: a model's bundle cannot be trusted.
     """
+    if not (settings.keys or settings.on_loopback or settings.allow_keyless):
+        raise KeysNeededError(
+            f"on {settings.host} other machines could use the service, and no keys are set: make "
+            "one by pixeldp keys add NAME --keys FILE and set PIXELDP_KEYS=FILE, or set "
+            "PIXELDP_ALLOW_KEYLESS=true if whoever can reach it may use it"
+        )
     setproctitle.setproctitle("pixeldp-front")
     logs.configure(settings.log_format, settings.log_level)
+    # A line for each broken request would only help an attack; they are counted.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     reasons: list[str] = []
 
     def broken(reason: str) -> None:
@@ -80,18 +149,20 @@ def serve(settings: Settings) -> None:
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            # Slower than httptools, which loses the body of a request that offers an upgrade, as
-            # Java's and curl's HTTP/2 clients do; and it bounds the size of headers.
-            http="h11",
+            # It rests on h11: slower than httptools, which loses the body of a request that offers
+            # an upgrade, as Java's and curl's HTTP/2 clients do; and it bounds the size of headers.
+            http=Connection,
+            ws="none",
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-            timeout_graceful_shutdown=DRAIN_SECONDS,
+            # Each request has a deadline of its own, so that this is never for ever.
+            timeout_graceful_shutdown=settings.timeout_ms_limit // 1000 + 60,
             backlog=BACKLOG,
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_keep_alive=75,
         )
-        _Server(config, app.state.engine).run(sockets=[listener])
+        _Server(config, app.state.engine, settings.stop_delay_seconds).run(sockets=[listener])
     if reasons:
         raise CannotServeError(reasons[0])
 

@@ -1,5 +1,6 @@
 """Settings, from the environment (``PIXELDP_…``) and the command line, checked at start."""
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -26,13 +27,43 @@ class Settings(BaseSettings):
         "or cpu,cpu",
     )
     precision: Precision | None = Field(None, description="The fastest here, if not given.")
-    pass_size: Annotated[int, Field(ge=32, le=65536)] | None = Field(
+    pass_size: Annotated[int, Field(ge=8, le=65536)] | None = Field(
         None, description="Slots of a forward pass; measured at start, if not given."
     )
     compile: bool = Field(
         True, description="Whether to compile models in the background and use what is faster."
     )
-    queue: Annotated[int, Field(ge=1)] = 1024
+    queue: Annotated[int, Field(ge=1)] = Field(
+        1024, description="Pictures that may wait for a worker; more are refused."
+    )
+    queue_bytes: Annotated[int, Field(ge=1)] = Field(
+        512 * 2**20,
+        description="Bytes that decoded pictures may take, waiting and in flight; one always may.",
+    )
+    stall_seconds: Annotated[float, Field(ge=1)] = Field(
+        10.0,
+        description="A worker that shows no sign of life for so long is replaced, and one that "
+        "makes no pass while it has work (but a pass may take 20 times as long as it should).",
+    )
+    stop_delay_seconds: Annotated[float, Field(ge=0)] = Field(
+        0.5,
+        description="After a signal to stop, readiness fails at once, but requests are taken for "
+        "so long, until balancers have seen it.",
+    )
+
+    repository: Path | None = Field(
+        None, description="A folder of bundles that may be loaded while serving; by default none."
+    )
+
+    keys: Path | None = Field(
+        None, description="The file of API keys, made by pixeldp keys add; none: no keys are asked."
+    )
+    allow_keyless: bool = Field(
+        False, description="Serve without keys to other machines, too, not only on loopback."
+    )
+    cors_origins: list[str] = Field(
+        [], description="Other sites whose pages may use the service; by default none."
+    )
 
     shrink: bool = Field(
         True, description="Whether draw budgets shrink when many pictures wait, before any is shed."
@@ -59,6 +90,14 @@ class Settings(BaseSettings):
             if value > limit:
                 raise ValueError(f"{name} is {value}, above {name}_limit, {limit}")
         return self
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     def worker_devices(self) -> list[str]:
         """Return the device of each worker to start.

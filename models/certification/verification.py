@@ -7,11 +7,13 @@ that model, with that noise.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from models.certification.answer import paper_condition, show_scores
+from models.certification.attacks import attacks
 from models.certification.certificates import DEFAULT, PAPER
 from models.certification.division import (
     LOOK_BLOCK,
@@ -125,6 +127,18 @@ def _differences(answer: Mapping[str, Any]) -> Iterator[str]:
             "upper": score.attacked.upper,
         }
         yield from compare(f"{name}.attacked", stated["attacked"], attacked)
+    told = answer.get("attacks")
+    if told:
+        again = attacks(
+            computed[: len(told["scores"])],
+            total.leader,
+            *((shown_lower, shown_upper) if leads else (0.0, 1.0)),
+            len(total.sums),
+            terms,
+            question.norm,
+            [float(size) for size in told["sizes"]],
+        )
+        yield from compare("attacks", told, asdict(again))
 
 
 def _tally(part: Mapping[str, Any], scoring: Scoring) -> Tally:

@@ -1,222 +1,283 @@
-"""Accuracy and certified accuracy of a model, by the very procedure that serves it.
+"""Accuracy, certified accuracy and accuracy under attack, by the very procedure that serves.
 
-Every picture gets the certificate that the service would answer without a target: encoded once,
-a pilot, counted draws in passes shared with other pictures, the same bounds and rounding.
+Every picture gets the certificate that the service would answer without a target, and so does every
+attacked picture. ``figures`` says what is computed from them.
 """
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from models.bundle import Manifest, read_bundle, write_manifest
+from models.bundle import Bundle, Manifest, read_bundle, write_manifest
+from models.calibration import calibrate
+from models.certification.arrays import Floats, Integers
 from models.certification.norms import Norm
-from models.certification.procedure import Inquiry, Question
+from models.certification.procedure import Question
+from models.evaluation.alteration import Attack, alter
+from models.evaluation.answers import answers, repeatable_key
+from models.evaluation.attacks import AttackName, LogScores, noisy_scores
+from models.evaluation.baseline import Baseline
+from models.evaluation.figures import (
+    AttackFigures,
+    BaselineFigures,
+    Evaluation,
+    attacked_accuracies,
+    certified_at,
+    certified_curve,
+    interval,
+)
+from models.noise import system_key
+from models.pixeldp import load_network
 from models.precision import Precision
-from models.predictor import Encoded, Predictor
+from models.predictor import Predictor
+from models.preprocessing import Pixels
 from models.training.datasets import DataSet
 
-RADII = (0.25, 0.5, 0.75, 1.0)
-PASS_SIZE = 256
-# So many pictures share a pass, as they do in a busy service.
-IN_FLIGHT = 8
+T = TypeVar("T")
 
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class CertifiedAccuracy(BaseModel):
-    """The share of pictures whose label is right and whose certified size reaches ``radius``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    radius: float
-    accuracy: Share
+# At which certified accuracy is reported, and attacks are made.
+RADII: dict[Norm, tuple[float, ...]] = {
+    "l1": (0.5, 1.0, 1.5, 2.0),
+    "l2": (0.25, 0.5, 0.75, 1.0),
+    "linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255),
+}
+# Noisy pictures in one step of an attack.
+ATTACK_ROWS = {"cpu": 512, "cuda": 8192}
 
 
-class Evaluation(BaseModel):
-    """What was measured, and how.
+@dataclass(frozen=True)
+class Attacks:
+    """How to attack.
 
     Attributes:
-        model: the bundle's name.
-        version: the bundle's version.
-        dataset: the data set's name, if it was given one.
-        pictures: how many pictures were evaluated, every ``every``-th of the data set.
-        every: see ``pictures``.
-        max_draws: draws for each picture.
-        confidence: η of each certificate.
-        norm: the norm of all sizes.
-        accuracy: share of pictures whose largest expected score is that of the right label.
-        certified: certified accuracy per radius. A picture with nothing certified, or with the
-            wrong label certified, counts as a failure.
-        mean_size: mean certified size, right labels or not.
-        uncertified: pictures with certified size 0.
-        draws: all draws made for the answers.
-        seconds: wall time, encoding and certificates included.
-        draws_per_second: ``draws`` / ``seconds``.
-        device: what h ran on.
-        precision: the number format of h.
-        threads: of the CPU.
+        names: which attacks to run, one after another.
+        pictures: how many of the pictures to attack, evenly spaced among them.
+        steps: gradient steps of each attack.
+        draws: noise draws that each gradient is averaged over.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    names: tuple[AttackName, ...] = ()
+    pictures: int = 100
+    steps: int = 20
+    draws: int = 16
 
-    model: str
-    version: str
-    dataset: str = ""
-    pictures: int
-    every: int
-    max_draws: int
-    confidence: float
-    norm: Norm
-    accuracy: Share
-    certified: tuple[CertifiedAccuracy, ...]
-    mean_size: float
-    uncertified: int
-    draws: int
-    seconds: float
-    draws_per_second: float
-    device: str
-    precision: Precision
-    threads: int
+
+@dataclass(frozen=True)
+class Running:
+    """What to run on, and with which noise.
+
+    Attributes:
+        device: a torch device.
+        precision: the number format of h; None to measure which is fastest, as the service does.
+        pass_size: draws in a pass.
+        seed: of the noise and of the attacks; None for fresh noise.
+    """
+
+    device: str = "cpu"
+    precision: Precision | None = None
+    pass_size: int = 256
+    seed: int | None = 0
+
+    def load(self, bundle: Bundle) -> Predictor:
+        """Load a model."""
+        precision = self.precision
+        if precision is None:
+            precision = calibrate(bundle, self.device, None, self.pass_size)[1].precision
+        key = system_key if self.seed is None else repeatable_key(self.seed)
+        return Predictor(bundle, self.pass_size, self.device, precision, key)
+
+
+@dataclass
+class _Evaluator:
+    """One evaluation under way."""
+
+    predictor: Predictor
+    question: Question
+    data: DataSet
+    radii: tuple[float, ...]
+    attacks: Attacks
+    progress: bool
+    draws: int = field(default=0, init=False)
+
+    def certify(self, images: Pixels, doing: str) -> tuple[Integers, Floats]:
+        """Return the leading label and the certified size of each picture, [N]."""
+        leaders = np.empty(len(images), dtype=np.int64)
+        sizes = np.empty(len(images))
+        found = answers(self.predictor, images, self.question)
+        for index, inquiry in self._bar(found, doing, len(images)):
+            leaders[index], sizes[index] = inquiry.total.leader, inquiry.size
+            self.draws += inquiry.total.draws
+        return leaders, sizes
+
+    def under_attack(
+        self, leaders: Integers, baseline: Baseline | None = None
+    ) -> tuple[AttackFigures, ...]:
+        """Attack the model, or a baseline, with every attack at every radius.
+
+        Args:
+            leaders: [N], its labels of the pictures as they are.
+            baseline: what to attack instead of the model.
+        """
+        device, draws = self.predictor.device, self.attacks.draws
+        scores: LogScores
+        if baseline:
+            scores, draws, whose = baseline.scores, 1, "baseline"
+        else:
+            network = load_network(self.predictor.bundle).to(device)
+            scores, whose = noisy_scores(network, draws), "model"
+        step = max(1, len(self.data) // self.attacks.pictures)
+        which = np.arange(0, len(self.data), step)[: self.attacks.pictures]
+        images, labels = self.data.images[which], self.data.labels[which]
+        batch = max(1, ATTACK_ROWS["cuda" if "cuda" in device else "cpu"] // draws)
+        figures = []
+        for name in self.attacks.names:
+            attack = Attack(name, self.question.norm, self.attacks.steps)
+            found = [leaders[which]]
+            for radius in self.radii:
+                doing = f"{name} on the {whose}, {attack.norm} {radius:g}"
+                sizes = np.full(len(which), radius)
+                altered = alter(attack, scores, images, labels, sizes, device=device, batch=batch)
+                bar = self._bar(altered, doing, -(-len(which) // batch), "batch")
+                pixels = np.concatenate(list(bar))
+                found.append(
+                    baseline.labels(pixels)
+                    if baseline
+                    else self.certify(pixels, f"answers after {doing}")[0]
+                )
+            figures.append(
+                AttackFigures(
+                    attack=name,
+                    norm=attack.norm,
+                    steps=attack.steps,
+                    draws=draws,
+                    pictures=len(which),
+                    accuracies=attacked_accuracies((0.0, *self.radii), found, labels),
+                )
+            )
+        return tuple(figures)
+
+    def beside(self, baseline: Baseline) -> BaselineFigures:
+        """Measure a baseline on all pictures, and under attack on the attacked ones."""
+        leaders = baseline.labels(self.data.images)
+        right = leaders == self.data.labels
+        return BaselineFigures(
+            model=baseline.manifest.name,
+            version=baseline.manifest.version,
+            accuracy=float(right.mean()),
+            accuracy_interval=interval(int(right.sum()), len(right)),
+            attacks=self.under_attack(leaders, baseline),
+        )
+
+    def _bar(self, items: Iterable[T], doing: str, total: int, unit: str = "picture") -> "tqdm[T]":
+        quiet = not (self.progress and sys.stderr.isatty())
+        return tqdm(items, doing, total, unit=unit, disable=quiet)
 
 
 def evaluate(
-    model: Path | Predictor,
+    bundle: Bundle,
     data: DataSet,
     *,
     every: int = 1,
     max_draws: int = 1000,
     confidence: float = 0.999,
-    radii: Sequence[float] = RADII,
+    radii: Sequence[float] = (),
     norm: Norm | None = None,
     dataset: str = "",
+    attacks: Attacks = Attacks(),
+    baseline: Path | None = None,
+    running: Running = Running(),
     progress: bool = True,
 ) -> Evaluation:
     """Evaluate a model on labelled pictures.
 
     Args:
-        model: a bundle's folder, or a loaded model.
+        bundle: the model.
         data: pictures whose label names are the model's.
         every: take every so many-th picture.
         max_draws: draws for each picture.
         confidence: η of each picture's certificate.
-        radii: the sizes at which certified accuracy is reported.
+        radii: the sizes at which certified accuracy is reported and attacks are made; by default
+            those of ``RADII``.
         norm: the norm of sizes; the model's own by default.
         dataset: what the data set is called, for the record.
-        progress: show a bar on standard error.
+        attacks: how to attack, if at all.
+        baseline: the bundle of a network to use without noise, attacked likewise.
+        running: on what, and with which noise.
+        progress: show bars on standard error.
 
     Raises:
-        BundleError: the bundle cannot be trusted.
+        BundleError: the bundle, or the baseline's, cannot be trusted.
         ValueError: labels that are not the model's, pictures that it cannot certify, or options
             out of range.
     """
-    predictor = Predictor(read_bundle(model), PASS_SIZE) if isinstance(model, Path) else model
-    manifest = predictor.manifest
-    _check(manifest, data, every, radii)
-    some = data.every(every)
+    manifest = bundle.manifest
     norm = norm or manifest.sensitivity.input_norm
+    radii = tuple(radii) or RADII[norm]
     question = Question(confidence=confidence, max_draws=max_draws, target=None, norm=norm)
+    _check(manifest, data, every, radii, attacks)
+    plain = Baseline(baseline, manifest, running.device) if baseline else None
+    if plain:
+        _check_shape(manifest, data, "a baseline")
+    predictor = running.load(bundle)
+    run = _Evaluator(predictor, question, data.every(every), radii, attacks, progress)
     began = time.perf_counter()
-    leaders = np.empty(len(some), dtype=np.int64)
-    sizes = np.empty(len(some))
-    draws = 0
-    with tqdm(
-        total=len(some), unit="picture", disable=not (progress and sys.stderr.isatty())
-    ) as bar:
-        for index, inquiry in answers(predictor, some.images, question):
-            leaders[index], sizes[index] = inquiry.total.leader, inquiry.size
-            draws += inquiry.total.draws
-            bar.update()
-    seconds = time.perf_counter() - began
-    right = leaders == some.labels
+    leaders, sizes = run.certify(run.data.images, "certificates")
+    seconds, draws = time.perf_counter() - began, run.draws
+    right = leaders == run.data.labels
+    with torch.random.fork_rng():
+        if running.seed is not None:
+            torch.manual_seed(running.seed)
+        attacked = run.under_attack(leaders)
+        beside = run.beside(plain) if plain else None
     return Evaluation(
         model=manifest.name,
         version=manifest.version,
         dataset=dataset,
-        pictures=len(some),
+        pictures=len(right),
         every=every,
         max_draws=max_draws,
         confidence=confidence,
         norm=norm,
         accuracy=float(right.mean()),
-        certified=tuple(
-            CertifiedAccuracy(radius=radius, accuracy=float((right & (sizes >= radius)).mean()))
-            for radius in radii
-        ),
+        accuracy_interval=interval(int(right.sum()), len(right)),
+        certified=tuple(certified_at(radius, right, sizes) for radius in radii),
+        curve=certified_curve(right, sizes),
         mean_size=float(sizes.mean()),
         uncertified=int((sizes == 0).sum()),
+        attacks=attacked,
+        baseline=beside,
         draws=draws,
         seconds=round(seconds, 2),
         draws_per_second=round(draws / seconds, 1),
+        seed=running.seed,
         device=predictor.device,
         precision=predictor.precision,
+        pass_size=predictor.pass_size,
         threads=torch.get_num_threads(),
     )
 
 
-def answers(
-    predictor: Predictor, images: NDArray[np.uint8], question: Question
-) -> Iterator[tuple[int, Inquiry]]:
-    """Answer ``question``, which has no target, for each picture of [N, height, width, channels].
-
-    Yields:
-        The index of a picture and its finished inquiry, in the order in which they finish.
-    """
-    waiting = iter(range(len(images)))
-    manifest = predictor.manifest
-    active: list[tuple[int, Encoded, Inquiry]] = []
-    while True:
-        while len(active) < IN_FLIGHT and (index := next(waiting, None)) is not None:
-            encoded = predictor.encode(images[index])
-            inquiry = Inquiry(question, encoded.terms, len(manifest.labels), manifest.scoring)
-            active.append((index, encoded, inquiry))
-        if not active:
-            return
-        # Without a target nobody stops before the last draw.
-        left = [question.max_draws - inquiry.total.draws for *_, inquiry in active]
-        counts = share(left, predictor.pass_size)
-        rows = np.repeat(np.arange(len(active)), counts)
-        # Rows of the last pass that nobody needs are drawn and dropped.
-        padded = np.zeros(predictor.pass_size, dtype=np.intp)
-        padded[: len(rows)] = rows
-        scores = predictor.run([encoded.features for _, encoded, _ in active], padded)
-        for own, (index, _, inquiry) in zip(
-            np.split(scores[: len(rows)], np.cumsum(counts)[:-1]), active, strict=True
-        ):
-            inquiry.add(own)
-            if inquiry.stopped:
-                yield index, inquiry
-        active = [entry for entry in active if not entry[2].stopped]
-
-
-def share(remaining: Sequence[int], slots: int) -> list[int]:
-    """Divide a pass's slots evenly; what one cannot use goes to the others."""
-    counts = [0] * len(remaining)
-    for position, index in enumerate(sorted(range(len(remaining)), key=remaining.__getitem__)):
-        fair = (slots - sum(counts)) // (len(remaining) - position)
-        counts[index] = min(remaining[index], fair)
-    return counts
-
-
 def record(path: Path, evaluation: Evaluation) -> None:
-    """Write ``evaluation`` into the bundle in the folder ``path``.
+    """Write ``evaluation`` without its curve into the bundle in the folder ``path``.
 
     Raises:
         BundleError: the bundle cannot be trusted.
     """
     manifest = read_bundle(path).manifest
-    summary: dict[str, Any] = evaluation.model_dump(mode="json")
+    summary: dict[str, Any] = evaluation.model_copy(update={"curve": ()}).model_dump(mode="json")
     write_manifest(path, manifest.model_copy(update={"evaluation": summary}))
 
 
-def _check(manifest: Manifest, data: DataSet, every: int, radii: Sequence[float]) -> None:
+def _check(
+    manifest: Manifest, data: DataSet, every: int, radii: Sequence[float], attacks: Attacks
+) -> None:
     if every < 1:
         raise ValueError(f"every must be at least 1, not {every}")
     if not all(radius > 0 for radius in radii):
@@ -225,6 +286,16 @@ def _check(manifest: Manifest, data: DataSet, every: int, radii: Sequence[float]
         raise ValueError(
             f"the data set's labels ({_few(data.names)}) are not "
             f"those of {manifest.name} ({_few(manifest.labels)})"
+        )
+    if attacks.names:
+        _check_shape(manifest, data, "an attack")
+
+
+def _check_shape(manifest: Manifest, data: DataSet, what: str) -> None:
+    if data.shape != manifest.input.shape:
+        raise ValueError(
+            f"{what} needs pictures of the model's own channels, height and width, "
+            f"{list(manifest.input.shape)}; these have {list(data.shape)}"
         )
 
 

@@ -1,13 +1,17 @@
 """Networks by name. Each is built whole and divided where the noise goes: g before it, h after."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
+from models.networks.autoencoder import behind, build_autoencoder
 from models.networks.cnn import build_cnn, build_strided_cnn
+from models.networks.exported import build_exported
 from models.networks.placement import divide
+from models.networks.python_networks import build_python
 from models.networks.resnet import build_fast_resnet, build_resnet, build_wide_resnet
+from models.networks.torchvision_networks import build_torchvision
 
 Shape = tuple[int, int, int]
 
@@ -18,19 +22,33 @@ NETWORKS: dict[str, Callable[..., nn.Sequential]] = {
     "strided-cnn": build_strided_cnn,
     "wide-resnet": build_wide_resnet,
 }
+# Classifiers that were made elsewhere.
+IMPORTED: dict[str, Callable[..., nn.Sequential]] = {
+    "exported": build_exported,
+    "python": build_python,
+    "torchvision": build_torchvision,
+}
+DENOISED = "denoised"
 
 
 def build(
-    name: str, shape: Shape, labels: int, placement: str, arguments: dict[str, Any]
+    name: str,
+    shape: Shape,
+    labels: int,
+    placement: str,
+    arguments: Mapping[str, Any],
+    program: bytes | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """Build the network ``name`` with fresh weights.
 
     Args:
-        name: a key of ``NETWORKS``.
+        name: a key of ``NETWORKS`` or ``IMPORTED``, or ``denoised``: an autoencoder, with the
+            arguments ``autoencoder``, in front of the network ``classifier``, a name and arguments.
         shape: (channels, height, width) of the pictures.
         labels: how many labels there are; h returns that many logits a row.
         placement: where the noise goes, as in :func:`models.networks.placement.divide`.
         arguments: the network's own options.
+        program: of ``exported``.
 
     Returns:
         g and h. g of ``image`` is ``nn.Identity``.
@@ -38,10 +56,32 @@ def build(
     Raises:
         ValueError: an unknown name or placement, or arguments that do not fit.
     """
-    if name not in NETWORKS:
-        raise ValueError(f"unknown network {name!r}; known: {', '.join(sorted(NETWORKS))}")
+    return divide(_whole(name, shape, labels, arguments, program), placement)
+
+
+def _whole(
+    name: str, shape: Shape, labels: int, arguments: Mapping[str, Any], program: bytes | None
+) -> nn.Sequential:
+    builders = {**NETWORKS, **IMPORTED}
     try:
-        network = NETWORKS[name](shape, labels, **arguments)
-    except TypeError as error:
+        if name == DENOISED:
+            return _denoised(shape, labels, program, **arguments)
+        if name not in builders:
+            known = ", ".join(sorted([*builders, DENOISED]))
+            raise ValueError(f"unknown network {name!r}; known: {known}")
+        given = {"program": program} if name == "exported" else {}
+        return builders[name](shape, labels, **given, **arguments)
+    except (TypeError, KeyError) as error:
         raise ValueError(f"arguments of {name}: {error}") from None
-    return divide(network, placement)
+
+
+def _denoised(
+    shape: Shape,
+    labels: int,
+    program: bytes | None,
+    *,
+    autoencoder: Mapping[str, Any],
+    classifier: Mapping[str, Any],
+) -> nn.Sequential:
+    whole = _whole(classifier["name"], shape, labels, classifier["arguments"], program)
+    return behind(build_autoencoder(shape, **autoencoder), whole)

@@ -15,6 +15,8 @@ from math import ceil
 
 from torch import nn
 
+from models.networks.resnet import Residual
+
 
 def build_cnn(
     shape: tuple[int, int, int],
@@ -35,19 +37,27 @@ def build_strided_cnn(
     labels: int,
     *,
     channels: tuple[int, int] = (32, 64),
-    depth: int = 2,
+    depth: int = 4,
     hidden: int = 256,
 ) -> nn.Sequential:
-    """Build the network with ``depth`` 3×3 convolutions after the strided ones."""
+    """Build the network with ``depth`` residual 3×3 convolutions after the strided ones."""
     first, second = channels
-    layers = [*_strided(shape[0], first), *_strided(first, second)]
+    layers = [*_normalised(shape[0], first, 5, 2), *_normalised(first, second, 5, 2)]
     for _ in range(depth):
-        layers += [nn.Conv2d(second, second, 3, padding=1), nn.ReLU(inplace=True)]
+        layers.append(Residual(nn.Sequential(*_normalised(second, second, 3, 1))))
     return nn.Sequential(*layers, *_head(shape, second, hidden, labels))
 
 
 def _strided(before: int, after: int) -> list[nn.Module]:
     return [nn.Conv2d(before, after, 5, stride=2, padding=2), nn.ReLU(inplace=True)]
+
+
+def _normalised(before: int, after: int, size: int, stride: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(before, after, size, stride=stride, padding=size // 2, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(inplace=True),
+    ]
 
 
 def _head(shape: tuple[int, int, int], channels: int, hidden: int, labels: int) -> list[nn.Module]:

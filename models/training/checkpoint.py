@@ -31,6 +31,7 @@ class Progress:
     """How far a training has come: whole epochs, their time, and what the last one gave.
 
     ``cpu_seconds`` is the processor's time, which other work on the machine does not lengthen.
+    ``accuracy`` and ``certified`` are of the pictures held out, if there are any.
     """
 
     epochs: int = 0
@@ -38,6 +39,8 @@ class Progress:
     cpu_seconds: float = 0.0
     loss: float = 0.0
     noisy_accuracy: float = 0.0
+    accuracy: float | None = None
+    certified: float | None = None
 
 
 def write_checkpoint(
@@ -54,7 +57,9 @@ def write_checkpoint(
     for index, entries in state["state"].items():
         tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in entries.items()}
     tensors["random"] = torch.get_rng_state()
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    # Copies, because weights that share memory cannot be saved.
+    layout = torch.contiguous_format
+    content = save({name: tensor.clone(memory_format=layout) for name, tensor in tensors.items()})
     file = folder / f"checkpoint-{progress.epochs:04d}.safetensors"
     write_whole(file, content)
     document = {

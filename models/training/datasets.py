@@ -1,33 +1,23 @@
 """Labelled pictures to train and evaluate on.
 
-By name: ``mnist`` and ``cifar10`` from torchvision's files, ``digits`` from inside scikit-learn.
-By path, as one's own: an ``.npz`` file, a folder with ``train.npz`` and ``test.npz`` (or shards of
-them, ``train-0.npz`` and on), or a folder with one subfolder of picture files per label.
+By name: ``mnist``, ``svhn``, ``cifar10``, ``cifar100`` and ``imagenet`` from torchvision's files,
+``digits`` from inside scikit-learn. By path, as one's own: an ``.npz`` file, a folder with
+``train.npz`` and ``test.npz`` (or shards of them, ``train-0.npz`` and on), or a folder with one
+subfolder of picture files per label.
 """
 
-import gzip
-import hashlib
-import shutil
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from models.certification.arrays import Integers
-from models.networks.torchvision_operators import declare_missing_operators
+from models.training.data import DataSet, DataSetError
+from models.training.named import LOADERS, Split, digits
 
-Split = Literal["train", "test"]
+__all__ = ["DataSet", "DataSetError", "Split", "load"]
 
-# How many of scikit-learn's 1,797 digits are for training; the rest, by other writers, for testing.
-DIGITS_TRAIN = 1500
-DIGITS_LARGEST = 16
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 # Picture modes whose pixels come through exactly, and what they become.
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
@@ -37,60 +27,30 @@ LAYOUT = (
 )
 
 
-class DataSetError(ValueError):
-    """A data set that cannot be read: says what was expected where, and what to do."""
-
-
-@dataclass(frozen=True, eq=False)
-class DataSet:
-    """Labelled pictures of one size.
-
-    Attributes:
-        images: uint8 [N, height, width, channels].
-        labels: int64 [N], each an index into ``names``.
-        names: the labels' names.
-    """
-
-    images: NDArray[np.uint8]
-    labels: Integers
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of each picture."""
-        height, width, channels = self.images.shape[1:]
-        return channels, height, width
-
-    def every(self, step: int) -> "DataSet":
-        """Return every ``step``-th picture, from the first."""
-        return DataSet(self.images[::step], self.labels[::step], self.names)
-
-    def digest(self) -> str:
-        """Return the SHA-256 of shape, pixels and labels, in hexadecimal."""
-        digest = hashlib.sha256(repr(self.images.shape).encode())
-        digest.update(np.ascontiguousarray(self.images).data)
-        digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
-        return digest.hexdigest()
-
-
 def load(name_or_path: str, root: Path | None, split: Split, *, download: bool = False) -> DataSet:
     """Load a data set.
 
     Args:
-        name_or_path: ``mnist``, ``cifar10``, ``digits``, or the path of one's own. A file and a
-            folder of labels are taken whole, whatever ``split`` says.
-        root: the folder of torchvision's data sets; the others need none.
+        name_or_path: a known name, or the path of one's own. A file and a folder of labels are
+            taken whole, whatever ``split`` says.
+        root: the folder that holds a named one: torchvision's files, or ``root/name`` with shards;
+            ``digits`` need none.
         split: ``train`` or ``test``.
         download: let torchvision fetch missing files into ``root``.
 
     Raises:
         DataSetError: files that are missing or malformed.
     """
-    if name_or_path in _NAMED:
-        return _checked(_NAMED[name_or_path](root, split, download), name_or_path)
+    if name_or_path == "digits":
+        return digits(split)
+    if name_or_path in LOADERS:
+        if root is None:
+            raise DataSetError(
+                f"{name_or_path} needs the folder that holds it (torchvision's root)"
+            )
+        if shards := _shards(root / name_or_path, split):
+            return _joined(shards)
+        return _checked(LOADERS[name_or_path](root, split, download), name_or_path)
     path = Path(name_or_path)
     if shards := _shards(path, split):
         return _joined(shards)
@@ -98,7 +58,7 @@ def load(name_or_path: str, root: Path | None, split: Split, *, download: bool =
         return _checked(_folders(path), name_or_path)
     if path.suffix == ".npz":
         return _checked(_npz(path), name_or_path)
-    known = ", ".join(sorted(_NAMED))
+    known = ", ".join(sorted([*LOADERS, "digits"]))
     raise DataSetError(f"no data set {name_or_path!r}: {LAYOUT}; known names: {known}")
 
 
@@ -122,94 +82,6 @@ def _checked(data: DataSet, source: str) -> DataSet:
     if len(names) < 2 or len(set(names)) != len(names):
         raise DataSetError(f"{source}: expected at least two names that differ, found {names}")
     return data
-
-
-def _mnist(root: Path | None, split: Split, download: bool) -> DataSet:
-    declare_missing_operators()
-    from torchvision.datasets import MNIST
-
-    folder = _root("mnist", root)
-    raw = folder / "MNIST" / "raw"
-    packed = {name: raw / f"{name}.gz" for name in _MNIST_FILES}
-    if all(file.is_file() for file in packed.values()) and not all(
-        (raw / name).is_file() for name in packed
-    ):
-        # torchvision unpacks while downloading only; the official files do as they are.
-        with tempfile.TemporaryDirectory() as temporary:
-            unpacked = Path(temporary) / "MNIST" / "raw"
-            unpacked.mkdir(parents=True)
-            for name, file in packed.items():
-                _unpack(file, unpacked / name)
-            data = MNIST(temporary, train=split == "train")
-    else:
-        data = _from_torchvision(MNIST, folder, raw, split, download)
-    names = tuple(str(label) for label in range(10))
-    return DataSet(data.data.numpy()[..., None], data.targets.numpy().astype(np.int64), names)
-
-
-_MNIST_FILES = tuple(
-    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
-)
-
-
-def _unpack(source: Path, target: Path) -> None:
-    try:
-        with gzip.open(source) as packed, target.open("wb") as plain:
-            shutil.copyfileobj(packed, plain)
-    except (OSError, EOFError) as error:
-        raise DataSetError(f"{source}: cannot be unpacked ({error}); fetch it again") from None
-
-
-def _cifar10(root: Path | None, split: Split, download: bool) -> DataSet:
-    folder = _root("cifar10", root)
-    if shards := _shards(folder / "cifar10", split):
-        return _joined(shards)
-    declare_missing_operators()
-    from torchvision.datasets import CIFAR10
-
-    data = _from_torchvision(CIFAR10, folder, folder / CIFAR10.base_folder, split, download)
-    return DataSet(data.data, np.array(data.targets, dtype=np.int64), tuple(data.classes))
-
-
-def _root(name: str, root: Path | None) -> Path:
-    if root is None:
-        raise DataSetError(f"{name} needs the folder that holds it (torchvision's root)")
-    return root
-
-
-def _from_torchvision(
-    kind: Callable[..., Any], root: Path, expected: Path, split: Split, download: bool
-) -> Any:
-    try:
-        return kind(root, train=split == "train", download=download)
-    except (RuntimeError, OSError) as error:
-        advice = "put them there or let --download fetch them"
-        if download:
-            advice = f"the download failed ({str(error).splitlines()[0]})"
-        raise DataSetError(
-            f"{expected}: torchvision's {kind.__name__} files are missing here or damaged; {advice}"
-        ) from None
-
-
-def _digits(root: Path | None, split: Split, download: bool) -> DataSet:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise DataSetError(
-            "digits come with scikit-learn, which is not installed: pip install scikit-learn"
-        ) from None
-    bunch = load_digits()
-    images = np.rint(bunch.images * (255 / DIGITS_LARGEST)).astype(np.uint8)[..., None]
-    part = slice(None, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
-    names = tuple(str(name) for name in bunch.target_names)
-    return DataSet(images[part], bunch.target[part].astype(np.int64), names)
-
-
-_NAMED: dict[str, Callable[[Path | None, Split, bool], DataSet]] = {
-    "cifar10": _cifar10,
-    "digits": _digits,
-    "mnist": _mnist,
-}
 
 
 _ARRAYS = ("images", "labels", "names")

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Never
@@ -37,13 +37,17 @@ from models.training.checkpoint import (
 from models.training.datasets import DataSet
 from models.training.losses import draws_loss
 from models.training.recipe import Recipe
-
-# What Δ of a layer before the noise is kept at.
-KEPT = 1.0
+from models.training.watch import watch, watched_size
 
 
 def train(
-    recipe: Recipe, data: DataSet, out: Path, *, resume: bool = False, progress: bool = True
+    recipe: Recipe,
+    data: DataSet,
+    out: Path,
+    *,
+    begin: "Callable[[Recipe, DataSet], Training] | None" = None,
+    resume: bool = False,
+    progress: bool = True,
 ) -> Manifest:
     """Train a network and save it as a bundle.
 
@@ -51,6 +55,7 @@ def train(
         recipe: how.
         data: the training pictures.
         out: the bundle's folder; checkpoints are kept in it until the training is done.
+        begin: what sets the training up; a denoiser's is another than a whole network's.
         resume: go on from the checkpoint in ``out``, if there is one. On the same machine the
             weights end as they would have without the interruption.
         progress: show a bar and a line for each epoch on standard error.
@@ -68,8 +73,12 @@ def train(
         raise TrainingError(
             f"{out} holds an unfinished training; resume it (--resume) or choose another folder"
         )
+    if recipe.denoiser and begin is None:
+        raise TrainingError(
+            f"recipe {recipe.name} trains a denoiser; say in front of which classifier (--denoiser)"
+        )
     with _surroundings(recipe):
-        return Training(recipe, data).run(out, progress)
+        return (begin or Training)(recipe, data).run(out, progress)
 
 
 @contextmanager
@@ -86,14 +95,16 @@ def _surroundings(recipe: Recipe) -> Iterator[None]:
 
 
 class Training:
-    """One training under way."""
+    """One training under way. ``program`` is that of an exported classifier inside the network."""
 
-    def __init__(self, recipe: Recipe, data: DataSet) -> None:
-        self.recipe, self.data = recipe, data
-        self.progress = Progress()
+    def __init__(self, recipe: Recipe, data: DataSet, program: bytes | None = None) -> None:
         self._data_digest = data.digest()
+        self.held_out: DataSet | None = None
+        if recipe.held_out:
+            data, self.held_out = data.apart(recipe.held_out)
+        self.recipe, self.data, self._program = recipe, data, program
+        self.progress = Progress()
         self._noise_norm = MECHANISM_NORMS[recipe.mechanism]
-        self._pictures = torch.from_numpy(data.images).permute(0, 3, 1, 2).contiguous()
         self._labels = torch.from_numpy(data.labels)
         self.network = self._build()
         self._keep_sensitivity()
@@ -130,6 +141,7 @@ class Training:
         ) as bar:
             for epoch in range(begun, self.recipe.epochs):
                 self._epoch(epoch, schedule, bar)
+                self._watch()
                 write_checkpoint(
                     out,
                     self.recipe,
@@ -172,6 +184,12 @@ class Training:
                 "data": {"pictures": len(self.data), "sha256": self._data_digest},
                 "loss": self.progress.loss,
                 "noisy_accuracy": self.progress.noisy_accuracy,
+                "held_out": self.held_out
+                and {
+                    "pictures": len(self.held_out),
+                    "accuracy": self.progress.accuracy,
+                    "certified": self.progress.certified,
+                },
                 "seconds": round(self.progress.seconds, 1),
                 "cpu_seconds": round(self.progress.cpu_seconds, 1),
                 "torch": torch.__version__,
@@ -187,9 +205,10 @@ class Training:
             len(self.data.names),
             recipe.placement,
             recipe.architecture.arguments,
+            self._program,
         )
         learned = any(True for _ in encoder.parameters())
-        sensitivity = KEPT if learned else self._sensitivity(encoder).value
+        sensitivity = self._kept() if learned else self._sensitivity(encoder).value
         scale = recipe.noise_scale(sensitivity)
         return PixelDP(encoder, classifier, recipe.mechanism, scale)
 
@@ -199,13 +218,16 @@ class Training:
 
     def _keep_sensitivity(self) -> None:
         encoder = self.network.encoder
-        if isinstance(encoder, nn.Conv2d | nn.Linear):
-            project_(encoder, self.data.shape[1:], self.recipe.norm, self._noise_norm, KEPT)
-        elif not isinstance(encoder, nn.Identity):
-            raise ValueError(
-                f"the sensitivity of {type(encoder).__name__} before the noise cannot be kept in "
-                "training; only that of one convolution or linear layer can"
-            )
+        if any(True for _ in encoder.parameters()):
+            project_(encoder, self.data.shape, self.recipe.norm, self._noise_norm, self._kept())
+
+    def _kept(self) -> float:
+        """What Δ of a g that learns is kept at: that of noise in the image.
+
+        So a scale is worth the same wherever the noise is placed, and from L∞ to L1, say, g's
+        features are about as large as pixels, not as many times smaller as there are pixels.
+        """
+        return self._sensitivity(nn.Identity()).value
 
     def _epoch(
         self, epoch: int, schedule: torch.optim.lr_scheduler.LRScheduler, bar: "tqdm[Never]"
@@ -233,17 +255,15 @@ class Training:
     def _step(self, batch: Tensor, step: int) -> tuple[float, float]:
         """Make one step; return the loss and the share of draws that gave the right label."""
         recipe, labels = self.recipe, self._labels[batch]
-        pictures = augment(self._pictures[batch].float() / 255, recipe.augmentation)
+        pictures = torch.from_numpy(self.data.images[batch.numpy()]).permute(0, 3, 1, 2)
+        pictures = augment(pictures.contiguous().float() / 255, recipe.augmentation)
         features = self.network.encode(pictures)
         noisy = self.network.perturb(
             features.repeat(recipe.draws, *[1] * (features.dim() - 1)), self._scale(step)
         )
         if recipe.channels_last and noisy.dim() == 4:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            logits = self.network.score(noisy)
-        logits = logits.float().reshape(recipe.draws, len(batch), -1)
-        loss = draws_loss(logits, labels, recipe.consistency)
+        loss, accuracy = self._loss(noisy, pictures, labels)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss became {loss.item()} in epoch {step // self._steps + 1}, step "
@@ -254,7 +274,31 @@ class Training:
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
         self._keep_sensitivity()
-        return loss.item(), (logits.detach().argmax(-1) == labels).float().mean().item()
+        return loss.item(), accuracy
+
+    def _loss(self, noisy: Tensor, pictures: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+        """Return the loss, and the share of draws that gave the right label.
+
+        Args:
+            noisy: [draws × batch, …], all pictures once, then all again.
+            pictures: [batch, channels, height, width], without noise.
+            labels: [batch].
+        """
+        with self._autocast():
+            logits = self.network.score(noisy)
+        logits = logits.float().reshape(self.recipe.draws, len(labels), -1)
+        accuracy = (logits.detach().argmax(-1) == labels).float().mean().item()
+        return draws_loss(logits, labels, self.recipe.consistency), accuracy
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
+
+    def _watch(self) -> None:
+        """Certify the pictures held out with the network as it is now."""
+        if self.held_out:
+            self.progress.accuracy, self.progress.certified = watch(
+                self.network, self.manifest(), self.held_out, self.recipe.precision
+            )
 
     def _scale(self, step: int) -> float:
         """The noise of a step: it grows over the first epochs."""
@@ -263,7 +307,14 @@ class Training:
 
     def _line(self) -> str:
         now = self.progress
-        return (
+        line = (
             f"epoch {now.epochs}/{self.recipe.epochs}: loss {now.loss:.4f}, "
             f"accuracy under noise {now.noisy_accuracy:.2%}, {now.seconds:.0f} s"
+        )
+        if now.accuracy is None:
+            return line
+        radius = watched_size(self.manifest())
+        return (
+            f"{line}; held out: accuracy {now.accuracy:.1%}, certified at {self.recipe.norm} "
+            f">= {radius:.3g}: {now.certified:.1%}"
         )

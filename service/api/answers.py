@@ -1,18 +1,22 @@
 """The answer to a prediction, as JSON and as headers."""
 
+from dataclasses import replace
+from decimal import Decimal
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from models.bundle import Bundle
 from models.certification.answer import Conclusion, Evidence
+from models.certification.attacks import Attacks, attack_sizes, attacks
 from models.certification.certificates import Certificate, Mechanism
 from models.certification.norms import Norm
-from models.certification.procedure import Stopped
+from models.certification.procedure import Stopped, Terms
+from models.certification.reach import reachable_size
 from models.certification.tally import Scoring
 from models.precision import Precision
 from models.preprocessing import Preprocessing
-from service.api.options import Asked
+from service.api.options import ALL_SCORES, Asked
 from service.images import Picture
 
 
@@ -142,16 +146,31 @@ class Answer(_Part):
     preprocessing: PreprocessingPart
     compute: Compute
     timing_ms: Timing
+    attacks: Attacks | None
     evidence: Evidence | None
 
     def headers(self) -> dict[str, str]:
         """What proxies route by."""
-        return {
-            "Certified-Robust": {True: "true", False: "false", None: "unknown"}[self.robust],
-            "Certified-Size": (
-                f"{self.certified_size:.12g}; norm={self.norm}; confidence={self.confidence!r}"
-            ),
-        }
+        return _headers(self.robust, self.certified_size, self.norm, self.confidence)
+
+
+def headers_together(answers: list[Answer | None], asked: Asked) -> dict[str, str]:
+    """What proxies route several answers by: the least of them; None stands for one that failed.
+
+    n answers hold together with probability 1 − n·(1 − confidence) at least, by the union bound.
+    """
+    robusts = [answer.robust if answer else False for answer in answers]
+    sizes = [answer.certified_size if answer else 0.0 for answer in answers]
+    robust = False if False in robusts else None if None in robusts else True
+    together = max(Decimal(0), 1 - len(answers) * (1 - Decimal(repr(asked.confidence))))
+    return _headers(robust, min(sizes), asked.norm, float(together))
+
+
+def _headers(robust: bool | None, size: float, norm: Norm, confidence: float) -> dict[str, str]:
+    return {
+        "Certified-Robust": {True: "true", False: "false", None: "unknown"}[robust],
+        "Certified-Size": f"{size:.12g}; norm={norm}; confidence={confidence!r}",
+    }
 
 
 def answer(
@@ -161,6 +180,7 @@ def answer(
     asked: Asked,
     picture: Picture,
     preparation: Preprocessing,
+    terms: Terms,
     compute: Compute,
     timing: Timing,
     evidence: bool,
@@ -197,6 +217,7 @@ def answer(
         ),
         compute=compute,
         timing_ms=timing,
+        attacks=_attacks(conclusion, bundle, asked, terms),
         evidence=conclusion.evidence if evidence else None,
     )
 
@@ -208,9 +229,10 @@ class Look(_Part):
     label: Label
     certified_size: float
     scores: list[LabelScore]
+    attacks: Attacks | None
 
 
-def look(conclusion: Conclusion, bundle: Bundle) -> Look:
+def look(conclusion: Conclusion, bundle: Bundle, asked: Asked, terms: Terms) -> Look:
     """Put a look together."""
     name = bundle.manifest.labels[conclusion.label]
     return Look(
@@ -218,6 +240,24 @@ def look(conclusion: Conclusion, bundle: Bundle) -> Look:
         label=Label(index=conclusion.label, name=name),
         certified_size=conclusion.certified_size,
         scores=label_scores(conclusion, bundle),
+        attacks=_attacks(conclusion, bundle, asked, terms),
+    )
+
+
+def _attacks(conclusion: Conclusion, bundle: Bundle, asked: Asked, terms: Terms) -> Attacks | None:
+    if asked.attacks is None:
+        return None
+    evidence, manifest = conclusion.evidence, bundle.manifest
+    largest = reachable_size(asked.question, terms, manifest.scoring)
+    return attacks(
+        conclusion.scores[:ALL_SCORES],
+        conclusion.label,
+        conclusion.lower,
+        conclusion.upper,
+        len(manifest.labels),
+        replace(terms, tau=evidence.tau, rho=evidence.rho),
+        asked.norm,
+        attack_sizes(largest, asked.attacks),
     )
 
 

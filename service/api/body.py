@@ -4,18 +4,23 @@ import asyncio
 import base64
 import binascii
 import json
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
-from starlette.types import Message
 
+from service.api.apart import apart
 from service.api.problems import Problem
 
-# Base64 makes four characters of three bytes.
-_BASE64_GROWTH = 4 / 3
+T = TypeVar("T")
+
+# In a JSON body: far more than options and pictures there can be.
+_MOST_PARTS = 10_000
+# Characters of base64 that are decoded at a time; four at a time belong together.
+_PIECE = 2**20
 _READ_AS_RAW = ("image/", "application/octet-stream")
 
 
@@ -39,41 +44,49 @@ async def read_one(request: Request, limit: int, seconds: float) -> Body:
         Problem: the body is too large, of a wrong type, or malformed.
     """
     kind = _media_type(request)
-    content = await _read(request, limit, seconds)
+    content = await read_whole(request, limit, seconds)
+    if kind.startswith(_READ_AS_RAW):
+        return Body([content], {})
+    pool = request.app.state.predictions.pool
     if kind == "application/json":
-        members = _json(content)
-        picture = _base64(members.pop("image", None), "image")
-        return Body([picture], members)
+        return await apart(pool, len(content), lambda: _one_of_json(content))
     if kind == "multipart/form-data":
-        pictures = await _form(request, content, 1)
+        pictures = await apart(pool, len(content), lambda: _form(request.headers, content, 1))
         if len(pictures) != 1:
             detail = "The form must have exactly one field image; for several use /predict/batch."
             raise Problem("malformed-request", detail)
         return Body(pictures, {})
-    if kind.startswith(_READ_AS_RAW):
-        return Body([content], {})
     raise _unsupported(kind, "image/png (or another image type), ")
 
 
 async def read_many(request: Request, limit: int, seconds: float, most: int) -> Body:
     """Read a request for up to ``most`` pictures; otherwise as :func:`read_one`."""
     kind = _media_type(request)
-    content = await _read(request, limit, seconds)
+    content = await read_whole(request, limit, seconds)
+    pool = request.app.state.predictions.pool
     if kind == "application/json":
-        members = _json(content)
-        images = members.pop("images", None)
-        if not isinstance(images, list) or not images:
-            detail = "The member images must be a list of pictures in base64, with at least one."
-            raise Problem("malformed-request", detail)
-        _check_count(len(images), most)
-        pictures = [_base64(image, f"images[{i}]") for i, image in enumerate(images)]
-        return Body(pictures, members)
+        return await apart(pool, len(content), lambda: _many_of_json(content, most))
     if kind == "multipart/form-data":
-        pictures = await _form(request, content, most)
+        pictures = await apart(pool, len(content), lambda: _form(request.headers, content, most))
         if not pictures:
             raise Problem("malformed-request", "The form has no field image; send one a picture.")
         return Body(pictures, {})
     raise _unsupported(kind, "")
+
+
+def _one_of_json(content: bytes) -> Body:
+    members = _json(content)
+    return Body([_base64(members.pop("image", None), "image")], members)
+
+
+def _many_of_json(content: bytes, most: int) -> Body:
+    members = _json(content)
+    images = members.pop("images", None)
+    if not isinstance(images, list) or not images:
+        detail = "The member images must be a list of pictures in base64, with at least one."
+        raise Problem("malformed-request", detail)
+    _check_count(len(images), most)
+    return Body([_base64(image, f"images[{i}]") for i, image in enumerate(images)], members)
 
 
 def _check_count(count: int, most: int) -> None:
@@ -92,8 +105,12 @@ def _unsupported(kind: str, raw: str) -> Problem:
     return Problem("unsupported-media-type", detail)
 
 
-async def _read(request: Request, limit: int, seconds: float) -> bytes:
-    """Read the whole body, stopping as soon as it is too large or takes too long."""
+async def read_whole(request: Request, limit: int, seconds: float) -> bytes:
+    """Read the whole body, stopping as soon as it is too large or takes too long.
+
+    Raises:
+        Problem: it does.
+    """
     try:
         async with asyncio.timeout(seconds):
             return await _read_within(request, limit)
@@ -120,6 +137,12 @@ async def _read_within(request: Request, limit: int) -> bytes:
 
 
 def _json(content: bytes) -> dict[str, Any]:
+    # Parsing a million small parts holds up every thread for seconds; a request has few.
+    if content.count(b":") > _MOST_PARTS:
+        detail = "The body has more members than there are options."
+        raise Problem("option-out-of-range", detail, option="options")
+    if content.count(b",") > _MOST_PARTS or content.count(b"[") > _MOST_PARTS:
+        raise Problem("malformed-request", "The body has more parts than any request needs.")
     try:
         members = json.loads(content, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
@@ -141,23 +164,29 @@ def _base64(value: object, name: str) -> bytes:
         detail = f"The member {name} must be the picture's bytes in base64, as a string."
         raise Problem("malformed-request", detail)
     try:
-        return base64.b64decode(value, validate=True)
+        # In pieces, between which other threads get their turns.
+        pieces = [value[start : start + _PIECE] for start in range(0, len(value), _PIECE)]
+        return b"".join(base64.b64decode(piece, validate=True) for piece in pieces)
     except (binascii.Error, ValueError):
         raise Problem("malformed-request", f"The member {name} is not base64.") from None
 
 
-async def _form(request: Request, content: bytes, most: int) -> list[bytes]:
-    async def replay() -> Message:
-        return {"type": "http.request", "body": content, "more_body": False}
+def _form(headers: Headers, content: bytes, most: int) -> list[bytes]:
+    """Return the files of a form's fields ``image``."""
 
+    async def whole() -> AsyncGenerator[bytes, None]:
+        yield content
+
+    parser = MultiPartParser(headers, whole(), max_files=most, max_fields=most)
+    parser.spool_max_size = len(content) + 1  # never onto a disk
     try:
-        form = await Request(request.scope, replay).form(max_files=most, max_fields=most)
-    except HTTPException as error:
-        raise Problem("malformed-request", f"The form cannot be read: {error.detail}.") from None
+        items = _run(parser.parse()).multi_items()
+    except MultiPartException as error:
+        raise Problem("malformed-request", f"The form cannot be read: {error.message}.") from None
     except (ValueError, LookupError, OverflowError) as error:  # charsets and headers of strangers
         raise Problem("malformed-request", f"The form cannot be read ({error}).") from None
     pictures = []
-    for name, value in form.multi_items():
+    for name, value in items:
         if name != "image":
             detail = f"The form has a field {name!r}; only image is read. Options go in the query."
             raise Problem("malformed-request", detail)
@@ -166,5 +195,16 @@ async def _form(request: Request, content: bytes, most: int) -> list[bytes]:
             # about exactly those.
             detail = "The field image must be a file: give its part a filename."
             raise Problem("malformed-request", detail)
-        pictures.append(await value.read())
+        pictures.append(value.file.read())
     return pictures
+
+
+def _run(parsing: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that has nothing to wait for, as its input is there and stays in memory."""
+    try:
+        parsing.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    parsing.close()
+    raise RuntimeError("the parser of forms waited for something")

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from service.api import problems
+from service.api.auth import requires
 from service.api.problems import Problem
 from service.metrics import CONTENT_TYPE
 
@@ -24,7 +25,12 @@ async def ready(request: Request) -> dict[str, bool]:
     return {"ready": True}
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/metrics",
+    response_class=Response,
+    dependencies=[requires("metrics")],
+    responses={200: {"content": {"text/plain": {}}}, **problems.responses(401, 403)},
+)
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus's text format."""
     return Response(request.app.state.predictions.metrics.render(), media_type=CONTENT_TYPE)

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its trace, its numbers, and what happens when it fails.
+"""What surrounds every request: id, trace, headers, numbers, log, and what happens when it fails.
 
 Plain ASGI: a middleware that wraps the body streams would hide that a client has left.
 """
@@ -6,25 +6,42 @@ Plain ASGI: a middleware that wraps the body streams would hide that a client ha
 import re
 import secrets
 import time
+from collections.abc import Mapping
 
 import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.leaving import CLIENT_LEFT
 from service.api.problems import Problem
+from service.api.security import HEADERS
 from service.metrics import Metrics
+from service.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
-_TRACEPARENT = re.compile(rb"^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
-_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,128}$")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+# W3C Trace Context, level 1. A version after 00 may have more after the flags, and ff is none.
+_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+# Strangers may send any method; numbers and logs know only these.
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+# Asked every few seconds by machines: no span, and no line in the log.
+_PROBES = ("/health/", "/metrics")
+# Under overload and attack a line for each refusal would only add to it; metrics count them.
+_QUIET = {401, 403, 429, 503}
 
 
 class Envelope:
-    """Gives every answer a request id and a trace, counts it, and turns failures into a 500."""
+    """Gives every answer a request id and a trace, counts it, and turns failures into a 500.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    Args:
+        app: what answers.
+        metrics: where requests are counted.
+        tracing: where they are traced, if anywhere.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None) -> None:
+        self._app, self._metrics, self._tracing = app, metrics, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -34,39 +51,91 @@ class Envelope:
         arrived = scope["arrived"] = time.monotonic()
         given = dict(scope["headers"])
         request_id = given.get(b"x-request-id", b"")
-        if not _REQUEST_ID.match(request_id):
+        if not _REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(8).encode()
-        trace = _trace(given.get(b"traceparent", b""))
-        status = 0
+        probe = scope["path"].startswith(_PROBES)
+        parent = parse_traceparent([v for k, v in scope["headers"] if k == b"traceparent"])
+        span = self._tracing.begin(parent) if self._tracing and not probe else None
+        trace = span.traceparent if span else _continue(parent)
+        status, outcome = 0, "ok"
 
         async def send_enveloped(message: Message) -> None:
-            nonlocal status
+            nonlocal status, outcome
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, headers = message["status"], dict(message["headers"])
+                outcome = _outcome(status, headers, scope)
                 own = [(b"x-request-id", request_id), (b"traceparent", trace)]
+                own += [one for one in HEADERS if one[0] not in headers]
                 message = {**message, "headers": [*message["headers"], *own]}
             await send(message)
 
-        structlog.contextvars.bind_contextvars(request_id=request_id.decode())
+        structlog.contextvars.bind_contextvars(
+            request_id=request_id.decode(), trace_id=trace.split(b"-")[1].decode()
+        )
         try:
             await self._app(scope, receive, send_enveloped)
         except ClientDisconnect:
             pass  # nobody is left to answer
         except Exception:
-            log.exception("request failed", path=scope["path"])
+            log.exception("request failed", route=_route(scope))
             if status:
                 raise
+            scope["problem"] = "internal-error"
             detail = "The service failed while it worked on this request."
             await Problem("internal-error", detail).response()(scope, receive, send_enveloped)
         finally:
+            seconds = time.monotonic() - arrived
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            if status in (0, CLIENT_LEFT):
+                status, outcome = CLIENT_LEFT, "client-left"
+            route = _route(scope)
+            self._metrics.requests.labels(route, str(status), outcome).inc()
+            self._metrics.latency.labels(route).observe(seconds)
+            if span:
+                span.end(method, route, status, outcome)
+            (log.debug if probe or status in _QUIET else log.info)(
+                "request",
+                method=method,
+                route=route,
+                status=status,
+                outcome=outcome,
+                milliseconds=round(1000 * seconds, 1),
+            )
             structlog.contextvars.clear_contextvars()
-            route = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests.labels(route, str(status or 499)).inc()
-            self._metrics.latency.labels(route).observe(time.monotonic() - arrived)
 
 
-def _trace(given: bytes) -> bytes:
-    """Continue the caller's W3C trace with a span of our own, or begin one."""
-    match = _TRACEPARENT.match(given)
-    trace, flags = (match[1], match[3]) if match else (secrets.token_hex(16).encode(), b"00")
-    return b"00-%b-%b-%b" % (trace, secrets.token_hex(8).encode(), flags)
+def _route(scope: Scope) -> str:
+    """Return the route as it is declared, never the path as it was sent."""
+    return getattr(scope.get("route"), "path", "other")
+
+
+def _outcome(status: int, headers: Mapping[bytes, bytes], scope: Scope) -> str:
+    robust = headers.get(b"certified-robust")
+    if robust == b"unknown":
+        nothing = headers.get(b"certified-size", b"").startswith(b"0;")
+        return "not-certified" if nothing else "certified"
+    if robust:
+        return "robust" if robust == b"true" else "not-robust"
+    if status < 400:
+        return "ok"
+    return str(scope.get("problem", "refused" if status < 500 else "failed"))
+
+
+def parse_traceparent(values: list[bytes]) -> tuple[bytes, bytes, bytes] | None:
+    """Return trace id, parent id and flags of a valid ``traceparent``; None if there is not one.
+
+    Args:
+        values: of all headers of that name.
+    """
+    match = _TRACEPARENT.fullmatch(values[0]) if len(values) == 1 else None
+    if match is None or (match[1] == b"00" and match[5]):
+        return None
+    trace, parent, flags = match[2], match[3], match[4]
+    return None if set(trace) == set(b"0") or set(parent) == set(b"0") else (trace, parent, flags)
+
+
+def _continue(parent: tuple[bytes, bytes, bytes] | None) -> bytes:
+    """Continue the caller's trace with a span of our own, or begin one."""
+    trace, _, flags = parent or (secrets.token_hex(16).encode(), b"", b"00")
+    # Of the flags only the first has a meaning: sampled.
+    return b"00-%b-%b-%02x" % (trace, secrets.token_hex(8).encode(), int(flags, 16) & 1)

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from models.precision import Calibration, Precision
 from service.api import problems
 from service.api.answers import NoisePart, model_name, noise_part
+from service.api.auth import REFUSALS, requires
 from service.api.problems import Problem
 from service.catalogue import Served, UnknownModelError
 
@@ -42,7 +43,7 @@ class Models(BaseModel):
     models: list[Model]
 
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], dependencies=[requires("predict")], responses=REFUSALS)
 
 
 def _describe(request: Request, served: Served) -> Model:

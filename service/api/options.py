@@ -13,6 +13,7 @@ from service.settings import Settings
 
 # Up to so many labels an answer shows the scores of all by default, else of so few.
 ALL_SCORES, FEW_SCORES = 20, 5
+MOST_ATTACKS = 200
 
 
 class Options(BaseModel):
@@ -41,6 +42,9 @@ class Options(BaseModel):
     )
     require: Literal["robust"] | None = Field(
         None, description="`robust`: an answer that is not robust comes with status 406."
+    )
+    attacks: Annotated[int, Field(ge=2, le=MOST_ATTACKS)] | None = Field(
+        None, description="At how many sizes to tell what an attacker could make of the scores."
     )
     evidence: bool = Field(False, description="Add what it takes to compute the certificate again.")
     priority: Literal["high", "normal"] = "normal"
@@ -80,6 +84,7 @@ class Asked(BaseModel):
     scores: int
     target: float | None
     norm: Norm
+    attacks: int | None
 
     @property
     def question(self) -> Question:
@@ -109,4 +114,5 @@ def resolve(options: Options, served: Served, settings: Settings) -> Asked:
         scores=labels if shown == "all" else min(shown, labels),
         target=options.target,
         norm=options.norm or manifest.sensitivity.input_norm,
+        attacks=options.attacks,
     )

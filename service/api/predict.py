@@ -1,28 +1,28 @@
 """``POST /predict``, ``/predict/batch`` and ``/predict/stream``."""
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable
-from typing import Annotated, Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from service.api import problems
-from service.api.answers import Answer, Look
+from service.api.answers import Answer, Look, headers_together
+from service.api.auth import REFUSALS, requires
 from service.api.body import Body, read_many, read_one
+from service.api.leaving import CLIENT_LEFT, unless_client_leaves
 from service.api.options import Options, parse, resolve
 from service.api.predictions import Predictions
 from service.api.problems import Problem
 
-T = TypeVar("T")
-
-# No standard status says that the client has left; nobody reads this one.
-CLIENT_LEFT = 499
-
-
 _PICTURE = {"type": "string", "contentMediaType": "image/*"}
+_EVENT = {
+    "type": "object",
+    "properties": {"event": {"enum": ["look", "answer", "error"]}, "data": {"type": "string"}},
+    "required": ["event", "data"],
+}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
 
 
@@ -48,7 +48,7 @@ def _request_body(name: str, single: dict[str, Any], form: dict[str, Any]) -> di
     return {"requestBody": {"required": True, "content": content}}
 
 
-router = APIRouter(tags=["predictions"])
+router = APIRouter(tags=["predictions"], dependencies=[requires("predict")], responses=REFUSALS)
 _ERRORS = (400, 404, 413, 415, 422, 500, 503, 504)
 
 
@@ -66,7 +66,7 @@ async def predict(request: Request, query: Annotated[Options, Query()]) -> Respo
     predictions: Predictions = request.app.state.predictions
     arrived: float = request.scope["arrived"]
     picture, options = await _read_one(request, query)
-    answered = await _unless_client_leaves(request, predictions.predict(picture, options, arrived))
+    answered = await unless_client_leaves(request, predictions.predict(picture, options, arrived))
     if answered is None:
         return Response(status_code=CLIENT_LEFT)
     robust = answered.certified_size > 0 if answered.robust is None else answered.robust
@@ -101,19 +101,25 @@ async def predict_batch(request: Request, query: Annotated[Options, Query()]) ->
     )
     options = _merge(request, query, body)
     _refuse_require(options, "each answer of a batch")
-    resolve(options, predictions.find(options.model), settings)
+    asked = resolve(options, predictions.find(options.model), settings)
 
-    async def one(picture: bytes) -> dict[str, Any]:
+    async def one(picture: bytes) -> Answer | Problem:
         try:
-            answered = await predictions.predict(picture, options, arrived)
+            return await predictions.predict(picture, options, arrived)
         except Problem as problem:
-            return {"error": problem.document()}
-        return answered.model_dump(mode="json")
+            return problem
 
-    answers = await _unless_client_leaves(request, asyncio.gather(*map(one, body.pictures)))
-    if answers is None:
+    outcomes = await unless_client_leaves(request, asyncio.gather(*map(one, body.pictures)))
+    if outcomes is None:
         return Response(status_code=CLIENT_LEFT)
-    return JSONResponse({"predictions": answers})
+    answers = [None if isinstance(outcome, Problem) else outcome for outcome in outcomes]
+    content = [
+        {"error": outcome.document()}
+        if isinstance(outcome, Problem)
+        else outcome.model_dump(mode="json")
+        for outcome in outcomes
+    ]
+    return JSONResponse({"predictions": content}, headers=headers_together(answers, asked))
 
 
 @router.post(
@@ -122,7 +128,7 @@ async def predict_batch(request: Request, query: Annotated[Options, Query()]) ->
     responses={
         200: {
             "description": "Events: `look` at every look, then `answer`, or `error`.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": _EVENT}},
         },
         **problems.responses(*_ERRORS),
     },
@@ -138,7 +144,7 @@ async def predict_stream(request: Request, query: Annotated[Options, Query()]) -
     work = asyncio.ensure_future(predictions.predict(picture, options, arrived, looks.put_nowait))
     work.add_done_callback(lambda _: looks.put_nowait(None))
     # Until there is something to send, errors are answered as errors.
-    first = await _unless_client_leaves(request, looks.get())
+    first = await unless_client_leaves(request, looks.get())
     if not work.done() and first is None:
         work.cancel()
         return Response(status_code=CLIENT_LEFT)
@@ -158,6 +164,7 @@ async def predict_stream(request: Request, query: Annotated[Options, Query()]) -
         finally:
             work.cancel()  # the client has left; its slots are free
 
+    # Headers go out before the answer is known, so none of them says what it is.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(events(), headers=headers, media_type="text/event-stream")
 
@@ -198,23 +205,3 @@ def _merge(request: Request, query: Options, body: Body) -> Options:
             detail = f"{name} is given both in the query and in the body; give it once."
             raise Problem("option-out-of-range", detail, option=name)
     return parse(given | body.options)
-
-
-async def _unless_client_leaves(request: Request, work: Awaitable[T]) -> T | None:
-    """Await ``work``, but cancel it and return None as soon as the client hangs up."""
-    task = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_client_leaves(request))
-    try:
-        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        leaving.cancel()
-        if not task.done():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-
-async def _client_leaves(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

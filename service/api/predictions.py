@@ -11,6 +11,7 @@ from models.certification.reach import draws_needed, reachable_size
 from models.preprocessing import CannotCertify, Preprocessing, plan
 from service import images
 from service.api.answers import Answer, Compute, Look, Timing, answer, look
+from service.api.auth import charge
 from service.api.options import Asked, Options, resolve
 from service.api.problems import Problem
 from service.catalogue import Catalogue, Served, UnknownModelError
@@ -19,14 +20,18 @@ from service.engine.engine import (
     DeadlineError,
     Engine,
     Job,
+    ModelGoneError,
     NotReadyError,
     OverloadedError,
     WorkersLostError,
 )
 from service.metrics import Metrics
 from service.settings import Settings
+from service.tracing import Tracing
 
 RETRY_SECONDS = 1
+# Long enough for workers to start again twice.
+LOST_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Predictions:
     catalogue: Catalogue
     engine: Engine
     metrics: Metrics
+    tracing: Tracing | None
     pool: ThreadPoolExecutor
 
     async def predict(
@@ -59,51 +65,62 @@ class Predictions:
         """
         served = self.find(options.model)
         asked = resolve(options, served, self.settings)
+        try:
+            with charge(asked.max_draws) as bill:
+                answered = await self._predict(data, options, served, asked, arrived, on_look)
+                bill.draws = answered.draws
+        except Problem as problem:
+            self.metrics.refused.labels(problem.name).inc()
+            raise
+        return answered
+
+    async def _predict(
+        self,
+        data: bytes,
+        options: Options,
+        served: Served,
+        asked: Asked,
+        arrived: float,
+        on_look: Callable[[Look], None] | None,
+    ) -> Answer:
         begun = time.monotonic()
+        deadline = arrived + asked.timeout_ms / 1000
         loop = asyncio.get_running_loop()
-        limits = images.Limits(self.settings.max_pixels)
         try:
-            picture = await loop.run_in_executor(self.pool, images.decode, data, limits)
-            preparation = plan(
-                picture.width,
-                picture.height,
-                picture.mode,
-                picture.bits,
-                served.bundle.manifest.input.shape,
+            async with asyncio.timeout(deadline - begun):
+                with self.engine.preparing(len(data)):
+                    preparing = loop.run_in_executor(self.pool, self._prepare, data, served, asked)
+                    picture, preparation, terms = await preparing
+            decoded = time.monotonic()
+            job = Job(
+                model=served.index,
+                picture=picture,
+                question=asked.question,
+                scores=asked.scores,
+                deadline=deadline,
+                high=options.priority == "high",
             )
-        except images.NotAPicture as error:
-            raise Problem("not-a-picture", str(error)) from None
-        except images.TooManyPixels as error:
-            raise Problem("too-many-pixels", str(error), limit_pixels=error.limit) from None
-        except (images.CannotCertifyPicture, CannotCertify) as error:
-            raise Problem("cannot-certify-preprocessing", str(error)) from None
-        self._check_reach(served, asked, preparation, picture.values)
-        decoded = time.monotonic()
-        job = Job(
-            model=served.index,
-            picture=picture,
-            question=asked.question,
-            scores=asked.scores,
-            deadline=arrived + asked.timeout_ms / 1000,
-            high=options.priority == "high",
-        )
-        try:
             result = await self.engine.predict(
-                job, on_look and (lambda so_far: on_look(look(so_far, served.bundle)))
+                job, on_look and (lambda so_far: on_look(look(so_far, served.bundle, asked, terms)))
             )
         except NotReadyError as error:
             raise Problem("not-ready", f"{error}.", retry_after_s=RETRY_SECONDS) from None
-        except (OverloadedError, WorkersLostError) as error:
+        except OverloadedError as error:
             raise Problem("overloaded", f"{error}.", retry_after_s=RETRY_SECONDS) from None
-        except DeadlineError:
+        except WorkersLostError as error:
+            raise Problem("workers-lost", f"{error}.", retry_after_s=LOST_SECONDS) from None
+        except (DeadlineError, TimeoutError):
             detail = f"No look was reached within timeout_ms={asked.timeout_ms}."
             raise Problem("deadline-before-first-look", detail) from None
         except CannotEncodeError as error:
             raise Problem("cannot-certify-preprocessing", str(error)) from None
+        except ModelGoneError as error:
+            raise Problem("unknown-model", f"{error}.") from None
         stages = {
             "decode": decoded - begun,
             "queue": result.queue_seconds,
             "compute": result.compute_seconds,
+            "total": time.monotonic() - arrived,
         }
         answered = answer(
             result.conclusion,
@@ -112,14 +129,21 @@ class Predictions:
             asked,
             picture,
             preparation,
+            terms,
             Compute(device=result.device, precision=result.precision, compiled=result.compiled),
-            Timing(
-                **{stage: _milliseconds(seconds) for stage, seconds in stages.items()},
-                total=_milliseconds(time.monotonic() - arrived),
-            ),
+            Timing(**{stage: _milliseconds(seconds) for stage, seconds in stages.items()}),
             options.evidence,
         )
         self._count(answered, stages)
+        if self.tracing:
+            told = {
+                "model": served.bundle.manifest.name,
+                "device": result.device,
+                "draws": answered.draws,
+                "certified_size": answered.certified_size,
+                "stopped": answered.stopped,
+            }
+            self.tracing.prediction(told, begun, decoded, result.queue_seconds, result.looks)
         return answered
 
     def find(self, name: str | None) -> Served:
@@ -129,24 +153,46 @@ class Predictions:
         except UnknownModelError as error:
             raise Problem("unknown-model", str(error.args[0])) from None
 
-    def _check_reach(
-        self, served: Served, asked: Asked, preparation: Preprocessing, values: int
-    ) -> None:
-        """Refuse a confidence at which not even agreeing draws certify anything."""
+    def _prepare(
+        self, data: bytes, served: Served, asked: Asked
+    ) -> tuple[images.Picture, Preprocessing, Terms]:
+        """Decode a picture and see what certificates for it are worth; called in a thread.
+
+        The norm of a large picture's preprocessing takes seconds.
+        """
+        try:
+            picture = images.decode(data, images.Limits(self.settings.max_pixels))
+            shape = served.bundle.manifest.input.shape
+            preparation = plan(picture.width, picture.height, picture.mode, picture.bits, shape)
+        except images.NotAPicture as error:
+            raise Problem("not-a-picture", str(error)) from None
+        except images.TooManyPixels as error:
+            raise Problem("too-many-pixels", str(error), limit_pixels=error.limit) from None
+        except (images.CannotCertifyPicture, CannotCertify) as error:
+            raise Problem("cannot-certify-preprocessing", str(error)) from None
+        terms = self._terms(served, preparation, picture.values)
+        self._check_reach(served, asked, terms)
+        return picture, preparation, terms
+
+    def _terms(self, served: Served, preparation: Preprocessing, values: int) -> Terms:
+        """Return what certificates are worth here, but for what only a worker knows: τ and ρ."""
         manifest = served.bundle.manifest
         norm = manifest.sensitivity.input_norm
-        terms = Terms(
+        return Terms(
             mechanism=manifest.noise.mechanism,
             scale=manifest.noise.scale,
             sensitivity=manifest.sensitivity.value * preparation.sensitivity(norm, norm),
             norm=norm,
             values=values,
         )
-        question = asked.question
-        if reachable_size(question, terms, manifest.scoring) > 0:
+
+    def _check_reach(self, served: Served, asked: Asked, terms: Terms) -> None:
+        """Refuse a confidence at which not even agreeing draws certify anything."""
+        question, scoring = asked.question, served.bundle.manifest.scoring
+        if reachable_size(question, terms, scoring) > 0:
             return
         anything = Question(question.confidence, question.max_draws, None, question.norm)
-        needed = draws_needed(anything, terms, manifest.scoring)
+        needed = draws_needed(anything, terms, scoring)
         takes = "no budget suffices" if needed is None else f"it takes at least {needed:,}"
         raise Problem(
             "confidence-out-of-reach",
@@ -160,7 +206,7 @@ class Predictions:
         name = answered.model.name
         robust = {True: "true", False: "false", None: "unknown"}[answered.robust]
         self.metrics.predictions.labels(name, robust, answered.stopped).inc()
-        self.metrics.draws.labels(name).observe(answered.draws)
+        self.metrics.prediction_draws.labels(name).observe(answered.draws)
         self.metrics.size.labels(name, answered.norm).observe(answered.certified_size)
         for stage, seconds in stages.items():
             self.metrics.stage.labels(stage).observe(seconds)

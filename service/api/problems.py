@@ -15,6 +15,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from service.api.security import policy
+
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
@@ -39,12 +41,30 @@ PROBLEMS: dict[str, _Kind] = {
         "The JSON or the multipart form is broken, or a part of it is missing. The detail says "
         "which.",
     ),
+    "no-key": _Kind(
+        401,
+        "A key is needed",
+        "This service answers only who sends one of its keys: as Authorization: Bearer KEY, or as "
+        "X-API-Key: KEY. Ask whoever runs it for one.",
+    ),
+    "not-allowed": _Kind(
+        403,
+        "The key does not allow this",
+        "Keys have scopes: predict, metrics, admin. The member scope says which one is needed "
+        "here. Ask whoever runs the service for a key that has it.",
+    ),
     "unknown-model": _Kind(
         404, "No such model is served", "GET /models lists the models that are."
     ),
     "not-found": _Kind(404, "Nothing is served here", "GET /docs lists all routes."),
     "method-not-allowed": _Kind(
         405, "The route does not take this method", "GET /docs lists the methods of every route."
+    ),
+    "too-slow": _Kind(
+        408,
+        "The request came too slowly",
+        "A request must come whole within some seconds; a large body has longer. The connection "
+        "was closed.",
     ),
     "too-many-bytes": _Kind(
         413,
@@ -75,11 +95,30 @@ PROBLEMS: dict[str, _Kind] = {
         "it can enlarge a change. It is refused rather than answered with a size that might be "
         "wrong. The detail says what to send instead.",
     ),
+    "cannot-load": _Kind(
+        422,
+        "The model cannot be loaded",
+        "Its bundle cannot be trusted, or a worker failed with it. What is served has not changed. "
+        "The detail says what was wrong.",
+    ),
     "confidence-out-of-reach": _Kind(
         422,
         "The confidence is out of reach for this budget",
         "Even if every draw agreed, max_draws draws could not certify any size at this confidence. "
         "draws_needed says how many it takes.",
+    ),
+    "rate-limited": _Kind(
+        429,
+        "The key has used up its draws",
+        "Keys may be given a number of draws a second. A picture takes its max_draws, and gives "
+        "back what its answer did not use. Try again after the seconds in Retry-After "
+        "(retry_after_s), or ask for fewer draws.",
+    ),
+    "head-too-large": _Kind(
+        431,
+        "The head of the request is too large",
+        "The request line and the headers together are larger than the service accepts. Send fewer "
+        "headers, or shorter ones.",
     ),
     "internal-error": _Kind(
         500,
@@ -91,6 +130,13 @@ PROBLEMS: dict[str, _Kind] = {
         503,
         "Too many pictures are waiting",
         "Try again after the seconds in Retry-After (retry_after_s).",
+    ),
+    "workers-lost": _Kind(
+        503,
+        "Workers died while they ran this picture",
+        "Two worker processes ended while they worked on this picture, so it is given up; others "
+        "are not disturbed. The log names it by its digest. It may have been chance: ask again "
+        "after the seconds in Retry-After (retry_after_s). Should it happen again, report it.",
     ),
     "not-ready": _Kind(
         503,
@@ -122,12 +168,16 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
     Args:
         name: a key of ``PROBLEMS``.
         detail: what was wrong, what was expected, what to do.
+        headers: of the answer.
         members: further members of the document; ``retry_after_s`` also becomes a header.
     """
 
-    def __init__(self, name: str, detail: str, **members: Any) -> None:
+    def __init__(
+        self, name: str, detail: str, headers: Mapping[str, str] | None = None, **members: Any
+    ) -> None:
         super().__init__(detail)
         self.name, self.detail, self.members = name, detail, members
+        self.headers = dict(headers or {})
 
     @property
     def status(self) -> int:
@@ -147,7 +197,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
 
     def response(self, headers: Mapping[str, str] | None = None) -> Response:
         """Return the HTTP answer."""
-        every = dict(headers or {})
+        every = self.headers | dict(headers or {})
         if "retry_after_s" in self.members:
             every["Retry-After"] = str(self.members["retry_after_s"])
         return JSONResponse(self.document(), self.status, every, MEDIA_TYPE)
@@ -191,23 +241,29 @@ def _short(value: object) -> str:
 def install(app: FastAPI) -> None:
     """Have every error of ``app`` answered as a problem document, and serve their pages."""
 
-    async def problem(_: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)
-        return error.response()
+    def answer(
+        request: Request, problem: Problem, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        request.scope["problem"] = problem.name  # for the metrics
+        return problem.response(headers)
 
-    async def validation(_: Request, error: Exception) -> Response:
+    async def problem(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem)
+        return answer(request, error)
+
+    async def validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return out_of_range(list(error.errors())).response()
+        return answer(request, out_of_range(list(error.errors())))
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         path = request.url.path
         if error.status_code == 404:
-            return Problem("not-found", f"There is nothing at {path}.").response()
+            return answer(request, Problem("not-found", f"There is nothing at {path}."))
         if error.status_code == 405:
             detail = f"{path} does not take {request.method}."
-            return Problem("method-not-allowed", detail).response(error.headers)
-        return Problem("malformed-request", str(error.detail)).response(error.headers)
+            return answer(request, Problem("method-not-allowed", detail), error.headers)
+        return answer(request, Problem("malformed-request", str(error.detail)), error.headers)
 
     app.add_exception_handler(Problem, problem)
     app.add_exception_handler(RequestValidationError, validation)
@@ -225,10 +281,11 @@ def page(name: str) -> HTMLResponse:
     if kind is None:
         raise Problem("not-found", f"There is no problem called {name}.")
     title, text = html.escape(kind.title), html.escape(kind.explanation)
-    return HTMLResponse(
+    content = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
         "<meta name=viewport content='width=device-width'><meta name=color-scheme content="
         "'light dark'><style>body{font:16px/1.5 system-ui;max-width:40rem;margin:3rem auto;"
         f"padding:0 1rem}}</style><h1>{title}</h1><p>{text}</p>"
         f"<p>Status {kind.status}, type <code>/problems/{name}</code>.</p></html>"
     )
+    return HTMLResponse(content, headers={"Content-Security-Policy": policy(content)})

@@ -6,7 +6,7 @@ All changes of a ticket's state happen here.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ class Ticket:
         inquiry: its draws so far and what they say.
         deadline: when it must be answered, on the caller's clock.
         high: whether it goes before those that are not.
+        alone: how many of its next passes are for no other picture.
         started: when its first pass was planned.
         issued: draws planned so far.
     """
@@ -39,6 +40,7 @@ class Ticket:
     inquiry: Inquiry
     deadline: float
     high: bool = False
+    alone: int = 0
     started: float | None = None
     issued: int = 0
     _served: int = field(default=0, repr=False)
@@ -47,6 +49,12 @@ class Ticket:
     def done(self) -> bool:
         """Whether its question is answered."""
         return self.inquiry.stopped is not None
+
+    def anew(self) -> "Ticket":
+        """Return the same picture and question without a draw."""
+        former = self.inquiry
+        inquiry = Inquiry(former.question, former.terms, len(former.total.sums), former.scoring)
+        return replace(self, inquiry=inquiry, issued=0, _served=0)
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,11 @@ class Batcher:
     def __len__(self) -> int:
         return len(self._tickets)
 
+    @property
+    def tickets(self) -> list[Ticket]:
+        """The pictures in flight."""
+        return list(self._tickets.values())
+
     def admit(self, ticket: Ticket) -> None:
         """Take a picture in; it may have slots in the very next pass."""
         if ticket.id in self._tickets:
@@ -92,6 +105,15 @@ class Batcher:
     def cancel(self, ticket_id: int) -> bool:
         """Forget a picture whose client has left; its slots are free from the next pass on."""
         return self._tickets.pop(ticket_id, None) is not None
+
+    def withdraw(self) -> list[Ticket]:
+        """Let every picture go, to begin anew elsewhere: another h must not go on with its draws.
+
+        The reason must have nothing to do with the scores, or beginning anew would bias them.
+        """
+        leaving = list(self._tickets.values())
+        self._leave(leaving)
+        return [ticket.anew() for ticket in leaving]
 
     def expire(self, now: float) -> list[Ticket]:
         """End every picture whose deadline has come; each leaves with what it has reached."""
@@ -107,7 +129,8 @@ class Batcher:
         First the picture that has gone longest without a slot gets what it needs to its next look,
         so that nobody starves; then the others in turn: high priority first, then those with
         fewer draws, then the older. Slots that are left take further draws of the same pictures
-        rather than padding.
+        rather than padding. A picture that is to be alone has the pass to itself in its turn, and
+        waits in those of others.
         """
         if not self._tickets:
             return None
@@ -116,6 +139,7 @@ class Batcher:
         longest = min(turn, key=lambda ticket: ticket._served)
         turn.remove(longest)
         turn.insert(0, longest)
+        turn = [longest] if longest.alone else [ticket for ticket in turn if not ticket.alone]
         free = self.slots
         given: dict[int, int] = {}
         for ticket in turn:
@@ -157,6 +181,7 @@ class Batcher:
         for ticket, count in zip(done.tickets, done.counts, strict=True):
             draws = scores[start : start + count]
             start += count
+            ticket.alone = max(ticket.alone - 1, 0)
             if self._tickets.get(ticket.id) is not ticket:
                 continue  # cancelled or expired while the pass ran
             while len(draws) and not ticket.done:

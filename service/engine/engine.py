@@ -7,202 +7,122 @@ effects.
 
 import asyncio
 import itertools
-import socket
-import sys
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import structlog
 
-from models.bundle import Bundle
 from models.certification.answer import Conclusion
-from models.certification.procedure import Question
 from models.precision import Calibration, Precision
+from service.catalogue import Catalogue, Served
 from service.engine import wire
-from service.images import Picture
+from service.engine.errors import (
+    CannotEncodeError,
+    DeadlineError,
+    EngineError,
+    LoadError,
+    ModelGoneError,
+    NotReadyError,
+    OverloadedError,
+    WorkersLostError,
+)
+from service.engine.flights import MOST_DEATHS, Flight, Job, Result, Waiting
+from service.engine.observer import Observer
+from service.engine.post import RESTART_SECONDS, Post
+from service.engine.roster import Roster
+
+__all__ = [
+    "CannotEncodeError",
+    "DeadlineError",
+    "Engine",
+    "EngineError",
+    "Job",
+    "LoadError",
+    "ModelGoneError",
+    "NotReadyError",
+    "OverloadedError",
+    "Result",
+    "WorkersLostError",
+]
 
 log = structlog.get_logger(__name__)
 
-_CHUNK = 1 << 20
 # How long after its deadline a picture's answer may still be on its way from the worker.
 GRACE_SECONDS = 2.0
-# Deaths of workers that one picture may see before it is taken to be their cause.
-MOST_DEATHS = 2
-RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
-STEADY_SECONDS = 30.0
 # Under overload budgets shrink before pictures are refused: from these fills of the queue on, each
 # picture is granted only so much of the draws it asked for, but never less than this many.
 SHRINKING = ((0.5, 8), (0.25, 4), (0.125, 2))
 LEAST_GRANTED = 128
-# Draws that a picture takes from a pass at a time: how many pictures keep a worker's passes full.
-DRAWS_AT_A_TIME = 32
-
-
-class EngineError(Exception):
-    """Why there is no answer.
-
-    ├── NotReadyError       no worker is ready yet
-    ├── OverloadedError     the queue is full
-    ├── DeadlineError       the deadline came before the first look
-    ├── CannotEncodeError   the model cannot take this picture
-    └── WorkersLostError    workers died over this picture
-    """
-
-
-class NotReadyError(EngineError):
-    """No worker is ready yet."""
-
-
-class OverloadedError(EngineError):
-    """The queue is full."""
-
-
-class DeadlineError(EngineError):
-    """The deadline came before the first look."""
-
-
-class CannotEncodeError(EngineError):
-    """The model cannot take this picture."""
-
-
-class WorkersLostError(EngineError):
-    """Workers died over this picture."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A question about a picture.
-
-    ``deadline`` is on the clock of ``time.monotonic``, which all processes of a machine share.
-    """
-
-    model: int
-    picture: Picture
-    question: Question
-    scores: int
-    deadline: float
-    high: bool = False
-
-
-@dataclass(frozen=True)
-class Result:
-    """The answer to a job, its draw budget, where it was made, and where its time went."""
-
-    conclusion: Conclusion
-    granted: int
-    device: str
-    precision: Precision
-    compiled: bool
-    queue_seconds: float
-    compute_seconds: float
-
-
-class Observer(Protocol):
-    """Who wants to know what the engine does: the metrics."""
-
-    def numbers(self, worker: str, numbers: wire.Numbers) -> None:
-        """Take what a worker has done since it last said."""
-
-    def worker_up(self, worker: str, up: bool) -> None:
-        """A worker has become ready, or is so no longer."""
-
-    def worker_died(self, worker: str) -> None:
-        """A worker has died."""
-
-
-class _StartAgainError(Exception):
-    """A worker chose another number format than those before it."""
-
-
-@dataclass(eq=False)
-class _Flight:
-    id: int
-    job: Job
-    answer: asyncio.Future[wire.Answer]
-    on_look: Callable[[Conclusion], None] | None
-    granted: int = 0
-    worker: "_Worker | None" = None
-    sent: float = 0.0
-    deaths: int = 0
-
-
-@dataclass(eq=False)
-class _Worker:
-    name: str
-    device: str
-    writer: asyncio.StreamWriter | None = None
-    ready: bool = False
-    calibrations: list[Calibration] = field(default_factory=list)
-    window: int = 0
-    heard: float = 0.0
-
-    @property
-    def kind(self) -> str:
-        """Its kind of device."""
-        return self.device.partition(":")[0]
-
-    flights: dict[int, _Flight] = field(default_factory=dict)
 
 
 class Engine:
     """Workers on devices, and the queue before them.
 
     Args:
-        bundles: the models, in the order in which jobs name them.
+        catalogue: the models; it changes with :meth:`load` and :meth:`unload`.
         devices: one worker is started for each entry.
         precision: the number format of h; None to measure which is fastest.
         pass_size: slots of every pass; None to measure how many are enough.
         compiled: whether workers may compile the models, and use that where it is faster.
         queue: pictures that may wait; more are refused.
+        queue_bytes: bytes that they, and those in flight, may take; one picture always may.
         shrink: whether draw budgets shrink when many pictures wait.
+        stall_seconds: a worker that shows no sign of life for so long is replaced.
         observer: told what happens.
-        on_broken: called with the reason when a worker cannot load its models and none is ready.
+        on_broken: called with the reason when workers cannot load the models, and none is ready.
     """
 
     def __init__(
         self,
-        bundles: list[Bundle],
+        catalogue: Catalogue,
         devices: list[str],
+        *,
         precision: Precision | None,
         pass_size: int | None,
         compiled: bool,
         queue: int,
+        queue_bytes: int,
         shrink: bool,
+        stall_seconds: float,
         observer: Observer,
         on_broken: Callable[[str], None],
     ) -> None:
-        self._bundles = bundles
-        self._pass_size, self._compile = pass_size, compiled
-        # By kind of device and model. What the first worker chooses is binding for the others and
-        # for all restarts: a certificate speaks of one network, and formats differ in some votes.
-        self._precisions: dict[str, list[Precision]] = {}
-        self._precision = precision
-        self._workers = [_Worker(f"worker{i}", device) for i, device in enumerate(devices)]
-        self._limit, self._shrink = queue, shrink
+        self._roster = Roster(catalogue, observer, precision, pass_size, compiled)
+        self._posts = [
+            Post(f"worker{i}", device, self._roster, self, stall_seconds)
+            for i, device in enumerate(devices)
+        ]
+        self._limit, self._limit_bytes, self._shrink = queue, queue_bytes, shrink
         self._observer, self._on_broken = observer, on_broken
         self._ids = itertools.count(1)
-        self._waiting: tuple[deque[_Flight], deque[_Flight]] = (deque(), deque())
+        self._waiting = Waiting()
+        # Pictures that are being decoded, and the bytes of all that are held in any way.
+        self._preparing = self._held = 0
         self._tasks: list[asyncio.Task[None]] = []
-        self._turn = 0
+        self._opened = False
         self.draining = False
 
     @property
     def ready(self) -> bool:
         """Whether pictures are answered now."""
-        return not self.draining and any(worker.ready for worker in self._workers)
+        return not self.draining and any(post.ready for post in self._posts)
 
     @property
     def queued(self) -> int:
         """Pictures that wait for a worker."""
-        return sum(map(len, self._waiting))
+        return len(self._waiting)
 
     @property
     def in_flight(self) -> int:
         """Pictures that a worker has."""
-        return sum(len(worker.flights) for worker in self._workers)
+        return sum(len(post.flights) for post in self._posts)
+
+    @property
+    def full(self) -> bool:
+        """Whether no further picture may wait."""
+        return self.queued + self._preparing >= self._limit
 
     @property
     def shrinkage(self) -> int:
@@ -211,15 +131,18 @@ class Engine:
         return next((divisor for least, divisor in SHRINKING if fill >= least), 1)
 
     @property
-    def calibrations(self) -> list[list[Calibration]]:
-        """How each ready worker runs each model."""
-        return [worker.calibrations for worker in self._workers if worker.ready]
+    def workers(self) -> list[str]:
+        """The names of the workers."""
+        return [post.name for post in self._posts]
+
+    @property
+    def calibrations(self) -> list[dict[int, Calibration]]:
+        """How each ready worker runs each model, by number."""
+        return [post.calibrations for post in self._posts if post.ready]
 
     def start(self) -> None:
         """Start the workers; they become ready by themselves."""
-        self._tasks = [
-            asyncio.create_task(self._keep(worker), name=worker.name) for worker in self._workers
-        ]
+        self._tasks = [asyncio.create_task(post.keep(), name=post.name) for post in self._posts]
 
     async def close(self) -> None:
         """End the workers."""
@@ -227,6 +150,23 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @contextmanager
+    def preparing(self, size: int) -> Iterator[None]:
+        """Hold a place in the queue for a picture of ``size`` bytes while these are decoded.
+
+        Raises:
+            NotReadyError: no worker has been ready yet.
+            OverloadedError: there is no place.
+        """
+        self._check(size)
+        self._preparing += 1
+        self._held += size
+        try:
+            yield
+        finally:
+            self._preparing -= 1
+            self._held -= size
 
     async def predict(
         self, job: Job, on_look: Callable[[Conclusion], None] | None = None
@@ -240,17 +180,27 @@ class Engine:
         Raises:
             EngineError: see its tree.
         """
-        if not any(worker.ready for worker in self._workers):
-            raise NotReadyError("the workers are still loading the models")
-        if self.queued >= self._limit:
-            raise OverloadedError(f"{self.queued} pictures are waiting already")
+        size = len(job.picture.pixels)
+        self._check(size)
+        self._held += size
+        try:
+            with self._roster.picture(job.model):
+                return await self._fly(job, on_look)
+        except WorkersLostError as error:
+            digest = await asyncio.to_thread(lambda: job.picture.digest)
+            log.error("picture refused", reason=str(error), picture=f"sha256:{digest}")
+            raise
+        finally:
+            self._held -= size
+
+    async def _fly(self, job: Job, on_look: Callable[[Conclusion], None] | None) -> Result:
         loop = asyncio.get_running_loop()
-        flight = _Flight(next(self._ids), job, loop.create_future(), on_look)
+        flight = Flight(next(self._ids), job, loop.create_future(), on_look)
         arrived = time.monotonic()
-        self._waiting[not job.high].append(flight)
-        self._dispatch()
         left = max(job.deadline - arrived, 0.0)
         timer = loop.call_later(left, self._expire, flight)
+        self._waiting.push(flight)
+        self._dispatch()
         try:
             # At the deadline the worker answers with what it has; this is for one that does not.
             async with asyncio.timeout(left + GRACE_SECONDS):
@@ -260,169 +210,83 @@ class Engine:
         finally:
             timer.cancel()
             self._forget(flight)
-        assert flight.worker is not None
+        assert flight.post is not None
         return Result(
             conclusion=answer.conclusion,
             granted=flight.granted,
-            device=flight.worker.device,
+            device=flight.post.device,
             precision=answer.precision,
             compiled=answer.compiled,
             queue_seconds=flight.sent - arrived + answer.queue_seconds,
             compute_seconds=answer.compute_seconds,
+            looks=answer.looks,
         )
 
-    def _expire(self, flight: _Flight) -> None:
+    async def load(self, path: Path) -> Served:
+        """Have every worker load the bundle in the folder ``path``, and serve it from then on.
+
+        Takes seconds; pictures of other models are answered meanwhile. When it returns, every ready
+        worker has certified a probe picture with the model, and the catalogue names it. A bundle
+        that is served already is left as it is. One of the same name and version but with another
+        digest takes its place: new pictures go to the new one, those in flight end with the old.
+        On any failure everything stays as it was.
+
+        Raises:
+            BundleError: the bundle cannot be trusted.
+            NotReadyError: no worker is ready.
+            LoadError: a worker could not load it; says why.
+        """
+        return await self._roster.load(path, self._posts)
+
+    async def unload(self, name: str) -> None:
+        """Serve the model called ``name`` or ``name:version`` no longer; no version means all.
+
+        The catalogue forgets it at once, so that new requests do not find it; pictures in flight
+        are answered; then the workers free its memory, and this returns.
+
+        Raises:
+            UnknownModelError: it is not served.
+        """
+        await self._roster.unload(name, self._posts)
+
+    def _check(self, size: int) -> None:
+        if not self._opened:
+            raise NotReadyError("the workers are still loading the models")
+        if self.full:
+            raise OverloadedError(f"{self.queued + self._preparing} pictures are waiting already")
+        if self._held and self._held + size > self._limit_bytes:
+            raise OverloadedError(f"waiting pictures take {self._held:,} bytes already")
+
+    def _expire(self, flight: Flight) -> None:
         """End a picture that is still in the queue at its deadline."""
-        if flight.worker is None and not flight.answer.done():
+        if flight.post is None and not flight.answer.done():
             flight.answer.set_exception(DeadlineError("the deadline came in the queue"))
 
-    def _forget(self, flight: _Flight) -> None:
+    def _forget(self, flight: Flight) -> None:
         """Drop what is left of a flight that nobody waits for any more."""
-        worker = flight.worker
-        if worker is None:
-            queue = self._waiting[not flight.job.high]
-            if flight in queue:
-                queue.remove(flight)
-        elif worker.flights.pop(flight.id, None) and worker.writer:
-            worker.writer.write(wire.encode(wire.Cancel(id=flight.id)))
+        if flight.post is None:
+            self._waiting.remove(flight)
+        elif flight.post.flights.pop(flight.id, None):
+            flight.post.send(wire.Cancel(id=flight.id))
             self._dispatch()
 
     def _dispatch(self) -> None:
         """Give waiting pictures to the workers with the fewest, as many as keep passes full."""
-        ready = [worker for worker in self._workers if worker.ready]
-        while ready:
-            # High priority goes first, but one turn in four is normal's, so that none starves.
-            self._turn = (self._turn + 1) % 4
-            order = self._waiting if self._turn else self._waiting[::-1]
-            queue = next((queue for queue in order if queue), None)
-            worker = min(ready, key=lambda worker: len(worker.flights) / worker.window)
-            if queue is None or len(worker.flights) >= worker.window:
+        ready = [post for post in self._posts if post.ready]
+        while ready and self._waiting:
+            post = min(ready, key=lambda post: len(post.flights) / post.window)
+            if len(post.flights) >= post.window:
                 return
-            flight = queue.popleft()
-            flight.worker, flight.sent = worker, time.monotonic()
+            flight = self._waiting.pop()
+            flight.post, flight.sent = post, time.monotonic()
             asked = flight.job.question.max_draws
             # Fixed before the first draw, as the division of α needs it to be.
             flight.granted = min(asked, max(asked // self.shrinkage, LEAST_GRANTED))
-            worker.flights[flight.id] = flight
-            assert worker.writer is not None
-            worker.writer.write(_admit(flight))
+            post.flights[flight.id] = flight
+            post.send(flight.admission(), flight.job.picture.pixels)
 
-    async def _keep(self, worker: _Worker) -> None:
-        """Keep one worker running, for as long as the service does."""
-        failures = 0
-        while True:
-            started = time.monotonic()
-            try:
-                code = await self._run(worker)
-            except Exception:  # a worker that talks nonsense must not end its supervision
-                log.exception("worker failed", worker=worker.name)
-                code = -1
-            if code is None:
-                continue
-            lived = time.monotonic() - started
-            self._observer.worker_died(worker.name)
-            log.error(
-                "worker died", worker=worker.name, exit_code=code, after_seconds=round(lived, 1)
-            )
-            # One that dies young is given longer and longer before it is tried again.
-            failures = 0 if lived > STEADY_SECONDS else failures + 1
-            await asyncio.sleep(RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)])
-
-    async def _run(self, worker: _Worker) -> int | None:
-        """Start one worker process, and listen to it until it ends.
-
-        Returns:
-            Its exit code; None if it is only to be started again.
-        """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "service.engine.worker"),
-                *("--name", worker.name, "--fd", str(theirs.fileno())),
-                pass_fds=[theirs.fileno()],
-            )
-        reader, writer = await asyncio.open_connection(sock=ours)
-        worker.writer, again = writer, False
-        try:
-            writer.write(wire.encode(self._load(worker)))
-            decoder = wire.Decoder()
-            while data := await reader.read(_CHUNK):
-                worker.heard = time.monotonic()
-                for message, _ in decoder.feed(data):
-                    self._receive(worker, message)
-        except ConnectionError:
-            pass
-        except _StartAgainError:
-            again = True
-        finally:
-            worker.ready, worker.writer = False, None
-            self._observer.worker_up(worker.name, False)
-            writer.close()
-            if process.returncode is None:
-                process.kill()
-            self._recover(worker)
-        code = await process.wait()
-        return None if again else code
-
-    def _load(self, worker: _Worker) -> wire.Load:
-        formats = self._precisions.get(worker.kind, [self._precision] * len(self._bundles))
-        models = [
-            wire.Model(path=str(bundle.path), digest=bundle.digest, precision=precision)
-            for bundle, precision in zip(self._bundles, formats, strict=True)
-        ]
-        return wire.Load(
-            models=models,
-            device=worker.device,
-            pass_size=self._pass_size,
-            compile=self._compile,
-        )
-
-    def _receive(self, worker: _Worker, message: wire.Message) -> None:
-        match message:
-            case wire.Ready():
-                chosen = [one.precision for one in message.calibrations]
-                if self._precisions.setdefault(worker.kind, chosen) != chosen:
-                    log.info("worker starts again with the others' formats", worker=worker.name)
-                    raise _StartAgainError
-                worker.ready, worker.calibrations = True, message.calibrations
-                largest = max(one.pass_size for one in message.calibrations)
-                worker.window = 2 * max(1, largest // DRAWS_AT_A_TIME)
-                self._observer.worker_up(worker.name, True)
-                log.info(
-                    "worker ready",
-                    worker=worker.name,
-                    device=worker.device,
-                    calibrations=[asdict(one) for one in message.calibrations],
-                )
-                self._dispatch()
-            case wire.Faster():
-                worker.calibrations[message.model] = message.calibration
-                log.info(
-                    "model compiled", worker=worker.name, calibration=asdict(message.calibration)
-                )
-            case wire.Numbers():
-                self._observer.numbers(worker.name, message)
-            case wire.Look():
-                flight = worker.flights.get(message.id)
-                if flight and flight.on_look:
-                    flight.on_look(message.conclusion)
-            case wire.Answer():
-                self._settle(worker, message.id, message)
-            case wire.Late():
-                error: EngineError = DeadlineError("the deadline came before the first look")
-                self._settle(worker, message.id, error)
-            case wire.Failed():
-                self._settle(worker, message.id, CannotEncodeError(message.reason))
-            case wire.Broken():
-                log.error("worker cannot load", worker=worker.name, reason=message.reason)
-                if not any(one.ready for one in self._workers):
-                    self._on_broken(message.reason)
-            case _:
-                log.error("unexpected message", worker=worker.name, kind=message.kind)
-
-    def _settle(self, worker: _Worker, flight_id: int, outcome: wire.Answer | EngineError) -> None:
-        flight = worker.flights.pop(flight_id, None)
+    def _settle(self, post: Post, number: int, outcome: wire.Answer | EngineError) -> None:
+        flight = post.flights.pop(number, None)
         if flight and not flight.answer.done():
             if isinstance(outcome, EngineError):
                 flight.answer.set_exception(outcome)
@@ -430,42 +294,57 @@ class Engine:
                 flight.answer.set_result(outcome)
         self._dispatch()
 
-    def _recover(self, worker: _Worker) -> None:
-        """Put the pictures of a dead worker back at the front of the queue."""
-        flights, worker.flights = worker.flights, {}
-        for flight in reversed(flights.values()):
-            # One that had said nothing since it was given the picture may have been dead already.
-            flight.deaths += worker.heard > flight.sent
-            flight.worker = None
+    # What the posts tell: see ``Crew``.
+
+    def opened(self, post: Post) -> None:
+        """Note that a post takes pictures now."""
+        self._opened = True
+        self._observer.worker_up(post.name, True)
+        self._dispatch()
+
+    def heard(self, post: Post, message: wire.FromWorker) -> None:
+        """Take what a worker says about pictures and passes."""
+        match message:
+            case wire.Numbers():
+                self._observer.numbers(post.name, message)
+            case wire.Look():
+                flight = post.flights.get(message.id)
+                if flight and flight.on_look:
+                    flight.on_look(message.conclusion)
+            case wire.Answer():
+                self._settle(post, message.id, message)
+            case wire.Late():
+                late = DeadlineError("the deadline came before the first look")
+                self._settle(post, message.id, late)
+            case wire.Failed():
+                self._settle(post, message.id, CannotEncodeError(message.reason))
+
+    def fallen(self, post: Post, flights: Iterable[Flight], running: set[int]) -> None:
+        """Put the pictures of a worker that is gone back at the front of the queue."""
+        self._observer.worker_up(post.name, False)
+        for flight in reversed(list(flights)):
+            flight.post = None
+            # Those that waited, or whose worker was only starting, have nothing to do with it.
+            flight.deaths += running == {flight.id}
+            flight.suspicions += flight.id in running and len(running) > 1
             # Looks of two runs together would not hold with the confidence asked.
             flight.on_look = None
             if flight.answer.done():
                 continue
             if flight.deaths >= MOST_DEATHS:
-                reason = f"{flight.deaths} workers died while they had this picture"
+                reason = f"{flight.deaths} workers died while they ran this picture alone"
                 flight.answer.set_exception(WorkersLostError(reason))
             else:
-                self._waiting[not flight.job.high].appendleft(flight)
+                self._waiting.push_first(flight)
+                self._observer.picture_requeued()
         self._dispatch()
 
+    def died(self, post: Post) -> None:
+        """Note a death."""
+        self._observer.worker_died(post.name)
 
-def _admit(flight: _Flight) -> bytes:
-    job = flight.job
-    picture, question = job.picture, job.question
-    message = wire.Admit(
-        id=flight.id,
-        model=job.model,
-        width=picture.width,
-        height=picture.height,
-        channels=picture.channels,
-        bits=picture.bits,
-        confidence=question.confidence,
-        max_draws=flight.granted,
-        target=question.target,
-        norm=question.norm,
-        scores=job.scores,
-        deadline=job.deadline,
-        high=job.high,
-        progress=flight.on_look is not None,
-    )
-    return wire.encode(message, picture.pixels)
+    def broken(self, post: Post, reason: str) -> None:
+        """Give the service up if no worker can load its models, at the start or over and over."""
+        lasting = not self._opened or post.failures >= len(RESTART_SECONDS)
+        if lasting and not any(one.ready for one in self._posts):
+            self._on_broken(reason)

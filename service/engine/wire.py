@@ -22,14 +22,17 @@ class _Message(BaseModel):
 
 
 class Model(BaseModel):
-    """A bundle to load: its folder, and the digest that it must have.
+    """A bundle to load: its number here, its folder, and the digest that it must have.
 
-    Its number format is measured if it is None.
+    Its number format is measured if it is None. ``ceiling`` is the largest pass that is known to
+    fit into the device's memory, None if none has failed yet.
     """
 
+    number: int
     path: str
     digest: str
     precision: Precision | None
+    ceiling: int | None = None
 
 
 class Load(_Message):
@@ -43,7 +46,10 @@ class Load(_Message):
 
 
 class Admit(_Message):
-    """To a worker: certify a picture. The payload holds its pixels."""
+    """To a worker: certify a picture. The payload holds its pixels.
+
+    It shares none of its first ``alone`` passes with another.
+    """
 
     kind: Literal["admit"] = "admit"
     id: int
@@ -60,6 +66,7 @@ class Admit(_Message):
     deadline: float
     high: bool
     progress: bool
+    alone: int = 0
 
 
 class Cancel(_Message):
@@ -69,19 +76,60 @@ class Cancel(_Message):
     id: int
 
 
+class Add(_Message):
+    """To a worker: load a further model, beside what it does."""
+
+    kind: Literal["add"] = "add"
+    model: Model
+
+
+class Remove(_Message):
+    """To a worker: forget a model, of which it has no pictures any more."""
+
+    kind: Literal["remove"] = "remove"
+    model: int
+
+
 class Ready(_Message):
-    """From a worker: every model is loaded and has made its first pass."""
+    """From a worker: every model is loaded and has made its first pass; by number."""
 
     kind: Literal["ready"] = "ready"
-    calibrations: list[Calibration]
+    calibrations: dict[int, Calibration]
 
 
-class Faster(_Message):
-    """From a worker: a model runs compiled from now on."""
+class Added(_Message):
+    """From a worker: the further model is loaded and has made its first pass."""
 
-    kind: Literal["faster"] = "faster"
+    kind: Literal["added"] = "added"
     model: int
     calibration: Calibration
+
+
+class NotAdded(_Message):
+    """From a worker: the further model cannot be loaded; the others are as before."""
+
+    kind: Literal["not_added"] = "not_added"
+    model: int
+    reason: str
+
+
+class Removed(_Message):
+    """From a worker: the model is gone."""
+
+    kind: Literal["removed"] = "removed"
+    model: int
+
+
+class Recalibrated(_Message):
+    """From a worker: a model runs otherwise from now on, compiled or in smaller passes.
+
+    ``ceiling`` is set if larger passes than that do not fit into the device's memory.
+    """
+
+    kind: Literal["recalibrated"] = "recalibrated"
+    model: int
+    calibration: Calibration
+    ceiling: int | None = None
 
 
 class Look(_Message):
@@ -93,7 +141,10 @@ class Look(_Message):
 
 
 class Answer(_Message):
-    """From a worker: a picture's question is answered."""
+    """From a worker: a picture's question is answered.
+
+    ``looks`` has for each look the draws so far and the seconds since the first pass began.
+    """
 
     kind: Literal["answer"] = "answer"
     id: int
@@ -102,6 +153,7 @@ class Answer(_Message):
     compiled: bool
     queue_seconds: float
     compute_seconds: float
+    looks: list[tuple[int, float]]
 
 
 class Late(_Message):
@@ -134,19 +186,37 @@ class Numbers(_Message):
     slots: int
     filled: int
     busy_seconds: float
+    memory_used: int
+    memory: int
 
 
-Message = Annotated[
-    Load | Admit | Cancel | Ready | Faster | Look | Answer | Late | Failed | Broken | Numbers,
-    Field(discriminator="kind"),
-]
+ToWorker = Load | Admit | Cancel | Add | Remove
+FromWorker = (
+    Ready
+    | Added
+    | NotAdded
+    | Removed
+    | Recalibrated
+    | Look
+    | Answer
+    | Late
+    | Failed
+    | Broken
+    | Numbers
+)
+Message = Annotated[ToWorker | FromWorker, Field(discriminator="kind")]
 _MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)
 
 
 def encode(message: Message, payload: bytes = b"") -> bytes:
     """Return the frame of ``message``."""
+    return head(message, len(payload)) + payload
+
+
+def head(message: Message, payload_bytes: int) -> bytes:
+    """Return the frame of ``message`` up to its payload, which may be large, and goes beside it."""
     header = message.model_dump_json().encode()
-    return _LENGTHS.pack(len(header), len(payload)) + header + payload
+    return _LENGTHS.pack(len(header), payload_bytes) + header
 
 
 class Decoder:

@@ -42,7 +42,8 @@ class Service:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.lines.append(line)
-            self._first.set()
+            if "http://" in line:
+                self._first.set()
         self._first.set()
 
     @property

@@ -74,9 +74,9 @@ def test_metrics_count_what_happened(client: httpx.Client, seven: bytes) -> None
         found = re.search(rf"^{re.escape(line)} ([0-9.e+]+)$", client.get("/metrics").text, re.M)
         return float(found[1]) if found else 0.0
 
-    answered = 'pixeldp_requests_total{route="/predict",status="200"}'
+    answered = 'pixeldp_requests_total{outcome="robust",route="/predict",status="200"}'
     robust = 'pixeldp_predictions_total{model="mnist-cnn",robust="true",stopped="target_certified"}'
-    refused = 'pixeldp_requests_total{route="/predict",status="400"}'
+    refused = 'pixeldp_requests_total{outcome="not-a-picture",route="/predict",status="400"}'
     before = value(answered), value(robust), value(refused)
     client.post("/predict?target=0.5", content=seven, headers=PNG)
     client.post("/predict?target=0.5", content=b"", headers=PNG)
@@ -166,7 +166,8 @@ def test_a_killed_worker_loses_no_picture(seven: bytes) -> None:
         assert [answer.status_code for answer in answers] == [200] * 4
         assert all(answer.json()["draws"] == 20_000 for answer in answers)
         end = time.monotonic() + 20
-        while len(workers(running)) < 1 or "pixeldp_worker_deaths_total" not in metrics(running):
+        restarted = re.compile(r"^pixeldp_worker_restarts_total\{.*\} 1\.0$", re.M)
+        while len(workers(running)) < 1 or not restarted.search(metrics(running)):
             assert time.monotonic() < end, running.log
             time.sleep(0.1)
         running.wait_ready()

@@ -1,6 +1,10 @@
 """Bundles: what is refused, and that the refusal says where and why."""
 
+import copy
 import json
+import random
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from models.bundle import (
     write_manifest,
 )
 from models.pixeldp import build_network, load_network, save_network
+from models.predictor import Predictor
 
 DESCRIPTION: dict[str, Any] = {
     "name": "tiny",
@@ -179,3 +184,177 @@ def test_weights_that_change_after_reading_are_refused(folder: Path) -> None:
     save_file(other, folder / WEIGHTS)
     with pytest.raises(BundleError, match="has changed since the bundle was read"):
         load_network(bundle)
+
+
+def test_a_description_cut_off_anywhere_is_refused(folder: Path) -> None:
+    whole = (folder / MANIFEST).read_bytes().rstrip()
+    for end in range(0, len(whole), 7):
+        (folder / MANIFEST).write_bytes(whole[:end])
+        with pytest.raises(BundleError, match=r"model\.json: file: is not JSON"):
+            read_bundle(folder)
+
+
+def test_weights_altered_or_cut_off_anywhere_are_refused(folder: Path) -> None:
+    whole = (folder / WEIGHTS).read_bytes()
+    for place in range(0, len(whole), 97):
+        altered = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        for content in (altered, whole[:place]):
+            (folder / WEIGHTS).write_bytes(content)
+            with pytest.raises(BundleError, match=r"weights\.safetensors: sha256: is"):
+                read_bundle(folder)
+    for end in range(0, len(whole), 97):  # also where the digest was made to fit
+        resign(folder, whole[:end])
+        with pytest.raises(BundleError, match=r"weights\.safetensors: file: is not a safetensors"):
+            load_network(read_bundle(folder))
+
+
+def test_a_description_nested_without_end_is_refused(folder: Path) -> None:
+    (folder / MANIFEST).write_text('{"name": ' + "[" * 10**6)
+    with pytest.raises(BundleError, match="file: is not JSON"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "complaint"),
+    [
+        (
+            {"name": "cnn", "arguments": {"hidden": 2 * 10**6}},
+            "far more weights than the 8 tensors",
+        ),
+        ({"name": "cnn", "arguments": {"hidden": 10**15}}, "cannot be built"),
+        ({"name": "cnn", "arguments": {"hidden": -1}}, "cannot be built"),
+        ({"name": "cnn", "arguments": {"hidden": "4"}}, "arguments of cnn"),
+        ({"name": "cnn", "arguments": {"channels": [1]}}, "not enough values"),
+        ({"name": "resnet", "arguments": {"depth": 6 * 10**8 + 2}}, "far more weights"),
+        ({"name": "resnet", "arguments": {"depth": 1e400}}, "architecture: depth inf: expected"),
+        ({"name": "wide-resnet", "arguments": {"width": 0}}, "cannot be built|do not fit"),
+    ],
+)
+def test_networks_that_the_weights_are_not_for_are_refused(
+    folder: Path, architecture: dict[str, Any], complaint: str
+) -> None:
+    """Before they take memory or time."""
+    change(folder, architecture=architecture)
+    with pytest.raises(BundleError, match=complaint):
+        load_network(read_bundle(folder))
+
+
+def test_numbers_that_are_none_of_the_networks_are_refused(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    name, weight = next(iter(tensors.items()))
+    for other in (
+        weight.double().fill_(1e300),  # finite in the file, infinite in float32
+        weight.fill_(float("-inf")),
+    ):
+        resign(folder, {**tensors, name: other})
+        with pytest.raises(BundleError, match=f"{name}: holds NaN or infinity"):
+            load_network(read_bundle(folder))
+    resign(folder, {**tensors, name: torch.zeros(weight.shape, dtype=torch.complex64)})
+    with pytest.raises(BundleError, match=f"{name}: holds complex numbers"):
+        load_network(read_bundle(folder))
+    header = json.dumps({name: {"dtype": "F1", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    resign(folder, struct.pack("<Q", len(header)) + header + b"0")
+    with pytest.raises(BundleError, match="is not a safetensors file"):
+        load_network(read_bundle(folder))
+
+
+RESIDUAL: dict[str, Any] = {
+    **DESCRIPTION,
+    "architecture": {"name": "resnet", "arguments": {"depth": 8, "channels": 2}},
+    "noise": {**DESCRIPTION["noise"], "placement": "stage1"},
+    "sensitivity": {**DESCRIPTION["sensitivity"], "value": 1e4},
+}
+
+
+@pytest.fixture
+def residual(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    manifest = Manifest.model_validate(RESIDUAL)
+    save_network(tmp_path / "residual", manifest, build_network(manifest))
+    return tmp_path / "residual"
+
+
+def test_a_deep_sensitivity_is_bounded_again(residual: Path) -> None:
+    load_network(read_bundle(residual))
+    tensors = load_file(residual / WEIGHTS)
+    name = "encoder.stage1.0.branch.1.running_var"
+    resign(residual, {**tensors, name: torch.full_like(tensors[name], 1e-12)})
+    change(residual, sensitivity__value=5.0)
+    with pytest.raises(BundleError, match=r"states 5\.0, but .* proven bound is") as caught:
+        load_network(read_bundle(residual))
+    assert caught.value.field == "sensitivity.value"
+    resign(residual, {**tensors, name: torch.full_like(tensors[name], -1.0)})
+    with pytest.raises(BundleError, match=r"sensitivity: .*variance . eps is not positive"):
+        load_network(read_bundle(residual))
+    change(residual, noise__placement="stage1.0.branch")
+    with pytest.raises(BundleError, match=r"architecture: placement .* lies inside a Residual"):
+        load_network(read_bundle(residual))
+
+
+def test_a_scale_too_small_for_the_grid_of_pixels_is_refused(folder: Path) -> None:
+    change(folder, noise__scale=1e-4)
+    with pytest.raises(BundleError, match=r"noise\.scale: a grid of step") as caught:
+        Predictor(read_bundle(folder), 8)
+    assert caught.value.field == "noise.scale"
+
+
+STRANGE: list[Any] = [
+    *(None, True, False, -1, 0, 1, 2, 7, 10**6, 10**30, 10**400, 0.5, -0.0, 1e-300, 1e308),
+    *(float("nan"), float("inf"), "", "1", "0.5", "é" * 50, "\ud800", "../..", "image", "layer1"),
+    *("cnn", "resnet", "wide-resnet", "exported", "python", "denoised", "laplace", "l1", "linf"),
+    *([], {}, [[]], [0], [1, 2], [-1, 4], ["a", "b"], {"a": 1}),
+]
+
+
+def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of everything in a JSON document."""
+    if path:
+        yield path
+    if isinstance(document, dict | list):
+        items = document.items() if isinstance(document, dict) else enumerate(document)
+        for key, value in items:
+            yield from places(value, (*path, key))
+
+
+def mutated(document: dict[str, Any], rng: random.Random) -> bytes:
+    """The document with something in it replaced, removed or added, and its text sometimes torn."""
+    document = copy.deepcopy(document)
+    for _ in range(rng.choice((1, 1, 1, 2))):
+        *parents, last = rng.choice(list(places(document)))
+        part: Any = document
+        for key in parents:
+            part = part[key]
+        what = rng.random()
+        if what < 0.1:
+            del part[last]
+        elif what < 0.2 and isinstance(part, dict):
+            part[rng.choice(("depth", "hidden", "channels", "width"))] = rng.choice(STRANGE)
+        else:
+            part[last] = rng.choice(STRANGE)
+    text = json.dumps(document)
+    if rng.random() < 0.1:
+        place = rng.randrange(len(text))
+        text = text[:place] + chr(rng.randrange(256)) + text[place + rng.randrange(3) :]
+    return text.encode("utf-8", "surrogatepass")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_description_mutated_at_random_is_read_or_refused_and_nothing_else(
+    folder: Path, residual: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    for path in (folder, residual):
+        outcomes: set[Any] = set()
+        document = json.loads((path / MANIFEST).read_text())
+        for _ in range(60):
+            (path / MANIFEST).write_bytes(mutated(document, rng))
+            try:
+                load_network(read_bundle(path))
+                outcomes.add(None)
+            except BundleError as error:
+                outcomes.add(error)
+        refused = outcomes - {None}
+        assert all(error.file.parent == path for error in refused)
+        assert all(error.field and error.reason for error in refused)
+        assert len({error.field for error in refused}) > 10
+        assert None in outcomes

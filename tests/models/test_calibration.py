@@ -29,6 +29,7 @@ def test_what_is_asked_for_is_kept(bundle: Bundle) -> None:
 
 def test_the_fastest_is_chosen(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     speeds = {
+        ("float32", 8): 400.0,
         ("float32", 256): 100.0,
         ("bfloat16", 128): 940.0,
         ("bfloat16", 256): 960.0,
@@ -44,6 +45,37 @@ def test_the_fastest_is_chosen(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
     assert (calibration.precision, calibration.pass_size) == ("bfloat16", 256)
     assert calibration.draws_per_second == 960.0
     assert predictor.pass_size == 256
+
+
+@pytest.mark.parametrize(
+    ("speed", "size"), [(1.0, 8), (20.0, 16), (100.0, 64), (250.0, 128)], ids=str
+)
+def test_nobody_waits_long_for_a_pass_of_a_large_network(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, speed: float, size: int
+) -> None:
+    def measure(self: Predictor, seconds: float) -> float:
+        return speed * (1.5 if self.precision == "bfloat16" else 1.0)
+
+    monkeypatch.setattr(Predictor, "measure", measure)
+    predictor, calibration = calibrate(bundle, "cpu", None, None)
+    assert (calibration.precision, calibration.pass_size) == ("bfloat16", size)
+    assert predictor.pass_size == size
+
+
+def test_a_format_that_the_network_does_not_run_in_is_left_out(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = Predictor.measure
+
+    def only_float32(self: Predictor, seconds: float = 0.2) -> float:
+        if self.precision == "bfloat16":
+            raise RuntimeError("expected scalar type Float but found BFloat16")
+        return measure(self, seconds)
+
+    monkeypatch.setattr(Predictor, "measure", only_float32)
+    assert calibrate(bundle, "cpu", None, None)[1].precision == "float32"
+    with pytest.raises(RuntimeError, match="BFloat16"):
+        calibrate(bundle, "cpu", "bfloat16", None)
 
 
 def test_by_measuring(bundle: Bundle) -> None:

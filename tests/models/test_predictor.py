@@ -12,10 +12,12 @@ from models.bundle import Manifest, read_bundle
 from models.noise import PIXEL_STEP, SUBSTEPS, Features
 from models.pixeldp import build_network, save_network
 from models.precision import PRECISIONS, Precision
-from models.predictor import Predictor
+from models.predictor import MOST_REACH, STEPS, Predictor, grid_noise
 from models.preprocessing import CannotCertify
+from models.sensitivity.modules import encoder_sensitivity
 from tests.conftest import HAS_COMPILER
-from tests.models.test_bundle import DESCRIPTION
+from tests.models.sensitivity import exact
+from tests.models.test_bundle import DESCRIPTION, RESIDUAL
 
 SLOTS = 64
 
@@ -120,8 +122,8 @@ def test_features_of_a_layer_are_snapped_within_what_is_stated(tmp_path: Path) -
     predictor = make(tmp_path, placement="layer1")
     picture = pixels(5)
     encoded = predictor.encode(picture)
-    weight = predictor._encoder.weight
-    exact = F.conv2d(torch.from_numpy(picture[None, ..., 0] / 255.0)[None], weight, None, 2, 2)
+    weight, bias = predictor._encoder.weight, predictor._encoder.bias
+    exact = F.conv2d(torch.from_numpy(picture[None, ..., 0] / 255.0)[None], weight, bias, 2, 2)
     fine = predictor.noise.step / SUBSTEPS
     error = np.abs(encoded.features.steps * fine - exact.numpy().ravel())
     assert error.max() <= fine / 2 * (1 + 1e-6)
@@ -190,3 +192,111 @@ def test_a_compiled_network_keeps_rows_apart_and_agrees(tmp_path: Path) -> None:
         hostile = noisy.clone(memory_format=torch.channels_last)
         hostile[order[:-1]] = 1e30
         assert torch.equal(compiled._classifier(hostile)[order[-1]], straight[order[-1]])
+
+
+def deep(folder: Path, description: dict[str, Any], **noise: Any) -> Predictor:
+    """A model with several layers before the noise; its Δ is stated as proven."""
+    torch.manual_seed(2)
+    described = {**description, "noise": {**description["noise"], **noise}}
+    manifest = Manifest.model_validate(described)
+    network = build_network(manifest)
+    spec = manifest.sensitivity
+    proven = encoder_sensitivity(
+        network.encoder, manifest.input.shape, spec.input_norm, spec.noise_norm
+    )
+    stated = spec.model_copy(update={"value": proven.value})
+    save_network(folder, manifest.model_copy(update={"sensitivity": stated}), network)
+    return Predictor(read_bundle(folder), SLOTS, key=fixed_key)
+
+
+DEEP = {
+    "convolutions": {**DESCRIPTION, "noise": {**DESCRIPTION["noise"], "placement": "2"}},
+    "residual": RESIDUAL,
+    "all but the last layer": {
+        **DESCRIPTION,
+        "noise": {"mechanism": "laplace", "scale": 3.0, "placement": "6"},
+        "sensitivity": {**DESCRIPTION["sensitivity"], "input_norm": "linf", "noise_norm": "l1"},
+    },
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_features_are_what_exact_arithmetic_gives_within_what_is_stated(
+    tmp_path: Path, name: str
+) -> None:
+    predictor = deep(tmp_path, DEEP[name])
+    for picture in (pixels(9), pixels(9, 16)):
+        encoded = predictor.encode(picture)
+        largest = 255 if picture.itemsize == 1 else 65535
+        start = np.vectorize(lambda k, n=largest: exact.MP.mpf(int(k)) / n, otypes=[object])
+        wanted = exact.evaluate(predictor._encoder, start(picture.transpose(2, 0, 1))).ravel()
+        fine = exact.MP.mpf(predictor.noise.step) / SUBSTEPS
+        off = [abs(int(k) * fine - g) for k, g in zip(encoded.features.steps, wanted, strict=True)]
+        total = sum(off) if predictor.noise.mechanism == "laplace" else sum(x * x for x in off)
+        if predictor.noise.mechanism == "gaussian":
+            total = exact.MP.sqrt(total)
+        assert 0 < 2 * total <= encoded.terms.rho
+        assert encoded.terms.rho < 1e-2 * encoded.terms.scale
+        scores = predictor.run([encoded.features], np.zeros(SLOTS, dtype=np.intp))
+        assert (scores.sum(1) == 1).all()
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_no_two_pictures_have_features_further_apart_than_stated(tmp_path: Path, name: str) -> None:
+    """‖features − features'‖ ≤ Δ·‖x − x'‖ + ρ, for pictures that a preprocessing takes, too."""
+    predictor = deep(tmp_path, DEEP[name])
+    rng = np.random.default_rng(3)
+    order = {"l1": 1, "l2": 2, "linf": np.inf}
+    spec = predictor.manifest.sensitivity
+    closest = 0.0
+    for shape in ((8, 8, 1), (11, 9, 3)):
+        for step in range(40):
+            one = rng.integers(0, 256, shape).astype(np.uint8)
+            other = one.copy()
+            if step % 2:  # one pixel more or less, everywhere
+                other = np.where(one < 255, one + 1, one - 1).astype(np.uint8)
+            else:
+                other[tuple(rng.integers(0, side) for side in shape)] ^= 255
+            near, far = predictor.encode(one), predictor.encode(other)
+            fine = predictor.noise.step / SUBSTEPS
+            apart = (near.features.steps.astype(float) - far.features.steps) * fine
+            change = (one.astype(float) - other).ravel() / 255
+            allowed = near.terms.sensitivity * np.linalg.norm(change, order[spec.input_norm])
+            found = np.linalg.norm(apart, order[spec.noise_norm])
+            assert found <= allowed + near.terms.rho
+            closest = max(closest, found / allowed)
+    assert closest > 1e-3
+
+
+def manifest_with(scale: float, mechanism: str = "gaussian", placement: str = "layer1") -> Manifest:
+    noise = {"mechanism": mechanism, "scale": scale, "placement": placement}
+    norm = {"gaussian": "l2", "laplace": "l1"}[mechanism]
+    sensitivity = {**DESCRIPTION["sensitivity"], "noise_norm": norm}
+    return Manifest.model_validate({**DESCRIPTION, "noise": noise, "sensitivity": sensitivity})
+
+
+@pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
+@pytest.mark.parametrize("scale", [1e-4, 0.25, 70.0])
+def test_the_grid_reaches_as_far_as_features_can(mechanism: str, scale: float) -> None:
+    for scales in (0.0, 10.0, 511.9, 700.3, 4095.0):
+        noise = grid_noise(manifest_with(scale, mechanism), scales * scale)
+        assert noise.step <= scale / 8 * (1 + 1e-12)
+        outermost = np.array([-scales * scale, scales * scale])
+        steps = noise.snap(outermost).steps * (noise.step / SUBSTEPS)
+        assert steps == pytest.approx(outermost, abs=noise.step / SUBSTEPS)
+    assert grid_noise(manifest_with(scale, mechanism), 1.0 * scale).step == scale / 64
+
+
+def test_features_beyond_every_grid_are_clipped_which_moves_no_two_apart(tmp_path: Path) -> None:
+    predictor = deep(tmp_path, DEEP["convolutions"], scale=1e-7)
+    largest = STEPS * SUBSTEPS
+    one, other = (predictor.encode(pixels(seed)).features.steps for seed in (1, 2))
+    assert np.abs(one).max() == np.abs(other).max() == largest
+    assert predictor.noise.step * STEPS == pytest.approx(MOST_REACH * 1e-7)
+    free = [
+        predictor._run_encoder(pixels(seed).transpose(2, 0, 1) / 255.0).ravel() for seed in (1, 2)
+    ]
+    fine = predictor.noise.step / SUBSTEPS
+    clipped_apart = np.abs(one.astype(float) - other) * fine
+    assert (clipped_apart <= np.abs(free[0] - free[1]) + fine).all()
+    assert (clipped_apart < np.abs(free[0] - free[1]) / 2).any()

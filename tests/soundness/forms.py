@@ -1,8 +1,13 @@
 """Experiments come in a short form, for every run of the tests, and a long one."""
 
 import os
+from pathlib import Path
 
-# ``make soundness`` sets this.
+# ``make soundness`` sets these.
 LONG = os.environ.get("PIXELDP_SOUNDNESS") == "long"
 # Draws for each picture's true expected scores in the long form.
 TRUTH = int(os.environ.get("PIXELDP_SOUNDNESS_DRAWS", "1000000"))
+# How many pictures to attack over the whole zoo.
+ATTACKED = int(os.environ.get("PIXELDP_SOUNDNESS_ATTACKED", "10000" if LONG else "60"))
+# The folder of named data sets, if there is one at hand.
+DATA = Path(os.environ["PIXELDP_DATA"]) if os.environ.get("PIXELDP_DATA") else None

@@ -1,63 +1,128 @@
 """The attacks attack: they find changes that exist, and stay within what they are allowed."""
 
+import numpy as np
 import pytest
 import torch
+from scipy import optimize
 from torch import nn
 
-from models.evaluation.attacks import ATTACKS, AttackNorm, expected_probabilities
+from models.certification.norms import NORMS, Norm
+from models.evaluation.attacks import (
+    ATTACKS,
+    AttackName,
+    _project_l1,
+    _steepest,
+    noisy_scores,
+    plain_scores,
+)
 from models.pixeldp import PixelDP
 
 PIXELS = 16
+ORDERS: dict[Norm, float] = {"l1": 1, "l2": 2, "linf": torch.inf}
 
 
 class HalfSpace(nn.Module):
     """Two labels, divided by a plane with normal ``direction`` through mid-grey."""
 
-    def __init__(self, direction: torch.Tensor) -> None:
+    def __init__(self, direction: torch.Tensor, gain: float) -> None:
         super().__init__()
-        self.direction = direction
+        self.direction, self.gain = direction, gain
 
     def forward(self, noisy: torch.Tensor) -> torch.Tensor:
-        side = 40 * ((noisy - 0.5).flatten(1) @ self.direction)
+        side = self.gain * ((noisy - 0.5).flatten(1) @ self.direction)
         return torch.stack([side, -side], dim=1)
 
 
-def network(norm: AttackNorm) -> tuple[PixelDP, torch.Tensor]:
+def network(gain: float = 40) -> tuple[PixelDP, torch.Tensor]:
     torch.manual_seed(0)
     normal = torch.randn(PIXELS)
-    return PixelDP(nn.Identity(), HalfSpace(normal / normal.norm()), "gaussian", 0.1), normal
+    unit = normal / normal.norm()
+    return PixelDP(nn.Identity(), HalfSpace(unit, gain), "gaussian", 0.1), unit
 
 
-def distance(changed: torch.Tensor, pictures: torch.Tensor, norm: AttackNorm) -> torch.Tensor:
-    order = 2 if norm == "l2" else torch.inf
-    return (changed - pictures).flatten(1).norm(p=order, dim=1)
+def needed(gap: float, unit: torch.Tensor, norm: Norm) -> float:
+    """The size of the smallest change that crosses the plane, by the dual norm."""
+    return gap / float({"l1": unit.abs().max(), "l2": 1.0, "linf": unit.abs().sum()}[norm])
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_a_half_space_falls_outside_of_its_distance_only(name: str, norm: AttackNorm) -> None:
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_half_space_falls_outside_of_its_distance_only(name: AttackName, norm: Norm) -> None:
     """For a half-space the best change is known; attacks must come close to it."""
-    model, normal = network(norm)
-    unit = normal / normal.norm()
+    model, unit = network()
     # Pictures at a known distance from the plane, well inside [0, 1].
-    gap = 0.2
-    pictures = (0.5 + gap * unit).repeat(8, 1).reshape(8, 1, 4, 4)
+    pictures = (0.5 + 0.15 * unit).repeat(8, 1).reshape(8, 1, 4, 4)
     labels = torch.zeros(8, dtype=torch.long)
-    needed = gap if norm == "l2" else gap / float(unit.abs().sum())
     for factor, flips in ((0.9, False), (1.35, True)):
-        sizes = torch.full((8,), factor * needed)
-        changed = ATTACKS[name](model, pictures, labels, sizes, norm, steps=20, draws=64)
-        assert (distance(changed, pictures, norm) <= sizes * (1 + 1e-5)).all()
+        sizes = torch.full((8,), factor * needed(0.15, unit, norm))
+        changed = ATTACKS[name](noisy_scores(model, 64), pictures, labels, sizes, norm, steps=20)
+        moved = (changed - pictures).flatten(1).norm(p=ORDERS[norm], dim=1)
+        assert (moved <= sizes * (1 + 1e-5)).all()
         assert changed.min() >= 0
         assert changed.max() <= 1
-        scores = expected_probabilities(model, changed, 2000)
+        scores = noisy_scores(model, 2000)(changed)
         assert (scores.argmax(1) != 0).all() == flips
         assert (scores.argmax(1) != 0).any() == flips
 
 
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_network_that_is_quite_sure_is_attacked_all_the_same(
+    name: AttackName, norm: Norm
+) -> None:
+    """Its scores round to 0 and 1, where the gradient of a score itself is nothing."""
+    model, unit = network(gain=130)
+    pictures = (0.5 + 0.15 * unit).reshape(1, 1, 4, 4)
+    scores = plain_scores(model)
+    assert scores(pictures).exp()[0, 0] == 1
+    sizes = torch.tensor([1.1 * needed(0.15, unit, norm)])
+    changed = ATTACKS[name](scores, pictures, torch.tensor([0]), sizes, norm, steps=20)
+    assert scores(changed).argmax() == 1
+
+
 def test_expected_scores_average_over_the_noise() -> None:
-    model, _ = network("l2")
+    model, _ = network()
     torch.manual_seed(1)
-    scores = expected_probabilities(model, torch.full((3, 1, 4, 4), 0.5), 4000)
+    scores = noisy_scores(model, 4000)(torch.full((3, 1, 4, 4), 0.5)).exp()
     assert scores.shape == (3, 2)
     assert torch.allclose(scores, torch.full((3, 2), 0.5), atol=0.05)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_step_has_length_one_and_leaves_out_pixels_that_cannot_go_on(norm: Norm) -> None:
+    torch.manual_seed(2)
+    gradient = torch.randn(2, 3, 10, 10)
+    pictures = torch.full_like(gradient, 0.5)
+    pictures[:, :, :5] = 1.0
+    step = _steepest(gradient, norm, pictures)
+    assert torch.allclose(step.flatten(1).norm(p=ORDERS[norm], dim=1), torch.ones(2))
+    blocked = (pictures == 1) & (gradient > 0)
+    assert (step[blocked] == 0).all()
+    assert (step * gradient >= 0).all()
+    if norm == "l1":
+        assert (step[0] != 0).sum() == 3
+        taken = (gradient[0] * ~blocked[0]).abs()
+        assert taken[step[0] != 0].min() >= taken[step[0] == 0].max()
+
+
+def test_the_projection_in_l1_is_the_nearest_point_of_the_ball() -> None:
+    rng = np.random.default_rng(3)
+    points = rng.normal(size=(6, 1, 2, 3))
+    limits = np.array([0.1, 0.5, 1.0, 2.0, 3.0, 100.0])
+    found = _project_l1(
+        torch.tensor(points).float(), torch.tensor(limits).reshape(-1, 1, 1, 1).float()
+    ).numpy()
+    for point, limit, nearest in zip(points, limits, found, strict=True):
+        flat = point.ravel()
+        assert abs(nearest).sum() <= limit * (1 + 1e-5)
+        if abs(flat).sum() <= limit:
+            assert np.allclose(nearest, point, atol=1e-6)
+            continue
+        # The nearest point shrinks every entry by the same amount, as far as it goes.
+        shrunk = optimize.brentq(
+            lambda by, flat=flat, limit=limit: np.maximum(abs(flat) - by, 0).sum() - limit,
+            0,
+            abs(flat).max(),
+        )
+        by_hand = np.sign(flat) * np.maximum(abs(flat) - shrunk, 0)
+        assert np.allclose(nearest.ravel(), by_hand, atol=1e-5)

@@ -1,73 +1,47 @@
-import itertools
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from models.bundle import BundleError, read_bundle
+from models.bundle import Bundle, BundleError, read_bundle
 from models.certification.procedure import Question
-from models.evaluation.evaluate import Evaluation, answers, evaluate, record, share
-from models.noise import Key
-from models.pixeldp import load_network
-from models.predictor import Predictor
-from models.training.datasets import DataSet, load
-from models.training.loop import train
-from models.training.recipe import find_recipe
+from models.evaluation.answers import answers
+from models.evaluation.evaluate import Attacks, Running, evaluate, record
+from models.evaluation.figures import Evaluation
+from models.training.datasets import DataSet
 
 DRAWS = 200
+RUNNING = Running(precision="float32", pass_size=96)
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that is right about most digits and certifies some."""
-    folder = tmp_path_factory.mktemp("bundles") / "digits"
-    train(find_recipe("digits").changed(epochs=8), load("digits", None, "train"), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def digits() -> DataSet:
-    return load("digits", None, "test").every(5)
-
-
-def known_keys() -> Key:
-    numbers = itertools.count()
-    return lambda: next(numbers).to_bytes(32, "little")
-
-
-def predictor(bundle: Path, pass_size: int = 96) -> Predictor:
-    return Predictor(read_bundle(bundle), pass_size, key=known_keys())
+def run(bundle: Path, data: DataSet, **options: Any) -> Evaluation:
+    options = {"running": RUNNING, "progress": False, "max_draws": 64, **options}
+    return evaluate(read_bundle(bundle), data, **options)
 
 
 def test_the_figures_are_those_of_a_plain_recount(bundle: Path, digits: DataSet) -> None:
     radii = (0.05, 0.15, 0.3)
-    evaluation = evaluate(
-        predictor(bundle), digits, max_draws=DRAWS, radii=radii, dataset="digits", progress=False
-    )
+    evaluation = run(bundle, digits, max_draws=DRAWS, radii=radii, dataset="digits")
     question = Question(confidence=0.999, max_draws=DRAWS, target=None, norm="l2")
-    right, uncertified, sizes, draws = 0, 0, [], 0
+    right, robust, uncertified, sizes, draws = 0, dict.fromkeys(radii, 0), 0, [], 0
     reached = dict.fromkeys(radii, 0)
-    seen = set()
-    for index, inquiry in answers(predictor(bundle), digits.images, question):
-        seen.add(index)
-        assert inquiry.stopped == "max_draws"
+    for index, inquiry in answers(RUNNING.load(read_bundle(bundle)), digits.images, question):
         means = list(inquiry.total.means)
         label = means.index(max(means))
         draws += inquiry.total.draws
         sizes.append(inquiry.size)
         uncertified += inquiry.size == 0
-        if label == digits.labels[index]:
-            right += 1
-            for radius in radii:
-                reached[radius] += inquiry.size >= radius
+        right += label == digits.labels[index]
+        for radius in radii:
+            robust[radius] += inquiry.size >= radius
+            reached[radius] += inquiry.size >= radius and label == digits.labels[index]
     count = len(digits)
-    assert seen == set(range(count))
     assert evaluation.accuracy == right / count
-    assert [(at.radius, at.accuracy) for at in evaluation.certified] == [
-        (radius, reached[radius] / count) for radius in radii
+    assert [(at.radius, at.accuracy, at.precision, at.recall) for at in evaluation.certified] == [
+        (radius, reached[radius] / count, reached[radius] / robust[radius], reached[radius] / right)
+        for radius in radii
     ]
+    assert evaluation.curve[0].fraction == 1 - uncertified / count
     assert evaluation.uncertified == uncertified
     assert evaluation.mean_size == pytest.approx(sum(sizes) / count)
     assert evaluation.draws == draws == count * DRAWS
@@ -78,90 +52,107 @@ def test_the_figures_are_those_of_a_plain_recount(bundle: Path, digits: DataSet)
     assert 0 < reached[0.3] < reached[0.05] < right
 
 
-def test_every_picture_gets_its_own_draws(bundle: Path, digits: DataSet) -> None:
-    """Shares of votes agree with those of float noise, drawn picture by picture."""
-    question = Question(confidence=0.999, max_draws=DRAWS, target=None, norm="l2")
-    network = load_network(read_bundle(bundle))
-    generator = torch.Generator().manual_seed(1)
-    for index, inquiry in answers(predictor(bundle), digits.images, question):
-        picture = torch.from_numpy(digits.images[index]).permute(2, 0, 1).float() / 255
-        noise = torch.randn(1000, *picture.shape, generator=generator) * network.scale
-        with torch.inference_mode():
-            votes = network.score(picture + noise).argmax(1)
-        shares = np.bincount(votes.numpy(), minlength=10) / 1000
-        # Six standard errors of the difference between two estimates of a share.
-        allowed = 6 * np.sqrt((shares * (1 - shares) + 0.01) * (1 / 1000 + 1 / DRAWS))
-        assert (abs(inquiry.total.means - shares) < allowed).all()
-
-
 def test_wrong_and_uncertified_pictures_count_as_failures(bundle: Path, digits: DataSet) -> None:
     shifted = DataSet(digits.images, (digits.labels + 1) % 10, digits.names)
-    evaluation = evaluate(predictor(bundle), shifted, max_draws=64, radii=(1e-6,), progress=False)
+    evaluation = run(bundle, shifted, radii=(1e-6,))
     assert evaluation.accuracy < 0.3
     assert evaluation.certified[0].accuracy <= evaluation.accuracy
     assert evaluation.mean_size > 0
 
 
 def test_every_takes_some_pictures(bundle: Path, digits: DataSet) -> None:
-    evaluation = evaluate(
-        predictor(bundle), digits, every=20, max_draws=64, confidence=0.9, progress=False
-    )
+    evaluation = run(bundle, digits, every=20, confidence=0.9)
     assert (evaluation.pictures, evaluation.draws) == (3, 3 * 64)
     assert (evaluation.every, evaluation.confidence, evaluation.norm) == (20, 0.9, "l2")
 
 
 def test_sizes_in_another_norm(bundle: Path, digits: DataSet) -> None:
-    def certified(norm: str, radius: float) -> float:
-        return (
-            evaluate(
-                predictor(bundle),
-                digits,
-                max_draws=DRAWS,
-                radii=(radius,),
-                norm=norm,  # type: ignore[arg-type]
-                progress=False,
-            )
-            .certified[0]
-            .accuracy
-        )
-
-    assert certified("linf", 0.1 / 8) == certified("l2", 0.1) > 0
+    linf = run(bundle, digits, max_draws=DRAWS, norm="linf", radii=(0.1 / 8,)).certified[0]
+    l2 = run(bundle, digits, max_draws=DRAWS, radii=(0.1,)).certified[0]
+    assert linf.accuracy == l2.accuracy > 0
+    usual = run(bundle, digits, norm="linf").certified
+    assert [at.radius for at in usual] == [1 / 255, 2 / 255, 4 / 255, 8 / 255]
 
 
-def test_the_summary_is_kept_in_the_bundle(bundle: Path, digits: DataSet) -> None:
-    evaluation = evaluate(bundle, digits, every=20, max_draws=64, progress=False)
+def test_the_same_seed_gives_the_same_figures(bundle: Path, digits: DataSet) -> None:
+    attacks = Attacks(("pgd",), pictures=6, steps=3, draws=4)
+
+    def figures(seed: int | None) -> dict[str, Any]:
+        running = Running(precision="float32", pass_size=96, seed=seed)
+        found = run(bundle, digits.every(3), attacks=attacks, running=running)
+        assert found.seed == seed
+        return found.model_dump(exclude={"seed", "seconds", "draws_per_second"})
+
+    assert figures(7) == figures(7)
+    assert figures(7)["mean_size"] != figures(8)["mean_size"]
+    assert figures(None)["mean_size"] != figures(7)["mean_size"]
+
+
+def test_the_number_format_is_the_fastest_unless_told(bundle: Path, digits: DataSet) -> None:
+    found = run(bundle, digits.every(20), running=Running(pass_size=64))
+    assert found.precision in {"float32", "bfloat16"}
+    assert (found.device, found.pass_size) == ("cpu", 64)
+    told = run(bundle, digits.every(20), running=Running(precision="bfloat16", pass_size=64))
+    assert told.precision == "bfloat16"
+
+
+def test_accuracy_under_attack_lies_between_what_is_certified_and_what_is_right(
+    bundle: Path, undefended: Path, digits: DataSet
+) -> None:
+    attacks = Attacks(("pgd", "carlini-wagner"), pictures=30, steps=10, draws=8)
+    radii = (0.2, 3.0)
+    found = run(bundle, digits, max_draws=DRAWS, radii=radii, attacks=attacks, baseline=undefended)
+    assert [one.attack for one in found.attacks] == ["pgd", "carlini-wagner"]
+    part = DataSet(digits.images[::2][:30], digits.labels[::2][:30], digits.names)
+    certified = run(bundle, part, max_draws=DRAWS, radii=radii).certified[0].accuracy
+    beside = found.baseline
+    assert beside is not None
+    assert beside.model == "digits-undefended"
+    for one, other in zip(found.attacks, beside.attacks, strict=True):
+        assert (one.pictures, one.draws, other.draws, one.norm) == (30, 8, 1, "l2")
+        for attack in (one, other):
+            assert [at.radius for at in attack.accuracies] == [0, 0.2, 3.0]
+            clean, near, far = (at.accuracy for at in attack.accuracies)
+            assert clean > 0.6
+            # One picture may go either way by the noise.
+            assert near <= clean + 1 / 30
+            assert far < 0.15
+        # No attack undoes a certificate; two pictures may lose theirs by the noise alone.
+        assert one.accuracies[1].accuracy >= certified - 2 / 30
+
+
+def test_the_summary_is_kept_in_the_bundle_without_its_curve(bundle: Path, digits: DataSet) -> None:
+    evaluation = run(bundle, digits, every=20)
+    assert len(evaluation.curve) > 20
     before = read_bundle(bundle).manifest
     record(bundle, evaluation)
     after = read_bundle(bundle).manifest
-    assert Evaluation.model_validate(after.evaluation) == evaluation
+    kept = Evaluation.model_validate(after.evaluation)
+    assert kept == evaluation.model_copy(update={"curve": ()})
     assert after.model_copy(update={"evaluation": before.evaluation}) == before
-
-
-@pytest.mark.parametrize(
-    ("remaining", "slots", "counts"),
-    [
-        ([100, 100, 100], 9, [3, 3, 3]),
-        ([100, 1, 100], 9, [4, 1, 4]),
-        ([2, 1], 9, [2, 1]),
-        ([5], 9, [5]),
-        ([50, 50, 50], 10, [3, 3, 4]),
-    ],
-)
-def test_slots_are_shared_evenly_and_none_is_wasted(
-    remaining: Sequence[int], slots: int, counts: list[int]
-) -> None:
-    assert share(remaining, slots) == counts
 
 
 def test_what_cannot_be_evaluated_is_refused(bundle: Path, digits: DataSet, tmp_path: Path) -> None:
     other = DataSet(digits.images, digits.labels, tuple("abcdefghij"))
     with pytest.raises(ValueError, match=r"labels \(a, b, c, d, e, …; 10 in all\) are not"):
-        evaluate(predictor(bundle), other, progress=False)
+        run(bundle, other)
     with pytest.raises(ValueError, match="every must be at least 1"):
-        evaluate(predictor(bundle), digits, every=0, progress=False)
+        run(bundle, digits, every=0)
     with pytest.raises(ValueError, match="radii must be above 0"):
-        evaluate(predictor(bundle), digits, radii=(0.0, 1.0), progress=False)
+        run(bundle, digits, radii=(0.0, 1.0))
     with pytest.raises(ValueError, match="max_draws must be at least 64"):
-        evaluate(predictor(bundle), digits, max_draws=10, progress=False)
+        run(bundle, digits, max_draws=10)
     with pytest.raises(BundleError, match="cannot be read"):
-        evaluate(tmp_path, digits, progress=False)
+        run(bundle, digits, baseline=tmp_path)
+    larger = DataSet(digits.images.repeat(2, axis=1).repeat(2, axis=2), digits.labels, digits.names)
+    assert run(bundle, larger.every(30)).pictures == 2
+    with pytest.raises(ValueError, match=r"an attack needs .* \[1, 8, 8\]; .* \[1, 16, 16\]"):
+        run(bundle, larger, attacks=Attacks(("pgd",)))
+    with pytest.raises(ValueError, match="a baseline needs pictures of the model's own"):
+        run(bundle, larger, baseline=bundle)
+
+
+def test_an_undefended_bundle_itself_cannot_be_certified(undefended: Path, digits: DataSet) -> None:
+    bundle: Bundle = read_bundle(undefended)
+    with pytest.raises(ValueError, match="does not suit noise of scale 1e-06"):
+        evaluate(bundle, digits, running=RUNNING, progress=False)

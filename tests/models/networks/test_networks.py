@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from models import networks
+from models.networks.placement import divide
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "cnn": {"channels": [4, 6], "hidden": 8},
@@ -116,3 +117,22 @@ def test_residual_networks_have_the_published_number_of_weights(
 def test_a_depth_that_no_residual_network_has_is_refused() -> None:
     with pytest.raises(ValueError, match=r"depth 21: expected 6n \+ 2"):
         networks.build("resnet", (3, 32, 32), 10, "image", {"depth": 21})
+
+
+def test_a_module_that_is_used_twice_is_divided_as_it_runs() -> None:
+    twice = nn.Conv2d(1, 1, 3, padding=1)
+    network = nn.Sequential(twice, nn.ReLU(), twice, nn.Flatten(), nn.Linear(16, 2))
+    g, h = divide(network, "1")
+    pictures = torch.rand(3, 1, 4, 4)
+    assert torch.equal(h(g(pictures)), network(pictures))
+
+
+def test_what_is_more_than_a_sequence_is_not_divided() -> None:
+    class Around(nn.Sequential):
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            whole: torch.Tensor = super().forward(features)
+            return whole + features
+
+    network = nn.Sequential(Around(nn.ReLU(), nn.ReLU()), nn.Flatten())
+    with pytest.raises(ValueError, match=r"'0\.0': lies inside a Around"):
+        divide(network, "0.0")

@@ -53,7 +53,13 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"), [("mnist", "MNIST/raw"), ("cifar10", "cifar-10-batches-py")]
+    ("name", "folder"),
+    [
+        ("mnist", "MNIST/raw"),
+        ("cifar10", "cifar-10-batches-py"),
+        ("cifar100", "cifar-100-python"),
+        ("svhn", "train_32x32.mat"),
+    ],
 )
 def test_missing_files_are_named_with_what_to_do(tmp_path: Path, name: str, folder: str) -> None:
     with pytest.raises(DataSetError) as caught:
@@ -212,5 +218,6 @@ def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(DataSetError, match="known names: cifar10, digits, mnist"):
-        load("imagenet", None, "train")
+    known = "known names: cifar10, cifar100, digits, imagenet, mnist, svhn"
+    with pytest.raises(DataSetError, match=known):
+        load("imagenette", None, "train")

@@ -115,6 +115,42 @@ def test_high_priority_goes_first() -> None:
     assert order[0] == 99
 
 
+def test_a_picture_to_be_alone_takes_turns_with_the_others() -> None:
+    batcher = Batcher(64)
+    for number in range(4):
+        batcher.admit(ticket(number, max_draws=640))
+    batcher.admit(Ticket(9, NOTHING, ticket(9).inquiry, 1e9, alone=2))
+    passes = []
+    for _ in range(12):
+        planned = batcher.plan(0.0)
+        assert planned is not None
+        passes.append([one.id for one in planned.tickets])
+        list(batcher.record(planned, votes(planned)))
+    own = [number for number, ids in enumerate(passes) if 9 in ids]
+    assert [passes[number] for number in own[:2]] == [[9], [9]]
+    assert own[0] <= 4
+    assert own[1] - own[0] > 1, "the others have not waited for all of it"
+    assert {len(passes[number]) for number in own[2:]} != {1}
+
+
+def test_pictures_that_are_withdrawn_begin_anew() -> None:
+    batcher = Batcher(64)
+    first = ticket(1)
+    batcher.admit(first)
+    planned = batcher.plan(3.0)
+    assert planned is not None
+    list(batcher.record(planned, votes(planned)))
+    [anew] = batcher.withdraw()
+    assert len(batcher) == 0
+    assert (anew.issued, anew.inquiry.total.draws, anew.inquiry.look) == (0, 0, 0)
+    assert anew.inquiry.question == first.inquiry.question
+    assert anew.inquiry.terms == first.inquiry.terms
+    assert (anew.id, anew.started, anew.features) == (1, 3.0, first.features)
+    batcher.admit(anew)
+    list(batcher.record(planned, votes(planned)))
+    assert anew.inquiry.total.draws == 0, "the pass was for the former one"
+
+
 def test_a_cancelled_picture_has_no_slot_in_the_next_pass() -> None:
     batcher = Batcher(64)
     first, second = ticket(1), ticket(2)

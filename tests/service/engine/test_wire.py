@@ -58,6 +58,7 @@ def test_a_conclusion_survives_the_wire_to_the_last_digit() -> None:
         compiled=False,
         queue_seconds=0.1,
         compute_seconds=1 / 3,
+        looks=[(64, 1 / 7), (96, 1 / 3)],
     )
     [(received, payload)] = wire.Decoder().feed(wire.encode(message))
     assert received == message

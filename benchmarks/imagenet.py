@@ -1,0 +1,136 @@
+"""One of torchvision's ImageNet classifiers behind an autoencoder, from export to answer.
+
+    python -m benchmarks.imagenet --model inception_v3 --weights inception_v3.safetensors
+
+Everything by the commands that people use: the classifier is exported by ``torch.export``, imported
+as a bundle (``pixeldp import``), gets an autoencoder in front (``pixeldp train --denoiser``, here
+for one step on two pictures, which is enough to measure), and is served at its own size with its
+1,000 labels by one worker. Without weights they are random; speed and memory are the same.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import numpy as np
+import torch
+
+from benchmarks.report import Figures
+from benchmarks.service import Service, png, serving
+from models.importing.files import read_weights
+from models.networks import build
+from models.networks.torchvision_networks import usual
+
+PICTURES = 2
+CONFIDENCE = 0.95
+
+
+def export(model: str, weights: Path | None, file: Path) -> None:
+    """Write the classifier as an exported program."""
+    side = usual(model).size
+    plain = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    _, h = build("torchvision", (3, side, side), 1000, "image", {"model": model, **plain})
+    network = h.get_submodule("network").eval()
+    if weights:
+        network.load_state_dict(read_weights(weights))
+    batch = {0: torch.export.Dim.DYNAMIC}
+    pictures = torch.rand(2, 3, side, side)
+    torch.export.save(torch.export.export(network, (pictures,), dynamic_shapes=(batch,)), file)
+
+
+def pixeldp(*arguments: str) -> float:
+    """Run a command and return how many seconds it took."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "service.cli", *arguments], check=True)
+    return time.perf_counter() - began
+
+
+def worker_of(front: int) -> int:
+    """Return the process id of the service's only worker."""
+    return int(Path(f"/proc/{front}/task/{front}/children").read_text().split()[0])
+
+
+def peak_memory(process: int) -> float:
+    """Return the largest resident memory so far, in MB."""
+    status = Path(f"/proc/{process}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1000
+
+
+def cpu_seconds(process: int) -> float:
+    """Return the processor's time so far, which other work on the machine does not lengthen."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def answer(port: int, body: bytes, draws: int) -> dict[str, Any]:
+    """Ask for one picture."""
+    query = f"max_draws={draws}&confidence={CONFIDENCE}&timeout_ms=600000"
+    url = f"http://127.0.0.1:{port}/predict?{query}"
+    with urlopen(Request(url, body, {"Content-Type": "image/png"}), timeout=600) as response:
+        document: dict[str, Any] = json.load(response)
+        return document
+
+
+def main() -> None:
+    """Run the whole way and print the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", default="inception_v3", help="a classifier of torchvision's")
+    parser.add_argument("--weights", type=Path, help="its weights, as torchvision has them")
+    parser.add_argument("--draws", type=int, default=256, help="for the picture that is asked for")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    arguments = parser.parse_args()
+    known, figures = usual(arguments.model), Figures()
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (PICTURES, known.size, known.size, 3), dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        program, plain, bundle = (folder / name for name in ("net.pt2", "plain", "denoised"))
+        data, labels = folder / "pictures.npz", folder / "labels.txt"
+        np.savez(data, images=images, labels=np.arange(PICTURES))
+        labels.write_text("\n".join(known.labels))
+        began = time.perf_counter()
+        export(arguments.model, arguments.weights, program)
+        figures.note("export, seconds", time.perf_counter() - began)
+        normalisation = {"--mean": known.mean, "--std": known.std}
+        options = [
+            f"{name}={','.join(map(str, numbers))}" for name, numbers in normalisation.items()
+        ]
+        options += ["--labels", str(labels), "--scale", "0.25", "--draws", "64"]
+        took = pixeldp("import", str(program), "--out", str(plain), *options)
+        figures.note("import, with its trials, seconds", took)
+        options = ["--denoiser", str(plain), "--dataset", str(data), "--epochs", "1"]
+        options += ["--held-out", "1", "--out", str(bundle)]
+        took = pixeldp("train", "imagenet-autoencoder", *options)
+        figures.note("one step of the autoencoder and 128 draws, seconds", took)
+        size = sum(file.stat().st_size for file in bundle.iterdir())
+        figures.note("bundle, MB", size / 1e6)
+        began = time.perf_counter()
+        options = ["--devices", arguments.device, "--no-compile"]
+        with serving(bundle, *options, seconds=600) as (port, front):
+            figures.note("from start to ready, seconds", time.perf_counter() - began)
+            calibration = Service(port, CONFIDENCE, []).calibration()
+            figures.note("draws/s, calibrated", calibration["draws_per_second"])
+            worker = worker_of(front)
+            began, used = time.perf_counter(), cpu_seconds(worker)
+            draws = answer(port, png(images[0]), arguments.draws)["draws"]
+            took, used = time.perf_counter() - began, cpu_seconds(worker) - used
+            figures.note(f"one picture of {draws} draws, seconds", took)
+            figures.note("draws/s, as answered", draws / took)
+            figures.note("draws a second of the worker's processor", draws / used)
+            figures.note("peak memory of the front, MB", peak_memory(front))
+            figures.note("peak memory of the worker, MB", peak_memory(worker))
+    title = f"{arguments.model} behind an autoencoder at {known.size}x{known.size}, {calibration}"
+    figures.report(title, arguments.json, calibration=calibration)
+
+
+if __name__ == "__main__":
+    main()

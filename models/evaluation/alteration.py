@@ -1,0 +1,77 @@
+"""Attacked pictures as an attacker would send them: pixels of 16 bits, within a given size."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.certification.arrays import Floats, Integers
+from models.certification.norms import Norm
+from models.evaluation.attacks import ATTACKS, AttackName, LogScores
+
+# 8-bit pixels in steps of 16-bit ones: 65535 = 257·255.
+WIDER = 257
+# What float32 may add to the length of a change is far less.
+_SLACK = 1e-5
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One way to attack, and how hard."""
+
+    name: AttackName
+    norm: Norm
+    steps: int
+
+
+def alter(
+    attack: Attack,
+    scores: LogScores,
+    images: NDArray[np.uint8],
+    labels: Integers,
+    sizes: Floats,
+    *,
+    device: str = "cpu",
+    batch: int = 32,
+) -> Iterator[NDArray[np.uint16]]:
+    """Attack pictures.
+
+    Args:
+        attack: how.
+        scores: what is attacked, on ``device``.
+        images: [N, height, width, channels].
+        labels: [N], the labels to be moved away from.
+        sizes: [N], how far each picture may be changed, in the attack's norm.
+        device: a torch device.
+        batch: pictures that are attacked at a time.
+
+    Yields:
+        The altered pictures [up to batch, height, width, channels], batch by batch: every change,
+        of pixel values scaled to [0, 1], lies within its size.
+    """
+    for start in range(0, len(images), batch):
+        part = slice(start, start + batch)
+        clean = torch.from_numpy(images[part]).permute(0, 3, 1, 2).contiguous().float() / 255
+        changed = ATTACKS[attack.name](
+            scores,
+            clean.to(device),
+            torch.from_numpy(labels[part]).to(device),
+            torch.from_numpy(sizes[part] * (1 - _SLACK)).to(device),
+            attack.norm,
+            attack.steps,
+        )
+        change = (changed.cpu().double() - clean.double()).permute(0, 2, 3, 1).numpy()
+        # Rounded towards 0, so that no change grows.
+        steps = np.trunc(change * 65535).astype(np.int64)
+        pixels = images[part].astype(np.int64) * WIDER + steps
+        yield np.clip(pixels, 0, 65535).astype(np.uint16)
+
+
+def lengths(altered: NDArray[np.uint16], images: NDArray[np.uint8], norm: Norm) -> Floats:
+    """Return how far altered pictures are from the given ones, [N], pixel values in [0, 1]."""
+    steps = altered.astype(np.int64) - images.astype(np.int64) * WIDER
+    order = {"l1": 1.0, "l2": 2.0, "linf": np.inf}[norm]
+    flat = steps.reshape(len(steps), -1) / 65535
+    return np.asarray(np.linalg.norm(flat, order, axis=1))

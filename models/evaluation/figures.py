@@ -1,0 +1,207 @@
+"""The figures of an evaluation, and how they come from labels and certified sizes.
+
+At a threshold T on the certified size a prediction is *robust* if its size reaches T, and over n
+labelled pictures (Lécuyer et al. 2019, section IV, whose "certified fraction" is ``fraction``)
+
+    accuracy            right / n, robust or not
+    certified accuracy  right and robust / n
+    fraction            robust / n
+    precision           right and robust / robust
+    recall              right and robust / right
+
+A picture with nothing certified is never robust: an abstention counts as a failure at every T.
+
+Each share comes with its interval of Clopper and Pearson (1934) at 95 %: what the pictures, taken
+for a random sample, say about all pictures of their kind. It is about one share at a time.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import floor, log10
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.stats import binomtest
+
+from models.certification.arrays import Floats, Integers
+from models.certification.norms import Norm
+from models.evaluation.attacks import AttackName
+from models.precision import Precision
+
+LEVEL = 0.95
+# A curve has between half as many points and about this many.
+CURVE_POINTS = 100
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Interval = tuple[Share, Share]
+Flags = NDArray[np.bool_]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CertifiedAccuracy(_Part):
+    """What the predictions are worth at the threshold ``radius``; see the module.
+
+    ``precision`` is None where no prediction is robust, ``recall`` where none is right.
+    """
+
+    radius: float
+    accuracy: Share
+    accuracy_interval: Interval
+    fraction: Share
+    precision: Share | None
+    precision_interval: Interval | None
+    recall: Share | None
+    recall_interval: Interval | None
+
+
+class AttackedAccuracy(_Part):
+    """The share of pictures that keep the right label when attacked at a size of ``radius``."""
+
+    radius: float
+    accuracy: Share
+    accuracy_interval: Interval
+
+
+class AttackFigures(_Part):
+    """Accuracy under one attack; the first radius is 0, the pictures as they are.
+
+    ``draws`` are those that each gradient is averaged over; 1 without noise.
+    """
+
+    attack: AttackName
+    norm: Norm
+    steps: int
+    draws: int
+    pictures: int
+    accuracies: tuple[AttackedAccuracy, ...]
+
+
+class BaselineFigures(_Part):
+    """A network without noise, on the same pictures and under the same attacks."""
+
+    model: str
+    version: str
+    accuracy: Share
+    accuracy_interval: Interval
+    attacks: tuple[AttackFigures, ...]
+
+
+class Evaluation(_Part):
+    """What was measured, and how.
+
+    Attributes:
+        model: the bundle's name.
+        version: the bundle's version.
+        dataset: the data set's name, if it was given one.
+        pictures: how many pictures were evaluated, every ``every``-th of the data set.
+        every: see ``pictures``.
+        max_draws: draws for each picture.
+        confidence: η of each certificate.
+        norm: the norm of all sizes.
+        accuracy: share of pictures whose largest expected score is that of the right label.
+        accuracy_interval: at 95 %, like all intervals here.
+        certified: certified accuracy, precision and recall per radius.
+        curve: the same over a fine grid of radii, from 0, where any size above 0 counts.
+        mean_size: mean certified size, right labels or not.
+        uncertified: pictures with certified size 0.
+        attacks: accuracy under attack.
+        baseline: a network without noise beside it.
+        draws: all draws made for the certificates.
+        seconds: wall time for them, encoding included.
+        draws_per_second: ``draws`` / ``seconds``.
+        seed: of the noise and of the attacks. With the same device, precision, pass size and
+            threads on the same machine it leads to the same figures; None for fresh noise.
+        device: what h ran on.
+        precision: the number format of h.
+        pass_size: draws in a pass.
+        threads: of the CPU.
+    """
+
+    model: str
+    version: str
+    dataset: str = ""
+    pictures: int
+    every: int
+    max_draws: int
+    confidence: float
+    norm: Norm
+    accuracy: Share
+    accuracy_interval: Interval
+    certified: tuple[CertifiedAccuracy, ...]
+    curve: tuple[CertifiedAccuracy, ...] = ()
+    mean_size: float
+    uncertified: int
+    attacks: tuple[AttackFigures, ...] = ()
+    baseline: BaselineFigures | None = None
+    draws: int
+    seconds: float
+    draws_per_second: float
+    seed: int | None
+    device: str
+    precision: Precision
+    pass_size: int
+    threads: int
+
+
+@lru_cache(4096)
+def interval(count: int, of: int) -> Interval:
+    """Bound the share of which ``count`` of ``of`` pictures are a sample, at 95 %."""
+    found = binomtest(count, of).proportion_ci(LEVEL, method="exact")
+    return float(found.low), float(found.high)
+
+
+def certified_at(radius: float, right: Flags, sizes: Floats) -> CertifiedAccuracy:
+    """Count up pictures at one threshold; at 0 every size above 0 reaches it.
+
+    Args:
+        radius: the threshold on sizes.
+        right: [N], whether a picture's label is right.
+        sizes: [N], certified sizes.
+    """
+    reached = (sizes >= radius) & (sizes > 0)
+    count, rights, robust = len(right), int(right.sum()), int(reached.sum())
+    both = int((right & reached).sum())
+    return CertifiedAccuracy(
+        radius=radius,
+        accuracy=both / count,
+        accuracy_interval=interval(both, count),
+        fraction=robust / count,
+        precision=both / robust if robust else None,
+        precision_interval=interval(both, robust) if robust else None,
+        recall=both / rights if rights else None,
+        recall_interval=interval(both, rights) if rights else None,
+    )
+
+
+def certified_curve(right: Flags, sizes: Floats) -> tuple[CertifiedAccuracy, ...]:
+    """Count up pictures over a grid of thresholds, from 0 to just beyond the largest size."""
+    return tuple(certified_at(radius, right, sizes) for radius in _grid(float(sizes.max())))
+
+
+def _grid(largest: float) -> list[float]:
+    """Return multiples of 1, 2 or 5 times a power of ten that pass ``largest`` in the end."""
+    if largest <= 0:
+        return [0.0]
+    finest = largest / CURVE_POINTS
+    power = 10.0 ** floor(log10(finest))
+    step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= finest)
+    return [float(f"{index * step:.6g}") for index in range(floor(largest / step) + 2)]
+
+
+def attacked_accuracies(
+    radii: Sequence[float], leaders: Sequence[Integers], labels: Integers
+) -> tuple[AttackedAccuracy, ...]:
+    """Count up how many of the pictures attacked at each radius keep the right label."""
+    return tuple(
+        AttackedAccuracy(
+            radius=radius,
+            accuracy=float((found == labels).mean()),
+            accuracy_interval=interval(int((found == labels).sum()), len(labels)),
+        )
+        for radius, found in zip(radii, leaders, strict=True)
+    )

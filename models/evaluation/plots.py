@@ -1,0 +1,157 @@
+"""Plots of an evaluation, as PNG and SVG.
+
+Colours are those of Okabe and Ito, which people of every colour vision tell apart; lines differ in
+dashes and markers besides.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.evaluation.attacks import AttackName
+from models.evaluation.figures import CertifiedAccuracy, Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
+NORM_NAMES = {"l1": "L1", "l2": "L2", "linf": "L∞"}
+MARKERS: dict[AttackName, str] = {"pgd": "o", "carlini-wagner": "s"}
+SETTINGS: Any = {  # matplotlib's own type lists every key there is
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    # The same figures make the same file.
+    "svg.hashsalt": "pixeldp",
+}
+
+
+def check_matplotlib() -> None:
+    """Raise a ValueError that says what to do if there is no matplotlib."""
+    if find_spec("matplotlib") is None:
+        raise ValueError(
+            "plots are drawn by matplotlib, which is not installed: pip install 'pixeldp[plots]'"
+        )
+
+
+def plot(evaluation: Evaluation, folder: Path) -> list[Path]:
+    """Draw the plots into ``folder``, which is made if it is not there.
+
+    Returns:
+        The files: ``certified-accuracy`` and ``precision-recall``, each as .png and .svg.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    check_matplotlib()
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    with mpl.rc_context(SETTINGS):
+        for name, draw in (
+            ("certified-accuracy", _certified_accuracy),
+            ("precision-recall", _precision_recall),
+        ):
+            figure = Figure(figsize=(7.2, 5.4), layout="constrained")
+            figure.suptitle(_title(evaluation), x=0.01, ha="left", fontsize=11)
+            draw(evaluation, figure)
+            figure.legend(loc="outside lower left", fontsize=10)
+            for suffix in ("png", "svg"):
+                file = folder / f"{name}.{suffix}"
+                metadata = {"Date": None} if suffix == "svg" else {}
+                figure.savefig(file, dpi=150, metadata=metadata)
+                files.append(file)
+    return files
+
+
+def _certified_accuracy(evaluation: Evaluation, figure: "Figure") -> None:
+    axes = _axes(evaluation, figure, "of the change")
+    axes.set_ylabel("share of pictures")
+    curve = evaluation.curve
+    name = f"{evaluation.model}: certified accuracy (accuracy {evaluation.accuracy:.1%})"
+    _band(axes, curve, "accuracy", BLUE, "-", name)
+    # What the certificates prove lies below what any attack leaves.
+    lines = [(attack, evaluation.model, GREEN, "-") for attack in evaluation.attacks]
+    if evaluation.baseline:
+        beside = evaluation.baseline
+        lines += [(attack, beside.model, ORANGE, "--") for attack in beside.attacks]
+    for index, (attack, name, colour, dashes) in enumerate(lines):
+        # A little aside, so that bars do not hide each other.
+        aside = 0.006 * axes.get_xlim()[1] * (index - (len(lines) - 1) / 2)
+        shares = [at.accuracy for at in attack.accuracies]
+        below = [at.accuracy - at.accuracy_interval[0] for at in attack.accuracies]
+        above = [at.accuracy_interval[1] - at.accuracy for at in attack.accuracies]
+        axes.errorbar(
+            [at.radius + aside for at in attack.accuracies],
+            shares,
+            yerr=[below, above],
+            color=colour,
+            linestyle=dashes,
+            marker=MARKERS[attack.attack],
+            markersize=5,
+            linewidth=1.5,
+            elinewidth=1,
+            capsize=2,
+            label=f"{name}: accuracy under {attack.attack}, {attack.pictures:,} pictures",
+        )
+
+
+def _precision_recall(evaluation: Evaluation, figure: "Figure") -> None:
+    axes = _axes(evaluation, figure, "required (threshold)")
+    axes.set_ylabel("share")
+    curve = evaluation.curve
+    _band(axes, curve, "precision", BLUE, "-", "precision: right among the robust")
+    _band(axes, curve, "recall", ORANGE, "--", "recall: robust among the right")
+    axes.plot(
+        [at.radius for at in curve],
+        [at.fraction for at in curve],
+        color=GREY,
+        linestyle=":",
+        linewidth=2,
+        label="fraction: robust among all",
+    )
+
+
+def _band(
+    axes: "Axes",
+    curve: Sequence[CertifiedAccuracy],
+    member: str,
+    colour: str,
+    dashes: str,
+    label: str,
+) -> None:
+    known = [at for at in curve if getattr(at, member) is not None]
+    radii = [at.radius for at in known]
+    lower = [getattr(at, f"{member}_interval")[0] for at in known]
+    upper = [getattr(at, f"{member}_interval")[1] for at in known]
+    shares = [getattr(at, member) for at in known]
+    axes.fill_between(radii, lower, upper, color=colour, alpha=0.2, linewidth=0)
+    axes.plot(radii, shares, color=colour, linestyle=dashes, linewidth=2, label=label)
+
+
+def _axes(evaluation: Evaluation, figure: "Figure", what: str) -> "Axes":
+    axes = figure.add_subplot()
+    norm = NORM_NAMES[evaluation.norm]
+    axes.set_xlabel(f"{norm} size {what}, pixel values in [0, 1]")
+    axes.set_ylim(0, 1.01)
+    largest = max(evaluation.curve[-1].radius, max(at.radius for at in evaluation.certified))
+    axes.set_xlim(-0.02 * largest, largest * 1.02)
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    return axes
+
+
+def _title(evaluation: Evaluation) -> str:
+    return (
+        f"{evaluation.model} on {evaluation.dataset or 'its pictures'}: "
+        f"{evaluation.pictures:,} pictures, {evaluation.max_draws:,} draws each,\n"
+        f"confidence {evaluation.confidence:g}; bands and bars: 95 % over pictures"
+    )

@@ -1,0 +1,1 @@
+"""Bundles from classifiers that were made elsewhere, and why one may be refused."""

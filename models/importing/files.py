@@ -1,0 +1,126 @@
+"""Files with weights: state dicts and the archives of ``torch.export``, none unpickled freely."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.networks.exported import DTYPES, STORED, Exported, attribute, reduced
+
+# Under which names training scripts keep the state dict beside other things.
+_NESTED = ("state_dict", "model", "model_state_dict")
+_PARALLEL = "module."
+
+
+class ImportFailedError(ValueError):
+    """What cannot be made a bundle, and why."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An exported program: its graph, its weights by the names in it, and what it takes."""
+
+    program: bytes
+    tensors: dict[str, Tensor]
+    shape: tuple[int, int, int]
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Read a state dict.
+
+    Args:
+        file: ``.safetensors``, or what ``torch.save`` wrote, of which only tensors and plain
+            containers are read.
+
+    Raises:
+        ImportFailedError: it cannot be read, or holds no state dict.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return dict(load_file(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that it then refuses
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise ImportFailedError(
+            f"{file}: holds more than tensors, which would have to be unpickled and could run "
+            "code; save the state dict alone, best with safetensors' save_file"
+        ) from None
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise ImportFailedError(f"{file}: cannot be read as weights ({reason})") from None
+    for name in _NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not content:
+        raise ImportFailedError(f"{file}: holds no state dict")
+    if not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise ImportFailedError(f"{file}: its state dict holds other things than tensors")
+    parallel = all(name.startswith(_PARALLEL) for name in content)
+    return {name[len(_PARALLEL) if parallel else 0 :]: value for name, value in content.items()}
+
+
+def read_archive(file: Path) -> Archive:
+    """Read what ``torch.export.save`` wrote, without ``torch.export.load``.
+
+    Raises:
+        ImportFailedError: it is no such archive, or its program is not taken.
+    """
+    try:
+        with ZipFile(file) as archive:
+            models = [name for name in archive.namelist() if "/models/" in name]
+            if len(models) != 1:
+                raise ValueError(
+                    f"holds {len(models)} programs; expected the one that torch.export.save of "
+                    f"PyTorch {torch.__version__} writes"
+                )
+            document = archive.read(models[0])
+            program = reduced(document)
+            root, name = models[0].split("/models/")
+            name = name.removesuffix(".json")
+            tensors = {
+                **_tensors(archive, f"{root}/data/weights/", f"{name}_weights_config.json"),
+                **_tensors(archive, f"{root}/data/constants/", f"{name}_constants_config.json"),
+            }
+        return Archive(program, _stored(program, tensors), Exported(program).shape)
+    except (BadZipFile, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ImportFailedError(f"{file}: cannot be taken ({reason})") from None
+
+
+def _tensors(archive: ZipFile, folder: str, config: str) -> dict[str, Tensor]:
+    tensors = {}
+    for name, payload in json.loads(archive.read(folder + config))["config"].items():
+        meta = payload["tensor_meta"]
+        if payload["use_pickle"] or meta is None:
+            raise ValueError(f"{name} is no plain tensor and would have to be unpickled")
+        content = bytearray(archive.read(folder + payload["path_name"]))
+        kind = DTYPES.get(meta["dtype"])
+        if kind is None:
+            raise ValueError(f"{name} holds numbers of a type that is not taken ({meta['dtype']})")
+        flat = torch.frombuffer(content, dtype=kind) if content else torch.empty(0, dtype=kind)
+        sizes, strides = ([int(one["as_int"]) for one in meta[key]] for key in ("sizes", "strides"))
+        offset = int(meta["storage_offset"]["as_int"])
+        tensors[name] = flat.as_strided(sizes, strides, offset).clone().contiguous()
+    return tensors
+
+
+def _stored(program: bytes, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that the program takes, by what they are called as attributes of its module."""
+    specs: list[dict[str, Any]] = json.loads(program)["graph_module"]["signature"]["input_specs"]
+    names = [
+        content[STORED[kind]] for spec in specs for kind, content in spec.items() if kind in STORED
+    ]
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise ValueError(f"lacks {', '.join(missing)}")
+    return {attribute(name): tensors[name] for name in names}

@@ -1,0 +1,82 @@
+"""The autoencoder in front of a classifier (Lécuyer et al. 2019, section III-B, option 4).
+
+It is trained to undo the noise while the classifier behind it stays as it is. PixelDP makes no
+demands on what comes after the noise, so any classifier can stand there. The noise goes into the
+picture, or after the autoencoder's first convolution, whose sensitivity is kept.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import nn
+
+from models.networks.imported import Frozen
+from models.networks.resnet import Residual
+
+Shape = tuple[int, int, int]
+
+# Names of the two parts, and so the beginnings of their weights' names.
+AUTOENCODER, CLASSIFIER = "autoencoder", "classifier"
+
+
+def build_autoencoder(
+    shape: Shape,
+    *,
+    channels: Sequence[int] = (32, 64),
+    strides: Sequence[int] = (2, 1),
+    kernel: int = 5,
+    depth: int = 0,
+    residual: bool = False,
+) -> nn.Sequential:
+    """Build convolutions with as many transposed ones behind them, pictures to pictures.
+
+    Args:
+        shape: (channels, height, width) of the pictures.
+        channels: outputs of each convolution.
+        strides: of each convolution.
+        kernel: the side of all kernels, odd.
+        depth: how many 3×3 convolutions stand in the middle.
+        residual: whether what is computed is a correction to the picture (as by Zhang et al. 2017),
+            at first none. Noise can then only go into the image.
+
+    Raises:
+        ValueError: options that do not fit each other.
+    """
+    if len(channels) != len(strides) or not channels or min(*channels, *strides) < 1:
+        raise ValueError(
+            f"channels {list(channels)} and strides {list(strides)}: expected as many of one as of "
+            "the other, each at least 1"
+        )
+    if kernel % 2 == 0 or kernel < max(strides):
+        raise ValueError(f"kernel {kernel}: expected an odd number, at least the largest stride")
+    encoder: list[nn.Module] = []
+    decoder: list[nn.Module] = []
+    before, size = shape[0], shape[1:]
+    for after, stride in zip(channels, strides, strict=True):
+        halved = -(-size[0] // stride), -(-size[1] // stride)
+        # The padding that brings the transposed convolution back to the size before.
+        rest = size[0] - 1 - (halved[0] - 1) * stride, size[1] - 1 - (halved[1] - 1) * stride
+        margin = kernel // 2
+        encoder += [nn.Conv2d(before, after, kernel, stride, margin), nn.ReLU(inplace=True)]
+        back = nn.ConvTranspose2d(after, before, kernel, stride, margin, rest)
+        decoder = [back, nn.ReLU(inplace=True), *decoder]
+        before, size = after, halved
+    for _ in range(depth):
+        encoder += [nn.Conv2d(before, before, 3, padding=1), nn.ReLU(inplace=True)]
+    whole = nn.Sequential(*encoder, *decoder[:-1])
+    if not residual:
+        return whole
+    last = decoder[-2]
+    assert isinstance(last, nn.ConvTranspose2d)
+    assert last.bias is not None
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(Residual(whole))
+
+
+def behind(autoencoder: nn.Sequential, classifier: nn.Module) -> nn.Sequential:
+    """Return ``classifier``, frozen, behind ``autoencoder``."""
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    parts[AUTOENCODER] = autoencoder
+    parts[CLASSIFIER] = Frozen(OrderedDict(network=classifier))
+    return nn.Sequential(parts)

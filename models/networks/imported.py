@@ -1,0 +1,66 @@
+"""What stands round a classifier that was made elsewhere, so that it can be h."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from math import isfinite
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalise(nn.Module):
+    """(x − mean)/std for each channel of [batch, channels, height, width].
+
+    The two come from the bundle's description and are no weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            column = torch.tensor(values, dtype=torch.float32)[:, None, None]
+            self.register_buffer(name, column, persistent=False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return the normalised pictures."""
+        return (pictures - self.mean) / self.std
+
+
+class Frozen(nn.Sequential):
+    """Modules that stay in evaluation mode and are not trained, whatever surrounds them."""
+
+    def __init__(self, modules: "OrderedDict[str, nn.Module]") -> None:
+        super().__init__(modules)
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Leave the modules in evaluation mode."""
+        return super().train(False)
+
+
+def normalised(
+    network: nn.Module, shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+) -> nn.Sequential:
+    """Return ``network`` behind its normalisation, which comes after the noise.
+
+    Args:
+        network: normalised pictures to logits.
+        shape: (channels, height, width) of the pictures.
+        mean: of each channel.
+        std: of each channel, > 0.
+
+    Raises:
+        ValueError: not one finite mean and one positive std for each channel.
+    """
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != shape[0] or not all(isfinite(value) for value in values):
+            raise ValueError(
+                f"{name} {list(values)}: expected one number for each of {shape[0]} channels"
+            )
+    if min(std) <= 0:
+        raise ValueError(f"std {list(std)}: must be above 0")
+    network.requires_grad_(False).eval()
+    return nn.Sequential(OrderedDict(normalise=Normalise(mean, std), network=network))

@@ -1,0 +1,98 @@
+"""torchvision's classifiers by name. torchvision is imported only where one is built."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from models.networks.imported import normalised
+from models.networks.torchvision_operators import declare_missing_operators
+
+Shape = tuple[int, int, int]
+
+# Weights of heads that only training uses; these networks are built without them.
+AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What torchvision's own weights of a classifier take: its side, normalisation, and labels."""
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    labels: tuple[str, ...]
+
+
+def is_torchvision(model: str) -> bool:
+    """Whether torchvision has a classifier called ``model``."""
+    return model in _names()
+
+
+def usual(model: str) -> Usual:
+    """Return what the weights that torchvision offers by default go with; nothing is fetched.
+
+    Raises:
+        ValueError: there is no such classifier.
+    """
+    _check(model)
+    from torchvision.models import get_model_weights
+
+    weights = get_model_weights(model).DEFAULT
+    how = weights.transforms()
+    mean, std = tuple(how.mean), tuple(how.std)
+    if model in _WITH_HEADS:
+        # Their weights were trained on 2x − 1. torchvision gets there from the usual normalisation
+        # by transform_input, which is off here.
+        mean = std = (0.5, 0.5, 0.5)
+    return Usual(how.crop_size[0], mean, std, tuple(weights.meta["categories"]))
+
+
+def build_torchvision(
+    shape: Shape, labels: int, *, model: str, mean: Sequence[float], std: Sequence[float]
+) -> nn.Sequential:
+    """Build normalisation and the classifier, with fresh weights.
+
+    Args:
+        shape: (3, height, width) of the pictures.
+        labels: how many logits it returns.
+        model: the name of one of ``torchvision.models``.
+        mean: of each channel.
+        std: of each channel.
+
+    Raises:
+        ValueError: there is no such classifier, or it does not take pictures of that shape.
+    """
+    _check(model)
+    if shape[0] != 3:
+        raise ValueError(f"{model} takes 3 channels, not {shape[0]}")
+    from torchvision.models import get_model
+
+    options: dict[str, Any] = {}
+    if model in _WITH_HEADS:
+        options = {"aux_logits": False, "transform_input": False, "init_weights": False}
+    elif model.startswith(("vit_", "maxvit_")):
+        if shape[1] != shape[2]:
+            raise ValueError(f"{model} takes square pictures, not {shape[2]}x{shape[1]}")
+        square = model.startswith("vit_")
+        options = {"image_size": shape[1]} if square else {"input_size": shape[1:]}
+    network: nn.Module = get_model(model, weights=None, num_classes=labels, **options)
+    return normalised(network, shape, mean, std)
+
+
+_WITH_HEADS = ("googlenet", "inception_v3")
+
+
+def _names() -> list[str]:
+    declare_missing_operators()
+    from torchvision import models
+
+    names: list[str] = models.list_models(module=models)
+    return names
+
+
+def _check(model: str) -> None:
+    known = _names()
+    if model not in known:
+        raise ValueError(f"torchvision has no classifier {model!r}; it has: {', '.join(known)}")

@@ -1,0 +1,119 @@
+"""Labelled pictures, in memory or in files."""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from models.certification.arrays import Integers
+
+
+class DataSetError(ValueError):
+    """A data set that cannot be read: says what was expected where, and what to do."""
+
+
+class FilePictures:
+    """Pictures that are read when they are asked for, as an array [N, side, side, 3] of uint8.
+
+    Each is scaled so that its shorter side is ``side``, and its centre taken.
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(self, files: Sequence[Path], side: int) -> None:
+        self.files, self.side = files, side
+        self.shape = (len(files), side, side, 3)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, which: int | slice | Integers) -> NDArray[np.uint8]:
+        if isinstance(which, int | np.integer):
+            return self._read(self.files[which])
+        numbers = np.arange(len(self))[which]
+        with ThreadPoolExecutor() as readers:  # decoding releases the interpreter
+            pictures = list(readers.map(self._read, [self.files[number] for number in numbers]))
+        return np.stack(pictures) if pictures else np.empty((0, *self.shape[1:]), np.uint8)
+
+    def take(self, which: Integers) -> "FilePictures":
+        """Return some of the pictures, still in their files."""
+        return FilePictures([self.files[number] for number in which], self.side)
+
+    def _read(self, file: Path) -> NDArray[np.uint8]:
+        try:
+            with Image.open(file) as opened:
+                upright = ImageOps.exif_transpose(opened).convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataSetError(f"{file}: cannot be read as a picture ({error})") from None
+        return np.asarray(ImageOps.fit(upright, (self.side, self.side), Image.Resampling.BILINEAR))
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Labelled pictures of one size.
+
+    Attributes:
+        images: uint8 [N, height, width, channels]; :class:`FilePictures` passes for one.
+        labels: int64 [N], each an index into ``names``.
+        names: the labels' names.
+    """
+
+    images: NDArray[np.uint8]
+    labels: Integers
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of each picture."""
+        height, width, channels = self.images.shape[1:]
+        return channels, height, width
+
+    def every(self, step: int) -> "DataSet":
+        """Return every ``step``-th picture, from the first."""
+        return self._some(np.arange(0, len(self), step))
+
+    def apart(self, count: int) -> "tuple[DataSet, DataSet]":
+        """Divide into all but ``count`` pictures, evenly spread, and those.
+
+        Raises:
+            DataSetError: there are not that many to spare.
+        """
+        if not 0 < count < len(self):
+            raise DataSetError(f"cannot hold {count} of {len(self)} pictures back")
+        held = np.arange(count) * len(self) // count
+        rest = np.setdiff1d(np.arange(len(self)), held)
+        return self._some(rest), self._some(held)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of shape, pixels and labels, in hexadecimal.
+
+        Of pictures in files their names count in place of their pixels.
+        """
+        digest = hashlib.sha256(repr(self.images.shape).encode())
+        if isinstance(self.images, FilePictures):
+            digest.update("\n".join(file.name for file in self.images.files).encode())
+        else:
+            digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
+        return digest.hexdigest()
+
+    def _some(self, which: Integers) -> "DataSet":
+        pictures: object = self.images
+        if isinstance(pictures, FilePictures):
+            return DataSet(as_array(pictures.take(which)), self.labels[which], self.names)
+        return DataSet(self.images[which], self.labels[which], self.names)
+
+
+def as_array(pictures: FilePictures) -> NDArray[np.uint8]:
+    """Have ``pictures`` pass for an array, of which they have what this project uses."""
+    return cast(NDArray[np.uint8], pictures)

@@ -1,0 +1,135 @@
+"""Training an autoencoder in front of a classifier that stays as it is.
+
+So a classifier that never saw noise gets one of PixelDP's: the noise goes before the autoencoder or
+after its first layer (Lécuyer et al. 2019, section III-B, option 4), and the autoencoder is trained
+for what the classifier makes of its pictures (Salman et al. 2020, "Denoised smoothing").
+"""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models import networks
+from models.bundle import Architecture, Bundle, Manifest
+from models.certification.arrays import Integers
+from models.networks.autoencoder import AUTOENCODER, CLASSIFIER
+from models.networks.placement import IMAGE
+from models.pixeldp import load_network
+from models.training.checkpoint import TrainingError
+from models.training.data import DataSet
+from models.training.loop import Training, train
+from models.training.losses import draws_loss
+from models.training.recipe import Recipe
+
+
+def train_denoiser(
+    recipe: Recipe,
+    data: DataSet,
+    classifier: Bundle,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+) -> Manifest:
+    """Train an autoencoder in front of ``classifier`` and save both as a bundle.
+
+    Other arguments, result and errors as of :func:`models.training.loop.train`.
+    """
+    begin = partial(DenoiserTraining, classifier=classifier)
+    return train(recipe, data, out, begin=begin, resume=resume, progress=progress)
+
+
+class DenoiserTraining(Training):
+    """One training of an autoencoder.
+
+    The labels to find are the classifier's own, so that those of ``data`` play no part.
+
+    Args:
+        recipe: its architecture is ``autoencoder``.
+        data: pictures of the size that the classifier takes.
+        classifier: a bundle whose noise goes into the image, so that all of its network is h.
+
+    Raises:
+        TrainingError: the classifier, the recipe and the data do not fit.
+    """
+
+    def __init__(self, recipe: Recipe, data: DataSet, classifier: Bundle) -> None:
+        front = classifier.manifest
+        if recipe.architecture.name != AUTOENCODER or recipe.denoiser is None:
+            raise TrainingError(
+                f"recipe {recipe.name} trains a whole network; leave out --denoiser, or take the "
+                "recipe of a denoiser"
+            )
+        if front.noise.placement != IMAGE or front.architecture.name == networks.DENOISED:
+            raise TrainingError(
+                f"{classifier.path}: has layers before its noise or a denoiser already; expected a "
+                "plain classifier, from pixeldp import or trained with noise in the image"
+            )
+        if data.shape != front.input.shape:
+            raise TrainingError(
+                f"the data's pictures are {list(data.shape)}, but {classifier.path} takes "
+                f"{list(front.input.shape)} (channels, height, width)"
+            )
+        self._classifier = classifier
+        plain = load_network(classifier).classifier
+        whole = Architecture(
+            name=networks.DENOISED,
+            arguments={
+                AUTOENCODER: recipe.architecture.arguments,
+                CLASSIFIER: front.architecture.model_dump(),
+            },
+        )
+        goal = recipe.denoiser.model_copy(update={"classifier": classifier.digest})
+        program = None if classifier.program is None else classifier.program.read_bytes()
+        super().__init__(
+            recipe.changed(architecture=whole.model_dump(), denoiser=goal.model_dump()),
+            replace(data, names=front.labels),
+            program,
+        )
+        self._restoration = goal.restoration
+        self._front = self.network.classifier.get_submodule(AUTOENCODER)
+        self._behind = self.network.classifier.get_submodule(CLASSIFIER)
+        self._behind.get_submodule("network").load_state_dict(plain.state_dict())
+        if self.held_out:
+            self.held_out = replace(self.held_out, labels=self._own_labels(self.held_out))
+
+    def manifest(self) -> Manifest:
+        """Describe the network as it is, with the classifier that it stands in front of."""
+        manifest, front = super().manifest(), self._classifier.manifest
+        record = {
+            "name": front.name,
+            "version": front.version,
+            "digest": self._classifier.digest,
+            "training": front.training,
+        }
+        training = {**manifest.training, "classifier": record}
+        return manifest.model_copy(update={"training": training, "scoring": front.scoring})
+
+    def _loss(self, noisy: Tensor, pictures: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+        with torch.no_grad(), self._autocast():
+            own = self._behind(pictures).argmax(dim=1)
+        with self._autocast():
+            restored = self._front(noisy)
+            logits = self._behind(restored)
+        draws = self.recipe.draws
+        logits = logits.float().reshape(draws, len(own), -1)
+        loss = draws_loss(logits, own, self.recipe.consistency)
+        if self._restoration:
+            clean = pictures.repeat(draws, 1, 1, 1)
+            loss = loss + self._restoration * F.mse_loss(restored.float(), clean)
+        return loss, (logits.detach().argmax(-1) == own).float().mean().item()
+
+    def _own_labels(self, data: DataSet) -> Integers:
+        """What the classifier makes of the pictures without noise."""
+        found = []
+        for start in range(0, len(data), self.recipe.batch_size):
+            images = data.images[start : start + self.recipe.batch_size]
+            pictures = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255
+            with torch.no_grad():
+                found.append(self._behind(pictures).argmax(dim=1).numpy())
+        return np.concatenate(found)

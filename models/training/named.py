@@ -1,0 +1,152 @@
+"""The data sets that are known by name: torchvision's, and the digits inside scikit-learn."""
+
+import gzip
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from models.networks.torchvision_operators import declare_missing_operators
+from models.training.data import DataSet, DataSetError, FilePictures, as_array
+
+Split = Literal["train", "test"]
+Loader = Callable[[Path, Split, bool], DataSet]
+
+# How many of scikit-learn's 1,797 digits are for training; the rest, by other writers, for testing.
+DIGITS_TRAIN = 1500
+DIGITS_LARGEST = 16
+# What the classifiers that ImageNet is known for take: Inception's 299 pixels.
+IMAGENET_SIDE = 299
+
+
+def digits(split: Split) -> DataSet:
+    """Load scikit-learn's digits of eight by eight pixels."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise DataSetError(
+            "digits come with scikit-learn, which is not installed: pip install scikit-learn"
+        ) from None
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / DIGITS_LARGEST)).astype(np.uint8)[..., None]
+    part = slice(None, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
+    names = tuple(str(name) for name in bunch.target_names)
+    return DataSet(images[part], bunch.target[part].astype(np.int64), names)
+
+
+def mnist(root: Path, split: Split, download: bool) -> DataSet:
+    """Load MNIST, packed as it is published or not."""
+    declare_missing_operators()
+    from torchvision.datasets import MNIST
+
+    raw = root / "MNIST" / "raw"
+    packed = {name: raw / f"{name}.gz" for name in _MNIST_FILES}
+    if all(file.is_file() for file in packed.values()) and not all(
+        (raw / name).is_file() for name in packed
+    ):
+        # torchvision unpacks while downloading only; the official files do as they are.
+        with tempfile.TemporaryDirectory() as temporary:
+            unpacked = Path(temporary) / "MNIST" / "raw"
+            unpacked.mkdir(parents=True)
+            for name, file in packed.items():
+                _unpack(file, unpacked / name)
+            data = MNIST(temporary, train=split == "train")
+    else:
+        data = _from_torchvision(MNIST, root, raw, download, train=split == "train")
+    names = tuple(str(label) for label in range(10))
+    return DataSet(data.data.numpy()[..., None], data.targets.numpy().astype(np.int64), names)
+
+
+def svhn(root: Path, split: Split, download: bool) -> DataSet:
+    """Load the house numbers of Street View, cropped to one digit each."""
+    declare_missing_operators()
+    from torchvision.datasets import SVHN
+
+    expected = root / f"{split}_32x32.mat"
+    data = _from_torchvision(SVHN, root, expected, download, split=split)
+    images = np.ascontiguousarray(data.data.transpose(0, 2, 3, 1))
+    return DataSet(images, data.labels, tuple(str(label) for label in range(10)))
+
+
+def cifar10(root: Path, split: Split, download: bool) -> DataSet:
+    """Load CIFAR-10."""
+    declare_missing_operators()
+    from torchvision.datasets import CIFAR10
+
+    return _cifar(CIFAR10, root, split, download)
+
+
+def cifar100(root: Path, split: Split, download: bool) -> DataSet:
+    """Load CIFAR-100, with its fine labels."""
+    declare_missing_operators()
+    from torchvision.datasets import CIFAR100
+
+    return _cifar(CIFAR100, root, split, download)
+
+
+def imagenet(root: Path, split: Split, download: bool) -> DataSet:
+    """Load ImageNet 2012, whose validation pictures are the test; pixels are read as needed."""
+    declare_missing_operators()
+    from torchvision.datasets import ImageNet
+
+    part = "train" if split == "train" else "val"
+    expected = root / f"ILSVRC2012_img_{part}.tar"
+    data = _from_torchvision(ImageNet, root, expected, None, split=part)
+    files = [Path(file) for file, _ in data.samples]
+    # Two pairs of labels share their first word (crane, maillot).
+    first = [names[0] for names in data.classes]
+    names = tuple(
+        name if first.count(name) == 1 else f"{name} ({wnid})"
+        for name, wnid in zip(first, data.wnids, strict=True)
+    )
+    labels = np.array(data.targets, dtype=np.int64)
+    return DataSet(as_array(FilePictures(files, IMAGENET_SIDE)), labels, names)
+
+
+# Each lies in a folder of one's own choice, as torchvision lays it out.
+LOADERS: dict[str, Loader] = {
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "imagenet": imagenet,
+    "mnist": mnist,
+    "svhn": svhn,
+}
+
+_MNIST_FILES = tuple(
+    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+)
+
+
+def _unpack(source: Path, target: Path) -> None:
+    try:
+        with gzip.open(source) as packed, target.open("wb") as plain:
+            shutil.copyfileobj(packed, plain)
+    except (OSError, EOFError) as error:
+        raise DataSetError(f"{source}: cannot be unpacked ({error}); fetch it again") from None
+
+
+def _cifar(kind: Any, root: Path, split: Split, download: bool) -> DataSet:
+    expected = root / kind.base_folder
+    data = _from_torchvision(kind, root, expected, download, train=split == "train")
+    return DataSet(data.data, np.array(data.targets, dtype=np.int64), tuple(data.classes))
+
+
+def _from_torchvision(
+    kind: Callable[..., Any], root: Path, expected: Path, download: bool | None, **part: Any
+) -> Any:
+    """Make a data set of torchvision; ``download`` is None for one that it cannot fetch."""
+    options = part if download is None else {**part, "download": download}
+    try:
+        return kind(root, **options)
+    except (RuntimeError, OSError) as error:
+        advice = "put them there or let --download fetch them"
+        if download is None:
+            advice = "put them there; they need an account at image-net.org"
+        elif download:
+            advice = f"the download failed ({str(error).splitlines()[0]})"
+        raise DataSetError(
+            f"{expected}: torchvision's {kind.__name__} files are missing here or damaged; {advice}"
+        ) from None

@@ -1,0 +1,43 @@
+"""How a training is coming along: certified accuracy of a few pictures, with few draws each."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from models.bundle import Manifest, read_bundle
+from models.certification.procedure import Question
+from models.evaluation.answers import answers
+from models.pixeldp import PixelDP, save_network
+from models.precision import Precision
+from models.predictor import Predictor
+from models.training.data import DataSet
+
+DRAWS = 128
+CONFIDENCE = 0.95
+PASS_SIZE = 128
+
+
+def watched_size(manifest: Manifest) -> float:
+    """Return the size that is watched: half the noise's scale over Δ, in the norm of Δ."""
+    return 0.5 * manifest.noise.scale / manifest.sensitivity.value
+
+
+def watch(
+    network: PixelDP, manifest: Manifest, pictures: DataSet, precision: Precision
+) -> tuple[float, float]:
+    """Return the accuracy, and the certified accuracy at :func:`watched_size`.
+
+    They come about as in ``pixeldp evaluate``, from a bundle of the network as it is now, but for
+    few draws at low confidence. No random numbers of the training are used up.
+    """
+    question = Question(CONFIDENCE, DRAWS, None, manifest.sensitivity.input_norm)
+    right = certified = 0
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+        save_network(Path(folder), manifest, network)
+        predictor = Predictor(read_bundle(Path(folder)), PASS_SIZE, precision=precision)
+        for index, inquiry in answers(predictor, pictures.images, question):
+            if inquiry.total.leader == pictures.labels[index]:
+                right += 1
+                certified += inquiry.size >= watched_size(manifest)
+    return right / len(pictures), certified / len(pictures)

@@ -1,0 +1,167 @@
+"""One client's connection: what may be slow, what may be broken, and for how long.
+
+uvicorn speaks HTTP; here are the limits that it lacks. A connection that keeps the service waiting
+is closed: one that sends nothing, or a head or a body drop by drop, or that does not take its
+answer. What is no HTTP is answered by a problem document, as every error is. And no request is
+worked on for a client who has left.
+"""
+
+import asyncio
+import contextlib
+import json
+import resource
+import secrets
+import select
+import sys
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Literal
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from service.api.problems import MEDIA_TYPE, PROBLEMS, Problem
+from service.api.security import HEADERS
+
+# From the connection, or from the first byte of a further request, to the end of its head.
+HEAD_SECONDS = 10.0
+# A body has this long and one second more for each so many bytes.
+BODY_SECONDS = 20.0
+LEAST_BYTES_A_SECOND = 1000.0
+# What is left of a body after its answer, and an answer that is not taken.
+REST_SECONDS = 5.0
+ANSWER_SECONDS = 30.0
+# Files that are kept for all that is not a connection: workers, libraries, the log.
+SPARE_FILES = 128
+# How often all connections are looked at.
+CHECK_SECONDS = 0.5
+
+Phase = Literal["idle", "head", "body", "rest", "working"]
+
+
+class Connection(H11Protocol):
+    """uvicorn's connection, with limits."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._phase: Phase = "idle"
+        self._begun = self.loop.time()
+        self._received = 0
+        self._taken = self._begun
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin; the client must send a request soon."""
+        super().connection_made(transport)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if len(self.connections) > files - SPARE_FILES:
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client sends."""
+        self._received += len(data)
+        super().data_received(data)
+
+    def shutdown(self) -> None:
+        """Close if no request is under way, else after its answer."""
+        with contextlib.suppress(h11.LocalProtocolError):  # it is being closed already
+            super().shutdown()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close after a while without a further request."""
+        with contextlib.suppress(h11.LocalProtocolError):
+            super().timeout_keep_alive_handler()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, if the client is still there to read its answer."""
+        if self.conn.trailing_data[0] and self._client_left():
+            self.transport.abort()
+        super().on_response_complete()
+
+    def check(self, now: float) -> None:
+        """Close a connection that keeps the service waiting; called every ``CHECK_SECONDS``."""
+        phase = self._find_phase()
+        if phase != self._phase or (phase == "body" and self.flow.read_paused):
+            self._phase, self._begun, self._received = phase, now, 0
+        waited = now - self._begun
+        if not self.transport.get_write_buffer_size():
+            self._taken = now
+        if now - self._taken > ANSWER_SECONDS or (phase == "rest" and waited > REST_SECONDS):
+            self.transport.abort()
+        elif phase == "head" and waited > HEAD_SECONDS:
+            if self.conn.trailing_data[0]:
+                self._refuse("too-slow", f"No whole head came within {HEAD_SECONDS:g} s.")
+            else:
+                self.transport.close()
+        elif phase == "body" and waited > BODY_SECONDS + self._received / LEAST_BYTES_A_SECOND:
+            self._refuse("too-slow", f"{self._received:,} bytes came in {waited:.0f} s.")
+        elif phase == "working" and self.flow.read_paused and self._client_left():
+            # Further requests wait to be read, so that the loop does not see the end behind them.
+            self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        error = sys.exc_info()[1]
+        if getattr(error, "error_status_hint", 400) == 431:
+            most = self.config.h11_max_incomplete_event_size
+            self._refuse("head-too-large", f"The head of a request may have {most:,} bytes.")
+        else:
+            reason, _, _ = str(error or msg).partition(": bytearray")
+            self._refuse("malformed-request", f"This is not HTTP/1.1: {reason[:200]}.")
+
+    def _find_phase(self) -> Phase:
+        """Say what is waited for."""
+        answered = self.cycle is None or self.cycle.response_complete
+        state = self.conn.their_state
+        if state is h11.SEND_BODY:
+            return "rest" if answered else "body"
+        if not answered:
+            return "working"
+        fresh = self.cycle is None or bool(self.conn.trailing_data[0])
+        return "head" if fresh else "idle"
+
+    def _client_left(self) -> bool:
+        """Whether the client has closed its end, even if there is more to be read before that."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), _HANGUP)
+        return bool(poll.poll(0))
+
+    def _refuse(self, name: str, detail: str) -> None:
+        """Answer with a problem, if no answer has begun, and close."""
+        begun = False
+        if self.cycle is not None and not self.cycle.response_complete:
+            begun = self.cycle.response_started
+            self.cycle.disconnected = True  # the application need not go on
+            self.cycle.message_event.set()
+        if not begun:
+            document = json.dumps(Problem(name, detail).document()).encode()
+            headers = [
+                (b"content-type", MEDIA_TYPE.encode()),
+                (b"content-length", str(len(document)).encode()),
+                (b"connection", b"close"),
+                (b"x-request-id", secrets.token_hex(8).encode()),
+                *self.server_state.default_headers,
+                *HEADERS,
+            ]
+            status = PROBLEMS[name].status
+            reason = HTTPStatus(status).phrase.encode()
+            answer = h11.Response(status_code=status, headers=headers, reason=reason)
+            with contextlib.suppress(h11.LocalProtocolError):
+                for event in (answer, h11.Data(data=document), h11.EndOfMessage()):
+                    self.transport.write(self.conn.send(event) or b"")
+            app: Any = self.config.app
+            app.state.metrics.requests.labels("other", str(status), name).inc()
+        self.transport.close()
+
+
+# Where the system cannot tell, a client who left is noticed one answer later.
+_HANGUP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
+
+
+async def check_connections(connections: Callable[[], set[Any]]) -> None:
+    """Check all connections, again and again."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(CHECK_SECONDS)
+        now = loop.time()
+        for connection in list(connections()):
+            connection.check(now)

@@ -1,0 +1,42 @@
+"""Why there is no answer."""
+
+
+class EngineError(Exception):
+    """Why there is no answer.
+
+    ├── NotReadyError       no worker has been ready yet
+    ├── OverloadedError     the queue is full
+    ├── DeadlineError       the deadline came before the first look
+    ├── CannotEncodeError   the model cannot take this picture
+    ├── ModelGoneError      the model is served no longer
+    ├── LoadError           a worker could not load a model
+    └── WorkersLostError    workers died while they ran this picture
+    """
+
+
+class NotReadyError(EngineError):
+    """No worker has been ready yet."""
+
+
+class OverloadedError(EngineError):
+    """The queue is full."""
+
+
+class DeadlineError(EngineError):
+    """The deadline came before the first look."""
+
+
+class CannotEncodeError(EngineError):
+    """The model cannot take this picture."""
+
+
+class ModelGoneError(EngineError):
+    """The model is served no longer."""
+
+
+class LoadError(EngineError):
+    """A worker could not load a model."""
+
+
+class WorkersLostError(EngineError):
+    """Workers died while they ran this picture."""

@@ -1,0 +1,49 @@
+"""The worker's end of the socket pair."""
+
+import select
+import socket
+from collections.abc import Iterator
+
+from service.engine import wire
+
+_CHUNK = 1 << 20
+
+
+class FrontGoneError(Exception):
+    """The other end of the socket is closed."""
+
+
+class Link:
+    """Messages from and to the front process."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._decoder = wire.Decoder()
+
+    def receive(self, wait: float | None) -> Iterator[tuple[wire.Message, bytes]]:
+        """Yield what has come in, waiting up to ``wait`` seconds for it; None is for ever.
+
+        Raises:
+            FrontGoneError: the front process is gone.
+        """
+        while select.select([self._socket], [], [], wait)[0]:
+            try:
+                data = self._socket.recv(_CHUNK)
+            except OSError:
+                raise FrontGoneError from None
+            if not data:
+                raise FrontGoneError
+            yield from self._decoder.feed(data)
+            wait = 0.0
+
+    def send(self, *messages: wire.Message) -> None:
+        """Send messages in order.
+
+        Raises:
+            FrontGoneError: the front process is gone.
+        """
+        if messages:
+            try:
+                self._socket.sendall(b"".join(map(wire.encode, messages)))
+            except OSError:
+                raise FrontGoneError from None

@@ -1,0 +1,285 @@
+"""A worker's loop: admit, plan, run, record."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import structlog
+
+from models.certification.answer import conclude
+from models.certification.procedure import Inquiry, Question
+from models.precision import Calibration
+from models.predictor import Predictor
+from service.engine import wire
+from service.engine.batcher import Ticket
+from service.engine.board import Board
+from service.engine.lane import Lane, Running, free, without
+from service.engine.link import Link
+from service.engine.memory import device_memory
+
+_NUMBERS_EVERY_SECONDS = 1.0
+# How often an idle worker looks whether a network has been compiled or loaded.
+_BACKGROUND_SECONDS = 0.25
+
+log = structlog.get_logger(__name__)
+
+Loader = Callable[[wire.Model], tuple[Predictor, Calibration]]
+
+
+@dataclass
+class _Client:
+    """What an answer needs to know beside the ticket."""
+
+    admitted: float
+    scores: int
+    progress: bool
+    predictor: Predictor
+    looks: list[tuple[int, float]] = field(default_factory=list)
+
+
+class Loop:
+    """What a worker does once its models are loaded.
+
+    Args:
+        link: to the front process.
+        board: where the front process sees what this one is at.
+        loaded: each model by number, and how it is run.
+        loader: loads a further model; called in a thread of its own.
+        compile_: whether to compile the models in the background, and use what is faster.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        board: Board,
+        loaded: dict[int, tuple[Predictor, Calibration]],
+        loader: Loader,
+        compile_: bool,
+    ) -> None:
+        self._link, self._board, self._loader = link, board, loader
+        self._models = {model: Running.begin(model, *one) for model, one in loaded.items()}
+        # Those of the models, and further ones that only finish what they have.
+        self._lanes = [running.lane for running in self._models.values()]
+        self._clients: dict[int, _Client] = {}
+        # What threads in the background have done is taken over between passes.
+        self._background: list[threading.Thread] = []
+        self._finished: deque[Callable[[], None]] = deque()
+        self._turn = 0
+        self._passes = self._slots = self._filled = 0
+        self._busy = 0.0
+        self._reported = time.monotonic()
+        if compile_:
+            predictors = {model: predictor for model, (predictor, _) in loaded.items()}
+            self._start(partial(self._compile, predictors))
+
+    def run(self) -> None:
+        """Serve until the front process goes."""
+        while True:
+            idle = not any(lane.batcher for lane in self._lanes)
+            if idle:
+                self._report()
+            for message, payload in self._link.receive(self._patience() if idle else 0.0):
+                self._receive(message, payload)
+            while self._finished:
+                self._finished.popleft()()
+            self._step()
+
+    def _receive(self, message: wire.Message, payload: bytes) -> None:
+        match message:
+            case wire.Admit():
+                self._board.begin([message.id])
+                self._admit(message, payload)
+                self._board.end()
+            case wire.Cancel():
+                self._clients.pop(message.id, None)
+                for lane in self._lanes:
+                    lane.batcher.cancel(message.id)
+            case wire.Add():
+                self._start(partial(self._load, message.model))
+            case wire.Remove():
+                self._remove(message.model)
+
+    def _step(self) -> None:
+        """Make one pass of the next model that has pictures in flight."""
+        now = time.monotonic()
+        for lane in self._lanes:
+            self._answer(lane.batcher.expire(now))
+        for _ in self._lanes:
+            self._turn = (self._turn + 1) % len(self._lanes)
+            lane = self._lanes[self._turn]
+            planned = lane.batcher.plan(now)
+            if planned:
+                self._board.begin([ticket.id for ticket in planned.tickets])
+                scores = lane.run(planned)
+                if scores is None:
+                    self._halve(lane)
+                else:
+                    self._answer(lane.batcher.record(planned, scores))
+                self._board.end()
+                self._passes += 1
+                self._slots += lane.batcher.slots
+                self._filled += planned.filled
+                self._busy += time.monotonic() - now
+                break
+        if now - self._reported > _NUMBERS_EVERY_SECONDS:
+            self._report()
+
+    def _admit(self, message: wire.Admit, pixels: bytes) -> None:
+        running = self._models.get(message.model)
+        if running is None:
+            self._link.send(wire.Failed(id=message.id, reason="the model is served no longer"))
+            return
+        predictor = running.lane.predictor
+        kind = np.dtype("<u1" if message.bits == 8 else "<u2")
+        shape = (message.height, message.width, message.channels)
+        try:
+            encoded = predictor.encode(np.frombuffer(pixels, dtype=kind).reshape(shape))
+        except ValueError as error:
+            self._link.send(wire.Failed(id=message.id, reason=str(error)))
+            return
+        manifest = predictor.manifest
+        question = Question(message.confidence, message.max_draws, message.target, message.norm)
+        inquiry = Inquiry(question, encoded.terms, len(manifest.labels), manifest.scoring)
+        running.lane.batcher.admit(
+            Ticket(
+                message.id,
+                encoded.features,
+                inquiry,
+                message.deadline,
+                high=message.high,
+                alone=message.alone,
+            )
+        )
+        self._clients[message.id] = _Client(
+            time.monotonic(), message.scores, message.progress, predictor
+        )
+
+    def _answer(self, tickets: Iterable[Ticket]) -> None:
+        messages: list[wire.Message] = []
+        now = time.monotonic()
+        for ticket in tickets:
+            client = self._clients[ticket.id]
+            started = now if ticket.started is None else ticket.started
+            if ticket.inquiry.look > len(client.looks):
+                client.looks.append((ticket.inquiry.total.draws, now - started))
+            if ticket.done:
+                del self._clients[ticket.id]
+            elif not client.progress:
+                continue
+            if not ticket.inquiry.look:
+                messages.append(wire.Late(id=ticket.id))
+                continue
+            conclusion = conclude(ticket.inquiry, client.scores)
+            if client.progress and ticket.inquiry.stopped != "deadline":
+                messages.append(wire.Look(id=ticket.id, conclusion=conclusion))
+            if not ticket.done:
+                continue
+            messages.append(
+                wire.Answer(
+                    id=ticket.id,
+                    conclusion=conclusion,
+                    precision=client.predictor.precision,
+                    compiled=client.predictor.compiled,
+                    queue_seconds=started - client.admitted,
+                    compute_seconds=now - started,
+                    looks=client.looks,
+                )
+            )
+        self._link.send(*messages)
+
+    def _halve(self, lane: Lane) -> None:
+        """Make passes of a model half as large, as this one did not fit into memory."""
+        running = self._models[lane.model]
+        running.halve(lane)
+        self._lanes.remove(lane)
+        self._lanes.append(running.lane)
+        for ticket in running.lane.batcher.tickets:
+            # Looks of two runs together would not hold with the confidence asked.
+            client = self._clients[ticket.id]
+            client.predictor, client.progress, client.looks = running.lane.predictor, False, []
+        slots = running.calibration.pass_size
+        self._link.send(
+            wire.Recalibrated(model=lane.model, calibration=running.calibration, ceiling=slots)
+        )
+
+    # In the background: a thread never touches what the loop uses, but leaves word in _finished.
+
+    def _start(self, work: Callable[[], None]) -> None:
+        self._background = [thread for thread in self._background if thread.is_alive()]
+        self._background.append(threading.Thread(target=work, daemon=True))
+        self._background[-1].start()
+
+    def _patience(self) -> float | None:
+        """How long to wait for messages when there is nothing to draw."""
+        waiting = self._finished or any(thread.is_alive() for thread in self._background)
+        return _BACKGROUND_SECONDS if waiting else None
+
+    def _compile(self, predictors: dict[int, Predictor]) -> None:
+        done: list[Callable[[], None]] = []
+        for model, predictor in predictors.items():
+            try:
+                compiled = predictor.compile()
+            except Exception as error:  # whatever it was, the eager path goes on
+                reason = str(error).strip().partition("\n")[0]
+                log.warning("cannot compile, going on without", model=model, reason=reason)
+            else:
+                done.append(partial(self._switch, model, compiled))
+        # All at the end: no compiled network may run while another is being traced.
+        self._finished.extend(done)
+
+    def _switch(self, model: int, compiled: Predictor) -> None:
+        """Let new pictures be drawn for by a compiled network, if it is worth it."""
+        running = self._models.get(model)
+        if running and running.compiled(compiled):
+            # The former lane keeps the pictures that it has: none of them meets another h.
+            self._lanes.append(running.lane)
+            self._link.send(wire.Recalibrated(model=model, calibration=running.calibration))
+
+    def _load(self, model: wire.Model) -> None:
+        try:
+            predictor, calibration = self._loader(model)
+        except Exception as error:  # whatever it was, the other models go on
+            reason = str(error) or type(error).__name__
+            refusal = wire.NotAdded(model=model.number, reason=reason)
+            self._finished.append(partial(self._link.send, refusal))
+        else:
+            self._finished.append(partial(self._add, model.number, predictor, calibration))
+
+    def _add(self, model: int, predictor: Predictor, calibration: Calibration) -> None:
+        self._models[model] = Running.begin(model, predictor, calibration)
+        self._lanes.append(self._models[model].lane)
+        self._link.send(wire.Added(model=model, calibration=calibration))
+
+    def _remove(self, model: int) -> None:
+        for lane in self._lanes:
+            if lane.model == model:
+                for ticket in lane.batcher.withdraw():
+                    del self._clients[ticket.id]
+                    reason = "the model is served no longer"
+                    self._link.send(wire.Failed(id=ticket.id, reason=reason))
+        self._lanes = without(self._lanes, model)
+        self._models.pop(model, None)
+        free()
+        self._link.send(wire.Removed(model=model))
+
+    def _report(self) -> None:
+        self._reported = time.monotonic()
+        if self._passes:
+            device = next(iter(self._lanes)).predictor.device
+            used, memory = device_memory(device)
+            self._link.send(
+                wire.Numbers(
+                    passes=self._passes,
+                    slots=self._slots,
+                    filled=self._filled,
+                    busy_seconds=self._busy,
+                    memory_used=used,
+                    memory=memory,
+                )
+            )
+            self._passes = self._slots = self._filled = 0
+            self._busy = 0.0

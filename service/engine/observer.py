@@ -1,0 +1,30 @@
+"""What the engine tells those who want to know what it does."""
+
+from typing import Protocol
+
+from service.engine import wire
+
+
+class Observer(Protocol):
+    """Who wants to know what the engine does: the metrics."""
+
+    def numbers(self, worker: str, numbers: wire.Numbers) -> None:
+        """Take what a worker has done since it last said."""
+
+    def worker_up(self, worker: str, up: bool) -> None:
+        """A worker has become ready, or is so no longer."""
+
+    def worker_died(self, worker: str) -> None:
+        """A worker has died, and will be started again."""
+
+    def worker_out_of_memory(self, worker: str) -> None:
+        """A pass did not fit into the memory of a worker's device."""
+
+    def picture_requeued(self) -> None:
+        """A picture waits again, as its worker is gone."""
+
+    def add_model(self, name: str, version: str, digest: str) -> None:
+        """A model is served from now on."""
+
+    def remove_model(self, name: str, version: str, digest: str) -> None:
+        """A model is served no longer."""

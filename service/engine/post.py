@@ -1,0 +1,316 @@
+"""A post: where one worker serves on one device. When it dies, its successor takes over."""
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from models.precision import Calibration
+from service.engine import wire
+from service.engine.board import Board
+from service.engine.errors import LoadError
+from service.engine.flights import Flight
+from service.engine.probe import probe
+from service.engine.roster import Roster
+from service.engine.watch import Watch
+
+log = structlog.get_logger(__name__)
+
+_CHUNK = 1 << 20
+RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
+STEADY_SECONDS = 30.0
+# Draws that a picture takes from a pass at a time: how many pictures keep a worker's passes full.
+DRAWS_AT_A_TIME = 32
+
+
+class Crew(Protocol):
+    """Who the posts belong to: the engine."""
+
+    def opened(self, post: "Post") -> None:
+        """Note that a post takes pictures now."""
+
+    def heard(self, post: "Post", message: wire.FromWorker) -> None:
+        """Take what a worker says about pictures and passes."""
+
+    def fallen(self, post: "Post", flights: Iterable[Flight], running: set[int]) -> None:
+        """Take back the pictures of a worker that is gone, which was at those ``running``."""
+
+    def died(self, post: "Post") -> None:
+        """Note a death."""
+
+    def broken(self, post: "Post", reason: str) -> None:
+        """Note that a worker cannot load its models."""
+
+
+T = TypeVar("T")
+
+
+class _StartAgainError(Exception):
+    """A worker is not as the others are; its successor will be."""
+
+
+class Post:
+    """One post.
+
+    Args:
+        name: of the workers that serve here.
+        device: theirs.
+        roster: what they load.
+        crew: who it belongs to.
+        patience: seconds without a sign of life after which a worker is replaced.
+
+    Attributes:
+        loaded: whether a worker has loaded its models.
+        ready: whether it has certified a probe picture of each, so that it takes pictures.
+        calibrations: how it runs each model, by number.
+        flights: the pictures that it has, by id.
+        failures: deaths in a row that came early.
+    """
+
+    def __init__(self, name: str, device: str, roster: Roster, crew: Crew, patience: float) -> None:
+        self.name, self.device = name, device
+        self.loaded = self.ready = False
+        self.calibrations: dict[int, Calibration] = {}
+        self.flights: dict[int, Flight] = {}
+        self.failures = 0
+        self._roster, self._crew, self._patience = roster, crew, patience
+        self._writer: asyncio.StreamWriter | None = None
+        # Who waits for the worker's word on a model, and for its answer to a probe picture.
+        self._changes: dict[int, asyncio.Future[Calibration | None]] = {}
+        self._probes: dict[int, asyncio.Future[wire.Answer]] = {}
+        self._probe_ids = itertools.count(-1, -1)
+
+    @property
+    def kind(self) -> str:
+        """Its kind of device."""
+        return self.device.partition(":")[0]
+
+    @property
+    def window(self) -> int:
+        """How many pictures keep its passes full."""
+        largest = max((one.pass_size for one in self.calibrations.values()), default=0)
+        return 2 * max(1, largest // DRAWS_AT_A_TIME)
+
+    @property
+    def pass_seconds(self) -> float:
+        """How long its longest passes should take."""
+        each = (one.pass_size / one.draws_per_second for one in self.calibrations.values())
+        return max(each, default=0.0)
+
+    def send(self, message: wire.ToWorker, payload: bytes = b"") -> None:
+        """Tell the worker something; nobody hears it if it is gone."""
+        if self._writer:
+            self._writer.write(wire.head(message, len(payload)))
+            if payload:
+                self._writer.write(payload)
+
+    async def add(self, model: wire.Model) -> None:
+        """Have the worker load a further model, and certify a probe picture with it.
+
+        Raises:
+            LoadError: it cannot, or it died over it.
+        """
+        found = await self._change(model.number, wire.Add(model=model))
+        assert found is not None
+        self.calibrations[model.number] = found
+        if not self._roster.agree(self, self.calibrations):
+            raise LoadError("it runs in another number format than on the other workers")
+        await self._probe(model.number)
+
+    async def remove(self, model: int) -> None:
+        """Have the worker forget a model."""
+        with contextlib.suppress(LoadError):  # that it died is as good
+            await self._change(model, wire.Remove(model=model))
+        self.calibrations.pop(model, None)
+
+    async def keep(self) -> None:
+        """Keep a worker at this post, for as long as the service runs."""
+        while True:
+            started = time.monotonic()
+            try:
+                code = await self._serve()
+            except Exception:  # a worker that talks nonsense must not end its supervision
+                log.exception("worker failed", worker=self.name)
+                code = -1
+            if code is None:
+                continue
+            lived = round(time.monotonic() - started, 1)
+            log.error("worker died", worker=self.name, exit_code=code, after_seconds=lived)
+            # One that dies young is given longer and longer before it is tried again.
+            self.failures = 0 if lived > STEADY_SECONDS else self.failures + 1
+            self._crew.died(self)
+            await asyncio.sleep(RESTART_SECONDS[min(self.failures, len(RESTART_SECONDS) - 1)])
+
+    async def _serve(self) -> int | None:
+        """Start one worker process, and listen to it until it ends.
+
+        Returns:
+            Its exit code; None if it is only to be started again.
+        """
+        board = Board.create()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            descriptors = theirs.fileno(), board.descriptor
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "service.engine.worker", "--name", self.name),
+                *("--fd", str(descriptors[0]), "--board", str(descriptors[1])),
+                pass_fds=descriptors,
+            )
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        tasks = [asyncio.create_task(self._watch(board, process, self._writer))]
+        again = False
+        try:
+            self.send(self._roster.order(self))
+            decoder = wire.Decoder()
+            while data := await reader.read(_CHUNK):
+                for message, _ in decoder.feed(data):
+                    if not isinstance(message, wire.Ready):
+                        self._receive(message)
+                    elif self._roster.agree(self, message.calibrations):
+                        self.loaded, self.calibrations = True, message.calibrations
+                        tasks.append(asyncio.create_task(self._open(self._writer)))
+                    else:
+                        log.info("worker starts again, to be as the others", worker=self.name)
+                        raise _StartAgainError
+        except ConnectionError:
+            pass
+        except _StartAgainError:
+            again = True
+        finally:
+            for task in tasks:
+                task.cancel()
+            # It may have ended already; what is left of it ends now.
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            self._writer.close()
+            self._writer = None
+            self._fall(board)
+        code = await process.wait()
+        return None if again else code
+
+    async def _open(self, writer: asyncio.StreamWriter) -> None:
+        """Take pictures as soon as the worker has certified a probe picture of every model."""
+        for model in list(self.calibrations):
+            try:
+                await self._probe(model)
+            except LoadError as error:
+                if self._roster.bundle(model):
+                    self._crew.broken(self, str(error))
+                    writer.transport.abort()
+                    return
+            if not self._roster.bundle(model):  # unloaded while this worker was starting
+                await self.remove(model)
+        self.ready = True
+        log.info(
+            "worker ready",
+            worker=self.name,
+            device=self.device,
+            calibrations=[asdict(one) for one in self.calibrations.values()],
+        )
+        self._crew.opened(self)
+
+    async def _probe(self, model: int) -> None:
+        """Have a picture certified on the same way as any other.
+
+        Raises:
+            LoadError: it was not.
+        """
+        bundle = self._roster.bundle(model)
+        if bundle is None:
+            raise LoadError("the model is served no longer")
+        number = next(self._probe_ids)
+        answer: asyncio.Future[wire.Answer] = asyncio.get_running_loop().create_future()
+        self._probes[number] = answer
+        self.send(*probe(number, model, bundle))
+        try:
+            found = (await answer).conclusion
+        finally:
+            del self._probes[number]
+        if not (found.draws and found.scores and found.certified_size >= 0):
+            raise LoadError(f"{bundle.manifest.name} did not certify a probe picture: {found}")
+
+    async def _change(self, model: int, message: wire.ToWorker) -> Calibration | None:
+        if self._writer is None:
+            raise LoadError("the worker is gone")
+        done: asyncio.Future[Calibration | None] = asyncio.get_running_loop().create_future()
+        self._changes[model] = done
+        self.send(message)
+        try:
+            return await done
+        finally:
+            del self._changes[model]
+
+    def _receive(self, message: wire.Message) -> None:
+        match message:
+            case wire.Added(model=model) if model not in self._changes:
+                self.send(wire.Remove(model=model))  # nobody waits for it any more
+            case wire.Added():
+                _resolve(self._changes, message.model, message.calibration)
+            case wire.NotAdded():
+                _resolve(self._changes, message.model, LoadError(message.reason))
+            case wire.Removed():
+                _resolve(self._changes, message.model, None)
+            case wire.Recalibrated():
+                self.calibrations[message.model] = message.calibration
+                found = asdict(message.calibration)
+                log.info("worker runs otherwise", worker=self.name, calibration=found)
+                if message.ceiling is not None:
+                    self._roster.too_large(self, message.model, message.ceiling)
+            case wire.Broken():
+                log.error("worker cannot load", worker=self.name, reason=message.reason)
+                self._crew.broken(self, message.reason)
+            case wire.Answer(id=number) if number in self._probes:
+                _resolve(self._probes, number, message)
+            case wire.Failed(id=number) | wire.Late(id=number) if number in self._probes:
+                _resolve(self._probes, number, LoadError(f"no answer to a probe: {message!r}"))
+            case wire.Look() | wire.Answer() | wire.Late() | wire.Failed() | wire.Numbers():
+                self._crew.heard(self, message)
+            case _:
+                log.error("unexpected message", worker=self.name, kind=message.kind)
+
+    async def _watch(
+        self, board: Board, process: asyncio.subprocess.Process, writer: asyncio.StreamWriter
+    ) -> None:
+        """End a worker that is wedged."""
+        watch = Watch(self._patience)
+        while True:
+            await asyncio.sleep(watch.tick)
+            busy = self.loaded and bool(self.flights or self._probes)
+            reason = watch.look(board, self.loaded, self.pass_seconds if busy else None)
+            if reason:
+                log.error("worker is wedged", worker=self.name, reason=reason)
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                # Its pictures need not wait until the kernel can end it.
+                writer.transport.abort()
+                return
+
+    def _fall(self, board: Board) -> None:
+        """Give back what the worker had."""
+        self.loaded = self.ready = False
+        self.calibrations = {}
+        waiting: list[asyncio.Future[Any]] = [*self._changes.values(), *self._probes.values()]
+        for one in waiting:
+            if not one.done():
+                one.set_exception(LoadError("the worker died"))
+        flights, self.flights = self.flights, {}
+        self._crew.fallen(self, flights.values(), board.running)
+        board.close()
+
+
+def _resolve(waiters: "dict[int, asyncio.Future[T]]", number: int, outcome: T | Exception) -> None:
+    waiter = waiters.get(number)
+    if waiter is None or waiter.done():
+        return
+    if isinstance(outcome, Exception):
+        waiter.set_exception(outcome)
+    else:
+        waiter.set_result(outcome)

@@ -1,0 +1,162 @@
+"""Which models the workers have, how they run them, and how that changes while they serve."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from models.bundle import Bundle, read_bundle
+from models.precision import Calibration, Precision
+from service.catalogue import Catalogue, Served
+from service.engine import wire
+from service.engine.errors import ModelGoneError, NotReadyError
+from service.engine.observer import Observer
+
+if TYPE_CHECKING:
+    from service.engine.post import Post
+
+log = structlog.get_logger(__name__)
+
+
+class Roster:
+    """The models, by number.
+
+    Args:
+        catalogue: what clients see of them; changed by :meth:`load` and :meth:`unload`.
+        observer: told of these changes.
+        precision: the number format of h; None to measure which is fastest.
+        pass_size: slots of every pass; None to measure how many are enough.
+        compiled: whether workers may compile the models, and use that where it is faster.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        observer: Observer,
+        precision: Precision | None,
+        pass_size: int | None,
+        compiled: bool,
+    ) -> None:
+        self._catalogue, self._observer = catalogue, observer
+        # Those that workers have: one that is being loaded or unloaded is not in the catalogue.
+        self._models = {served.index: served for served in catalogue.models}
+        self._precision, self._pass_size, self._compile = precision, pass_size, compiled
+        # By kind of device and model. What the first worker chooses is binding for the others and
+        # for all restarts: a certificate speaks of one network, and formats differ in some votes.
+        self._precisions: dict[tuple[str, int], Precision] = {}
+        # The largest passes that fit, by post and model, where larger ones did not.
+        self._ceilings: dict[tuple[str, int], int] = {}
+        self._pictures: Counter[int] = Counter()
+        self._one_left = asyncio.Event()
+        self._changing = asyncio.Lock()
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    @contextmanager
+    def picture(self, model: int) -> Iterator[None]:
+        """Keep a model until a picture of it is answered.
+
+        Raises:
+            ModelGoneError: it is served no longer.
+        """
+        if model not in self._models:
+            raise ModelGoneError("the model is served no longer")
+        self._pictures[model] += 1
+        try:
+            yield
+        finally:
+            self._pictures[model] -= 1
+            self._one_left.set()
+
+    def bundle(self, model: int) -> Bundle | None:
+        """Return the model of that number; None if it is served no longer."""
+        served = self._models.get(model)
+        return served.bundle if served else None
+
+    def order(self, post: "Post") -> wire.Load:
+        """Return what a worker that starts at ``post`` is to load."""
+        return wire.Load(
+            models=[self._model(served, post) for served in self._models.values()],
+            device=post.device,
+            pass_size=self._pass_size,
+            compile=self._compile,
+        )
+
+    def agree(self, post: "Post", calibrations: dict[int, Calibration]) -> bool:
+        """Say whether a worker has every model, in the number formats of those before it."""
+        same = [
+            self._precisions.setdefault((post.kind, model), one.precision) == one.precision
+            for model, one in calibrations.items()
+        ]
+        return all(same) and self._models.keys() <= calibrations.keys()
+
+    def too_large(self, post: "Post", model: int, ceiling: int) -> None:
+        """Note the largest pass of a model that fits into the memory of the post's device."""
+        self._observer.worker_out_of_memory(post.name)
+        self._ceilings[post.name, model] = ceiling
+
+    async def load(self, path: Path, posts: Collection["Post"]) -> Served:
+        """See ``Engine.load``."""
+        async with self._changing:
+            served = self._catalogue.number(await asyncio.to_thread(read_bundle, path))
+            for one in self._catalogue.models:
+                if (one.key, one.bundle.digest) == (served.key, served.bundle.digest):
+                    return one
+            if not any(post.ready for post in posts):
+                raise NotReadyError("no worker is ready to load a model")
+            self._models[served.index] = served  # from now on, workers that start load it, too
+            try:
+                await self._add(served, [post for post in posts if post.loaded])
+            except BaseException:
+                await self._withdraw(served, posts)
+                raise
+            former = self._catalogue.put(served)
+            self._observer.add_model(*served.key, served.bundle.digest)
+            log.info("model loaded", model=":".join(served.key), digest=served.bundle.digest)
+            if former:
+                self._observer.remove_model(*former.key, former.bundle.digest)
+                leaving = asyncio.create_task(self._withdraw(former, posts))
+                self._leaving.add(leaving)
+                leaving.add_done_callback(self._leaving.discard)
+            return served
+
+    async def unload(self, name: str, posts: Collection["Post"]) -> None:
+        """See ``Engine.unload``."""
+        async with self._changing:
+            leaving = self._catalogue.named(name)
+            for served in leaving:
+                self._catalogue.drop(served)
+                self._observer.remove_model(*served.key, served.bundle.digest)
+            for served in leaving:
+                await self._withdraw(served, posts)
+                log.info("model unloaded", model=":".join(served.key))
+
+    async def _add(self, served: Served, posts: list["Post"]) -> None:
+        # The first of each kind of device chooses the number format.
+        first = list({post.kind: post for post in reversed(posts)}.values())
+        for some in (first, [post for post in posts if post not in first]):
+            adding = [post.add(self._model(served, post)) for post in some]
+            for outcome in await asyncio.gather(*adding, return_exceptions=True):
+                if outcome:
+                    raise outcome
+
+    async def _withdraw(self, served: Served, posts: Collection["Post"]) -> None:
+        """Have workers forget a model that is not in the catalogue, after its last picture."""
+        while self._pictures[served.index]:
+            self._one_left.clear()
+            await self._one_left.wait()
+        del self._models[served.index], self._pictures[served.index]
+        having = [post for post in posts if served.index in post.calibrations]
+        await asyncio.gather(*(post.remove(served.index) for post in having))
+
+    def _model(self, served: Served, post: "Post") -> wire.Model:
+        return wire.Model(
+            number=served.index,
+            path=str(served.bundle.path),
+            digest=served.bundle.digest,
+            precision=self._precisions.get((post.kind, served.index), self._precision),
+            ceiling=self._ceilings.get((post.name, served.index)),
+        )

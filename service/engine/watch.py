@@ -1,0 +1,58 @@
+"""Telling a wedged worker from one that is slow, or starting, or on a machine that was paused."""
+
+import time
+from collections.abc import Callable
+
+from service.engine.board import Board
+
+# Reading PyTorch's libraries from a cold disk can stop a whole process for longer than any pass.
+STARTING = 12.0
+# How many times as long as its calibration says a pass may take before the worker is given up.
+SLOW = 20.0
+
+
+class Watch:
+    """Watches one worker process through what is on its board.
+
+    Time is counted only while the watcher itself is awake: when the whole machine is paused, the
+    workers have the whole of their patience afterwards.
+
+    Args:
+        patience: seconds without a sign of life, or without a pass while there is work.
+        clock: seconds, as :func:`time.monotonic`.
+
+    Attributes:
+        tick: how often to look, in seconds.
+    """
+
+    def __init__(self, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.tick = min(1.0, patience / 10)
+        self._patience, self._clock = patience, clock
+        self._looked = clock()
+        self._beats = self._turns = -1
+        self._silent = self._stuck = 0.0
+
+    def look(self, board: Board, loaded: bool, pass_seconds: float | None) -> str | None:
+        """Take note of the board.
+
+        Args:
+            board: the worker's.
+            loaded: whether it has loaded its models.
+            pass_seconds: how long its longest passes should take; None while it has no work.
+
+        Returns:
+            Why the worker must be replaced; None if it need not be.
+        """
+        now = self._clock()
+        awake = min(now - self._looked, 2 * self.tick)
+        self._looked = now
+        beats, turns = board.beats, board.turns
+        self._silent = self._silent + awake if beats == self._beats else 0.0
+        idle = pass_seconds is None or turns != self._turns
+        self._stuck = 0.0 if idle else self._stuck + awake
+        self._beats, self._turns = beats, turns
+        if self._silent > self._patience * (1.0 if loaded else STARTING):
+            return f"no sign of life for {self._silent:.1f} s"
+        if self._stuck > max(self._patience, SLOW * (pass_seconds or 0.0)):
+            return f"no pass for {self._stuck:.1f} s"
+        return None

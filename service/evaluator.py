@@ -1,0 +1,169 @@
+"""``pixeldp evaluate``: what a model's predictions are worth on labelled pictures."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from models.evaluation.attacks import AttackName
+    from models.evaluation.figures import CertifiedAccuracy, Evaluation, Interval
+
+
+def _radii(text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise typer.BadParameter(f"expected numbers with commas between, not {text!r}") from None
+
+
+def _attacks(text: str | None) -> "tuple[AttackName, ...]":
+    known: tuple[AttackName, ...] = ("pgd", "carlini-wagner")
+    given = text.split(",") if text else []
+    if unknown := set(given).difference(known):
+        raise typer.BadParameter(f"no attack {unknown.pop()!r}; known: {', '.join(known)}")
+    return tuple(name for name in known if name in given)
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    data: Annotated[str, typer.Option(help="mnist, cifar10, digits, an .npz, or a folder.")],
+    root: Annotated[Path | None, typer.Option(help="Folder that holds a named data set.")] = None,
+    split: Annotated[Literal["test", "train"], typer.Option(help="Of a named data set.")] = "test",
+    download: Annotated[bool, typer.Option(help="Let torchvision fetch the data set.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="Take every so many-th picture.")] = 1,
+    draws: Annotated[int, typer.Option(min=64, help="Noise draws for each picture.")] = 1000,
+    confidence: Annotated[float, typer.Option(help="Of each picture's certificate.")] = 0.999,
+    radii: Annotated[
+        str | None, typer.Option(help="Sizes to report, with commas between; by norm if left out.")
+    ] = None,
+    norm: Annotated[
+        Literal["l1", "l2", "linf"] | None, typer.Option(help="Of the sizes; the model's own.")
+    ] = None,
+    attack: Annotated[
+        str | None,
+        typer.Option(help="Attack at each size, too: pgd, carlini-wagner, or pgd,carlini-wagner."),
+    ] = None,
+    attack_pictures: Annotated[int, typer.Option(min=1, help="How many to attack.")] = 100,
+    attack_steps: Annotated[int, typer.Option(min=1, help="Gradient steps.")] = 20,
+    attack_draws: Annotated[int, typer.Option(min=1, help="Noise draws a gradient.")] = 16,
+    baseline: Annotated[
+        Path | None, typer.Option(help="A bundle to use without noise, from train --undefended.")
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Folder for plots as PNG and SVG (needs matplotlib).")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option(help="What the network runs in; by default the fastest here."),
+    ] = None,
+    pass_size: Annotated[int, typer.Option(min=1, help="Draws in a forward pass.")] = 256,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; all by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise and of the attacks.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Keep the figures in the bundle.")] = False,
+) -> None:
+    """Measure a bundle's accuracy and certified accuracy, and its accuracy under attack.
+
+    With the same seed, precision, pass size and threads the figures come out the same again on the
+    same machine.
+    """
+    sizes, names = _radii(radii), _attacks(attack)
+
+    import torch
+
+    from models.bundle import read_bundle
+    from models.evaluation.evaluate import Attacks, Running, evaluate, record
+    from models.evaluation.plots import check_matplotlib, plot
+    from models.training.datasets import load
+
+    if plots is not None:
+        check_matplotlib()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    evaluation = evaluate(
+        read_bundle(bundle),
+        load(data, root, split, download=download),
+        every=every,
+        max_draws=draws,
+        confidence=confidence,
+        radii=sizes,
+        norm=norm,
+        dataset=f"{Path(data).name} ({split})",
+        attacks=Attacks(names, attack_pictures, attack_steps, attack_draws),
+        baseline=baseline,
+        running=Running(device, precision, pass_size, seed),
+    )
+    if write:
+        record(bundle, evaluation)
+    files = plot(evaluation, plots) if plots is not None else []
+    typer.echo(evaluation.model_dump_json(indent=2) if json else _table(evaluation))
+    for file in files:
+        typer.echo(f"drawn: {file}", err=True)
+
+
+def _table(evaluation: "Evaluation") -> str:
+    which = "all" if evaluation.every == 1 else f"one in {evaluation.every}"
+    lines = [
+        f"{evaluation.model} {evaluation.version} on {evaluation.dataset}: "
+        f"{evaluation.pictures:,} pictures ({which}), {evaluation.max_draws:,} draws each, "
+        f"confidence {evaluation.confidence:g}",
+        "",
+        f"{'':<26}{'share':>7}  {'95 % interval':<15}{'precision':>10}{'recall':>9}",
+        f"{'accuracy':<26}{_share(evaluation.accuracy, evaluation.accuracy_interval)}",
+        *(_certified(at, evaluation.norm) for at in evaluation.certified),
+        f"{'mean certified size':<26}{evaluation.mean_size:>7.3f}",
+        f"{'nothing certified':<26}{evaluation.uncertified:>7,} pictures, counted as failures",
+    ]
+    if evaluation.baseline:
+        beside = evaluation.baseline
+        what = f"accuracy of {beside.model}"
+        lines.append(f"{what:<26}{_share(beside.accuracy, beside.accuracy_interval)}")
+    lines += _attacked(evaluation)
+    lines += [
+        "",
+        f"{evaluation.draws:,} draws in {evaluation.seconds:.1f} s: "
+        f"{evaluation.draws_per_second:,.0f} a second ({evaluation.device}, "
+        f"{evaluation.precision}, threads: {evaluation.threads})",
+    ]
+    return "\n".join(lines)
+
+
+def _share(share: float, interval: "Interval") -> str:
+    return f"{share:>7.1%}  {interval[0]:.1%} to {interval[1]:.1%}"
+
+
+def _certified(at: "CertifiedAccuracy", norm: str) -> str:
+    precision, recall = (
+        "-" if share is None else f"{share:.1%}" for share in (at.precision, at.recall)
+    )
+    share = _share(at.accuracy, at.accuracy_interval)
+    return f"{f'certified at {norm} >= {at.radius:.4g}':<26}{share:<24}{precision:>10}{recall:>9}"
+
+
+def _attacked(evaluation: "Evaluation") -> list[str]:
+    rows = [(evaluation.model, attack) for attack in evaluation.attacks]
+    if evaluation.baseline:
+        rows += [(evaluation.baseline.model, attack) for attack in evaluation.baseline.attacks]
+    if not rows:
+        return []
+    first = rows[0][1]
+    names = [f"{model}, {attack.attack}" for model, attack in rows]
+    width = max(map(len, names)) + 2
+    radii = (f"{at.radius:>7.4g}" for at in first.accuracies)
+    lines = [
+        "",
+        f"accuracy on {first.pictures:,} pictures, attacked in {first.steps} steps up to "
+        f"{evaluation.norm} size",
+        f"{'':<{width}}{' '.join(radii)}",
+    ]
+    for name, (_, attack) in zip(names, rows, strict=True):
+        shares = (f"{at.accuracy:>7.1%}" for at in attack.accuracies)
+        lines.append(f"{name:<{width}}{' '.join(shares)}")
+    return lines
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(evaluate)

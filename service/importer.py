@@ -1,0 +1,187 @@
+"""``pixeldp import``: a bundle from a classifier that was made elsewhere."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from service.noise_options import (
+    Bound,
+    Delta,
+    Epsilon,
+    MechanismOption,
+    NormOption,
+    Scale,
+    construction_bound,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from models.importing.bundling import Imported
+
+Numbers = Annotated[str | None, typer.Option(help="One for each channel, with commas between.")]
+
+
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A name of torchvision's (resnet50), an exported program (net.pt2), or "
+            "module:function that builds a network."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="State dict: .safetensors, or .pth without other objects.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="A file with one on each line, or names with commas between.")
+    ] = None,
+    input_: Annotated[
+        str | None, typer.Option("--input", help="Channels x height x width, as 3x224x224.")
+    ] = None,
+    mean: Numbers = None,
+    std: Numbers = None,
+    denoiser: Annotated[
+        Path | None,
+        typer.Option(help="Put this bundle's denoiser in front; the noise is what it has learnt."),
+    ] = None,
+    mechanism: MechanismOption = None,
+    scale: Scale = None,
+    bound: Bound = None,
+    epsilon: Epsilon = None,
+    delta: Delta = None,
+    norm: NormOption = None,
+    scoring: Annotated[Literal["votes", "softmax"], typer.Option(help="What a draw says.")] = (
+        "votes"
+    ),
+    name: Annotated[str | None, typer.Option(help="Of the bundle; after the source.")] = None,
+    version: Annotated[str, typer.Option(help="Of the bundle, a number.")] = "1",
+    picture: Annotated[
+        Path | None, typer.Option(help="A picture to try; a made-up one by default.")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=64, help="Noise draws for the picture.")] = 256,
+    confidence: Annotated[float, typer.Option(help="Of the picture's certificate.")] = 0.95,
+) -> None:
+    """Make a bundle of a classifier made elsewhere, or say why it cannot be certified.
+
+    The noise goes into the image, or where the denoiser has it; normalisation comes after the
+    noise. A Python function's module must be importable, and is run: give only what you trust.
+    """
+    from pydantic import ValidationError
+
+    from models.bundle import read_bundle
+    from models.certification.certificates import MECHANISM_NORMS
+    from models.certification.procedure import Question
+    from models.importing.bundling import Noise, Wanted, import_classifier
+    from models.importing.sources import find_source
+    from models.networks.python_networks import PATTERN, allow
+
+    law = mechanism or "gaussian"
+    noise = Noise(law, scale, construction_bound(bound, epsilon, delta, law), norm)
+    front = None if denoiser is None else read_bundle(denoiser)
+    if front and noise != Noise():
+        raise ValueError("a denoiser brings the noise that it was trained for; leave out the noise")
+    sizes = norm or (front.manifest.sensitivity.input_norm if front else MECHANISM_NORMS[law])
+    allowed = allow(source) if PATTERN.fullmatch(source) else None
+    found = find_source(source, weights)
+    wanted = Wanted(
+        name=name,
+        version=version,
+        shape=_shape(input_),
+        labels=_labels(labels),
+        mean=_numbers("mean", mean),
+        std=_numbers("std", std),
+        scoring=scoring,
+    )
+    shape = wanted.shape or found.shape
+    pixels = _decoded(picture) if picture else _made_up(shape or (3, 8, 8))
+    question = Question(confidence, draws, None, sizes)
+    try:
+        imported = import_classifier(found, wanted, front or noise, out, pixels, question)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "bundle"
+        raise ValueError(f"{place}: {first['msg']}") from None
+    if found.tensors is None and found.network == "torchvision":
+        typer.echo("without a weights file its weights are random: for measuring alone", err=True)
+    typer.echo(_report(out, imported, picture))
+    if allowed:
+        typer.echo(f"it runs Python code: serve it with PIXELDP_BUILDERS={allowed} set", err=True)
+
+
+def _report(out: Path, imported: "Imported", picture: Path | None) -> str:
+    manifest, inquiry = imported.bundle.manifest, imported.inquiry
+    noise, spec = manifest.noise, manifest.sensitivity
+    question = inquiry.question
+    label = manifest.labels[inquiry.total.leader]
+    lines = [
+        f"{out}: {manifest.name}, {len(manifest.labels):,} labels, {noise.mechanism} noise of "
+        f"scale {noise.scale:g} ({noise.placement}), sensitivity {spec.value:g} from "
+        f"{spec.input_norm} to {spec.noise_norm} ({spec.method}); runs in "
+        f"{' and '.join(imported.formats)}"
+    ]
+    what = str(picture) if picture else "a made-up picture"
+    if inquiry.size > 0:
+        lines.append(
+            f"{what}: {label}, certified against any change of {question.norm} size "
+            f"{inquiry.size:g} at confidence {question.confidence:g}, "
+            f"by {inquiry.total.draws} draws"
+        )
+    else:
+        lines.append(
+            f"{what}: {label} leads, but {inquiry.total.draws} draws certify nothing. A classifier "
+            "that never saw noise needs less of it, or a denoiser: pixeldp train --denoiser"
+        )
+    return "\n".join(lines)
+
+
+def _shape(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise typer.BadParameter(f"expected channels x height x width, as 3x224x224, not {text!r}")
+    channels, height, width = map(int, parts)
+    return channels, height, width
+
+
+def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(map(float, text.split(",")))
+    except ValueError:
+        raise typer.BadParameter(f"--{name}: expected numbers with commas between") from None
+
+
+def _labels(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    file = Path(text)
+    if file.is_file():
+        lines = file.read_text(encoding="utf-8").splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
+    if "," not in text:
+        raise ValueError(f"--labels: there is no file {text}, and one name alone makes no labels")
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _decoded(file: Path) -> "NDArray[Any]":
+    from service.images import decode
+
+    return decode(file.read_bytes()).array()
+
+
+def _made_up(shape: tuple[int, int, int]) -> "NDArray[Any]":
+    """Return a picture of large patches."""
+    import numpy as np
+
+    channels, height, width = shape
+    patches = np.random.default_rng(0).integers(0, 256, (4, 4, channels), dtype=np.uint8)
+    large = patches.repeat(-(-height // 4), axis=0).repeat(-(-width // 4), axis=1)
+    return large[:height, :width]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("import")(import_)

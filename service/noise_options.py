@@ -1,0 +1,58 @@
+"""The options that ``pixeldp train`` and ``pixeldp import`` say a noise with."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from models.bundle import ConstructionBound
+
+Mechanism = Literal["gaussian", "laplace"]
+
+MechanismOption = Annotated[Mechanism | None, typer.Option("--mechanism", help="The noise's law.")]
+Scale = Annotated[float | None, typer.Option(help="Of the noise: σ or b, in units of g's output.")]
+Bound = Annotated[
+    float | None,
+    typer.Option(
+        "--construction-bound", help="The paper's way to give the scale: the size L, with ε and δ."
+    ),
+]
+Epsilon = Annotated[float | None, typer.Option(help="Of the construction bound; 1.")]
+Delta = Annotated[float | None, typer.Option(help="Of the construction bound; 0.05.")]
+NormOption = Annotated[
+    Literal["l1", "l2", "linf"] | None,
+    typer.Option("--norm", help="Of the attacks; the mechanism's own goes with a new mechanism."),
+]
+
+
+def construction_bound(
+    size: float | None, epsilon: float | None, delta: float | None, mechanism: Mechanism
+) -> "ConstructionBound | None":
+    """Return the construction bound that the options give, if they give one.
+
+    Raises:
+        ValueError: ε or δ without it, δ with Laplace, or numbers out of range.
+    """
+    from pydantic import ValidationError
+
+    from models.bundle import ConstructionBound
+
+    if size is None:
+        if epsilon is not None or delta is not None:
+            raise ValueError(
+                "--epsilon and --delta belong to --construction-bound, which is missing"
+            )
+        return None
+    if mechanism == "laplace" and delta is not None:
+        raise ValueError("Laplace noise has no --delta")
+    # What Lécuyer et al. 2019 (section IV) use throughout.
+    usual = 0.0 if mechanism == "laplace" else 0.05
+    try:
+        return ConstructionBound(
+            size=size,
+            epsilon=1.0 if epsilon is None else epsilon,
+            delta=usual if delta is None else delta,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"construction bound: {first['loc'][0]}: {first['msg']}") from None

@@ -1,0 +1,124 @@
+"""``pixeldp train``: a bundle from a recipe and labelled pictures."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.noise_options import (
+    Bound,
+    Delta,
+    Epsilon,
+    Mechanism,
+    MechanismOption,
+    NormOption,
+    Scale,
+    construction_bound,
+)
+
+if TYPE_CHECKING:
+    from models.training.recipe import Recipe
+
+Number = Annotated[int | None, typer.Option(help="Instead of the recipe's.")]
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="The recipe's name.")],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle, and of checkpoints till then.")],
+    data: Annotated[Path | None, typer.Option(help="Folder that holds the data set.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Train on this .npz or folder per label instead.")
+    ] = None,
+    denoiser: Annotated[
+        Path | None,
+        typer.Option(help="Train a denoiser in front of this bundle's classifier, left as it is."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the bundle; the recipe's name.")] = None,
+    mechanism: MechanismOption = None,
+    scale: Scale = None,
+    bound: Bound = None,
+    epsilon: Epsilon = None,
+    delta: Delta = None,
+    norm: NormOption = None,
+    placement: Annotated[
+        str | None, typer.Option(help="Of the noise: image, layer1, or after a module's path.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    download: Annotated[bool, typer.Option(help="Let torchvision fetch the data set.")] = False,
+    seed: Number = None,
+    epochs: Number = None,
+    threads: Number = None,
+    held_out: Annotated[
+        int | None, typer.Option(help="Certify so many pictures each epoch, not trained on.")
+    ] = None,
+    undefended: Annotated[
+        bool, typer.Option("--undefended", help="Without noise: a baseline for evaluate.")
+    ] = False,
+) -> None:
+    """Train a model by a recipe and save it as a bundle."""
+    from models.bundle import read_bundle
+    from models.evaluation.baseline import without_noise
+    from models.training.datasets import load
+    from models.training.denoising import train_denoiser
+    from models.training.loop import train
+    from models.training.recipe import find_recipe
+
+    given = {
+        "name": name,
+        "dataset": dataset,
+        "seed": seed,
+        "epochs": epochs,
+        "threads": threads,
+        "held_out": held_out,
+    }
+    chosen = find_recipe(recipe)
+    noise = _noise(chosen, mechanism, scale, bound, epsilon, delta, norm, placement)
+    if undefended:
+        if noise:
+            raise ValueError("--undefended is without noise: leave out the noise's options")
+        chosen = without_noise(chosen)
+    changes = {name: value for name, value in given.items() if value is not None}
+    chosen = chosen.changed(**changes, **noise)
+    pictures = load(chosen.dataset, data, "train", download=download)
+    if denoiser is None:
+        manifest = train(chosen, pictures, out, resume=resume)
+    else:
+        manifest = train_denoiser(chosen, pictures, read_bundle(denoiser), out, resume=resume)
+    spec = manifest.sensitivity
+    typer.echo(
+        f"{out}: {manifest.name}, {manifest.noise.mechanism} noise of scale "
+        f"{manifest.noise.scale:g} ({manifest.noise.placement}), sensitivity {spec.value:g} "
+        f"from {spec.input_norm} to {spec.noise_norm} ({spec.method})"
+    )
+
+
+def _noise(
+    recipe: "Recipe",
+    mechanism: Mechanism | None,
+    scale: float | None,
+    bound: float | None,
+    epsilon: float | None,
+    delta: float | None,
+    norm: str | None,
+    placement: str | None,
+) -> dict[str, Any]:
+    """Return what the options change of the recipe's noise."""
+    from models.certification.certificates import MECHANISM_NORMS
+
+    changes: dict[str, Any] = {"mechanism": mechanism, "norm": norm, "placement": placement}
+    if mechanism and norm is None:
+        changes["norm"] = MECHANISM_NORMS[mechanism]
+    changes = {name: value for name, value in changes.items() if value is not None}
+    construction = construction_bound(bound, epsilon, delta, mechanism or recipe.mechanism)
+    if scale is not None and construction:
+        raise ValueError("give --scale or --construction-bound, not both")
+    if scale is not None:
+        changes |= {"scale": scale, "construction_bound": None}
+    elif construction:
+        changes |= {"scale": None, "construction_bound": construction.model_dump()}
+    return changes
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(train)

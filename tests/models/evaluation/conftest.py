@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pytest
+
+from models.evaluation.baseline import without_noise
+from models.training.datasets import DataSet, load
+from models.training.loop import train
+from models.training.recipe import find_recipe
+
+
+@pytest.fixture(scope="package")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that is right about most digits and certifies some."""
+    folder = tmp_path_factory.mktemp("bundles") / "digits"
+    train(find_recipe("digits").changed(epochs=8), load("digits", None, "train"), folder)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def undefended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network, trained without noise."""
+    folder = tmp_path_factory.mktemp("bundles") / "undefended"
+    recipe = without_noise(find_recipe("digits")).changed(epochs=8)
+    train(recipe, load("digits", None, "train"), folder)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def digits() -> DataSet:
+    return load("digits", None, "test").every(5)

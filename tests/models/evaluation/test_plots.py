@@ -1,0 +1,122 @@
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.evaluation.figures import (
+    AttackFigures,
+    BaselineFigures,
+    Evaluation,
+    attacked_accuracies,
+    certified_at,
+    certified_curve,
+    interval,
+)
+from models.evaluation.plots import BLUE, GREEN, ORANGE, plot
+
+
+def evaluation(attacked: bool) -> Evaluation:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(10, size=200)
+    right, sizes = rng.random(200) < 0.8, np.maximum(rng.normal(0.5, 0.3, 200), 0)
+    radii = (0.0, 0.25, 0.5)
+    hit = [np.where(rng.random(200) < share, labels, 11) for share in (0.8, 0.7, 0.5)]
+    attacks = tuple(
+        AttackFigures(
+            attack=name,
+            norm="l2",
+            steps=5,
+            draws=4,
+            pictures=200,
+            accuracies=attacked_accuracies(radii, hit, labels),
+        )
+        for name in ("pgd", "carlini-wagner")
+    )
+    beside = BaselineFigures(
+        model="plain-net",
+        version="1",
+        accuracy=0.9,
+        accuracy_interval=interval(180, 200),
+        attacks=attacks,
+    )
+    return Evaluation(
+        model="drawn-net",
+        version="1",
+        dataset="test pictures",
+        pictures=200,
+        every=1,
+        max_draws=1000,
+        confidence=0.999,
+        norm="l2",
+        accuracy=0.8,
+        accuracy_interval=interval(160, 200),
+        certified=tuple(certified_at(radius, right, sizes) for radius in (0.25, 0.5)),
+        curve=certified_curve(right, sizes),
+        mean_size=0.5,
+        uncertified=1,
+        attacks=attacks if attacked else (),
+        baseline=beside if attacked else None,
+        draws=200_000,
+        seconds=1.0,
+        draws_per_second=200_000.0,
+        seed=0,
+        device="cpu",
+        precision="float32",
+        pass_size=256,
+        threads=1,
+    )
+
+
+def texts(file: Path) -> str:
+    """All that an SVG says."""
+    return " ".join("".join(part.itertext()) for part in ET.parse(file).iter() if part.text)
+
+
+def colours(file: Path) -> set[tuple[int, ...]]:
+    with Image.open(file) as picture:
+        assert picture.size[0] >= 1000
+        found = picture.convert("RGB").getcolors(2**24)
+    return {colour for count, colour in found or () if count > 20}
+
+
+def rgb(colour: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(colour[1:]))
+
+
+@pytest.mark.parametrize("attacked", [True, False])
+def test_the_plots_show_and_name_what_was_measured(tmp_path: Path, attacked: bool) -> None:
+    files = plot(evaluation(attacked), tmp_path / "new" / "plots")
+    assert [file.name for file in files] == [
+        "certified-accuracy.png",
+        "certified-accuracy.svg",
+        "precision-recall.png",
+        "precision-recall.svg",
+    ]
+    certified, precision = texts(files[1]), texts(files[3])
+    for text in (certified, precision):
+        assert "drawn-net on test pictures: 200 pictures, 1,000 draws each" in text
+        assert "L2 size" in text
+    assert "certified accuracy (accuracy 80.0%)" in certified
+    assert ("drawn-net: accuracy under pgd" in certified) == attacked
+    assert ("plain-net: accuracy under carlini-wagner" in certified) == attacked
+    assert "precision: right among the robust" in precision
+    assert "recall: robust among the right" in precision
+    seen = colours(files[0])
+    assert rgb(BLUE) in seen
+    assert (rgb(GREEN) in seen) == (rgb(ORANGE) in seen) == attacked
+
+
+def test_the_same_figures_make_the_same_files(tmp_path: Path) -> None:
+    first = plot(evaluation(True), tmp_path / "first")
+    second = plot(evaluation(True), tmp_path / "second")
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_nothing_certified_at_all_can_be_drawn(tmp_path: Path) -> None:
+    nothing = evaluation(False).model_copy(
+        update={"curve": certified_curve(np.ones(9, dtype=bool), np.zeros(9))}
+    )
+    assert len(plot(nothing, tmp_path)) == 4

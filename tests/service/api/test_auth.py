@@ -1,0 +1,43 @@
+"""Which routes need a key, told from the application itself: those that no document lists, too."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from service.app import create_app
+from service.settings import Settings
+
+OPEN = {
+    *("/", "/docs", "/swagger/{name}", "/problems/{name}"),
+    *("/health/live", "/health/ready"),
+    *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/{path:path}"),
+}
+
+
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    return create_app(Settings(devices="cpu"), on_broken=print)
+
+
+def routes(app: Any) -> Iterator[APIRoute]:
+    for route in app.routes:
+        if isinstance(route, APIRoute):
+            yield route
+        elif hasattr(route, "original_router"):  # included as it is, and resolved by request
+            yield from routes(route.original_router)
+
+
+def needs_key(route: APIRoute) -> bool:
+    calls = [dependency.call for dependency in route.dependant.dependencies]
+    return any(getattr(call, "__module__", "") == "service.api.auth" for call in calls)
+
+
+def test_every_route_needs_a_key_but_those_that_are_meant_to_be_open(app: FastAPI) -> None:
+    """Whatever is added is closed, until somebody lists it above."""
+    found = {route.path: needs_key(route) for route in routes(app)}
+    assert found["/predict"]
+    assert found["/metrics"]
+    assert {path for path, needed in found.items() if not needed} == OPEN

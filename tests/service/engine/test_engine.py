@@ -1,0 +1,348 @@
+"""What becomes of pictures when workers come and go. The workers' part is played by the tests.
+
+Real workers are in ``tests/e2e/test_survival.py``.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from models.bundle import ZOO, Manifest
+from models.certification.procedure import Question
+from models.pixeldp import build_network, save_network
+from models.precision import Calibration
+from service.catalogue import Catalogue
+from service.engine import wire
+from service.engine.engine import LEAST_GRANTED, Engine
+from service.engine.errors import (
+    CannotEncodeError,
+    DeadlineError,
+    ModelGoneError,
+    NotReadyError,
+    OverloadedError,
+    WorkersLostError,
+)
+from service.engine.flights import Job
+from service.engine.post import Post
+from service.images import Picture
+from service.metrics import Metrics
+from tests.models.test_bundle import DESCRIPTION
+
+BYTES = 100
+
+
+def job(
+    deadline: float = 60.0, high: bool = False, max_draws: int = 1000, size: int = BYTES
+) -> Job:
+    picture = Picture(size, 1, "L", 8, bytes(size))
+    question = Question(0.95, max_draws, None, "l2")
+    return Job(0, picture, question, 10, time.monotonic() + deadline, high)
+
+
+def build(devices: int = 1, queue: int = 8, queue_bytes: int = 10**6, **more: Any) -> Engine:
+    return Engine(
+        Catalogue([ZOO / "mnist-cnn"]),
+        ["cpu"] * devices,
+        precision=None,
+        pass_size=None,
+        compiled=False,
+        queue=queue,
+        queue_bytes=queue_bytes,
+        shrink=more.get("shrink", False),
+        stall_seconds=10,
+        observer=Metrics(),
+        on_broken=more.get("on_broken", lambda reason: None),
+    )
+
+
+def open_post(engine: Engine, number: int = 0, pass_size: int = 32) -> Post:
+    """Have a worker be ready at a post; passes of 32 slots make a window of 2 pictures."""
+    post = engine._posts[number]
+    post.loaded = post.ready = True
+    post.calibrations = {0: Calibration("float32", pass_size, 1000.0)}
+    engine.opened(post)
+    return post
+
+
+def kill(engine: Engine, post: Post, running: set[int] | None = None) -> None:
+    post.loaded = post.ready = False
+    flights, post.flights = post.flights, {}
+    engine.fallen(post, flights.values(), set(flights) if running is None else running)
+
+
+@asynccontextmanager
+async def asking(engine: Engine, jobs: list[Job]) -> AsyncIterator[list[asyncio.Task[Any]]]:
+    tasks = [asyncio.create_task(engine.predict(one)) for one in jobs]
+    await asyncio.sleep(0)
+    yield tasks
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert engine._held == engine._preparing == engine.queued == engine.in_flight == 0
+
+
+async def refusal(task: Awaitable[Any]) -> BaseException:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - returned for a look
+        await asyncio.wait_for(task, 10)
+    return caught.value
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(test())  # type: ignore[arg-type]
+
+
+def test_before_the_first_worker_is_ready_nothing_waits() -> None:
+    async def test() -> None:
+        engine = build()
+        assert isinstance(await refusal(engine.predict(job())), NotReadyError)
+
+    run(test)
+
+
+def test_while_all_workers_start_again_pictures_wait() -> None:
+    async def test() -> None:
+        engine = build()
+        post = open_post(engine)
+        kill(engine, post)
+        assert not engine.ready
+        async with asking(engine, [job(), job()]) as tasks:
+            assert engine.queued == 2
+            open_post(engine)
+            assert (engine.queued, engine.in_flight) == (0, 2)
+            assert not any(task.done() for task in tasks)
+
+    run(test)
+
+
+def test_a_picture_is_refused_after_two_workers_died_while_running_it() -> None:
+    async def test() -> None:
+        engine = build()
+        post = open_post(engine)
+        with structlog.testing.capture_logs() as logs:
+            async with asking(engine, [job()]) as [task]:
+                kill(engine, post)
+                assert engine.queued == 1
+                kill(engine, open_post(engine))
+                assert isinstance(await refusal(task), WorkersLostError)
+        digest = job().picture.digest
+        assert [entry["picture"] for entry in logs if "picture" in entry] == [f"sha256:{digest}"]
+
+    run(test)
+
+
+def test_waiting_and_starting_do_not_count() -> None:
+    async def test() -> None:
+        engine = build()
+        post = open_post(engine)
+        async with asking(engine, [job(), job()]) as tasks:
+            first, second = post.flights
+            for _ in range(5):
+                kill(engine, post, running=set())
+                open_post(engine)
+            flights = post.flights
+            assert flights[first].deaths == flights[first].suspicions == 0
+            for _ in range(2):
+                kill(engine, post, running={first})
+                flights = open_post(engine).flights
+            assert isinstance(await refusal(tasks[0]), WorkersLostError)
+            assert not tasks[1].done()
+            assert flights[second].deaths == flights[second].suspicions == 0
+
+    run(test)
+
+
+def test_who_shared_a_deadly_pass_is_cleared_in_one_of_its_own() -> None:
+    """Of two pictures one is deadly; the other is answered."""
+
+    async def test() -> None:
+        engine = build()
+        post = open_post(engine)
+        async with asking(engine, [job(), job()]) as tasks:
+            deadly, other = post.flights
+            kill(engine, post, running={deadly, other})
+            flights = open_post(engine).flights
+            assert [flight.admission().alone for flight in flights.values()] == [1, 1]
+            kill(engine, post, running={deadly})
+            flights = open_post(engine).flights
+            assert flights[deadly].admission().alone == 1000
+            assert flights[other].admission().alone == 1
+            kill(engine, post, running={deadly})
+            assert isinstance(await refusal(tasks[0]), WorkersLostError)
+            open_post(engine)
+            assert not tasks[1].done()
+            assert post.flights.keys() == {other}
+
+    run(test)
+
+
+def test_many_shared_deaths_refuse_nobody() -> None:
+    async def test() -> None:
+        engine = build()
+        post = open_post(engine)
+        async with asking(engine, [job(), job()]) as tasks:
+            for _ in range(10):
+                kill(engine, post)
+                open_post(engine)
+            assert not any(task.done() for task in tasks)
+            assert all(flight.admission().alone == 1000 for flight in post.flights.values())
+
+    run(test)
+
+
+def test_pictures_of_a_dead_worker_go_first_and_in_order() -> None:
+    async def test() -> None:
+        engine = build()
+        post = open_post(engine)
+        async with asking(engine, [job() for _ in range(5)]):
+            before = list(post.flights)
+            assert len(before) == 2
+            assert engine.queued == 3
+            kill(engine, post, running=set())
+            assert list(open_post(engine).flights) == before
+
+    run(test)
+
+
+def test_the_queue_is_bounded_in_pictures() -> None:
+    async def test() -> None:
+        engine = build(queue=4)
+        open_post(engine)
+        async with asking(engine, [job() for _ in range(6)]):
+            assert (engine.in_flight, engine.queued) == (2, 4)
+            assert engine.full
+            assert isinstance(await refusal(engine.predict(job())), OverloadedError)
+            with pytest.raises(OverloadedError), engine.preparing(1):
+                pass
+
+    run(test)
+
+
+def test_pictures_that_are_being_decoded_have_their_place() -> None:
+    async def test() -> None:
+        engine = build(queue=2)
+        open_post(engine)
+        with engine.preparing(10), engine.preparing(10):
+            assert engine.full
+            assert isinstance(await refusal(engine.predict(job())), OverloadedError)
+        assert not engine.full
+
+    run(test)
+
+
+def test_the_queue_is_bounded_in_bytes() -> None:
+    async def test() -> None:
+        engine = build(queue_bytes=3 * BYTES)
+        open_post(engine)
+        async with asking(engine, [job() for _ in range(3)]):
+            error = await refusal(engine.predict(job(size=1)))
+            assert isinstance(error, OverloadedError)
+            assert "300 bytes" in str(error)
+        async with asking(engine, [job(size=1000 * BYTES)]) as [task]:
+            assert not task.done(), "one always has room"
+
+    run(test)
+
+
+def test_a_picture_leaves_the_queue_at_its_deadline() -> None:
+    async def test() -> None:
+        engine = build()
+        kill(engine, open_post(engine))
+        assert isinstance(await refusal(engine.predict(job(deadline=0.05))), DeadlineError)
+        assert engine.queued == 0
+
+    run(test)
+
+
+def test_high_priority_goes_first_but_starves_nobody() -> None:
+    async def test() -> None:
+        engine = build(queue=100)
+        kill(engine, open_post(engine))
+        jobs = [job() for _ in range(4)] + [job(high=True) for _ in range(16)]
+        async with asking(engine, jobs):
+            flights = open_post(engine, pass_size=32 * 50).flights.values()
+            order = "".join("h" if flight.job.high else "n" for flight in flights)
+            assert order == "hhhn" * 4 + "hhhh"
+
+    run(test)
+
+
+def test_budgets_shrink_as_the_queue_fills() -> None:
+    async def test() -> None:
+        engine = build(queue=8, shrink=True)
+        kill(engine, open_post(engine))
+        async with asking(engine, [job(max_draws=8000) for _ in range(8)]):
+            flights = open_post(engine, pass_size=32 * 50).flights.values()
+            # Seven others wait behind the first, of eight that may.
+            assert [one.granted for one in flights] == [1000] * 4 + [2000] * 2 + [4000, 8000]
+        async with asking(engine, [job(max_draws=200) for _ in range(8)]):
+            granted = {one.granted for one in engine._posts[0].flights.values()}
+            assert min(granted) >= LEAST_GRANTED
+
+    run(test)
+
+
+def test_answers_and_failures_reach_who_asked() -> None:
+    async def test() -> None:
+        engine = build()
+        post = open_post(engine)
+        async with asking(engine, [job(), job()]) as tasks:
+            first, second = post.flights
+            engine.heard(post, wire.Failed(id=first, reason="too odd"))
+            engine.heard(post, wire.Late(id=second))
+            error = await refusal(tasks[0])
+            assert isinstance(error, CannotEncodeError)
+            assert "too odd" in str(error)
+            assert isinstance(await refusal(tasks[1]), DeadlineError)
+
+    run(test)
+
+
+def test_a_model_that_is_served_no_longer() -> None:
+    async def test() -> None:
+        engine = build()
+        open_post(engine)
+        async with asking(engine, [job()]) as [task]:
+            leaving = asyncio.create_task(engine.unload("mnist-cnn"))
+            await asyncio.sleep(0)
+            assert not leaving.done(), "it waits for the picture in flight"
+            assert engine.in_flight == 1
+            task.cancel()
+            await asyncio.wait_for(leaving, 5)
+        assert isinstance(await refusal(engine.predict(job())), ModelGoneError)
+
+    run(test)
+
+
+def test_models_are_not_loaded_without_a_worker(tmp_path: Path) -> None:
+    manifest = Manifest.model_validate(DESCRIPTION)
+    save_network(tmp_path, manifest, build_network(manifest))
+
+    async def test() -> None:
+        with pytest.raises(NotReadyError):
+            await build().load(tmp_path)
+
+    run(test)
+
+
+def test_workers_that_cannot_load_end_the_service_only_at_its_start() -> None:
+    async def test() -> None:
+        reasons: list[str] = []
+        engine = build(devices=2, on_broken=reasons.append)
+        engine.broken(engine._posts[0], "first")
+        assert reasons == ["first"]
+        open_post(engine, 1)
+        engine.broken(engine._posts[0], "second")
+        kill(engine, engine._posts[1])
+        engine.broken(engine._posts[0], "third")
+        assert reasons == ["first"], "it may be over soon, and pictures wait"
+        engine._posts[0].failures = 9
+        engine.broken(engine._posts[0], "fourth")
+        assert reasons == ["first", "fourth"]
+
+    run(test)

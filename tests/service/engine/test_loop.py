@@ -1,0 +1,329 @@
+"""A worker's loop over a real socket pair: pictures, memory that runs out, networks that change."""
+
+import copy
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models import calibration
+from models.bundle import Manifest, read_bundle
+from models.pixeldp import build_network, save_network
+from models.precision import Calibration
+from models.predictor import Predictor
+from service.engine import wire
+from service.engine.board import Board
+from service.engine.link import FrontGoneError, Link
+from service.engine.loop import Loop
+from tests.conftest import HAS_COMPILER
+from tests.models.test_bundle import DESCRIPTION
+
+SLOTS = 64
+PIXELS = np.full((8, 8, 1), 128, np.uint8).tobytes()
+M = TypeVar("M")
+
+
+class Front:
+    """The other end of the socket pair, and the board."""
+
+    def __init__(self, connection: socket.socket, board: Board) -> None:
+        self._socket, self.board = connection, board
+        self._decoder = wire.Decoder()
+        self.received: list[wire.Message] = []
+
+    def tell(self, message: wire.ToWorker, payload: bytes = b"") -> None:
+        self._socket.sendall(wire.encode(message, payload))
+
+    def ask(self, number: int, height: int = 8, **more: Any) -> None:
+        asked: dict[str, Any] = {"max_draws": 256, "progress": False, "model": 0, **more}
+        message = wire.Admit(
+            id=number,
+            width=8,
+            height=height,
+            channels=1,
+            bits=8,
+            confidence=0.99,
+            target=None,
+            norm="l2",
+            scores=3,
+            deadline=time.monotonic() + 60,
+            high=False,
+            **asked,
+        )
+        self.tell(message, PIXELS[: height * 8])
+
+    def wait(self, kind: type[M], wanted: Callable[[M], bool] = lambda one: True) -> M:
+        end = time.monotonic() + 90
+        while time.monotonic() < end:
+            for message in self.received:
+                if isinstance(message, kind) and wanted(message):
+                    return message
+            self._socket.settimeout(max(end - time.monotonic(), 0.01))
+            data = self._socket.recv(1 << 20)
+            assert data, "the worker is gone"
+            received = self._decoder.feed(data)
+            self.received += [message for message, _ in received]
+        raise AssertionError(f"never came; there were {[one.kind for one in self.received]}")
+
+    def answer(self, number: int) -> wire.Answer:
+        return self.wait(wire.Answer, lambda one: one.id == number)
+
+
+class Small(nn.Module):
+    """h on a device whose memory holds passes of up to ``rows``; ``sizes`` are those tried."""
+
+    def __init__(self, h: Any, rows: int) -> None:
+        super().__init__()
+        self.h, self.rows = h, rows
+        self.sizes: list[int] = []
+
+    def forward(self, noisy: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(noisy))
+        if len(noisy) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        logits: torch.Tensor = self.h(noisy)
+        return logits
+
+
+def load(folder: Path, name: str = "tiny") -> Predictor:
+    manifest = Manifest.model_validate({**DESCRIPTION, "name": name})
+    save_network(folder, manifest, build_network(manifest))
+    return Predictor(read_bundle(folder), SLOTS)
+
+
+@pytest.fixture
+def predictor(tmp_path: Path) -> Predictor:
+    return load(tmp_path)
+
+
+class Starter:
+    """Starts a loop in a thread, and sees that it ends."""
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        self._thread: threading.Thread | None = None
+        self.error: BaseException | None = None
+
+    def __call__(
+        self, predictor: Predictor, compile_: bool = False, further: Predictor | None = None
+    ) -> Front:
+        board = Board.create()
+
+        def loader(model: wire.Model) -> tuple[Predictor, Calibration]:
+            if further is None:
+                raise ValueError("there is no such bundle")
+            return further, Calibration("float32", SLOTS, 1.0)
+
+        def serve() -> None:
+            loaded = {0: (predictor, Calibration("float32", SLOTS, 1.0))}
+            try:
+                Loop(Link(self._theirs), board, loaded, loader, compile_).run()
+            except BaseException as error:
+                self.error = error
+                self._theirs.close()
+
+        self._thread = threading.Thread(target=serve)
+        self._thread.start()
+        return Front(self._ours, board)
+
+    def end(self) -> BaseException | None:
+        """Have the front go; return what the loop ended with."""
+        self._ours.close()
+        if self._thread:
+            self._thread.join(30)
+            assert not self._thread.is_alive(), "the worker goes when the front does"
+        return self.error
+
+
+@pytest.fixture
+def start() -> Iterator[Starter]:
+    starter = Starter()
+    yield starter
+    error = starter.end()
+    assert error is None or isinstance(error, FrontGoneError)
+
+
+def test_pictures_are_answered(start: Starter, predictor: Predictor) -> None:
+    front = start(predictor)
+    for number in range(5):
+        front.ask(number)
+    for number in range(5):
+        assert front.answer(number).conclusion.draws == 256
+    front.wait(wire.Numbers)  # which come when there is nothing to do
+    assert front.board.turns > 5
+    assert front.board.running == set()
+
+
+def test_a_picture_that_cannot_be_encoded_disturbs_no_other(
+    start: Starter, predictor: Predictor
+) -> None:
+    front = start(predictor)
+    front.ask(1)
+    front.ask(2, height=0)
+    front.ask(3)
+    assert front.wait(wire.Failed).id == 2
+    assert front.answer(1).conclusion.draws == front.answer(3).conclusion.draws == 256
+
+
+def test_numbers_come_when_there_is_nothing_left_to_do(
+    start: Starter, predictor: Predictor
+) -> None:
+    front = start(predictor)
+    front.ask(1, max_draws=100)
+    numbers = front.wait(wire.Numbers)
+    assert (numbers.passes, numbers.slots, numbers.filled) == (2, 2 * SLOTS, 100)
+
+
+def test_the_board_says_which_pictures_a_pass_is_for(start: Starter, predictor: Predictor) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    class Halting(Small):
+        def forward(self, noisy: torch.Tensor) -> torch.Tensor:
+            reached.set()
+            assert go_on.wait(60)
+            return super().forward(noisy)
+
+    predictor._classifier = Halting(predictor._classifier, SLOTS)
+    front = start(predictor)
+    front.ask(5)
+    assert reached.wait(60)
+    assert front.board.running == {5}
+    go_on.set()
+    front.answer(5)
+
+
+def test_a_suspect_has_its_first_passes_to_itself(start: Starter, predictor: Predictor) -> None:
+    seen: list[set[int]] = []
+    front = start(predictor)
+
+    class Noting(Small):
+        def forward(self, noisy: torch.Tensor) -> torch.Tensor:
+            seen.append(front.board.running)
+            return super().forward(noisy)
+
+    predictor._classifier = Noting(predictor._classifier, SLOTS)
+    for number in range(4):
+        front.ask(number, max_draws=1024, alone=3 if number == 2 else 0)
+    for number in range(4):
+        assert front.answer(number).conclusion.draws == 1024
+    own = [running for running in seen if 2 in running]
+    assert own[:3] == [{2}] * 3
+    assert all(len(running) > 1 for running in own[3:5]), "then it has shown its innocence"
+
+
+def test_a_pass_that_does_not_fit_into_memory_is_halved(
+    start: Starter, predictor: Predictor
+) -> None:
+    """Pictures begin anew: an answer rests on draws of one h, and all of them are counted once."""
+    small = predictor._classifier = Small(predictor._classifier, rows=20)
+    front = start(predictor)
+    for number in range(3):
+        front.ask(number, progress=True)
+    for number in range(3):
+        assert front.answer(number).conclusion.draws == 256
+    changes = [one for one in front.received if isinstance(one, wire.Recalibrated)]
+    assert [one.ceiling for one in changes] == [32, 16]
+    assert [one.calibration.pass_size for one in changes] == [32, 16]
+    # What has been learned stays learned.
+    assert small.sizes.count(64) == small.sizes.count(32) == 1
+    front.ask(9)
+    assert front.answer(9).conclusion.draws == 256
+    assert set(small.sizes[2:]) == {16}
+
+
+def test_draws_before_memory_ran_out_do_not_count(start: Starter, predictor: Predictor) -> None:
+    small = predictor._classifier = Small(predictor._classifier, rows=SLOTS)
+    front = start(predictor)
+    front.ask(1, max_draws=20_000, progress=True)
+    look = front.wait(wire.Look)
+    assert look.conclusion.draws >= 64
+    small.rows = 32  # as if another process had taken the memory
+    answer = front.answer(1)
+    assert answer.conclusion.draws == 20_000
+    halves = small.sizes.count(32)
+    assert halves * 32 >= 20_000, "every draw of the answer came from passes of the new size"
+    ceiling = next(
+        index for index, one in enumerate(front.received) if isinstance(one, wire.Recalibrated)
+    )
+    later = [one for one in front.received[ceiling:] if isinstance(one, wire.Look)]
+    assert not later, "looks of two runs would not hold together"
+
+
+def test_what_does_not_fit_at_all_ends_the_worker(predictor: Predictor) -> None:
+    predictor._classifier = Small(predictor._classifier, rows=7)
+    starter = Starter()
+    front = starter(predictor)
+    front.ask(1)
+    with pytest.raises((AssertionError, OSError)):
+        front.wait(wire.Answer)
+    error = starter.end()
+    assert isinstance(error, RuntimeError)
+    assert "not even a pass of 8" in str(error)
+
+
+def test_a_further_model_is_loaded_beside_the_first(
+    start: Starter, predictor: Predictor, tmp_path: Path
+) -> None:
+    front = start(predictor, further=load(tmp_path / "further", "further"))
+    front.ask(1, max_draws=50_000)
+    model = wire.Model(number=4, path="unused", digest="", precision=None)
+    front.tell(wire.Add(model=model))
+    assert front.wait(wire.Added).calibration.pass_size == SLOTS
+    front.ask(2, model=4)
+    assert front.answer(2).conclusion.draws == 256
+    front.ask(3, model=4, max_draws=100_000)
+    front.tell(wire.Remove(model=4))
+    assert front.wait(wire.Removed).model == 4
+    assert front.wait(wire.Failed).id == 3
+    front.ask(5, model=4)
+    assert "no longer" in front.wait(wire.Failed, lambda one: one.id == 5).reason
+    assert front.answer(1).conclusion.draws == 50_000
+
+
+def test_a_model_that_cannot_be_loaded_changes_nothing(
+    start: Starter, predictor: Predictor
+) -> None:
+    front = start(predictor)
+    front.tell(wire.Add(model=wire.Model(number=4, path="unused", digest="", precision=None)))
+    refusal = front.wait(wire.NotAdded)
+    assert (refusal.model, refusal.reason) == (4, "there is no such bundle")
+    front.ask(1)
+    assert front.answer(1).conclusion.draws == 256
+
+
+def test_a_compiled_network_takes_over_between_pictures(
+    start: Starter, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here whatever the measurement says: it is the change that is tested."""
+    monkeypatch.setattr(calibration, "WORTHWHILE", 0.0)
+    front = start(predictor, compile_=True)
+    if not HAS_COMPILER:  # then the eager path goes on
+        front.ask(1)
+        assert front.answer(1).conclusion.draws == 256
+        return
+    answered, end = 0, time.monotonic() + 200
+    while not any(isinstance(one, wire.Recalibrated) for one in front.received):
+        assert time.monotonic() < end, "the network was never compiled"
+        answered += 1
+        front.ask(answered, max_draws=640)
+        front.answer(answered)
+    assert front.wait(wire.Recalibrated).calibration.compiled
+    front.ask(answered + 1)
+    assert front.answer(answered + 1).compiled
+
+
+def test_a_compiled_network_comes_too_late_for_a_smaller_pass(predictor: Predictor) -> None:
+    from service.engine.lane import Running
+
+    running = Running.begin(0, predictor, Calibration("float32", SLOTS, 1.0))
+    compiled = copy.copy(predictor)
+    running.halve(running.lane)
+    assert not running.compiled(compiled)
+    assert running.lane.batcher.slots == SLOTS // 2

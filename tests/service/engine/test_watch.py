@@ -1,0 +1,102 @@
+"""Which workers are given up, by a clock that the tests turn."""
+
+from collections.abc import Callable
+
+import pytest
+
+from service.engine.board import Board
+from service.engine.watch import SLOW, STARTING, Watch
+
+PATIENCE = 10.0
+
+
+class Case:
+    """A watch, a board, and the time."""
+
+    def __init__(self) -> None:
+        self.now, self.board = 0.0, Board.create()
+        self.watch = Watch(PATIENCE, lambda: self.now)
+
+    def last(
+        self,
+        seconds: float,
+        worker: Callable[[Board], None],
+        loaded: bool = True,
+        pass_seconds: float | None = 0.01,
+    ) -> str | None:
+        """Let time go by, the worker doing something between looks; return the first verdict."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now += self.watch.tick
+            worker(self.board)
+            verdict = self.watch.look(self.board, loaded, pass_seconds)
+            if verdict:
+                return verdict
+        return None
+
+
+@pytest.fixture
+def case() -> Case:
+    return Case()
+
+
+def nothing(board: Board) -> None:
+    pass
+
+
+def beating(board: Board) -> None:
+    board.beat()
+
+
+def working(board: Board) -> None:
+    board.beat()
+    board.begin([1])
+    board.end()
+
+
+def test_a_worker_that_works_is_left_alone(case: Case) -> None:
+    assert case.last(10 * PATIENCE, working) is None
+
+
+def test_an_idle_worker_is_left_alone_as_long_as_it_lives(case: Case) -> None:
+    assert case.last(10 * PATIENCE, beating, pass_seconds=None) is None
+    assert "no sign of life" in str(case.last(2 * PATIENCE, nothing, pass_seconds=None))
+
+
+def test_a_stopped_worker_is_given_up_after_the_patience(case: Case) -> None:
+    assert case.last(PATIENCE, nothing) is None
+    assert "no sign of life" in str(case.last(2 * case.watch.tick, nothing))
+
+
+def test_a_worker_that_lives_but_makes_no_pass_is_given_up(case: Case) -> None:
+    assert case.last(PATIENCE, beating) is None
+    assert "no pass" in str(case.last(2 * case.watch.tick, beating))
+
+
+def test_slow_passes_have_the_time_that_they_take(case: Case) -> None:
+    assert case.last(SLOW * 2.0, beating, pass_seconds=2.0) is None
+    assert "no pass" in str(case.last(3 * case.watch.tick, beating, pass_seconds=2.0))
+
+
+def test_work_is_waited_for_only_from_when_there_is_some(case: Case) -> None:
+    assert case.last(5 * PATIENCE, beating, pass_seconds=None) is None
+    assert case.last(PATIENCE, beating) is None
+
+
+def test_a_worker_that_loads_has_more_time(case: Case) -> None:
+    assert case.last(10 * PATIENCE, nothing, loaded=False, pass_seconds=None) is None
+    rest = (STARTING - 10) * PATIENCE + 2
+    assert case.last(rest, nothing, loaded=False, pass_seconds=None) is not None
+
+
+def test_a_worker_that_loads_may_take_as_long_as_it_lives(case: Case) -> None:
+    assert case.last(100 * PATIENCE, beating, loaded=False, pass_seconds=None) is None
+
+
+def test_a_pause_of_the_whole_machine_is_held_against_nobody(case: Case) -> None:
+    assert case.last(PATIENCE / 2, working) is None
+    case.now += 3600.0
+    assert case.watch.look(case.board, True, 0.01) is None
+    # Workers may take a moment longer to be woken than the front process.
+    assert case.last(PATIENCE / 2, nothing) is None
+    assert case.last(PATIENCE, working) is None

@@ -1,0 +1,307 @@
+"""Clients that are slow, broken or gone, over real sockets; the limits are made short."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from service import connections
+from service.connections import Connection, check_connections
+from service.metrics import Metrics
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+
+
+class App:
+    """Answers with the length of the body, or with as much as the path says."""
+
+    def __init__(self) -> None:
+        self.state = self
+        self.metrics = Metrics()
+        self.begun = self.left = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.begun += 1
+        request = Request(scope, receive)
+        if scope["path"] == "/wait":
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            self.left += 1
+            return
+        try:
+            size = len(await request.body()) if scope["method"] == "POST" else 0
+        except ClientDisconnect:
+            self.left += 1
+            return
+        answer = "x" * int(scope["query_string"] or 0) or str(size)
+        await PlainTextResponse(answer)(scope, receive, send)
+
+    @property
+    def counted(self) -> dict[str, float]:
+        """How many requests were refused, by the name of the problem."""
+        samples = next(iter(self.metrics.requests.collect())).samples
+        return {one.labels["outcome"]: one.value for one in samples if one.name.endswith("_total")}
+
+
+@pytest.fixture
+def app() -> App:
+    return App()
+
+
+@pytest.fixture
+def connect(app: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], socket.socket]]:
+    monkeypatch.setattr(connections, "CHECK_SECONDS", 0.02)
+    listener = socket.create_server(("127.0.0.1", 0))
+    ready, stop = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        config = uvicorn.Config(
+            app, http=Connection, h11_max_incomplete_event_size=4096, log_config=None
+        )
+        config.load()
+        state = ServerState()
+        server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(config, state, {}), sock=listener
+        )
+        checking = asyncio.create_task(check_connections(lambda: state.connections))
+        ready.set()
+        await asyncio.to_thread(stop.wait)
+        checking.cancel()
+        server.close()
+        for connection in list(state.connections):
+            connection.transport.abort()
+        for task in list(state.tasks):
+            task.cancel()
+        await asyncio.sleep(0.05)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    assert ready.wait(10)
+    opened: list[socket.socket] = []
+
+    def client() -> socket.socket:
+        opened.append(socket.create_connection(listener.getsockname(), timeout=20))
+        return opened[-1]
+
+    yield client
+    for one in opened:
+        one.close()
+    stop.set()
+    thread.join(10)
+    listener.close()
+
+
+def rest(client: socket.socket) -> bytes:
+    """Read until the end."""
+    received = b""
+    while data := client.recv(65536):
+        received += data
+    return received
+
+
+def one(client: socket.socket) -> bytes:
+    """Read one answer of the application."""
+    received = b""
+    while not received.partition(b"\r\n\r\n")[2]:
+        data = client.recv(65536)
+        assert data, "the connection was closed"
+        received += data
+    return received
+
+
+def check(answer: bytes, status: int, name: str) -> dict[str, Any]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = head.decode().lower().splitlines()
+    assert lines[0].startswith(f"http/1.1 {status} ")
+    assert "content-type: application/problem+json" in lines
+    assert "connection: close" in lines
+    assert "x-content-type-options: nosniff" in lines
+    problem: dict[str, Any] = json.loads(body)
+    assert problem["type"] == f"/problems/{name}"
+    assert problem["status"] == status
+    return problem
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\0\1 hello\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nA b: c\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"\r\n\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_answered_by_a_problem(
+    connect: Callable[[], socket.socket], app: App, content: bytes
+) -> None:
+    client = connect()
+    client.sendall(content)
+    assert check(rest(client), 400, "malformed-request")["detail"].startswith("This is not HTTP")
+    assert app.counted == {"malformed-request": 1}
+    assert app.begun == 0
+
+
+def test_a_body_that_breaks_off_into_nonsense(
+    connect: Callable[[], socket.socket], app: App
+) -> None:
+    client = connect()
+    client.sendall(
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz"
+    )
+    client.sendall(b"\r\n")
+    check(rest(client), 400, "malformed-request")
+    assert (app.begun, app.left) == (1, 1)
+
+
+def test_a_large_head(connect: Callable[[], socket.socket]) -> None:
+    client = connect()
+    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 900)
+    assert "4,096" in check(rest(client), 431, "head-too-large")["detail"]
+
+
+def test_nonsense_after_a_request_does_not_harm_its_answer(
+    connect: Callable[[], socket.socket],
+) -> None:
+    client = connect()
+    client.sendall(GET + b"nonsense\r\n\r\n")
+    first, _, second = rest(client).partition(b"\r\n\r\n0")
+    assert first.startswith(b"HTTP/1.1 200")
+    check(second, 400, "malformed-request")
+
+
+def test_connections_that_ask_nothing_are_closed(
+    connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch, app: App
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+    bare, partial, second = connect(), connect(), connect()
+    partial.sendall(GET[:-2])
+    second.sendall(GET)
+    assert one(second).startswith(b"HTTP/1.1 200")
+    second.sendall(b"G")
+    assert rest(bare) == b""
+    check(rest(partial), 408, "too-slow")
+    check(rest(second), 408, "too-slow")
+    assert app.counted == {"too-slow": 2}
+
+
+def test_a_head_that_comes_drop_by_drop_has_no_longer(
+    connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    client = connect()
+    client.settimeout(0.02)
+    for byte in GET[:-2] + b"X: " + b"y" * 3_000:
+        try:
+            client.send(bytes([byte]))
+            answer = client.recv(4096)
+        except TimeoutError:
+            continue
+        except ConnectionError:  # so it ends for a client who goes on sending
+            return
+        assert answer.startswith(b"HTTP/1.1 408")
+        return
+    raise AssertionError("the service went on waiting")
+
+
+def test_a_connection_may_rest_between_requests(
+    connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.1)
+    client = connect()
+    for _ in range(2):
+        client.sendall(GET)
+        assert one(client).startswith(b"HTTP/1.1 200")
+        threading.Event().wait(0.4)
+
+
+def test_a_body_that_does_not_come(
+    connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch, app: App
+) -> None:
+    monkeypatch.setattr(connections, "BODY_SECONDS", 0.2)
+    client = connect()
+    client.sendall(POST + b"some")
+    check(rest(client), 408, "too-slow")
+    assert app.left == 1, "whoever waits for the body is told"
+
+
+def test_a_body_that_comes_slowly_but_steadily_has_its_time(
+    connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(connections, "LEAST_BYTES_A_SECOND", 20.0)
+    client = connect()
+    client.sendall(POST)
+    for _ in range(10):
+        client.sendall(b"x" * 10)
+        threading.Event().wait(0.05)
+    assert one(client).startswith(b"HTTP/1.1 200")
+
+
+def test_what_is_left_of_a_body_is_not_waited_for(
+    connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "REST_SECONDS", 0.2)
+    client = connect()
+    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nsome")
+    assert one(client).startswith(b"HTTP/1.1 200")
+    assert rest(client) == b""
+
+
+def test_an_answer_that_is_not_taken(
+    connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.2)
+    client = connect()
+    size = 50 * 2**20
+    client.sendall(GET.replace(b"/ ", b"/?%d " % size))
+    threading.Event().wait(1)
+    assert len(rest(client)) < size
+
+
+def test_a_large_answer_that_is_taken_arrives_whole(
+    connect: Callable[[], socket.socket],
+) -> None:
+    client = connect()
+    client.sendall(
+        GET.replace(b"/ ", b"/?5000000 ").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    )
+    assert rest(client).endswith(b"\r\n\r\n" + b"x" * 5_000_000)
+
+
+def test_requests_of_a_client_who_has_left_are_not_worked_on(
+    connect: Callable[[], socket.socket], app: App
+) -> None:
+    client = connect()
+    client.sendall(GET.replace(b"/ ", b"/wait ") * 10)
+    while not app.begun:
+        threading.Event().wait(0.01)
+    client.close()
+    for _ in range(200):
+        if app.left:
+            break
+        threading.Event().wait(0.02)
+    assert (app.begun, app.left) == (1, 1)
+
+
+def test_pipelined_requests_of_a_client_who_stays_are_answered(
+    connect: Callable[[], socket.socket], app: App
+) -> None:
+    client = connect()
+    client.sendall(GET * 10)
+    received = b""
+    while received.count(b"HTTP/1.1 200") < 10:
+        received += client.recv(65536)
+    assert app.begun == 10

@@ -1,0 +1,117 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from models.bundle import read_bundle
+from service.cli import main
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    options = ["--epochs", "6", "--seed", "3", "--name", "tried"]
+    assert main(["train", "digits", "--out", str(folder), *options]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "plain"
+    options = ["--epochs", "6", "--name", "plain", "--undefended"]
+    assert main(["train", "digits", "--out", str(folder), *options]) == 0
+    return folder
+
+
+def evaluate(bundle: Path, *options: str) -> int:
+    return main(["evaluate", str(bundle), "--data", "digits", "--every", "20", *options])
+
+
+def test_a_table(bundle: Path, capsys: Captured) -> None:
+    assert evaluate(bundle, "--draws", "64", "--radii", "0.1,.25") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("tried 1 on digits (test): 15 pictures (one in 20), 64 draws each")
+    for part in (
+        "precision   recall",
+        "certified at l2 >= 0.1 ",
+        "certified at l2 >= 0.25",
+        "pictures, counted as failures",
+        "960 draws in",
+    ):
+        assert part in said
+    assert "attacked" not in said
+    assert read_bundle(bundle).manifest.evaluation == {}
+
+
+def test_json_and_what_is_kept_of_it(bundle: Path, capsys: Captured) -> None:
+    assert evaluate(bundle, "--draws", "96", "--confidence", "0.9", "--json", "--write") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["pictures"], document["max_draws"], document["confidence"]) == (15, 96, 0.9)
+    assert [at["radius"] for at in document["certified"]] == [0.25, 0.5, 0.75, 1.0]
+    assert len(document["curve"]) > 20
+    assert read_bundle(bundle).manifest.evaluation == {**document, "curve": []}
+
+
+def test_attacks_beside_a_baseline_with_plots(
+    bundle: Path, baseline: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    options = ["--draws", "64", "--radii", "0.1,4", "--plots", str(tmp_path / "plots")]
+    options += ["--attack", "carlini-wagner,pgd", "--attack-pictures", "5"]
+    options += ["--attack-steps", "8", "--attack-draws", "4", "--baseline", str(baseline)]
+    assert evaluate(bundle, *options) == 0
+    captured = capsys.readouterr()
+    assert "accuracy of plain" in captured.out
+    assert "accuracy on 5 pictures, attacked in 8 steps up to l2 size" in captured.out
+    rows = [line for line in captured.out.splitlines() if ", pgd" in line or ", carlini" in line]
+    names = [row.split("  ")[0] for row in rows]
+    assert names == ["tried, pgd", "tried, carlini-wagner", "plain, pgd", "plain, carlini-wagner"]
+    # As they are, attacked a little, attacked beyond recognition.
+    assert all(row.split()[-1] in {"0.0%", "20.0%"} for row in rows)
+    assert captured.err.count("drawn: ") == 4
+    assert len(list((tmp_path / "plots").iterdir())) == 4
+
+
+def test_the_same_again(bundle: Path, capsys: Captured) -> None:
+    options = ["--draws", "64", "--precision", "float32", "--pass-size", "32", "--threads", "1"]
+    figures = []
+    for seed in ("5", "5", "6"):
+        assert evaluate(bundle, *options, "--json", "--seed", seed) == 0
+        document = json.loads(capsys.readouterr().out)
+        figures.append((document["mean_size"], document["certified"]))
+    assert figures[0] == figures[1]
+    assert figures[0] != figures[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "complaint"),
+    [
+        (["OUT", "--data", "digits"], 1, "model.json: file: cannot be read"),
+        (["no\nbundle", "--data", "digits"], 1, "no bundle/model.json"),
+        (["OUT"], 2, "Missing option '--data'"),
+        (["OUT", "--data", "digits", "--radii", "1,x"], 2, "not '1,x'"),
+        (["OUT", "--data", "digits", "--attack", "pgd,fgsm"], 2, "no attack 'fgsm'; known: pgd, "),
+        (["OUT", "--data", "digits", "--draws", "1"], 2, "'--draws': Input should be"),
+        (["OUT", "--data", "digits", "--norm", "l3"], 2, "'l3'"),
+        (["BUNDLE", "--data", "digits", "--confidence", "1.5"], 1, "confidence must lie strictly"),
+        (["BUNDLE", "--data", "digits", "--radii", "-1"], 1, "radii must be above 0"),
+        (["BUNDLE", "--data", "digits", "--baseline", "OUT"], 1, "model.json: file: cannot be"),
+    ],
+)
+def test_errors_are_one_line(
+    bundle: Path,
+    tmp_path: Path,
+    capsys: Captured,
+    arguments: list[str],
+    status: int,
+    complaint: str,
+) -> None:
+    places = {"OUT": str(tmp_path / "out"), "BUNDLE": str(bundle)}
+    given = [places.get(part, part) for part in arguments]
+    assert main(["evaluate", *given]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("pixeldp: ")
+    assert captured.err.count("\n") == 1
+    assert complaint in captured.err

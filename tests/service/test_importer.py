@@ -1,0 +1,106 @@
+"""``pixeldp import``: what it prints, and what it says no to."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from models.bundle import read_bundle
+from models.networks.python_networks import ALLOWED
+from service.cli import main
+from tests.models.importing import classifiers
+
+Captured = pytest.CaptureFixture[str]
+SMALL = f"{classifiers.__name__}:small"
+NOISE = ["--scale", "0.25"]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOWED, "")
+
+
+def test_a_python_function(tmp_path: Path, capsys: Captured) -> None:
+    labels, picture, weights = (tmp_path / name for name in ("labels", "a.png", "net.safetensors"))
+    labels.write_text("cat\ndog\n\nbird\nfish\n")
+    Image.new("RGB", (20, 10), (10, 200, 30)).save(picture)
+    state = classifiers.small().state_dict()
+    state["head.bias"] += torch.tensor([0.0, 100.0, 0.0, 0.0])
+    save_file(state, weights)
+    out = tmp_path / "out"
+    options = ["--labels", str(labels), "--picture", str(picture), "--weights", str(weights)]
+    options += ["--input", "1x8x8", "--mean", "0.5", "--std", "0.25", "--name", "pets"]
+    assert main(["import", SMALL, "--out", str(out), *NOISE, *options]) == 0
+    said = capsys.readouterr()
+    assert "pets, 4 labels, gaussian noise of scale 0.25 (image), sensitivity 1" in said.out
+    assert "runs in float32 and bfloat16" in said.out
+    assert "a.png: dog, certified against any change of l2 size 1.0" in said.out
+    assert f"{ALLOWED}={classifiers.__name__}" in said.err
+    manifest = read_bundle(out).manifest
+    assert manifest.labels == ("cat", "dog", "bird", "fish")
+    assert manifest.architecture.arguments["mean"] == [0.5]
+    assert main(["evaluate", str(out), "--data", "digits"]) == 1
+    assert "labels" in capsys.readouterr().err
+
+
+def test_one_of_torchvisions(tmp_path: Path, capsys: Captured) -> None:
+    weights = tmp_path / "net.pth"
+    from models.networks.torchvision_operators import declare_missing_operators
+
+    declare_missing_operators()
+    from torchvision.models import shufflenet_v2_x0_5
+
+    torch.save(shufflenet_v2_x0_5(num_classes=3).state_dict(), weights)
+    options = ["--labels", "a,b,c", "--input", "3x32x32", "--construction-bound", "0.1"]
+    command = ["import", "shufflenet_v2_x0_5", "--out", str(tmp_path / "out"), *options]
+    assert main([*command, "--weights", str(weights), "--draws", "64"]) == 0
+    said = capsys.readouterr()
+    assert "shufflenet_v2_x0_5, 3 labels, gaussian noise of scale 0.253727 (image)" in said.out
+    assert said.err == ""
+    manifest = read_bundle(tmp_path / "out").manifest
+    assert manifest.architecture.arguments["mean"] == [0.485, 0.456, 0.406]
+    bound = manifest.noise.construction_bound
+    assert bound
+    assert (bound.size, bound.epsilon, bound.delta) == (0.1, 1.0, 0.05)
+    command[3] = str(tmp_path / "random")
+    assert main([*command, "--draws", "64"]) == 0
+    assert "its weights are random" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "complaint"),
+    [
+        (["resnet", *NOISE], 1, "'resnet' is no classifier"),
+        (["missing.pt2", *NOISE], 1, "missing.pt2: cannot be taken"),
+        (["resnet18", *NOISE, "--weights", "missing.pth"], 1, "missing.pth: cannot be read"),
+        ([SMALL, *NOISE], 1, "does not say which pictures it takes"),
+        ([SMALL, *NOISE, "--input", "8x8"], 2, "expected channels x height x width"),
+        ([SMALL, *NOISE, "--input", "1x8x8", "--mean", "a"], 2, "--mean: expected numbers"),
+        ([SMALL, *NOISE, "--input", "1x8x8", "--labels", "cat"], 1, "there is no file cat"),
+        ([SMALL, *NOISE, "--input", "1x8x8", "--labels", "a,b"], 1, "returns 4 logits"),
+        ([SMALL, *NOISE, "--input", "1x8x8", "--labels", "a,a,b,c"], 1, "labels must differ"),
+        ([SMALL, *NOISE, "--input", "1x8x8", "--name", "No"], 1, "name: "),
+        ([SMALL, "--scale", "0", "--input", "1x8x8"], 1, "greater than 0"),
+        ([SMALL, "--input", "1x8x8"], 1, "either the noise's scale or a construction bound"),
+        ([SMALL, *NOISE, "--epsilon", "1"], 1, "belong to --construction-bound"),
+        ([SMALL, "--construction-bound", "-1"], 1, "construction bound: size: "),
+        (
+            [SMALL, "--mechanism", "laplace", "--construction-bound", "1", "--delta", "0.1"],
+            1,
+            "Laplace noise has no --delta",
+        ),
+        ([SMALL, *NOISE, "--denoiser", "missing"], 1, "missing/model.json"),
+        ([f"{SMALL}er", *NOISE, "--input", "1x8x8"], 1, "cannot be imported"),
+    ],
+)
+def test_errors_are_one_line(
+    tmp_path: Path, capsys: Captured, arguments: list[str], status: int, complaint: str
+) -> None:
+    assert main(["import", *arguments, "--out", str(tmp_path / "out")]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert complaint in captured.err
+    assert not (tmp_path / "out").exists()

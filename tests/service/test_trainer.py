@@ -1,0 +1,76 @@
+"""``pixeldp train``: noise by options, pictures held out, denoisers."""
+
+from pathlib import Path
+
+import pytest
+
+from models.bundle import Manifest, read_bundle
+from service.cli import main
+
+Captured = pytest.CaptureFixture[str]
+
+
+def trained(out: Path, *options: str) -> Manifest:
+    assert main(["train", "digits", "--out", str(out), "--epochs", "1", *options]) == 0
+    return read_bundle(out).manifest
+
+
+def test_the_noise_can_be_said(tmp_path: Path) -> None:
+    manifest = trained(tmp_path / "scale", "--scale", "0.4", "--placement", "layer1")
+    assert (manifest.noise.scale, manifest.noise.placement) == (0.4, "layer1")
+    manifest = trained(tmp_path / "laplace", "--mechanism", "laplace")
+    assert (manifest.noise.mechanism, manifest.sensitivity.input_norm) == ("laplace", "l1")
+    manifest = trained(tmp_path / "norm", "--norm", "linf", "--placement", "layer1")
+    assert (manifest.sensitivity.input_norm, manifest.sensitivity.noise_norm) == ("linf", "l2")
+    bound = ["--construction-bound", "0.2", "--epsilon", "0.5", "--delta", "0.01"]
+    manifest = trained(tmp_path / "bound", *bound)
+    assert manifest.noise.scale == pytest.approx(0.2 / 0.5 * (2 * 4.8283137) ** 0.5)
+    stated = manifest.noise.construction_bound
+    assert stated is not None
+    assert (stated.size, stated.epsilon, stated.delta) == (0.2, 0.5, 0.01)
+    assert manifest.training["recipe"]["scale"] is None
+
+
+def test_pictures_held_out_show_what_comes_of_it(tmp_path: Path, capsys: Captured) -> None:
+    manifest = trained(tmp_path / "out", "--held-out", "40", "--epochs", "12")
+    lines = capsys.readouterr().err.splitlines()
+    assert all("held out: accuracy" in line for line in lines)
+    assert "certified at l2 >= 0.125: " in lines[-1]
+    held_out = manifest.training["held_out"]
+    assert held_out["pictures"] == 40
+    assert held_out["accuracy"] > 0.6
+    assert 0.2 < held_out["certified"] <= held_out["accuracy"]
+    assert manifest.training["data"]["pictures"] == 1460
+
+
+def test_a_denoiser_in_front_of_a_bundle(tmp_path: Path, capsys: Captured) -> None:
+    trained(tmp_path / "plain", "--undefended")
+    options = ["--denoiser", str(tmp_path / "plain"), "--out", str(tmp_path / "denoised")]
+    assert main(["train", "digits-denoiser", *options, "--epochs", "1", "--scale", "0.3"]) == 0
+    assert "digits-denoiser, gaussian noise of scale 0.3 (image)" in capsys.readouterr().out
+    manifest = read_bundle(tmp_path / "denoised").manifest
+    assert manifest.architecture.name == "denoised"
+    assert manifest.training["classifier"]["name"] == "digits-undefended"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["digits", "--scale", "0.1", "--construction-bound", "0.1"], "not both"),
+        (["digits", "--delta", "0.1"], "belong to --construction-bound"),
+        (["digits", "--undefended", "--scale", "0.1"], "leave out the noise's options"),
+        (["digits", "--scale", "0"], "scale: "),
+        (["digits", "--held-out", "1500"], "cannot hold 1500 of 1500"),
+        (["digits-denoiser"], "say in front of which classifier (--denoiser)"),
+        (["digits", "--placement", "nowhere"], "no module 'nowhere'"),
+        (["imagenet-autoencoder"], "imagenet needs the folder that holds it"),
+    ],
+)
+def test_errors_are_one_line(
+    tmp_path: Path, capsys: Captured, arguments: list[str], complaint: str
+) -> None:
+    assert main(["train", *arguments, "--out", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert complaint in captured.err

@@ -1,0 +1,166 @@
+"""No attack within a certified size flips a certified label.
+
+Every model of the zoo certifies pictures as the service does, at a confidence so high that none of
+the certificates should be wrong. Then each picture is attacked up to the size certified in each
+norm, by each attack; what the attackers find is sent back in 16 bits to the same network, and its
+label drawn for until it is beyond doubt.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from math import ceil
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from models.bundle import ZOO, Bundle, read_bundle
+from models.certification.arrays import Floats, Integers
+from models.certification.norms import NORMS, Norm
+from models.certification.procedure import Inquiry, Question
+from models.evaluation.alteration import Attack, alter, lengths
+from models.evaluation.answers import answers
+from models.evaluation.attacks import ATTACK_NAMES, AttackName, noisy_scores
+from models.pixeldp import load_network
+from models.predictor import Predictor
+from tests.soundness.forms import ATTACKED, LONG
+from tests.soundness.pictures import Picture, pictures_for
+
+SLOTS = 512
+CONFIDENCE = 1 - 1e-7
+DRAWS = 1000
+STEPS, GRADIENT_DRAWS = 10, 8
+# Each certified picture is attacked in so many ways.
+WAYS = len(NORMS) * len(ATTACK_NAMES)
+# Models of colour pictures cost ten times as much: so many attacked pictures are enough of each.
+COLOUR = 600 if LONG else 2 * WAYS
+# Draws for a label that stays in doubt.
+MOST = 200_000
+
+
+def zoo() -> list[Bundle]:
+    return [read_bundle(path.parent) for path in sorted(ZOO.glob("*/model.json"))]
+
+
+def wanted(bundles: Sequence[Bundle]) -> list[int]:
+    """How many pictures of each model to attack, so that there are ``ATTACKED`` in all."""
+    colour = [bundle.manifest.input.channels > 1 for bundle in bundles]
+    costly = min(COLOUR, ATTACKED / len(bundles))
+    others = (ATTACKED - costly * sum(colour)) / max(1, colour.count(False))
+    return [ceil((costly if is_colour else others) / WAYS) for is_colour in colour]
+
+
+def certify(
+    predictor: Predictor, pictures: Iterator[Picture], count: int
+) -> tuple[NDArray[np.uint8], list[Inquiry]]:
+    """Take pictures until ``count`` of them have a certified label."""
+    norm = predictor.manifest.sensitivity.input_norm
+    question = Question(CONFIDENCE, DRAWS, None, norm)
+    images: list[Picture] = []
+    inquiries: list[Inquiry] = []
+    while len(images) < count:
+        block = list(islice(pictures, count - len(images)))
+        assert block, f"only {len(images)} pictures could be certified, of {count} wanted"
+        for index, inquiry in answers(predictor, np.stack(block), question):
+            if inquiry.size > 0:
+                images.append(block[index])
+                inquiries.append(inquiry)
+    return np.stack(images), inquiries
+
+
+def leads(predictor: Predictor, pixels: NDArray[np.uint16], labels: Integers) -> Floats:
+    """By how much of all draws each label leads its nearest rival; negative if it is flipped.
+
+    Draws go on until the lead is six standard errors, either way: (a − b)² ≤ a + b for scores a
+    and b in [0, 1], so the variance of the lead is at most the sum of the two labels' scores.
+    """
+    found = np.zeros(len(pixels))
+    features = [predictor.encode(picture).features for picture in pixels]
+    totals = np.zeros((len(pixels), len(predictor.manifest.labels)))
+    draws = np.zeros(len(pixels))
+    unit = 1 if predictor.manifest.scoring == "votes" else 2**20
+    waiting = np.arange(len(pixels))
+    while len(waiting):
+        # At most four pictures share a pass: 128 draws settle most of them.
+        now = waiting[:4]
+        rows = np.resize(np.arange(len(now)), SLOTS)
+        scores = predictor.run([features[index] for index in now], rows) / unit
+        for place, index in enumerate(now):
+            totals[index] += scores[rows == place].sum(0)
+            draws[index] += (rows == place).sum()
+            own = totals[index, labels[index]]
+            rival = np.delete(totals[index], labels[index]).max()
+            found[index] = (own - rival) / draws[index]
+            if abs(own - rival) > 6 * np.sqrt(own + rival) or draws[index] >= MOST:
+                waiting = waiting[waiting != index]
+    return found
+
+
+def attack(
+    bundle: Bundle,
+    predictor: Predictor,
+    name: AttackName,
+    norm: Norm,
+    images: NDArray[np.uint8],
+    labels: Integers,
+    sizes: Floats,
+) -> Floats:
+    """Attack pictures up to ``sizes``; by how much each label still leads."""
+    found = []
+    scores = noisy_scores(load_network(bundle), GRADIENT_DRAWS)
+    plan = Attack(name, norm, STEPS)
+    at = 0
+    for altered in alter(plan, scores, images, labels, sizes):
+        part = slice(at, at + len(altered))
+        moved = lengths(altered, images[part], norm)
+        assert (moved <= sizes[part]).all(), "an attack went further than it was allowed"
+        assert (moved > 0.5 * sizes[part]).mean() > 0.5, "an attack did not use what it had"
+        found.append(leads(predictor, altered, labels[part]))
+        at = part.stop
+    return np.concatenate(found)
+
+
+@pytest.fixture(autouse=True)
+def _repeatable() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def test_no_attack_inside_a_certified_size_flips_a_label() -> None:
+    bundles = zoo()
+    attacked = flipped = 0
+    for bundle, count in zip(bundles, wanted(bundles), strict=True):
+        predictor = Predictor(bundle, SLOTS, precision="bfloat16")
+        what, pictures = pictures_for(bundle)
+        images, inquiries = certify(predictor, pictures, count)
+        labels = np.array([inquiry.total.leader for inquiry in inquiries])
+        for norm in NORMS:
+            sizes = np.array(
+                [inquiry.terms.answered(inquiry.best.size, norm) for inquiry in inquiries]
+            )
+            for name in ATTACK_NAMES:
+                left = attack(bundle, predictor, name, norm, images, labels, sizes)
+                attacked += len(left)
+                flipped += int((left <= 0).sum())
+                print(
+                    f"{bundle.manifest.name}, {what}: {len(left)} attacked by {name} within "
+                    f"certified {norm} sizes of {sizes.mean():.4g} in the mean: "
+                    f"{(left <= 0).sum()} labels flipped, least lead {left.min():.1%}",
+                    flush=True,
+                )
+    print(f"{attacked} pictures attacked within their certified sizes: {flipped} labels flipped")
+    assert attacked >= ATTACKED
+    assert flipped == 0
+
+
+def test_the_same_attacks_beyond_the_certified_size_do_flip_labels() -> None:
+    """Else the experiment above could not fail."""
+    bundle = read_bundle(ZOO / "mnist-cnn")
+    predictor = Predictor(bundle, SLOTS, precision="bfloat16")
+    images, inquiries = certify(predictor, pictures_for(bundle)[1], 5)
+    labels = np.array([inquiry.total.leader for inquiry in inquiries])
+    sizes = np.array([4 * inquiry.size for inquiry in inquiries])
+    for name in ATTACK_NAMES:
+        left = attack(bundle, predictor, name, "l2", images, labels, sizes)
+        assert (left < 0).sum() >= 3
