@@ -180,12 +180,11 @@ RECIPES = (
         architecture=Architecture(
             name="strided-cnn", arguments={"channels": [32, 64], "depth": 4, "hidden": 256}
         ),
-        scale=0.6,
-        epochs=40,
+        scale=0.55,
+        epochs=24,
         draws=2,
         consistency=Consistency(weight=10.0),
         noise_warm_up=2,
-        augmentation=Augmentation(rotation=8, stretch=0.08, shear=0.08),
         precision="bfloat16",
         channels_last=True,
     ),

@@ -73,7 +73,7 @@ def test_models_lists_the_zoo(capsys: Captured) -> None:
     names = [path.name for path in sorted(ZOO.iterdir()) if path.is_dir()]
     assert [line.split(":")[0] for line in lines] == names
     assert (
-        "mnist-cnn:1  1x28x28, 10 labels, gaussian 0.6 (image), certified in l2"
+        "mnist-cnn:1  1x28x28, 10 labels, gaussian 0.55 (image), certified in l2"
         in lines[names.index("mnist-cnn")]
     )
 
