@@ -1,13 +1,17 @@
 # Two commands are enough to start: `make serve` and `make test`. `make help` lists the rest.
 PYTHON ?= python3
 PORT ?= 8000
+KILLS ?= 50
+DRAINS ?= 20
+SECONDS ?= 20
+REQUESTS ?= 100000
 FUZZ ?= 100000
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check soundness bench fuzz format clean
+.PHONY: help serve test check soundness chaos soak bench fuzz format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -55,6 +59,14 @@ soundness: $(VENV)/.dev ## the long form of the soundness experiments, an hour (
 
 fuzz: $(VENV)/.dev ## hostile requests by the hundred thousand (FUZZ= changes how many)
 	@PIXELDP_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/e2e/hostile -s --timeout 0
+
+chaos: $(VENV)/.dev ## kill, stop and overload a running service and count what is lost (KILLS= DRAINS= SECONDS=)
+	@mkdir -p runs
+	@$(BIN)/python -m tests.chaos --kills $(KILLS) --drains $(DRAINS) --seconds $(SECONDS) --json runs/chaos.json
+
+soak: $(VENV)/.dev ## ask a running service many times and see whether its memory grows (REQUESTS=)
+	@mkdir -p runs
+	@$(BIN)/python -m tests.chaos.soak --requests $(REQUESTS) --json runs/soak.json
 
 bench: $(VENV)/.bench ## certificates, serving beside its peers, load (DATA= holds the data sets)
 	@test -n "$(DATA)" || { echo "say where the data is: make bench DATA=folder-with-MNIST-and-cifar10"; exit 2; }

@@ -101,6 +101,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--settle", type=float, default=45.0, help="seconds for compiling first")
     parser.add_argument("--confidence", type=float, default=0.999)
+    parser.add_argument(
+        "--shares", type=float, nargs="*", default=[0.5, 0.9], help="of LitServe's capacity"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     seconds, confidence = arguments.seconds, arguments.confidence
@@ -178,7 +181,7 @@ def measure_litserve(
         replies, took = asyncio.run(closed_loop(connection, bodies, CLIENTS, 2 * arguments.seconds))
         capacity = len(replies) / took
         note(f"service over LitServe, n = {n}", ours / capacity)
-        for share in (0.5, 0.9):
+        for share in arguments.shares:
             rate = share * capacity
             length = max(arguments.seconds, 40 / rate)
             theirs = latencies(asyncio.run(open_loop(connection, bodies, rate, length)))

@@ -18,6 +18,7 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 import h11
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.api.problems import MEDIA_TYPE, PROBLEMS, Problem
@@ -60,6 +61,11 @@ class Connection(H11Protocol):
         """Take what the client sends."""
         self._received += len(data)
         super().data_received(data)
+
+    def announce_close(self) -> None:
+        """Say in the answer that is under way that it is the connection's last."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.default_headers = [*self.cycle.default_headers, CLOSE_HEADER]
 
     def shutdown(self) -> None:
         """Close if no request is under way, else after its answer."""

@@ -74,6 +74,9 @@ class _Server(uvicorn.Server):
         """Take requests for a little longer, then none, and wait for the last answer."""
         # Clients are told with each answer, and do not send another request into a closed door.
         self.server_state.default_headers = [*self.server_state.default_headers, CLOSE_HEADER]
+        for connection in list(self.server_state.connections):
+            assert isinstance(connection, Connection)
+            connection.announce_close()
         await self._pause(self._delay)
         for server in self.servers:
             server.close()

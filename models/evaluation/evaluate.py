@@ -222,6 +222,7 @@ def evaluate(
     radii = tuple(radii) or RADII[norm]
     question = Question(confidence=confidence, max_draws=max_draws, target=None, norm=norm)
     _check(manifest, data, every, radii, attacks)
+    _check_device(running.device)
     plain = Baseline(baseline, manifest, running.device) if baseline else None
     if plain:
         _check_shape(manifest, data, "a baseline")
@@ -297,6 +298,14 @@ def _check_shape(manifest: Manifest, data: DataSet, what: str) -> None:
             f"{what} needs pictures of the model's own channels, height and width, "
             f"{list(manifest.input.shape)}; these have {list(data.shape)}"
         )
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason}); try cpu") from None
 
 
 def _few(names: Sequence[str]) -> str:

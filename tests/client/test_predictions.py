@@ -29,8 +29,8 @@ from pixeldp_client import (
 from service.cli import main
 from tests.e2e.conftest import ROOT, Service
 
-# Noise alone, in which the shipped model sees an 8, a 3 and a 0 about as often.
-UNDECIDED = np.random.default_rng(1).integers(0, 256, (28, 28)).astype(np.uint8)
+# Noise alone, in which the shipped model sees an 8 and a 3 about as often.
+UNDECIDED = np.random.default_rng(16).integers(0, 256, (28, 28)).astype(np.uint8)
 
 
 def test_a_prediction_has_all_that_the_service_says(client: Client, seven: bytes) -> None:
@@ -102,7 +102,7 @@ def test_without_a_target_any_size_is_enough(client: Client, seven: bytes) -> No
     assert certified.robust is None
     assert certified.is_robust
     with pytest.raises(NotRobust, match="any size was asked") as caught:
-        client.predict(UNDECIDED, require_robust=True, confidence=1 - 1e-6)
+        client.predict(UNDECIDED, require_robust=True, confidence=1 - 1e-6, max_draws=200)
     assert caught.value.prediction.certified_size == 0
     assert not caught.value.prediction.is_robust
 

@@ -13,8 +13,8 @@ import pytest
 from tests.e2e.conftest import ROOT, Service
 
 RAW = {"Content-Type": "application/octet-stream"}
-# Noise alone, in which the shipped model sees an 8, a 3 and a 0 about as often.
-_GREY = np.random.default_rng(1).integers(0, 256, 784).astype(np.uint8)
+# Noise alone, in which the shipped model sees an 8 and a 3 about as often.
+_GREY = np.random.default_rng(16).integers(0, 256, 784).astype(np.uint8)
 UNDECIDED = b"P5 28 28 255\n" + _GREY.tobytes()
 
 
@@ -48,7 +48,7 @@ def test_status_and_headers_say_what_the_body_says(
 
 def test_without_a_target_robust_needs_any_size(client: httpx.Client, seven: bytes) -> None:
     for content, status in ((seven, 200), (UNDECIDED, 406)):
-        response = ask(client, content, confidence=1 - 1e-6, require="robust")
+        response = ask(client, content, confidence=1 - 1e-6, max_draws=200, require="robust")
         assert response.status_code == status
         assert response.json()["robust"] is None
         assert (response.json()["certified_size"] > 0) == (status == 200)
@@ -97,8 +97,8 @@ def test_the_example_runs(service: Service, tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         return done.stdout
 
-    robust, rest, summary = run(service.address, str(undecided), "--target", "1").splitlines()
-    assert robust.startswith("examples/7.png: 7, certified at 1.")
+    robust, rest, summary = run(service.address, str(undecided), "--target", "0.5").splitlines()
+    assert robust.startswith("examples/7.png: 7, certified at 0.")
     assert rest.startswith(f"{undecided}: for a person, as the prediction ")
     assert summary == "1 of 2 pictures are for a person"
     gone = run("http://127.0.0.1:9", "--timeout", "0.2")

@@ -1,48 +1,16 @@
 """What operators see: health, metrics, documentation, start and stop, and deaths of processes."""
 
 import asyncio
-import os
 import re
-import signal
 import socket
-import threading
-import time
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
+from tests.chaos.processes import title, workers
 from tests.e2e.conftest import Service
 
 PNG = {"Content-Type": "image/png"}
-
-
-def children(pid: int) -> list[int]:
-    found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            text = status.read_text()
-        except OSError:
-            continue
-        if re.search(rf"^PPid:\t{pid}$", text, re.MULTILINE):
-            found.append(int(status.parent.name))
-    return found
-
-
-def title(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
-
-
-def workers(running: Service) -> list[int]:
-    return [pid for pid in children(running.process.pid) if "pixeldp-worker" in title(pid)]
-
-
-def wait_gone(pids: list[int], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        assert time.monotonic() < end, f"still there: {[title(pid) for pid in pids]}"
-        time.sleep(0.05)
 
 
 def test_health(client: httpx.Client) -> None:
@@ -52,7 +20,7 @@ def test_health(client: httpx.Client) -> None:
 
 def test_processes_name_themselves(service: Service) -> None:
     assert title(service.process.pid) == "pixeldp-front"
-    assert sorted(map(title, workers(service)))[0] == "pixeldp-worker0"
+    assert sorted(map(title, workers(service.process.pid)))[0] == "pixeldp-worker0"
 
 
 def test_models_are_listed(client: httpx.Client) -> None:
@@ -123,66 +91,6 @@ def test_a_port_that_is_taken_is_one_line() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(AssertionError, match=f"cannot listen on 127.0.0.1:{port}"):
             Service("--port", str(port))
-
-
-def test_a_stop_under_load_delivers_what_is_in_flight(seven: bytes) -> None:
-    running = Service().wait_ready()
-    pids = [running.process.pid, *workers(running)]
-    answers: list[int] = []
-
-    def ask() -> None:
-        url = f"{running.address}/predict?max_draws=20000"
-        answers.append(httpx.post(url, content=seven, headers=PNG, timeout=60).status_code)
-
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.5)
-    assert not answers, "the load was too light to test anything"
-    assert running.stop() == 0
-    for thread in threads:
-        thread.join()
-    assert answers == [200] * 4
-    wait_gone(pids, 5)
-
-
-def test_a_killed_worker_loses_no_picture(seven: bytes) -> None:
-    running = Service().wait_ready()
-    try:
-        answers: list[Any] = []
-
-        def ask() -> None:
-            url = f"{running.address}/predict?max_draws=20000"
-            answers.append(httpx.post(url, content=seven, headers=PNG, timeout=60))
-
-        threads = [threading.Thread(target=ask) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        time.sleep(0.5)
-        victim = workers(running)[0]
-        os.kill(victim, signal.SIGKILL)
-        for thread in threads:
-            thread.join()
-        assert [answer.status_code for answer in answers] == [200] * 4
-        assert all(answer.json()["draws"] == 20_000 for answer in answers)
-        end = time.monotonic() + 20
-        restarted = re.compile(r"^pixeldp_worker_restarts_total\{.*\} 1\.0$", re.M)
-        while len(workers(running)) < 1 or not restarted.search(metrics(running)):
-            assert time.monotonic() < end, running.log
-            time.sleep(0.1)
-        running.wait_ready()
-    finally:
-        assert running.stop() == 0
-
-
-def test_when_the_front_is_killed_no_worker_is_left() -> None:
-    running = Service().wait_ready()
-    pids = workers(running)
-    assert pids
-    running.process.kill()
-    running.process.wait()
-    wait_gone(pids, 5)
-    running.stop()
 
 
 def metrics(running: Service) -> str:

@@ -96,6 +96,11 @@ def test_the_same_again(bundle: Path, capsys: Captured) -> None:
         (["OUT", "--data", "digits", "--norm", "l3"], 2, "'l3'"),
         (["BUNDLE", "--data", "digits", "--confidence", "1.5"], 1, "confidence must lie strictly"),
         (["BUNDLE", "--data", "digits", "--radii", "-1"], 1, "radii must be above 0"),
+        (
+            ["BUNDLE", "--data", "digits", "--device", "tpu"],
+            1,
+            "device 'tpu' cannot be used",
+        ),
         (["BUNDLE", "--data", "digits", "--baseline", "OUT"], 1, "model.json: file: cannot be"),
     ],
 )

@@ -34,7 +34,7 @@ STEPS, GRADIENT_DRAWS = 10, 8
 # Each certified picture is attacked in so many ways.
 WAYS = len(NORMS) * len(ATTACK_NAMES)
 # Models of colour pictures cost ten times as much: so many attacked pictures are enough of each.
-COLOUR = 600 if LONG else 2 * WAYS
+COLOUR = 1200 if LONG else 2 * WAYS
 # Draws for a label that stays in doubt.
 MOST = 200_000
 

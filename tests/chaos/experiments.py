@@ -1,0 +1,262 @@
+"""What is done to a running service, and what it makes of it. Each returns its counts."""
+
+import asyncio
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from tests.chaos.load import Client, Log, closed_loop, open_loop
+from tests.chaos.processes import alive, title, tree, wait_gone, workers
+from tests.e2e.conftest import Service
+
+# Every answer takes all its draws, so that there are pictures in flight whenever something happens.
+QUERY = "max_draws={draws}&timeout_ms=100000&scores=1"
+PROBE_SECONDS = 0.1
+EXIT_SECONDS = 5.0
+
+Counts = dict[str, Any]
+
+
+def picture_query(draws: int) -> str:
+    """Return the query of a request that takes ``draws`` draws."""
+    return QUERY.format(draws=draws)
+
+
+def metric(service: Service, name: str) -> float:
+    """Return the sum of a metric over its labels."""
+    text = httpx.get(f"{service.address}/metrics", timeout=60).text
+    return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.M)))
+
+
+async def _until(condition: Any, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < end, "it took too long"
+        await asyncio.sleep(0.02)
+
+
+async def _progress(log: Log, answers: int = 1) -> None:
+    """Wait until so many further answers have come, so that the load is there."""
+    goal = log.answered.total() + answers
+
+    async def reached() -> bool:
+        return log.answered.total() >= goal
+
+    await _until(reached)
+
+
+def _ends(log: Log) -> Counts:
+    return {
+        "requests": log.requests,
+        "answered": log.answered[200],
+        "lost": log.failed,
+        "statuses": dict(sorted(log.answered.items())),
+        "broken off": dict(log.lost),
+    }
+
+
+def kill_workers(
+    service: Service, pictures: Sequence[bytes], kills: int, clients: int = 8, draws: int = 1000
+) -> Counts:
+    """Kill a worker again and again under load, ready or starting, whichever there is."""
+    chance = random.Random(0)
+
+    async def experiment() -> Counts:
+        query = picture_query(draws)
+        killed = 0
+        async with closed_loop(service.address, query, pictures, clients) as log:
+            while killed < kills:
+                await _progress(log, 2)
+                await asyncio.sleep(chance.uniform(0, 0.5))
+                found = workers(service.process.pid)
+                if found:
+                    os.kill(chance.choice(found), signal.SIGKILL)
+                    killed += 1
+            await _progress(log, clients)
+        return {"kills": killed, **_ends(log)}
+
+    counts = asyncio.run(experiment())
+    return {**counts, "requeued": round(metric(service, "pixeldp_pictures_requeued_total"))}
+
+
+def kill_all_workers(service: Service, pictures: Sequence[bytes], clients: int = 8) -> Counts:
+    """Kill all workers at once; whoever asks while none runs waits for their successors."""
+
+    async def experiment() -> Counts:
+        async with closed_loop(service.address, picture_query(1000), pictures, clients) as log:
+            await _progress(log, 2)
+            for pid in workers(service.process.pid):
+                os.kill(pid, signal.SIGKILL)
+
+            async def unready() -> bool:
+                return await _ready(service.address) == 503
+
+            await _until(unready)
+            late = await _ask_once(service.address, pictures[0])
+            await _progress(log, clients)
+        return {**_ends(log), "asked while none ran": dict(late.answered)}
+
+    return asyncio.run(experiment())
+
+
+async def _ask_once(address: str, picture: bytes) -> Log:
+    log = Log()
+    client = Client(address, picture_query(100), log)
+    await client.ask(picture)
+    client.close()
+    return log
+
+
+async def _ready(address: str) -> int:
+    """Probe on a connection of its own, as Kubernetes does; return the status."""
+    parts = urlsplit(address)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    writer.write(f"GET /health/ready HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+    line = await reader.readline()
+    writer.close()
+    await writer.wait_closed()
+    return int(line.split()[1])
+
+
+def stop_worker(service: Service, pictures: Sequence[bytes], clients: int = 8) -> Counts:
+    """Stop a worker as SIGSTOP does, under load; it must be replaced, and nothing lost."""
+
+    async def experiment() -> Counts:
+        async with closed_loop(service.address, picture_query(1000), pictures, clients) as log:
+            await _progress(log, clients)
+            victim = workers(service.process.pid)[0]
+            os.kill(victim, signal.SIGSTOP)
+            stopped = time.monotonic()
+
+            async def replaced() -> bool:
+                return not alive(victim)
+
+            await _until(replaced)
+            seconds = time.monotonic() - stopped
+            await _progress(log, clients)
+        return {"replaced after (s)": round(seconds, 1), **_ends(log)}
+
+    return asyncio.run(experiment())
+
+
+def deadly_picture(service: Service, picture: bytes) -> Counts:
+    """Kill whichever worker runs one picture, until it is given up; then ask for another."""
+
+    async def experiment() -> Counts:
+        log, kills = Log(), 0
+        client = Client(service.address, picture_query(100_000), log)
+        asking = asyncio.create_task(client.ask(picture))
+        while not asking.done():
+
+            async def runs() -> bool:
+                drawn = await asyncio.to_thread(metric, service, "pixeldp_pictures_in_flight")
+                return drawn > 0 or asking.done()
+
+            await _until(runs)
+            await asyncio.sleep(0.2)
+            for pid in workers(service.process.pid):
+                os.kill(pid, signal.SIGKILL)
+                kills += 1
+            await asyncio.sleep(0.2)
+        client.close()
+        after = await _ask_once(service.address, picture)
+        return {"kills": kills, "answered": dict(log.answered), "the next": dict(after.answered)}
+
+    counts = asyncio.run(experiment())
+    refusals = re.findall(r'"picture": "(sha256:[0-9a-f]{64})"', service.log)
+    return {**counts, "in the log": refusals}
+
+
+def drain(service: Service, pictures: Sequence[bytes], clients: int = 8) -> Counts:
+    """Stop the service under load; every request that it has taken must be answered."""
+
+    async def experiment() -> Counts:
+        processes = tree(service.process.pid)
+        async with closed_loop(service.address, picture_query(2000), pictures, clients) as log:
+            await _progress(log, clients)
+            service.process.terminate()
+            ready = await _ready(service.address)
+            # The service ends when its last answer is out, and the clients with it.
+            code = await asyncio.to_thread(service.process.wait, 120)
+            ended = time.monotonic()
+        left = wait_gone(processes, EXIT_SECONDS)
+        last = log.times[-1] if log.times else ended
+        return {
+            **_ends(log),
+            "ready after the signal": ready,
+            "exit code": code,
+            "ended after the last answer (s)": round(ended - last, 2),
+            "processes left": left,
+        }
+
+    counts = asyncio.run(experiment())
+    service.stop()
+    return counts
+
+
+def kill_front(service: Service) -> Counts:
+    """Kill the front process; nothing may be left of the service."""
+    processes = tree(service.process.pid)
+    names = [title(pid) for pid in processes]
+    service.process.kill()
+    service.process.wait()
+    left = wait_gone(processes, EXIT_SECONDS)
+    service.stop()
+    return {"processes": names, "processes left": left}
+
+
+def overload(
+    service: Service,
+    pictures: Sequence[bytes],
+    seconds: float,
+    times: float = 10.0,
+    draws: int = 1000,
+    clients: int = 32,
+) -> Counts:
+    """Find the most answers a second, then ask for ``times`` as many, and probe meanwhile."""
+
+    async def peak() -> float:
+        async with closed_loop(service.address, picture_query(draws), pictures, clients) as log:
+            await _progress(log, clients)
+            start, before = time.monotonic(), log.answered[200]
+            await asyncio.sleep(seconds)
+            return (log.answered[200] - before) / (time.monotonic() - start)
+
+    async def flood(rate: float) -> tuple[Log, list[float]]:
+        probes: list[float] = []
+
+        async def probe() -> None:
+            while True:
+                begun = time.monotonic()
+                assert await _ready(service.address) == 200
+                probes.append(time.monotonic() - begun)
+                await asyncio.sleep(0.05)
+
+        probing = asyncio.create_task(probe())
+        query = picture_query(draws)
+        log = await open_loop(service.address, query, pictures, rate, seconds)
+        probing.cancel()
+        return log, probes
+
+    most = asyncio.run(peak())
+    start = time.monotonic()
+    log, probes = asyncio.run(flood(times * most))
+    # While requests come: what waits in the queue is answered afterwards, too.
+    good = sum(1 for one in log.times if one < start + seconds) / seconds
+    return {
+        "peak (answers/s)": round(most, 1),
+        "asked (requests/s)": round(times * most, 1),
+        "goodput (answers/s)": round(good, 1),
+        "goodput over peak": round(good / most, 3),
+        "probes": len(probes),
+        "slowest probe (ms)": round(1000 * max(probes)),
+        "statuses": dict(sorted(log.answered.items())),
+        "broken off": dict(log.lost),
+    }

@@ -1,0 +1,62 @@
+"""The short form of the experiments; ``make chaos`` runs the long one."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chaos import experiments
+from tests.chaos.experiments import EXIT_SECONDS
+from tests.chaos.processes import title, workers
+from tests.e2e.conftest import Service
+
+# One worker, quickly started, that is soon found to be stopped.
+ENVIRONMENT = {
+    "PIXELDP_DEVICES": "cpu",
+    "PIXELDP_PRECISION": "float32",
+    "PIXELDP_PASS_SIZE": "128",
+    "PIXELDP_STALL_SECONDS": "1.5",
+}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Service]:
+    service = Service(environment=ENVIRONMENT).wait_ready()
+    yield service
+    service.stop()
+
+
+def test_when_all_workers_are_killed_requests_wait(running: Service, seven: bytes) -> None:
+    counts = experiments.kill_all_workers(running, [seven], clients=4)
+    assert counts["lost"] == 0, counts
+    assert counts["asked while none ran"] == {200: 1}
+    assert experiments.metric(running, "pixeldp_worker_restarts_total") == 1
+    assert experiments.metric(running, "pixeldp_pictures_requeued_total") > 0
+
+
+def test_a_stopped_worker_is_replaced(running: Service, seven: bytes) -> None:
+    counts = experiments.stop_worker(running, [seven], clients=4)
+    assert counts["lost"] == 0, counts
+    assert "no sign of life" in running.log
+    assert [title(pid) for pid in workers(running.process.pid)] == ["pixeldp-worker0"]
+
+
+def test_a_stop_under_load_delivers_what_is_in_flight(running: Service, seven: bytes) -> None:
+    counts = experiments.drain(running, [seven], clients=4)
+    assert counts["lost"] == 0, counts
+    assert counts["requests"] >= 4
+    assert counts["ready after the signal"] == 503
+    assert counts["exit code"] == 0
+    assert counts["ended after the last answer (s)"] < EXIT_SECONDS
+    assert counts["processes left"] == []
+
+
+def test_when_the_front_is_killed_nothing_is_left() -> None:
+    service = Service(environment=ENVIRONMENT)
+    try:
+        while not any("pixeldp-worker" in title(pid) for pid in workers(service.process.pid)):
+            assert service.process.poll() is None
+        counts = experiments.kill_front(service)  # while it starts, which is when it is hardest
+    finally:
+        service.stop()
+    assert len(counts["processes"]) == 2
+    assert counts["processes left"] == []
