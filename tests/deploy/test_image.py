@@ -27,6 +27,9 @@ set -e
 root=$1
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$root"
+# First, since what is shown may lie below it.
+mkdir "$root/tmp"
+mount -t tmpfs tmpfs "$root/tmp"
 show() { mkdir -p "$root$2"; mount --rbind "$1" "$root$2"; mount -o remount,bind,ro "$root$2"; }
 for folder in /bin /lib /lib64 /usr /etc; do
     if [ -L "$folder" ]; then cp -P "$folder" "$root"
@@ -35,10 +38,9 @@ done
 show "$2" "$2"
 show "$3" "$3"
 show "$4" /image
-mkdir "$root/proc" "$root/dev" "$root/tmp"
+mkdir "$root/proc" "$root/dev"
 mount --rbind /proc "$root/proc"
 mount --rbind /dev "$root/dev"
-mount -t tmpfs tmpfs "$root/tmp"
 mount -o remount,ro "$root"
 shift 4
 exec chroot "$root" "$@"
