@@ -41,10 +41,14 @@ from models.training.datasets import load
 CORES = len(os.sched_getaffinity(0))
 
 
-def bare_loop(bundle: str, precision: Precision, pass_size: int, seconds: float) -> float:
+def bare_loop(
+    bundle: str, precision: Precision, pass_size: int, compiled: bool, seconds: float
+) -> float:
     """Return draws a second of passes and nothing else, in this one process."""
     torch.set_num_threads(1)
     predictor = Predictor(read_bundle(Path(bundle)), pass_size, precision=precision)
+    if compiled:
+        predictor = predictor.compile()
     shape = predictor.manifest.input.shape
     black = predictor.encode(np.zeros((shape[1], shape[2], shape[0]), np.uint8)).features
     features: list[Features] = [black]
@@ -59,7 +63,8 @@ def bare_loop(bundle: str, precision: Precision, pass_size: int, seconds: float)
 
 def bare_loops(bundle: Path, calibration: dict[str, Any], seconds: float) -> float:
     """Run one bare loop a core and return their draws a second together."""
-    arguments = (str(bundle), calibration["precision"], calibration["pass_size"], seconds)
+    how = (calibration[name] for name in ("precision", "pass_size", "compiled"))
+    arguments = (str(bundle), *how, seconds)
     with multiprocessing.get_context("spawn").Pool(CORES) as pool:
         return sum(pool.starmap(bare_loop, [arguments] * CORES))
 
