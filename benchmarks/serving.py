@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import multiprocessing.synchronize
 import os
 import sys
 import time
@@ -41,6 +42,15 @@ from models.training.datasets import load
 CORES = len(os.sched_getaffinity(0))
 
 
+# Set in each process of bare_loops: what all of them wait at before they begin.
+_together: "multiprocessing.synchronize.Barrier"
+
+
+def _meet_at(barrier: "multiprocessing.synchronize.Barrier") -> None:
+    global _together
+    _together = barrier
+
+
 def bare_loop(
     bundle: str, precision: Precision, pass_size: int, compiled: bool, seconds: float
 ) -> float:
@@ -54,6 +64,7 @@ def bare_loop(
     features: list[Features] = [black]
     rows = np.zeros(pass_size, dtype=np.intp)
     predictor.run(features, rows)
+    _together.wait()  # none is timed while another compiles
     passes, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         predictor.run(features, rows)
@@ -65,8 +76,9 @@ def bare_loops(bundle: Path, calibration: dict[str, Any], seconds: float) -> flo
     """Run one bare loop a core and return their draws a second together."""
     how = (calibration[name] for name in ("precision", "pass_size", "compiled"))
     arguments = (str(bundle), *how, seconds)
-    with multiprocessing.get_context("spawn").Pool(CORES) as pool:
-        return sum(pool.starmap(bare_loop, [arguments] * CORES))
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(CORES, _meet_at, [context.Barrier(CORES)]) as pool:
+        return sum(pool.starmap(bare_loop, [arguments] * CORES, chunksize=1))
 
 
 def per_second(work: Callable[[int], object], seconds: float) -> float:
@@ -101,7 +113,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--dataset", default="mnist")
-    parser.add_argument("--draws", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--draws", type=int, nargs="*", default=[1000, 10_000])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--settle", type=float, default=45.0, help="seconds for compiling first")

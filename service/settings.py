@@ -1,7 +1,6 @@
 """Settings, from the environment (``PIXELDP_…``) and the command line, checked at start."""
 
 import ipaddress
-import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -11,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from models.bundle import ZOO
 from models.certification.division import LEAST_DRAWS
 from models.precision import Precision
+from service import devices
 
 
 class Settings(BaseSettings):
@@ -18,13 +18,20 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PIXELDP_", extra="forbid", frozen=True)
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    models: Annotated[list[Path], Field(min_length=1)] = [ZOO / "mnist-cnn"]
+    host: str = Field(
+        "127.0.0.1", description="The address to listen on; others than this machine's need keys."
+    )
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        8000, description="The port; 0 takes a free one and prints it."
+    )
+    models: Annotated[list[Path], Field(min_length=1)] = Field(
+        [ZOO / "mnist-cnn"],
+        description="Folders of the bundles to serve; the first answers who names none.",
+    )
     devices: str = Field(
         "auto",
-        description="auto (each GPU, else one worker a CPU core), or a list such as cuda:0,cuda:1 "
-        "or cpu,cpu",
+        description="auto (each GPU, else one worker a processor, as far as a container's limit "
+        "allows), or a list such as cuda:0,cuda:1 or cpu,cpu",
     )
     precision: Precision | None = Field(None, description="The fastest here, if not given.")
     pass_size: Annotated[int, Field(ge=8, le=65536)] | None = Field(
@@ -69,19 +76,39 @@ class Settings(BaseSettings):
         True, description="Whether draw budgets shrink when many pictures wait, before any is shed."
     )
 
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    max_draws: Annotated[int, Field(ge=LEAST_DRAWS)] = 1000
+    confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.95, description="η where a request names none."
+    )
+    max_draws: Annotated[int, Field(ge=LEAST_DRAWS)] = Field(
+        1000, description="The most draws for a picture where a request names none."
+    )
     # Beyond this the squares of soft scores would not fit their integers.
-    max_draws_limit: Annotated[int, Field(ge=LEAST_DRAWS, lt=2**23)] = 100_000
-    timeout_ms: Annotated[int, Field(ge=1)] = 30_000
-    timeout_ms_limit: Annotated[int, Field(ge=1)] = 600_000
+    max_draws_limit: Annotated[int, Field(ge=LEAST_DRAWS, lt=2**23)] = Field(
+        100_000, description="The most that a request may name."
+    )
+    timeout_ms: Annotated[int, Field(ge=1)] = Field(
+        30_000, description="Milliseconds from arrival to the answer where a request names none."
+    )
+    timeout_ms_limit: Annotated[int, Field(ge=1)] = Field(
+        600_000, description="The most that a request may name."
+    )
 
-    max_bytes: Annotated[int, Field(ge=1)] = 20 * 2**20
-    max_pixels: Annotated[int, Field(ge=1)] = 25_000_000
-    max_batch: Annotated[int, Field(ge=1)] = 256
+    max_bytes: Annotated[int, Field(ge=1)] = Field(
+        20 * 2**20, description="The largest body that is read, in bytes."
+    )
+    max_pixels: Annotated[int, Field(ge=1)] = Field(
+        25_000_000, description="The largest picture that is decoded, in pixels."
+    )
+    max_batch: Annotated[int, Field(ge=1)] = Field(
+        256, description="The most pictures in one request."
+    )
 
-    log_format: Literal["auto", "console", "json"] = "auto"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto: console at a terminal, else JSON, a line each."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="What is logged; info has a line for each request."
+    )
 
     @model_validator(mode="after")
     def _defaults_within_limits(self) -> Self:
@@ -100,19 +127,7 @@ class Settings(BaseSettings):
             return self.host == "localhost"
 
     def worker_devices(self) -> list[str]:
-        """Return the device of each worker to start.
-
-        Looks for GPUs without importing torch: the front process does without it.
-        """
-        if self.devices != "auto":
-            return [device.strip() for device in self.devices.split(",") if device.strip()]
-        gpus = _visible_gpus()
-        return [f"cuda:{i}" for i in range(gpus)] or ["cpu"] * len(os.sched_getaffinity(0))
-
-
-def _visible_gpus() -> int:
-    """Count the NVIDIA GPUs that this process may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([part for part in visible.split(",") if part.strip() and part.strip() != "-1"])
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+        """Return the device of each worker to start."""
+        if self.devices == "auto":
+            return devices.automatic()
+        return [device.strip() for device in self.devices.split(",") if device.strip()]

@@ -4,6 +4,7 @@ The same seed always makes the same requests.
 """
 
 import base64
+import copy
 import json
 import math
 import random
@@ -157,7 +158,8 @@ class Fuzzer:
         return [("max_draws", "64"), *some]
 
     def _value(self) -> Any:
-        return self._random.choice(self._random.choice([NUMBERS, WORDS, OTHERS]))
+        # A copy: members may be put into it, even itself.
+        return copy.deepcopy(self._random.choice(self._random.choice([NUMBERS, WORDS, OTHERS])))
 
     def _header(self) -> str:
         printable = "".join(map(chr, range(33, 127)))
