@@ -88,6 +88,12 @@ class GridNoise:
         largest: features are clipped to ±``largest`` (same units). Clipping is 1-Lipschitz in
             every norm, so that it costs no certificate.
 
+    Attributes:
+        on_grid: [``CELLS``] int16, for features on the grid the noise in steps that 16 bits
+            select; ``UNSURE`` where they do not decide.
+        low, high: [``CELLS``] int32, for features between grid points the ends of the noise, in
+            γ/``SUBSTEPS``, that 16 bits leave.
+
     Raises:
         ValueError: an unknown mechanism, or a grid that is too fine or too coarse for the scale or
             too fine for ``largest``.
@@ -114,12 +120,12 @@ class GridNoise:
         hair = 2.0**-30 * spread
         low, high = edges[:-1] - hair, edges[1:] + hair
         same = np.floor(low + 0.5) == np.floor(high + 0.5)
-        self._on_grid = np.where(same, np.floor(low + 0.5), UNSURE).astype(np.int16)
+        self.on_grid = np.where(same, np.floor(low + 0.5), UNSURE).astype(np.int16)
         # Off the grid the ends are rounded outward to whole substeps. The infinite ends are cut
         # so far out that no interval with one is ever taken for sure.
         cut = 2.0**27
-        self._low = np.floor(np.maximum(low * SUBSTEPS, -cut)).astype(np.int32)
-        self._high = np.ceil(np.minimum(high * SUBSTEPS, cut)).astype(np.int32)
+        self.low = np.floor(np.maximum(low * SUBSTEPS, -cut)).astype(np.int32)
+        self.high = np.ceil(np.minimum(high * SUBSTEPS, cut)).astype(np.int32)
 
     def _quantile_of_tail(self, tail: Floats) -> Floats:
         """Return the quantile, in grid steps, of probabilities ≤ ½; −∞ at 0."""
@@ -181,21 +187,35 @@ class GridNoise:
         words = stream.words(len(rows) * width)
         if all(picture.on_grid for picture in pictures):
             fine = np.stack([picture.steps for picture in pictures])[rows].ravel()
-            noise = self._on_grid.take(words)
+            noise = self.on_grid.take(words)
             z = fine + noise
             unsure = np.flatnonzero(noise == UNSURE)
             start = fine[unsure].astype(float)
         else:
             fine = np.stack([picture.substeps for picture in pictures])[rows].ravel()
             centred = fine + np.int32(SUBSTEPS // 2)
-            z = (centred + self._high.take(words)) // SUBSTEPS
-            unsure = np.flatnonzero((centred + self._low.take(words)) // SUBSTEPS != z)
+            z = (centred + self.high.take(words)) // SUBSTEPS
+            unsure = np.flatnonzero((centred + self.low.take(words)) // SUBSTEPS != z)
             start = fine[unsure] / SUBSTEPS
-        # All 64 bits of these coordinates, folded to the tail below ½ so that none is lost.
-        bits = words[unsure].astype(np.uint64) << np.uint64(48)
-        bits |= stream.tails(len(bits))
+        z[unsure] = self.settle(start, words[unsure], stream.tails(len(unsure)))
+        return z.reshape(len(rows), width)
+
+    def settle(
+        self, start: Floats, words: NDArray[np.uint16], tails: NDArray[np.uint64]
+    ) -> NDArray[np.int32]:
+        """Draw coordinates for which their first 16 bits did not decide.
+
+        Args:
+            start: [n], their features in steps of γ.
+            words: [n], their first 16 bits.
+            tails: [n], 48 bits more of each.
+
+        Returns:
+            [n]: z/γ, exact integers.
+        """
+        # All 64 bits, folded to the tail below ½ so that none is lost.
+        bits = words.astype(np.uint64) << np.uint64(48) | tails
         upper = bits >> np.uint64(63) == 1
         tail = (np.where(upper, ~bits, bits).astype(float) + 0.5) * 2.0**-64
         below = self._quantile_of_tail(tail)
-        z[unsure] = np.floor(start + np.where(upper, -below, below) + 0.5)
-        return z.reshape(len(rows), width)
+        return np.floor(start + np.where(upper, -below, below) + 0.5).astype(np.int32)

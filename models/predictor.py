@@ -19,6 +19,7 @@ from models.bundle import MANIFEST, Bundle, BundleError, Manifest
 from models.certification.arrays import Floats, Integers
 from models.certification.procedure import Terms
 from models.certification.tally import draw_scores
+from models.device_noise import DeviceNoise
 from models.networks.folding import fold
 from models.networks.placement import IMAGE
 from models.noise import PIXEL_STEP, Features, GridNoise, Key, system_key
@@ -90,11 +91,18 @@ class Predictor:
             self.noise = grid_noise(manifest, self._encoder_error.largest)
         except ValueError as error:
             raise BundleError(bundle.path / MANIFEST, "noise.scale", str(error)) from None
+        self._device_noise: DeviceNoise | None = None
+        if device.startswith("cuda"):
+            self.draw_on_device()
 
     @property
     def manifest(self) -> Manifest:
         """The model's description."""
         return self.bundle.manifest
+
+    def draw_on_device(self) -> None:
+        """From now on draw noise with the device's own arithmetic, as on every GPU."""
+        self._device_noise = DeviceNoise(self.noise, self.device)
 
     def encode(self, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Encoded:
         """Run g once.
@@ -132,7 +140,10 @@ class Predictor:
 
     def noisy(self, pictures: Sequence[Features], rows: NDArray[np.intp]) -> torch.Tensor:
         """Draw the noisy features of a pass, float32 [rows, …]; arguments as of :meth:`run`."""
-        steps = torch.from_numpy(self.noise.draw(pictures, rows, self._key()))
+        if self._device_noise:
+            steps = self._device_noise.draw(pictures, rows, self._key)
+        else:
+            steps = torch.from_numpy(self.noise.draw(pictures, rows, self._key()))
         # Integers below 2²⁴ are exact in float32; all that follows is a function of them.
         noisy = steps.to(torch.float32).mul_(self.noise.step)
         return noisy.reshape(len(rows), *self._feature_shape)

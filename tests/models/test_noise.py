@@ -106,10 +106,10 @@ def test_quantile_functions_err_by_no_more_than_tau_allows(mechanism: Mechanism)
 
 def test_every_sure_cell_lies_inside_its_grid_point(grid: GridNoise) -> None:
     """A table entry is right if its whole cell of probability rounds to it, whatever follows."""
-    sure = np.nonzero(grid._on_grid != UNSURE)[0]
+    sure = np.nonzero(grid.on_grid != UNSURE)[0]
     assert len(sure) / CELLS > (0.9 if grid._spread < 200 else 0.8)
-    assert UNSURE == grid._on_grid[0] == grid._on_grid[-1]
-    values = grid._on_grid[sure].astype(float)
+    assert UNSURE == grid.on_grid[0] == grid.on_grid[-1]
+    values = grid.on_grid[sure].astype(float)
     cdf = special.ndtr if grid.mechanism == "gaussian" else laplace_cdf
     # Both ends on the side where the distribution function is small, hence exact.
     for low, high, first, last in [
@@ -157,7 +157,7 @@ def test_64_bits_give_exactly_the_rounded_sum(
     for tail in [0, 2**48 - 1, *(int(t) for t in rng.integers(0, 2**48, 6))]:
         words = [0, 1, 2**15 - 1, 2**15, 2**16 - 2, 2**16 - 1]
         words += rng.integers(0, 2**16, 60).tolist()
-        unsure = np.nonzero(grid._on_grid == UNSURE)[0]
+        unsure = np.nonzero(grid.on_grid == UNSURE)[0]
         words += rng.choice(unsure, 40).tolist()
         bits = [word << 48 | tail for word in words]
         if on_grid:
