@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _BEAT_SECONDS = 0.2
+# The front's turns are short and somebody waits for each: it need not wait for a worker's to end.
+_NICENESS = 5
 
 
 def _die_with_parent() -> None:
@@ -81,6 +83,7 @@ def main() -> None:
     parser.add_argument("--board", type=int, required=True)
     arguments = parser.parse_args()
     setproctitle.setproctitle(f"pixeldp-{arguments.name}")
+    os.nice(_NICENESS)
     logs.configure_from_environment()
     # An interrupt at the terminal, or whoever stops a service by stopping all its processes,
     # reaches the whole group; the front decides when workers end.

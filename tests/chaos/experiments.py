@@ -8,12 +8,12 @@ import signal
 import time
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
 from tests.chaos.load import Client, Log, closed_loop, open_loop
-from tests.chaos.processes import alive, title, tree, wait_gone, workers
+from tests.chaos.probe import probing, ready
+from tests.chaos.processes import alive, processor_seconds, title, tree, wait_gone, workers
 from tests.e2e.conftest import Service
 
 # Every answer takes all its draws, so that there are pictures in flight whenever something happens.
@@ -96,7 +96,7 @@ def kill_all_workers(service: Service, pictures: Sequence[bytes], clients: int =
                 os.kill(pid, signal.SIGKILL)
 
             async def unready() -> bool:
-                return await _ready(service.address) == 503
+                return await asyncio.to_thread(ready, service.address) == 503
 
             await _until(unready)
             late = await _ask_once(service.address, pictures[0])
@@ -112,17 +112,6 @@ async def _ask_once(address: str, picture: bytes) -> Log:
     await client.ask(picture)
     client.close()
     return log
-
-
-async def _ready(address: str) -> int:
-    """Probe on a connection of its own, as Kubernetes does; return the status."""
-    parts = urlsplit(address)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    writer.write(f"GET /health/ready HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
-    line = await reader.readline()
-    writer.close()
-    await writer.wait_closed()
-    return int(line.split()[1])
 
 
 def stop_worker(service: Service, pictures: Sequence[bytes], clients: int = 8) -> Counts:
@@ -142,6 +131,27 @@ def stop_worker(service: Service, pictures: Sequence[bytes], clients: int = 8) -
             seconds = time.monotonic() - stopped
             await _progress(log, clients)
         return {"replaced after (s)": round(seconds, 1), **_ends(log)}
+
+    return asyncio.run(experiment())
+
+
+def pause_all(
+    service: Service, pictures: Sequence[bytes], seconds: float, clients: int = 8
+) -> Counts:
+    """Stop all processes under load, as when a machine is suspended, and let them go on."""
+
+    async def experiment() -> Counts:
+        async with closed_loop(service.address, picture_query(1000), pictures, clients) as log:
+            await _progress(log, clients)
+            before = workers(service.process.pid)
+            for pid in tree(service.process.pid):
+                os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(seconds)
+            for pid in [service.process.pid, *before]:
+                os.kill(pid, signal.SIGCONT)
+            await _progress(log, 2 * clients)
+            replaced = len(set(before) - set(workers(service.process.pid)))
+        return {"replaced": replaced, **_ends(log)}
 
     return asyncio.run(experiment())
 
@@ -182,7 +192,7 @@ def drain(service: Service, pictures: Sequence[bytes], clients: int = 8) -> Coun
         async with closed_loop(service.address, picture_query(2000), pictures, clients) as log:
             await _progress(log, clients)
             service.process.terminate()
-            ready = await _ready(service.address)
+            status = await asyncio.to_thread(ready, service.address)
             # The service ends when its last answer is out, and the clients with it.
             code = await asyncio.to_thread(service.process.wait, 120)
             ended = time.monotonic()
@@ -190,7 +200,7 @@ def drain(service: Service, pictures: Sequence[bytes], clients: int = 8) -> Coun
         last = log.times[-1] if log.times else ended
         return {
             **_ends(log),
-            "ready after the signal": ready,
+            "ready after the signal": status,
             "exit code": code,
             "ended after the last answer (s)": round(ended - last, 2),
             "processes left": left,
@@ -229,34 +239,31 @@ def overload(
             await asyncio.sleep(seconds)
             return (log.answered[200] - before) / (time.monotonic() - start)
 
-    async def flood(rate: float) -> tuple[Log, list[float]]:
-        probes: list[float] = []
-
-        async def probe() -> None:
-            while True:
-                begun = time.monotonic()
-                assert await _ready(service.address) == 200
-                probes.append(time.monotonic() - begun)
-                await asyncio.sleep(0.05)
-
-        probing = asyncio.create_task(probe())
-        query = picture_query(draws)
-        log = await open_loop(service.address, query, pictures, rate, seconds)
-        probing.cancel()
-        return log, probes
-
     most = asyncio.run(peak())
+    pids = [os.getpid(), service.process.pid, *workers(service.process.pid)]
+    before = [processor_seconds(pid) for pid in pids]
     start = time.monotonic()
-    log, probes = asyncio.run(flood(times * most))
-    # While requests come: what waits in the queue is answered afterwards, too.
-    good = sum(1 for one in log.times if one < start + seconds) / seconds
+    query = picture_query(draws)
+    with probing(service.address) as probes:
+        log = asyncio.run(open_loop(service.address, query, pictures, times * most, seconds))
+    took = time.monotonic() - start
+    shares = [
+        round((processor_seconds(pid) - one) / took, 2)
+        for pid, one in zip(pids, before, strict=True)
+    ]
+    # While requests come: what waits in the queue is answered afterwards, too. And not at first:
+    # whoever begins with an idle service waits for its first answers.
+    counted = start + seconds / 4, start + seconds
+    good = sum(counted[0] <= one < counted[1] for one in log.times) / (counted[1] - counted[0])
     return {
         "peak (answers/s)": round(most, 1),
         "asked (requests/s)": round(times * most, 1),
         "goodput (answers/s)": round(good, 1),
         "goodput over peak": round(good / most, 3),
+        "cores taken by the clients, the front, and each worker": shares,
         "probes": len(probes),
         "slowest probe (ms)": round(1000 * max(probes)),
+        "99 % of probes (ms)": round(1000 * sorted(probes)[int(0.99 * len(probes))]),
         "statuses": dict(sorted(log.answered.items())),
         "broken off": dict(log.lost),
     }

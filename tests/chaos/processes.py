@@ -1,5 +1,6 @@
 """The processes of a running service, by ``/proc``."""
 
+import os
 import re
 import time
 from collections.abc import Collection
@@ -64,3 +65,9 @@ def memory(pid: int) -> int:
     return sum(
         1024 * int(size) for size in re.findall(r"^(?:Anonymous|Swap):\s+(\d+) kB$", text, re.M)
     )
+
+
+def processor_seconds(pid: int) -> float:
+    """Return the processor time that a process has taken."""
+    fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

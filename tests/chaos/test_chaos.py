@@ -14,7 +14,7 @@ ENVIRONMENT = {
     "PIXELDP_DEVICES": "cpu",
     "PIXELDP_PRECISION": "float32",
     "PIXELDP_PASS_SIZE": "128",
-    "PIXELDP_STALL_SECONDS": "1.5",
+    "PIXELDP_STALL_SECONDS": "3",
 }
 
 
@@ -38,6 +38,12 @@ def test_a_stopped_worker_is_replaced(running: Service, seven: bytes) -> None:
     assert counts["lost"] == 0, counts
     assert "no sign of life" in running.log
     assert [title(pid) for pid in workers(running.process.pid)] == ["pixeldp-worker0"]
+
+
+def test_a_pause_of_the_whole_machine_replaces_nobody(running: Service, seven: bytes) -> None:
+    counts = experiments.pause_all(running, [seven], seconds=4.5, clients=4)
+    assert counts["lost"] == 0, counts
+    assert counts["replaced"] == 0
 
 
 def test_a_stop_under_load_delivers_what_is_in_flight(running: Service, seven: bytes) -> None:

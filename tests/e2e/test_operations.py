@@ -1,6 +1,7 @@
 """What operators see: health, metrics, documentation, start and stop, and deaths of processes."""
 
 import asyncio
+import os
 import re
 import socket
 
@@ -21,6 +22,11 @@ def test_health(client: httpx.Client) -> None:
 def test_processes_name_themselves(service: Service) -> None:
     assert title(service.process.pid) == "pixeldp-front"
     assert sorted(map(title, workers(service.process.pid)))[0] == "pixeldp-worker0"
+
+
+def test_workers_give_way_to_the_front(service: Service) -> None:
+    front = os.getpriority(os.PRIO_PROCESS, service.process.pid)
+    assert all(os.getpriority(os.PRIO_PROCESS, pid) > front for pid in workers(service.process.pid))
 
 
 def test_models_are_listed(client: httpx.Client) -> None:

@@ -23,6 +23,7 @@ from service.engine.engine import LEAST_GRANTED, Engine
 from service.engine.errors import (
     CannotEncodeError,
     DeadlineError,
+    LoadError,
     ModelGoneError,
     NotReadyError,
     OverloadedError,
@@ -47,7 +48,7 @@ def job(
 
 def build(devices: int = 1, queue: int = 8, queue_bytes: int = 10**6, **more: Any) -> Engine:
     return Engine(
-        Catalogue([ZOO / "mnist-cnn"]),
+        more.get("catalogue") or Catalogue([ZOO / "mnist-cnn"]),
         ["cpu"] * devices,
         precision=None,
         pass_size=None,
@@ -326,6 +327,23 @@ def test_models_are_not_loaded_without_a_worker(tmp_path: Path) -> None:
     async def test() -> None:
         with pytest.raises(NotReadyError):
             await build().load(tmp_path)
+
+    run(test)
+
+
+def test_a_model_that_a_worker_cannot_load_changes_nothing(tmp_path: Path) -> None:
+    manifest = Manifest.model_validate(DESCRIPTION)
+    save_network(tmp_path, manifest, build_network(manifest))
+
+    async def test() -> None:
+        catalogue = Catalogue([ZOO / "mnist-cnn"])
+        engine = build(catalogue=catalogue)
+        post = open_post(engine)
+        with pytest.raises(LoadError, match="gone"):  # there is no process behind this post
+            await engine.load(tmp_path)
+        assert [served.index for served in catalogue.models] == [0]
+        assert [model.number for model in engine._roster.order(post).models] == [0]
+        assert (await engine.load(ZOO / "mnist-cnn")).index == 0, "what is served stays as it is"
 
     run(test)
 
