@@ -14,6 +14,7 @@ from service.api import docs, health, models, page, predict, problems, v2
 from service.api.middleware import Envelope
 from service.api.overload import Gate
 from service.api.predictions import Predictions
+from service.api.uploads import Uploads
 from service.catalogue import Catalogue
 from service.engine.engine import Engine
 from service.keys import Keys
@@ -85,6 +86,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.engine, app.state.metrics = engine, metrics
+    app.state.uploads = Uploads(settings.queue_bytes)
     app.state.keys = Keys(settings.keys) if settings.keys else None
     app.state.cors_origins = settings.cors_origins
     if settings.cors_origins:

@@ -45,7 +45,8 @@ class Settings(BaseSettings):
     )
     queue_bytes: Annotated[int, Field(ge=1)] = Field(
         512 * 2**20,
-        description="Bytes that decoded pictures may take, waiting and in flight; one always may.",
+        description="Bytes that decoded pictures may take, waiting and in flight (one always may), "
+        "and again the large bodies that are being received.",
     )
     stall_seconds: Annotated[float, Field(ge=1)] = Field(
         10.0,

@@ -121,19 +121,20 @@ async def read_whole(request: Request, limit: int, seconds: float) -> bytes:
 
 async def _read_within(request: Request, limit: int) -> bytes:
     stated = request.headers.get("content-length", "")
-    parts: list[bytes] = []
-    size = int(stated) if stated.isdigit() else 0
-    if size <= limit:
-        size = 0
+    if stated.isdigit() and int(stated) > limit:
+        raise _too_large(limit)
+    with request.app.state.uploads.body() as upload:
+        parts: list[bytes] = []
         async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                break
             parts.append(part)
-    if size > limit:
-        detail = f"The body has more than {limit:,} bytes, the most that is read."
-        raise Problem("too-many-bytes", detail, limit_bytes=limit)
-    return b"".join(parts)
+            if upload.add(len(part)) > limit:
+                raise _too_large(limit)
+        return b"".join(parts)
+
+
+def _too_large(limit: int) -> Problem:
+    detail = f"The body has more than {limit:,} bytes, the most that is read."
+    return Problem("too-many-bytes", detail, limit_bytes=limit)
 
 
 def _json(content: bytes) -> dict[str, Any]:

@@ -41,7 +41,12 @@ class Watched(Service):
 
 @pytest.fixture(scope="package")
 def hostile_service() -> Iterator[Watched]:
-    environment = {"PIXELDP_DEVICES": "cpu", "PIXELDP_MAX_PIXELS": "4000000"}
+    environment = {
+        "PIXELDP_DEVICES": "cpu",
+        "PIXELDP_MAX_PIXELS": "4000000",
+        # Less than two of the largest bodies.
+        "PIXELDP_QUEUE_BYTES": "36000000",
+    }
     running = Watched(environment=environment)
     running.wait_ready()
     yield running

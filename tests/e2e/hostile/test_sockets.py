@@ -3,9 +3,10 @@
 import socket
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
-from tests.e2e.hostile.conftest import Watched
+from tests.e2e.hostile.conftest import PNG, Watched
 
 POST = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
 GET = b"GET /health/live HTTP/1.1\r\nHost: a\r\n"
@@ -77,3 +78,19 @@ def test_a_length_and_chunks_are_not_taken_for_two_requests(watched: Watched) ->
     if b'{"live":true}' in answer:
         # Chunks win, as RFC 9112 has it; but then what follows may not be trusted.
         pytest.fail("the rest of an ambiguous body was answered as a request")
+
+
+def test_large_bodies_that_hang_do_not_fill_the_memory(watched: Watched, seven: bytes) -> None:
+    address, size = urlsplit(watched.address), 19_000_000
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % size + bytes(size - 1))
+        url = f"{watched.address}/predict"
+        answer = httpx.post(url, content=bytes(size), headers=PNG, timeout=30)
+        assert answer.status_code == 503, "two of them are too many"
+        assert answer.json()["type"].endswith("overloaded")
+        assert int(answer.headers["retry-after"]) >= 1
+        # Small ones come through, and the first one is still taken.
+        assert httpx.post(url, content=seven, headers=PNG, timeout=30).status_code == 200
+        connection.sendall(b"\0")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400")
+    assert httpx.post(url, content=bytes(size), headers=PNG, timeout=30).status_code == 400
