@@ -31,7 +31,6 @@ from models.training.datasets import load
 CLIENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 REST_SECONDS = 20.0
 OVERLOAD = 10
-CLIENTS_AT_PEAK = 32
 DRAWS = 1000
 
 
@@ -106,7 +105,7 @@ def main() -> None:
                 figures.note(f"{clients} clients: {name} (ms)", value)
         figures.note("memory after 1,000 pictures in flight (MiB)", memory(front))
         ask = service.connection(DRAWS, None)
-        replies, took = asyncio.run(closed_loop(ask, bodies, CLIENTS_AT_PEAK, arguments.seconds))
+        replies, took = service.saturate(DRAWS, None, arguments.seconds)
         peak = len(replies) / took
         figures.note("all draws made: answers/s", peak)
         start = time.perf_counter()

@@ -9,7 +9,6 @@
 """
 
 import argparse
-import asyncio
 import tempfile
 import time
 from pathlib import Path
@@ -17,9 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.http import closed_loop
 from benchmarks.report import Figures
-from benchmarks.service import Service, png, serving
+from benchmarks.service import CLIENTS, Service, png, serving
 from models.bundle import ZOO, Bundle, read_bundle
 from models.calibration import calibrate, compare
 from models.certification.answer import conclude
@@ -29,7 +27,6 @@ from models.predictor import Predictor
 
 LABELS = (10, 100, 1000)
 DRAWS = 1000
-CLIENTS = 32
 
 
 def plain(bundle: Bundle, rows: int, seconds: float) -> float:
@@ -109,8 +106,7 @@ def growth(bundle: Bundle, seconds: float, settle: float, figures: Figures) -> N
             figures.note(f"certification, {labels} labels (ms an answer)", milliseconds)
             with serving(path) as (port, _):
                 time.sleep(settle)
-                ask = Service(port, 0.999, bodies).connection(DRAWS, None)
-                replies, took = asyncio.run(closed_loop(ask, bodies, CLIENTS, seconds))
+                replies, took = Service(port, 0.999, bodies).saturate(DRAWS, None, seconds)
                 figures.note(f"draws/s, {labels} labels", DRAWS * len(replies) / took)
 
 

@@ -55,7 +55,7 @@ def test_the_same_bits_select_the_same_noise(
     expected = noise.draw(pictures, rows, KEY)
     stream = Keystream(KEY)
     words = torch.from_numpy(stream.words(expected.size).astype(np.int32)).to(device)
-    # Every first 16 bits that there are occur, those that decide nothing among them.
+    # Most of the first 16 bits that there are occur, and so do those that decide nothing.
     assert len(words.unique()) > 0.8 * 2**16
     found = DeviceNoise(noise, device).select(pictures, rows, words, stream)
     assert found.dtype == torch.int32
