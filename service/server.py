@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -33,6 +33,11 @@ BACKLOG = 2048
 MAX_HEADER_BYTES = 64 * 1024
 # At the end of a stop: for what came on the last connections to be read.
 LAST_SECONDS = 0.2
+# Between collections of what is new.
+NEW_GARBAGE_SECONDS = 0.1
+# Between collections of everything, for each request that is being answered. For each it takes a
+# tenth of a millisecond.
+ALL_GARBAGE_SECONDS = 0.5
 
 
 class CannotServeError(ValueError):
@@ -64,13 +69,13 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening."""
-        _calm_collector()
         # While there is a second descriptor, closing the first drops no connection.
         self._listeners = [one.dup() for one in sockets or []]
         await super().startup(sockets)
-        self._checking = asyncio.create_task(
-            check_connections(lambda: self.server_state.connections)
-        )
+        self._chores = [
+            asyncio.create_task(check_connections(lambda: self.server_state.connections)),
+            asyncio.create_task(_collect_garbage(lambda: self.server_state.tasks)),
+        ]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take requests for a little longer, then none, and wait for the last answer."""
@@ -87,7 +92,8 @@ class _Server(uvicorn.Server):
             listener.close()
         await self._pause(LAST_SECONDS)
         await super().shutdown(sockets)
-        self._checking.cancel()
+        for chore in self._chores:
+            chore.cancel()
 
     async def _accept_last(self, listener: socket.socket) -> None:
         """Take the connections that wait to be accepted, which closing would reset."""
@@ -118,16 +124,29 @@ class _Server(uvicorn.Server):
                 signal.signal(one, handler)
 
 
-def _calm_collector() -> None:
-    """Have the garbage collector stop the loop for milliseconds, not for a fifth of a second.
+async def _collect_garbage(tasks: Callable[[], Collection[object]]) -> None:
+    """Find garbage by the clock, for ever, so that the loop never stands still for long.
 
-    What is there from the start stays. What a thousand waiting requests have is hundreds of
-    thousands of objects, through which it would go again and again in vain: what they leave behind
-    is freed at once, or found while it is young.
+    Left to itself, Python goes through everything that a thousand waiting requests have, hundreds
+    of thousands of objects in a tenth of a second, whenever it happens to count enough new ones;
+    though most of it is freed without that. Here it goes through what is new, often; and through
+    everything in a pause between requests, or the more rarely, the more of them there are.
+
+    Args:
+        tasks: returns the requests that are being answered.
     """
+    gc.disable()
     gc.collect()
-    gc.freeze()
-    gc.set_threshold(2_000, 10, 1_000)
+    gc.freeze()  # what is there from the start, stays
+    everything = time.monotonic()
+    while True:
+        await asyncio.sleep(NEW_GARBAGE_SECONDS)
+        since = time.monotonic() - everything
+        if since < ALL_GARBAGE_SECONDS * max(len(tasks()), 1):
+            gc.collect(0)
+        else:
+            gc.collect()
+            everything = time.monotonic()
 
 
 def serve(settings: Settings) -> None:
