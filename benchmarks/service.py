@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 import numpy as np
@@ -65,6 +66,13 @@ def running(
         process.wait(30)
 
 
+class Report(NamedTuple):
+    """The draws that a worker has made, and when it said so."""
+
+    at: float
+    draws: float
+
+
 class Service:
     """The running service, and what is asked of it."""
 
@@ -81,8 +89,8 @@ class Service:
         """Have all clients ask for some seconds."""
         return asyncio.run(closed_loop(self.connection(n, target), self.bodies, CLIENTS, seconds))
 
-    def saturate_batches(self, n: int, seconds: float) -> tuple[int, float]:
-        """Have all clients send batches without a target; return the draws and the time taken."""
+    def saturate_batches(self, n: int, seconds: float) -> tuple[list[Reply], float]:
+        """Have all clients send batches without a target for some seconds."""
         query = f"max_draws={n}&confidence={self.confidence}&scores=1&timeout_ms=120000"
         encoded = [base64.b64encode(body).decode() for body in self.bodies]
         bodies = [
@@ -93,9 +101,26 @@ class Service:
         def connection() -> Connection:
             return Connection("127.0.0.1", self.port, f"/predict/batch?{query}", "application/json")
 
-        replies, took = asyncio.run(closed_loop(connection, bodies, CLIENTS, seconds))
-        answers = [json.loads(reply.body)["predictions"] for reply in replies]
-        return sum(one["draws"] for many in answers for one in many), took
+        return asyncio.run(closed_loop(connection, bodies, CLIENTS, seconds))
+
+    def draws(self) -> dict[str, float]:
+        """The draws that each worker has reported."""
+        with urlopen(f"http://127.0.0.1:{self.port}/metrics") as response:
+            text = response.read().decode()
+        return {
+            name: float(draws)
+            for name, draws in re.findall(r'^pixeldp_draws_total{worker="(\w+)"} (\S+)', text, re.M)
+        }
+
+    def reports(self) -> dict[str, Report]:
+        """Await the next report of each worker, which makes passes, and return it."""
+        before, reports = self.draws(), dict[str, Report]()
+        while len(reports) < len(before):
+            time.sleep(0.02)
+            for worker, draws in self.draws().items():
+                if draws != before[worker] and worker not in reports:
+                    reports[worker] = Report(time.perf_counter(), draws)
+        return reports
 
     def calibration(self) -> dict[str, Any]:
         """How the service runs its model."""

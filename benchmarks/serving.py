@@ -14,15 +14,11 @@ weights, pictures, η and cores. ``pip install '.[bench]'`` brings the peers.
 
 import argparse
 import asyncio
-import json
-import multiprocessing
-import multiprocessing.synchronize
-import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,53 +28,10 @@ from benchmarks.http import Connection, Reply, closed_loop, open_loop
 from benchmarks.litserve_peer import litserve_body
 from benchmarks.peers import art_certify, cohen, load_classifier
 from benchmarks.report import Figures
+from benchmarks.roofline import CORES, bare_loops, drawn, roofline
 from benchmarks.service import CLIENTS, Service, free_port, png, running, serving
-from models.bundle import ZOO, read_bundle
-from models.noise import Features
-from models.precision import Precision
-from models.predictor import Predictor
+from models.bundle import ZOO
 from models.training.datasets import load
-
-CORES = len(os.sched_getaffinity(0))
-
-
-# Set in each process of bare_loops: what all of them wait at before they begin.
-_together: "multiprocessing.synchronize.Barrier"
-
-
-def _meet_at(barrier: "multiprocessing.synchronize.Barrier") -> None:
-    global _together
-    _together = barrier
-
-
-def bare_loop(
-    bundle: str, precision: Precision, pass_size: int, compiled: bool, seconds: float
-) -> float:
-    """Return draws a second of passes and nothing else, in this one process."""
-    torch.set_num_threads(1)
-    predictor = Predictor(read_bundle(Path(bundle)), pass_size, precision=precision)
-    if compiled:
-        predictor = predictor.compile()
-    shape = predictor.manifest.input.shape
-    black = predictor.encode(np.zeros((shape[1], shape[2], shape[0]), np.uint8)).features
-    features: list[Features] = [black]
-    rows = np.zeros(pass_size, dtype=np.intp)
-    predictor.run(features, rows)
-    _together.wait()  # none is timed while another compiles
-    passes, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        predictor.run(features, rows)
-        passes += 1
-    return passes * pass_size / (time.perf_counter() - start)
-
-
-def bare_loops(bundle: Path, calibration: dict[str, Any], seconds: float) -> float:
-    """Run one bare loop a core and return their draws a second together."""
-    how = (calibration[name] for name in ("precision", "pass_size", "compiled"))
-    arguments = (str(bundle), *how, seconds)
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(CORES, _meet_at, [context.Barrier(CORES)]) as pool:
-        return sum(pool.starmap(bare_loop, [arguments] * CORES, chunksize=1))
 
 
 def per_second(work: Callable[[int], object], seconds: float) -> float:
@@ -88,14 +41,6 @@ def per_second(work: Callable[[int], object], seconds: float) -> float:
         work(done)
         done += 1
     return done / (time.perf_counter() - start)
-
-
-def drawn(replies: list[Reply]) -> int:
-    """Sum the draws of answers."""
-    failed = [reply.status for reply in replies if reply.status != 200]
-    if failed:
-        raise RuntimeError(f"{len(failed)} requests failed, the first with {failed[0]}")
-    return sum(int(json.loads(reply.body)["draws"]) for reply in replies)
 
 
 def latencies(replies: list[Reply]) -> dict[str, float]:
@@ -130,19 +75,19 @@ def main() -> None:
     target = scale / 2
     figures = Figures()
     note = figures.note
-    with serving(arguments.bundle) as (port, _):
+    with serving(arguments.bundle) as (port, front):
         service = Service(port, confidence, [png(image) for image in images])
         time.sleep(arguments.settle)
         calibration = service.calibration()
-        for _ in range(arguments.rounds):
-            replies, took = service.saturate(1000, None, seconds)
-            through = drawn(replies) / took
-            draws, batch_took = service.saturate_batches(1000, seconds)
-            bare = bare_loops(arguments.bundle, calibration, seconds)
-            note("draws/s, bare loops", bare)
-            note("draws/s, /predict, size mode, n = 1000", through)
-            note("roofline ratio, /predict, n = 1000", through / bare)
-            note("roofline ratio, /predict/batch, n = 1000", draws / batch_took / bare)
+        with bare_loops(arguments.bundle, calibration) as loops:
+            for _ in range(arguments.rounds):
+                for path, saturate in (
+                    ("/predict", partial(service.saturate, 1000, None)),
+                    ("/predict/batch", partial(service.saturate_batches, 1000)),
+                ):
+                    bare, through = roofline(service, front, loops, saturate, seconds)
+                    note("draws/s, bare loops", bare)
+                    note(f"roofline ratio, {path}, n = 1000", through / bare)
         torch.set_num_threads(CORES)
         for n in arguments.draws:
             for _ in range(arguments.rounds):
