@@ -28,7 +28,7 @@ class Connection:
     async def post(self, body: bytes, planned: float | None = None) -> Reply:
         """Send ``body`` and await the answer; time counts from ``planned`` or from now."""
         start = time.perf_counter() if planned is None else planned
-        if self._streams is None:
+        if self._streams is None or self._streams[0].at_eof():  # closed by the server meanwhile
             self._streams = await asyncio.open_connection(*self._address)
         reader, writer = self._streams
         writer.write(self._head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
