@@ -15,9 +15,11 @@ from models.certification.arrays import Integers
 from models.certification.procedure import Inquiry
 from models.noise import Features
 
-# Pictures that have had so many draws stand behind those that have had fewer: one that needs
-# 10,000 does not delay one that needs 100.
-LEVEL_DRAWS = 1024
+# Pictures that have had so many draws stand behind those that have had fewer, and again whenever
+# that number doubles: one that needs 10,000 does not delay one that needs 100.
+LEVEL_DRAWS = 256
+# One slot in so many is for pictures that stand behind others, and one pass for those to be alone.
+ONE_IN = 4
 
 
 @dataclass(eq=False)
@@ -126,27 +128,34 @@ class Batcher:
     def plan(self, now: float) -> Pass | None:
         """Fill the slots of the next pass; None when there is nothing to draw.
 
-        First the picture that has gone longest without a slot gets what it needs to its next look,
-        so that nobody starves; then the others in turn: high priority first, then those with
-        fewer draws, then the older. Slots that are left take further draws of the same pictures
-        rather than padding. A picture that is to be alone has the pass to itself in its turn, and
-        waits in those of others.
+        High priority goes first, then those with fewer draws, then the older: each gets what it
+        needs to its next look. But a quarter of the pass is for whoever has gone longest without a
+        slot of those that stand behind the first in priority or draws, so that nobody starves.
+        Slots that are left take further draws of the same pictures rather than padding. Pictures
+        that are to be alone have every fourth pass, one to each.
         """
         if not self._tickets:
             return None
         self._passes += 1
-        turn = sorted(self._tickets.values(), key=self._rank)
-        longest = min(turn, key=lambda ticket: ticket._served)
-        turn.remove(longest)
-        turn.insert(0, longest)
-        turn = [longest] if longest.alone else [ticket for ticket in turn if not ticket.alone]
+        turn = sorted(self._tickets.values(), key=lambda one: (*self._stand(one), one.id))
+        alone = [ticket for ticket in turn if ticket.alone]
+        if alone and (len(alone) == len(turn) or self._passes % ONE_IN == 0):
+            turn = [min(alone, key=_served)]
+        else:
+            turn = [ticket for ticket in turn if not ticket.alone]
         free = self.slots
         given: dict[int, int] = {}
+        behind = [ticket for ticket in turn if self._stand(ticket) > self._stand(turn[0])]
+        if behind:
+            longest = min(behind, key=_served)
+            given[longest.id] = min(self._wanted(longest), max(self.slots // ONE_IN, 1))
+            free -= given[longest.id]
         for ticket in turn:
-            given[ticket.id] = min(self._wanted(ticket), free)
-            free -= given[ticket.id]
             if not free:
                 break
+            more = min(self._wanted(ticket) - given.get(ticket.id, 0), free)
+            given[ticket.id] = given.get(ticket.id, 0) + more
+            free -= more
         for ticket in turn:
             if not free:
                 break
@@ -196,8 +205,10 @@ class Batcher:
         for ticket in tickets:
             self._tickets.pop(ticket.id, None)
 
-    def _rank(self, ticket: Ticket) -> tuple[bool, int, int]:
-        return not ticket.high, ticket.issued // LEVEL_DRAWS, ticket.id
+    @staticmethod
+    def _stand(ticket: Ticket) -> tuple[bool, int]:
+        """Return what orders tickets before their age does."""
+        return not ticket.high, (ticket.issued // LEVEL_DRAWS).bit_length()
 
     @staticmethod
     def _wanted(ticket: Ticket) -> int:
@@ -206,3 +217,8 @@ class Batcher:
         ahead = ticket.issued - inquiry.total.draws
         left = inquiry.question.max_draws - ticket.issued
         return min(max(inquiry.wanted - ahead, 0), left)
+
+
+def _served(ticket: Ticket) -> int:
+    """When it last had slots, or was admitted."""
+    return ticket._served

@@ -94,9 +94,13 @@ class Post:
 
     @property
     def window(self) -> int:
-        """How many pictures keep its passes full."""
+        """How many pictures it has at most.
+
+        Several times those that keep its passes full: some need so many draws that whoever waits
+        for one of them to end waits long.
+        """
         largest = max((one.pass_size for one in self.calibrations.values()), default=0)
-        return 2 * max(1, largest // DRAWS_AT_A_TIME)
+        return 8 * max(1, largest // DRAWS_AT_A_TIME)
 
     @property
     def pass_seconds(self) -> float:

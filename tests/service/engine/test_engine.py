@@ -200,9 +200,9 @@ def test_pictures_of_a_dead_worker_go_first_and_in_order() -> None:
     async def test() -> None:
         engine = build()
         post = open_post(engine)
-        async with asking(engine, [job() for _ in range(5)]):
+        async with asking(engine, [job() for _ in range(post.window + 3)]):
             before = list(post.flights)
-            assert len(before) == 2
+            assert len(before) == post.window
             assert engine.queued == 3
             kill(engine, post, running=set())
             assert list(open_post(engine).flights) == before
@@ -213,9 +213,9 @@ def test_pictures_of_a_dead_worker_go_first_and_in_order() -> None:
 def test_the_queue_is_bounded_in_pictures() -> None:
     async def test() -> None:
         engine = build(queue=4)
-        open_post(engine)
-        async with asking(engine, [job() for _ in range(6)]):
-            assert (engine.in_flight, engine.queued) == (2, 4)
+        post = open_post(engine)
+        async with asking(engine, [job() for _ in range(post.window + 4)]):
+            assert (engine.in_flight, engine.queued) == (post.window, 4)
             assert engine.full
             assert isinstance(await refusal(engine.predict(job())), OverloadedError)
             with pytest.raises(OverloadedError), engine.preparing(1):
