@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.chaos import experiments
 from tests.chaos.experiments import EXIT_SECONDS, PROBE_SECONDS, Counts
@@ -19,23 +20,36 @@ GOODPUT = 0.95
 STALL_SECONDS, PAUSE_SECONDS = "5", 15.0
 
 
-def check(counts: Counts) -> list[str]:
-    """Return what is not as it should be."""
-    wrong = []
-    for name, wanted in {"lost": 0, "replaced": 0, "exit code": 0, "processes left": []}.items():
-        if counts.get(name, wanted) != wanted:
-            wrong.append(f"{name}: {counts[name]}")
-    if counts.get("ready after the signal", 503) != 503:
-        wrong.append("ready after the signal to stop")
-    if counts.get("ended after the last answer (s)", 0) > EXIT_SECONDS:
-        wrong.append("it ended late")
-    if counts.get("goodput over peak", 1) < GOODPUT:
-        wrong.append(f"goodput below {GOODPUT:.0%} of the peak")
-    if counts.get("slowest probe (ms)", 0) > 1000 * PROBE_SECONDS:
-        wrong.append("a probe was slow")
-    if "in the log" in counts and (len(counts["in the log"]) != 1 or counts["kills"] < 2):
-        wrong.append("a picture was given up too early, or without a word")
-    return wrong
+Experiment = Callable[[Service], Counts]
+Wanted = dict[str, Callable[[Any], bool]]
+
+
+def equal(wanted: object) -> Callable[[Any], bool]:
+    """Return whether a count is as wanted."""
+    return lambda count: bool(count == wanted)
+
+
+# By the names of the counts: whether they are as they should be.
+NONE_LOST: Wanted = {"lost": equal(0)}
+OVERLOADED: Wanted = {
+    "goodput over peak": lambda ratio: ratio >= GOODPUT,
+    "slowest probe (ms)": lambda slowest: slowest <= 1000 * PROBE_SECONDS,
+    "statuses": lambda statuses: set(statuses) <= {200, 503},
+    "broken off": equal({}),
+}
+DRAINED: Wanted = {
+    **NONE_LOST,
+    "ready after the signal": equal(503),
+    "exit code": equal(0),
+    "ended after the last answer (s)": lambda seconds: seconds <= EXIT_SECONDS,
+    "processes left": equal([]),
+}
+GIVEN_UP: Wanted = {
+    "deaths": lambda deaths: deaths >= 2,
+    "answered": equal({503: 1}),
+    "the next": equal({200: 1}),
+    "times named in the log": equal(1),
+}
 
 
 def main() -> None:
@@ -54,36 +68,58 @@ def main() -> None:
     found: dict[str, Counts] = {}
     failures = 0
 
-    def note(name: str, counts: Counts) -> None:
+    def note(name: str, counts: Counts, wanted: Wanted) -> None:
         nonlocal failures
-        wrong = check(counts)
+        wrong = [count for count, right in wanted.items() if not right(counts[count])]
         failures += bool(wrong)
         found[name] = {**counts, "wrong": wrong}
         print(f"{name}: {'FAILED, ' + '; '.join(wrong) if wrong else 'ok'}", flush=True)
         for member, value in counts.items():
             print(f"    {member}: {value}", flush=True)
 
+    def overload(service: Service) -> Counts:
+        return experiments.overload(service, [seven], arguments.seconds)
+
     service = Service(environment=environment).wait_ready()
     try:
-        steps: dict[str, Callable[[], Counts]] = {
-            f"{arguments.kills} workers killed": lambda: experiments.kill_workers(
-                service, [seven], arguments.kills
+        steps: dict[str, tuple[Experiment, Wanted]] = {
+            f"{arguments.kills} workers killed": (
+                lambda service: experiments.kill_workers(service, [seven], arguments.kills),
+                {**NONE_LOST, "requeued": lambda requeued: requeued > 0},
             ),
-            "all workers killed at once": lambda: experiments.kill_all_workers(service, [seven]),
-            "a worker stopped": lambda: experiments.stop_worker(service, [seven]),
-            "the machine paused": lambda: experiments.pause_all(service, [seven], PAUSE_SECONDS),
-            "a picture that workers die of": lambda: experiments.deadly_picture(service, seven),
-            "ten times the load": lambda: experiments.overload(service, [seven], arguments.seconds),
+            "all workers killed at once": (
+                lambda service: experiments.kill_all_workers(service, [seven]),
+                {**NONE_LOST, "asked while none ran": equal({200: 1})},
+            ),
+            "a worker stopped": (
+                lambda service: experiments.stop_worker(service, [seven]),
+                NONE_LOST,
+            ),
+            "the machine paused": (
+                lambda service: experiments.pause_all(service, [seven], PAUSE_SECONDS),
+                {**NONE_LOST, "replaced": equal(0)},
+            ),
+            "a picture that workers die of": (
+                lambda service: experiments.deadly_picture(service, seven),
+                GIVEN_UP,
+            ),
+            "ten times the load": (overload, OVERLOADED),
         }
-        for name, step in steps.items():
-            note(name, step())
+        for name, (experiment, wanted) in steps.items():
+            note(name, experiment(service), wanted)
             service.wait_ready()
-        note("the front killed", experiments.kill_front(service))
+        note("the front killed", experiments.kill_front(service), {"processes left": equal([])})
     finally:
         service.process.kill()
+    with_whole_budgets = {**environment, "PIXELDP_SHRINK": "false"}
+    service = Service(environment=with_whole_budgets).wait_ready()
+    try:
+        note("ten times the load, budgets never shrunk", overload(service), OVERLOADED)
+    finally:
+        service.stop()
     for number in range(1, arguments.drains + 1):
         service = Service(environment=environment).wait_ready()
-        note(f"drain {number}", experiments.drain(service, [seven]))
+        note(f"drain {number}", experiments.drain(service, [seven]), DRAINED)
     lost = sum(counts["lost"] for name, counts in found.items() if name.startswith("drain"))
     print(f"{arguments.drains} drains: {lost} requests lost")
     if arguments.json:

@@ -160,7 +160,7 @@ def deadly_picture(service: Service, picture: bytes) -> Counts:
     """Kill whichever worker runs one picture, until it is given up; then ask for another."""
 
     async def experiment() -> Counts:
-        log, kills = Log(), 0
+        log, rounds = Log(), 0
         client = Client(service.address, picture_query(100_000), log)
         asking = asyncio.create_task(client.ask(picture))
         while not asking.done():
@@ -173,15 +173,15 @@ def deadly_picture(service: Service, picture: bytes) -> Counts:
             await asyncio.sleep(0.2)
             for pid in workers(service.process.pid):
                 os.kill(pid, signal.SIGKILL)
-                kills += 1
+            rounds += 1
             await asyncio.sleep(0.2)
         client.close()
         after = await _ask_once(service.address, picture)
-        return {"kills": kills, "answered": dict(log.answered), "the next": dict(after.answered)}
+        return {"deaths": rounds, "answered": dict(log.answered), "the next": dict(after.answered)}
 
     counts = asyncio.run(experiment())
     refusals = re.findall(r'"picture": "(sha256:[0-9a-f]{64})"', service.log)
-    return {**counts, "in the log": refusals}
+    return {**counts, "times named in the log": len(refusals)}
 
 
 def drain(service: Service, pictures: Sequence[bytes], clients: int = 8) -> Counts:
@@ -231,35 +231,48 @@ def overload(
     clients: int = 32,
 ) -> Counts:
     """Find the most answers a second, then ask for ``times`` as many, and probe meanwhile."""
+    query = picture_query(draws)
 
-    async def peak() -> float:
-        async with closed_loop(service.address, picture_query(draws), pictures, clients) as log:
+    async def rates(log: Log, start: float, end: float) -> tuple[float, float]:
+        """Return the answers, and the draws in them, a second between two moments from now on."""
+        taken: list[tuple[float, ...]] = []
+        for moment in (start, end):
+            await asyncio.sleep(moment - (start if taken else 0.0))
+            used = await asyncio.to_thread(metric, service, "pixeldp_prediction_draws_sum")
+            taken.append((time.monotonic(), log.answered[200], used))
+        passed, answers, used = (last - first for first, last in zip(*taken, strict=True))
+        return answers / passed, used / passed
+
+    async def peak() -> tuple[float, float]:
+        async with closed_loop(service.address, query, pictures, clients) as log:
             await _progress(log, clients)
-            start, before = time.monotonic(), log.answered[200]
-            await asyncio.sleep(seconds)
-            return (log.answered[200] - before) / (time.monotonic() - start)
+            return await rates(log, 0.0, seconds)
 
-    most = asyncio.run(peak())
+    async def asked(rate: float) -> tuple[Log, tuple[float, float]]:
+        # While requests come: what waits in the queue is answered afterwards, too. And not at
+        # first: whoever begins with an idle service waits for its first answers.
+        log = Log()
+        load = open_loop(service.address, query, pictures, rate, seconds, log)
+        _, found = await asyncio.gather(load, rates(log, seconds / 4, seconds))
+        return log, found
+
+    most, most_draws = asyncio.run(peak())
     pids = [os.getpid(), service.process.pid, *workers(service.process.pid)]
     before = [processor_seconds(pid) for pid in pids]
     start = time.monotonic()
-    query = picture_query(draws)
     with probing(service.address) as probes:
-        log = asyncio.run(open_loop(service.address, query, pictures, times * most, seconds))
+        log, (good, good_draws) = asyncio.run(asked(times * most))
     took = time.monotonic() - start
     shares = [
         round((processor_seconds(pid) - one) / took, 2)
         for pid, one in zip(pids, before, strict=True)
     ]
-    # While requests come: what waits in the queue is answered afterwards, too. And not at first:
-    # whoever begins with an idle service waits for its first answers.
-    counted = start + seconds / 4, start + seconds
-    good = sum(counted[0] <= one < counted[1] for one in log.times) / (counted[1] - counted[0])
     return {
         "peak (answers/s)": round(most, 1),
         "asked (requests/s)": round(times * most, 1),
         "goodput (answers/s)": round(good, 1),
         "goodput over peak": round(good / most, 3),
+        "its draws over the peak's": round(good_draws / most_draws, 3),
         "cores taken by the clients, the front, and each worker": shares,
         "probes": len(probes),
         "slowest probe (ms)": round(1000 * max(probes)),

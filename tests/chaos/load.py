@@ -114,13 +114,13 @@ async def closed_loop(
 
 
 async def open_loop(
-    address: str, query: str, pictures: Sequence[bytes], rate: float, seconds: float
-) -> Log:
+    address: str, query: str, pictures: Sequence[bytes], rate: float, seconds: float, log: Log
+) -> None:
     """Ask ``rate`` times a second at random times, whatever becomes of it; return when all ended.
 
     Connections are kept and used again, as a balancer does.
     """
-    log, idle = Log(), list[Client]()
+    idle = list[Client]()
     gaps = np.random.default_rng(0).exponential(1 / rate, max(1, int(rate * seconds)))
     start = time.monotonic()
 
@@ -138,4 +138,3 @@ async def open_loop(
     await asyncio.gather(*tasks)
     for client in idle:
         client.close()
-    return log
