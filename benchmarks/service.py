@@ -123,10 +123,16 @@ class Service:
         return reports
 
     def calibration(self) -> dict[str, Any]:
-        """How the service runs its model."""
+        """How the service runs its model.
+
+        Raises:
+            RuntimeError: some workers run it otherwise than others; start again.
+        """
         with urlopen(f"http://127.0.0.1:{self.port}/models") as response:
-            calibration: dict[str, Any] = json.load(response)["models"][0]["calibration"]
-            return calibration
+            ways: list[dict[str, Any]] = json.load(response)["models"][0]["calibrations"]
+        if len(ways) != 1:
+            raise RuntimeError(f"workers run the model in different ways: {ways}")
+        return ways[0]
 
 
 @contextmanager

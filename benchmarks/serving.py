@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument(
         "--shares", type=float, nargs="*", default=[0.5, 0.9], help="of LitServe's capacity"
     )
+    parser.add_argument("--arrivals", type=int, default=200, help="from which p99 is taken")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     seconds, confidence = arguments.seconds, arguments.confidence
@@ -145,13 +146,14 @@ def measure_litserve(
         note(f"service over LitServe, n = {n}", ours / capacity)
         for share in arguments.shares:
             rate = share * capacity
-            length = max(arguments.seconds, 40 / rate)
+            length = max(arguments.seconds, arguments.arrivals / rate)
             theirs = latencies(asyncio.run(open_loop(connection, bodies, rate, length)))
             mine = latencies(
                 asyncio.run(open_loop(service.connection(n, target), service.bodies, rate, length))
             )
             for name in ("p50", "p99"):
-                label = f"{name} at {share:.0%} of LitServe's capacity, n = {n}"
+                load = f"{share:.0%} of LitServe's capacity, {rate * length:.0f} arrivals"
+                label = f"{name} at {load}, n = {n}"
                 note(f"{label}, LitServe (ms)", theirs[name])
                 note(f"{label}, service (ms)", mine[name])
                 note(f"{label}, service over LitServe", mine[name] / theirs[name])

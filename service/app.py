@@ -89,15 +89,21 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
     app.state.uploads = Uploads(settings.queue_bytes)
     app.state.keys = Keys(settings.keys) if settings.keys else None
     app.state.cors_origins = settings.cors_origins
+    app.add_middleware(Gate, engine=engine, metrics=metrics)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
-            expose_headers=["Certified-Robust", "Certified-Size", "X-Request-Id"],
+            expose_headers=[
+                "Certified-Robust",
+                "Certified-Size",
+                "Retry-After",
+                "traceparent",
+                "X-Request-Id",
+            ],
         )
-    app.add_middleware(Gate, engine=engine, metrics=metrics)
     app.add_middleware(Envelope, metrics=metrics, tracing=traces)
     for module in (predict, models, v2, health, docs, page):
         app.include_router(module.router)

@@ -89,8 +89,10 @@ class Catalogue:
             for served in self.models
             if served.key[0] == wanted and (not colon or version == served.key[1])
         ]
+        if not self.models:
+            raise UnknownModelError("No model is served.")
         if not found:
-            names = ", ".join(sorted({served.key[0] for served in self.models})) or "none"
+            names = ", ".join(sorted({served.key[0] for served in self.models}))
             short = name if len(name) <= 80 else f"{name[:77]}…"
             raise UnknownModelError(f"No model {short!r} is served; there are: {names}.")
         return found

@@ -18,11 +18,14 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 import h11
+import structlog
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.api.problems import MEDIA_TYPE, PROBLEMS, Problem
 from service.api.security import HEADERS
+
+log = structlog.get_logger(__name__)
 
 # From the connection, or from the first byte of a further request, to the end of its head.
 HEAD_SECONDS = 10.0
@@ -170,4 +173,8 @@ async def check_connections(connections: Callable[[], set[Any]]) -> None:
         await asyncio.sleep(CHECK_SECONDS)
         now = loop.time()
         for connection in list(connections()):
-            connection.check(now)
+            try:
+                connection.check(now)
+            except Exception:  # the others are to be checked all the same
+                log.exception("connection failed")
+                connection.transport.abort()

@@ -108,7 +108,9 @@ class Settings(BaseSettings):
         "auto", description="auto: console at a terminal, else JSON, a line each."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="What is logged; info has a line for each request."
+        "info",
+        description="What is logged; info has a line for each request but probes and refusals for "
+        "lack of room, keys or rate, which only debug has.",
     )
 
     @model_validator(mode="after")
@@ -117,6 +119,14 @@ class Settings(BaseSettings):
             value, limit = getattr(self, name), getattr(self, f"{name}_limit")
             if value > limit:
                 raise ValueError(f"{name} is {value}, above {name}_limit, {limit}")
+        return self
+
+    @model_validator(mode="after")
+    def _some_worker(self) -> Self:
+        if self.devices != "auto" and not self.worker_devices():
+            raise ValueError(
+                f"devices is {self.devices!r}; expected auto or a list such as cpu,cpu"
+            )
         return self
 
     @property

@@ -26,7 +26,7 @@ _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-(
 # Strangers may send any method; numbers and logs know only these.
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 # Asked every few seconds by machines: no span, and no line in the log.
-_PROBES = ("/health/", "/metrics")
+_PROBES = ("/health/", "/v2/health/", "/metrics")
 # Under overload and attack a line for each refusal would only add to it; metrics count them.
 _QUIET = {401, 403, 429, 503}
 

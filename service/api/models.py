@@ -14,7 +14,7 @@ from service.catalogue import Served, UnknownModelError
 
 
 class Calibrated(BaseModel):
-    """How the model is run here, as measured at start, and how fast by all workers together."""
+    """How some workers run the model, as measured at start, and how fast they are together."""
 
     precision: Precision
     pass_size: int
@@ -34,7 +34,7 @@ class Model(BaseModel):
     noise: NoisePart
     card: str
     evaluation: dict[str, Any]
-    calibration: Calibrated | None
+    calibrations: list[Calibrated]
 
 
 class Models(BaseModel):
@@ -57,20 +57,26 @@ def _describe(request: Request, served: Served) -> Model:
         noise=noise_part(served.bundle),
         card=served.bundle.card,
         evaluation=manifest.evaluation,
-        calibration=_together(ready),
+        calibrations=_together(ready),
     )
 
 
-def _together(workers: list[Calibration]) -> Calibrated | None:
-    if not workers:
-        return None  # none is ready yet
-    return Calibrated(
-        precision=workers[0].precision,
-        pass_size=workers[0].pass_size,
-        compiled=workers[0].compiled,
-        draws_per_second=round(sum(one.draws_per_second for one in workers)),
-        workers=len(workers),
-    )
+def _together(workers: list[Calibration]) -> list[Calibrated]:
+    """Sum up those that run it in the same way; none is ready at first."""
+    alike: dict[tuple[Precision, int, bool], list[float]] = {}
+    for one in workers:
+        way = one.precision, one.pass_size, one.compiled
+        alike.setdefault(way, []).append(one.draws_per_second)
+    return [
+        Calibrated(
+            precision=precision,
+            pass_size=pass_size,
+            compiled=compiled,
+            draws_per_second=round(sum(speeds)),
+            workers=len(speeds),
+        )
+        for (precision, pass_size, compiled), speeds in alike.items()
+    ]
 
 
 @router.get("/models")

@@ -98,8 +98,8 @@ PROBLEMS: dict[str, _Kind] = {
     "cannot-load": _Kind(
         422,
         "The model cannot be loaded",
-        "Its bundle cannot be trusted, or a worker failed with it. What is served has not changed. "
-        "The detail says what was wrong.",
+        "Its bundle cannot be trusted, or a worker failed with it. What was served before still "
+        "is. The detail says what was wrong.",
     ),
     "confidence-out-of-reach": _Kind(
         422,

@@ -107,7 +107,7 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Whether pictures are answered now."""
-        return not self.draining and any(post.ready for post in self._posts)
+        return not self.draining and self._roster.serves and any(post.ready for post in self._posts)
 
     @property
     def queued(self) -> int:

@@ -234,10 +234,14 @@ class Loop:
     def _switch(self, model: int, compiled: Predictor) -> None:
         """Let new pictures be drawn for by a compiled network, if it is worth it."""
         running = self._models.get(model)
-        if running and running.compiled(compiled):
+        if running is None:
+            return
+        if running.compiled(compiled):
             # The former lane keeps the pictures that it has: none of them meets another h.
             self._lanes.append(running.lane)
             self._link.send(wire.Recalibrated(model=model, calibration=running.calibration))
+        else:
+            log.info("compiled it is not faster, going on without", model=model)
 
     def _load(self, model: wire.Model) -> None:
         try:

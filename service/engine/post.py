@@ -6,7 +6,7 @@ import itertools
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 _CHUNK = 1 << 20
 RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
 STEADY_SECONDS = 30.0
+# For a further model to be loaded, also from a slow disk; meanwhile no other can be.
+LOAD_SECONDS = 600.0
 # Draws that a picture takes from a pass at a time: how many pictures keep a worker's passes full.
 DRAWS_AT_A_TIME = 32
 
@@ -121,7 +123,11 @@ class Post:
         Raises:
             LoadError: it cannot, or it died over it.
         """
-        found = await self._change(model.number, wire.Add(model=model))
+        try:
+            async with asyncio.timeout(LOAD_SECONDS):
+                found = await self._change(model.number, wire.Add(model=model))
+        except TimeoutError:
+            raise LoadError(f"it was not loaded within {LOAD_SECONDS:g} s") from None
         assert found is not None
         self.calibrations[model.number] = found
         if not self._roster.agree(self, self.calibrations):
@@ -169,7 +175,8 @@ class Post:
                 pass_fds=descriptors,
             )
         reader, self._writer = await asyncio.open_connection(sock=ours)
-        tasks = [asyncio.create_task(self._watch(board, process, self._writer))]
+        writer = self._writer
+        tasks = [asyncio.create_task(_or_abort(writer, self._watch(board, process, writer)))]
         again = False
         try:
             self.send(self._roster.order(self))
@@ -180,7 +187,7 @@ class Post:
                         self._receive(message)
                     elif self._roster.agree(self, message.calibrations):
                         self.loaded, self.calibrations = True, message.calibrations
-                        tasks.append(asyncio.create_task(self._open(self._writer)))
+                        tasks.append(asyncio.create_task(_or_abort(writer, self._open(writer))))
                     else:
                         log.info("worker starts again, to be as the others", worker=self.name)
                         raise _StartAgainError
@@ -238,7 +245,9 @@ class Post:
             found = (await answer).conclusion
         finally:
             del self._probes[number]
-        if not (found.draws and found.scores and found.certified_size >= 0):
+        bounds = [(one.lower, one.expected, one.upper) for one in found.scores]
+        true = all(0 <= lower <= mean <= upper <= 1 for lower, mean, upper in bounds)
+        if not (found.draws and bounds and true and found.certified_size >= 0):
             raise LoadError(f"{bundle.manifest.name} did not certify a probe picture: {found}")
 
     async def _change(self, model: int, message: wire.ToWorker) -> Calibration | None:
@@ -318,3 +327,12 @@ def _resolve(waiters: "dict[int, asyncio.Future[T]]", number: int, outcome: T | 
         waiter.set_exception(outcome)
     else:
         waiter.set_result(outcome)
+
+
+async def _or_abort(writer: asyncio.StreamWriter, task: Coroutine[Any, Any, None]) -> None:
+    """Await ``task``; should it fail, give the worker up, as nobody would look after it."""
+    try:
+        await task
+    except Exception:
+        log.exception("supervision failed")
+        writer.transport.abort()

@@ -71,6 +71,11 @@ class Roster:
             self._pictures[model] -= 1
             self._one_left.set()
 
+    @property
+    def serves(self) -> bool:
+        """Whether there is any model."""
+        return bool(self._catalogue.models)
+
     def bundle(self, model: int) -> Bundle | None:
         """Return the model of that number; None if it is served no longer."""
         served = self._models.get(model)

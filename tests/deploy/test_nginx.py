@@ -118,6 +118,9 @@ def test_refusals_of_the_service_come_through_as_they_are(
 
 def test_what_is_not_for_outside(proxy: Proxy, seven: bytes) -> None:
     assert proxy.client.get("/metrics").status_code == 404
+    for path in ("/v2/repository/index", "/v2/repository/models/mnist-cnn/unload"):
+        refused = proxy.client.post(path)
+        assert (refused.status_code, refused.headers["Content-Type"]) == (404, "text/html")
     assert proxy.client.get("/health/ready").status_code == 200
     plain = httpx.post(f"http://127.0.0.1:{proxy.plain}/predict?target=1", content=seven)
     assert plain.status_code == 308

@@ -38,7 +38,8 @@ def test_models_are_listed(client: httpx.Client) -> None:
     assert model["digest"].startswith("sha256:")
     assert "pixeldp train" in model["card"]
     assert model["evaluation"]["accuracy"] > 0.9
-    assert model["calibration"]["draws_per_second"] > 0
+    assert sum(one["workers"] for one in model["calibrations"]) == 1
+    assert all(one["draws_per_second"] > 0 for one in model["calibrations"])
     assert client.get("/models/mnist-cnn").json() == model
     assert client.get("/models/mnist-cnn:1").json() == model
 
@@ -105,36 +106,50 @@ def metrics(running: Service) -> str:
 
 def test_under_overload_budgets_shrink_and_then_pictures_are_refused(seven: bytes) -> None:
     """Certificates stay true, only smaller; probes are answered all the while."""
-    environment = {"PIXELDP_QUEUE": "64", "PIXELDP_DEVICES": "cpu", "PIXELDP_PASS_SIZE": "128"}
+    environment = {
+        "PIXELDP_QUEUE": "64",
+        "PIXELDP_DEVICES": "cpu",
+        "PIXELDP_PASS_SIZE": "128",
+        "PIXELDP_CORS_ORIGINS": '["https://shop.example"]',
+    }
     running = Service(environment=environment).wait_ready()
 
-    async def flood() -> tuple[list[httpx.Response], list[int]]:
+    async def flood() -> tuple[list[httpx.Response], list[int], str]:
         limits = httpx.Limits(max_connections=None)
+        headers = PNG | {"Origin": "https://shop.example"}
         options = {"max_draws": 4000, "confidence": 0.999}
         async with httpx.AsyncClient(base_url=running.address, timeout=60, limits=limits) as client:
             asked = [
                 asyncio.create_task(
-                    client.post("/predict", content=seven, headers=PNG, params=options)
+                    client.post("/predict", content=seven, headers=headers, params=options)
                 )
                 for _ in range(150)
             ]
             await asyncio.sleep(0.3)
             probes = [(await client.get("/health/ready")).status_code for _ in range(5)]
-            return await asyncio.gather(*asked), probes
+            scraped = (await client.get("/metrics")).text
+            return await asyncio.gather(*asked), probes, scraped
 
     try:
-        responses, probes = asyncio.run(flood())
+        responses, probes, scraped = asyncio.run(flood())
         assert probes == [200] * 5
         answered = [response.json() for response in responses if response.status_code == 200]
         refused = [response for response in responses if response.status_code != 200]
         assert {response.status_code for response in refused} == {503}
         assert all(response.json()["type"] == "/problems/overloaded" for response in refused)
         assert all(int(response.headers["Retry-After"]) >= 1 for response in refused)
+        # A page of an allowed site can read them, or it would only see that something failed.
+        assert all("Access-Control-Allow-Origin" in response.headers for response in refused)
+        assert all(
+            "Retry-After" in response.headers["Access-Control-Expose-Headers"]
+            for response in refused
+        )
         granted = {answer["budget"]["granted"] for answer in answered}
         assert min(granted) < 4000
         assert {answer["budget"]["asked"] for answer in answered} == {4000}
         assert all(answer["draws"] <= answer["budget"]["granted"] for answer in answered)
         assert all(answer["certified_size"] > 0 for answer in answered)
+        assert float(re.findall(r"^pixeldp_budget_granted_ratio (.*)$", scraped, re.M)[0]) < 1
         assert "pixeldp_budget_granted_ratio 1.0" in metrics(running)
     finally:
         assert running.stop() == 0

@@ -34,6 +34,8 @@ def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         {"max_draws": 2000, "max_draws_limit": 1000},
         {"timeout_ms": 700_000},
         {"models": []},
+        {"devices": ""},
+        {"devices": " , "},
         {"pass_size": 1},
         {"precision": "float16"},
         {"port": 70_000},

@@ -63,7 +63,7 @@ def build(devices: int = 1, queue: int = 8, queue_bytes: int = 10**6, **more: An
 
 
 def open_post(engine: Engine, number: int = 0, pass_size: int = 32) -> Post:
-    """Have a worker be ready at a post; passes of 32 slots make a window of 2 pictures."""
+    """Have a worker be ready at a post; passes of 32 slots make a window of 8 pictures."""
     post = engine._posts[number]
     post.loaded = post.ready = True
     post.calibrations = {0: Calibration("float32", pass_size, 1000.0)}
@@ -102,6 +102,18 @@ def test_before_the_first_worker_is_ready_nothing_waits() -> None:
     async def test() -> None:
         engine = build()
         assert isinstance(await refusal(engine.predict(job())), NotReadyError)
+
+    run(test)
+
+
+def test_without_a_model_it_is_not_ready() -> None:
+    async def test() -> None:
+        catalogue = Catalogue([ZOO / "mnist-cnn"])
+        engine = build(catalogue=catalogue)
+        open_post(engine)
+        assert engine.ready
+        catalogue.drop(catalogue.models[0])
+        assert not engine.ready
 
     run(test)
 
