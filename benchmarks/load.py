@@ -15,9 +15,11 @@ import argparse
 import asyncio
 import os
 import resource
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -43,6 +45,26 @@ def processes(front: int) -> list[psutil.Process]:
 def memory(front: int) -> float:
     """Return the MiB that the service takes; what processes share counts once."""
     return float(sum(one.memory_full_info().pss for one in processes(front)) / 2**20)
+
+
+@contextmanager
+def watching(front: int) -> Iterator[list[float]]:
+    """Read the memory twice a second while the block runs, and at its end."""
+    taken: list[float] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            taken.append(memory(front))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield taken
+    finally:
+        ended.set()
+        thread.join()
+        taken.append(memory(front))
 
 
 def processor_seconds(front: int) -> float:
@@ -96,14 +118,15 @@ def main() -> None:
         for clients in CLIENTS:
             ask = service.connection(DRAWS, target)
             seconds = max(arguments.seconds, 2 * clients / peak if peak else 0.0)
-            replies, took = asyncio.run(closed_loop(ask, bodies, clients, seconds))
+            with watching(front) as taken:
+                replies, took = asyncio.run(closed_loop(ask, bodies, clients, seconds))
             good = [reply for reply in replies if reply.status == 200]
             peak = max(peak, len(good) / took)
             figures.note(f"{clients} clients: answers/s", len(good) / took)
             figures.note(f"{clients} clients: refused", len(replies) - len(good))
             for name, value in percentiles(good).items():
                 figures.note(f"{clients} clients: {name} (ms)", value)
-        figures.note("memory after 1,000 pictures in flight (MiB)", memory(front))
+            figures.note(f"{clients} clients: memory at the peak (MiB)", max(taken))
         ask = service.connection(DRAWS, None)
         replies, took = service.saturate(DRAWS, None, arguments.seconds)
         peak = len(replies) / took

@@ -98,6 +98,14 @@ def test_kustomize_builds_what_keeps_to_the_schemas(gpu: bool, tmp_path: Path) -
     assert float(used["metadata"]["threshold"]) == pytest.approx(0.7 * len(workers))
 
 
+def test_no_request_is_killed_before_its_deadline(manifests: dict[str, dict[str, Any]]) -> None:
+    pod = manifests["Deployment"]["spec"]["template"]["spec"]
+    env = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+    longest = float(env["PIXELDP_TIMEOUT_MS_LIMIT"]) / 1000
+    delay = float(env["PIXELDP_STOP_DELAY_SECONDS"])
+    assert delay + longest < pod["terminationGracePeriodSeconds"]
+
+
 def test_selectors_select_the_pods(manifests: dict[str, dict[str, Any]]) -> None:
     labels = manifests["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert manifests["Deployment"]["spec"]["selector"]["matchLabels"] == labels
