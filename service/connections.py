@@ -27,11 +27,15 @@ from service.api.security import HEADERS
 
 log = structlog.get_logger(__name__)
 
+MAX_HEADER_BYTES = 64 * 1024
 # From the connection, or from the first byte of a further request, to the end of its head.
 HEAD_SECONDS = 10.0
 # A body has this long and one second more for each so many bytes.
 BODY_SECONDS = 20.0
 LEAST_BYTES_A_SECOND = 1000.0
+# Beyond so many chunks, a body must have chunks of so many bytes on average.
+FREE_CHUNKS = 1000
+LEAST_CHUNK = 512
 # What is left of a body after its answer, and an answer that is not taken.
 REST_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
@@ -43,11 +47,37 @@ CHECK_SECONDS = 0.5
 Phase = Literal["idle", "head", "body", "rest", "working"]
 
 
+class _Parser(h11.Connection):
+    """h11's parser, but for what no honest client sends."""
+
+    _chunks = _chunked = 0
+
+    def next_event(self) -> Any:
+        """Return the next event.
+
+        Raises:
+            h11.RemoteProtocolError: as h11 does; for a body whose length is stated in two ways,
+                which those before the service may have read in the other; and for a body in tiny
+                chunks, each of which takes as much time as a large one.
+        """
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._chunked = 0
+            if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
+                raise h11.RemoteProtocolError("Content-Length and Transfer-Encoding together")
+        elif isinstance(event, h11.Data) and event.chunk_end:
+            self._chunks, self._chunked = self._chunks + 1, self._chunked + len(event.data)
+            if self._chunked < (self._chunks - FREE_CHUNKS) * LEAST_CHUNK:
+                raise h11.RemoteProtocolError(f"chunks of less than {LEAST_CHUNK} bytes on average")
+        return event
+
+
 class Connection(H11Protocol):
     """uvicorn's connection, with limits."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.conn = _Parser(h11.SERVER, MAX_HEADER_BYTES)
         self._phase: Phase = "idle"
         self._begun = self.loop.time()
         self._received = 0
@@ -111,8 +141,8 @@ class Connection(H11Protocol):
         """Answer what is no HTTP."""
         error = sys.exc_info()[1]
         if getattr(error, "error_status_hint", 400) == 431:
-            most = self.config.h11_max_incomplete_event_size
-            self._refuse("head-too-large", f"The head of a request may have {most:,} bytes.")
+            detail = f"The head of a request may have {MAX_HEADER_BYTES:,} bytes."
+            self._refuse("head-too-large", detail)
         else:
             reason, _, _ = str(error or msg).partition(": bytearray")
             self._refuse("malformed-request", f"This is not HTTP/1.1: {reason[:200]}.")

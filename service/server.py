@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -30,14 +30,13 @@ SAMPLE = Path(__file__).parents[1] / "examples" / "7.png"
 
 # Connections that may wait to be accepted.
 BACKLOG = 2048
-MAX_HEADER_BYTES = 64 * 1024
 # At the end of a stop: for what came on the last connections to be read.
 LAST_SECONDS = 0.2
 # Between collections of what is new.
 NEW_GARBAGE_SECONDS = 0.1
-# Between collections of everything, for each request that is being answered. For each it takes a
-# tenth of a millisecond.
-ALL_GARBAGE_SECONDS = 0.5
+# Between collections of everything, times what the last one took, and within these seconds.
+ALL_GARBAGE_TIMES = 1000.0
+LEAST_PAUSE, MOST_PAUSE = 0.5, 60.0
 
 
 class CannotServeError(ValueError):
@@ -74,7 +73,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self._chores = [
             asyncio.create_task(check_connections(lambda: self.server_state.connections)),
-            asyncio.create_task(_collect_garbage(lambda: self.server_state.tasks)),
+            asyncio.create_task(_collect_garbage()),
         ]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -124,29 +123,27 @@ class _Server(uvicorn.Server):
                 signal.signal(one, handler)
 
 
-async def _collect_garbage(tasks: Callable[[], Collection[object]]) -> None:
+async def _collect_garbage() -> None:
     """Find garbage by the clock, for ever, so that the loop never stands still for long.
 
     Left to itself, Python goes through everything that a thousand waiting requests have, hundreds
     of thousands of objects in a tenth of a second, whenever it happens to count enough new ones;
     though most of it is freed without that. Here it goes through what is new, often; and through
-    everything in a pause between requests, or the more rarely, the more of them there are.
-
-    Args:
-        tasks: returns the requests that are being answered.
+    everything the more rarely, the longer that takes.
     """
     gc.disable()
     gc.collect()
     gc.freeze()  # what is there from the start, stays
-    everything = time.monotonic()
+    due = 0.0
     while True:
         await asyncio.sleep(NEW_GARBAGE_SECONDS)
-        since = time.monotonic() - everything
-        if since < ALL_GARBAGE_SECONDS * max(len(tasks()), 1):
+        begun = time.monotonic()
+        if begun < due:
             gc.collect(0)
         else:
             gc.collect()
-            everything = time.monotonic()
+            now = time.monotonic()
+            due = now + min(max(ALL_GARBAGE_TIMES * (now - begun), LEAST_PAUSE), MOST_PAUSE)
 
 
 def serve(settings: Settings) -> None:
@@ -189,7 +186,6 @@ def serve(settings: Settings) -> None:
             # an upgrade, as Java's and curl's HTTP/2 clients do; and it bounds the size of headers.
             http=Connection,
             ws="none",
-            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             # Each request has a deadline of its own, so that this is never for ever.
             timeout_graceful_shutdown=settings.timeout_ms_limit // 1000 + 60,
             backlog=BACKLOG,

@@ -4,7 +4,8 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -44,33 +45,34 @@ async def read_one(request: Request, limit: int, seconds: float) -> Body:
         Problem: the body is too large, of a wrong type, or malformed.
     """
     kind = _media_type(request)
-    content = await read_whole(request, limit, seconds)
-    if kind.startswith(_READ_AS_RAW):
-        return Body([content], {})
     pool = request.app.state.predictions.pool
-    if kind == "application/json":
-        return await apart(pool, len(content), lambda: _one_of_json(content))
-    if kind == "multipart/form-data":
-        pictures = await apart(pool, len(content), lambda: _form(request.headers, content, 1))
-        if len(pictures) != 1:
-            detail = "The form must have exactly one field image; for several use /predict/batch."
-            raise Problem("malformed-request", detail)
-        return Body(pictures, {})
+    async with whole(request, limit, seconds) as content:
+        if kind.startswith(_READ_AS_RAW):
+            return Body([content], {})
+        if kind == "application/json":
+            return await apart(pool, len(content), lambda: _one_of_json(content))
+        if kind == "multipart/form-data":
+            pictures = await apart(pool, len(content), lambda: _form(request.headers, content, 1))
+            if len(pictures) != 1:
+                detail = "The form must have one field image; for several use /predict/batch."
+                raise Problem("malformed-request", detail)
+            return Body(pictures, {})
     raise _unsupported(kind, "image/png (or another image type), ")
 
 
 async def read_many(request: Request, limit: int, seconds: float, most: int) -> Body:
     """Read a request for up to ``most`` pictures; otherwise as :func:`read_one`."""
     kind = _media_type(request)
-    content = await read_whole(request, limit, seconds)
     pool = request.app.state.predictions.pool
-    if kind == "application/json":
-        return await apart(pool, len(content), lambda: _many_of_json(content, most))
-    if kind == "multipart/form-data":
-        pictures = await apart(pool, len(content), lambda: _form(request.headers, content, most))
-        if not pictures:
-            raise Problem("malformed-request", "The form has no field image; send one a picture.")
-        return Body(pictures, {})
+    async with whole(request, limit, seconds) as content:
+        if kind == "application/json":
+            return await apart(pool, len(content), lambda: _many_of_json(content, most))
+        if kind == "multipart/form-data":
+            form = await apart(pool, len(content), lambda: _form(request.headers, content, most))
+            if not form:
+                detail = "The form has no field image; send one a picture."
+                raise Problem("malformed-request", detail)
+            return Body(form, {})
     raise _unsupported(kind, "")
 
 
@@ -105,31 +107,32 @@ def _unsupported(kind: str, raw: str) -> Problem:
     return Problem("unsupported-media-type", detail)
 
 
-async def read_whole(request: Request, limit: int, seconds: float) -> bytes:
+@asynccontextmanager
+async def whole(request: Request, limit: int, seconds: float) -> AsyncIterator[bytes]:
     """Read the whole body, stopping as soon as it is too large or takes too long.
+
+    It counts as being received for as long as the block runs, which is to take it apart.
 
     Raises:
         Problem: it does.
     """
-    try:
-        async with asyncio.timeout(seconds):
-            return await _read_within(request, limit)
-    except TimeoutError:
-        detail = f"The request was not received whole within {seconds:g} s."
-        raise Problem("deadline-before-first-look", detail) from None
-
-
-async def _read_within(request: Request, limit: int) -> bytes:
     stated = request.headers.get("content-length", "")
     if stated.isdigit() and int(stated) > limit:
         raise _too_large(limit)
     with request.app.state.uploads.body() as upload:
         parts: list[bytes] = []
-        async for part in request.stream():
-            parts.append(part)
-            if upload.add(len(part)) > limit:
-                raise _too_large(limit)
-        return b"".join(parts)
+        try:
+            async with asyncio.timeout(seconds):
+                async for part in request.stream():
+                    parts.append(part)
+                    if upload.add(len(part)) > limit:
+                        raise _too_large(limit)
+        except TimeoutError:
+            detail = f"The request was not received whole within {seconds:g} s."
+            raise Problem("deadline-before-first-look", detail) from None
+        content = b"".join(parts)
+        parts.clear()
+        yield content
 
 
 def _too_large(limit: int) -> Problem:
@@ -175,10 +178,10 @@ def _base64(value: object, name: str) -> bytes:
 def _form(headers: Headers, content: bytes, most: int) -> list[bytes]:
     """Return the files of a form's fields ``image``."""
 
-    async def whole() -> AsyncGenerator[bytes, None]:
+    async def stream() -> AsyncGenerator[bytes, None]:
         yield content
 
-    parser = MultiPartParser(headers, whole(), max_files=most, max_fields=most)
+    parser = MultiPartParser(headers, stream(), max_files=most, max_fields=most)
     parser.spool_max_size = len(content) + 1  # never onto a disk
     try:
         items = _run(parser.parse()).multi_items()

@@ -26,6 +26,9 @@ async def unless_client_leaves(request: Request, work: Awaitable[T]) -> T | None
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        # An error's traceback refers to this frame: with the task, which has the error, it would be
+        # a circle, and keep the whole request until garbage is collected.
+        del task, leaving, work
 
 
 async def _client_leaves(request: Request) -> None:

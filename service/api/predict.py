@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
 from service.api import problems
 from service.api.answers import Answer, Look, headers_together
@@ -114,12 +114,16 @@ async def predict_batch(request: Request, query: Annotated[Options, Query()]) ->
         return Response(status_code=CLIENT_LEFT)
     answers = [None if isinstance(outcome, Problem) else outcome for outcome in outcomes]
     content = [
-        {"error": outcome.document()}
+        json.dumps({"error": outcome.document()})
         if isinstance(outcome, Problem)
-        else outcome.model_dump(mode="json")
+        else outcome.model_dump_json()
         for outcome in outcomes
     ]
-    return JSONResponse({"predictions": content}, headers=headers_together(answers, asked))
+    return Response(
+        f'{{"predictions":[{",".join(content)}]}}',
+        headers=headers_together(answers, asked),
+        media_type="application/json",
+    )
 
 
 @router.post(

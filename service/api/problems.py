@@ -191,8 +191,8 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
             "type": f"/problems/{self.name}",
             "title": kind.title,
             "status": kind.status,
-            "detail": self.detail,
-            **self.members,
+            "detail": _writable(self.detail),
+            **{name: _writable(value) for name, value in self.members.items()},
         }
 
     def response(self, headers: Mapping[str, str] | None = None) -> Response:
@@ -213,6 +213,11 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "content": {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}},
         }
     return described
+
+
+def _writable(value: Any) -> Any:
+    """Replace in what strangers have sent what no encoding can write: halves of characters."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def out_of_range(errors: list[Any]) -> Problem:

@@ -1,4 +1,4 @@
-"""Bodies while they are received: how much memory they may take together."""
+"""Bodies while they are received and taken apart: how much memory they may take together."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +36,7 @@ class Upload:
 
 
 class Uploads:
-    """All bodies that are being received.
+    """All bodies that are being received or taken apart.
 
     Args:
         most: bytes that large ones may take together.
@@ -47,7 +47,7 @@ class Uploads:
 
     @contextmanager
     def body(self) -> Iterator[Upload]:
-        """Count a body as long as it is received."""
+        """Count a body as long as the block runs."""
         upload = Upload(self)
         try:
             yield upload

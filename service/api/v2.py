@@ -16,7 +16,7 @@ from service.api import v2_repository
 from service.api.answers import Answer, headers_together
 from service.api.apart import apart
 from service.api.auth import requires
-from service.api.body import read_whole
+from service.api.body import whole
 from service.api.leaving import CLIENT_LEFT, unless_client_leaves
 from service.api.options import Options, parse, resolve
 from service.api.predictions import RETRY_SECONDS, Predictions
@@ -104,16 +104,17 @@ async def infer(request: Request, model: Model) -> Response:
     predictions: Predictions = request.app.state.predictions
     settings, manifest = predictions.settings, model.bundle.manifest
     arrived: float = request.scope["arrived"]
-    content = await read_whole(request, settings.max_bytes, settings.timeout_ms / 1000)
     encoding = request.headers.get("content-encoding")
     header = request.headers.get("inference-header-content-length")
 
-    def read() -> Inference:
-        plain = decompress(content, encoding, settings.max_bytes)
-        return read_inference(plain, header, manifest.input.shape, settings.max_batch)
+    async with whole(request, settings.max_bytes, settings.timeout_ms / 1000) as content:
 
-    size = len(content) if encoding is None else settings.max_bytes
-    inference = await apart(predictions.pool, size, read)
+        def read() -> Inference:
+            plain = decompress(content, encoding, settings.max_bytes)
+            return read_inference(plain, header, manifest.input.shape, settings.max_batch)
+
+        size = len(content) if encoding is None else settings.max_bytes
+        inference = await apart(predictions.pool, size, read)
     name = f"{manifest.name}:{manifest.version}"
     options = parse(inference.options | {"model": name, "scores": "all"})
     asked = resolve(options, model, settings)
@@ -150,9 +151,11 @@ async def _predict(
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(*numbered)) for numbered in enumerate(pictures)]
+        return [task.result() for task in tasks]
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
+    finally:
+        del group, tasks  # which have the error, whose traceback refers to this frame
 
 
 def _check_ready(request: Request) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.bundle import BundleError
 from service.api.auth import requires
-from service.api.body import read_whole
+from service.api.body import whole
 from service.api.predictions import RETRY_SECONDS, Predictions
 from service.api.problems import Problem
 from service.api.v2_errors import Unsupported, V2Route
@@ -95,12 +95,12 @@ async def unload(request: Request, name: str) -> dict[str, Any]:
 async def _read(request: Request) -> _Body:
     """Read the body, which may be empty."""
     settings = request.app.state.predictions.settings
-    content = await read_whole(request, MOST_BYTES, settings.timeout_ms / 1000)
-    try:
-        return _Body.model_validate_json(content or b"{}")
-    except ValidationError:
-        detail = "The body must be empty, or a JSON object with ready or parameters."
-        raise Problem("malformed-request", detail) from None
+    async with whole(request, MOST_BYTES, settings.timeout_ms / 1000) as content:
+        try:
+            return _Body.model_validate_json(content or b"{}")
+        except ValidationError:
+            detail = "The body must be empty, or a JSON object with ready or parameters."
+            raise Problem("malformed-request", detail) from None
 
 
 def _entry(name: str, version: str, state: str, reason: str = "") -> dict[str, str]:

@@ -47,7 +47,7 @@ class Output(_Part):
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    id: str = ""
+    id: Annotated[str, Field(max_length=256)] = ""
     parameters: dict[str, Any] = {}
     inputs: Annotated[list[Input], Field(min_length=1, max_length=8)]
     outputs: Annotated[list[Output], Field(max_length=16)] = []

@@ -205,22 +205,24 @@ class Engine:
             # At the deadline the worker answers with what it has; this is for one that does not.
             async with asyncio.timeout(left + GRACE_SECONDS):
                 answer = await flight.answer
+            assert flight.post is not None
+            return Result(
+                conclusion=answer.conclusion,
+                granted=flight.granted,
+                device=flight.post.device,
+                precision=answer.precision,
+                compiled=answer.compiled,
+                queue_seconds=flight.sent - arrived + answer.queue_seconds,
+                compute_seconds=answer.compute_seconds,
+                looks=answer.looks,
+            )
         except TimeoutError:
             raise DeadlineError("the worker did not answer by the deadline") from None
         finally:
             timer.cancel()
             self._forget(flight)
-        assert flight.post is not None
-        return Result(
-            conclusion=answer.conclusion,
-            granted=flight.granted,
-            device=flight.post.device,
-            precision=answer.precision,
-            compiled=answer.compiled,
-            queue_seconds=flight.sent - arrived + answer.queue_seconds,
-            compute_seconds=answer.compute_seconds,
-            looks=answer.looks,
-        )
+            # An error's traceback refers to this frame, and the flight to the error: no circle.
+            del timer, flight
 
     async def load(self, path: Path) -> Served:
         """Have every worker load the bundle in the folder ``path``, and serve it from then on.
@@ -271,13 +273,19 @@ class Engine:
             self._dispatch()
 
     def _dispatch(self) -> None:
-        """Give waiting pictures to the workers with the fewest, as many as keep passes full."""
+        """Give waiting pictures to the workers with the fewest.
+
+        Some places are kept for high priority, which need not wait for any other picture to end.
+        """
         ready = [post for post in self._posts if post.ready]
         while ready and self._waiting:
             post = min(ready, key=lambda post: len(post.flights) / post.window)
-            if len(post.flights) >= post.window:
+            if len(post.flights) < post.window:
+                flight = self._waiting.pop()
+            elif self._waiting.any_high and len(post.flights) < post.window * 5 // 4:
+                flight = self._waiting.pop_high()
+            else:
                 return
-            flight = self._waiting.pop()
             flight.post, flight.sent = post, time.monotonic()
             asked = flight.job.question.max_draws
             # Fixed before the first draw, as the division of α needs it to be.

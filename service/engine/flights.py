@@ -121,6 +121,15 @@ class Waiting:
         """Let a picture wait before those of its priority."""
         self._queue(flight).appendleft(flight)
 
+    @property
+    def any_high(self) -> bool:
+        """Whether any of high priority waits."""
+        return bool(self._high)
+
+    def pop_high(self) -> Flight:
+        """Take out the next one of high priority; there must be one."""
+        return self._high.popleft()
+
     def pop(self) -> Flight:
         """Take the next one out; there must be one."""
         self._turn = (self._turn + 1) % 4

@@ -65,6 +65,7 @@ class Loop:
         # Those of the models, and further ones that only finish what they have.
         self._lanes = [running.lane for running in self._models.values()]
         self._clients: dict[int, _Client] = {}
+        self._device = next((one.device for one, _ in loaded.values()), "cpu")
         # What threads in the background have done is taken over between passes.
         self._background: list[threading.Thread] = []
         self._finished: deque[Callable[[], None]] = deque()
@@ -255,6 +256,7 @@ class Loop:
 
     def _add(self, model: int, predictor: Predictor, calibration: Calibration) -> None:
         self._models[model] = Running.begin(model, predictor, calibration)
+        self._device = predictor.device
         self._lanes.append(self._models[model].lane)
         self._link.send(wire.Added(model=model, calibration=calibration))
 
@@ -273,8 +275,7 @@ class Loop:
     def _report(self) -> None:
         self._reported = time.monotonic()
         if self._passes:
-            device = next(iter(self._lanes)).predictor.device
-            used, memory = device_memory(device)
+            used, memory = device_memory(self._device)
             self._link.send(
                 wire.Numbers(
                     passes=self._passes,

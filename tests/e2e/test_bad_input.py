@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import json
 import socket
 import struct
 import zlib
@@ -266,6 +267,17 @@ def test_a_body_of_a_million_unknown_options(client: httpx.Client, seven: bytes)
         client.post("/predict", content=content, headers=headers), "option-out-of-range"
     )
     assert len(str(problem)) < 500
+
+
+def test_half_a_character(client: httpx.Client, seven: bytes) -> None:
+    """JSON may name one, but no encoding can write it into an answer."""
+    picture = base64.b64encode(seven).decode()
+    headers = {"Content-Type": "application/json"}
+    for path, member in (("/predict", "image"), ("/predict/batch", "images")):
+        for option in ({"\ud800": 1}, {"model": "\ud800"}, {"norm": "\ud800"}):
+            content = json.dumps({member: picture if member == "image" else [picture], **option})
+            response = client.post(path, content=content, headers=headers)
+            assert response.status_code in (404, 422), response.text
 
 
 def test_options_given_twice_or_of_a_wrong_kind(client: httpx.Client, seven: bytes) -> None:

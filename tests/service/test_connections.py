@@ -1,9 +1,11 @@
 """Clients that are slow, broken or gone, over real sockets; the limits are made short."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -65,9 +67,7 @@ def connect(app: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], 
     ready, stop = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        config = uvicorn.Config(
-            app, http=Connection, h11_max_incomplete_event_size=4096, log_config=None
-        )
+        config = uvicorn.Config(app, http=Connection, log_config=None)
         config.load()
         state = ServerState()
         server = await asyncio.get_running_loop().create_server(
@@ -168,8 +168,50 @@ def test_a_body_that_breaks_off_into_nonsense(
 
 def test_a_large_head(connect: Callable[[], socket.socket]) -> None:
     client = connect()
-    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 900)
-    assert "4,096" in check(rest(client), 431, "head-too-large")["detail"]
+    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 20_000)
+    assert "65,536" in check(rest(client), 431, "head-too-large")["detail"]
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def chunks(size: int, count: int) -> bytes:
+    return (b"%x\r\n" % size + b"x" * size + b"\r\n") * count
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 900), (600, 3000)])
+def test_a_body_in_chunks(connect: Callable[[], socket.socket], size: int, count: int) -> None:
+    client = connect()
+    last = GET.replace(b"Host: x", b"Host: x\r\nConnection: close")
+    client.sendall(CHUNKED + chunks(size, count) + b"0\r\n\r\n" + last)
+    answers = rest(client)
+    assert answers.count(b"HTTP/1.1 200") == 2
+    assert str(size * count).encode() in answers
+
+
+@pytest.mark.parametrize("path", [b"POST / ", b"GET / "])
+def test_a_body_in_tiny_chunks(connect: Callable[[], socket.socket], app: App, path: bytes) -> None:
+    """Each takes as long to read as a large one: a flood of them would stop everything else."""
+    client = connect()
+    head = CHUNKED.replace(b"POST / ", path)
+    with contextlib.suppress(ConnectionError):
+        for _ in range(100):
+            client.sendall(head + chunks(1, 20_000))
+            head = b""
+    began = time.monotonic()
+    with contextlib.suppress(ConnectionError):
+        rest(client)
+    assert time.monotonic() - began < 15  # it is closed, not read to the end
+    assert app.counted["malformed-request"] == 1
+
+
+def test_a_body_of_two_lengths(connect: Callable[[], socket.socket], app: App) -> None:
+    client = connect()
+    head = CHUNKED.replace(b"Host: x", b"Host: x\r\nContent-Length: 5")
+    client.sendall(head + b"0\r\n\r\n" + GET)
+    detail = check(rest(client), 400, "malformed-request")["detail"]
+    assert "Content-Length and Transfer-Encoding" in detail
+    assert app.begun == 0
 
 
 def test_nonsense_after_a_request_does_not_harm_its_answer(

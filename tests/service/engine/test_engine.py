@@ -4,7 +4,9 @@ Real workers are in ``tests/e2e/test_survival.py``.
 """
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -218,6 +220,42 @@ def test_pictures_of_a_dead_worker_go_first_and_in_order() -> None:
             assert engine.queued == 3
             kill(engine, post, running=set())
             assert list(open_post(engine).flights) == before
+
+    run(test)
+
+
+def test_a_refused_picture_is_freed_at_once() -> None:
+    """Not only when garbage is collected, which under load is long after."""
+
+    async def test() -> None:
+        engine = build()
+        kill(engine, open_post(engine))
+        asked = job(deadline=0.01)
+        picture = weakref.ref(asked.picture)
+        gc.disable()
+        try:
+            with pytest.raises(DeadlineError):
+                await engine.predict(asked)
+            del asked
+            await asyncio.sleep(0)
+            assert picture() is None
+        finally:
+            gc.enable()
+
+    run(test)
+
+
+def test_high_priority_does_not_wait_for_a_place() -> None:
+    async def test() -> None:
+        engine = build()
+        post = open_post(engine)
+        normal, high = [job() for _ in range(post.window)], [job(high=True) for _ in range(3)]
+        async with asking(engine, normal + high):
+            assert [one.job.high for one in post.flights.values()] == [False] * post.window + [
+                True,
+                True,
+            ]
+            assert engine.queued == 1
 
     run(test)
 

@@ -1,0 +1,63 @@
+"""Work for clients that may hang up."""
+
+import asyncio
+import gc
+import weakref
+from typing import Any
+
+import pytest
+
+from service.api.leaving import unless_client_leaves
+
+
+class Picture:
+    """What a request has."""
+
+
+class Client:
+    """Stays until it is told to leave."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+
+def test_what_a_failed_request_had_is_freed_at_once() -> None:
+    """Not only when garbage is collected, which under load is long after."""
+    pictures: list[weakref.ref[Picture]] = []
+
+    async def fail(_: Picture) -> None:
+        await asyncio.sleep(0)
+        raise ValueError("as every request to a model that is gone")
+
+    async def handle() -> None:
+        picture = Picture()
+        pictures.append(weakref.ref(picture))
+        await unless_client_leaves(Client(), fail(picture))  # type: ignore[arg-type]
+
+    async def test() -> bool:
+        gc.disable()
+        try:
+            with pytest.raises(ValueError, match="model that is gone"):
+                await handle()
+            for _ in range(3):
+                await asyncio.sleep(0)
+            return pictures[0]() is None
+        finally:
+            gc.enable()
+
+    assert asyncio.run(test())
+
+
+def test_whoever_leaves_is_worked_for_no_longer() -> None:
+    async def test() -> bool:
+        client = Client()
+        work: asyncio.Task[None] = asyncio.create_task(asyncio.sleep(60))
+        asyncio.get_running_loop().call_soon(client.left.set)
+        assert await unless_client_leaves(client, work) is None  # type: ignore[arg-type]
+        return work.cancelled()
+
+    assert asyncio.run(test())
