@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from types import FrameType
 
@@ -34,9 +34,11 @@ BACKLOG = 2048
 LAST_SECONDS = 0.2
 # Between collections of what is new.
 NEW_GARBAGE_SECONDS = 0.1
-# Between collections of everything, times what the last one took, and within these seconds.
+# Between collections of everything, times what the last one took, and within these seconds. While
+# there are many requests, whose number may have grown since: the most.
 ALL_GARBAGE_TIMES = 1000.0
-LEAST_PAUSE, MOST_PAUSE = 0.5, 60.0
+LEAST_PAUSE, MOST_PAUSE = 0.5, 120.0
+MANY_REQUESTS = 100
 
 
 class CannotServeError(ValueError):
@@ -73,7 +75,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self._chores = [
             asyncio.create_task(check_connections(lambda: self.server_state.connections)),
-            asyncio.create_task(_collect_garbage()),
+            asyncio.create_task(_collect_garbage(lambda: self.server_state.tasks)),
         ]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -123,27 +125,30 @@ class _Server(uvicorn.Server):
                 signal.signal(one, handler)
 
 
-async def _collect_garbage() -> None:
+async def _collect_garbage(requests: Callable[[], Sized]) -> None:
     """Find garbage by the clock, for ever, so that the loop never stands still for long.
 
     Left to itself, Python goes through everything that a thousand waiting requests have, hundreds
     of thousands of objects in a tenth of a second, whenever it happens to count enough new ones;
     though most of it is freed without that. Here it goes through what is new, often; and through
-    everything the more rarely, the longer that takes.
+    everything the more rarely, the longer that takes, and hardly while many requests are open.
+
+    Args:
+        requests: returns those that are being answered.
     """
     gc.disable()
     gc.collect()
     gc.freeze()  # what is there from the start, stays
-    due = 0.0
+    ended = pause = 0.0
     while True:
         await asyncio.sleep(NEW_GARBAGE_SECONDS)
         begun = time.monotonic()
-        if begun < due:
+        if begun - ended < (MOST_PAUSE if len(requests()) > MANY_REQUESTS else pause):
             gc.collect(0)
         else:
             gc.collect()
-            now = time.monotonic()
-            due = now + min(max(ALL_GARBAGE_TIMES * (now - begun), LEAST_PAUSE), MOST_PAUSE)
+            ended = time.monotonic()
+            pause = min(max(ALL_GARBAGE_TIMES * (ended - begun), LEAST_PAUSE), MOST_PAUSE)
 
 
 def serve(settings: Settings) -> None:

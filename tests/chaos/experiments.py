@@ -230,7 +230,11 @@ def overload(
     draws: int = 1000,
     clients: int = 32,
 ) -> Counts:
-    """Find the most answers a second, then ask for ``times`` as many, and probe meanwhile."""
+    """Find the most answers a second, then ask for ``times`` as many, and probe meanwhile.
+
+    That lasts twice as long as finding the peak; what counts is its second half, as the queue and
+    the workers fill up in the first, and draws that are made for what fills them answer nobody yet.
+    """
     query = picture_query(draws)
 
     async def rates(log: Log, start: float, end: float) -> tuple[float, float]:
@@ -249,11 +253,9 @@ def overload(
             return await rates(log, 0.0, seconds)
 
     async def asked(rate: float) -> tuple[Log, tuple[float, float]]:
-        # While requests come: what waits in the queue is answered afterwards, too. And not at
-        # first: whoever begins with an idle service waits for its first answers.
         log = Log()
-        load = open_loop(service.address, query, pictures, rate, seconds, log)
-        _, found = await asyncio.gather(load, rates(log, seconds / 4, seconds))
+        load = open_loop(service.address, query, pictures, rate, 2 * seconds, log)
+        _, found = await asyncio.gather(load, rates(log, seconds, 2 * seconds))
         return log, found
 
     most, most_draws = asyncio.run(peak())

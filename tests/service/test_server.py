@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.server import LEAST_PAUSE, NEW_GARBAGE_SECONDS, _collect_garbage
+from service.server import LEAST_PAUSE, MANY_REQUESTS, NEW_GARBAGE_SECONDS, _collect_garbage
 
 
 class Knot:
@@ -26,11 +26,11 @@ def _collector() -> Iterator[None]:
     gc.enable()
 
 
-def collecting(test: Coroutine[Any, Any, bool]) -> bool:
+def collecting(test: Coroutine[Any, Any, bool], requests: range = range(0)) -> bool:
     """Return what ``test`` returns, while garbage is collected."""
 
     async def run() -> bool:
-        task = asyncio.create_task(_collect_garbage())
+        task = asyncio.create_task(_collect_garbage(lambda: requests))
         await asyncio.sleep(0)
         assert not gc.isenabled()
         try:
@@ -70,6 +70,11 @@ def test_new_garbage_is_freed_however_much_there_is() -> None:
 
 def test_old_garbage_is_freed() -> None:
     assert collecting(freed(grown_old=True, patience=30))
+
+
+def test_old_garbage_waits_while_many_requests_are_open() -> None:
+    waiting = freed(grown_old=True, patience=3 * LEAST_PAUSE)
+    assert not collecting(waiting, requests=range(MANY_REQUESTS + 1))
 
 
 def test_old_garbage_waits_while_going_through_everything_takes_long() -> None:
