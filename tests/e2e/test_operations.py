@@ -38,7 +38,7 @@ def test_models_are_listed(client: httpx.Client) -> None:
     assert model["digest"].startswith("sha256:")
     assert "pixeldp train" in model["card"]
     assert model["evaluation"]["accuracy"] > 0.9
-    assert sum(one["workers"] for one in model["calibrations"]) == 1
+    assert sum(one["workers"] for one in model["calibrations"]) >= 1
     assert all(one["draws_per_second"] > 0 for one in model["calibrations"])
     assert client.get("/models/mnist-cnn").json() == model
     assert client.get("/models/mnist-cnn:1").json() == model
@@ -117,13 +117,13 @@ def test_under_overload_budgets_shrink_and_then_pictures_are_refused(seven: byte
     async def flood() -> tuple[list[httpx.Response], list[int], str]:
         limits = httpx.Limits(max_connections=None)
         headers = PNG | {"Origin": "https://shop.example"}
-        options = {"max_draws": 4000, "confidence": 0.999}
+        options = {"max_draws": 2000, "confidence": 0.999}
         async with httpx.AsyncClient(base_url=running.address, timeout=60, limits=limits) as client:
             asked = [
                 asyncio.create_task(
                     client.post("/predict", content=seven, headers=headers, params=options)
                 )
-                for _ in range(150)
+                for _ in range(120)
             ]
             await asyncio.sleep(0.3)
             probes = [(await client.get("/health/ready")).status_code for _ in range(5)]
@@ -145,8 +145,8 @@ def test_under_overload_budgets_shrink_and_then_pictures_are_refused(seven: byte
             for response in refused
         )
         granted = {answer["budget"]["granted"] for answer in answered}
-        assert min(granted) < 4000
-        assert {answer["budget"]["asked"] for answer in answered} == {4000}
+        assert min(granted) < 2000
+        assert {answer["budget"]["asked"] for answer in answered} == {2000}
         assert all(answer["draws"] <= answer["budget"]["granted"] for answer in answered)
         assert all(answer["certified_size"] > 0 for answer in answered)
         assert float(re.findall(r"^pixeldp_budget_granted_ratio (.*)$", scraped, re.M)[0]) < 1
