@@ -167,7 +167,7 @@ def _labels(text: str | None) -> tuple[str, ...] | None:
 
 
 def _decoded(file: Path) -> "NDArray[Any]":
-    from service.images import decode
+    from models.images import decode
 
     return decode(file.read_bytes()).array()
 

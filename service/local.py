@@ -48,8 +48,8 @@ def predict(
     from models.bundle import ZOO, read_bundle
     from models.calibration import calibrate
     from models.certification.procedure import Question
+    from models.images import PictureError
     from models.preprocessing import CannotCertify
-    from service.images import PictureError
 
     bundle = read_bundle(model or ZOO / "mnist-cnn")
     sizes_in = norm or bundle.manifest.sensitivity.input_norm
@@ -130,7 +130,7 @@ def _answer(predictor: "Predictor", file: Path, question: "Question") -> dict[st
 
     from models.certification.answer import conclude
     from models.certification.procedure import Inquiry
-    from service.images import decode
+    from models.images import decode
 
     encoded = predictor.encode(decode(file.read_bytes()).array())
     names = predictor.manifest.labels

@@ -14,10 +14,10 @@ from models.certification.norms import Norm
 from models.certification.procedure import Stopped, Terms
 from models.certification.reach import reachable_size
 from models.certification.tally import Scoring
+from models.images import Picture
 from models.precision import Precision
 from models.preprocessing import Preprocessing
 from service.api.options import ALL_SCORES, Asked
-from service.images import Picture
 
 
 class _Part(BaseModel):

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from models import images
 from models.certification.procedure import Question, Terms
 from models.certification.reach import draws_needed, reachable_size
 from models.preprocessing import CannotCertify, Preprocessing, plan
-from service import images
 from service.api.answers import Answer, Compute, Look, Timing, answer, look
 from service.api.auth import charge
 from service.api.options import Asked, Options, resolve

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from models.certification.answer import Conclusion
 from models.certification.procedure import Question
+from models.images import Picture
 from models.precision import Precision
 from service.engine import wire
-from service.images import Picture
 
 if TYPE_CHECKING:
     from service.engine.post import Post

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.images import decode
 from pixeldp_client._pictures import encode
-from service.images import decode
 
 
 def values(*shape: int, kind: str = "uint8") -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from tests.service import pictures as made
+from tests.models.images import pictures as made
 
 
 class Hostile(NamedTuple):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.e2e.hostile.corpus import corpus, valid
-from tests.service.pictures import png_repaired
+from tests.models.images.pictures import png_repaired
 
 INFER = "/v2/models/mnist-cnn/infer"
 NUMBERS: list[Any] = [

@@ -17,6 +17,7 @@ import structlog
 
 from models.bundle import ZOO, Manifest
 from models.certification.procedure import Question
+from models.images import Picture
 from models.pixeldp import build_network, save_network
 from models.precision import Calibration
 from service.catalogue import Catalogue
@@ -33,7 +34,6 @@ from service.engine.errors import (
 )
 from service.engine.flights import Job
 from service.engine.post import Post
-from service.images import Picture
 from service.metrics import Metrics
 from tests.models.test_bundle import DESCRIPTION
 

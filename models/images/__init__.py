@@ -38,15 +38,15 @@ The errors::
 :func:`decode` raises no others, whatever the bytes. It keeps no state and may run in many threads.
 """
 
-from service.images.decoding import MOST_PIXELS, Limits, Picture, decode, over_white
-from service.images.errors import (
+from models.images.decoding import MOST_PIXELS, Limits, Picture, decode, over_white
+from models.images.errors import (
     ACCEPTED,
     CannotCertifyPicture,
     NotAPicture,
     PictureError,
     TooManyPixels,
 )
-from service.images.files import MOST_PARTS, MOST_SCANS
+from models.images.files import MOST_PARTS, MOST_SCANS
 
 __all__ = [
     "ACCEPTED",

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from service.images import (
+from models.images import (
     MOST_PIXELS,
     CannotCertifyPicture,
     Limits,
@@ -26,8 +26,8 @@ from service.images import (
     decode,
     over_white,
 )
-from tests.service import pictures as made
-from tests.service.pictures import Array, noise, save, save_image
+from tests.models.images import pictures as made
+from tests.models.images.pictures import Array, noise, save, save_image
 
 GREY, RGB = noise(5, 7), noise(5, 7, 3)
 LA, RGBA = noise(5, 7, 2), noise(5, 7, 4)
@@ -572,7 +572,7 @@ HARMLESS = {"png text": PNG[:33] + 100 * TEXT + PNG[33:-12] + 100 * TEXT + PNG[-
 MEASURE = """
 import json, resource, sys, time
 from pathlib import Path
-from service.images import PictureError, decode
+from models.images import PictureError, decode
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.images.errors import (
+from models.images.errors import (
     CannotCertifyPicture,
     NotAPicture,
     PictureError,
     TooManyPixels,
 )
-from service.images.files import Form, Still, find_form
+from models.images.files import Form, Still, find_form
 
 # Above this Pillow warns by itself, through the process-wide warning filters.
 MOST_PIXELS = 89_478_485

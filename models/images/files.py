@@ -21,7 +21,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from service.images.errors import CannotCertifyPicture, NotAPicture
+from models.images.errors import CannotCertifyPicture, NotAPicture
 
 # Chunks, segments, strips or tiles. An honest picture of 25 megapixels has some ten thousand.
 MOST_PARTS = 65_536
