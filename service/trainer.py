@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from models.precision import Precision
 from service.noise_options import (
     Bound,
     Delta,
@@ -45,6 +46,10 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
     download: Annotated[bool, typer.Option(help="Let torchvision fetch the data set.")] = False,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="What the network trains in; by default what is faster here."),
+    ] = None,
     seed: Number = None,
     epochs: Number = None,
     threads: Number = None,
@@ -66,6 +71,7 @@ def train(
     given = {
         "name": name,
         "dataset": dataset,
+        "precision": precision,
         "seed": seed,
         "epochs": epochs,
         "threads": threads,

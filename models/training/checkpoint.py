@@ -80,8 +80,11 @@ def read_checkpoint(
     data_digest: str,
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
-) -> Progress:
+) -> tuple[Recipe, Progress]:
     """Bring network, optimiser and random numbers to where the training stood.
+
+    Returns:
+        The recipe, in the number format that the training began in, and how far it has come.
 
     Raises:
         TrainingError: a checkpoint that is damaged, or of another recipe or other data.
@@ -94,11 +97,13 @@ def read_checkpoint(
                 f"{file}: format version {document['format_version']!r}; "
                 f"this release reads {FORMAT_VERSION}"
             )
+        if recipe.precision is None:
+            recipe = recipe.changed(precision=document["recipe"]["precision"])
         _same(file, document, recipe, data_digest)
         tensors = _tensors(folder / str(document["tensors"]["file"]), document["tensors"]["sha256"])
         _restore(network, optimiser, document["optimiser"], tensors)
         torch.set_rng_state(tensors["random"])
-        return Progress(**document["progress"])
+        return recipe, Progress(**document["progress"])
     except TrainingError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

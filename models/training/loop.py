@@ -22,6 +22,7 @@ from models.bundle import (
 )
 from models.certification.certificates import MECHANISM_NORMS
 from models.pixeldp import PixelDP, save_network
+from models.precision import PRECISIONS, Precision
 from models.sensitivity.modules import encoder_sensitivity
 from models.sensitivity.operators import Sensitivity
 from models.sensitivity.projection import project_
@@ -38,6 +39,9 @@ from models.training.datasets import DataSet
 from models.training.losses import draws_loss
 from models.training.recipe import Recipe
 from models.training.watch import watch, watched_size
+
+# The number formats are compared by steps of at most so many pictures, in turns.
+TRIAL_PICTURES, TRIALS = 16, 3
 
 
 def train(
@@ -56,8 +60,9 @@ def train(
         data: the training pictures.
         out: the bundle's folder; checkpoints are kept in it until the training is done.
         begin: what sets the training up; a denoiser's is another than a whole network's.
-        resume: go on from the checkpoint in ``out``, if there is one. On the same machine the
-            weights end as they would have without the interruption.
+        resume: go on from the checkpoint in ``out``, if there is one, in the number format that
+            it began in. On the same machine the weights end as they would have without the
+            interruption.
         progress: show a bar and a line for each epoch on standard error.
 
     Returns:
@@ -121,9 +126,11 @@ class Training:
     def run(self, out: Path, progress: bool) -> Manifest:
         """Train to the end, from the checkpoint in ``out`` if there is one."""
         if (out / CHECKPOINT).exists():
-            self.progress = read_checkpoint(
+            self.recipe, self.progress = read_checkpoint(
                 out, self.recipe, self._data_digest, self.network, self._optimiser
             )
+        elif self.recipe.precision is None:
+            self.recipe = self.recipe.changed(precision=self._faster(progress))
         begun = self.progress.epochs
         total = self.recipe.epochs * self._steps
         schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -252,8 +259,50 @@ class Training:
             noisy_accuracy=hits / len(self.data),
         )
 
+    def _faster(self, progress: bool) -> Precision:
+        """Measure in which number format a step takes less time, and leave no trace of it."""
+        batch = torch.arange(min(TRIAL_PICTURES, self.recipe.batch_size, len(self.data)))
+        buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+        taken: dict[Precision, list[float]] = {precision: [] for precision in PRECISIONS}
+        asked = self.recipe
+        self.network.train()
+        with torch.random.fork_rng(devices=[]):
+            for _ in range(TRIALS):
+                for precision, times in taken.items():
+                    self.recipe = asked.changed(precision=precision)
+                    began = time.perf_counter()
+                    self._gradients(batch, 0)
+                    times.append(time.perf_counter() - began)
+        self.recipe = asked
+        self._optimiser.zero_grad()
+        for buffer, before in buffers:  # the running statistics of normalisation
+            buffer.copy_(before)
+        # The least of each: the first step pays for set-up, and others may wait for the machine.
+        least = {precision: min(times) for precision, times in taken.items()}
+        fastest = min(least, key=least.__getitem__)
+        if progress:
+            told = ", ".join(f"{1000 * least[one]:.3g} ms in {one}" for one in least)
+            tqdm.write(
+                f"training in {fastest}: a step of {len(batch)} pictures takes {told}",
+                file=sys.stderr,
+            )
+        return fastest
+
     def _step(self, batch: Tensor, step: int) -> tuple[float, float]:
         """Make one step; return the loss and the share of draws that gave the right label."""
+        loss, accuracy = self._gradients(batch, step)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss.item()} in epoch {step // self._steps + 1}, step "
+                f"{step % self._steps + 1}: lower the learning rate "
+                f"(now {self.recipe.optimiser.learning_rate:g}) or lengthen its warm-up"
+            )
+        self._optimiser.step()
+        self._keep_sensitivity()
+        return loss.item(), accuracy
+
+    def _gradients(self, batch: Tensor, step: int) -> tuple[Tensor, float]:
+        """Set the gradients of a step; return the loss and the share of draws that were right."""
         recipe, labels = self.recipe, self._labels[batch]
         pictures = torch.from_numpy(self.data.images[batch.numpy()]).permute(0, 3, 1, 2)
         pictures = augment(pictures.contiguous().float() / 255, recipe.augmentation)
@@ -264,17 +313,9 @@ class Training:
         if recipe.channels_last and noisy.dim() == 4:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
         loss, accuracy = self._loss(noisy, pictures, labels)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss became {loss.item()} in epoch {step // self._steps + 1}, step "
-                f"{step % self._steps + 1}: lower the learning rate "
-                f"(now {recipe.optimiser.learning_rate:g}) or lengthen its warm-up"
-            )
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        self._optimiser.step()
-        self._keep_sensitivity()
-        return loss.item(), accuracy
+        return loss.detach(), accuracy
 
     def _loss(self, noisy: Tensor, pictures: Tensor, labels: Tensor) -> tuple[Tensor, float]:
         """Return the loss, and the share of draws that gave the right label.
@@ -296,6 +337,7 @@ class Training:
     def _watch(self) -> None:
         """Certify the pictures held out with the network as it is now."""
         if self.held_out:
+            assert self.recipe.precision is not None  # since the training began
             self.progress.accuracy, self.progress.certified = watch(
                 self.network, self.manifest(), self.held_out, self.recipe.precision
             )

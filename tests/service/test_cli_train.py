@@ -34,6 +34,13 @@ def test_train_says_what_came_out(tmp_path: Path, capsys: Captured) -> None:
     assert "gaussian noise of scale 0.25 (image), sensitivity 1 from l2 to l2 (identity)" in said
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_train_in_the_number_format_that_was_asked_for(tmp_path: Path, precision: str) -> None:
+    options = ["--epochs", "1", "--precision", precision]
+    assert main(["train", "digits", "--out", str(tmp_path), *options]) == 0
+    assert read_bundle(tmp_path).manifest.training["recipe"]["precision"] == precision
+
+
 def test_train_on_pictures_of_ones_own(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (60, 9, 7, 3), dtype=np.uint8)

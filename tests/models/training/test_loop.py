@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from models.bundle import read_bundle, write_whole
 from models.certification.certificates import construction_scale
 from models.pixeldp import load_network
+from models.precision import PRECISIONS, Precision
 from models.sensitivity.modules import encoder_sensitivity
 from models.training import checkpoint, loop
 from models.training.checkpoint import CHECKPOINT, TrainingError
@@ -98,6 +100,65 @@ def test_a_resumed_training_ends_with_the_same_weights(
     other = chosen.changed(seed=1)
     train(other, few, tmp_path / "other", progress=False)
     assert (tmp_path / "other" / WEIGHTS).read_bytes() != (parts / WEIGHTS).read_bytes()
+
+
+class Slowed(loop.Training):
+    """A training in which one number format is slow, as on machines without arithmetic in it."""
+
+    slow = "float32"
+
+    def _loss(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, float]:
+        if self.recipe.precision == self.slow:
+            time.sleep(0.3)
+        return super()._loss(*arguments)
+
+
+@pytest.mark.parametrize(("slow", "faster"), [PRECISIONS, PRECISIONS[::-1]])
+def test_what_is_faster_here_is_trained_in_and_recorded(
+    tmp_path: Path,
+    few: DataSet,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    slow: Precision,
+    faster: Precision,
+) -> None:
+    monkeypatch.setattr(Slowed, "slow", slow)
+    asked = recipe(epochs=1, precision=None)
+    manifest = train(asked, few, tmp_path, begin=Slowed)
+    assert manifest.training["recipe"] == asked.changed(precision=faster).model_dump(mode="json")
+    said = capsys.readouterr().err
+    assert f"training in {faster}: a step of 16 pictures takes" in said
+    assert f" ms in {slow}" in said
+
+
+def test_the_measurement_leaves_no_trace(tmp_path: Path, few: DataSet) -> None:
+    """Neither in weights, nor in running statistics, nor in random numbers."""
+    resnet = {"name": "fast-resnet", "arguments": {"channels": [2, 2, 2, 2]}}
+    asked = recipe(epochs=1, precision=None, architecture=resnet, draws=2)
+    manifest = train(asked, few, tmp_path / "measured", progress=False)
+    said = asked.changed(precision=manifest.training["recipe"]["precision"])
+    train(said, few, tmp_path / "said", progress=False)
+    assert (tmp_path / "measured" / WEIGHTS).read_bytes() == (
+        tmp_path / "said" / WEIGHTS
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_training_goes_on_in_the_format_that_it_began_in(
+    tmp_path: Path, few: DataSet, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    """Even where the other one is faster."""
+    monkeypatch.setattr(Slowed, "slow", precision)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_checkpoint", interrupted_after(1))
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(epochs=2, precision=precision), few, tmp_path, progress=False)
+    (other,) = set(PRECISIONS) - {precision}
+    with pytest.raises(TrainingError, match="was begun with another precision; resume with"):
+        train(recipe(epochs=2, precision=other), few, tmp_path, resume=True, progress=False)
+    left_open = recipe(epochs=2, precision=None)
+    manifest = train(left_open, few, tmp_path, begin=Slowed, resume=True, progress=False)
+    assert manifest.training["recipe"]["precision"] == precision
 
 
 @pytest.fixture

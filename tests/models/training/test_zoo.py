@@ -32,7 +32,8 @@ def test_it_is_small_and_was_trained_by_the_recipe_of_its_name(name: str) -> Non
     assert sum(file.stat().st_size for file in bundle.path.iterdir()) <= 8_000_000
     manifest, recipe = bundle.manifest, find_recipe(name)
     assert manifest.name == name
-    assert Recipe.model_validate(manifest.training["recipe"]) == recipe
+    recorded = Recipe.model_validate(manifest.training["recipe"])
+    assert recorded.changed(precision=recipe.precision) == recipe
     assert (
         manifest.training["data"]["pictures"]
         == {"mnist": 60_000, "cifar10": 50_000}[recipe.dataset]
@@ -54,7 +55,8 @@ def test_it_reached_what_was_asked_of_it(name: str) -> None:
 def test_its_card_tells_how_to_make_it_again_and_gives_the_recorded_figures(name: str) -> None:
     bundle = read_bundle(ZOO / name)
     data = find_recipe(name).dataset
-    assert f"pixeldp train {name} --data " in bundle.card
+    precision = bundle.manifest.training["recipe"]["precision"]
+    assert f"pixeldp train {name} --precision {precision} --data " in bundle.card
     assert f"pixeldp evaluate models/zoo/{name} --data {data} --root " in bundle.card
     evaluation = Evaluation.model_validate(bundle.manifest.evaluation)
     assert f"{evaluation.accuracy:.1%}" in bundle.card
