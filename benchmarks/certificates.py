@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from models.bundle import ZOO, read_bundle
+from models.bundle import ZOO
 from models.certification.comparison import cohen_size, paper_size
 from models.certification.procedure import Inquiry, Question, Terms
 from models.certification.tally import Tally
+from models.loaded import load_model
 from models.predictor import Predictor
 from models.training.datasets import load
 
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    predictor = Predictor(read_bundle(arguments.bundle), PASS, precision="bfloat16")
+    predictor = Predictor(load_model(arguments.bundle), PASS, precision="bfloat16")
     pictures = load(arguments.dataset, arguments.data, "test").images
     chosen = pictures[:: max(1, len(pictures) // arguments.pictures)][: arguments.pictures]
     count = max(arguments.draws, 1000 + MOST_PILOT, 1000 + COHEN_SELECTION)

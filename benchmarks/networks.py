@@ -22,6 +22,7 @@ from models.bundle import ZOO, Bundle, read_bundle
 from models.calibration import calibrate, compare
 from models.certification.answer import conclude
 from models.certification.procedure import Inquiry, Question
+from models.loaded import load_model
 from models.pixeldp import build_network, load_network, save_network
 from models.predictor import Predictor
 
@@ -46,7 +47,7 @@ def plain(bundle: Bundle, rows: int, seconds: float) -> float:
 def fast_path(bundle: Bundle, rounds: int, seconds: float, figures: Figures) -> None:
     """Compare the chosen way with plain PyTorch."""
     torch.set_num_threads(1)
-    eager, calibration = calibrate(bundle, "cpu", None, None)
+    eager, calibration = calibrate(load_model(bundle), "cpu", None, None)
     compiled = eager.compile()
     adopted = compare(eager, compiled, calibration)
     chosen = compiled if adopted else eager
@@ -78,7 +79,7 @@ def with_labels(bundle: Bundle, labels: int, folder: Path) -> Path:
 
 def certification(bundle: Bundle, labels: int, repeats: int = 20) -> float:
     """Return the milliseconds that looks and answer take for a picture of 1,000 draws."""
-    predictor = Predictor(bundle, 64)
+    predictor = Predictor(load_model(bundle), 64)
     shape = bundle.manifest.input.shape
     black = predictor.encode(np.zeros((shape[1], shape[2], shape[0]), np.uint8))
     votes = np.random.default_rng(0).integers(0, labels, DRAWS)

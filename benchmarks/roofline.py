@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.http import Reply
 from benchmarks.service import Service
-from models.bundle import read_bundle
+from models.loaded import load_model
 from models.noise import Features
 from models.precision import Precision
 from models.predictor import Predictor
@@ -70,7 +70,7 @@ def _loop(
 ) -> None:
     """Make passes for ever."""
     torch.set_num_threads(1)
-    predictor = Predictor(read_bundle(Path(bundle)), pass_size, precision=precision)
+    predictor = Predictor(load_model(Path(bundle)), pass_size, precision=precision)
     if compiled:
         predictor = predictor.compile()
     shape = predictor.manifest.input.shape

@@ -10,8 +10,12 @@ turns a bundle into a network.
 import hashlib
 import json
 import os
+import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -136,7 +140,10 @@ class Manifest(_Part):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose description is well formed and whose weights have the digest it states."""
+    """A bundle whose description is well formed.
+
+    That its other files are those that the description states is seen when they are read.
+    """
 
     path: Path
     manifest: Manifest
@@ -153,25 +160,47 @@ class Bundle:
         return self.path / PROGRAM if self.manifest.program else None
 
     @property
+    def files(self) -> "list[tuple[Path, WeightsSpec | ProgramSpec]]":
+        """Its files beside the description, with what that states of them."""
+        specs = (self.manifest.weights, self.manifest.program)
+        return [(self.path / spec.file, spec) for spec in specs if spec]
+
+    @property
     def card(self) -> str:
         """The model card's text; empty when the bundle has none."""
-        card = self.path / CARD
-        return card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        try:
+            with opened(self.path / CARD) as stream:
+                return stream.read().decode("utf-8", errors="replace")
+        except BundleError:
+            return ""
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read and check the bundle in the folder ``path``.
+    """Read and check the bundle in the folder ``path``, its large files too.
 
     Raises:
         BundleError: a file is missing or malformed, of an unknown format version, or the weights
             are not those that the description was written for.
     """
+    bundle = describe(path)
+    for file, spec in bundle.files:
+        with opened(file) as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        _compare_digest(file, found, spec.sha256)
+    return bundle
+
+
+def describe(path: Path) -> Bundle:
+    """Read the description of the bundle in the folder ``path``, and none of its large files.
+
+    These are checked by :func:`read_bundle`, and in any case when they are loaded.
+
+    Raises:
+        BundleError: the description is missing, malformed or of an unknown format version.
+    """
     file = path / MANIFEST
-    try:
-        raw = file.read_bytes()
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror}); expected a folder with {MANIFEST}"
-        raise BundleError(file, "file", reason) from None
+    with opened(file, f"; expected a folder with {MANIFEST}") as stream:
+        raw = stream.read()
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -188,18 +217,44 @@ def read_bundle(path: Path) -> Bundle:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "document"
         raise BundleError(file, field, first["msg"]) from None
-    for spec in (manifest.weights, manifest.program):
-        if spec:
-            _check_digest(path / spec.file, spec.sha256)
     return Bundle(path, manifest, f"sha256:{hashlib.sha256(raw).hexdigest()}")
 
 
-def _check_digest(file: Path, stated: str) -> None:
+def read_file(file: Path, spec: WeightsSpec | ProgramSpec) -> bytes:
+    """Read one of a bundle's large files, which must be what ``spec`` states.
+
+    Raises:
+        BundleError: it cannot be read, or is another.
+    """
+    with opened(file) as stream:
+        content = stream.read()
+    _compare_digest(file, hashlib.sha256(content).hexdigest(), spec.sha256)
+    return content
+
+
+@contextmanager
+def opened(file: Path, hint: str = "") -> Iterator[BufferedReader]:
+    """Open a regular file for reading; anything else could keep its reader waiting for ever.
+
+    Args:
+        file: the file.
+        hint: what to add where it cannot be read.
+
+    Raises:
+        BundleError: there is none, it is not a regular file, or it cannot be read.
+    """
     try:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise BundleError(file, "file", f"is not a regular file{hint}")
+        with os.fdopen(descriptor, "rb") as stream:
+            yield stream
     except OSError as error:
-        raise BundleError(file, "file", f"cannot be read ({error.strerror})") from None
+        raise BundleError(file, "file", f"cannot be read ({error.strerror}){hint}") from None
+
+
+def _compare_digest(file: Path, found: str, stated: str) -> None:
     if found != stated:
         raise BundleError(file, "sha256", f"is {found}, but {MANIFEST} states {stated}")
 

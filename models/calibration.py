@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from models.bundle import Bundle
+from models.loaded import LoadedModel
 from models.precision import PRECISIONS, Calibration, Precision
 from models.predictor import Predictor
 
@@ -25,59 +25,78 @@ PASS_SIZES: dict[str, tuple[int, ...]] = {
 # The smallest pass that makes this share of the best speed: beyond it only waiting times grow.
 KNEE = 0.95
 SECONDS_A_TRIAL = 0.06
+# A format that is as many times slower in the smallest pass is not tried in a larger one: where the
+# processor lacks bfloat16 that would take most of a start.
+FAR_BEHIND = 4.0
 # How much faster a compiled network must be to be changed to.
 WORTHWHILE = 1.05
 
 
 def calibrate(
-    bundle: Bundle, device: str, precision: Precision | None, pass_size: int | None
+    model: LoadedModel, device: str, precision: Precision | None, pass_size: int | None
 ) -> tuple[Predictor, Calibration]:
-    """Load a model in the way that draws fastest.
+    """Find the way of running a model that draws fastest.
 
     Args:
-        bundle: the model.
+        model: the model.
         device: a torch device.
         precision: None to measure which is fastest.
         pass_size: None to measure which is enough.
 
     Raises:
-        BundleError: the bundle cannot be trusted.
         RuntimeError: the network runs in none of the formats.
     """
     formats: Sequence[Precision] = (precision,) if precision else PRECISIONS
-    predictors = [Predictor(bundle, pass_size or LEAST_PASS, device, one) for one in formats]
-    trial = pass_size or _bearable(predictors[0])
-    measured: list[tuple[float, Predictor]] = []
-    for predictor in predictors:
-        predictor.pass_size = trial
-        try:
-            measured.append((predictor.measure(SECONDS_A_TRIAL), predictor))
-        except RuntimeError:
-            # Imported networks may do sums in float32 whatever their weights are in.
-            if predictor is predictors[-1] and not measured:
-                raise
+    predictors = [Predictor(model, LEAST_PASS, device, one) for one in formats]
+    first = _measure(predictors, LEAST_PASS)
+    best = max(speed for speed, _ in first)
+    near = [(speed, predictor) for speed, predictor in first if FAR_BEHIND * speed >= best]
+    trial = pass_size or _bearable(min(speed for speed, _ in near))
+    measured = _measure([predictor for _, predictor in near], trial)
     speed, predictor = max(measured, key=lambda pair: pair[0])
     if pass_size is None and trial == TYPICAL_PASS:
-        speed = _find_knee(predictor)
+        speed = _find_knee(predictor, speed)
     return predictor, Calibration(predictor.precision, predictor.pass_size, round(speed, 1))
 
 
-def _bearable(predictor: Predictor) -> int:
+def _measure(predictors: Sequence[Predictor], pass_size: int) -> list[tuple[float, Predictor]]:
+    """Return the draws per second of those that run.
+
+    Raises:
+        RuntimeError: none of them does.
+    """
+    found: list[tuple[float, Predictor]] = []
+    for predictor in predictors:
+        predictor.pass_size = pass_size
+        try:
+            found.append((predictor.measure(SECONDS_A_TRIAL), predictor))
+        except RuntimeError:
+            # Imported networks may do sums in float32 whatever their weights are in.
+            if predictor is predictors[-1] and not found:
+                raise
+    return found
+
+
+def _bearable(speed: float) -> int:
     """Return the size of pass, at most the typical one, that does not take too long."""
-    speed = predictor.measure(SECONDS_A_TRIAL)
     size = TYPICAL_PASS
     while size > LEAST_PASS and size > speed * LONGEST_PASS:
         size //= 2
     return size
 
 
-def _find_knee(predictor: Predictor) -> float:
-    """Set the smallest pass size that is nearly as fast as any; return its speed."""
+def _find_knee(predictor: Predictor, typical: float) -> float:
+    """Set the smallest pass size that is nearly as fast as any; return its speed.
+
+    Args:
+        predictor: what to measure.
+        typical: its draws per second at ``TYPICAL_PASS``.
+    """
     found: dict[int, float] = {}
     for size in PASS_SIZES["cuda" if predictor.device.startswith("cuda") else "cpu"]:
         predictor.pass_size = size
         try:
-            found[size] = predictor.measure(SECONDS_A_TRIAL)
+            found[size] = typical if size == TYPICAL_PASS else predictor.measure(SECONDS_A_TRIAL)
         except torch.OutOfMemoryError:
             break
     enough = KNEE * max(found.values())

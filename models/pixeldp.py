@@ -24,6 +24,7 @@ from models.bundle import (
     Manifest,
     ProgramSpec,
     WeightsSpec,
+    read_file,
     write_manifest,
     write_whole,
 )
@@ -135,13 +136,7 @@ def load_network(bundle: Bundle) -> PixelDP:
 
 
 def _read_weights(bundle: Bundle) -> dict[str, Tensor]:
-    try:
-        content = bundle.weights.read_bytes()
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror})"
-        raise BundleError(bundle.weights, "file", reason) from None
-    if hashlib.sha256(content).hexdigest() != bundle.manifest.weights.sha256:
-        raise BundleError(bundle.weights, "sha256", "has changed since the bundle was read")
+    content = read_file(bundle.weights, bundle.manifest.weights)
     try:
         weights = load(content)
     except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
@@ -168,13 +163,7 @@ def _read_program(bundle: Bundle) -> bytes | None:
     spec, file = bundle.manifest.program, bundle.program
     if spec is None or file is None:
         return None
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise BundleError(file, "file", f"cannot be read ({error.strerror})") from None
-    if hashlib.sha256(content).hexdigest() != spec.sha256:
-        raise BundleError(file, "sha256", "has changed since the bundle was read")
-    return content
+    return read_file(file, spec)
 
 
 def save_network(path: Path, manifest: Manifest, network: nn.Module) -> None:

@@ -9,24 +9,23 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import prod
 from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.bundle import MANIFEST, Bundle, BundleError, Manifest
+from models.bundle import Manifest
 from models.certification.arrays import Floats, Integers
 from models.certification.procedure import Terms
 from models.certification.tally import draw_scores
 from models.device_noise import DeviceNoise
-from models.networks.folding import fold
+from models.loaded import LoadedModel
 from models.networks.placement import IMAGE
-from models.noise import PIXEL_STEP, Features, GridNoise, Key, system_key
-from models.pixeldp import load_network
+from models.noise import Features, Key, system_key
 from models.precision import Precision
 from models.preprocessing import Preprocessing, plan
-from models.sensitivity.error import encoder_error
 
 _DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Weights are constants; and no pool of helper processes that could outlive a worker.
@@ -34,8 +33,6 @@ _COMPILE: dict[str, str | int | bool | Callable[..., object]] = {
     "freezing": True,
     "compile_threads": 1,
 }
-# Features of a layer are clipped to as many noise scales, on a grid of so many steps to each side.
-LEAST_REACH, MOST_REACH, STEPS = 512.0, 4096.0, 2**15
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Predictor:
     cannot depend on how many others there are.
 
     Args:
-        bundle: a checked bundle.
+        model: the loaded model, of which it makes its own copy of h.
         pass_size: rows of every pass.
         device: a torch device.
         precision: the number format of h. The certificate takes h to be any function.
@@ -62,35 +59,23 @@ class Predictor:
 
     def __init__(
         self,
-        bundle: Bundle,
+        model: LoadedModel,
         pass_size: int,
         device: str = "cpu",
         precision: Precision = "float32",
         key: Key = system_key,
     ) -> None:
-        self.bundle, self.pass_size = bundle, pass_size
+        self.bundle, self.pass_size = model.bundle, pass_size
         self.device, self.precision, self.compiled = device, precision, False
         self._key = key
-        manifest = bundle.manifest
-        network = load_network(bundle)
-        self._encoder = network.encoder.double()
-        classifier = fold(network.classifier).to(device, _DTYPES[precision])
-        # The layout that convolutions are fast in, on CPUs with bfloat16 by far.
-        classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._classifier: Callable[[torch.Tensor], torch.Tensor] = classifier
-        self._on_image = manifest.noise.placement == IMAGE
+        self._encoder, self._encoder_error = model.encoder, model.encoder_error
+        self._feature_shape, self.noise = model.feature_shape, model.noise
+        self._classifier: Callable[[torch.Tensor], torch.Tensor]
+        self._classifier = model.classifier(device, _DTYPES[precision])
+        self._on_image = model.manifest.noise.placement == IMAGE
         # Compiled networks do not run in inference mode.
         self._without_gradients: Callable[[], AbstractContextManager[object]]
         self._without_gradients = torch.inference_mode
-        features = self._run_encoder(np.zeros(manifest.input.shape))
-        self._feature_shape, self._values = features.shape, features.size
-        self._encoder_error = encoder_error(
-            self._encoder, manifest.input.shape, manifest.sensitivity.noise_norm
-        )
-        try:
-            self.noise = grid_noise(manifest, self._encoder_error.largest)
-        except ValueError as error:
-            raise BundleError(bundle.path / MANIFEST, "noise.scale", str(error)) from None
         self._device_noise: DeviceNoise | None = None
         if device.startswith("cuda"):
             self.draw_on_device()
@@ -185,7 +170,8 @@ class Predictor:
 
     def measure(self, seconds: float = 0.2) -> float:
         """Run passes of a black picture for about ``seconds`` and return the draws per second."""
-        features = [Features(np.zeros(self._values, dtype=np.int32), on_grid=self._on_image)]
+        black = np.zeros(prod(self._feature_shape), dtype=np.int32)
+        features = [Features(black, on_grid=self._on_image)]
         rows = np.zeros(self.pass_size, dtype=np.intp)
         self.run(features, rows)  # the first pass pays for set-up
         passes, start = 0, time.perf_counter()
@@ -216,25 +202,3 @@ class Predictor:
             tau=self.noise.total_variation(m),
             rho=rho,
         )
-
-
-def grid_noise(manifest: Manifest, largest: float) -> GridNoise:
-    """Return the grid on which a model's noise is drawn.
-
-    In the image, 8-bit pixels lie on the grid of 1/255. After a layer it reaches as far as the
-    features can, within limits, by steps of at most an eighth of the noise scale: rounding to them
-    is felt as less than a thousandth more noise. Where features are clipped even so, that is part
-    of h: it moves no two of them apart.
-
-    Args:
-        manifest: the model's description.
-        largest: what no feature exceeds, whatever the picture.
-
-    Raises:
-        ValueError: a noise scale too small for the pixels' grid.
-    """
-    noise = manifest.noise
-    if noise.placement == IMAGE:
-        return GridNoise(noise.mechanism, noise.scale, PIXEL_STEP, largest=1.0)
-    reach = min(max(largest / noise.scale, LEAST_REACH), MOST_REACH) * noise.scale
-    return GridNoise(noise.mechanism, noise.scale, reach / STEPS, largest=reach)

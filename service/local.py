@@ -45,16 +45,17 @@ def predict(
 
     from tqdm import tqdm
 
-    from models.bundle import ZOO, read_bundle
+    from models.bundle import ZOO
     from models.calibration import calibrate
     from models.certification.procedure import Question
     from models.images import PictureError
+    from models.loaded import load_model
     from models.preprocessing import CannotCertify
 
-    bundle = read_bundle(model or ZOO / "mnist-cnn")
-    sizes_in = norm or bundle.manifest.sensitivity.input_norm
+    loaded = load_model(model or ZOO / "mnist-cnn")
+    sizes_in = norm or loaded.manifest.sensitivity.input_norm
     question = Question(confidence, max_draws, target, sizes_in)
-    predictor, _ = calibrate(bundle, device, None, PASS)
+    predictor, _ = calibrate(loaded, device, None, PASS)
     skipped = 0
     if not as_json:
         typer.echo(_row("label", "size", "robust", "draws", "picture"))

@@ -4,6 +4,7 @@ Every picture gets the certificate that the service would answer without a targe
 attacked picture. ``figures`` says what is computed from them.
 """
 
+import copy
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -33,8 +34,8 @@ from models.evaluation.figures import (
     certified_curve,
     interval,
 )
+from models.loaded import LoadedModel, load_model
 from models.noise import system_key
-from models.pixeldp import load_network
 from models.precision import Precision
 from models.predictor import Predictor
 from models.preprocessing import Pixels
@@ -85,19 +86,20 @@ class Running:
     pass_size: int = 256
     seed: int | None = 0
 
-    def load(self, bundle: Bundle) -> Predictor:
-        """Load a model."""
+    def load(self, model: LoadedModel) -> Predictor:
+        """Return what answers with a model."""
         precision = self.precision
         if precision is None:
-            precision = calibrate(bundle, self.device, None, self.pass_size)[1].precision
+            precision = calibrate(model, self.device, None, self.pass_size)[1].precision
         key = system_key if self.seed is None else repeatable_key(self.seed)
-        return Predictor(bundle, self.pass_size, self.device, precision, key)
+        return Predictor(model, self.pass_size, self.device, precision, key)
 
 
 @dataclass
 class _Evaluator:
     """One evaluation under way."""
 
+    model: LoadedModel
     predictor: Predictor
     question: Question
     data: DataSet
@@ -130,7 +132,7 @@ class _Evaluator:
         if baseline:
             scores, draws, whose = baseline.scores, 1, "baseline"
         else:
-            network = load_network(self.predictor.bundle).to(device)
+            network = copy.deepcopy(self.model.network).to(device)
             scores, whose = noisy_scores(network, draws), "model"
         step = max(1, len(self.data) // self.attacks.pictures)
         which = np.arange(0, len(self.data), step)[: self.attacks.pictures]
@@ -226,8 +228,9 @@ def evaluate(
     plain = Baseline(baseline, manifest, running.device) if baseline else None
     if plain:
         _check_shape(manifest, data, "a baseline")
-    predictor = running.load(bundle)
-    run = _Evaluator(predictor, question, data.every(every), radii, attacks, progress)
+    model = load_model(bundle)
+    predictor = running.load(model)
+    run = _Evaluator(model, predictor, question, data.every(every), radii, attacks, progress)
     began = time.perf_counter()
     leaders, sizes = run.certify(run.data.images, "certificates")
     seconds, draws = time.perf_counter() - began, run.draws

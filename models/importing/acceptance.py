@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.bundle import Bundle
 from models.certification.procedure import Inquiry, Question
 from models.evaluation.answers import answers
 from models.importing.files import ImportFailedError
+from models.loaded import LoadedModel
 from models.precision import PRECISIONS, Precision
 from models.predictor import Predictor
 
@@ -23,8 +23,8 @@ ROWS = 8
 _ROUNDING: dict[Precision, float] = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
-def examine(bundle: Bundle) -> tuple[Precision, ...]:
-    """Try h of ``bundle`` in each number format.
+def examine(model: LoadedModel) -> tuple[Precision, ...]:
+    """Try h of ``model`` in each number format.
 
     Returns:
         The formats that it runs in, float32 always.
@@ -34,9 +34,9 @@ def examine(bundle: Bundle) -> tuple[Precision, ...]:
     """
     formats: list[Precision] = []
     for precision in PRECISIONS:
-        predictor = Predictor(bundle, ROWS, precision=precision)
+        predictor = Predictor(model, ROWS, precision=precision)
         rng = np.random.default_rng(0)
-        channels, *sides = bundle.manifest.input.shape
+        channels, *sides = model.manifest.input.shape
         pictures = [
             predictor.encode(rng.integers(0, 256, (*sides, channels)).astype(np.uint8)).features
             for _ in range(2)
@@ -89,8 +89,8 @@ def _try(predictor: Predictor, noisy: Tensor, logits: Tensor) -> None:
 
 
 def answer(
-    bundle: Bundle, pixels: NDArray[np.uint8] | NDArray[np.uint16], question: Question
+    model: LoadedModel, pixels: NDArray[np.uint8] | NDArray[np.uint16], question: Question
 ) -> Inquiry:
     """Answer ``question``, which has no target, for ``pixels`` [height, width, channels]."""
-    ((_, inquiry),) = answers(Predictor(bundle, ROWS), pixels[None], question)
+    ((_, inquiry),) = answers(Predictor(model, ROWS), pixels[None], question)
     return inquiry

@@ -19,7 +19,6 @@ from models.bundle import (
     NoiseSpec,
     SensitivitySpec,
     WeightsSpec,
-    read_bundle,
 )
 from models.certification.certificates import MECHANISM_NORMS, Mechanism, construction_scale
 from models.certification.norms import Norm
@@ -28,6 +27,7 @@ from models.certification.tally import Scoring
 from models.importing.acceptance import answer, examine
 from models.importing.files import ImportFailedError
 from models.importing.sources import Source, count_labels
+from models.loaded import load_model
 from models.networks import DENOISED
 from models.networks.autoencoder import CLASSIFIER
 from models.networks.placement import IMAGE
@@ -133,14 +133,14 @@ def import_classifier(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         staged = Path(temporary)
         save_network(staged, manifest, network)
-        bundle = read_bundle(staged)
-        formats = examine(bundle)
-        inquiry = answer(bundle, pixels, question)
+        model = load_model(staged)
+        formats = examine(model)
+        inquiry = answer(model, pixels, question)
         out.mkdir(exist_ok=True)
         # The description last: a folder without it is no bundle.
         for file in sorted(staged.iterdir(), key=lambda file: file.name == MANIFEST):
             file.replace(out / file.name)
-    return Imported(read_bundle(out), formats, inquiry)
+    return Imported(replace(model.bundle, path=out), formats, inquiry)
 
 
 def _assemble(

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
-from models.bundle import Manifest, read_bundle
+from models.bundle import Manifest
 from models.certification.procedure import Question
 from models.evaluation.answers import answers
+from models.loaded import load_model
 from models.pixeldp import PixelDP, save_network
 from models.precision import Precision
 from models.predictor import Predictor
@@ -35,7 +36,7 @@ def watch(
     right = certified = 0
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         save_network(Path(folder), manifest, network)
-        predictor = Predictor(read_bundle(Path(folder)), PASS_SIZE, precision=precision)
+        predictor = Predictor(load_model(Path(folder)), PASS_SIZE, precision=precision)
         for index, inquiry in answers(predictor, pictures.images, question):
             if inquiry.total.leader == pictures.labels[index]:
                 right += 1

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import setproctitle
 
-from models.bundle import MANIFEST, Bundle, BundleError, read_bundle
+from models.bundle import MANIFEST, Bundle, BundleError, describe
 from models.precision import Calibration
 from service import logs
 from service.engine import wire
@@ -53,9 +53,9 @@ def _beat(board: Board) -> None:
         time.sleep(_BEAT_SECONDS)
 
 
-def _read(model: wire.Model) -> Bundle:
-    """Read a bundle, and make sure that it is still the one that the front process speaks of."""
-    bundle = read_bundle(Path(model.path))
+def _describe(model: wire.Model) -> Bundle:
+    """Read a description, and make sure that it is still what the front process speaks of."""
+    bundle = describe(Path(model.path))
     if bundle.digest != model.digest:
         reason = f"is {bundle.digest}, but was {model.digest} when it was first served; load again"
         raise BundleError(bundle.path / MANIFEST, "digest", reason)
@@ -70,9 +70,11 @@ def load(device: str, pass_size: int | None, model: wire.Model) -> "tuple[Predic
         RuntimeError: it does not run here.
     """
     from models.calibration import calibrate
+    from models.loaded import load_model
 
     sizes = [size for size in (pass_size, model.ceiling) if size is not None]
-    return calibrate(_read(model), device, model.precision, min(sizes, default=None))
+    loaded = load_model(_describe(model))
+    return calibrate(loaded, device, model.precision, min(sizes, default=None))
 
 
 def main() -> None:
@@ -83,7 +85,6 @@ def main() -> None:
     parser.add_argument("--board", type=int, required=True)
     arguments = parser.parse_args()
     setproctitle.setproctitle(f"pixeldp-{arguments.name}")
-    os.nice(_NICENESS)
     logs.configure_from_environment()
     # An interrupt at the terminal, or whoever stops a service by stopping all its processes,
     # reaches the whole group; the front decides when workers end.
@@ -115,6 +116,7 @@ def _serve(link: Link, board: Board, message: wire.Load) -> None:
         link.send(wire.Broken(reason=str(error)))
         sys.exit(1)
     found = {number: calibration for number, (_, calibration) in loaded.items()}
+    os.nice(_NICENESS)  # only now: somebody waits for the start, too
     link.send(wire.Ready(calibrations=found))
     Loop(link, board, loaded, loader, message.compile).run()
 

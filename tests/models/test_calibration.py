@@ -7,6 +7,7 @@ import pytest
 
 from models.bundle import Bundle, Manifest, read_bundle
 from models.calibration import PASS_SIZES, calibrate
+from models.loaded import load_model
 from models.pixeldp import build_network, save_network
 from models.precision import PRECISIONS
 from models.predictor import Predictor
@@ -21,7 +22,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def test_what_is_asked_for_is_kept(bundle: Bundle) -> None:
-    predictor, calibration = calibrate(bundle, "cpu", "bfloat16", 96)
+    predictor, calibration = calibrate(load_model(bundle), "cpu", "bfloat16", 96)
     assert (calibration.precision, calibration.pass_size) == ("bfloat16", 96)
     assert (predictor.precision, predictor.pass_size) == ("bfloat16", 96)
     assert calibration.draws_per_second > 0
@@ -30,6 +31,7 @@ def test_what_is_asked_for_is_kept(bundle: Bundle) -> None:
 def test_the_fastest_is_chosen(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     speeds = {
         ("float32", 8): 400.0,
+        ("bfloat16", 8): 390.0,
         ("float32", 256): 100.0,
         ("bfloat16", 128): 940.0,
         ("bfloat16", 256): 960.0,
@@ -40,11 +42,28 @@ def test_the_fastest_is_chosen(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
         return speeds[self.precision, self.pass_size]
 
     monkeypatch.setattr(Predictor, "measure", measure)
-    predictor, calibration = calibrate(bundle, "cpu", None, None)
+    predictor, calibration = calibrate(load_model(bundle), "cpu", None, None)
     # 960 is within 5 % of the best; 940 is not.
     assert (calibration.precision, calibration.pass_size) == ("bfloat16", 256)
     assert calibration.draws_per_second == 960.0
     assert predictor.pass_size == 256
+
+
+def test_a_format_that_is_far_behind_costs_no_time(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As bfloat16 is where the processor lacks it."""
+    measured: list[tuple[str, int]] = []
+
+    def measure(self: Predictor, seconds: float) -> float:
+        measured.append((self.precision, self.pass_size))
+        return 1000.0 if self.precision == "float32" else 100.0
+
+    monkeypatch.setattr(Predictor, "measure", measure)
+    predictor, calibration = calibrate(load_model(bundle), "cpu", None, None)
+    assert calibration.precision == predictor.precision == "float32"
+    assert [size for precision, size in measured if precision == "bfloat16"] == [8]
+    assert len(measured) == len(set(measured)), "nothing is measured twice"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +76,7 @@ def test_nobody_waits_long_for_a_pass_of_a_large_network(
         return speed * (1.5 if self.precision == "bfloat16" else 1.0)
 
     monkeypatch.setattr(Predictor, "measure", measure)
-    predictor, calibration = calibrate(bundle, "cpu", None, None)
+    predictor, calibration = calibrate(load_model(bundle), "cpu", None, None)
     assert (calibration.precision, calibration.pass_size) == ("bfloat16", size)
     assert predictor.pass_size == size
 
@@ -73,13 +92,13 @@ def test_a_format_that_the_network_does_not_run_in_is_left_out(
         return measure(self, seconds)
 
     monkeypatch.setattr(Predictor, "measure", only_float32)
-    assert calibrate(bundle, "cpu", None, None)[1].precision == "float32"
+    assert calibrate(load_model(bundle), "cpu", None, None)[1].precision == "float32"
     with pytest.raises(RuntimeError, match="BFloat16"):
-        calibrate(bundle, "cpu", "bfloat16", None)
+        calibrate(load_model(bundle), "cpu", "bfloat16", None)
 
 
 def test_by_measuring(bundle: Bundle) -> None:
-    predictor, calibration = calibrate(bundle, "cpu", None, None)
+    predictor, calibration = calibrate(load_model(bundle), "cpu", None, None)
     assert calibration.precision in PRECISIONS
     assert calibration.pass_size in PASS_SIZES["cpu"]
     features = predictor.encode(np.zeros((8, 8, 1), np.uint8)).features

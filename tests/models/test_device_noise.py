@@ -5,9 +5,10 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
-from models.bundle import ZOO, read_bundle
+from models.bundle import ZOO
 from models.certification.certificates import Mechanism
 from models.device_noise import DeviceNoise, chacha20_words
+from models.loaded import load_model
 from models.noise import PIXEL_STEP, Features, GridNoise, Keystream
 from models.predictor import Predictor
 
@@ -74,7 +75,7 @@ def test_every_pass_has_keys_of_its_own(device: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_passes_with_it_are_answered(device: str) -> None:
-    predictor = Predictor(read_bundle(ZOO / "mnist-cnn"), 64, device)
+    predictor = Predictor(load_model(ZOO / "mnist-cnn"), 64, device)
     predictor.draw_on_device()
     encoded = predictor.encode(np.zeros((28, 28, 1), np.uint8))
     noisy = predictor.noisy([encoded.features], np.zeros(64, np.intp))

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.bundle import Manifest, read_bundle
+from models.bundle import Manifest
+from models.loaded import MOST_REACH, STEPS, grid_noise, load_model
 from models.noise import PIXEL_STEP, SUBSTEPS, Features
 from models.pixeldp import build_network, save_network
 from models.precision import PRECISIONS, Precision
-from models.predictor import MOST_REACH, STEPS, Predictor, grid_noise
+from models.predictor import Predictor
 from models.preprocessing import CannotCertify
 from models.sensitivity.modules import encoder_sensitivity
 from tests.conftest import HAS_COMPILER
@@ -38,7 +39,7 @@ def make(
         description["sensitivity"] = {**DESCRIPTION["sensitivity"], "value": 10.0}
     manifest = Manifest.model_validate(description)
     save_network(folder, manifest, build_network(manifest))
-    return Predictor(read_bundle(folder), slots, precision=precision, key=fixed_key)
+    return Predictor(load_model(folder), slots, precision=precision, key=fixed_key)
 
 
 def pixels(seed: int, bits: int = 8) -> Any:
@@ -162,7 +163,7 @@ def test_a_pass_has_one_size(tmp_path: Path) -> None:
 
 def test_noise_is_fresh_for_every_pass(tmp_path: Path) -> None:
     make(tmp_path)
-    predictor = Predictor(read_bundle(tmp_path), SLOTS)
+    predictor = Predictor(load_model(tmp_path), SLOTS)
     features = predictor.encode(np.full((8, 8, 1), 128, np.uint8)).features
     first, second = (logits(predictor, [features], [0] * SLOTS) for _ in range(2))
     assert not np.array_equal(first, second)
@@ -206,7 +207,7 @@ def deep(folder: Path, description: dict[str, Any], **noise: Any) -> Predictor:
     )
     stated = spec.model_copy(update={"value": proven.value})
     save_network(folder, manifest.model_copy(update={"sensitivity": stated}), network)
-    return Predictor(read_bundle(folder), SLOTS, key=fixed_key)
+    return Predictor(load_model(folder), SLOTS, key=fixed_key)
 
 
 DEEP = {

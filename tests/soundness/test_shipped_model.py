@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import special, stats
 
-from models.bundle import ZOO, read_bundle
+from models.bundle import ZOO
+from models.loaded import load_model
 from models.predictor import Encoded, Predictor
 from tests.e2e.conftest import Service
 from tests.soundness.forms import LONG, TRUTH
@@ -39,7 +40,7 @@ ERROR = 1e-6
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     torch.set_num_threads(1)
-    return Predictor(read_bundle(ZOO / "mnist-cnn"), SLOTS, precision="bfloat16")
+    return Predictor(load_model(ZOO / "mnist-cnn"), SLOTS, precision="bfloat16")
 
 
 def draw(predictor: Predictor, encoded: Encoded, count: int) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from models.certification.norms import NORMS, Norm
 from models.evaluation.alteration import Attack, alter, lengths
 from models.evaluation.answers import repeatable_key
 from models.evaluation.attacks import ATTACK_NAMES, AttackName, noisy_scores
+from models.loaded import load_model
 from models.pixeldp import load_network
 from models.predictor import Predictor
 from models.training.datasets import DataSet
@@ -42,6 +43,6 @@ def test_sixteen_bits_of_the_same_picture_draw_the_same(bundle: Path, digits: Da
     rows = np.arange(96) % 4
     scores = []
     for images in (digits.images[:4], digits.images[:4].astype(np.uint16) * 257):
-        predictor = Predictor(read_bundle(bundle), 96, key=repeatable_key(0))
+        predictor = Predictor(load_model(bundle), 96, key=repeatable_key(0))
         scores.append(predictor.run([predictor.encode(image).features for image in images], rows))
     assert (scores[0] == scores[1]).all()

@@ -8,6 +8,7 @@ import torch
 from models.bundle import read_bundle
 from models.certification.procedure import Question
 from models.evaluation.answers import answers, repeatable_key, share
+from models.loaded import load_model
 from models.pixeldp import load_network
 from models.predictor import Predictor
 from models.training.datasets import DataSet
@@ -17,7 +18,7 @@ QUESTION = Question(confidence=0.999, max_draws=DRAWS, target=None, norm="l2")
 
 
 def predictor(bundle: Path, seed: int = 0) -> Predictor:
-    return Predictor(read_bundle(bundle), 96, key=repeatable_key(seed))
+    return Predictor(load_model(bundle), 96, key=repeatable_key(seed))
 
 
 def test_every_picture_gets_its_own_draws(bundle: Path, digits: DataSet) -> None:

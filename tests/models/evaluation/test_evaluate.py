@@ -8,6 +8,7 @@ from models.certification.procedure import Question
 from models.evaluation.answers import answers
 from models.evaluation.evaluate import Attacks, Running, evaluate, record
 from models.evaluation.figures import Evaluation
+from models.loaded import load_model
 from models.training.datasets import DataSet
 
 DRAWS = 200
@@ -25,7 +26,7 @@ def test_the_figures_are_those_of_a_plain_recount(bundle: Path, digits: DataSet)
     question = Question(confidence=0.999, max_draws=DRAWS, target=None, norm="l2")
     right, robust, uncertified, sizes, draws = 0, dict.fromkeys(radii, 0), 0, [], 0
     reached = dict.fromkeys(radii, 0)
-    for index, inquiry in answers(RUNNING.load(read_bundle(bundle)), digits.images, question):
+    for index, inquiry in answers(RUNNING.load(load_model(bundle)), digits.images, question):
         means = list(inquiry.total.means)
         label = means.index(max(means))
         draws += inquiry.total.draws

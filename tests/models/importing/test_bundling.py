@@ -106,7 +106,7 @@ def test_a_program_in_a_bundle_is_held_to_its_digest(tmp_path: Path) -> None:
     (out / "program.json").write_bytes(content.replace(b"relu", b"gelu"))
     with pytest.raises(BundleError, match=r"program\.json: sha256"):
         read_bundle(out)
-    with pytest.raises(BundleError, match="has changed since the bundle was read"):
+    with pytest.raises(BundleError, match=r"but model\.json states"):
         load_network(bundle)
     (out / "program.json").unlink()
     with pytest.raises(BundleError, match=r"program\.json: file: cannot be read"):

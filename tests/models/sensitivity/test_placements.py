@@ -11,6 +11,7 @@ from models.certification.certificates import MECHANISM_NORMS, Mechanism
 from models.certification.norms import Norm
 from models.certification.procedure import Question
 from models.evaluation.answers import answers, repeatable_key
+from models.loaded import load_model
 from models.pixeldp import load_network
 from models.predictor import Predictor
 from models.sensitivity.modules import encoder_sensitivity
@@ -76,7 +77,7 @@ def test_what_is_trained_is_certified(
     assert (spec.value, spec.method) == (proven.value, proven.method)
     kept = encoder_sensitivity(torch.nn.Identity(), SHAPE, norm, spec.noise_norm).value
     assert 0.1 * kept < spec.value <= kept
-    predictor = Predictor(bundle, 64, key=repeatable_key(0))
+    predictor = Predictor(load_model(bundle), 64, key=repeatable_key(0))
     question = Question(confidence=0.9, max_draws=192, target=None, norm=norm)
     found = dict(answers(predictor, digits.images[:8], question))
     sizes = [inquiry.size for inquiry in found.values()]

@@ -14,6 +14,7 @@ from models.evaluation.baseline import without_noise
 from models.importing.bundling import Imported, Noise, Wanted, import_classifier
 from models.importing.files import ImportFailedError
 from models.importing.sources import find_source
+from models.loaded import load_model
 from models.networks.python_networks import ALLOWED
 from models.pixeldp import load_network
 from models.predictor import Predictor
@@ -52,7 +53,7 @@ def denoised(tmp_path_factory: pytest.TempPathFactory, digits: DataSet, plain: P
 def certified(bundle: Path, size: float) -> float:
     """The share of test pictures whose right label is certified at ``size``."""
     data = load("digits", None, "test").every(2)
-    predictor = Predictor(read_bundle(bundle), 256)
+    predictor = Predictor(load_model(bundle), 256)
     return sum(
         inquiry.size >= size and inquiry.total.leader == data.labels[index]
         for index, inquiry in answers(predictor, data.images, QUESTION)

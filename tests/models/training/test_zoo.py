@@ -5,6 +5,7 @@ from PIL import Image, ImageDraw
 from models.bundle import MANIFEST, ZOO, Bundle, read_bundle
 from models.certification.procedure import Inquiry, Question
 from models.evaluation.evaluate import Evaluation
+from models.loaded import load_model
 from models.predictor import Predictor
 from models.training.recipe import Recipe, find_recipe
 
@@ -78,7 +79,7 @@ def test_it_certifies_a_drawn_digit(
     picture = Image.new("L", (28, 28))
     for stroke in strokes:
         ImageDraw.Draw(picture).line(stroke, fill=255, width=3, joint="curve")
-    predictor = Predictor(mnist, 256)
+    predictor = Predictor(load_model(mnist), 256)
     encoded = predictor.encode(np.asarray(picture)[..., None])
     question = Question(confidence=0.999, max_draws=512, target=None, norm="l2")
     inquiry = Inquiry(question, encoded.terms, 10, mnist.manifest.scoring)

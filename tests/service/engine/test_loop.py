@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from models import calibration
-from models.bundle import Manifest, read_bundle
+from models.bundle import Manifest
+from models.loaded import load_model
 from models.pixeldp import build_network, save_network
 from models.precision import Calibration
 from models.predictor import Predictor
@@ -95,7 +96,7 @@ class Small(nn.Module):
 def load(folder: Path, name: str = "tiny") -> Predictor:
     manifest = Manifest.model_validate({**DESCRIPTION, "name": name})
     save_network(folder, manifest, build_network(manifest))
-    return Predictor(read_bundle(folder), SLOTS)
+    return Predictor(load_model(folder), SLOTS)
 
 
 @pytest.fixture

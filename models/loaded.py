@@ -1,0 +1,98 @@
+"""A loaded model: its bundle read, its network built and its bounds proven, once.
+
+Predictors of all number formats are made from one loaded model; each has its own copy of h.
+"""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from models.bundle import MANIFEST, Bundle, BundleError, Manifest, describe
+from models.networks.folding import fold
+from models.networks.placement import IMAGE
+from models.noise import PIXEL_STEP, GridNoise
+from models.pixeldp import PixelDP, load_network
+from models.sensitivity.error import EncoderError, encoder_error
+
+# Features of a layer are clipped to as many noise scales, on a grid of so many steps to each side.
+LEAST_REACH, MOST_REACH, STEPS = 512.0, 4096.0, 2**15
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What all predictors of a model share; none of them changes it.
+
+    Attributes:
+        bundle: its description.
+        network: g and h in float32 on the CPU, in evaluation mode.
+        encoder: g in float64.
+        encoder_error: how far g may be off as it is computed.
+        feature_shape: of what g returns for one picture.
+        noise: the noise, on its grid.
+    """
+
+    bundle: Bundle
+    network: PixelDP
+    encoder: nn.Module
+    encoder_error: EncoderError
+    feature_shape: tuple[int, ...]
+    noise: GridNoise
+
+    @property
+    def manifest(self) -> Manifest:
+        """The model's description."""
+        return self.bundle.manifest
+
+    def classifier(self, device: str, kind: torch.dtype) -> nn.Module:
+        """Return a copy of h that runs fastest on ``device`` in the number format ``kind``."""
+        copied = fold(self.network.classifier).to(device, kind)
+        # The layout that convolutions are fast in, on CPUs with bfloat16 by far.
+        return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def load_model(source: Bundle | Path) -> LoadedModel:
+    """Load a model; each file of its bundle is read once.
+
+    Args:
+        source: its bundle, or the folder of it.
+
+    Raises:
+        BundleError: the bundle cannot be trusted; see ``models.pixeldp.load_network``.
+    """
+    bundle = source if isinstance(source, Bundle) else describe(source)
+    network = load_network(bundle)
+    manifest = bundle.manifest
+    encoder = copy.deepcopy(network.encoder).double()
+    with torch.inference_mode():
+        features = encoder(torch.zeros(1, *manifest.input.shape, dtype=torch.float64))[0]
+    error = encoder_error(encoder, manifest.input.shape, manifest.sensitivity.noise_norm)
+    try:
+        noise = grid_noise(manifest, error.largest)
+    except ValueError as problem:
+        raise BundleError(bundle.path / MANIFEST, "noise.scale", str(problem)) from None
+    return LoadedModel(bundle, network, encoder, error, tuple(features.shape), noise)
+
+
+def grid_noise(manifest: Manifest, largest: float) -> GridNoise:
+    """Return the grid on which a model's noise is drawn.
+
+    In the image, 8-bit pixels lie on the grid of 1/255. After a layer it reaches as far as the
+    features can, within limits, by steps of at most an eighth of the noise scale: rounding to them
+    is felt as less than a thousandth more noise. Where features are clipped even so, that is part
+    of h: it moves no two of them apart.
+
+    Args:
+        manifest: the model's description.
+        largest: what no feature exceeds, whatever the picture.
+
+    Raises:
+        ValueError: a noise scale too small for the pixels' grid.
+    """
+    noise = manifest.noise
+    if noise.placement == IMAGE:
+        return GridNoise(noise.mechanism, noise.scale, PIXEL_STEP, largest=1.0)
+    reach = min(max(largest / noise.scale, LEAST_REACH), MOST_REACH) * noise.scale
+    return GridNoise(noise.mechanism, noise.scale, reach / STEPS, largest=reach)
