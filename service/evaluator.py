@@ -76,15 +76,19 @@ def evaluate(
     from models.bundle import read_bundle
     from models.evaluation.evaluate import Attacks, Running, evaluate, record
     from models.evaluation.plots import check_matplotlib, plot
+    from models.images import report_others
     from models.training.datasets import load
 
     if plots is not None:
         check_matplotlib()
     if threads is not None:
         torch.set_num_threads(threads)
+    pictures = load(data, root, split, download=download)
+    if pictures.passed_over:
+        typer.echo(f"pixeldp: {report_others(pictures.passed_over)}", err=True)
     evaluation = evaluate(
         read_bundle(bundle),
-        load(data, root, split, download=download),
+        pictures,
         every=every,
         max_draws=draws,
         confidence=confidence,

@@ -167,9 +167,9 @@ def _labels(text: str | None) -> tuple[str, ...] | None:
 
 
 def _decoded(file: Path) -> "NDArray[Any]":
-    from models.images import decode
+    from models.images import read_picture
 
-    return decode(file.read_bytes()).array()
+    return read_picture(file).array()
 
 
 def _made_up(shape: tuple[int, int, int]) -> "NDArray[Any]":

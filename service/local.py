@@ -48,7 +48,7 @@ def predict(
     from models.bundle import ZOO
     from models.calibration import calibrate
     from models.certification.procedure import Question
-    from models.images import PictureError
+    from models.images import PictureFileError
     from models.loaded import load_model
     from models.preprocessing import CannotCertify
 
@@ -65,9 +65,11 @@ def predict(
         with tqdm.external_write_mode() if not bar.disable else nullcontext():
             try:
                 answer = _answer(predictor, file, question)
-            except (PictureError, CannotCertify, OSError) as error:
+            except (PictureFileError, CannotCertify, OSError) as error:
                 skipped += 1
-                typer.echo(f"pixeldp: {file}: {error}", err=True)
+                # The first kind names its file, the system's errors only mostly do.
+                named = "" if isinstance(error, PictureFileError) else f"{file}: "
+                typer.echo(f"pixeldp: {named}{error}", err=True)
                 continue
             if as_json:
                 typer.echo(json.dumps({"file": str(file), **answer}))
@@ -114,16 +116,18 @@ def register(app: typer.Typer) -> None:
 
 
 def _files(paths: list[Path]) -> Iterator[Path]:
-    from models.training.datasets import SUFFIXES
+    from models.images import SUFFIXES, find_pictures, report_others
 
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES]
-        if not inside:
+        found = find_pictures(path)
+        if not found.pictures:
             raise ValueError(f"{path}: no picture files here (of {' '.join(sorted(SUFFIXES))})")
-        yield from inside
+        if found.others:
+            typer.echo(f"pixeldp: {report_others(found.others)}", err=True)
+        yield from found.pictures
 
 
 def _answer(predictor: "Predictor", file: Path, question: "Question") -> dict[str, Any]:
@@ -131,9 +135,9 @@ def _answer(predictor: "Predictor", file: Path, question: "Question") -> dict[st
 
     from models.certification.answer import conclude
     from models.certification.procedure import Inquiry
-    from models.images import decode
+    from models.images import read_picture
 
-    encoded = predictor.encode(decode(file.read_bytes()).array())
+    encoded = predictor.encode(read_picture(file).array())
     names = predictor.manifest.labels
     inquiry = Inquiry(question, encoded.terms, len(names), predictor.manifest.scoring)
     rows = np.zeros(predictor.pass_size, dtype=np.intp)

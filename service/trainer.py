@@ -63,6 +63,7 @@ def train(
     """Train a model by a recipe and save it as a bundle."""
     from models.bundle import read_bundle
     from models.evaluation.baseline import without_noise
+    from models.images import report_others
     from models.training.datasets import load
     from models.training.denoising import train_denoiser
     from models.training.loop import train
@@ -86,6 +87,8 @@ def train(
     changes = {name: value for name, value in given.items() if value is not None}
     chosen = chosen.changed(**changes, **noise)
     pictures = load(chosen.dataset, data, "train", download=download)
+    if pictures.passed_over:
+        typer.echo(f"pixeldp: {report_others(pictures.passed_over)}", err=True)
     if denoiser is None:
         manifest = train(chosen, pictures, out, resume=resume)
     else:

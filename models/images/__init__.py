@@ -1,4 +1,4 @@
-"""Bytes of a picture file to pixels, with limits.
+"""Bytes of a picture file to pixels, with limits: for the service, training and evaluation alike.
 
 The certificate speaks of the pixels that this module yields, so it never changes a pixel value in
 a way that could be avoided. There is no scaling (nor JPEG's draft mode), 16 bits are never cut to
@@ -9,6 +9,7 @@ a way that could be avoided. There is no scaling (nor JPEG's draft mode), 16 bit
   own: a palette that is the grey ramp itself counts as L there.
 - Alpha, a transparent colour or a transparent palette entry is composited over white, in integers
   and rounded once: 255 − ((255 − v)·a + 127) div 255. No ties can occur, since 255 is odd.
+  That holds for the alpha mask of a BMP without bit fields as well, as browsers write it.
 - EXIF orientation is applied; orientation that only XMP states is not, as in browsers.
 - Pixels that a file leaves out, though it is complete in form, are filled as viewers do: zero, or
   in a JPEG what the last ones suggest.
@@ -47,18 +48,34 @@ from models.images.errors import (
     TooManyPixels,
 )
 from models.images.files import MOST_PARTS, MOST_SCANS
+from models.images.folders import (
+    SUFFIXES,
+    Found,
+    PictureFileError,
+    find_pictures,
+    is_hidden,
+    read_picture,
+    report_others,
+)
 
 __all__ = [
     "ACCEPTED",
     "MOST_PARTS",
     "MOST_PIXELS",
     "MOST_SCANS",
+    "SUFFIXES",
     "CannotCertifyPicture",
+    "Found",
     "Limits",
     "NotAPicture",
     "Picture",
     "PictureError",
+    "PictureFileError",
     "TooManyPixels",
     "decode",
+    "find_pictures",
+    "is_hidden",
     "over_white",
+    "read_picture",
+    "report_others",
 ]

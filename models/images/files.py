@@ -188,15 +188,60 @@ def _read_webp(data: bytes) -> Still:
     return Still(width, height, data[:end], orientation)
 
 
+# Headers with masks that say where red, green, blue and alpha are; that of 64 bytes is OS/2's.
+_BMP_MASKED = (56, 108, 124)
+_BMP_MASKS = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+
+
 def _read_bmp(data: bytes) -> Still:
-    """Find the size; only uncompressed pixels are handed on."""
-    if struct.unpack_from("<I", data, 14)[0] == 12:
+    """Find the size; only uncompressed pixels are handed on, and their alpha, if any, is declared.
+
+    Browsers heed the alpha mask of a picture without bit fields, too, which Pillow does not: in
+    this form Chromium puts pictures on the clipboard.
+    """
+    (size,) = struct.unpack_from("<I", data, 14)
+    if size == 12:
         width, height = struct.unpack_from("<HH", data, 18)
         return Still(width, height, data)
     width, height = struct.unpack_from("<Ii", data, 18)
-    if (compression := struct.unpack_from("<I", data, 30)[0]) not in (0, 3):
+    bits, compression = struct.unpack_from("<HI", data, 28)
+    if compression not in (0, 3):
         raise NotAPicture(f"a BMP file of compression {compression}, and only 0 and 3 are read")
+    if compression == 3 and not any(data[54:66]):
+        raise NotAPicture("a BMP file whose masks leave no colour")
+    if size in _BMP_MASKED:
+        masks = struct.unpack_from("<4I", data, 54)
+        if bits == 16 and masks[3] & 0xFFFF:
+            raise _alpha_of_bmp("has 16 bits a pixel with alpha among them")
+        if bits == 32 and masks[3] and compression == 0:
+            masks = (*_BMP_MASKS[:3], masks[3])
+            data = b"".join(
+                [
+                    data[:30],
+                    struct.pack("<I", 3),
+                    data[34:54],
+                    struct.pack("<4I", *masks),
+                    data[70:],
+                ]
+            )
+        if bits == 32 and masks[3]:
+            _check_alpha_of_bmp(data, width * abs(height), masks[3])
     return Still(width, abs(height), data)
+
+
+def _check_alpha_of_bmp(data: bytes, pixels: int, mask: int) -> None:
+    """Refuse a mask that is not one byte, and alpha that some viewers take for none."""
+    masks = {0xFF << 8 * byte: byte for byte in range(4)}
+    if mask not in masks:
+        raise _alpha_of_bmp(f"has the alpha mask 0x{mask:08x}")
+    (start,) = struct.unpack_from("<I", data, 10)
+    alpha = data[start + masks[mask] :: 4][:pixels]
+    if not alpha.strip(b"\0"):
+        raise _alpha_of_bmp("has an alpha of 0 everywhere, which some viewers show as opaque")
+
+
+def _alpha_of_bmp(found: str) -> CannotCertifyPicture:
+    return CannotCertifyPicture(f"the BMP file {found}", "Convert it to PNG.")
 
 
 def _read_gif(data: bytes) -> Still:
@@ -423,6 +468,8 @@ _FORMS = (
     Form("PNM", _begins(rb"P[4-6]\s|P[4-6]#"), _read_pnm, PpmImageFile),
 )
 
+# How many bytes tell what a file is.
+BEGINNING = 256
 _OTHERS = (
     ("white space only", rb"\s*$"),
     ("a data: URL", rb"\s*data:"),
@@ -432,6 +479,7 @@ _OTHERS = (
     ("JSON", rb"\s*[\[{]"),
     ("a PDF", rb"%PDF-"),
     ("a ZIP archive", rb"PK\x03\x04"),
+    ("what macOS keeps beside a file (AppleDouble)", rb"\0\x05\x16\x07"),
     ("gzip", rb"\x1f\x8b"),
     ("an AVIF or HEIC picture, or a video", rb"....ftyp"),
     ("a JPEG XL picture", rb"\xff\x0a|\0\0\0\x0cJXL "),
@@ -451,6 +499,14 @@ def find_form(data: bytes) -> Form:
     if not data:
         raise NotAPicture("an empty body")
     for name, pattern in _OTHERS:
-        if re.match(pattern, data[:256], re.DOTALL):
+        if re.match(pattern, data[:BEGINNING], re.DOTALL):
             raise NotAPicture(name)
     raise NotAPicture("bytes of no known kind")
+
+
+def seems_picture(beginning: bytes) -> bool:
+    """Whether a file with this beginning, of ``BEGINNING`` bytes or all, is of a format read here.
+
+    Magic numbers of two bytes do not tell: text may begin with BM as well.
+    """
+    return any(form.begins.match(beginning) and form.name not in ("BMP", "PNM") for form in _FORMS)

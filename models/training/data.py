@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from models.certification.arrays import Integers
+from models.images import MOST_PIXELS, Limits, PictureFileError, read_picture
 
 
 class DataSetError(ValueError):
@@ -48,10 +49,12 @@ class FilePictures:
 
     def _read(self, file: Path) -> NDArray[np.uint8]:
         try:
-            with Image.open(file) as opened:
-                upright = ImageOps.exif_transpose(opened).convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataSetError(f"{file}: cannot be read as a picture ({error})") from None
+            pixels = read_picture(file, Limits(MOST_PIXELS)).array()
+        except (PictureFileError, OSError) as error:
+            raise DataSetError(str(error)) from None
+        if pixels.dtype != np.uint8:
+            raise DataSetError(f"{file}: has 16 bits a pixel; save it with 8")
+        upright = Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
         return np.asarray(ImageOps.fit(upright, (self.side, self.side), Image.Resampling.BILINEAR))
 
 
@@ -63,11 +66,13 @@ class DataSet:
         images: uint8 [N, height, width, channels]; :class:`FilePictures` passes for one.
         labels: int64 [N], each an index into ``names``.
         names: the labels' names.
+        passed_over: files that lie where the pictures do and are left out.
     """
 
     images: NDArray[np.uint8]
     labels: Integers
     names: tuple[str, ...]
+    passed_over: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -11,16 +11,22 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
-from PIL import Image, ImageOps, UnidentifiedImageError
 
+from models.images import (
+    MOST_PIXELS,
+    SUFFIXES,
+    Limits,
+    Picture,
+    PictureFileError,
+    find_pictures,
+    is_hidden,
+    read_picture,
+)
 from models.training.data import DataSet, DataSetError
 from models.training.named import LOADERS, Split, digits
 
 __all__ = ["DataSet", "DataSetError", "Split", "load"]
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
-# Picture modes whose pixels come through exactly, and what they become.
-MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
 LAYOUT = (
     "expected a known name, an .npz file with 'images' and 'labels', "
     "a folder with train.npz and test.npz, or a folder with one subfolder of pictures per label"
@@ -139,44 +145,41 @@ def _npz(path: Path) -> DataSet:
 
 
 def _folders(path: Path) -> DataSet:
-    folders = sorted(
-        folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")
-    )
-    pictures: list[Image.Image] = []
+    """Read a folder of labels with the service's own decoder, so that both see the same pixels."""
+    entries = sorted(entry for entry in path.iterdir() if not is_hidden(entry))
+    folders = [entry for entry in entries if entry.is_dir()]
+    passed_over = [entry for entry in entries if not entry.is_dir()]
+    pictures: list[Picture] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
-        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-        if not files:
+        found = find_pictures(folder)
+        if not found.pictures:
             kinds = " ".join(sorted(SUFFIXES))
             raise DataSetError(f"{folder}: no picture files here (of {kinds})")
-        for file in files:
+        for file in found.pictures:
             pictures.append(_picture(file))
-            if pictures[-1].size != pictures[0].size:
-                (width, height), (first, second) = pictures[-1].size, pictures[0].size
+            size, first = ((one.width, one.height) for one in (pictures[-1], pictures[0]))
+            if size != first:
                 raise DataSetError(
-                    f"{file}: is {width}x{height}, the first picture is {first}x{second}; "
+                    f"{file}: is {size[0]}x{size[1]}, the first picture is {first[0]}x{first[1]}; "
                     "all must have one size"
                 )
-        labels += [label] * len(files)
+        labels += [label] * len(found.pictures)
+        passed_over += found.others
     if not pictures:
         raise DataSetError(f"{path}: {LAYOUT}")
-    mode = "RGB" if any(picture.mode == "RGB" for picture in pictures) else "L"
-    images = np.stack([np.asarray(picture.convert(mode)) for picture in pictures])
-    if mode == "L":
-        images = images[..., None]
+    channels = max(picture.channels for picture in pictures)
+    shape = (pictures[0].height, pictures[0].width, channels)
+    images = np.stack([np.broadcast_to(picture.array(), shape) for picture in pictures])
     names = tuple(folder.name for folder in folders)
-    return DataSet(images, np.array(labels, dtype=np.int64), names)
+    return DataSet(images, np.array(labels, dtype=np.int64), names, tuple(passed_over))
 
 
-def _picture(file: Path) -> Image.Image:
+def _picture(file: Path) -> Picture:
     try:
-        with Image.open(file) as opened:
-            if opened.mode not in MODES or "transparency" in opened.info:
-                raise DataSetError(
-                    f"{file}: is of mode {opened.mode}; save it as 8-bit greyscale or RGB "
-                    "without transparency"
-                )
-            # As the service does: the pixels that certificates speak of are the upright ones.
-            return ImageOps.exif_transpose(opened).convert(MODES[opened.mode])
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DataSetError(f"{file}: cannot be read as a picture ({error})") from None
+        picture = read_picture(file, Limits(MOST_PIXELS))
+    except (PictureFileError, OSError) as error:
+        raise DataSetError(str(error)) from None
+    if picture.bits != 8:
+        raise DataSetError(f"{file}: has {picture.bits} bits a pixel; save it with 8")
+    return picture

@@ -95,16 +95,35 @@ def imagenet(root: Path, split: Split, download: bool) -> DataSet:
     part = "train" if split == "train" else "val"
     expected = root / f"ILSVRC2012_img_{part}.tar"
     data = _from_torchvision(ImageNet, root, expected, None, split=part)
-    files = [Path(file) for file, _ in data.samples]
+    samples = [(Path(file), label) for file, label in data.samples]
+    kept = [(file, label) for file, label in samples if file.name not in _IMAGENET_CMYK]
+    passed_over = tuple(file for file, _ in samples if file.name in _IMAGENET_CMYK)
     # Two pairs of labels share their first word (crane, maillot).
     first = [names[0] for names in data.classes]
     names = tuple(
         name if first.count(name) == 1 else f"{name} ({wnid})"
         for name, wnid in zip(first, data.wnids, strict=True)
     )
-    labels = np.array(data.targets, dtype=np.int64)
-    return DataSet(as_array(FilePictures(files, IMAGENET_SIDE)), labels, names)
+    labels = np.array([label for _, label in kept], dtype=np.int64)
+    pictures = FilePictures([file for file, _ in kept], IMAGENET_SIDE)
+    return DataSet(as_array(pictures), labels, names, passed_over)
 
+
+# ImageNet's training pictures that are coded as CMYK, which is not read: the list of
+# https://github.com/cytsai/ilsvrc-cmyk-image-list
+_IMAGENET_CMYK = frozenset(
+    {"n01739381_1309.JPEG", "n02077923_14822.JPEG", "n02447366_23489.JPEG", "n02492035_15739.JPEG"}
+    | {"n02747177_10752.JPEG", "n03018349_4028.JPEG", "n03062245_4620.JPEG", "n03347037_9675.JPEG"}
+    | {
+        "n03467068_12171.JPEG",
+        "n03529860_11437.JPEG",
+        "n03544143_17228.JPEG",
+        "n03633091_5218.JPEG",
+    }
+    | {"n03710637_5125.JPEG", "n03961711_5286.JPEG", "n04033995_2932.JPEG", "n04258138_17003.JPEG"}
+    | {"n04264628_27969.JPEG", "n04336792_7448.JPEG", "n04371774_5854.JPEG", "n04596742_4225.JPEG"}
+    | {"n07583066_647.JPEG", "n13037406_4650.JPEG"}
+)
 
 # Each lies in a folder of one's own choice, as torchvision lays it out.
 LOADERS: dict[str, Loader] = {

@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from models.bundle import ZOO, read_bundle
 from service.cli import main
@@ -42,8 +43,23 @@ def test_predict_answers_a_folder_and_names_what_it_could_not(
         str(tmp_path / "a.png"),
         str(tmp_path / "b" / "c.PNG"),
     ]
-    assert str(tmp_path / "broken.png") in said.err
-    assert said.err.count("\n") == 1
+    left_out, broken = said.err.splitlines()
+    assert str(tmp_path / "notes.txt") in left_out
+    assert broken.count(str(tmp_path / "broken.png")) == 1
+
+
+def test_predict_answers_every_format_and_passes_over_what_is_hidden(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    forms = {"tif": "TIFF", "gif": "GIF", "pgm": "PPM", "jfif": "JPEG", "jpe": "JPEG", "BMP": "BMP"}
+    with Image.open(SEVEN) as seven:
+        for suffix, form in forms.items():
+            seven.save(tmp_path / f"7.{suffix}", form)
+    (tmp_path / "._7.png").write_bytes(b"\0\x05\x16\x07")
+    assert main(["predict", str(tmp_path), "--max-draws", "100"]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 1 + len(forms)
+    assert said.err == ""
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,57 @@ def test_every_value_with_every_alpha() -> None:
     check(made.bmp(bgra, 256, 256, 32, *masks, method=3), wanted)
 
 
+def bmp_with(header: int, bits: int, method: int, masks: tuple[int, ...], pixels: Array) -> bytes:
+    """A BMP of one row of ``pixels``, as coded, after a header of V3, V4 or V5."""
+    fields = (header, len(pixels), 1, 1, bits, method, 0, 0, 0, 0, 0, *masks)
+    info = struct.pack("<IiiHHIIiiII4I", *fields).ljust(header, b"\0")
+    content = pixels.tobytes()
+    start = 14 + header
+    return b"BM" + struct.pack("<IHHI", start + len(content), 0, 0, start) + info + content
+
+
+@pytest.mark.parametrize("header", [56, 108, 124])
+@pytest.mark.parametrize("colours", [(0, 0, 0), (0xFF0000, 0xFF00, 0xFF)])
+@pytest.mark.parametrize("method", [0, 3])
+def test_bmp_alpha_mask_is_heeded(header: int, colours: tuple[int, ...], method: int) -> None:
+    bgra = noise(9, 4, seed=4)
+    data = bmp_with(header, 32, method, (*colours, 0xFF000000), bgra)
+    if method == 3 and not any(colours):
+        with pytest.raises(NotAPicture, match="leave no colour"):
+            decode(data)
+    else:
+        check(data, composited(bgra[:, 2::-1], bgra[:, 3:])[None])
+
+
+@pytest.mark.parametrize("method", [0, 3])
+def test_bmp_without_an_alpha_mask_is_opaque(method: int) -> None:
+    bgra = noise(9, 4, seed=4)
+    masks = (0xFF0000, 0xFF00, 0xFF, 0)
+    check(bmp_with(124, 32, method, masks, bgra), bgra[None, :, 2::-1])
+    # Some programs write the mask whatever the depth; 24 bits have no place for it.
+    bgr = noise(8, 3, seed=5)
+    check(bmp_with(124, 24, 0, (*masks[:3], 0xFF000000), bgr), bgr[None, :, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("bits", "method", "masks", "alpha"),
+    [
+        (16, 0, (0x7C00, 0x3E0, 0x1F, 0x8000), 255),
+        (16, 3, (0x7C00, 0x3E0, 0x1F, 0x8000), 255),
+        (32, 0, (0, 0, 0, 0x3FC00000), 255),
+        (32, 0, (0, 0, 0, 0xFF000000), 0),
+        (32, 3, (0xFF0000, 0xFF00, 0xFF, 0xFF000000), 0),
+    ],
+)
+def test_bmp_alpha_that_cannot_be_told_is_refused(
+    bits: int, method: int, masks: tuple[int, ...], alpha: int
+) -> None:
+    bgra = noise(8, bits // 8, seed=4)
+    bgra[:, -1] = alpha
+    with pytest.raises(CannotCertifyPicture, match=r"the BMP file has .*alpha"):
+        decode(bmp_with(124, bits, method, masks, bgra))
+
+
 def test_palette_with_alpha() -> None:
     alpha = noise(256, seed=3)
     data = save_image(paletted(GREY), "PNG", transparency=alpha.tobytes())

@@ -205,11 +205,8 @@ def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
     Image.new("L", (7, 5)).save(odd)
     with pytest.raises(DataSetError, match=r"9\.png: is 7x5, the first picture is 6x5"):
         load(str(tmp_path), None, "train")
-    Image.new("RGBA", (6, 5)).save(odd)
-    with pytest.raises(DataSetError, match=r"9\.png: is of mode RGBA; save it as"):
-        load(str(tmp_path), None, "train")
     odd.write_bytes(b"torn")
-    with pytest.raises(DataSetError, match=r"9\.png: cannot be read as a picture"):
+    with pytest.raises(DataSetError, match=r"9\.png: Not a picture that can be read"):
         load(str(tmp_path), None, "train")
     odd.unlink()
     (tmp_path / "zero").mkdir()

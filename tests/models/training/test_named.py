@@ -97,10 +97,23 @@ def test_imagenet_stays_in_its_files(imagenet: Path) -> None:
     assert len(load("imagenet", imagenet, "test")) == 6
 
 
+def test_imagenets_cmyk_pictures_are_left_out_and_named(imagenet: Path) -> None:
+    folder = imagenet / "train" / "n2"
+    cmyk = folder / "n01739381_1309.JPEG"
+    Image.new("CMYK", (300, 300)).save(cmyk)
+    data = load("imagenet", imagenet, "train")
+    assert data.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert data.passed_over == (cmyk,)
+    cmyk.rename(folder / "other.JPEG")
+    data = load("imagenet", imagenet, "train")
+    with pytest.raises(DataSetError, match=r"other\.JPEG: .*coded as CMYK"):
+        data.images[4]
+
+
 def test_imagenet_that_is_not_there(tmp_path: Path, imagenet: Path) -> None:
     (imagenet / "train" / "n1" / "0.JPEG").write_bytes(b"torn")
     data = load("imagenet", imagenet, "train")
-    with pytest.raises(DataSetError, match=r"0\.JPEG: cannot be read as a picture"):
+    with pytest.raises(DataSetError, match=r"0\.JPEG: Not a picture that can be read"):
         data.images[0]
     with pytest.raises(DataSetError, match=r"ILSVRC2012_img_train\.tar: .*an account at"):
         load("imagenet", tmp_path / "nowhere", "train")
