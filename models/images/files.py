@@ -404,7 +404,7 @@ def _read_tiff(data: bytes) -> Still:
         or samples != len(bits)
         or {*tags.values(_Tag.SAMPLE_FORMAT, 1)} != {1}
         or tags.value(_Tag.FILL_ORDER, 1) != 1
-        or tags.value(_Tag.PLANAR, 1) != 1
+        or (samples > 1 and tags.value(_Tag.PLANAR, 1) != 1)
         or tags.value(_Tag.PREDICTOR, 1) not in (1, 2)
     ):
         raise CannotCertifyPicture(
@@ -422,12 +422,19 @@ def _read_tiff(data: bytes) -> Still:
             raise NotAPicture("a TIFF file whose palette has the wrong length")
         if any(colour % 257 for colour in colours) and any(colour % 256 for colour in colours):
             raise _sixteen_bits("TIFF")
-    _check_tiff_parts(tags, width, height)
+    _check_tiff_parts(tags, width, height, ceil(width * sum(bits) / 8) if compression == 1 else 0)
     return Still(width, height, tags.alone(), _orientation(data))
 
 
-def _check_tiff_parts(tags: _Directory, width: int, height: int) -> None:
-    """Refuse strips or tiles that are not all there, lie outside, or are far too large."""
+def _check_tiff_parts(tags: _Directory, width: int, height: int, row: int) -> None:
+    """Refuse strips or tiles that are not all there, lie outside, or are far too large.
+
+    Args:
+        tags: of the picture.
+        width: its own.
+        height: its own.
+        row: bytes of a row; 0 if compressed. Old writers state no sizes of such strips.
+    """
     if _Tag.TILES in tags.entries:
         across, down = tags.value(_Tag.TILE_WIDTH), tags.value(_Tag.TILE_HEIGHT)
         starts, sizes = tags.values(_Tag.TILES), tags.values(_Tag.TILE_SIZES)
@@ -436,7 +443,10 @@ def _check_tiff_parts(tags: _Directory, width: int, height: int) -> None:
         sound &= _Tag.STRIPS not in tags.entries
     else:
         across, down = width, tags.value(_Tag.ROWS_PER_STRIP, height)
-        starts, sizes = tags.values(_Tag.STRIPS), tags.values(_Tag.STRIP_SIZES)
+        starts = tags.values(_Tag.STRIPS)
+        # As many as there are starts, which the file bounds; its height may be a lie.
+        rows = [min(down, height - number * down) for number in range(len(starts))] if row else []
+        sizes = tags.values(_Tag.STRIP_SIZES, *(row * count for count in rows))
         sound = _Tag.TILE_WIDTH not in tags.entries
     if not (sound and across and down):
         raise NotAPicture("a TIFF file whose strips or tiles make no sense")

@@ -195,6 +195,26 @@ def test_tiff_strips_and_tiles() -> None:
     check(data, array)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {254: (4, [0]), 255: (3, [1]), 280: (3, [0]), 281: (3, [255])},
+        {284: (3, [2])},
+        {278: (4, [2**32 - 1])},
+        {278: (3, [2]), 273: (4, [0, 14, 28])},
+    ],
+)
+def test_tiff_of_old_writers(more: made.Tags) -> None:
+    tags: made.Tags = {256: (3, [7]), 257: (3, [5]), 258: (3, [8]), 262: (3, [1]), 273: (4, [0])}
+    tags |= more
+    start = made.tiff_start(tags)
+    tags[273] = (4, [start + offset for offset in tags[273][1]])
+    check(made.tiff(tags, GREY.tobytes()), GREY)
+    with pytest.raises(NotAPicture, match="truncated"):
+        decode(made.tiff(tags, GREY.tobytes()[:-1]))
+
+
 def test_tiff_white_is_zero() -> None:
     check(made.tiff_strip(GREY.tobytes(), 7, 5, {262: (3, [0])}), 255 - GREY)
 
