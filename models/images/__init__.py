@@ -39,7 +39,7 @@ The errors::
 :func:`decode` raises no others, whatever the bytes. It keeps no state and may run in many threads.
 """
 
-from models.images.decoding import MOST_PIXELS, Limits, Picture, decode, over_white
+from models.images.decoding import MOST_PIXELS, Limits, Picture, decode, over_white, to_png
 from models.images.errors import (
     ACCEPTED,
     CannotCertifyPicture,
@@ -78,4 +78,5 @@ __all__ = [
     "over_white",
     "read_picture",
     "report_others",
+    "to_png",
 ]

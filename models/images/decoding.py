@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from models.images.errors import (
     CannotCertifyPicture,
@@ -103,6 +104,18 @@ def decode(data: bytes, limits: Limits = Limits()) -> Picture:
     except Exception as error:
         reason = f"a broken or truncated {form.name} file ({error or type(error).__name__})"
         raise NotAPicture(reason) from error
+
+
+def to_png(picture: Picture, side: int) -> bytes:
+    """Return a PNG file of 8-bit pixels to look at, averaged until no side is twice ``side``."""
+    pixels = picture.array()
+    if picture.bits == 16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    image = Image.fromarray(pixels.squeeze(2) if picture.channels == 1 else pixels)
+    factor = max(picture.width, picture.height) // side
+    file = io.BytesIO()
+    (image.reduce(factor) if factor > 1 else image).save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def _unpack(form: Form, still: Still) -> Pixels:

@@ -146,6 +146,21 @@ class Predictions:
             self.tracing.prediction(told, begun, decoded, result.queue_seconds, result.looks)
         return answered
 
+    async def show(self, data: bytes, side: int) -> bytes:
+        """Return a picture as it is decoded, no side much longer than ``side``, as a PNG file.
+
+        Raises:
+            Problem: it cannot be decoded, or there is no place for it.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            with self.engine.preparing(len(data)):
+                return await loop.run_in_executor(self.pool, self._shown, data, side)
+        except NotReadyError as error:
+            raise Problem("not-ready", f"{error}.", retry_after_s=RETRY_SECONDS) from None
+        except OverloadedError as error:
+            raise Problem("overloaded", f"{error}.", retry_after_s=RETRY_SECONDS) from None
+
     def find(self, name: str | None) -> Served:
         """Return the model called ``name``, or raise the problem that there is none."""
         try:
@@ -160,19 +175,28 @@ class Predictions:
 
         The norm of a large picture's preprocessing takes seconds.
         """
+        picture = self._decode(data)
         try:
-            picture = images.decode(data, images.Limits(self.settings.max_pixels))
             shape = served.bundle.manifest.input.shape
             preparation = plan(picture.width, picture.height, picture.mode, picture.bits, shape)
-        except images.NotAPicture as error:
-            raise Problem("not-a-picture", str(error)) from None
-        except images.TooManyPixels as error:
-            raise Problem("too-many-pixels", str(error), limit_pixels=error.limit) from None
-        except (images.CannotCertifyPicture, CannotCertify) as error:
+        except CannotCertify as error:
             raise Problem("cannot-certify-preprocessing", str(error)) from None
         terms = self._terms(served, preparation, picture.values)
         self._check_reach(served, asked, terms)
         return picture, preparation, terms
+
+    def _shown(self, data: bytes, side: int) -> bytes:
+        return images.to_png(self._decode(data), side)
+
+    def _decode(self, data: bytes) -> images.Picture:
+        try:
+            return images.decode(data, images.Limits(self.settings.max_pixels))
+        except images.NotAPicture as error:
+            raise Problem("not-a-picture", str(error)) from None
+        except images.TooManyPixels as error:
+            raise Problem("too-many-pixels", str(error), limit_pixels=error.limit) from None
+        except images.CannotCertifyPicture as error:
+            raise Problem("cannot-certify-preprocessing", str(error)) from None
 
     def _terms(self, served: Served, preparation: Preprocessing, values: int) -> Terms:
         """Return what certificates are worth here, but for what only a worker knows: τ and ρ."""

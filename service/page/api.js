@@ -50,6 +50,17 @@ export async function models() {
   return (await (await send("models")).json()).models;
 }
 
+/** The pixels that would be certified, as a bitmap: what a browser makes of a file may differ. */
+export async function decoded(picture, signal) {
+  const response = await send("page/picture", {
+    method: "POST",
+    headers: { "Content-Type": picture.type },
+    body: picture.bytes,
+    signal,
+  });
+  return createImageBitmap(await response.blob());
+}
+
 /**
  * Ask about a picture, and yield what the service tells: `look` at every look, then `answer`.
  *

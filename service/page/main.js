@@ -1,7 +1,7 @@
 // The page: what is chosen on the left is asked, and what the service tells is shown on the right.
 
 import { AnswerView } from "./answer.js";
-import { key, models, Problem, stream } from "./api.js";
+import { decoded, key, models, Problem, stream } from "./api.js";
 import { Pad, showPixels } from "./pad.js";
 import { receive, sampleAddress, samplesFor, takeSample } from "./pictures.js";
 import { curl, python } from "./snippets.js";
@@ -77,24 +77,16 @@ function sampleButton(sample) {
 
 async function useSample(sample) {
   try {
-    await useFile(await takeSample(sample));
+    useFile(await takeSample(sample));
   } catch (error) {
     fail(error);
   }
 }
 
-async function useFile(picture) {
-  await showOnPad(picture);
-  take(picture);
-}
-
-async function showOnPad(picture) {
+function useFile(picture) {
   element("pad-hint").hidden = true;
-  try {
-    pad.show(await createImageBitmap(picture.bytes));
-  } catch {
-    pad.clear(); // the service may know a format that the browser does not
-  }
+  pad.clear();
+  take(picture);
 }
 
 function clear() {
@@ -137,6 +129,15 @@ function take(picture, ms = 0) {
   state.later = setTimeout(ask, ms);
 }
 
+/** Show a file on the pad, once, as the service sees it. */
+async function showOnPad(picture, signal) {
+  if (picture.pixels || picture.shown) return;
+  const image = await decoded(picture, signal);
+  if (signal.aborted) return;
+  picture.shown = true;
+  pad.show(image);
+}
+
 /** What is chosen, as options of the request; an empty field leaves it to the service. */
 function chosen() {
   const { model } = state;
@@ -151,14 +152,16 @@ function chosen() {
 
 async function ask() {
   state.asking?.abort();
-  if (!state.picture) return view.wait("There is no picture yet: draw one, or take a sample.");
+  const { picture } = state;
+  if (!picture) return view.wait("There is no picture yet: draw one, or take a sample.");
   const { signal } = (state.asking = new AbortController());
   const options = chosen();
   const context = { norm: element("norm").value, budget: options.max_draws };
   markWrong(null);
   element("answer").setAttribute("aria-busy", "true");
   try {
-    for await (const { event, data } of stream(state.picture, { ...options, attacks: ATTACKS }, signal)) {
+    await showOnPad(picture, signal);
+    for await (const { event, data } of stream(picture, { ...options, attacks: ATTACKS }, signal)) {
       if (signal.aborted) return;
       if (event === "look") {
         view.look(data, context);

@@ -20,8 +20,10 @@ export async function takeSample(sample) {
 }
 
 export function takeFile(file) {
+  // The service looks at the bytes; a type that is no picture's would have it read them otherwise.
+  const type = file.type.startsWith("image/") ? file.type : "application/octet-stream";
   // Names are for the request to copy; from a clipboard there is none worth keeping.
-  return { bytes: file, type: file.type || "application/octet-stream", name: file.name || "picture" };
+  return { bytes: file, type, name: file.name || "picture" };
 }
 
 /** Call `take` with every file that is chosen, pasted or dropped. */

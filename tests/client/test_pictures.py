@@ -1,6 +1,8 @@
 """What an application holds and what the service decodes are the same pixels."""
 
 import io
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,6 +72,64 @@ def test_transparency_is_left_to_the_service() -> None:
     file = io.BytesIO()
     image.save(file, "PNG")
     assert decode(encode(image)).digest == decode(file.getvalue()).digest
+
+
+STALE = {
+    "1": [0, 255, (0, 0, 0), "no colour"],
+    "L": [100, (100, 100, 100), b"\0"],
+    "RGB": [(10, 20, 30), 10, b"\0"],
+    "I;16": [1000],
+    "LA": [100],
+    "RGBA": [(10, 20, 30), 3],
+}
+
+
+@pytest.mark.parametrize(
+    ("mode", "transparency"), [(mode, value) for mode, kinds in STALE.items() for value in kinds]
+)
+def test_a_transparent_colour_beside_the_pixels_is_not_applied(
+    mode: str, transparency: Any
+) -> None:
+    colours = {"RGB": (10, 20, 30), "RGBA": (10, 20, 30, 255), "LA": (100, 255), "I;16": 1000}
+    plain = Image.new(mode, (4, 3), colours.get(mode, 0 if mode == "1" else 100))
+    expected = decode(encode(plain)).pixels
+    assert any(expected) == (mode != "1")
+    plain.info["transparency"] = transparency
+    assert decode(encode(plain)).pixels == expected
+
+
+def test_a_transparent_colour_that_a_conversion_left_is_not_applied() -> None:
+    paletted = Image.fromarray(values(5, 7) // 64).convert("P")
+    paletted.info["transparency"] = 0
+    image = paletted.convert("RGB")
+    assert "transparency" in image.info, "Pillow carries it over"
+    assert (decode(encode(image)).array() == np.asarray(image)).all()
+
+
+def test_a_palettes_transparency_is_applied() -> None:
+    image = Image.fromarray(values(5, 7) // 64).convert("P")
+    for transparency in (2, bytes([255, 0, 128, 7])):
+        image.info["transparency"] = transparency
+        assert decode(encode(image)).digest == decode(encode(image.convert("RGBA"))).digest
+    image.info["transparency"] = (1, 2, 3)
+    assert (decode(encode(image)).array() == np.asarray(image.convert("RGB"))).all()
+
+
+def test_open_files_are_read_from_where_they_stand(tmp_path: Path, seven: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(seven)
+    assert encode(io.BytesIO(seven)) == seven
+    with (tmp_path / "a.png").open("rb") as file:
+        assert encode(file) == seven
+    with (tmp_path / "a.png").open("rb", buffering=0) as file:
+        assert encode(file) == seven
+    with tempfile.SpooledTemporaryFile() as spooled:
+        spooled.write(b"head" + seven)
+        with pytest.raises(ValueError, match=r"nothing left to read; call seek\(0\)"):
+            encode(spooled)
+        spooled.seek(4)
+        assert encode(spooled) == seven
+    with pytest.raises(TypeError, match="open it in binary mode"):
+        encode(io.StringIO("text"))  # type: ignore[arg-type]
 
 
 def test_an_orientation_beside_the_pixels_is_not_applied() -> None:

@@ -50,6 +50,14 @@ def check(response: httpx.Response, status: int, name: str) -> dict[str, Any]:
     return problem
 
 
+def test_showing_a_picture_needs_a_key_as_predicting_does(keyed: Keyed, seven: bytes) -> None:
+    headers = PNG | bearer(keyed.predict)
+    assert keyed.client.post("/page/picture", content=seven, headers=headers).status_code == 200
+    headers = PNG | bearer(keyed.metrics)
+    check(keyed.client.post("/page/picture", content=seven, headers=headers), 403, "not-allowed")
+    check(keyed.client.post("/page/picture", content=seven, headers=PNG), 401, "no-key")
+
+
 def test_a_key_opens_what_its_scopes_say(keyed: Keyed, seven: bytes) -> None:
     for headers in (bearer(keyed.predict), {"X-API-Key": keyed.predict}):
         response = keyed.client.post("/predict", content=seven, headers=PNG | headers)

@@ -29,9 +29,11 @@ from playwright.sync_api import (
 )
 
 from models.bundle import ZOO, Manifest
+from models.images import decode
 from models.pixeldp import build_network, save_network
 from service.keys import add
 from tests.e2e.conftest import ROOT, Service
+from tests.models.images import pictures as made
 from tests.models.test_bundle import DESCRIPTION
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -325,6 +327,41 @@ def test_errors_are_sentences(visitor: Visitor) -> None:
     expect(visitor.problem).to_contain_text("The service cannot be reached")
     page.context.set_offline(False)
     excused(visitor)
+
+
+QUARTERS = np.kron(np.array([[255, 170], [85, 0]], np.uint8), np.ones((14, 14), np.uint8))
+FILES = {
+    "turned.png": made.save(QUARTERS, "PNG", exif=b"Exif\0\0" + made.exif(6)),
+    "turned.jpg": made.save(QUARTERS, "JPEG", quality=100, exif=b"Exif\0\0" + made.exif(6)),
+    "turned.webp": made.save(
+        np.repeat(QUARTERS[..., None], 3, axis=2), "WEBP", lossless=True, exif=made.exif(6)
+    ),
+    "turned.tif": made.save(QUARTERS, "TIFF", tiffinfo={274: 6}),
+    "upright.pgm": made.save(QUARTERS, "PPM"),
+    "sixteen.png": made.png(QUARTERS[..., None].astype(np.uint16) * 257, 16, 0),
+    "gamma.png": made.png(QUARTERS[..., None], 8, 0, made.chunk(b"gAMA", (22_000).to_bytes(4))),
+    "clear.png": made.png(np.dstack([0 * QUARTERS, 255 - QUARTERS]), 8, 4),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_shown_as_it_is_certified(visitor: Visitor, name: str) -> None:
+    choose = visitor.page.get_by_label("Choose a file")
+    payload = FilePayload(name=name, mimeType="", buffer=FILES[name])
+    answer = visitor.asks(lambda: choose.set_input_files(payload))
+    assert visitor.sent == FILES[name]
+    assert (answer["picture"]["width"], answer["picture"]["height"]) == (28, 28)
+    seen = decode(FILES[name])
+    values = seen.array()[7::14, 7::14, 0] // (257 if seen.bits == 16 else 1)
+    shown = visitor.page.evaluate(
+        """() => {
+            const { width, height } = document.querySelector("#canvas");
+            const context = document.querySelector("#canvas").getContext("2d");
+            const at = (x, y) => context.getImageData(x * width, y * height, 1, 1).data[0];
+            return [[at(0.25, 0.25), at(0.75, 0.25)], [at(0.25, 0.75), at(0.75, 0.75)]];
+        }"""
+    )
+    assert shown == values.tolist()
 
 
 def test_pictures_are_chosen_dropped_and_pasted(visitor: Visitor) -> None:

@@ -75,7 +75,7 @@ class Client:
         """Say what is in a picture, and how far it could have been altered without changing that.
 
         Args:
-            image: a path, the bytes of a file, a Pillow image or a numpy array.
+            image: a path, the bytes of a file, an open file, a Pillow image or a numpy array.
             require_robust: whether a prediction that is not robust is an error.
             timeout: seconds for this answer. If given, the service answers with the certificate
                 that it reaches by then.

@@ -8,7 +8,7 @@ import io
 import sys
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
 if TYPE_CHECKING:
     import numpy
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         | bytes
         | bytearray
         | memoryview
+        | IO[bytes]
         | PIL.Image.Image
         | numpy.ndarray[Any, Any]
     )
@@ -34,14 +35,17 @@ def encode(image: "Image") -> bytes:
     """Return the bytes of a picture file.
 
     Args:
-        image: a path; the bytes of a file; a Pillow image, whose pixels count as they are (an EXIF
-            orientation that it carries is not applied); or an array of uint8 [height, width] (grey)
-            or [height, width, 3] (RGB), or of uint16 [height, width].
+        image: a path; the bytes of a file; a file opened in binary mode, read from where it stands;
+            a Pillow image, whose pixels count as they are (an EXIF orientation and a transparent
+            colour that it carries are not applied; the transparency of a palette is); or an array
+            of uint8 [height, width] (grey) or [height, width, 3] (RGB), or of uint16 [height,
+            width].
 
     Raises:
         OSError: the file cannot be read.
         TypeError: not one of these.
-        ValueError: an image of a mode or an array of a shape that has no exact form.
+        ValueError: a file with nothing left to read, or an image of a mode or an array of a shape
+            that has no exact form.
     """
     if isinstance(image, str | PathLike):
         return Path(image).read_bytes()
@@ -53,8 +57,20 @@ def encode(image: "Image") -> bytes:
         return _from_array(image)
     if pillow and isinstance(image, pillow.Image):
         return _from_pillow(cast("PIL.Image.Image", image))
-    expected = "a path, bytes, a Pillow image or a numpy array"
+    if callable(read := getattr(image, "read", None)):
+        return _from_file(read())
+    expected = "a path, bytes, a file opened in binary mode, a Pillow image or a numpy array"
     raise TypeError(f"a picture must be {expected}, not {type(image).__name__}")
+
+
+def _from_file(content: object) -> bytes:
+    """Check what a file object gave."""
+    if not isinstance(content, bytes | bytearray | memoryview):
+        kind = type(content).__name__
+        raise TypeError(f"the file's read() gave {kind}, not bytes; open it in binary mode ('rb')")
+    if not content:
+        raise ValueError("the file has nothing left to read; call seek(0) on it first")
+    return bytes(content)
 
 
 def _from_pillow(image: "PIL.Image.Image") -> bytes:
@@ -63,8 +79,13 @@ def _from_pillow(image: "PIL.Image.Image") -> bytes:
             f"an image of mode {image.mode} has no exact form as a file; convert it yourself, for "
             "example by image.convert('RGB')"
         )
+    # What else an image carries is of the file that it once was: a colour that was transparent
+    # there may now be any pixel's. Only in a palette it is a part of the colours themselves.
+    options = {"transparency": None}
+    if image.mode == "P" and isinstance(image.info.get("transparency"), int | bytes):
+        options.clear()
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)
+    image.save(file, "PNG", compress_level=1, **options)
     return file.getvalue()
 
 
