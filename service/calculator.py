@@ -134,7 +134,8 @@ def verify(
     """Compute an answer again from its own evidence, and fail if anything in it differs."""
     from models.certification.verification import verify
 
-    text = sys.stdin.read() if str(answer) == "-" else answer.read_text(encoding="utf-8")
+    # Bytes, whose encoding json finds out: Windows' shells write UTF-16, and byte-order marks.
+    text = sys.stdin.read() if str(answer) == "-" else answer.read_bytes()
     try:
         document = json.loads(text)
     except ValueError as error:

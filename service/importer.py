@@ -1,5 +1,6 @@
 """``pixeldp import``: a bundle from a classifier that was made elsewhere."""
 
+import codecs
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -106,6 +107,10 @@ def import_(
         raise ValueError(f"{place}: {first['msg']}") from None
     if found.tensors is None and found.network == "torchvision":
         typer.echo("without a weights file its weights are random: for measuring alone", err=True)
+    left_out = imported.bundle.manifest.training["imported"].get("left_out", [])
+    if left_out:
+        shown = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
+        typer.echo(f"left out of the weights, as no part of the network: {shown}", err=True)
     typer.echo(_report(out, imported, picture))
     if allowed:
         typer.echo(f"it runs Python code: serve it with PIXELDP_BUILDERS={allowed} set", err=True)
@@ -159,11 +164,30 @@ def _labels(text: str | None) -> tuple[str, ...] | None:
         return None
     file = Path(text)
     if file.is_file():
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = _text(file).splitlines()
         return tuple(line.strip() for line in lines if line.strip())
     if "," not in text:
         raise ValueError(f"--labels: there is no file {text}, and one name alone makes no labels")
     return tuple(name.strip() for name in text.split(","))
+
+
+def _text(file: Path) -> str:
+    """Read UTF-8, with or without a byte-order mark.
+
+    Raises:
+        ValueError: it is of another encoding.
+    """
+    content = file.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(f"{file}: is UTF-16; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{file}: is not UTF-8 (byte 0x{content[error.start]:02x} in line {line}; Latin-1 or "
+            "Windows-1252?); save it as UTF-8"
+        ) from None
 
 
 def _decoded(file: Path) -> "NDArray[Any]":

@@ -1,13 +1,13 @@
 """From a classifier that was made elsewhere to a bundle, if it can be certified."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from models.bundle import (
     MANIFEST,
@@ -26,11 +26,13 @@ from models.certification.procedure import Inquiry, Question
 from models.certification.tally import Scoring
 from models.importing.acceptance import answer, examine
 from models.importing.files import ImportFailedError
+from models.importing.fitting import fit
 from models.importing.sources import Source, count_labels
 from models.loaded import load_model
 from models.networks import DENOISED
 from models.networks.autoencoder import CLASSIFIER
 from models.networks.placement import IMAGE
+from models.networks.torchvision_networks import AUXILIARY
 from models.pixeldp import PixelDP, build_network, load_network, save_network
 from models.precision import Precision
 from models.sensitivity.modules import encoder_sensitivity
@@ -112,6 +114,8 @@ def import_classifier(
                 f"{len(labels)} labels are given, but the network returns {count} logits"
             )
     mean, std = wanted.mean or source.mean, wanted.std or source.std
+    _check_range("mean", mean)
+    _check_range("std", std)
     described = Architecture(
         name=source.network,
         arguments={
@@ -141,6 +145,16 @@ def import_classifier(
         for file in sorted(staged.iterdir(), key=lambda file: file.name == MANIFEST):
             file.replace(out / file.name)
     return Imported(replace(model.bundle, path=out), formats, inquiry)
+
+
+def _check_range(name: str, values: Sequence[float] | None) -> None:
+    """Refuse what normalises values of 0 to 255: pictures have values of 0 to 1 here."""
+    if values and any(abs(value) > 1 for value in values):
+        given, divided = (", ".join(f"{value / by:.4g}" for value in values) for by in (1, 255))
+        raise ImportFailedError(
+            f"{name} {given} seems to be for pictures of 0 to 255; here they are of 0 to 1: divide "
+            f"mean and std by 255 ({name} {divided})"
+        )
 
 
 def _assemble(
@@ -203,7 +217,11 @@ def _assemble(
         _load_denoiser(network, load_network(noise))
         h = h.get_submodule(f"{CLASSIFIER}.network")
     if source.tensors is not None:
-        _load(h, source.tensors, source.text)
+        left_out = _load(h.get_submodule("network"), source)
+        if left_out:
+            record = {**source.record, "left_out": list(left_out)}
+            training = {**training, "imported": record}
+            manifest = manifest.model_copy(update={"training": training})
     return network, manifest
 
 
@@ -226,12 +244,10 @@ def _load_denoiser(network: PixelDP, other: PixelDP) -> None:
     network.load_state_dict({**network.state_dict(), **state})
 
 
-def _load(h: nn.Module, tensors: Mapping[str, Tensor], text: str) -> None:
-    try:
-        h.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        short = reason if len(reason) < 600 else f"{reason[:600]}…"
-        raise ImportFailedError(
-            f"the weights do not fit {text} ({short}); another number of labels needs --labels"
-        ) from None
+def _load(network: nn.Module, source: Source) -> tuple[str, ...]:
+    """Put the source's weights into ``network``; return the names of what else its file holds."""
+    assert source.tensors is not None
+    unneeded = AUXILIARY if source.network == "torchvision" else ()
+    fitted = fit(source.tensors, network.state_dict(), source.text, unneeded)
+    network.load_state_dict(fitted.tensors, strict=True)
+    return fitted.left_out

@@ -16,9 +16,13 @@ from torch import Tensor
 
 from models.networks.exported import DTYPES, STORED, Exported, attribute, reduced
 
-# Under which names training scripts keep the state dict beside other things.
-_NESTED = ("state_dict", "model", "model_state_dict")
-_PARALLEL = "module."
+# Under which names training scripts keep the state dict beside other things. An average of weights
+# (ema) comes last: of two, the one that is certainly whole.
+_NESTED = (
+    *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights"),
+    *("params", "module", "ema", "ema_state_dict", "state_dict_ema", "model_ema", "params_ema"),
+)
+_SHOWN = 4
 
 
 class ImportFailedError(ValueError):
@@ -58,15 +62,27 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise ImportFailedError(f"{file}: cannot be read as weights ({reason})") from None
-    for name in _NESTED:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-    if not isinstance(content, Mapping) or not content:
-        raise ImportFailedError(f"{file}: holds no state dict")
-    if not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise ImportFailedError(f"{file}: its state dict holds other things than tensors")
-    parallel = all(name.startswith(_PARALLEL) for name in content)
-    return {name[len(_PARALLEL) if parallel else 0 :]: value for name, value in content.items()}
+    return _state_dict(file, content)
+
+
+def _state_dict(file: Path, content: object) -> dict[str, Tensor]:
+    """Find the state dict in what a training script saved, however deep."""
+    while isinstance(content, Mapping) and content:
+        if all(isinstance(value, Tensor) for value in content.values()):
+            return {str(name): value for name, value in content.items()}
+        inner = {name: value for name, value in content.items() if isinstance(value, Mapping)}
+        known = [name for name in _NESTED if inner.get(name)] or list(inner)
+        if not known or (len(known) > 1 and known[0] not in _NESTED):
+            others = [
+                f"{k} ({type(v).__name__})" for k, v in content.items() if not isinstance(v, Tensor)
+            ]
+            more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+            raise ImportFailedError(
+                f"{file}: holds no state dict alone, but other things than tensors: "
+                f"{', '.join(others[:_SHOWN])}{more}; save the state dict"
+            )
+        content = inner[known[0]]
+    raise ImportFailedError(f"{file}: holds no state dict")
 
 
 def read_archive(file: Path) -> Archive:

@@ -12,7 +12,7 @@ from torch import Tensor
 from models import networks
 from models.importing.files import ImportFailedError, read_archive, read_weights
 from models.networks.python_networks import PATTERN
-from models.networks.torchvision_networks import AUXILIARY, is_torchvision, usual
+from models.networks.torchvision_networks import is_torchvision, usual
 
 Shape = tuple[int, int, int]
 ARCHIVE = ".pt2"
@@ -31,7 +31,7 @@ class Source:
         mean: what its pictures are normalised with, unless said otherwise.
         std: likewise.
         labels: their names; None: as many as it returns logits.
-        tensors: its weights, by their names in the network that is built; None for fresh ones.
+        tensors: its weights, by their names in the file; None for fresh ones.
         program: of an exported one.
         record: for the bundle, where it came from.
     """
@@ -72,7 +72,7 @@ def find_source(text: str, weights: Path | None) -> Source:
             "exported",
             {},
             shape=archive.shape,
-            tensors={f"network.graph.{name}": value for name, value in archive.tensors.items()},
+            tensors={f"graph.{name}": value for name, value in archive.tensors.items()},
             program=archive.program,
             record={**record, "source": file.name, "sha256": _digest(file)},
         )
@@ -82,17 +82,13 @@ def find_source(text: str, weights: Path | None) -> Source:
         record["weights"] = {"file": weights.name, "sha256": _digest(weights)}
     if PATTERN.fullmatch(text):
         arguments: dict[str, Any] = {"builder": text}
-        return Source(
-            text, _name(text), "python", arguments, tensors=_within(tensors), record=record
-        )
+        return Source(text, _name(text), "python", arguments, tensors=tensors, record=record)
     if not is_torchvision(text):
         raise ImportFailedError(
             f"{text!r} is no classifier: expected an archive of torch.export ({ARCHIVE}), a Python "
             "module:function that builds one, or a name of torchvision's, as resnet50 or vit_b_16"
         )
     known = usual(text)
-    if tensors is not None:
-        tensors = {name: value for name, value in tensors.items() if not name.startswith(AUXILIARY)}
     return Source(
         text,
         _name(text),
@@ -102,7 +98,7 @@ def find_source(text: str, weights: Path | None) -> Source:
         mean=known.mean,
         std=known.std,
         labels=known.labels,
-        tensors=_within(tensors),
+        tensors=tensors,
         record=record,
     )
 
@@ -158,10 +154,6 @@ def _count(source: Source, shape: Shape, more: dict[str, Any]) -> int:
 def _name(text: str) -> str:
     """Return ``text`` as a bundle's name."""
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).lstrip("._-")[:64]
-
-
-def _within(tensors: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
-    return tensors and {f"network.{name}": value for name, value in tensors.items()}
 
 
 def _digest(file: Path) -> str:

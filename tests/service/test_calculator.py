@@ -139,6 +139,19 @@ def test_errors_are_one_line(
     assert says in err
 
 
+def test_answers_are_read_in_every_encoding_that_shells_write(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "answer.json"
+    file.write_text("[]", encoding="utf-8")
+    expected = run(capsys, "verify", str(file))
+    for encoding in ("utf-8-sig", "utf-16"):
+        file.write_text("[]", encoding=encoding)
+        assert run(capsys, "verify", str(file)) == expected
+    file.write_bytes(b"\xff\x00")
+    assert "not JSON" in run(capsys, "verify", str(file))[2]
+
+
 def test_what_is_no_answer_cannot_be_verified(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

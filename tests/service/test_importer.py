@@ -69,6 +69,48 @@ def test_one_of_torchvisions(tmp_path: Path, capsys: Captured) -> None:
     assert "its weights are random" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("start", ["\ufeffcat\n", "cat\r\n"])
+def test_labels_as_editors_write_them(tmp_path: Path, start: str) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_bytes(f"{start}dög\nbird\nfish".encode())
+    options = ["--labels", str(labels), "--input", "1x8x8", "--draws", "64"]
+    assert main(["import", SMALL, "--out", str(tmp_path / "out"), *NOISE, *options]) == 0
+    assert read_bundle(tmp_path / "out").manifest.labels == ("cat", "dög", "bird", "fish")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "complaint"),
+    [
+        ("latin-1", "is not UTF-8 (byte 0xf6 in line 2; Latin-1 or Windows-1252?)"),
+        ("utf-16", "is UTF-16"),
+    ],
+)
+def test_labels_of_another_encoding_are_refused(
+    tmp_path: Path, capsys: Captured, encoding: str, complaint: str
+) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_bytes("cat\ndög\n".encode(encoding))
+    options = ["--labels", str(labels), "--input", "1x8x8"]
+    assert main(["import", SMALL, "--out", str(tmp_path / "out"), *NOISE, *options]) == 1
+    said = capsys.readouterr().err
+    assert f"{labels}: {complaint}" in said
+    assert "save it as UTF-8" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_something_larger(tmp_path: Path, capsys: Captured) -> None:
+    state = classifiers.small().state_dict()
+    named = {f"model._orig_mod.{name}": value for name, value in state.items()}
+    torch.save({"state_dict": {**named, "loss.weight": torch.ones(4)}}, tmp_path / "last.ckpt")
+    options = ["--weights", str(tmp_path / "last.ckpt"), "--input", "1x8x8", "--draws", "64"]
+    assert main(["import", SMALL, "--out", str(tmp_path / "out"), *NOISE, *options]) == 0
+    assert "left out of the weights, as no part of the network: loss.weight" in (
+        capsys.readouterr().err
+    )
+    imported = read_bundle(tmp_path / "out").manifest.training["imported"]
+    assert imported["left_out"] == ["loss.weight"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
@@ -82,6 +124,8 @@ def test_one_of_torchvisions(tmp_path: Path, capsys: Captured) -> None:
         ([SMALL, *NOISE, "--input", "1x8x8", "--labels", "a,b"], 1, "returns 4 logits"),
         ([SMALL, *NOISE, "--input", "1x8x8", "--labels", "a,a,b,c"], 1, "labels must differ"),
         ([SMALL, *NOISE, "--input", "1x8x8", "--name", "No"], 1, "name: "),
+        ([SMALL, *NOISE, "--input", "1x8x8", "--mean", "123.7"], 1, "by 255 (mean 0.4851)"),
+        ([SMALL, *NOISE, "--input", "1x8x8", "--std", "58"], 1, "by 255 (std 0.2275)"),
         ([SMALL, "--scale", "0", "--input", "1x8x8"], 1, "greater than 0"),
         ([SMALL, "--input", "1x8x8"], 1, "either the noise's scale or a construction bound"),
         ([SMALL, *NOISE, "--epsilon", "1"], 1, "belong to --construction-bound"),

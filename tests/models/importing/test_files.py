@@ -54,20 +54,40 @@ class Evil:
         return Path.write_text, (self.file, "executed")
 
 
-@pytest.mark.parametrize("wrap", ["plain", "state_dict", "parallel"])
-def test_state_dicts_of_every_kind_are_the_same(tmp_path: Path, wrap: str) -> None:
-    state = small().state_dict()
+WAYS: dict[str, Callable[[dict[str, Tensor]], dict[str, Any]]] = {
+    "plain": lambda state: state,
+    "state_dict": lambda state: {"epoch": 3, "state_dict": state},
+    "model": lambda state: {"model": state, "optimizer": {"state": {}, "param_groups": [1]}},
+    "net": lambda state: {"net": state, "acc": 93.1},
+    "ema": lambda state: {"ema": state, "step": 1},
+    "both": lambda state: {
+        "ema": {name: 0 * value for name, value in state.items()},
+        "model": state,
+    },
+    "nested": lambda state: {"model": {"state_dict": state, "args": {}}},
+    "unknown": lambda state: {"classifier": state, "epoch": 1},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_state_dicts_of_every_kind_are_the_same(tmp_path: Path, way: str) -> None:
+    state = dict(small().state_dict())
     save_file(state, tmp_path / "net.safetensors")
-    pth: dict[str, Any] = dict(state)
-    if wrap == "state_dict":
-        pth = {"epoch": 3, "state_dict": pth}
-    elif wrap == "parallel":
-        pth = {f"module.{name}": value for name, value in state.items()}
-    torch.save(pth, tmp_path / "net.pth")
+    torch.save(WAYS[way](state), tmp_path / "net.pth")
     for name in ("net.safetensors", "net.pth"):
         read = read_weights(tmp_path / name)
         assert read.keys() == state.keys()
         assert all(torch.equal(read[key], value) for key, value in state.items())
+
+
+def test_what_is_there_instead_of_a_state_dict_is_listed(tmp_path: Path) -> None:
+    state = dict(small().state_dict())
+    torch.save({"generator": state, "critic": state, "step": 1}, tmp_path / "two.pth")
+    with pytest.raises(ImportFailedError, match=r"generator \(dict\), critic \(dict\), step"):
+        read_weights(tmp_path / "two.pth")
+    torch.save({**state, "version": "1.0"}, tmp_path / "mixed.pth")
+    with pytest.raises(ImportFailedError, match=r"mixed\.pth: .*than tensors: version \(str\)"):
+        read_weights(tmp_path / "mixed.pth")
 
 
 def test_weights_are_never_unpickled(tmp_path: Path) -> None:
