@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import tracing
 from service.api import docs, health, models, page, predict, problems, v2
+from service.api.head import Head
 from service.api.middleware import Envelope
 from service.api.overload import Gate
 from service.api.predictions import Predictions
@@ -104,6 +105,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
                 "X-Request-Id",
             ],
         )
+    app.add_middleware(Head)
     app.add_middleware(Envelope, metrics=metrics, tracing=traces)
     for module in (predict, models, v2, health, docs, page):
         app.include_router(module.router)

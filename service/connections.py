@@ -9,6 +9,7 @@ worked on for a client who has left.
 import asyncio
 import contextlib
 import json
+import re
 import resource
 import secrets
 import select
@@ -60,8 +61,13 @@ class _Parser(h11.Connection):
                 which those before the service may have read in the other; and for a body in tiny
                 chunks, each of which takes as much time as a large one.
         """
+        before = len(self.trailing_data[0]) if self.their_state is h11.IDLE else 0
         event = super().next_event()
         if isinstance(event, h11.Request):
+            # By itself h11 judges heads that are not there yet, and takes any that comes at once.
+            if before - len(self.trailing_data[0]) > MAX_HEADER_BYTES:
+                raise h11.RemoteProtocolError("the head is too large", error_status_hint=431)
+            event = _in_origin_form(event)
             self._chunks = self._chunked = 0
             if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
                 raise h11.RemoteProtocolError("Content-Length and Transfer-Encoding together")
@@ -70,6 +76,27 @@ class _Parser(h11.Connection):
             if self._chunked < (self._chunks - FREE_CHUNKS) * LEAST_CHUNK:
                 raise h11.RemoteProtocolError(f"chunks of less than {LEAST_CHUNK} bytes on average")
         return event
+
+
+_ABSOLUTE = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+
+
+def _in_origin_form(event: h11.Request) -> h11.Request:
+    """Return a request for a whole URL, as proxies are sent, as one for its path at its host.
+
+    Servers have to take both (RFC 9112, section 3.2.2), and the URL's host counts.
+    """
+    match = _ABSOLUTE.fullmatch(event.target)
+    if match is None:
+        return event
+    host, path = match[1].rpartition(b"@")[2], match[2]
+    others = [(name, value) for name, value in event.headers if name != b"host"]
+    return h11.Request(
+        method=event.method,
+        target=path if path.startswith(b"/") else b"/" + path,
+        headers=[(b"host", host), *others],
+        http_version=event.http_version,
+    )
 
 
 class Connection(H11Protocol):

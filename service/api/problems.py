@@ -215,6 +215,14 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return described
 
 
+def _with_head(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Have ``Allow`` name HEAD beside GET, as every route that takes the one takes the other."""
+    allowed = {**(headers or {})}
+    if (methods := allowed.get("Allow", "")) and "HEAD" not in methods:
+        allowed["Allow"] = methods.replace("GET", "GET, HEAD")
+    return allowed
+
+
 def _writable(value: Any) -> Any:
     """Replace in what strangers have sent what no encoding can write: halves of characters."""
     return value.encode(errors="replace").decode() if isinstance(value, str) else value
@@ -267,7 +275,7 @@ def install(app: FastAPI) -> None:
             return answer(request, Problem("not-found", f"There is nothing at {path}."))
         if error.status_code == 405:
             detail = f"{path} does not take {request.method}."
-            return answer(request, Problem("method-not-allowed", detail), error.headers)
+            return answer(request, Problem("method-not-allowed", detail), _with_head(error.headers))
         return answer(request, Problem("malformed-request", str(error.detail)), error.headers)
 
     app.add_exception_handler(Problem, problem)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import h11
 import pytest
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
@@ -170,6 +171,59 @@ def test_a_large_head(connect: Callable[[], socket.socket]) -> None:
     client = connect()
     client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 20_000)
     assert "65,536" in check(rest(client), 431, "head-too-large")["detail"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"X: " + b"y" * 65_536 + b"\r\n",
+        b"X: y\r\n" * 20_000,
+        b"X:" + b" " * 100_000 + b"y\r\n",
+    ],
+)
+def test_a_large_head_that_comes_at_once(more: bytes) -> None:
+    parser = connections._Parser(h11.SERVER, connections.MAX_HEADER_BYTES)
+    parser.receive_data(b"GET / HTTP/1.1\r\nHost: x\r\n" + more + b"\r\n")
+    with pytest.raises(h11.RemoteProtocolError) as caught:
+        parser.next_event()
+    assert caught.value.error_status_hint == 431
+
+
+def test_a_head_of_the_largest_size_and_what_follows_it() -> None:
+    parser = connections._Parser(h11.SERVER, connections.MAX_HEADER_BYTES)
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\nX: \r\n\r\n"
+    padding = b"y" * (connections.MAX_HEADER_BYTES - len(head))
+    parser.receive_data(head.replace(b"X: ", b"X: " + padding) + bytes(100_000))
+    assert isinstance(parser.next_event(), h11.Request)
+    assert len(parser.next_event().data) == 100_000
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query", "host"),
+    [
+        (b"http://example.org:80/a/b?c=d", b"/a/b", b"c=d", b"example.org:80"),
+        (b"HTTP://example.org", b"/", b"", b"example.org"),
+        (b"https://example.org?c", b"/", b"c", b"example.org"),
+        (b"http://user@example.org/", b"/", b"", b"example.org"),
+        (b"http://[::1]:8000/a", b"/a", b"", b"[::1]:8000"),
+        (b"/http://example.org/", b"/http://example.org/", b"", b"x"),
+        (b"*", b"*", b"", b"x"),
+    ],
+)
+def test_a_target_may_be_a_whole_url(target: bytes, path: bytes, query: bytes, host: bytes) -> None:
+    parser = connections._Parser(h11.SERVER, connections.MAX_HEADER_BYTES)
+    parser.receive_data(b"GET " + target + b" HTTP/1.1\r\nA: b\r\nHost: x\r\n\r\n")
+    event = parser.next_event()
+    assert event.target.partition(b"?")[::2] == (path, query)
+    assert dict(event.headers) == {b"host": host, b"a": b"b"}
+
+
+def test_a_request_for_a_whole_url_is_answered(connect: Callable[[], socket.socket]) -> None:
+    client = connect()
+    client.sendall(b"GET http://example.org/?7 HTTP/1.1\r\nHost: x\r\n\r\n")
+    head, _, body = one(client).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert body == b"x" * 7
 
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
