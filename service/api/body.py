@@ -1,8 +1,6 @@
 """Reading a request's pictures: raw, as a multipart form, or as JSON with base64."""
 
 import asyncio
-import base64
-import binascii
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -13,6 +11,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from service.api import base64_text
 from service.api.apart import apart
 from service.api.problems import Problem
 
@@ -20,8 +19,6 @@ T = TypeVar("T")
 
 # In a JSON body: far more than options and pictures there can be.
 _MOST_PARTS = 10_000
-# Characters of base64 that are decoded at a time; four at a time belong together.
-_PIECE = 2**20
 _READ_AS_RAW = ("image/", "application/octet-stream")
 
 
@@ -168,11 +165,9 @@ def _base64(value: object, name: str) -> bytes:
         detail = f"The member {name} must be the picture's bytes in base64, as a string."
         raise Problem("malformed-request", detail)
     try:
-        # In pieces, between which other threads get their turns.
-        pieces = [value[start : start + _PIECE] for start in range(0, len(value), _PIECE)]
-        return b"".join(base64.b64decode(piece, validate=True) for piece in pieces)
-    except (binascii.Error, ValueError):
-        raise Problem("malformed-request", f"The member {name} is not base64.") from None
+        return base64_text.decode(value)
+    except ValueError as error:
+        raise Problem("malformed-request", f"The member {name} {error}.") from None
 
 
 def _form(headers: Headers, content: bytes, most: int) -> list[bytes]:

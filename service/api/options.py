@@ -53,7 +53,7 @@ class Options(BaseModel):
 
 
 def parse(values: dict[str, Any]) -> Options:
-    """Check the options in ``values``.
+    """Check the options in ``values``; null is one that is not given.
 
     Raises:
         Problem: ``option-out-of-range``, naming the option.
@@ -70,7 +70,8 @@ def parse(values: dict[str, Any]) -> Options:
             allowed = "a number or a word"
             raise Problem("option-out-of-range", detail, option=name, allowed=allowed)
     try:
-        return Options.model_validate(values)
+        given = {name: value for name, value in values.items() if value is not None}
+        return Options.model_validate(given)
     except ValidationError as error:
         raise out_of_range(list(error.errors())) from None
 

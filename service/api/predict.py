@@ -197,15 +197,18 @@ def _patience(query: Options, predictions: Predictions) -> float:
 
 
 def _merge(request: Request, query: Options, body: Body) -> Options:
-    """Join the options of the query and of the body; none may be given twice."""
-    names = [name for name, _ in request.query_params.multi_items()]
-    for name in names:
-        if names.count(name) > 1:
-            detail = f"{name} is given more than once in the query; give it once."
+    """Join the options of the query and of the body; where they agree, both may give one."""
+    values: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if values.setdefault(name, value) != value:
+            detail = (
+                f"{name} is given more than once in the query, with other values; give it once."
+            )
             raise Problem("option-out-of-range", detail, option=name)
     given = query.model_dump(exclude_unset=True)
-    for name in body.options:
-        if name in given:
-            detail = f"{name} is given both in the query and in the body; give it once."
+    others = parse(body.options).model_dump(exclude_unset=True)
+    for name in given.keys() & others.keys():
+        if given[name] != others[name]:
+            detail = f"{name} is one value in the query and another in the body; give it once."
             raise Problem("option-out-of-range", detail, option=name)
-    return parse(given | body.options)
+    return parse(given | others)

@@ -4,14 +4,13 @@ A tensor's shape is judged before its values are looked at, and its values by th
 anything is made of them.
 """
 
-import base64
-import binascii
 import struct
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
 from typing import Any
 
+from service.api import base64_text
 from service.api.problems import Problem
 
 # The magic numbers of PGM and PPM, which are a header before the very same values.
@@ -142,8 +141,8 @@ def _pnm(picture: tuple[int, int, int], values: bytes) -> bytes:
 def _file(name: str, value: object) -> bytes:
     try:
         if isinstance(value, str):
-            return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError):
+            return base64_text.decode(value)
+    except ValueError:
         pass
     raise _bad(f"{name} holds a value that is no string in base64; send files as binary tensors.")
 
