@@ -7,19 +7,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from service.api import base64_text
 from service.api.apart import apart
+from service.api.encoding import decompress, find_encoding
 from service.api.problems import Problem
 
 T = TypeVar("T")
 
 # In a JSON body: far more than options and pictures there can be.
 _MOST_PARTS = 10_000
-_READ_AS_RAW = ("image/", "application/octet-stream")
+_READ_AS_RAW = ("image/", "application/octet-stream", "binary/octet-stream")
+_CURLS_OWN = "application/x-www-form-urlencoded"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ async def read_one(request: Request, limit: int, seconds: float) -> Body:
     kind = _media_type(request)
     pool = request.app.state.predictions.pool
     async with whole(request, limit, seconds) as content:
+        kind = kind or _look(content)
         if kind.startswith(_READ_AS_RAW):
             return Body([content], {})
         if kind == "application/json":
@@ -62,6 +66,7 @@ async def read_many(request: Request, limit: int, seconds: float, most: int) -> 
     kind = _media_type(request)
     pool = request.app.state.predictions.pool
     async with whole(request, limit, seconds) as content:
+        kind = kind or _look(content)
         if kind == "application/json":
             return await apart(pool, len(content), lambda: _many_of_json(content, most))
         if kind == "multipart/form-data":
@@ -95,24 +100,37 @@ def _check_count(count: int, most: int) -> None:
 
 
 def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    """Return the media type that the request states, in lower case; ``""`` if it states none."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_json = kind.startswith("application/") and kind.endswith("+json")
+    return "application/json" if is_json else kind
+
+
+def _look(content: bytes) -> str:
+    """Tell the media type of a body that comes without one, as RFC 9110, section 8.3, allows."""
+    if content[:100].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{":
+        return "application/json"
+    return "application/octet-stream"
 
 
 def _unsupported(kind: str, raw: str) -> Problem:
-    given = kind or "no media type"
-    detail = f"The body has {given}; expected {raw}multipart/form-data or application/json."
-    return Problem("unsupported-media-type", detail)
+    expected = f"expected {raw}multipart/form-data or application/json"
+    hint = ""
+    if kind == _CURLS_OWN:
+        hint = ", curl's own choice: add -H 'Content-Type: image/png'"
+    return Problem("unsupported-media-type", f"The body is said to be {kind}{hint}; {expected}.")
 
 
 @asynccontextmanager
 async def whole(request: Request, limit: int, seconds: float) -> AsyncIterator[bytes]:
-    """Read the whole body, stopping as soon as it is too large or takes too long.
+    """Read the whole body, stopping as soon as it is too large or takes too long; decompress it.
 
     It counts as being received for as long as the block runs, which is to take it apart.
 
     Raises:
         Problem: it does.
     """
+    encoding = find_encoding(request.headers)
     stated = request.headers.get("content-length", "")
     if stated.isdigit() and int(stated) > limit:
         raise _too_large(limit)
@@ -129,6 +147,11 @@ async def whole(request: Request, limit: int, seconds: float) -> AsyncIterator[b
             raise Problem("deadline-before-first-look", detail) from None
         content = b"".join(parts)
         parts.clear()
+        if encoding:
+            pool, packed = request.app.state.predictions.pool, content
+            content = await apart(pool, limit, lambda: decompress(packed, encoding, limit))
+            upload.add(len(content))
+            del packed
         yield content
 
 
@@ -170,13 +193,29 @@ def _base64(value: object, name: str) -> bytes:
         raise Problem("malformed-request", f"The member {name} {error}.") from None
 
 
+class _Files(MultiPartParser):
+    """A parser of forms for which every part is a file, whether or not it has a file name.
+
+    Others it would take for text, whose bytes may not be those that were sent; and a name may be
+    given as ``filename*`` alone (RFC 6266), which it does not know.
+    """
+
+    def on_headers_finished(self) -> None:
+        """Begin a part."""
+        part = self._current_part
+        _, options = parse_options_header(part.content_disposition)
+        if b"filename" not in options:
+            part.content_disposition = (part.content_disposition or b"") + b'; filename=""'
+        super().on_headers_finished()
+
+
 def _form(headers: Headers, content: bytes, most: int) -> list[bytes]:
     """Return the files of a form's fields ``image``."""
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield content
 
-    parser = MultiPartParser(headers, stream(), max_files=most, max_fields=most)
+    parser = _Files(headers, stream(), max_files=most, max_fields=most)
     parser.spool_max_size = len(content) + 1  # never onto a disk
     try:
         items = _run(parser.parse()).multi_items()
@@ -189,11 +228,7 @@ def _form(headers: Headers, content: bytes, most: int) -> list[bytes]:
         if name != "image":
             detail = f"The form has a field {name!r}; only image is read. Options go in the query."
             raise Problem("malformed-request", detail)
-        if not isinstance(value, UploadFile):
-            # Parsed as text: its bytes may not be those that were sent, and a certificate is
-            # about exactly those.
-            detail = "The field image must be a file: give its part a filename."
-            raise Problem("malformed-request", detail)
+        assert isinstance(value, UploadFile)
         pictures.append(value.file.read())
     return pictures
 

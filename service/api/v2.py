@@ -22,7 +22,7 @@ from service.api.options import Options, parse, resolve
 from service.api.predictions import RETRY_SECONDS, Predictions
 from service.api.problems import Problem
 from service.api.v2_errors import V2Route
-from service.api.v2_request import Inference, decompress, read_inference
+from service.api.v2_request import read_inference
 from service.api.v2_response import OUTPUTS, respond
 from service.catalogue import Served
 
@@ -104,17 +104,13 @@ async def infer(request: Request, model: Model) -> Response:
     predictions: Predictions = request.app.state.predictions
     settings, manifest = predictions.settings, model.bundle.manifest
     arrived: float = request.scope["arrived"]
-    encoding = request.headers.get("content-encoding")
     header = request.headers.get("inference-header-content-length")
-
     async with whole(request, settings.max_bytes, settings.timeout_ms / 1000) as content:
-
-        def read() -> Inference:
-            plain = decompress(content, encoding, settings.max_bytes)
-            return read_inference(plain, header, manifest.input.shape, settings.max_batch)
-
-        size = len(content) if encoding is None else settings.max_bytes
-        inference = await apart(predictions.pool, size, read)
+        inference = await apart(
+            predictions.pool,
+            len(content),
+            lambda: read_inference(content, header, manifest.input.shape, settings.max_batch),
+        )
     name = f"{manifest.name}:{manifest.version}"
     options = parse(inference.options | {"model": name, "scores": "all"})
     asked = resolve(options, model, settings)

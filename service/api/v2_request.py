@@ -5,7 +5,6 @@ then the inputs' values, each of the length that the JSON states. With n = 0 it 
 values alone.
 """
 
-import zlib
 from dataclasses import dataclass
 from math import prod
 from typing import Annotated, Any
@@ -22,7 +21,6 @@ _OPTIONS = ("target", "norm", "confidence", "max_draws")
 _UNSUPPORTED = ("shared_memory_region", "classification", "sequence_id")
 # Parts of a request's JSON beside the values.
 _OTHERS = 1000
-_WINDOW_BITS = {"gzip": 31, "deflate": 15}
 
 
 class _Part(BaseModel):
@@ -61,30 +59,6 @@ class Inference:
     pictures: list[bytes]
     options: dict[str, Any]
     outputs: dict[str, bool]
-
-
-def decompress(content: bytes, encoding: str | None, limit: int) -> bytes:
-    """Undo ``Content-Encoding``, to at most ``limit`` bytes.
-
-    Raises:
-        Problem: it is too large, broken, or of an encoding that is not read.
-    """
-    encoding = (encoding or "identity").lower()
-    if encoding == "identity":
-        return content
-    if encoding not in _WINDOW_BITS:
-        raise bad(f"The Content-Encoding {encoding[:40]!r} is not read; use gzip or deflate")
-    stream = zlib.decompressobj(_WINDOW_BITS[encoding])
-    try:
-        plain = stream.decompress(content, limit + 1)
-    except zlib.error as error:
-        raise bad(f"The body is not {encoding} ({error})") from None
-    if len(plain) > limit:
-        detail = f"The body has more than {limit:,} bytes when decompressed, the most that is read."
-        raise Problem("too-many-bytes", detail, limit_bytes=limit)
-    if not stream.eof or stream.unused_data:
-        raise bad(f"The body ends before its {encoding} data does, or goes on after it")
-    return plain
 
 
 def read_inference(

@@ -75,10 +75,12 @@ def test_too_many_bytes_without_a_stated_length(client: httpx.Client) -> None:
     check(client.post("/predict", content=chunks(), headers=PNG), "too-many-bytes")
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
 def test_unsupported_media_types(client: httpx.Client, seven: bytes, kind: str) -> None:
     response = client.post("/predict", content=seven, headers={"Content-Type": kind})
-    check(response, "unsupported-media-type")
+    detail = check(response, "unsupported-media-type")["detail"]
+    assert kind in detail
+    assert ("-H 'Content-Type: image/png'" in detail) == ("form" in kind)
 
 
 @pytest.mark.parametrize(
@@ -238,18 +240,6 @@ def test_every_problem_has_a_page(client: httpx.Client) -> None:
         assert response.status_code == 200
         assert kind.title in html.unescape(response.text)
     check(client.get("/problems/none"), "not-found")
-
-
-def test_a_form_field_that_is_no_file_is_refused(client: httpx.Client, seven: bytes) -> None:
-    """Form parsers take such a part for text, and may hand out other bytes than were sent."""
-    for more in ("", "; filename*=UTF-8''a.png"):
-        head = f'--x\r\nContent-Disposition: form-data; name="image"{more}\r\n\r\n'
-        content = head.encode() + seven + b"\r\n--x--\r\n"
-        headers = {"Content-Type": "multipart/form-data; boundary=x"}
-        problem = check(
-            client.post("/predict", content=content, headers=headers), "malformed-request"
-        )
-        assert "filename" in problem["detail"]
 
 
 def test_long_thin_pictures_are_refused_at_once(client: httpx.Client) -> None:

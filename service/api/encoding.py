@@ -1,0 +1,70 @@
+"""``Content-Encoding`` of requests: gzip and deflate, undone within the limit of a body."""
+
+import zlib
+
+from starlette.datastructures import Headers
+
+from service.api.problems import Problem
+
+READ = "gzip, deflate"
+_NAMES = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
+_GZIP, _ZLIB, _RAW = 31, 15, -15
+# Several gzip files, one after the other, are one (RFC 1952, section 2.2); packers write such.
+_MOST_MEMBERS = 1000
+
+
+def find_encoding(headers: Headers) -> str | None:
+    """Return ``gzip`` or ``deflate``, or None for a body that is sent as it is.
+
+    Raises:
+        Problem: ``unsupported-media-type``, another encoding or several.
+    """
+    given = ",".join(headers.getlist("content-encoding")).lower().split(",")
+    named = [name for one in given if (name := one.strip()) not in ("", "identity")]
+    if not named:
+        return None
+    if len(named) > 1 or named[0] not in _NAMES:
+        found = ", ".join(named)
+        detail = f"The Content-Encoding {found[:40]!r} is not read; use gzip or deflate."
+        raise Problem("unsupported-media-type", detail, headers={"Accept-Encoding": READ})
+    return _NAMES[named[0]]
+
+
+def decompress(content: bytes, encoding: str, limit: int) -> bytes:
+    """Undo ``encoding``, to at most ``limit`` bytes.
+
+    Raises:
+        Problem: it is too large, or broken.
+    """
+    parts: list[bytes] = []
+    room = limit
+    for _ in range(_MOST_MEMBERS):
+        stream = zlib.decompressobj(_window(content, encoding))
+        try:
+            parts.append(stream.decompress(content, room + 1))
+        except zlib.error as error:
+            raise _bad(f"The body is not {encoding} ({error})") from None
+        room -= len(parts[-1])
+        if room < 0:
+            detail = f"The body has more than {limit:,} bytes decompressed, the most that is read."
+            raise Problem("too-many-bytes", detail, limit_bytes=limit)
+        if not stream.eof:
+            break
+        content = stream.unused_data
+        if not content:
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        if encoding != "gzip" or not content.startswith(b"\x1f\x8b"):
+            break
+    raise _bad(f"The body ends before its {encoding} data does, or goes on after it")
+
+
+def _window(content: bytes, encoding: str) -> int:
+    """Return zlib's word for the form: deflate is zlib's, but some clients send it bare."""
+    if encoding == "gzip":
+        return _GZIP
+    head = int.from_bytes(content[:2])
+    return _ZLIB if content[:1] and content[0] & 15 == 8 and head % 31 == 0 else _RAW
+
+
+def _bad(found: str) -> Problem:
+    return Problem("malformed-request", f"{found}.")

@@ -1,0 +1,157 @@
+"""Requests as real clients write them, over a socket."""
+
+import base64
+import gzip
+import http.client
+import json
+import zlib
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import Service
+
+PNG = {"Content-Type": "image/png"}
+TARGET = {"target": 0.5}
+
+
+def check_seven(response: httpx.Response) -> dict[str, Any]:
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    assert answer["label"]["name"] == "7"
+    return answer
+
+
+def bare(content: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(content) + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [("gzip", gzip.compress), ("deflate", zlib.compress), ("deflate", bare), ("identity", bytes)],
+)
+def test_bodies_may_be_compressed(
+    client: httpx.Client, seven: bytes, encoding: str, pack: Any
+) -> None:
+    headers = {"Content-Encoding": encoding}
+    raw = client.post("/predict", content=pack(seven), headers=PNG | headers, params=TARGET)
+    assert check_seven(raw)["robust"] is True
+    request = client.build_request("POST", "/predict/batch", files=[("image", ("7", seven))] * 2)
+    form = dict(request.headers) | headers
+    form.pop("content-length")
+    packed = client.post("/predict/batch", content=pack(request.read()), headers=form)
+    assert len(packed.json()["predictions"]) == 2
+    text = json.dumps({"image": base64.b64encode(seven).decode()}).encode()
+    kind = {"Content-Type": "application/json"}
+    check_seven(client.post("/predict", content=pack(text), headers=kind | headers))
+
+
+def test_compressed_bodies_have_the_same_limit(client: httpx.Client) -> None:
+    bomb = gzip.compress(bytes(21 * 2**20))
+    response = client.post("/predict", content=bomb, headers=PNG | {"Content-Encoding": "gzip"})
+    assert response.status_code == 413
+    assert response.json()["limit_bytes"] == 20 * 2**20
+
+
+def test_other_encodings_are_refused_with_those_that_are_read(
+    client: httpx.Client, seven: bytes
+) -> None:
+    for path in ("/predict", "/predict/batch", "/predict/stream"):
+        headers = PNG | {"Content-Encoding": "br"}
+        response = client.post(path, content=seven, headers=headers)
+        assert response.status_code == 415
+        assert response.headers["Accept-Encoding"] == "gzip, deflate"
+    headers = {"Content-Encoding": "br", "Content-Type": "application/json"}
+    response = client.post("/v2/models/mnist-cnn/infer", content=b"{}", headers=headers)
+    assert response.status_code == 400
+    assert "br" in response.json()["error"]
+
+
+@pytest.mark.parametrize("kind", [None, "", "binary/octet-stream", "IMAGE/PNG", "image/nonsense"])
+def test_a_picture_is_taken_by_its_bytes(service: Service, seven: bytes, kind: str | None) -> None:
+    address = urlsplit(service.address)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60)
+    headers = {} if kind is None else {"Content-Type": kind}
+    connection.request("POST", "/predict", body=seven, headers=headers)
+    response = connection.getresponse()
+    assert response.status == 200
+    assert json.load(response)["label"]["name"] == "7"
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "application/vnd.example+json", "application/json; charset=x"]
+)
+def test_json_is_taken_by_its_bytes(client: httpx.Client, seven: bytes, kind: str) -> None:
+    text = json.dumps({"image": base64.b64encode(seven).decode()})
+    for start in ("", "\n ", "\ufeff"):
+        content = (start + text).encode()
+        check_seven(client.post("/predict", content=content, headers={"Content-Type": kind}))
+
+
+def test_a_body_of_neither_kind_is_told_so(client: httpx.Client) -> None:
+    response = client.post("/predict", content=b"hello")
+    assert (response.status_code, response.json()["type"]) == (400, "/problems/not-a-picture")
+
+
+@pytest.mark.parametrize(
+    "more", ["", "; filename*=UTF-8''%37.png", '; filename=""', "; filename=7.png"]
+)
+def test_form_parts_count_by_their_bytes(client: httpx.Client, seven: bytes, more: str) -> None:
+    parts = [
+        f"--x\r\nContent-Disposition: form-data; name=image{more}\r\n\r\n".encode() + seven,
+        f'--x\r\nContent-Disposition: form-data; name="image"{more}\r\n'
+        "Content-Type: text/plain; charset=utf-16\r\n\r\n".encode()
+        + seven,
+    ]
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    content = b"\r\n".join([*parts, b"--x--\r\n"])
+    answers = client.post("/predict/batch", content=content, headers=headers).json()["predictions"]
+    assert [answer["label"]["name"] for answer in answers] == ["7", "7"]
+    single = b"\r\n".join([parts[0], b"--x--\r\n"])
+    check_seven(client.post("/predict", content=single, headers=headers))
+
+
+def test_base64_as_clients_write_it(client: httpx.Client, seven: bytes) -> None:
+    lines = base64.encodebytes(seven).decode()
+    for text in (lines, base64.urlsafe_b64encode(seven).decode().rstrip("=")):
+        for start in ("", "data:image/png;base64,"):
+            check_seven(client.post("/predict", json={"image": start + text}))
+            answer = client.post("/predict/batch", json={"images": [start + text]})
+            assert answer.json()["predictions"][0]["label"]["name"] == "7"
+    response = client.post("/predict", json={"image": "data:image/png,%89PNG"})
+    assert response.status_code == 400
+    assert "data: URL" in response.json()["detail"]
+
+
+def test_null_is_an_option_that_is_not_given(client: httpx.Client, seven: bytes) -> None:
+    names = ("model", "target", "norm", "confidence", "max_draws", "timeout_ms", "scores")
+    names += ("require", "attacks", "evidence", "priority")
+    image = base64.b64encode(seven).decode()
+    answer = check_seven(client.post("/predict", json={"image": image} | dict.fromkeys(names)))
+    assert answer["confidence"] == 0.95
+    response = client.post("/predict", json={"image": image, "tarrget": None})
+    assert response.json()["option"] == "tarrget"
+
+
+def test_equal_values_are_no_contradiction(client: httpx.Client, seven: bytes) -> None:
+    image = base64.b64encode(seven).decode()
+    body = {"image": image, "target": 0.5, "max_draws": 400, "evidence": True, "norm": None}
+    query = "target=0.50&max_draws=400&evidence=true&target=0.50&norm=l2"
+    answer = check_seven(client.post(f"/predict?{query}", json=body))
+    assert answer["target"] == 0.5
+    for given in ("target=0.1", "target=0.5&target=0.1", "max_draws=500"):
+        response = client.post(f"/predict?{given}", json=body)
+        assert response.status_code == 422
+        assert response.json()["option"] == given.partition("=")[0]
+
+
+def test_a_target_may_be_a_whole_url(service: Service, seven: bytes) -> None:
+    address = urlsplit(service.address)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60)
+    connection.request("POST", f"{service.address}/predict?target=0.5", body=seven, headers=PNG)
+    assert connection.getresponse().status == 200
+    connection.close()
