@@ -15,6 +15,7 @@ from service.api.head import Head
 from service.api.middleware import Envelope
 from service.api.overload import Gate
 from service.api.predictions import Predictions
+from service.api.prefix import Prefix
 from service.api.uploads import Uploads
 from service.catalogue import Catalogue
 from service.engine.engine import Engine
@@ -79,6 +80,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         version=version("pixeldp"),
         description="What is in a picture, with proof of how far it could have been altered.",
         lifespan=lifespan,
+        servers=[{"url": settings.root_path or "/", "description": "This service."}],
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
@@ -106,7 +108,10 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
             ],
         )
     app.add_middleware(Head)
+    problems.lie_at(settings.root_path)
     app.add_middleware(Envelope, metrics=metrics, tracing=traces)
+    if settings.root_path:
+        app.add_middleware(Prefix, root_path=settings.root_path)
     for module in (predict, models, v2, health, docs, page):
         app.include_router(module.router)
     app.mount("/page", page.files)

@@ -4,7 +4,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.bundle import ZOO
@@ -23,6 +23,11 @@ class Settings(BaseSettings):
     )
     port: Annotated[int, Field(ge=0, le=65535)] = Field(
         8000, description="The port; 0 takes a free one and prints it."
+    )
+    root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*/?$", max_length=200)] = Field(
+        "",
+        description="The path that a proxy has put the service at, such as /pixeldp; whether or "
+        "not it takes that off the requests' paths.",
     )
     models: Annotated[list[Path], Field(min_length=1)] = Field(
         [ZOO / "mnist-cnn"],
@@ -112,6 +117,11 @@ class Settings(BaseSettings):
         description="What is logged; info has a line for each request but probes and refusals for "
         "lack of room, keys or rate, which only debug has.",
     )
+
+    @field_validator("root_path")
+    @classmethod
+    def _without_last_slash(cls, value: str) -> str:
+        return value.rstrip("/")
 
     @model_validator(mode="after")
     def _defaults_within_limits(self) -> Self:

@@ -17,13 +17,14 @@ _FILES = {
     "favicon-32x32.png": "image/png",
 }
 # Swagger UI would keep keys in the browser's storage if it were told to; by default it does not.
+# Links are relative, for a service that lies below a path of its proxy's.
 _PAGE = bytes(
     get_swagger_ui_html(
-        openapi_url="/openapi.json",
+        openapi_url="openapi.json",
         title="PixelDP",
-        swagger_js_url="/swagger/swagger-ui-bundle.js",
-        swagger_css_url="/swagger/swagger-ui.css",
-        swagger_favicon_url="/swagger/favicon-32x32.png",
+        swagger_js_url="swagger/swagger-ui-bundle.js",
+        swagger_css_url="swagger/swagger-ui.css",
+        swagger_favicon_url="swagger/favicon-32x32.png",
         swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
     ).body
 ).decode()

@@ -153,6 +153,16 @@ PROBLEMS: dict[str, _Kind] = {
 }
 
 
+# Where the service lies behind its proxy, as ``PIXELDP_ROOT_PATH`` says; "" at the top.
+_root_path = ""
+
+
+def lie_at(root_path: str) -> None:
+    """Have the types of all problems lead to their pages below ``root_path``."""
+    global _root_path
+    _root_path = root_path
+
+
 class ProblemDocument(BaseModel):
     """The body of every error; further members help a program."""
 
@@ -188,7 +198,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
         """Return the problem document."""
         kind = PROBLEMS[self.name]
         return {
-            "type": f"/problems/{self.name}",
+            "type": f"{_root_path}/problems/{self.name}",
             "title": kind.title,
             "status": kind.status,
             "detail": _writable(self.detail),
@@ -299,6 +309,6 @@ def page(name: str) -> HTMLResponse:
         "<meta name=viewport content='width=device-width'><meta name=color-scheme content="
         "'light dark'><style>body{font:16px/1.5 system-ui;max-width:40rem;margin:3rem auto;"
         f"padding:0 1rem}}</style><h1>{title}</h1><p>{text}</p>"
-        f"<p>Status {kind.status}, type <code>/problems/{name}</code>.</p></html>"
+        f"<p>Status {kind.status}, type <code>{_root_path}/problems/{name}</code>.</p></html>"
     )
     return HTMLResponse(content, headers={"Content-Security-Policy": policy(content)})

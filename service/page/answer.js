@@ -38,13 +38,13 @@ export class AnswerView {
   }
 
   /** Say in a sentence what went wrong, and where more is written about it. */
-  problem({ title, detail, members }) {
+  problem({ title, detail, kind }) {
     const heading = document.createElement("strong");
     heading.textContent = title.replace(/[.?!]?$/, ".");
     const parts = [heading, ` ${detail ?? ""} `];
-    if (members.type?.startsWith("/problems/")) {
+    if (kind) {
       const more = document.createElement("a");
-      more.href = members.type.slice(1);
+      more.href = `problems/${kind}`;
       more.textContent = "What this means";
       parts.push(more);
     }

@@ -4,7 +4,9 @@
 export class Problem extends Error {
   constructor({ title, detail, status = 0, ...members }) {
     super(detail || title);
-    Object.assign(this, { title, detail, status, members });
+    // The type may lie below the path of a proxy; the page's own links are relative.
+    const kind = /\/problems\/([a-z-]+)$/.exec(members.type)?.[1];
+    Object.assign(this, { title, detail, status, members, kind });
   }
 }
 

@@ -183,7 +183,7 @@ async function ask() {
 /** Say what went wrong, and try again by itself where that helps. */
 function fail(error, again) {
   if (!(error instanceof Problem)) throw error;
-  if (error.members.type === "/problems/not-ready") {
+  if (error.kind === "not-ready") {
     view.wait(`${error.detail} Trying again …`);
     state.later = setTimeout(again, 1000 * error.members.retry_after_s);
     return;

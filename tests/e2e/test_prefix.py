@@ -1,0 +1,77 @@
+"""A service below a path of its proxy's, which may or may not take that off."""
+
+import re
+from collections.abc import Iterator
+from urllib.parse import urljoin
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import Service
+
+ROOT_PATH = "/tools/pixeldp"
+PNG = {"Content-Type": "image/png"}
+
+
+@pytest.fixture(scope="module")
+def below() -> Iterator[httpx.Client]:
+    environment = {"PIXELDP_ROOT_PATH": f"{ROOT_PATH}/", "PIXELDP_DEVICES": "cpu"}
+    running = Service(environment=environment).wait_ready()
+    with httpx.Client(base_url=running.address, timeout=60) as client:
+        yield client
+    assert running.stop() == 0
+
+
+@pytest.mark.parametrize("start", ["", ROOT_PATH])
+def test_everything_is_answered_there(below: httpx.Client, seven: bytes, start: str) -> None:
+    for path in ("/", "/docs", "/models", "/health/ready", "/v2/health/ready", "/page/main.js"):
+        assert below.get(start + path).status_code == 200
+        assert below.head(start + path).status_code == 200
+    answer = below.post(f"{start}/predict?target=0.5", content=seven, headers=PNG)
+    assert answer.json()["label"]["name"] == "7"
+
+
+def test_problems_lead_to_their_pages(below: httpx.Client) -> None:
+    for path in ("/nothing", "/predict/batch", "/models/none"):
+        address = str(below.base_url.join(ROOT_PATH + path))
+        kind = below.get(address).json()["type"]
+        assert kind.startswith(f"{ROOT_PATH}/problems/")
+        page = below.get(urljoin(address, kind))
+        assert page.status_code == 200
+        assert kind in page.text
+
+
+def test_the_documentation_finds_its_files(below: httpx.Client) -> None:
+    address = str(below.base_url.join(f"{ROOT_PATH}/docs"))
+    page = below.get(address).text
+    links = re.findall(r"""(?:href|src|url)[=:] ?["']([^"']+)["']""", page)
+    assert len(links) == 4
+    for link in links:
+        found = urljoin(address, link)
+        assert ROOT_PATH in found
+        assert below.get(found).status_code == 200
+    document = below.get(f"{ROOT_PATH}/openapi.json").json()
+    assert document["servers"][0]["url"] == ROOT_PATH
+
+
+def test_the_page_finds_its_files(below: httpx.Client) -> None:
+    bare = below.get(ROOT_PATH)
+    assert (bare.status_code, bare.headers["Location"]) == (308, f"{ROOT_PATH}/")
+    address = str(below.base_url.join(f"{ROOT_PATH}/"))
+    page = below.get(address).text
+    links = re.findall(r'(?:href|src)="([^"#:]+)"', page)
+    assert "page/main.js" in links
+    for link in links:
+        assert below.get(urljoin(address, link)).status_code == 200, link
+
+
+def test_paths_that_only_begin_alike_are_others(below: httpx.Client) -> None:
+    assert below.get(f"{ROOT_PATH}x/models").status_code == 404
+    assert below.get(f"{ROOT_PATH}{ROOT_PATH}/models").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["pixeldp", "/a//b", "/a b", "/a?b", "//", "/ä"])
+def test_what_is_no_path(path: str) -> None:
+    environment = {"PIXELDP_ROOT_PATH": path}
+    with pytest.raises(AssertionError, match="root_path"):
+        Service(environment=environment)
