@@ -5,6 +5,11 @@ should take to appear. Whatever goes wrong with the input is one line on standar
 status 1; a command line that makes no sense is status 2.
 """
 
+# isort: off
+from service import first
+# isort: on
+
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +17,16 @@ from typing import Annotated, Any
 
 import typer
 
-from service import calculator, evaluator, importer, inspector, key_commands, local, trainer
+from service import (
+    calculator,
+    evaluator,
+    importer,
+    inspector,
+    key_commands,
+    local,
+    streams,
+    trainer,
+)
 
 BAD_INPUT, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -26,15 +40,32 @@ app = typer.Typer(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    streams.prepare()
+    return streams.finish(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         status = app(args=arguments, prog_name="pixeldp", standalone_mode=False)
     except typer.TyperException as error:
         return _fail(error.format_message(), error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except (ValueError, OSError) as error:
+    except BrokenPipeError:
+        return streams.NOBODY_READS
+    except OSError as error:
+        return _fail(_reason(error), BAD_INPUT)
+    except ValueError as error:
         return _fail(str(error), BAD_INPUT)
     return status if isinstance(status, int) else 0
+
+
+def _reason(error: OSError) -> str:
+    """Say what the system has refused, and for which file."""
+    if error.strerror is None:
+        return str(error)
+    file = error.filename2 or error.filename
+    return error.strerror if file is None else f"{os.fsdecode(file)}: {error.strerror}"
 
 
 def _fail(message: str, status: int) -> int:
@@ -75,23 +106,28 @@ def serve(
     Everything else is set in the environment: PIXELDP_CONFIDENCE, PIXELDP_MAX_DRAWS and so on, as
     service/settings.py lists.
     """
+    with first.stops_at_once():
+        given = {
+            "models": models,
+            "host": host,
+            "port": port,
+            "devices": devices,
+            "precision": precision,
+            "pass_size": pass_size,
+            "compile": compiled,
+        }
+        _serve({name: value for name, value in given.items() if value is not None})
+
+
+def _serve(given: dict[str, Any]) -> None:
     from pydantic import ValidationError
 
     from service.keys import KeysError
     from service.server import KeysNeededError, serve
     from service.settings import Settings
 
-    given: dict[str, Any] = {
-        "models": models,
-        "host": host,
-        "port": port,
-        "devices": devices,
-        "precision": precision,
-        "pass_size": pass_size,
-        "compile": compiled,
-    }
     try:
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        settings = Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "settings"

@@ -1,17 +1,38 @@
-"""Logs: structured, as JSON lines or for a person at a console, on standard error."""
+"""Logs: structured, as JSON lines or for a person at a console, on standard error.
 
+Whoever logs never waits for whoever reads (``service/outlet.py``). What workers write, their own
+lines of the log as well as what libraries print, comes to the front process through pipes, and from
+there goes the same way.
+"""
+
+import atexit
 import logging
 import os
 import re
 import sys
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import structlog
 
 from service.keys import PREFIX
+from service.outlet import Outlet
 
 _KEY = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
-_WORD = ("PIXELDP_LOG_FORMAT", "PIXELDP_LOG_LEVEL")
+# How a worker logs: form, level and whether in colours, from its front process.
+_WORD = "PIXELDP_WORKER_LOG"
+
+log = structlog.get_logger(__name__)
+
+
+class _Lines:
+    """A logger that writes each line whole, to whatever standard error is at the time."""
+
+    def msg(self, line: str) -> None:
+        """Write a line."""
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+    debug = info = warning = error = critical = msg
 
 
 def _without_keys(_: Any, __: str, line: Any) -> str:
@@ -19,22 +40,38 @@ def _without_keys(_: Any, __: str, line: Any) -> str:
     return _KEY.sub(f"{PREFIX}***", str(line))
 
 
-def configure_from_environment() -> None:
-    """Set up logging in a worker as its front process did: it leaves word in the environment."""
-    form, level = (os.environ[name] for name in _WORD)
-    configure("console" if form == "console" else "json", level)
+def open_outlet() -> Outlet:
+    """Have all that this process writes to standard output and error go through an outlet."""
+
+    def tell(count: int) -> None:
+        log.warning("lines of the log were dropped", lines=count)
+
+    outlet = Outlet(2, tell)
+    sys.stdout = sys.stderr = cast(Any, outlet)
+    atexit.register(outlet.close)
+    return outlet
 
 
-def configure(form: Literal["auto", "console", "json"], level: str) -> None:
+def configure_worker() -> None:
+    """Set up logging in a worker as its front process did."""
+    form, level, colours = os.environ[_WORD].split()
+    configure("console" if form == "console" else "json", level, colours == "True")
+
+
+def configure(
+    form: Literal["auto", "console", "json"], level: str, colours: bool | None = None
+) -> None:
     """Set up logging for the process.
 
     Args:
         form: ``auto`` is ``console`` at a terminal and ``json`` elsewhere.
         level: the least severe level that is written.
+        colours: of the console; None is at a terminal only.
     """
     if form == "auto":
         form = "console" if sys.stderr.isatty() else "json"
-    os.environ |= dict(zip(_WORD, (form, level), strict=True))
+    colours = sys.stderr.isatty() if colours is None else colours
+    _Shared.form, _Shared.word = form, f"{form} {level} {colours}"
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -43,7 +80,7 @@ def configure(form: Literal["auto", "console", "json"], level: str) -> None:
     ]
     # The console's own choice of tracebacks shows local variables, and with them keys and pictures.
     console = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        colors=colours, exception_formatter=structlog.dev.plain_traceback
     )
     last: list[structlog.types.Processor] = [
         *(
@@ -56,7 +93,7 @@ def configure(form: Literal["auto", "console", "json"], level: str) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _Lines(),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -68,3 +105,28 @@ def configure(form: Literal["auto", "console", "json"], level: str) -> None:
     )
     root = logging.getLogger()
     root.handlers, root.level = [handler], logging.WARNING
+    logging.captureWarnings(True)
+
+
+class _Shared:
+    """How this process logs, for its workers."""
+
+    form, word = "json", "json info False"
+
+
+def worker_environment() -> dict[str, str]:
+    """Return what a worker's environment has beside this process's, so that it logs likewise."""
+    return {_WORD: _Shared.word}
+
+
+def pass_on(worker: str, line: str) -> None:
+    """Write a line that a worker wrote.
+
+    Its log's lines are passed on as they are. Others, of libraries or of Python's own last words,
+    become lines of the log, where that is JSON.
+    """
+    if _Shared.form == "console" or line.startswith("{"):
+        sys.stderr.write(f"{_without_keys(None, '', line)}\n")
+        sys.stderr.flush()
+    else:
+        log.warning("worker wrote", worker=worker, line=line)

@@ -145,6 +145,15 @@ class Metrics:
             "pixeldp_device_memory_bytes", "Memory that the worker's device has.", ["worker"]
         )
 
+        # The log.
+        self.log_dropped = counter(
+            "pixeldp_log_lines_dropped",
+            "Lines of the log, the workers' included, that could not be written to standard error: "
+            "its reader stands still or is gone, or its disk is full.",
+        )
+        self._log_dropped: Callable[[], int] = lambda: 0
+        self._log_counted = 0
+
         # What runs.
         self.model = gauge(
             "pixeldp_model_info", "The models served; always 1.", ["model", "version", "digest"]
@@ -197,6 +206,10 @@ class Metrics:
         self.in_flight.set_function(in_flight)
         self.granted.set_function(granted)
 
+    def watch_log(self, dropped: Callable[[], int]) -> None:
+        """Read how many lines of the log were dropped so far whenever that is scraped."""
+        self._log_dropped = dropped
+
     def numbers(self, worker: str, numbers: wire.Numbers) -> None:
         """Add what a worker has done."""
         self.passes.labels(worker).inc(numbers.passes)
@@ -227,4 +240,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return the exposition in Prometheus's text format."""
+        dropped = self._log_dropped()
+        self.log_dropped.inc(dropped - self._log_counted)
+        self._log_counted = dropped
         return generate_latest(self.registry)

@@ -16,14 +16,17 @@ from pathlib import Path
 from types import FrameType
 
 import setproctitle
+import structlog
 import uvicorn
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 
-from service import logs
+from service import first, logs
 from service.app import create_app
 from service.connections import Connection, check_connections
 from service.engine.engine import Engine
 from service.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 SAMPLE = Path(__file__).parents[1] / "examples" / "7.png"
 
@@ -115,14 +118,24 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Have SIGINT and SIGTERM stop the server, and nothing more."""
-        signals = (signal.SIGINT, signal.SIGTERM)
-        former = {one: signal.signal(one, self.handle_exit) for one in signals}
+        """Have SIGINT and SIGTERM stop the server, and nothing more.
+
+        So does SIGHUP where it tells that the terminal is gone. Elsewhere it asks servers to read
+        their files again, and this one need not be asked.
+        """
+        handlers = {signal.SIGINT: self.handle_exit, signal.SIGTERM: self.handle_exit}
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is what nohup sets
+            handlers[signal.SIGHUP] = self.handle_exit if first.has_terminal() else _pass_over
+        former = {one: signal.signal(one, handler) for one, handler in handlers.items()}
         try:
             yield
         finally:
             for one, handler in former.items():
                 signal.signal(one, handler)
+
+
+def _pass_over(sig: int, frame: FrameType | None) -> None:
+    log.info("SIGHUP is passed over: changed keys are noticed, and models are loaded over HTTP")
 
 
 async def _collect_garbage(requests: Callable[[], Sized]) -> None:
@@ -170,6 +183,7 @@ def serve(settings: Settings) -> None:
             "PIXELDP_ALLOW_KEYLESS=true if whoever can reach it may use it"
         )
     setproctitle.setproctitle("pixeldp-front")
+    outlet = logs.open_outlet()
     logs.configure(settings.log_format, settings.log_level)
     # A line for each broken request would only help an attack; they are counted.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
@@ -182,6 +196,7 @@ def serve(settings: Settings) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     app = create_app(settings, broken)
+    app.state.metrics.watch_log(lambda: outlet.dropped)
     with _bind(settings.host, settings.port) as listener:
         print(_announcement(listener), file=sys.stderr, flush=True)
         config = uvicorn.Config(

@@ -18,6 +18,9 @@ class Link:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        # Its descriptor may have a number that select() cannot take: above 1,023.
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
         self._decoder = wire.Decoder()
 
     def receive(self, wait: float | None) -> Iterator[tuple[wire.Message, bytes]]:
@@ -26,7 +29,7 @@ class Link:
         Raises:
             FrontGoneError: the front process is gone.
         """
-        while select.select([self._socket], [], [], wait)[0]:
+        while self._poll.poll(None if wait is None else 1000 * wait):
             try:
                 data = self._socket.recv(_CHUNK)
             except OSError:

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import itertools
+import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Coroutine, Iterable
@@ -13,10 +15,12 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from models.precision import Calibration
+from service import logs
 from service.engine import wire
 from service.engine.board import Board
 from service.engine.errors import LoadError
 from service.engine.flights import Flight
+from service.engine.output import Output
 from service.engine.probe import probe
 from service.engine.roster import Roster
 from service.engine.watch import Watch
@@ -164,16 +168,7 @@ class Post:
         Returns:
             Its exit code; None if it is only to be started again.
         """
-        board = Board.create()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            descriptors = theirs.fileno(), board.descriptor
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "service.engine.worker", "--name", self.name),
-                *("--fd", str(descriptors[0]), "--board", str(descriptors[1])),
-                pass_fds=descriptors,
-            )
+        board, output, process, ours = await self._start()
         reader, self._writer = await asyncio.open_connection(sock=ours)
         writer = self._writer
         tasks = [asyncio.create_task(_or_abort(writer, self._watch(board, process, writer)))]
@@ -205,7 +200,36 @@ class Post:
             self._writer = None
             self._fall(board)
         code = await process.wait()
+        await output.close()
         return None if again else code
+
+    async def _start(self) -> tuple[Board, Output, asyncio.subprocess.Process, socket.socket]:
+        """Start a worker process; return also its board, what it writes, and our end of its link.
+
+        Raises:
+            OSError: the system has no room for it; nothing is left open.
+        """
+        with contextlib.ExitStack() as failed:
+            board = Board.create()
+            failed.callback(board.close)
+            output, written = await Output.open(self.name)
+            failed.callback(output.abandon)
+            with os.fdopen(written, "wb") as end:
+                ours, theirs = socket.socketpair()
+                failed.callback(ours.close)
+                with theirs:
+                    process = await asyncio.create_subprocess_exec(
+                        sys.executable,
+                        *("-m", "service.engine.worker", "--name", self.name),
+                        *("--fd", str(theirs.fileno()), "--board", str(board.descriptor)),
+                        pass_fds=(theirs.fileno(), board.descriptor),
+                        stdin=subprocess.DEVNULL,
+                        stdout=end,
+                        stderr=end,
+                        env={**os.environ, **logs.worker_environment()},
+                    )
+            failed.pop_all()
+        return board, output, process, ours
 
     async def _open(self, writer: asyncio.StreamWriter) -> None:
         """Take pictures as soon as the worker has certified a probe picture of every model."""

@@ -85,11 +85,11 @@ def main() -> None:
     parser.add_argument("--board", type=int, required=True)
     arguments = parser.parse_args()
     setproctitle.setproctitle(f"pixeldp-{arguments.name}")
-    logs.configure_from_environment()
+    logs.configure_worker()
     # An interrupt at the terminal, or whoever stops a service by stopping all its processes,
     # reaches the whole group; the front decides when workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, signal.SIG_IGN)
     link, board = Link(socket.socket(fileno=arguments.fd)), Board(arguments.board)
     try:
         _die_with_parent()

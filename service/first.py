@@ -1,0 +1,53 @@
+"""What comes before anything that takes time: signals must be heard from the start.
+
+The system passes over SIGTERM for the first process of a container, unless that has said what is to
+be done.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+TERMINATED = 128 + signal.SIGTERM
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    sys.exit(TERMINATED)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+def _pass_over(number: int, frame: FrameType | None) -> None:
+    pass
+
+
+def has_terminal() -> bool:
+    """Say whether the process belongs to a terminal, whose end SIGHUP would tell."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def stops_at_once() -> Iterator[None]:
+    """While a service is only starting, have a signal to stop end it as it will later: with 0."""
+    handlers = {signal.SIGTERM: _stop}
+    if not has_terminal() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        handlers[signal.SIGHUP] = _pass_over
+    former = {one: signal.signal(one, handler) for one, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for one, handler in former.items():
+            signal.signal(one, handler)
+
+
+if os.getpid() == 1:
+    signal.signal(signal.SIGTERM, _end)

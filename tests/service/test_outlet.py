@@ -1,0 +1,157 @@
+"""Lines reach their reader, and nobody waits for him or fails when he is gone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+
+from service.outlet import LONGEST_LINE, MOST_BYTES, Outlet
+
+LINE = "x" * 999 + "\n"
+
+
+class Pipe:
+    """A pipe whose reader the test is."""
+
+    def __init__(self) -> None:
+        self.reading, self.writing = os.pipe()
+        self.told: list[int] = []
+        self.outlet = Outlet(self.writing, self.told.append)
+
+    def read(self, until: Callable[[bytes], bool]) -> bytes:
+        data = b""
+        while not until(data):
+            data += os.read(self.reading, 1 << 16)
+        return data
+
+    def hang_up(self) -> None:
+        os.close(self.reading)
+        self.reading = -1
+
+    def close(self) -> None:
+        for descriptor in (self.reading, self.writing):
+            with suppress(OSError):
+                os.close(descriptor)
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    made = Pipe()
+    yield made
+    made.close()
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_lines_come_whole_and_in_order(pipe: Pipe) -> None:
+    print("one", "ü", "\udcff", file=pipe.outlet)
+    pipe.outlet.write("two\nthr")
+    pipe.outlet.write("ee\n")
+    expected = "one ü \\udcff\ntwo\nthree\n".encode()
+    assert pipe.read(lambda data: len(data) >= len(expected)) == expected
+    assert pipe.outlet.dropped == 0
+
+
+def test_a_reader_who_stands_still_costs_lines_but_no_time(pipe: Pipe) -> None:
+    lines = 2 * MOST_BYTES // len(LINE)
+    for _ in range(lines):
+        pipe.outlet.write(LINE)
+    dropped = pipe.outlet.dropped
+    assert 0 < dropped < lines
+    assert pipe.told == []
+    # When he reads again he gets all the others whole, and word of how many are missing.
+    kept = (lines - dropped) * len(LINE)
+    assert pipe.read(lambda data: len(data) >= kept) == LINE.encode() * (lines - dropped)
+    wait_for(lambda: pipe.told == [dropped])
+    pipe.outlet.write("and on\n")
+    assert pipe.read(lambda data: data.endswith(b"on\n")) == b"and on\n"
+    assert pipe.told == [dropped]
+
+
+def test_a_reader_who_is_gone_costs_the_lines(pipe: Pipe) -> None:
+    pipe.hang_up()
+    for _ in range(3):
+        pipe.outlet.write("nobody reads this\n")
+    wait_for(lambda: pipe.outlet.dropped == 3)
+    pipe.outlet.close()
+
+
+def test_whoever_shares_the_pipe_may_have_made_it_return_at_once(pipe: Pipe) -> None:
+    os.set_blocking(pipe.writing, False)
+    for _ in range(300):
+        pipe.outlet.write(LINE)
+    assert pipe.read(lambda data: len(data) >= 300 * len(LINE)) == 300 * LINE.encode()
+    assert pipe.outlet.dropped == 0
+
+
+def test_the_end_of_the_process_does_not_wait_for_a_reader(pipe: Pipe) -> None:
+    pipe.outlet.write("without a line break")
+    for _ in range(300):
+        pipe.outlet.write(LINE)
+    began = time.monotonic()
+    pipe.outlet.close()
+    assert time.monotonic() - began < 30
+
+
+def test_the_last_words_are_written(pipe: Pipe) -> None:
+    pipe.outlet.write("without a line break")
+    pipe.outlet.close()
+    assert os.read(pipe.reading, 100) == b"without a line break\n"
+
+
+def test_whoever_never_ends_a_line_is_not_waited_for(pipe: Pipe) -> None:
+    pipe.outlet.write("y" * (LONGEST_LINE + 1))
+    assert pipe.read(lambda data: len(data) > LONGEST_LINE) == b"y" * (LONGEST_LINE + 1)
+
+
+FULL = """
+import os, resource, sys
+from service.outlet import Outlet
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+told = []
+outlet = Outlet(file, told.append)
+outlet.write("a" * 899 + "\\n")
+outlet.write("b" * 899 + "\\n")
+while not outlet.dropped:
+    pass
+os.truncate(file, 950)
+outlet.write("c\\n")
+while not told:
+    pass
+outlet.close()
+assert told == [1], told
+"""
+
+
+def test_when_a_full_disk_has_room_again_lines_begin_at_their_beginning(tmp_path: object) -> None:
+    """Of the line that it had no room for, it may have taken the first half."""
+    path = f"{tmp_path}/log"
+    subprocess.run([sys.executable, "-c", FULL, path], check=True)
+    with open(path) as file:
+        assert file.read().splitlines() == ["a" * 899, "b" * 50, "c"]
+
+
+def test_a_signal_handler_may_log_while_the_one_it_interrupts_does(pipe: Pipe) -> None:
+    former = signal.signal(signal.SIGALRM, lambda *_: print("signal", file=pipe.outlet))
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        for _ in range(20_000):
+            pipe.outlet.write("line\n")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+    pipe.outlet.write("end\n")
+    data = pipe.read(lambda data: data.endswith(b"end\n"))
+    assert data.count(b"line\n") == 20_000
+    assert b"signal" in data
