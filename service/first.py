@@ -39,8 +39,8 @@ def has_terminal() -> bool:
 def stops_at_once() -> Iterator[None]:
     """While a service is only starting, have a signal to stop end it as it will later: with 0."""
     handlers = {signal.SIGTERM: _stop}
-    if not has_terminal() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        handlers[signal.SIGHUP] = _pass_over
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        handlers[signal.SIGHUP] = _stop if has_terminal() else _pass_over
     former = {one: signal.signal(one, handler) for one, handler in handlers.items()}
     try:
         yield
