@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.api.problems import Problem
 from service.api.v2_errors import Unsupported
@@ -19,13 +19,29 @@ from service.api.v2_tensors import from_binary, from_json, shape_of
 # Parameters that are options of /predict, by the same names.
 _OPTIONS = ("target", "norm", "confidence", "max_draws")
 _UNSUPPORTED = ("shared_memory_region", "classification", "sequence_id")
+# What is told elsewhere, or says nothing here: MLServer's codecs name themselves in content_type.
+_PASSED_OVER = ("binary_data_output", "content_type", "headers")
 # Parts of a request's JSON beside the values.
 _OTHERS = 1000
 
 
-class _Part(BaseModel):
+class _Nullable(BaseModel):
+    """Members that are null are not given, as clients send them that write out all they know."""
+
     model_config = ConfigDict(strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        given = {name: member for name, member in value.items() if member is not None}
+        if isinstance(parameters := given.get("parameters"), dict):
+            given["parameters"] = {k: v for k, v in parameters.items() if v is not None}
+        return given
+
+
+class _Part(_Nullable):
     name: Annotated[str, Field(max_length=64)]
     parameters: dict[str, Any] = {}
 
@@ -42,9 +58,7 @@ class Output(_Part):
     """An output tensor that is wanted."""
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class _Body(_Nullable):
     id: Annotated[str, Field(max_length=256)] = ""
     parameters: dict[str, Any] = {}
     inputs: Annotated[list[Input], Field(min_length=1, max_length=8)]
@@ -146,7 +160,7 @@ def _options(parameters: dict[str, Any]) -> dict[str, Any]:
                 options["timeout_ms"] = max(1, microseconds // 1000)
         elif name == "priority":
             options["priority"] = "high" if _whole(name, value) == 1 else "normal"
-        elif name != "binary_data_output":
+        elif name not in _PASSED_OVER:
             known = ", ".join((*_OPTIONS, "timeout", "priority", "binary_data_output"))
             raise bad(f"There is no parameter {name[:40]!r}; there are {known}")
     return options

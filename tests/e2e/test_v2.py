@@ -448,3 +448,47 @@ def test_the_example_runs(service: Service) -> None:
     assert [line.partition(", size ")[0] for line in lines] == [
         "examples/7.png: label 7, robust"
     ] * 2
+
+
+def mlserver(name: str, datatype: str, shape: list[int], data: list[Any], kind: str) -> Any:
+    """A request as MLServer's types write it out, with all that is not given as null."""
+    given = {"content_type": kind, "headers": None}
+    tensor = {"name": name, "shape": shape, "datatype": datatype, "parameters": given, "data": data}
+    return {"id": None, "parameters": given, "inputs": [tensor], "outputs": None}
+
+
+def test_mlservers_codecs_are_understood(
+    client: httpx.Client, seven: bytes, pixels: np.ndarray
+) -> None:
+    text = base64.b64encode(seven).decode()
+    values = pixels.flatten().tolist()
+    bodies = [
+        mlserver("IMAGE", "UINT8", list(pixels.shape), values, "np"),
+        mlserver("IMAGE_BYTES", "BYTES", [1, 1], [text], "base64"),
+    ]
+    for body in bodies:
+        response = client.post(INFER, json=body)
+        assert response.status_code == 200, response.text
+        outputs = {one["name"]: one["data"] for one in response.json()["outputs"]}
+        assert outputs["LABEL"] == [7]
+        assert "id" not in response.json()
+
+
+def test_nulls_are_not_given(client: httpx.Client, pixels: np.ndarray) -> None:
+    body = mlserver("IMAGE", "UINT8", list(pixels.shape), pixels.flatten().tolist(), "np")
+    names = ("target", "norm", "confidence", "max_draws", "timeout", "priority")
+    body["parameters"] = dict.fromkeys((*names, "binary_data_output", "classification"))
+    body["outputs"] = [{"name": "SIZE", "parameters": {"binary_data": None, "content_type": "np"}}]
+    response = client.post(INFER, json=body)
+    assert response.status_code == 200, response.text
+    [size] = response.json()["outputs"]
+    assert size["data"][0] > 0
+    body["outputs"] = [{"name": "LABEL", "parameters": None}, {"name": "DRAWS"}]
+    assert len(client.post(INFER, json=body).json()["outputs"]) == 2
+    for name in ("inputs", "name", "datatype", "shape", "data"):
+        part = body if name == "inputs" else body["inputs"][0]
+        kept, part[name] = part[name], None
+        response = client.post(INFER, json=body)
+        assert response.status_code == 400
+        assert name in response.json()["error"]
+        part[name] = kept
