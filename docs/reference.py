@@ -60,6 +60,15 @@ def settings() -> list[str]:
     for name, field in Settings.model_fields.items():
         default = "" if field.default in (None, PydanticUndefined) else _shown(field.default)
         lines.append(f"| `PIXELDP_{name.upper()}` | {default} | {field.description or ''} |")
+    lines += [
+        "",
+        "These are read by the name alone, by commands too:",
+        "",
+        "| variable | meaning |",
+        "| --- | --- |",
+        "| `PIXELDP_BUILDERS` | Modules, with commas between, whose functions bundles may name to "
+        "build their networks. Whatever is in such a module is run: name only what you trust. |",
+    ]
     return lines
 
 

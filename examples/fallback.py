@@ -3,13 +3,23 @@
     python examples/fallback.py http://127.0.0.1:8000 examples/7.png --target 0.5
 
 Each picture's line says what was decided and by whom. Here "somebody else" is a list of pictures
-for a person to look at; it might as well be a slower model, or doing nothing.
+for a person to look at; it might as well be a slower model, or doing nothing. A picture that the
+service refuses goes there, too; a key, a model or an option that it refuses ends the program.
 """
 
 import argparse
 from pathlib import Path
 
-from pixeldp_client import Client, NotRobust, Prediction, Unavailable
+from pixeldp_client import BadRequest, Client, NotRobust, Prediction, Unavailable
+
+# What is wrong with the picture alone; the same request with another picture may be answered.
+REFUSED_PICTURES = (
+    "not-a-picture",
+    "too-many-bytes",
+    "too-many-pixels",
+    "unsupported-media-type",
+    "cannot-certify-preprocessing",
+)
 
 
 def main() -> None:
@@ -25,11 +35,19 @@ def main() -> None:
     with Client(arguments.url, timeout=arguments.timeout) as client:
         for picture in arguments.pictures:
 
-            def ask_a_person(reason: NotRobust | Unavailable, picture: Path = picture) -> None:
+            def ask_a_person(
+                reason: NotRobust | Unavailable | BadRequest, picture: Path = picture
+            ) -> None:
                 for_a_person.append(picture)
                 print(f"{picture}: for a person, as {reason}")
 
-            answer = client.predict_or(picture, ask_a_person, target=arguments.target)
+            try:
+                answer = client.predict_or(picture, ask_a_person, target=arguments.target)
+            except BadRequest as refusal:
+                if refusal.problem not in REFUSED_PICTURES:
+                    parser.exit(2, f"fallback.py: {refusal}\n")
+                ask_a_person(refusal)
+                continue
             if isinstance(answer, Prediction):
                 print(f"{picture}: {answer.label.name}, certified at {answer.certified_size:g}")
 

@@ -17,7 +17,7 @@ from service.api.overload import Gate
 from service.api.predictions import Predictions
 from service.api.prefix import Prefix
 from service.api.uploads import Uploads
-from service.catalogue import Catalogue
+from service.catalogue import Catalogue, UnknownModelError
 from service.engine.engine import Engine
 from service.keys import Keys
 from service.metrics import Metrics
@@ -36,9 +36,14 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
 
     Raises:
         BundleError: a model's bundle cannot be trusted.
+        ValueError: the default model is none of those that are to be served.
         KeysError: the file of keys cannot be read.
     """
-    catalogue, metrics = Catalogue(settings.models), Metrics()
+    try:
+        catalogue = Catalogue(settings.models, settings.default_model)
+    except UnknownModelError as error:
+        raise ValueError(f"PIXELDP_DEFAULT_MODEL: {error.args[0]}") from None
+    metrics = Metrics()
     traces = tracing.start(version("pixeldp"))
     engine = Engine(
         catalogue,

@@ -120,6 +120,11 @@ def _table(evaluation: "Evaluation") -> str:
         f"{'mean certified size':<26}{evaluation.mean_size:>7.3f}",
         f"{'nothing certified':<26}{evaluation.uncertified:>7,} pictures, counted as failures",
     ]
+    if any(at.radius > evaluation.largest_size for at in evaluation.certified):
+        lines.append(
+            f"{evaluation.max_draws:,} draws certify at most {evaluation.largest_size:.4g}, when "
+            "all agree: for larger sizes raise --draws, or train with a larger --scale"
+        )
     if evaluation.baseline:
         beside = evaluation.baseline
         what = f"accuracy of {beside.model}"

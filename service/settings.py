@@ -33,6 +33,12 @@ class Settings(BaseSettings):
         [ZOO / "mnist-cnn"],
         description="Folders of the bundles to serve; the first answers who names none.",
     )
+    default_model: str | None = Field(
+        None,
+        description="The model that answers who names none, as name or name:version (without a "
+        "version the highest that is served); by default the first that is given at start. When "
+        "it is served no longer, no other takes its place.",
+    )
     devices: str = Field(
         "auto",
         description="auto (each GPU, else one worker a processor, as far as a container's limit "

@@ -10,6 +10,7 @@ on its way, tracing costs nothing.
 """
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ def start(version: str) -> "Tracing | None":
     try:
         return Tracing(version)
     except ImportError:
-        log.warning("no traces are sent: pip install 'pixeldp[tracing]'")
+        log.warning(f"no traces are sent: {sys.executable} -m pip install 'pixeldp[tracing]'")
         return None
 
 

@@ -21,6 +21,7 @@ from models.calibration import calibrate
 from models.certification.arrays import Floats, Integers
 from models.certification.norms import Norm
 from models.certification.procedure import Question
+from models.certification.reach import reachable_size
 from models.evaluation.alteration import Attack, alter
 from models.evaluation.answers import answers, repeatable_key
 from models.evaluation.attacks import AttackName, LogScores, noisy_scores
@@ -231,6 +232,7 @@ def evaluate(
     model = load_model(bundle)
     predictor = running.load(model)
     run = _Evaluator(model, predictor, question, data.every(every), radii, attacks, progress)
+    terms = predictor.encode(run.data.images[0]).terms  # all pictures have one shape
     began = time.perf_counter()
     leaders, sizes = run.certify(run.data.images, "certificates")
     seconds, draws = time.perf_counter() - began, run.draws
@@ -254,6 +256,7 @@ def evaluate(
         certified=tuple(certified_at(radius, right, sizes) for radius in radii),
         curve=certified_curve(right, sizes),
         mean_size=float(sizes.mean()),
+        largest_size=reachable_size(question, terms, manifest.scoring),
         uncertified=int((sizes == 0).sum()),
         attacks=attacked,
         baseline=beside,

@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito, which people of every colour vision tell apa
 dashes and markers besides.
 """
 
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,7 +38,8 @@ def check_matplotlib() -> None:
     """Raise a ValueError that says what to do if there is no matplotlib."""
     if find_spec("matplotlib") is None:
         raise ValueError(
-            "plots are drawn by matplotlib, which is not installed: pip install 'pixeldp[plots]'"
+            "plots are drawn by matplotlib, which is not installed: "
+            f"{sys.executable} -m pip install 'pixeldp[plots]'"
         )
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,8 @@ def digits(split: Split) -> DataSet:
         from sklearn.datasets import load_digits
     except ImportError:
         raise DataSetError(
-            "digits come with scikit-learn, which is not installed: pip install scikit-learn"
+            "digits come with scikit-learn, which is not installed: "
+            f"{sys.executable} -m pip install scikit-learn"
         ) from None
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / DIGITS_LARGEST)).astype(np.uint8)[..., None]

@@ -29,6 +29,7 @@ class Model(BaseModel):
     name: str
     version: str
     digest: str
+    default: bool
     input_shape: tuple[int, int, int]
     labels: list[str]
     noise: NoisePart
@@ -38,7 +39,7 @@ class Model(BaseModel):
 
 
 class Models(BaseModel):
-    """All served models; the first is the default."""
+    """All served models; the one that is the default answers who names none."""
 
     models: list[Model]
 
@@ -52,6 +53,7 @@ def _describe(request: Request, served: Served) -> Model:
     manifest = served.bundle.manifest
     return Model(
         **model_name(served.bundle).model_dump(),
+        default=predictions.catalogue.is_default(served),
         input_shape=manifest.input.shape,
         labels=list(manifest.labels),
         noise=noise_part(served.bundle),

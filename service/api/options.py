@@ -22,7 +22,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str | None = Field(
-        None, description="A served name, or name:version; by default the first model."
+        None, description="A served name, or name:version; by default the service's default model."
     )
     target: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="The size that you need, in `norm`: `robust` says whether it is reached."

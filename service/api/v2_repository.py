@@ -4,6 +4,7 @@ All of it needs the scope admin.
 """
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -31,10 +32,30 @@ router = APIRouter(
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     ready: bool = False
     parameters: dict[str, Any] = {}
+
+    def version(self, known: tuple[str, ...] = ()) -> str | None:
+        """Return the parameter ``version``.
+
+        Args:
+            known: the names of other parameters, which change nothing here.
+
+        Raises:
+            Unsupported: there are others.
+            Problem: it is no version.
+        """
+        if others := self.parameters.keys() - {"version", *known}:
+            raise Unsupported(
+                f"a model is loaded as its bundle describes it, without parameters but version "
+                f"(not {min(others)[:40]!r})"
+            )
+        version = self.parameters.get("version")
+        if version is None or (type(version) in (str, int) and str(version).isdecimal()):
+            return None if version is None else str(version)
+        raise Problem("malformed-request", "The parameter version must be a number.")
 
 
 @router.post("/index")
@@ -43,32 +64,28 @@ async def index(request: Request) -> list[dict[str, str]]:
     body = await _read(request)
     predictions: Predictions = request.app.state.predictions
     served = [bundle.manifest for bundle in predictions.catalogue.bundles]
-    entries = [_entry(one.name, one.version, "READY") for one in served]
+    entries = {(one.name, one.version): _entry(one.name, one.version, "READY") for one in served}
+    if body.ready:
+        return list(entries.values())
     root = predictions.settings.repository
-    if root is None or body.ready:
-        return entries
-    stored, broken = await asyncio.to_thread(Repository(root).list)
-    known = {(one.name, one.version) for one in served}
-    entries += [
-        _entry(one.name, one.version, "UNAVAILABLE", "not loaded")
-        for one in stored
-        if (one.name, one.version) not in known
-    ]
-    return entries + [_entry(name, "", "UNAVAILABLE", why) for name, why in broken.items()]
+    stored, broken = await asyncio.to_thread(Repository(root).list) if root else ([], {})
+    known = [(one.name, one.version) for one in stored]
+    for key in [*known, *predictions.catalogue.folders]:
+        entries.setdefault(key, _entry(*key, "UNAVAILABLE", "not loaded"))
+    faults = [_entry(name, "", "UNAVAILABLE", why) for name, why in broken.items()]
+    return [*entries.values(), *faults]
 
 
 @router.post("/models/{name}/load")
-async def load(request: Request, name: str) -> dict[str, Any]:
-    """Load all versions of a model that the repository has."""
-    if (await _read(request)).parameters:
-        raise Unsupported("a model is loaded as its bundle describes it, without parameters")
+@router.post("/models/{name}/versions/{version}/load")
+async def load(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
+    """Load all versions of a model that the repository has or that were served before, or one."""
+    body = await _read(request)
+    version = version or body.version()
     predictions: Predictions = request.app.state.predictions
-    root = predictions.settings.repository
-    if root is None:
-        raise Unsupported("no repository is set to load from (PIXELDP_REPOSITORY)")
     try:
-        for stored in await asyncio.to_thread(Repository(root).find, name):
-            await predictions.engine.load(stored.path)
+        for path in await asyncio.to_thread(_folders, predictions, name, version):
+            await predictions.engine.load(path)
     except NotConfinedError as error:
         raise Problem("unknown-model", str(error)) from None
     except NotReadyError as error:
@@ -78,15 +95,45 @@ async def load(request: Request, name: str) -> dict[str, Any]:
     return {}
 
 
+def _folders(predictions: Predictions, name: str, version: str | None) -> list[Path]:
+    """Return where the versions of a model lie, the lowest first, or where one does.
+
+    Raises:
+        Unsupported: there is no repository, and the model was never served.
+        NotConfinedError: there is none.
+        RepositoryError: one of them has another name or version in its description.
+    """
+    root = predictions.settings.repository
+    found = {
+        of: path for (named, of), path in predictions.catalogue.folders.items() if named == name
+    }
+    if root is None and not found:
+        raise Unsupported("no repository is set to load from (PIXELDP_REPOSITORY)")
+    if root is not None:
+        try:
+            found |= {stored.version: stored.path for stored in Repository(root).find(name)}
+        except NotConfinedError:
+            if not found:
+                raise
+    if version is None:
+        return [found[of] for of in sorted(found, key=int)]
+    if version not in found:
+        raise NotConfinedError(f"There is no version {version[:20]} of {name}.")
+    return [found[version]]
+
+
 @router.post("/models/{name}/unload")
-async def unload(request: Request, name: str) -> dict[str, Any]:
-    """Serve no version of a model any longer; what is in flight is answered."""
-    await _read(request)
+@router.post("/models/{name}/versions/{version}/unload")
+async def unload(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
+    """Serve no version of a model any longer, or one; what is in flight is answered."""
+    body = await _read(request)
+    # Nothing depends on a model here, so that there is nothing to unload with it.
+    version = version or body.version(known=("unload_dependents",))
     if ":" in name:
         raise Problem("unknown-model", f"No model {name[:80]!r} is served.")
     predictions: Predictions = request.app.state.predictions
     try:
-        await predictions.engine.unload(name)
+        await predictions.engine.unload(name if version is None else f"{name}:{version}")
     except UnknownModelError as error:
         raise Problem("unknown-model", str(error.args[0])) from None
     return {}

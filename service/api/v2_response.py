@@ -52,6 +52,8 @@ _ALL = (
     Output("SCORES_UPPER", "FP32", _by_label(lambda score: score.upper), True, np.inf),
     Output("SIZE", "FP32", lambda answer: [answer.certified_size], rounded=-np.inf),
     Output("ROBUST", "BOOL", lambda answer: [answer.robust is True]),
+    # BOOL has no unknown: without a target ROBUST is false, and TARGET is NaN.
+    Output("TARGET", "FP32", lambda answer: [np.nan if answer.target is None else answer.target]),
     Output("DRAWS", "INT64", lambda answer: [answer.draws]),
 )
 OUTPUTS = {output.name: output for output in _ALL}
@@ -80,7 +82,9 @@ def respond(
             blobs.append(tensor.tobytes())
             outputs.append({**described, "parameters": {"binary_data_size": len(blobs[-1])}})
         else:
-            outputs.append({**described, "data": tensor.ravel().tolist()})
+            # JSON has no NaN; numpy reads null as NaN, too.
+            data = [None if value != value else value for value in tensor.ravel().tolist()]
+            outputs.append({**described, "data": data})
     first = answers[0]
     body = {
         "model_name": first.model.name,

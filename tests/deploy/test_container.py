@@ -21,7 +21,7 @@ from tests.deploy.tools import ROOT
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 # With continued lines joined and comments gone: one instruction a line.
 INSTRUCTIONS = re.sub(r"^\s*#.*\n", "", DOCKERFILE, flags=re.MULTILINE).replace("\\\n", "")
-COMPOSE = [ROOT / "docker-compose.yml", ROOT / "deploy" / "docker-compose.gpu.yml"]
+COMPOSE = [ROOT / "docker-compose.yml", *sorted((ROOT / "deploy").glob("docker-compose.*.yml"))]
 USER = 10001
 
 
@@ -99,6 +99,14 @@ def test_compose_confines_every_container_and_publishes_on_loopback_only() -> No
     assert environment["PIXELDP_KEYS"].startswith("/run/pixeldp/")
     assert compose["secrets"]["metrics_key"]["file"].startswith("./deploy/secrets/")
     assert (ROOT / "deploy/secrets/.gitignore").read_text().splitlines()[1] == "*"
+
+
+def test_a_model_of_ones_own_takes_the_place_of_the_shipped_one() -> None:
+    service = load(ROOT / "deploy" / "docker-compose.model.yml")["services"]["pixeldp"]
+    [mount] = service["volumes"]
+    assert mount["source"].startswith("${MODEL:?")
+    assert mount["read_only"] is True
+    assert service["command"] == ["serve", mount["target"]]
 
 
 def test_what_compose_mounts_is_there_and_is_read_only() -> None:

@@ -101,6 +101,20 @@ def test_the_example_runs(service: Service, tmp_path: Path) -> None:
     assert robust.startswith("examples/7.png: 7, certified at 0.")
     assert rest.startswith(f"{undecided}: for a person, as the prediction ")
     assert summary == "1 of 2 pictures are for a person"
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"nothing")
+    robust, rest, summary = run(service.address, str(broken)).splitlines()
+    assert rest.startswith(f"{broken}: for a person, as not-a-picture: ")
+    assert summary == "1 of 2 pictures are for a person"
     gone = run("http://127.0.0.1:9", "--timeout", "0.2")
     assert "for a person, as http://127.0.0.1:9 cannot be reached" in gone
     assert "1 of 1" in gone
+
+
+def test_the_example_ends_at_a_wrong_option(service: Service) -> None:
+    command = [sys.executable, "examples/fallback.py", service.address, "examples/7.png"]
+    command += ["--target", "-1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("fallback.py: option-out-of-range: ")
+    assert done.stderr.count("\n") == 1

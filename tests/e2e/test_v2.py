@@ -23,7 +23,7 @@ from service.api.answers import Answer
 from service.api.v2_response import OUTPUTS
 from tests.e2e.conftest import ROOT, Service
 
-NAMES = ["LABEL", "SCORES", "SCORES_LOWER", "SCORES_UPPER", "SIZE", "ROBUST", "DRAWS"]
+NAMES = ["LABEL", "SCORES", "SCORES_LOWER", "SCORES_UPPER", "SIZE", "ROBUST", "TARGET", "DRAWS"]
 INFER = "/v2/models/mnist-cnn/infer"
 LENGTH = "Inference-Header-Content-Length"
 
@@ -102,10 +102,12 @@ def test_inference(
         "SCORES_UPPER": np.float32,
         "SIZE": np.float32,
         "ROBUST": np.bool_,
+        "TARGET": np.float32,
         "DRAWS": np.int64,
     }
     assert values["LABEL"].tolist() == [[7]]
     assert values["ROBUST"].tolist() == [[True]]
+    assert values["TARGET"].tolist() == [[0.5]]
     assert values["SIZE"].shape == (1, 1)
     assert values["SIZE"][0, 0] >= 0.5
     assert 96 <= values["DRAWS"][0, 0] <= 500
@@ -156,6 +158,10 @@ def test_only_the_outputs_asked_for_come(stock: Any, pixels: np.ndarray) -> None
     few = {"max_draws": 128}
     result = stock.infer("mnist-cnn", [image(pixels)], parameters=few)
     assert result.as_numpy("ROBUST").tolist() == [[False]], "without a target nothing is robust"
+    for binary in (True, False):
+        wanted = [triton.InferRequestedOutput("TARGET", binary_data=binary)]
+        result = stock.infer("mnist-cnn", [image(pixels)], outputs=wanted, parameters=few)
+        assert np.isnan(result.as_numpy("TARGET")).tolist() == [[True]], "and this says so"
 
 
 def test_the_largest_batch_is_read_whole(client: httpx.Client, pixels: np.ndarray) -> None:

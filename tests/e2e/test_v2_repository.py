@@ -197,6 +197,75 @@ def test_without_a_repository_nothing_can_be_loaded(service: Service) -> None:
     assert entry == {"name": NAME, "version": "1", "state": "READY", "reason": ""}
 
 
+def test_one_version_comes_and_goes(
+    running: Any, stock: Any, admin: dict[str, str], user: dict[str, str]
+) -> None:
+    def ready() -> list[str]:
+        index = stock.get_model_repository_index(headers=admin)
+        return [
+            one["version"] for one in index if one["name"] == SECOND and one["state"] == "READY"
+        ]
+
+    def manage(action: str, body: Any = None, version: str = "") -> httpx.Response:
+        of = f"{SECOND}/versions/{version}" if version else SECOND
+        url = f"{running[0].address}/v2/repository/models/{of}/{action}"
+        return httpx.post(url, json=body, headers=admin, timeout=60)
+
+    assert manage("load", version="1").status_code == 200
+    assert ready() == ["1"]
+    assert manage("load", {"parameters": {"version": 2}}).status_code == 200
+    assert ready() == ["1", "2"]
+    assert manage("unload", version="2").status_code == 200
+    assert ready() == ["1"]
+    assert manage("unload", version="2").status_code == 404
+    assert manage("load", version="3").status_code == 404
+    # What would be ignored is refused, and nothing changes.
+    for body, status in (
+        ({"version": "2"}, 400),
+        ({"parameters": {"version": "two"}}, 400),
+        ({"parameters": {"version": 2.0}}, 400),
+        ({"parameters": {"versions": "2"}}, 501),
+    ):
+        for action in ("load", "unload"):
+            assert manage(action, body).status_code == status, (action, body)
+    assert ready() == ["1"]
+    stock.load_model(SECOND, headers=admin)
+    assert manage("unload", {"parameters": {"version": "1"}}).status_code == 200
+    assert ready() == ["2"]
+    stock.unload_model(SECOND, headers=admin)
+    assert ready() == []
+
+
+def test_the_default_goes_and_comes_back(
+    running: Any, stock: Any, admin: dict[str, str], user: dict[str, str]
+) -> None:
+    """Another model is served meanwhile, and does not answer in its place."""
+    content = (ROOT / "examples" / "7.png").read_bytes()
+
+    def predict(**options: Any) -> httpx.Response:
+        raw = {**user, "Content-Type": "application/octet-stream"}
+        url = f"{running[0].address}/predict"
+        return httpx.post(url, content=content, headers=raw, params={"max_draws": 128, **options})
+
+    stock.load_model(SECOND, headers=admin)
+    assert predict().json()["model"]["name"] == NAME
+    stock.unload_model(NAME, headers=admin)
+    answer = predict()
+    assert answer.status_code == 404
+    assert answer.json()["detail"].startswith(f"The default model is '{NAME}:1'. No model ")
+    assert predict(model=SECOND).status_code == 200
+    models = httpx.get(f"{running[0].address}/models", headers=user).json()["models"]
+    assert [model["default"] for model in models] == [False, False]
+    # It lies outside of the repository.
+    index = stock.get_model_repository_index(headers=admin)
+    assert ("UNAVAILABLE", "not loaded") in {
+        (one["state"], one["reason"]) for one in index if one["name"] == NAME
+    }
+    stock.load_model(NAME, headers=admin)
+    assert predict().json()["model"]["name"] == NAME
+    stock.unload_model(SECOND, headers=admin)
+
+
 def test_a_model_comes_and_goes_while_others_are_served(
     running: Any,
     repository: Path,

@@ -30,15 +30,17 @@ def evaluate(bundle: Path, *options: str) -> int:
 
 
 def test_a_table(bundle: Path, capsys: Captured) -> None:
-    assert evaluate(bundle, "--draws", "64", "--radii", "0.1,.25") == 0
+    assert evaluate(bundle, "--draws", "64", "--radii", "0.1,.25,5") == 0
     said = capsys.readouterr().out
     assert said.startswith("tried 1 on digits (test): 15 pictures (one in 20), 64 draws each")
     for part in (
         "precision   recall",
         "certified at l2 >= 0.1 ",
         "certified at l2 >= 0.25",
+        "certified at l2 >= 5",
         "pictures, counted as failures",
         "960 draws in",
+        "64 draws certify at most 0.",
     ):
         assert part in said
     assert "attacked" not in said

@@ -130,7 +130,7 @@ class AsyncClient:
             await response.aclose()
 
     async def models(self) -> list[Model]:
-        """List the served models; the first is the default."""
+        """List the served models; ``default`` says which one answers who names none."""
         return requests.models(await self._ask(requests.MODELS, None))
 
     async def ready(self, timeout: float = 5.0) -> bool:  # noqa: ASYNC109

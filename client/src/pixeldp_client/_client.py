@@ -153,7 +153,7 @@ class Client:
             response.close()
 
     def models(self) -> list[Model]:
-        """List the served models; the first is the default."""
+        """List the served models; ``default`` says which one answers who names none."""
         return requests.models(self._ask(requests.MODELS, None))
 
     def ready(self, timeout: float = 5.0) -> bool:

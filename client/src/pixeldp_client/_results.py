@@ -187,6 +187,7 @@ class Model:
     name: str
     version: str
     digest: str
+    default: bool
     input_shape: tuple[int, ...]
     labels: tuple[str, ...]
     noise: Noise

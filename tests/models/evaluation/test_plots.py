@@ -55,6 +55,7 @@ def evaluation(attacked: bool) -> Evaluation:
         certified=tuple(certified_at(radius, right, sizes) for radius in (0.25, 0.5)),
         curve=certified_curve(right, sizes),
         mean_size=0.5,
+        largest_size=0.9,
         uncertified=1,
         attacks=attacks if attacked else (),
         baseline=beside if attacked else None,

@@ -1,0 +1,46 @@
+"""deploy/systemd: the unit starts what is there, and stops it as slowly as it may be."""
+
+import shlex
+from pathlib import Path
+
+from service.settings import Settings
+from tests.deploy.tools import ROOT
+from tests.e2e.test_documents import parse
+
+UNIT = ROOT / "deploy" / "systemd" / "pixeldp.service"
+SECTIONS = ("Unit", "Service", "Install")
+
+
+def directives() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in UNIT.read_text().splitlines():
+        if line and not line.startswith(("#", "[")):
+            name, _, value = line.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def test_it_starts_the_command() -> None:
+    [start] = directives()["ExecStart"]
+    program, *arguments = shlex.split(start)
+    assert Path(program).name == "pixeldp"
+    parse(arguments)
+    sections = [line for line in UNIT.read_text().splitlines() if line.startswith("[")]
+    assert sections == [f"[{section}]" for section in SECTIONS]
+
+
+def test_a_stop_waits_for_what_is_in_flight() -> None:
+    unit = directives()
+    environment = dict(assigned.split("=") for assigned in unit["Environment"])
+    settings = {name.removeprefix("PIXELDP_").lower() for name in environment}
+    assert {name for name in settings if not name.startswith("torch")} <= set(Settings.model_fields)
+    limit = int(environment["PIXELDP_TIMEOUT_MS_LIMIT"]) / 1000
+    delay = Settings.model_fields["stop_delay_seconds"].default
+    assert int(unit["TimeoutStopSec"][0]) > limit + delay
+
+
+def test_files_that_its_comments_name_are_there() -> None:
+    text = UNIT.read_text()
+    for name in ("constraints.txt", "deploy/systemd/pixeldp.service", "docs/operate.md"):
+        assert f"/opt/pixeldp/{name}" in text
+        assert (ROOT / name).is_file()

@@ -1,0 +1,54 @@
+"""docs/answers.md and docs/open-inference-protocol.md name all that there is, and no more."""
+
+import re
+from typing import Any
+
+import httpx
+from fastapi.routing import APIRoute
+
+from service.api import v2, v2_repository
+from service.api.v2_response import OUTPUTS
+from tests.e2e.conftest import ROOT
+
+ANSWERS = (ROOT / "docs" / "answers.md").read_text(encoding="utf-8")
+PROTOCOL = (ROOT / "docs" / "open-inference-protocol.md").read_text(encoding="utf-8")
+# Told in the table as one.
+WHOLE = {"certificate.sizes", "evidence.sums", "evidence.sums_of_squares"}
+
+
+def members(value: Any, path: str = "") -> set[str]:
+    """The paths of all members below ``value``; those of a list's elements end in []."""
+    if isinstance(value, dict) and path not in WHOLE:
+        return {
+            found
+            for name, inner in value.items()
+            for found in members(inner, f"{path}.{name}" if path else name)
+        }
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return members(value[0], f"{path}[]")
+    return {path}
+
+
+def test_every_member_of_an_answer_is_described(client: httpx.Client, seven: bytes) -> None:
+    options: dict[str, Any] = {"target": 0.5, "evidence": True, "attacks": 3}
+    raw = {"Content-Type": "application/octet-stream"}
+    answer = client.post("/predict", content=seven, headers=raw, params=options).json()
+    named = set(re.findall(r"`([a-z][a-z_.\[\]]+)`", ANSWERS))
+    assert members(answer) <= named
+    # And what is named is there: members, their parents, options and values.
+    parents = {path.rsplit(".", count)[0] for path in members(answer) for count in range(4)}
+    paths = {path for path in named if "." in path}
+    assert paths <= parents | members(answer)
+
+
+def test_every_route_and_output_of_the_protocol_is_described() -> None:
+    routes = {
+        (method, prefix + route.path)
+        for router, prefix in ((v2.router, ""), (v2_repository.router, "/v2"))
+        for route in router.routes
+        if isinstance(route, APIRoute) and route.endpoint is not v2.nothing
+        for method in route.methods
+    }
+    said = set(re.findall(r"`(GET|POST) (/v2[^`]*)`", PROTOCOL))
+    assert said == routes
+    assert set(re.findall(r"`([A-Z_]+)`", PROTOCOL)) == {*OUTPUTS, "IMAGE", "IMAGE_BYTES"}
