@@ -11,10 +11,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check soundness chaos soak bench fuzz format clean
+.PHONY: help serve test test-avx2 check soundness chaos soak bench fuzz format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 # The stamps make a second run start at once; a change of the pins installs again.
 $(VENV)/.serve: pyproject.toml constraints.txt
@@ -47,6 +47,15 @@ serve: $(VENV)/.serve ## install and serve the shipped model on 127.0.0.1:8000 (
 
 test: $(VENV)/.dev $(VENV)/.debian ## install what the tests need and run them
 	@$(BIN)/python -m pytest
+
+# PyTorch and oneDNN use no other instructions then, whatever the processor has. Left out is what
+# computes little: browsers, documents, deployment.
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+AVX2_TESTS := tests --ignore=tests/e2e/test_page.py --ignore=tests/e2e/test_documents.py \
+    --ignore=tests/deploy --ignore=tests/tools
+
+test-avx2: $(VENV)/.dev ## what computes once more, as on a processor with AVX2 and no bfloat16
+	@$(AVX2) $(BIN)/python -m pytest $(AVX2_TESTS)
 
 check: $(VENV)/.dev ## lint, formatting, types, and known vulnerabilities of the pins
 	@$(BIN)/ruff check .

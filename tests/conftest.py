@@ -3,10 +3,18 @@
 import os
 import shutil
 
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
+
 # One thread for each process: on few cores more of them only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Compiling takes the cores for a while at each start of a service; one test asks for it.
 os.environ.setdefault("PIXELDP_COMPILE", "false")
+
+# A request is given up when it hangs: not after the five seconds that httpx has by default, which a
+# slow machine with other work takes now and then.
+HANG_SECONDS = 300
+for phase in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, phase, HANG_SECONDS)
 
 # PyTorch compiles networks with the system's C++ compiler, if it has one.
 HAS_COMPILER = any(shutil.which(name) for name in ("g++", "clang++", "c++"))

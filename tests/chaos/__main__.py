@@ -36,6 +36,7 @@ NONE_LOST: Wanted = {"lost": equal(0)}
 OVERLOADED: Wanted = {
     "goodput over peak": lambda ratio: ratio >= GOODPUT,
     "slowest probe (ms)": lambda slowest: slowest <= 1000 * PROBE_SECONDS,
+    "probes by status": lambda statuses: set(statuses) == {200},
     "statuses": lambda statuses: set(statuses) <= {200, 503},
     "broken off": equal({}),
 }
@@ -45,6 +46,11 @@ DRAINED: Wanted = {
     "ready after the signal": equal(503),
     "exit code": equal(0),
     "ended after the last answer (s)": lambda seconds: seconds <= EXIT_SECONDS,
+    "all processes gone after (s)": lambda seconds: seconds <= EXIT_SECONDS,
+    "processes left": equal([]),
+}
+GONE: Wanted = {
+    "all processes gone after (s)": lambda seconds: seconds <= EXIT_SECONDS,
     "processes left": equal([]),
 }
 GIVEN_UP: Wanted = {
@@ -111,7 +117,7 @@ def main() -> None:
         for name, (experiment, wanted) in steps.items():
             note(name, experiment(service), wanted)
             service.wait_ready()
-        note("the front killed", experiments.kill_front(service), {"processes left": equal([])})
+        note("the front killed", experiments.kill_front(service), GONE)
     finally:
         service.process.kill()
     with_whole_budgets = {**environment, "PIXELDP_SHRINK": "false"}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx
+from numpy import quantile
 
 from tests.chaos.load import Client, Log, closed_loop, open_loop
 from tests.chaos.probe import probing, ready
@@ -17,16 +18,23 @@ from tests.chaos.processes import alive, processor_seconds, title, tree, wait_go
 from tests.e2e.conftest import Service
 
 # Every answer takes all its draws, so that there are pictures in flight whenever something happens.
-QUERY = "max_draws={draws}&timeout_ms=100000&scores=1"
+QUERY = "max_draws={draws}&timeout_ms=600000&scores=1"
+# So many draws an answer, or what a slow machine makes in so long, but enough for a label.
+DRAWS, LONGEST_ANSWER_SECONDS, LEAST_DRAWS = 1000, 10.0, 100
 PROBE_SECONDS = 0.1
 EXIT_SECONDS = 5.0
+# For what hangs: ten times what a slow machine takes.
+HANG_SECONDS = 300.0
 
 Counts = dict[str, Any]
 
 
-def picture_query(draws: int) -> str:
-    """Return the query of a request that takes ``draws`` draws."""
-    return QUERY.format(draws=draws)
+def picture_query(service: Service, clients: int, times: float = 1.0) -> str:
+    """Return the query of requests that take what the machine makes soon, for all ``clients``."""
+    ways = httpx.get(f"{service.address}/models").json()["models"][0]["calibrations"]
+    speed = sum(way["draws_per_second"] for way in ways)
+    bearable = speed * LONGEST_ANSWER_SECONDS / clients
+    return QUERY.format(draws=int(times * min(DRAWS, max(LEAST_DRAWS, bearable))))
 
 
 def metric(service: Service, name: str) -> float:
@@ -35,7 +43,7 @@ def metric(service: Service, name: str) -> float:
     return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.M)))
 
 
-async def _until(condition: Any, seconds: float = 120.0) -> None:
+async def _until(condition: Any, seconds: float = HANG_SECONDS) -> None:
     end = time.monotonic() + seconds
     while not await condition():
         assert time.monotonic() < end, "it took too long"
@@ -63,13 +71,13 @@ def _ends(log: Log) -> Counts:
 
 
 def kill_workers(
-    service: Service, pictures: Sequence[bytes], kills: int, clients: int = 8, draws: int = 1000
+    service: Service, pictures: Sequence[bytes], kills: int, clients: int = 8
 ) -> Counts:
     """Kill a worker again and again under load, ready or starting, whichever there is."""
     chance = random.Random(0)
 
     async def experiment() -> Counts:
-        query = picture_query(draws)
+        query = picture_query(service, clients)
         killed = 0
         async with closed_loop(service.address, query, pictures, clients) as log:
             while killed < kills:
@@ -90,7 +98,8 @@ def kill_all_workers(service: Service, pictures: Sequence[bytes], clients: int =
     """Kill all workers at once; whoever asks while none runs waits for their successors."""
 
     async def experiment() -> Counts:
-        async with closed_loop(service.address, picture_query(1000), pictures, clients) as log:
+        query = picture_query(service, clients)
+        async with closed_loop(service.address, query, pictures, clients) as log:
             await _progress(log, 2)
             for pid in workers(service.process.pid):
                 os.kill(pid, signal.SIGKILL)
@@ -108,7 +117,7 @@ def kill_all_workers(service: Service, pictures: Sequence[bytes], clients: int =
 
 async def _ask_once(address: str, picture: bytes) -> Log:
     log = Log()
-    client = Client(address, picture_query(100), log)
+    client = Client(address, QUERY.format(draws=LEAST_DRAWS), log)
     await client.ask(picture)
     client.close()
     return log
@@ -118,7 +127,8 @@ def stop_worker(service: Service, pictures: Sequence[bytes], clients: int = 8) -
     """Stop a worker as SIGSTOP does, under load; it must be replaced, and nothing lost."""
 
     async def experiment() -> Counts:
-        async with closed_loop(service.address, picture_query(1000), pictures, clients) as log:
+        query = picture_query(service, clients)
+        async with closed_loop(service.address, query, pictures, clients) as log:
             await _progress(log, clients)
             victim = workers(service.process.pid)[0]
             os.kill(victim, signal.SIGSTOP)
@@ -141,7 +151,8 @@ def pause_all(
     """Stop all processes under load, as when a machine is suspended, and let them go on."""
 
     async def experiment() -> Counts:
-        async with closed_loop(service.address, picture_query(1000), pictures, clients) as log:
+        query = picture_query(service, clients)
+        async with closed_loop(service.address, query, pictures, clients) as log:
             await _progress(log, clients)
             before = workers(service.process.pid)
             for pid in tree(service.process.pid):
@@ -161,7 +172,7 @@ def deadly_picture(service: Service, picture: bytes) -> Counts:
 
     async def experiment() -> Counts:
         log, rounds = Log(), 0
-        client = Client(service.address, picture_query(100_000), log)
+        client = Client(service.address, QUERY.format(draws=100_000), log)
         asking = asyncio.create_task(client.ask(picture))
         while not asking.done():
 
@@ -189,20 +200,23 @@ def drain(service: Service, pictures: Sequence[bytes], clients: int = 8) -> Coun
 
     async def experiment() -> Counts:
         processes = tree(service.process.pid)
-        async with closed_loop(service.address, picture_query(2000), pictures, clients) as log:
+        query = picture_query(service, clients, times=2)
+        async with closed_loop(service.address, query, pictures, clients) as log:
             await _progress(log, clients)
             service.process.terminate()
             status = await asyncio.to_thread(ready, service.address)
             # The service ends when its last answer is out, and the clients with it.
-            code = await asyncio.to_thread(service.process.wait, 120)
+            code = await asyncio.to_thread(service.process.wait, HANG_SECONDS)
             ended = time.monotonic()
-        left = wait_gone(processes, EXIT_SECONDS)
+        left = wait_gone(processes, HANG_SECONDS)
+        gone = time.monotonic()
         last = log.times[-1] if log.times else ended
         return {
             **_ends(log),
             "ready after the signal": status,
             "exit code": code,
             "ended after the last answer (s)": round(ended - last, 2),
+            "all processes gone after (s)": round(gone - last, 2),
             "processes left": left,
         }
 
@@ -216,10 +230,12 @@ def kill_front(service: Service) -> Counts:
     processes = tree(service.process.pid)
     names = [title(pid) for pid in processes]
     service.process.kill()
+    killed = time.monotonic()
     service.process.wait()
-    left = wait_gone(processes, EXIT_SECONDS)
+    left = wait_gone(processes, HANG_SECONDS)
+    gone = round(time.monotonic() - killed, 2)
     service.stop()
-    return {"processes": names, "processes left": left}
+    return {"processes": names, "processes left": left, "all processes gone after (s)": gone}
 
 
 def overload(
@@ -227,7 +243,6 @@ def overload(
     pictures: Sequence[bytes],
     seconds: float,
     times: float = 10.0,
-    draws: int = 1000,
     clients: int = 32,
 ) -> Counts:
     """Find the most answers a second, then ask for ``times`` as many, and probe meanwhile.
@@ -235,7 +250,7 @@ def overload(
     That lasts twice as long as finding the peak; what counts is its second half, as the queue and
     the workers fill up in the first, and draws that are made for what fills them answer nobody yet.
     """
-    query = picture_query(draws)
+    query = picture_query(service, clients)
 
     async def rates(log: Log, start: float, end: float) -> tuple[float, float]:
         """Return the answers, and the draws in them, a second between two moments from now on."""
@@ -259,6 +274,8 @@ def overload(
         return log, found
 
     most, most_draws = asyncio.run(peak())
+    if not most:
+        raise RuntimeError(f"nothing was answered in {seconds:g} s; take longer (--seconds)")
     pids = [os.getpid(), service.process.pid, *workers(service.process.pid)]
     before = [processor_seconds(pid) for pid in pids]
     start = time.monotonic()
@@ -276,9 +293,10 @@ def overload(
         "goodput over peak": round(good / most, 3),
         "its draws over the peak's": round(good_draws / most_draws, 3),
         "cores taken by the clients, the front, and each worker": shares,
-        "probes": len(probes),
-        "slowest probe (ms)": round(1000 * max(probes)),
-        "99 % of probes (ms)": round(1000 * sorted(probes)[int(0.99 * len(probes))]),
+        "probes": len(probes.seconds),
+        "probes by status": dict(probes.statuses),
+        "slowest probe (ms)": round(1000 * max(probes.seconds)),
+        "99 % of probes (ms)": round(1000 * quantile(probes.seconds, 0.99)),
         "statuses": dict(sorted(log.answered.items())),
         "broken off": dict(log.lost),
     }

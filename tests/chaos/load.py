@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 # No answer takes longer; whoever waits longer has lost its request.
-PATIENCE = 120.0
+PATIENCE = 700.0
 
 
 @dataclass

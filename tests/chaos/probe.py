@@ -2,7 +2,8 @@
 
     python -m tests.chaos.probe ADDRESS
 
-Ends with its input; prints the seconds that each probe took, as JSON.
+Ends with its input; prints the status of each probe, 0 if there was no answer, and the seconds that
+it took, as JSON.
 """
 
 import json
@@ -11,43 +12,56 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 EVERY_SECONDS = 0.05
 
 
+@dataclass
+class Probes:
+    """How often each status came, 0 standing for no answer, and what each probe took."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+
+
 def ready(address: str) -> int:
-    """Probe on a connection of its own; return the status."""
+    """Probe on a connection of its own; return the status, 0 if there was no answer."""
     parts = urlsplit(address)
     request = f"GET /health/ready HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n"
-    with socket.create_connection((parts.hostname, parts.port), timeout=60) as connection:
-        connection.sendall(request.encode())
-        return int(connection.recv(4096).split()[1])
+    try:
+        with socket.create_connection((parts.hostname, parts.port), timeout=60) as connection:
+            connection.sendall(request.encode())
+            return int(connection.recv(4096).split()[1])
+    except (OSError, IndexError):
+        return 0
 
 
 @contextmanager
-def probing(address: str) -> Iterator[list[float]]:
-    """Probe while the block runs; the list is filled with what it took at the block's end."""
+def probing(address: str) -> Iterator[Probes]:
+    """Probe while the block runs, once at least; the probes are there at the block's end."""
     command = [sys.executable, "-m", "tests.chaos.probe", address]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    taken: list[float] = []
+    probes = Probes()
     try:
-        yield taken
+        yield probes
     finally:
         output, _ = process.communicate(timeout=120)
-        taken += json.loads(output)
+        for status, seconds in json.loads(output):
+            probes.statuses[status] += 1
+            probes.seconds.append(seconds)
 
 
 def main() -> None:
     """Probe until the input ends."""
     taken = []
-    while not select.select([sys.stdin], [], [], EVERY_SECONDS)[0]:
+    while not taken or not select.select([sys.stdin], [], [], EVERY_SECONDS)[0]:
         begun = time.monotonic()
-        status = ready(sys.argv[1])
-        assert status == 200, status
-        taken.append(time.monotonic() - begun)
+        taken.append((ready(sys.argv[1]), time.monotonic() - begun))
     print(json.dumps(taken))
 
 

@@ -61,6 +61,8 @@ async def soak(service: Service, requests: int, clients: int) -> tuple[Log, list
     async with closed_loop(service.address, QUERY, pictures(), clients) as log:
         while log.requests < requests:
             await asyncio.sleep(0.05)
+            if service.process.poll() is not None:
+                raise RuntimeError(f"the service has ended: {service.log[-2000:]}")
             if log.requests * SAMPLES < (len(readings) + 1) * requests:
                 continue
             taken = {pid: memory(pid) / MIB for pid in tree(service.process.pid)}
@@ -104,6 +106,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.requests < SAMPLES:
+        parser.error(f"--requests is {arguments.requests}; growth takes at least {SAMPLES}")
     # A network that is compiled meanwhile takes memory of its own; a line for each request too.
     environment = {"PIXELDP_COMPILE": "false", "PIXELDP_LOG_LEVEL": "warning"}
     service = Service(environment=environment).wait_ready()

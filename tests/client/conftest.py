@@ -13,7 +13,7 @@ import pytest
 
 from pixeldp_client import Client
 from service.keys import add
-from tests.e2e.conftest import ROOT, Service
+from tests.e2e.conftest import PLAIN, ROOT, Service
 
 Behaviour = Callable[["Handler"], None]
 
@@ -30,7 +30,7 @@ def key(key_file: Path) -> str:
 
 @pytest.fixture(scope="session")
 def service(key: str, key_file: Path) -> Iterator[Service]:
-    environment = {"PIXELDP_DEVICES": "cpu", "PIXELDP_KEYS": str(key_file)}
+    environment = {**PLAIN, "PIXELDP_KEYS": str(key_file)}
     running = Service(environment=environment).wait_ready()
     yield running
     assert running.stop() == 0, running.log
@@ -127,7 +127,7 @@ def relay(service: Service) -> Behaviour:
     def behave(handler: Handler) -> None:
         received = re.sub(rb"(?i)\r\nconnection: [^\r]*", b"", handler.received)
         received = received.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
-        with socket.create_connection((host, int(port)), timeout=60) as upstream:
+        with socket.create_connection((host, int(port)), timeout=300) as upstream:
             upstream.sendall(received)
             while part := upstream.recv(65536):
                 handler.send(part)

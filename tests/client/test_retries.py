@@ -164,8 +164,9 @@ def test_retry_after_is_waited_for(
     assert time.monotonic() - begun >= 1
 
 
-@pytest.mark.parametrize("later", ["3600", formatdate(time.time() + 3600, usegmt=True)])
-def test_a_wait_beyond_the_deadline_is_not_begun(misbehave: Start, later: str) -> None:
+@pytest.mark.parametrize("as_a_date", [False, True])
+def test_a_wait_beyond_the_deadline_is_not_begun(misbehave: Start, as_a_date: bool) -> None:
+    later = formatdate(time.time() + 3600, usegmt=True) if as_a_date else "3600"
     server = misbehave(status(429, b"", f"Retry-After: {later}"))
     with Client(server.address) as client, pytest.raises(TooBusy) as caught:
         client.predict(b"picture")
@@ -220,7 +221,7 @@ def test_a_service_that_comes_up_later() -> None:
                 connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"models":[]}')
 
         retries = Retries(most=1000, base=0.01, longest=0.05)
-        with Client(address, retries=retries, timeout=20) as client:
+        with Client(address, retries=retries, timeout=300) as client:
             timer = threading.Timer(0.2, come_up)
             timer.start()
             assert client.models() == []

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from service import keys
-from tests.e2e.conftest import Service
+from tests.e2e.conftest import PLAIN, Service
 
-START_SECONDS = 60
+START_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
     path = tmp_path_factory.mktemp("keys") / "keys.json"
     client = keys.add(path, "client", ["predict"], None)
     metrics = keys.add(path, "prometheus", ["metrics"], None)
-    environment = {"PIXELDP_KEYS": str(path), "PIXELDP_DEVICES": "cpu"}
+    environment = {**PLAIN, "PIXELDP_KEYS": str(path)}
     running = Service(environment=environment).wait_ready()
     yield Operated(running, client, metrics)
     assert running.stop() == 0, running.log

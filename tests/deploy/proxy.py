@@ -133,7 +133,7 @@ class Proxy:
         )
         context = ssl.create_default_context(cafile=str(crt))
         self.client = httpx.Client(
-            base_url=f"https://localhost:{self.tls}", verify=context, timeout=60
+            base_url=f"https://localhost:{self.tls}", verify=context, timeout=300
         )
 
     def _up(self) -> bool:
@@ -145,7 +145,7 @@ class Proxy:
 
     def logged(self) -> str:
         """Return the first line of the access log, which follows the answer."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + 300
         while not (text := self.access.read_text()).endswith("\n"):
             assert time.monotonic() < end, "nginx logged nothing"
             time.sleep(0.02)

@@ -137,7 +137,7 @@ def test_it_has_no_rights(running: Running) -> None:
 def test_it_answers_those_who_have_a_key(running: Running) -> None:
     picture = (ROOT / "examples" / "7.png").read_bytes()
     headers = {"Content-Type": "image/png"}
-    with httpx.Client(base_url=running.address, headers=headers, timeout=60) as client:
+    with httpx.Client(base_url=running.address, headers=headers, timeout=300) as client:
         assert client.post("/predict", content=picture).status_code == 401
         client.headers["Authorization"] = f"Bearer {running.key}"
         assert client.post("/predict", content=picture).json()["label"]["name"] == "7"

@@ -20,7 +20,7 @@ from tests.deploy.tools import ROOT, tool
 FOLDER = ROOT / "deploy" / "prometheus"
 ALERTS = Path(__file__).parent / "alerts.yml"
 PNG = {"Content-Type": "image/png"}
-WAIT_SECONDS = 60
+WAIT_SECONDS = 300
 
 
 def promtool(*arguments: str | Path) -> str:
@@ -82,7 +82,7 @@ class Prometheus:
         configuration = folder / "prometheus.yml"
         configuration.write_text(replaced((FOLDER / "prometheus.yml").read_text(), changes))
         (folder / "rules.yml").write_text((FOLDER / "rules.yml").read_text())
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=30)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=300)
         self.process = start(
             [
                 str(tool("prometheus")),
@@ -118,7 +118,7 @@ class Prometheus:
 def traffic(operated: Operated) -> None:
     """Ask for what makes every kind of number: robust or not, without a target, refused."""
     picture = (ROOT / "examples" / "7.png").read_bytes()
-    with httpx.Client(base_url=operated.service.address, headers=PNG, timeout=60) as client:
+    with httpx.Client(base_url=operated.service.address, headers=PNG, timeout=300) as client:
         for path in ("/predict", "/predict?target=0.3", "/predict?target=30"):
             key = {"Authorization": f"Bearer {operated.client_key}"}
             assert client.post(path, content=picture, headers=key).status_code == 200

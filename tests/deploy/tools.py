@@ -58,5 +58,5 @@ def _unpack(package: str) -> str:
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=UNPACKED, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=UNPACKED, capture_output=True, text=True, timeout=300, check=False
     )

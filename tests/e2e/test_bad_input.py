@@ -291,7 +291,7 @@ def test_an_offer_to_upgrade_does_not_lose_the_body(service: Any, seven: bytes) 
         "HTTP2-Settings: AAMAAABkAARAAAAA\r\nContent-Type: image/png\r\n"
         f"Content-Length: {len(seven)}\r\n\r\n"
     )
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    with socket.create_connection((host, int(port)), timeout=300) as connection:
         connection.sendall(head.encode() + seven)
         answer = b""
         while part := connection.recv(65536):
@@ -306,6 +306,6 @@ def test_an_upload_that_never_ends_is_given_up(service: Any) -> None:
         f"POST /predict?timeout_ms=500 HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\n"
         "Content-Length: 5000\r\n\r\n"
     )
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    with socket.create_connection((host, int(port)), timeout=300) as connection:
         connection.sendall(head.encode() + b"some")
         assert connection.recv(65536).startswith(b"HTTP/1.1 504")

@@ -16,7 +16,7 @@ from PIL import Image
 from models.networks import build
 from models.networks.python_networks import ALLOWED
 from service.cli import main
-from tests.e2e.conftest import Service
+from tests.e2e.conftest import PLAIN, Service
 from tests.models.importing import classifiers
 
 MODEL, SIDE, LABELS = "shufflenet_v2_x0_5", 32, 1000
@@ -59,7 +59,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def running(bundles: dict[str, Path]) -> Iterator[Service]:
     environment = {
-        "PIXELDP_DEVICES": "cpu",
+        **PLAIN,
         "PIXELDP_PASS_SIZE": "32",
         ALLOWED: classifiers.__name__,
     }
@@ -76,7 +76,7 @@ def test_each_answers(running: Service, name: str, labels: int, draws: int) -> N
     Image.new("RGB", (SIDE, SIDE), (200, 30, 90)).save(stream, "PNG")
     url = f"{running.address}/predict?model={name}&max_draws={draws}"
     reply = httpx.post(
-        url, content=stream.getvalue(), headers={"Content-Type": "image/png"}, timeout=60
+        url, content=stream.getvalue(), headers={"Content-Type": "image/png"}, timeout=300
     )
     assert reply.status_code == 200, reply.text
     answer = reply.json()
@@ -92,7 +92,7 @@ def test_a_service_that_does_not_allow_the_python_does_not_start(
         [sys.executable, "-m", "service.cli", "serve", str(bundles["python"]), "--port", "0"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         env={**os.environ, ALLOWED: "", "PIXELDP_DEVICES": "cpu"},
     )
@@ -109,4 +109,4 @@ from service.catalogue import Catalogue
 Catalogue([Path(path) for path in {[str(path) for path in bundles.values()]}])
 assert not {{"torch", "torchvision"}} & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)

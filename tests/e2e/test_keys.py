@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from service.keys import add, remove
-from tests.e2e.conftest import ROOT, Service
+from tests.e2e.conftest import PLAIN, ROOT, Service
 
 PNG = {"Content-Type": "image/png"}
 
@@ -25,9 +25,9 @@ class Keyed:
         self.metrics = add(path, "metrics", ["metrics"], None)
         # So slow that nothing comes in while the tests run.
         self.slow = add(path, "slow", ["predict"], 1e-6)
-        environment = {"PIXELDP_KEYS": str(path), "PIXELDP_DEVICES": "cpu"}
+        environment = {**PLAIN, "PIXELDP_KEYS": str(path)}
         self.service = Service("--host", "0.0.0.0", environment=environment).wait_ready()
-        self.client = httpx.Client(base_url=self.service.address, timeout=60)
+        self.client = httpx.Client(base_url=self.service.address, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def refusal(*arguments: str, **environment: str) -> str:
         text=True,
         cwd=ROOT,
         env={**os.environ, **environment},
-        timeout=60,
+        timeout=300,
     )
     assert run.returncode == 2, run.stderr
     [line] = run.stderr.splitlines()

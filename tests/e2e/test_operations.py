@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.chaos.processes import title, workers
-from tests.e2e.conftest import Service
+from tests.e2e.conftest import PLAIN, Service
 
 PNG = {"Content-Type": "image/png"}
 
@@ -108,8 +108,7 @@ def test_under_overload_budgets_shrink_and_then_pictures_are_refused(seven: byte
     """Certificates stay true, only smaller; probes are answered all the while."""
     environment = {
         "PIXELDP_QUEUE": "64",
-        "PIXELDP_DEVICES": "cpu",
-        "PIXELDP_PASS_SIZE": "128",
+        **PLAIN,
         "PIXELDP_CORS_ORIGINS": '["https://shop.example"]',
     }
     running = Service(environment=environment).wait_ready()
@@ -117,8 +116,10 @@ def test_under_overload_budgets_shrink_and_then_pictures_are_refused(seven: byte
     async def flood() -> tuple[list[httpx.Response], list[int], str]:
         limits = httpx.Limits(max_connections=None)
         headers = PNG | {"Origin": "https://shop.example"}
-        options = {"max_draws": 2000, "confidence": 0.999}
-        async with httpx.AsyncClient(base_url=running.address, timeout=60, limits=limits) as client:
+        options = {"max_draws": 2000, "confidence": 0.999, "timeout_ms": 600_000}
+        async with httpx.AsyncClient(
+            base_url=running.address, timeout=700, limits=limits
+        ) as client:
             asked = [
                 asyncio.create_task(
                     client.post("/predict", content=seven, headers=headers, params=options)

@@ -32,7 +32,7 @@ from models.bundle import ZOO, Manifest
 from models.images import decode
 from models.pixeldp import build_network, save_network
 from service.keys import add
-from tests.e2e.conftest import ROOT, Service
+from tests.e2e.conftest import PLAIN, ROOT, Service
 from tests.models.images import pictures as made
 from tests.models.test_bundle import DESCRIPTION
 
@@ -465,7 +465,7 @@ def test_the_requests_to_copy_can_be_run(visitor: Visitor, tmp_path: Path) -> No
     size = page.locator("#size-text").text_content()
     command = page.locator("#curl").text_content() or ""
     done = subprocess.run(
-        ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+        ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True
     )
     answer = json.loads(done.stdout)
     assert answer["label"]["name"] == "3"
@@ -473,7 +473,7 @@ def test_the_requests_to_copy_can_be_run(visitor: Visitor, tmp_path: Path) -> No
     page.get_by_role("tab", name="Python").click()
     program = page.get_by_role("tabpanel", name="Python").locator("code").text_content() or ""
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"3 [\d.]+ True\n", done.stdout)
@@ -525,7 +525,7 @@ class Guarded:
         self.service = Service(
             str(ZOO / "mnist-cnn"),
             str(folder / "colours"),
-            environment={"PIXELDP_KEYS": str(folder / "keys.json"), "PIXELDP_DEVICES": "cpu"},
+            environment={**PLAIN, "PIXELDP_KEYS": str(folder / "keys.json")},
         ).wait_ready()
 
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 import httpx
 import pytest
 
-from tests.e2e.conftest import ROOT, Service
+from tests.e2e.conftest import PLAIN, ROOT, Service
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra pixeldp[tracing] is not installed")
 
@@ -78,17 +78,17 @@ def test_a_request_and_its_pictures_are_traced(collector: Collector, seven: byte
     environment = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.address,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
-        "PIXELDP_DEVICES": "cpu",
+        **PLAIN,
     }
     running = Service(environment=environment).wait_ready()
     try:
         headers = PNG | {"traceparent": f"00-{TRACE}-{PARENT}-01"}
         url = f"{running.address}/predict?max_draws=1000"
-        response = httpx.post(url, content=seven, headers=headers, timeout=60)
+        response = httpx.post(url, content=seven, headers=headers, timeout=300)
         files = [("image", ("a.png", content, "image/png")) for content in (seven, b"none", seven)]
-        httpx.post(f"{running.address}/predict/batch", files=files, timeout=60)
+        httpx.post(f"{running.address}/predict/batch", files=files, timeout=300)
         unsampled = PNG | {"traceparent": f"00-{TRACE}-{PARENT}-00"}
-        httpx.post(url, content=seven, headers=unsampled, timeout=60)
+        httpx.post(url, content=seven, headers=unsampled, timeout=300)
     finally:
         assert running.stop() == 0, running.log
     assert collector.services == {"pixeldp"}
@@ -136,7 +136,7 @@ def test_a_collector_that_is_away_disturbs_nothing(seven: bytes) -> None:
         environment = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
             "OTEL_EXPORTER_OTLP_TIMEOUT": "600",  # longer than Service.stop() waits
-            "PIXELDP_DEVICES": "cpu",
+            **PLAIN,
         }
         running = Service(environment=environment).wait_ready()
         try:

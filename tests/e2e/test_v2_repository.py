@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from models.bundle import ZOO
 from service.keys import add
-from tests.e2e.conftest import ROOT, Service
+from tests.e2e.conftest import PLAIN, ROOT, Service
 
 NAME, SECOND = "mnist-cnn", "second"
 
@@ -50,7 +50,7 @@ def running(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     secrets = {scope: add(keys, scope, [scope], None) for scope in ("predict", "admin")}
     service = Service(
         environment={
-            "PIXELDP_DEVICES": "cpu",
+            **PLAIN,
             "PIXELDP_KEYS": str(keys),
             "PIXELDP_REPOSITORY": str(repository),
         }

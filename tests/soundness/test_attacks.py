@@ -22,10 +22,9 @@ from models.certification.procedure import Inquiry, Question
 from models.evaluation.alteration import Attack, alter, lengths
 from models.evaluation.answers import answers
 from models.evaluation.attacks import ATTACK_NAMES, AttackName, noisy_scores
-from models.loaded import load_model
 from models.pixeldp import load_network
 from models.predictor import Predictor
-from tests.soundness.forms import ATTACKED, LONG
+from tests.soundness.forms import ATTACKED, LONG, fastest
 from tests.soundness.pictures import Picture, pictures_for
 
 SLOTS = 512
@@ -132,7 +131,7 @@ def test_no_attack_inside_a_certified_size_flips_a_label() -> None:
     bundles = zoo()
     attacked = flipped = 0
     for bundle, count in zip(bundles, wanted(bundles), strict=True):
-        predictor = Predictor(load_model(bundle), SLOTS, precision="bfloat16")
+        predictor = fastest(bundle, SLOTS)
         what, pictures = pictures_for(bundle)
         images, inquiries = certify(predictor, pictures, count)
         labels = np.array([inquiry.total.leader for inquiry in inquiries])
@@ -158,7 +157,7 @@ def test_no_attack_inside_a_certified_size_flips_a_label() -> None:
 def test_the_same_attacks_beyond_the_certified_size_do_flip_labels() -> None:
     """Else the experiment above could not fail."""
     bundle = read_bundle(ZOO / "mnist-cnn")
-    predictor = Predictor(load_model(bundle), SLOTS, precision="bfloat16")
+    predictor = fastest(bundle, SLOTS)
     images, inquiries = certify(predictor, pictures_for(bundle)[1], 5)
     labels = np.array([inquiry.total.leader for inquiry in inquiries])
     sizes = np.array([4 * inquiry.size for inquiry in inquiries])

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.conftest import ROOT, Service
+from tests.e2e.conftest import PLAIN, ROOT, Service
 
 PNG = {"Content-Type": "image/png"}
 
@@ -32,7 +32,7 @@ class Watched(Service):
         assert self.children() == workers, self.log
         content = (ROOT / "examples" / "7.png").read_bytes()
         url = f"{self.address}/predict?target=0.5"
-        answer = httpx.post(url, content=content, headers=PNG, timeout=60).json()
+        answer = httpx.post(url, content=content, headers=PNG, timeout=300).json()
         assert answer["label"]["name"] == "7"
         assert answer["robust"] is True
         assert '"level": "error"' not in self.log, self.log
@@ -42,7 +42,7 @@ class Watched(Service):
 @pytest.fixture(scope="package")
 def hostile_service() -> Iterator[Watched]:
     environment = {
-        "PIXELDP_DEVICES": "cpu",
+        **PLAIN,
         "PIXELDP_MAX_PIXELS": "4000000",
         # Less than two of the largest bodies.
         "PIXELDP_QUEUE_BYTES": "36000000",

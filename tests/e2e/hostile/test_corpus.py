@@ -49,7 +49,7 @@ def check(response: httpx.Response, problem: str | None) -> None:
 def test_each_by_every_way_in(watched: Watched, name: str) -> None:
     content, problem = CORPUS[name]
     encoded = base64.b64encode(content).decode()
-    with httpx.Client(base_url=watched.address, timeout=60, params=QUERY) as client:
+    with httpx.Client(base_url=watched.address, timeout=300, params=QUERY) as client:
         check(client.post("/predict", content=content, headers=PNG), problem)
         check(client.post("/predict", files={"image": ("a", content)}), problem)
         check(client.post("/predict", json={"image": encoded}), problem)
@@ -74,7 +74,7 @@ def test_all_at_once_beside_a_sound_one(watched: Watched, seven: bytes) -> None:
     files = [("image", ("a", hostile.content)) for hostile in CORPUS.values()]
     files.append(("image", ("seven.png", seven)))
     response = httpx.post(
-        f"{watched.address}/predict/batch", files=files, params=QUERY, timeout=120
+        f"{watched.address}/predict/batch", files=files, params=QUERY, timeout=300
     )
     *others, last = response.json()["predictions"]
     assert last["label"]["name"] == "7"
@@ -141,7 +141,7 @@ def test_frames_that_state_wrong_lengths(watched: Watched, seven: bytes) -> None
     url = f"{watched.address}/v2/models/mnist-cnn/infer"
     name = "Inference-Header-Content-Length"
     right = int(headers[name])
-    assert httpx.post(url, content=body, headers=headers, timeout=60).status_code == 200
+    assert httpx.post(url, content=body, headers=headers, timeout=300).status_code == 200
     for length in ("-1", "0", "1", str(right - 1), str(right + 1), str(len(body) + 1), "9" * 20):
         response = httpx.post(url, content=body, headers={name: length})
         assert response.status_code == 400, (length, response.text)

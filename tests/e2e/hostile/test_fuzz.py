@@ -47,7 +47,7 @@ class Tally:
 
 def send(watched: Watched, client: int, start: int, calls: int, tally: Tally) -> None:
     fuzzer = Fuzzer(f"{SEED}-{client}-{start}")
-    with httpx.Client(base_url=watched.address, timeout=60) as session:
+    with httpx.Client(base_url=watched.address, timeout=300) as session:
         for number in range(calls):
             call = fuzzer.call()
             name = f"{client}-{start}-{number}"

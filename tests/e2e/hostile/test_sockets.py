@@ -37,7 +37,7 @@ def exchange(watched: Watched, content: bytes, end: bool = True) -> bytes:
     """Send bytes, then nothing more; return all that comes back."""
     address = urlsplit(watched.address)
     answer = b""
-    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=300) as connection:
         try:
             connection.sendall(content)
             if end:
@@ -82,15 +82,15 @@ def test_a_length_and_chunks_are_not_taken_for_two_requests(watched: Watched) ->
 
 def test_large_bodies_that_hang_do_not_fill_the_memory(watched: Watched, seven: bytes) -> None:
     address, size = urlsplit(watched.address), 19_000_000
-    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=300) as connection:
         connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % size + bytes(size - 1))
         url = f"{watched.address}/predict"
-        answer = httpx.post(url, content=bytes(size), headers=PNG, timeout=30)
+        answer = httpx.post(url, content=bytes(size), headers=PNG, timeout=300)
         assert answer.status_code == 503, "two of them are too many"
         assert answer.json()["type"].endswith("overloaded")
         assert int(answer.headers["retry-after"]) >= 1
         # Small ones come through, and the first one is still taken.
-        assert httpx.post(url, content=seven, headers=PNG, timeout=30).status_code == 200
+        assert httpx.post(url, content=seven, headers=PNG, timeout=300).status_code == 200
         connection.sendall(b"\0")
         assert connection.recv(1000).startswith(b"HTTP/1.1 400")
-    assert httpx.post(url, content=bytes(size), headers=PNG, timeout=30).status_code == 400
+    assert httpx.post(url, content=bytes(size), headers=PNG, timeout=300).status_code == 400

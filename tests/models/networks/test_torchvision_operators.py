@@ -28,4 +28,4 @@ assert declare_missing_operators() is None
 
 @pytest.mark.parametrize("program", FRESH.values(), ids=FRESH.keys())
 def test_in_a_fresh_interpreter(program: str) -> None:
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
