@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from models.networks import aten
+from models.networks import aten, rows
 from models.networks.imported import normalised
 
 SCHEMA_MAJOR = 8
@@ -37,6 +37,7 @@ FLOAT32 = 7
 STRIDED = 7
 _FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format}
 _POSITIONAL = 1
+_STRIDED, _RESHAPE = "torch.ops.aten.as_strided.default", "torch.ops.aten.reshape.default"
 # Where the kinds of tensors that a program brings along keep their names.
 STORED = {
     "parameter": "parameter_name",
@@ -47,6 +48,8 @@ STORED = {
 
 class Exported(nn.Module):
     """A program as a module: its weights are buffers, called as in the program.
+
+    There is none of which it is not proven that its rows are alone (:mod:`models.networks.rows`).
 
     Args:
         program: ``program.json``, as :func:`reduced` makes it.
@@ -60,10 +63,14 @@ class Exported(nn.Module):
         self.program = program
         document = _document(program)
         try:
-            self.graph = _Builder(document).build()
             self.shape = _input_shape(document)
+            self.graph = _Builder(document).build()
         except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
             raise ValueError(f"program: malformed ({type(error).__name__}: {error})") from None
+        try:
+            rows.prove(self.graph, aten.rule, self.shape)
+        except ValueError as error:
+            raise ValueError(f"program: {error}") from None
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return the program's logits."""
@@ -209,12 +216,14 @@ class _Builder:
         if aten.is_check(target):
             return
         given = {one["name"]: self._argument(one["arg"]) for one in node["inputs"]}
-        constants = {name: value for name, value in given.items() if not _is_node(value)}
         try:
-            called = aten.function(target, constants)
+            called = aten.function(_RESHAPE if target == _STRIDED else target, given)
         except ValueError as error:
             raise ValueError(f"program: {error}") from None
+        if target == _STRIDED:
+            given = _as_shape(given)
         positional = [one["name"] for one in node["inputs"] if one["kind"] == _POSITIONAL]
+        positional = [name for name in positional if name in given]
         args = tuple(given.pop(name) for name in positional)
         # fx writes keywords into Python as they are.
         if not all(name.isidentifier() and not iskeyword(name) for name in given):
@@ -273,8 +282,20 @@ class _Builder:
         return self._value(value["as_name"]) if "as_name" in value else value["as_int"]
 
 
-def _is_node(value: Any) -> bool:
-    return isinstance(value, fx.Node)
+def _as_shape(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of ``reshape`` that do what these of ``as_strided`` do.
+
+    Decompositions write it after pooling to one value for each channel: [batch, channels, 1, 1],
+    in order and dense. Any other would read memory by its place.
+
+    Raises:
+        ValueError: it is such another one.
+    """
+    size = list(given["size"])
+    dense = len(size) == 4 and size[2:] == [1, 1] and given["stride"][:2] == [size[1], 1]
+    if not dense or given.get("storage_offset"):
+        raise ValueError(f"program: calls {_STRIDED}, which may read memory that was never written")
+    return {"self": given["self"], "shape": size}
 
 
 def _document(content: bytes) -> dict[str, Any]:
