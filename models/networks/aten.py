@@ -414,10 +414,9 @@ def function(target: str, arguments: Mapping[str, Any]) -> Callable[..., Any]:
     if (f"aten::{name}" if overload == "default" else f"aten::{name}.{overload}") not in _known():
         raise ValueError(f"calls {target}, which this PyTorch does not have")
     called: Callable[..., Any] = getattr(getattr(torch.ops.aten, name), overload)
-    modes = {*dict(rule(called).must), "training"} & {"train", "training"}
-    if any(arguments.get(mode) is True for mode in modes) and (
-        "running_mean" not in arguments or arguments["running_mean"] is not None
-    ):
+    must = dict(rule(called).must)
+    chance = any(arguments.get(mode) is True for mode in ("train", "training") if mode in must)
+    if chance or (arguments.get("training") is True and arguments.get("running_mean") is not None):
         raise ValueError(
             f"calls {target} in training mode, which makes an answer depend on chance or on the "
             "pictures beside it; call eval() before exporting"

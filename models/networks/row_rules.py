@@ -494,7 +494,8 @@ def scattered(call: Call) -> Claim:
 
     Of the batch's axis only the whole may be replaced.
     """
-    value, source = call["self"], call["src"]
+    value: Value = call["self"]
+    source: Value = call["src"]
     rows, dim = value.rows, _positive(call["dim"], value.dim)
     if rows is None:
         raise RefusedError("writes what depends on the pictures into a constant")
@@ -544,9 +545,8 @@ def _product(one: Value, other: Value) -> tuple[Rows, int]:
     Never along k.
     """
     dim = max(one.dim, other.dim)
-    if (one.rows and one.rows.axis == one.dim - 1) or (
-        other.rows and _axis(other) == other.dim - 2
-    ):
+    summed_over = one.rows is not None and one.rows.axis == one.dim - 1
+    if summed_over or (other.rows and other.rows.axis == other.dim - 2):
         raise RefusedError("sums over the batch axis, so that the pictures of a batch meet")
     if min(one.dim, other.dim) < 2:
         # A constant vector has only k, which vanishes.

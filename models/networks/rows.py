@@ -392,8 +392,8 @@ def _written(call: Call) -> Value | None:
     if value.owners != {ROWS if value.rows else CONSTANT}:
         raise RefusedError(
             "writes into a parameter, a buffer or a constant, or into a view of one: what the next "
-            "caller gets would depend on this one; return a new tensor instead (or call eval() before "
-            "exporting: in training mode normalisations write their statistics)"
+            "caller gets would depend on this one; return a new tensor instead (in training mode "
+            "normalisations write their statistics: call eval() before exporting)"
         )
     return value
 
