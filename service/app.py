@@ -13,6 +13,7 @@ from service import tracing
 from service.api import docs, health, models, page, predict, problems, v2
 from service.api.head import Head
 from service.api.middleware import Envelope
+from service.api.openapi import Described
 from service.api.overload import Gate
 from service.api.predictions import Predictions
 from service.api.prefix import Prefix
@@ -80,11 +81,12 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
                 if traces:
                     await asyncio.to_thread(traces.close)
 
-    app = FastAPI(
+    app = Described(
         title="PixelDP",
         version=version("pixeldp"),
         description="What is in a picture, with proof of how far it could have been altered.",
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
         servers=[{"url": settings.root_path or "/", "description": "This service."}],
         docs_url=None,
         redoc_url=None,

@@ -46,9 +46,14 @@ class Options(BaseModel):
     attacks: Annotated[int, Field(ge=2, le=MOST_ATTACKS)] | None = Field(
         None, description="At how many sizes to tell what an attacker could make of the scores."
     )
-    evidence: bool = Field(False, description="Add what it takes to compute the certificate again.")
-    priority: Literal["high", "normal"] = Field(
-        "normal", description="high: before all that is normal, but for every fourth turn."
+    # Without defaults, as all others: generated clients send those in the query, where they would
+    # contradict what the body says.
+    evidence: bool | None = Field(
+        None, description="Whether to add what it takes to compute the certificate again."
+    )
+    priority: Literal["high", "normal"] | None = Field(
+        None,
+        description="high: before all that is normal (the default), but for every fourth turn.",
     )
 
 

@@ -3,12 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from service.api import problems
+from service.api import openapi, problems
 from service.api.answers import Answer, Look, headers_together
 from service.api.auth import REFUSALS, requires
 from service.api.body import Body, read_many, read_one
@@ -17,37 +17,11 @@ from service.api.options import Options, parse, resolve
 from service.api.predictions import Predictions
 from service.api.problems import Problem
 
-_PICTURE = {"type": "string", "contentMediaType": "image/*"}
 _EVENT = {
     "type": "object",
     "properties": {"event": {"enum": ["look", "answer", "error"]}, "data": {"type": "string"}},
     "required": ["event", "data"],
 }
-_BASE64 = {"type": "string", "contentEncoding": "base64"}
-
-
-def _request_body(name: str, single: dict[str, Any], form: dict[str, Any]) -> dict[str, Any]:
-    """Describe the ways to send pictures; the options of a JSON body are those of the query."""
-    options = Options.model_json_schema()["properties"]
-    content: dict[str, Any] = {
-        "multipart/form-data": {
-            "schema": {"type": "object", "properties": {"image": form}, "required": ["image"]}
-        },
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "properties": {name: single, **options},
-                "required": [name],
-                "additionalProperties": False,
-            }
-        },
-    }
-    if name == "image":
-        raw = {"schema": {"type": "string", "format": "binary"}}
-        content = {"image/png": raw, "image/jpeg": raw, **content}
-    return {"requestBody": {"required": True, "content": content}}
-
-
 router = APIRouter(tags=["predictions"], dependencies=[requires("predict")], responses=REFUSALS)
 _ERRORS = (400, 404, 413, 415, 422, 500, 503, 504)
 
@@ -59,7 +33,7 @@ _ERRORS = (400, 404, 413, 415, 422, 500, 503, 504)
         406: {"model": Answer, "description": "The answer is not robust, as `require` asked."},
         **problems.responses(*_ERRORS),
     },
-    openapi_extra=_request_body("image", _BASE64, _PICTURE),
+    openapi_extra=openapi.one_picture(),
 )
 async def predict(request: Request, query: Annotated[Options, Query()]) -> Response:
     """Say what is in a picture, and how far it could have been altered without changing that."""
@@ -81,15 +55,11 @@ async def predict(request: Request, query: Annotated[Options, Query()]) -> Respo
     responses={
         200: {
             "description": "An answer, or an error, for each picture in order.",
-            "content": {"application/json": {"schema": {"type": "object"}}},
+            "model": openapi.Predictions,
         },
         **problems.responses(*_ERRORS),
     },
-    openapi_extra=_request_body(
-        "images",
-        {"type": "array", "items": _BASE64, "minItems": 1},
-        {"type": "array", "items": _PICTURE},
-    ),
+    openapi_extra=openapi.several_pictures(),
 )
 async def predict_batch(request: Request, query: Annotated[Options, Query()]) -> Response:
     """Do the same for several pictures; one that fails does not disturb the others."""
@@ -136,7 +106,7 @@ async def predict_batch(request: Request, query: Annotated[Options, Query()]) ->
         },
         **problems.responses(*_ERRORS),
     },
-    openapi_extra=_request_body("image", _BASE64, _PICTURE),
+    openapi_extra=openapi.one_picture(),
 )
 async def predict_stream(request: Request, query: Annotated[Options, Query()]) -> Response:
     """Do what /predict does, and tell at every look what the answer is so far."""

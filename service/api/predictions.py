@@ -132,7 +132,7 @@ class Predictions:
             terms,
             Compute(device=result.device, precision=result.precision, compiled=result.compiled),
             Timing(**{stage: _milliseconds(seconds) for stage, seconds in stages.items()}),
-            options.evidence,
+            bool(options.evidence),
         )
         self._count(answered, stages)
         if self.tracing:

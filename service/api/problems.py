@@ -12,7 +12,7 @@ import structlog
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from service.api.security import policy
@@ -166,6 +166,8 @@ def lie_at(root_path: str) -> None:
 class ProblemDocument(BaseModel):
     """The body of every error; further members help a program."""
 
+    model_config = ConfigDict(extra="allow")
+
     type: str
     title: str
     status: int
@@ -217,12 +219,22 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe these statuses for OpenAPI."""
     described: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
-        titles = [kind.title for kind in PROBLEMS.values() if kind.status == status]
+        kinds = {name: kind for name, kind in PROBLEMS.items() if kind.status == status}
         described[status] = {
-            "description": "; ".join(titles),
-            "content": {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}},
+            "description": "; ".join(kind.title for kind in kinds.values()),
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"$ref": "#/components/schemas/ProblemDocument"},
+                    "examples": {name: _example(name) for name in kinds},
+                }
+            },
         }
     return described
+
+
+def _example(name: str) -> dict[str, Any]:
+    kind = PROBLEMS[name]
+    return {"summary": kind.title, "value": Problem(name, kind.explanation).document()}
 
 
 def _with_head(headers: Mapping[str, str] | None) -> dict[str, str]:
