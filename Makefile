@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-avx2 check soundness chaos soak bench fuzz format clean
+.PHONY: help serve test test-avx2 test-clients check soundness chaos soak bench fuzz format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ soundness: $(VENV)/.dev ## the long form of the soundness experiments, an hour (
 
 fuzz: $(VENV)/.dev ## hostile requests by the hundred thousand (FUZZ= changes how many)
 	@PIXELDP_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/e2e/hostile -s --timeout 0
+
+test-clients: $(VENV)/.dev ## generate clients from the OpenAPI document and use them (needs npm and Java)
+	@$(BIN)/python -m tests.generated
 
 chaos: $(VENV)/.dev ## kill, stop and overload a running service and count what is lost (KILLS= DRAINS= SECONDS=)
 	@mkdir -p runs
