@@ -20,6 +20,7 @@ from models.bundle import Manifest
 from models.certification.arrays import Floats, Integers
 from models.certification.procedure import Terms
 from models.certification.tally import draw_scores
+from models.compile_cache import keep_apart
 from models.device_noise import DeviceNoise
 from models.loaded import LoadedModel
 from models.networks.placement import IMAGE
@@ -160,6 +161,7 @@ class Predictor:
             RuntimeError: there is no working compiler here.
         """
         other = copy.copy(self)
+        keep_apart()
         with torch.no_grad():
             other._classifier = torch.compile(
                 copy.deepcopy(self._classifier), dynamic=False, options=_COMPILE

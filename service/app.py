@@ -33,7 +33,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
 
     Args:
         settings: checked settings.
-        on_broken: called with the reason when a worker cannot load its models.
+        on_broken: called with the reason when workers cannot start.
 
     Raises:
         BundleError: a model's bundle cannot be trusted.
@@ -56,6 +56,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         queue_bytes=settings.queue_bytes,
         shrink=settings.shrink,
         stall_seconds=settings.stall_seconds,
+        load_seconds=settings.load_seconds,
         observer=metrics,
         on_broken=on_broken,
     )

@@ -1,9 +1,12 @@
 """What there is to run workers on, found without importing torch: the front does without it."""
 
 import os
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+DEVICES = Path("/dev")
 
 
 def automatic() -> list[str]:
@@ -22,11 +25,45 @@ def processors() -> int:
 
 
 def _gpus() -> int:
-    """Count the NVIDIA GPUs that this process may use."""
+    """Count the NVIDIA GPUs that this process may use, with the PyTorch that it has."""
+    present = _present(DEVICES)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([part for part in visible.split(",") if part.strip() and part.strip() != "-1"])
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+    if not present or not _built_for_cuda():
+        return 0
+    return present if visible is None else _named(visible, present)
+
+
+def _present(devices: Path) -> int:
+    """Count the GPUs of this machine by their files in the folder ``devices``."""
+    numbered = [file for file in devices.glob("nvidia*") if re.fullmatch(r"nvidia\d+", file.name)]
+    # Under Windows there is one file for all; how many they are, only PyTorch could say.
+    return len(numbered) or int((devices / "dxg").exists())
+
+
+def _named(visible: str, present: int) -> int:
+    """Count the GPUs that CUDA takes from ``CUDA_VISIBLE_DEVICES``: up to the first it knows not.
+
+    The variable may be of another machine, or say in any word that there is none.
+    """
+    count = 0
+    for part in visible.split(","):
+        name = part.strip()
+        known = name.isdecimal() and int(name) < present
+        if not (known or name.startswith(("GPU-", "MIG-"))):
+            break
+        count += 1
+    return count
+
+
+def _built_for_cuda() -> bool:
+    """Say whether the installed PyTorch can use NVIDIA GPUs; that is in a file of its own."""
+    try:
+        spec = find_spec("torch")
+        text = (Path(spec.origin or "").parent / "version.py").read_text() if spec else ""
+    except (ImportError, OSError, ValueError):
+        return False
+    found = re.search(r"^cuda\b[^=\n]*=\s*(\S+)", text, re.MULTILINE)
+    return found is not None and found[1] != "None"
 
 
 def _quota(cgroups: Path, own: Path) -> float | None:

@@ -88,7 +88,8 @@ class _Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             assert isinstance(connection, Connection)
             connection.announce_close()
-        await self._pause(self._delay)
+        if self._engine.opened_once:
+            await self._pause(self._delay)
         for server in self.servers:
             server.close()
         for listener in self._listeners:
@@ -173,7 +174,7 @@ def serve(settings: Settings) -> None:
     Raises:
         KeysNeededError: it would be open to other machines.
         KeysError: the file of keys cannot be read.
-        CannotServeError: the address is taken, or a worker cannot load its models.
+        CannotServeError: the address is taken, or a worker cannot start.
         BundleError: a model's bundle cannot be trusted.
     """
     if not (settings.keys or settings.on_loopback or settings.allow_keyless):
@@ -206,6 +207,7 @@ def serve(settings: Settings) -> None:
             # an upgrade, as Java's and curl's HTTP/2 clients do; and it bounds the size of headers.
             http=Connection,
             ws="none",
+            lifespan="on",  # or a start that fails would pass for one without anything to start
             # Each request has a deadline of its own, so that this is never for ever.
             timeout_graceful_shutdown=settings.timeout_ms_limit // 1000 + 60,
             backlog=BACKLOG,
@@ -214,7 +216,10 @@ def serve(settings: Settings) -> None:
             server_header=False,
             timeout_keep_alive=75,
         )
-        _Server(config, app.state.engine, settings.stop_delay_seconds).run(sockets=[listener])
+        try:
+            _Server(config, app.state.engine, settings.stop_delay_seconds).run(sockets=[listener])
+        except SystemExit:  # what kept it from starting is in the log
+            reasons.append("the service cannot start: see the error above")
     if reasons:
         raise CannotServeError(reasons[0])
 

@@ -64,6 +64,9 @@ class Settings(BaseSettings):
         description="A worker that shows no sign of life for so long is replaced, and one that "
         "makes no pass while it has work (but a pass may take 20 times as long as it should).",
     )
+    load_seconds: Annotated[float, Field(ge=1)] = Field(
+        300.0, description="How long a worker may take to load its models, from a slow disk, too."
+    )
     stop_delay_seconds: Annotated[float, Field(ge=0)] = Field(
         0.5,
         description="After a signal to stop, readiness fails at once, but requests are taken for "

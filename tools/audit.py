@@ -19,7 +19,7 @@ def main(pins: Path) -> int:
     """Audit pins and return the exit status."""
     done = subprocess.run(  # noqa: S603 - a fixed command line
         [
-            *(sys.executable, "-m", "pip_audit", "--requirement", str(pins)),
+            *(sys.executable, "-P", "-m", "pip_audit", "--requirement", str(pins)),
             *("--no-deps", "--disable-pip", "--format", "json", "--progress-spinner", "off"),
         ],
         capture_output=True,

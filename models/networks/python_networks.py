@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from models.networks.imported import normalised
 
 ALLOWED = "PIXELDP_BUILDERS"
+# Packages of this project, whose names others use, too.
+OURS = ("models", "service")
 PATTERN = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 
 
@@ -87,9 +89,7 @@ def build_python(
     try:
         function = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"{builder} cannot be imported ({error}); install its package or put it on PYTHONPATH"
-        ) from None
+        raise ValueError(f"{builder} cannot be imported ({error}); {_remedy(error)}") from None
     try:
         network = function()
     except Exception as error:  # whatever their code raises
@@ -97,6 +97,16 @@ def build_python(
     if not isinstance(network, nn.Module):
         raise ValueError(f"{builder}() returned {type(network).__name__}; expected an nn.Module")
     return normalised(Contiguous(network) if contiguous else network, shape, mean, std)
+
+
+def _remedy(error: ImportError | AttributeError) -> str:
+    package = (error.name or "").partition(".")[0]
+    if package in OURS:
+        return (
+            f"PixelDP has a package {package} itself, so that it cannot use yours of that name: "
+            "export the network by torch.export, and import the file"
+        )
+    return "install its package or put it on PYTHONPATH"
 
 
 def _parts(builder: str) -> tuple[str, str]:

@@ -19,8 +19,10 @@ async def live() -> dict[str, bool]:
 @router.get("/health/ready", responses=problems.responses(503))
 async def ready(request: Request) -> dict[str, bool]:
     """Say whether pictures are answered now."""
-    if not request.app.state.predictions.engine.ready:
-        detail = "No worker is ready: they are loading the models, or the service is stopping."
+    engine = request.app.state.predictions.engine
+    if not engine.ready:
+        doing = engine.trouble or "they are loading the models, or the service is stopping"
+        detail = f"No worker is ready: {doing}."
         raise Problem("not-ready", detail, retry_after_s=1)
     return {"ready": True}
 

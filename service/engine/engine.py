@@ -70,8 +70,9 @@ class Engine:
         queue_bytes: bytes that they, and those in flight, may take; one picture always may.
         shrink: whether draw budgets shrink when many pictures wait.
         stall_seconds: a worker that shows no sign of life for so long is replaced.
+        load_seconds: how long a worker may take to load its models, or a further one.
         observer: told what happens.
-        on_broken: called with the reason when workers cannot load the models, and none is ready.
+        on_broken: called with the reason when workers cannot start, and none is ready.
     """
 
     def __init__(
@@ -86,12 +87,13 @@ class Engine:
         queue_bytes: int,
         shrink: bool,
         stall_seconds: float,
+        load_seconds: float,
         observer: Observer,
         on_broken: Callable[[str], None],
     ) -> None:
         self._roster = Roster(catalogue, observer, precision, pass_size, compiled)
         self._posts = [
-            Post(f"worker{i}", device, self._roster, self, stall_seconds)
+            Post(f"worker{i}", device, self._roster, self, stall_seconds, load_seconds)
             for i, device in enumerate(devices)
         ]
         self._limit, self._limit_bytes, self._shrink = queue, queue_bytes, shrink
@@ -101,13 +103,18 @@ class Engine:
         # Pictures that are being decoded, and the bytes of all that are held in any way.
         self._preparing = self._held = 0
         self._tasks: list[asyncio.Task[None]] = []
-        self._opened = False
+        self.opened_once = False
         self.draining = False
 
     @property
     def ready(self) -> bool:
         """Whether pictures are answered now."""
         return not self.draining and self._roster.serves and any(post.ready for post in self._posts)
+
+    @property
+    def trouble(self) -> str:
+        """Why a worker is gone that is to be ready again; empty if none is."""
+        return next((post.trouble for post in self._posts if post.trouble), "")
 
     @property
     def queued(self) -> int:
@@ -252,7 +259,7 @@ class Engine:
         await self._roster.unload(name, self._posts)
 
     def _check(self, size: int) -> None:
-        if not self._opened:
+        if not self.opened_once:
             raise NotReadyError("the workers are still loading the models")
         if self.full:
             raise OverloadedError(f"{self.queued + self._preparing} pictures are waiting already")
@@ -306,7 +313,7 @@ class Engine:
 
     def opened(self, post: Post) -> None:
         """Note that a post takes pictures now."""
-        self._opened = True
+        self.opened_once = True
         self._observer.worker_up(post.name, True)
         self._dispatch()
 
@@ -347,12 +354,13 @@ class Engine:
                 self._observer.picture_requeued()
         self._dispatch()
 
-    def died(self, post: Post) -> None:
-        """Note a death."""
-        self._observer.worker_died(post.name)
+    def died(self, post: Post, told: bool) -> None:
+        """Note a death; give the service up if workers cannot serve.
 
-    def broken(self, post: Post, reason: str) -> None:
-        """Give the service up if no worker can load its models, at the start or over and over."""
-        lasting = not self._opened or post.failures >= len(RESTART_SECONDS)
+        That is so if one fails before any was ever ready, for whatever reason, and if none is ready
+        and one has said again and again that it cannot load its models.
+        """
+        self._observer.worker_died(post.name)
+        lasting = not self.opened_once or (told and post.failures >= len(RESTART_SECONDS))
         if lasting and not any(one.ready for one in self._posts):
-            self._on_broken(reason)
+            self._on_broken(f"a worker cannot start: {post.trouble}")

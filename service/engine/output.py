@@ -20,12 +20,16 @@ class Output(asyncio.Protocol):
 
     Args:
         worker: its name, for the log.
+
+    Attributes:
+        last_line: the last that is not empty.
     """
 
     def __init__(self, worker: str) -> None:
         self._worker = worker
         self._rest = b""
         self._end = asyncio.Event()
+        self.last_line = ""
 
     @classmethod
     async def open(cls, worker: str) -> tuple[Self, int]:
@@ -76,4 +80,5 @@ class Output(asyncio.Protocol):
     def _pass_on(self, line: bytes) -> None:
         text = line.decode(errors="backslashreplace").rstrip("\r")
         if text:
+            self.last_line = text.strip() or self.last_line
             logs.pass_on(self._worker, text)

@@ -3,10 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Coroutine, Iterable
 from dataclasses import asdict
@@ -15,13 +12,13 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from models.precision import Calibration
-from service import logs
 from service.engine import wire
 from service.engine.board import Board
 from service.engine.errors import LoadError
+from service.engine.failures import explain, explain_exit
 from service.engine.flights import Flight
-from service.engine.output import Output
 from service.engine.probe import probe
+from service.engine.process import Process
 from service.engine.roster import Roster
 from service.engine.watch import Watch
 
@@ -30,8 +27,8 @@ log = structlog.get_logger(__name__)
 _CHUNK = 1 << 20
 RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
 STEADY_SECONDS = 30.0
-# For a further model to be loaded, also from a slow disk; meanwhile no other can be.
-LOAD_SECONDS = 600.0
+# For a worker that has closed its end of the socket to end by itself.
+LAST_SECONDS = 2.0
 # Draws that a picture takes from a pass at a time: how many pictures keep a worker's passes full.
 DRAWS_AT_A_TIME = 32
 
@@ -48,11 +45,8 @@ class Crew(Protocol):
     def fallen(self, post: "Post", flights: Iterable[Flight], running: set[int]) -> None:
         """Take back the pictures of a worker that is gone, which was at those ``running``."""
 
-    def died(self, post: "Post") -> None:
-        """Note a death."""
-
-    def broken(self, post: "Post", reason: str) -> None:
-        """Note that a worker cannot load its models."""
+    def died(self, post: "Post", told: bool) -> None:
+        """Note a death; ``told`` if the worker itself said that it cannot serve."""
 
 
 T = TypeVar("T")
@@ -71,6 +65,7 @@ class Post:
         roster: what they load.
         crew: who it belongs to.
         patience: seconds without a sign of life after which a worker is replaced.
+        load_seconds: how long a worker may take to load its models.
 
     Attributes:
         loaded: whether a worker has loaded its models.
@@ -78,15 +73,28 @@ class Post:
         calibrations: how it runs each model, by number.
         flights: the pictures that it has, by id.
         failures: deaths in a row that came early.
+        trouble: why its last worker is gone; empty once another is ready.
     """
 
-    def __init__(self, name: str, device: str, roster: Roster, crew: Crew, patience: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        device: str,
+        roster: Roster,
+        crew: Crew,
+        patience: float,
+        load_seconds: float,
+    ) -> None:
         self.name, self.device = name, device
         self.loaded = self.ready = False
         self.calibrations: dict[int, Calibration] = {}
         self.flights: dict[int, Flight] = {}
         self.failures = 0
-        self._roster, self._crew, self._patience = roster, crew, patience
+        self.trouble = ""
+        self._roster, self._crew = roster, crew
+        self._patience, self._load_seconds = patience, load_seconds
+        # Why the present worker ends, as far as is known, and whether it said so itself.
+        self._reason, self._told = "", False
         self._writer: asyncio.StreamWriter | None = None
         # Who waits for the worker's word on a model, and for its answer to a probe picture.
         self._changes: dict[int, asyncio.Future[Calibration | None]] = {}
@@ -128,10 +136,11 @@ class Post:
             LoadError: it cannot, or it died over it.
         """
         try:
-            async with asyncio.timeout(LOAD_SECONDS):
+            async with asyncio.timeout(self._load_seconds):
                 found = await self._change(model.number, wire.Add(model=model))
         except TimeoutError:
-            raise LoadError(f"it was not loaded within {LOAD_SECONDS:g} s") from None
+            reason = f"it was not loaded within {self._load_seconds:g} s"
+            raise LoadError(f"{reason}; PIXELDP_LOAD_SECONDS allows more") from None
         assert found is not None
         self.calibrations[model.number] = found
         if not self._roster.agree(self, self.calibrations):
@@ -148,31 +157,60 @@ class Post:
         """Keep a worker at this post, for as long as the service runs."""
         while True:
             started = time.monotonic()
+            self._reason, self._told = "", False
+            code = None
             try:
                 code = await self._serve()
-            except Exception:  # a worker that talks nonsense must not end its supervision
-                log.exception("worker failed", worker=self.name)
-                code = -1
-            if code is None:
+            except _StartAgainError:
+                log.info("worker starts again, to be as the others", worker=self.name)
                 continue
+            except OSError as error:
+                self._reason = f"no process can be started: {explain(error, self.device)}"
+            except Exception as error:  # one that talks nonsense must not end its supervision
+                log.exception("worker failed", worker=self.name)
+                self._reason = explain(error, self.device)
             lived = round(time.monotonic() - started, 1)
-            log.error("worker died", worker=self.name, exit_code=code, after_seconds=lived)
+            self.trouble = f"{self.name} on {self.device}: {self._reason}"
+            log.error(
+                "worker died",
+                worker=self.name,
+                exit_code=code,
+                after_seconds=lived,
+                reason=self._reason,
+            )
             # One that dies young is given longer and longer before it is tried again.
             self.failures = 0 if lived > STEADY_SECONDS else self.failures + 1
-            self._crew.died(self)
+            self._crew.died(self, told=self._told)
             await asyncio.sleep(RESTART_SECONDS[min(self.failures, len(RESTART_SECONDS) - 1)])
 
     async def _serve(self) -> int | None:
         """Start one worker process, and listen to it until it ends.
 
         Returns:
-            Its exit code; None if it is only to be started again.
+            Its exit code; None if it cannot be ended.
+
+        Raises:
+            OSError: it cannot be started.
+            _StartAgainError: it is as it should be, but for what it found fastest.
         """
-        board, output, process, ours = await self._start()
+        board = Board.create()
+        try:
+            return await self._converse(board)
+        finally:
+            board.close()
+
+    async def _converse(self, board: Board) -> int | None:
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = await Process.start(self.name, theirs, board)
+        except BaseException:
+            ours.close()
+            raise
         reader, self._writer = await asyncio.open_connection(sock=ours)
         writer = self._writer
         tasks = [asyncio.create_task(_or_abort(writer, self._watch(board, process, writer)))]
-        again = False
+        patience = 0.0
         try:
             self.send(self._roster.order(self))
             decoder = wire.Decoder()
@@ -184,52 +222,22 @@ class Post:
                         self.loaded, self.calibrations = True, message.calibrations
                         tasks.append(asyncio.create_task(_or_abort(writer, self._open(writer))))
                     else:
-                        log.info("worker starts again, to be as the others", worker=self.name)
                         raise _StartAgainError
+            patience = LAST_SECONDS  # it has closed its end: what it ends with is to be seen
         except ConnectionError:
             pass
-        except _StartAgainError:
-            again = True
         finally:
             for task in tasks:
                 task.cancel()
-            # It may have ended already; what is left of it ends now.
-            with contextlib.suppress(ProcessLookupError):
+            if not patience:
                 process.kill()
-            self._writer.close()
+            writer.close()
             self._writer = None
             self._fall(board)
-        code = await process.wait()
-        await output.close()
-        return None if again else code
-
-    async def _start(self) -> tuple[Board, Output, asyncio.subprocess.Process, socket.socket]:
-        """Start a worker process; return also its board, what it writes, and our end of its link.
-
-        Raises:
-            OSError: the system has no room for it; nothing is left open.
-        """
-        with contextlib.ExitStack() as failed:
-            board = Board.create()
-            failed.callback(board.close)
-            output, written = await Output.open(self.name)
-            failed.callback(output.abandon)
-            with os.fdopen(written, "wb") as end:
-                ours, theirs = socket.socketpair()
-                failed.callback(ours.close)
-                with theirs:
-                    process = await asyncio.create_subprocess_exec(
-                        sys.executable,
-                        *("-m", "service.engine.worker", "--name", self.name),
-                        *("--fd", str(theirs.fileno()), "--board", str(board.descriptor)),
-                        pass_fds=(theirs.fileno(), board.descriptor),
-                        stdin=subprocess.DEVNULL,
-                        stdout=end,
-                        stderr=end,
-                        env={**os.environ, **logs.worker_environment()},
-                    )
-            failed.pop_all()
-        return board, output, process, ours
+        code = await process.end(patience)
+        if not self._reason:
+            self._reason = _explain_end(code, process.last_line)
+        return code
 
     async def _open(self, writer: asyncio.StreamWriter) -> None:
         """Take pictures as soon as the worker has certified a probe picture of every model."""
@@ -238,12 +246,12 @@ class Post:
                 await self._probe(model)
             except LoadError as error:
                 if self._roster.bundle(model):
-                    self._crew.broken(self, str(error))
+                    self._reason, self._told = str(error), True
                     writer.transport.abort()
                     return
             if not self._roster.bundle(model):  # unloaded while this worker was starting
                 await self.remove(model)
-        self.ready = True
+        self.ready, self.trouble = True, ""
         log.info(
             "worker ready",
             worker=self.name,
@@ -303,7 +311,7 @@ class Post:
                     self._roster.too_large(self, message.model, message.ceiling)
             case wire.Broken():
                 log.error("worker cannot load", worker=self.name, reason=message.reason)
-                self._crew.broken(self, message.reason)
+                self._reason, self._told = message.reason, True
             case wire.Answer(id=number) if number in self._probes:
                 _resolve(self._probes, number, message)
             case wire.Failed(id=number) | wire.Late(id=number) if number in self._probes:
@@ -313,19 +321,17 @@ class Post:
             case _:
                 log.error("unexpected message", worker=self.name, kind=message.kind)
 
-    async def _watch(
-        self, board: Board, process: asyncio.subprocess.Process, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _watch(self, board: Board, process: Process, writer: asyncio.StreamWriter) -> None:
         """End a worker that is wedged."""
-        watch = Watch(self._patience)
+        watch = Watch(self._patience, self._load_seconds)
         while True:
             await asyncio.sleep(watch.tick)
             busy = self.loaded and bool(self.flights or self._probes)
             reason = watch.look(board, self.loaded, self.pass_seconds if busy else None)
             if reason:
                 log.error("worker is wedged", worker=self.name, reason=reason)
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
+                self._reason = reason
+                process.kill()
                 # Its pictures need not wait until the kernel can end it.
                 writer.transport.abort()
                 return
@@ -340,7 +346,6 @@ class Post:
                 one.set_exception(LoadError("the worker died"))
         flights, self.flights = self.flights, {}
         self._crew.fallen(self, flights.values(), board.running)
-        board.close()
 
 
 def _resolve(waiters: "dict[int, asyncio.Future[T]]", number: int, outcome: T | Exception) -> None:
@@ -351,6 +356,12 @@ def _resolve(waiters: "dict[int, asyncio.Future[T]]", number: int, outcome: T | 
         waiter.set_exception(outcome)
     else:
         waiter.set_result(outcome)
+
+
+def _explain_end(code: int | None, last_line: str) -> str:
+    if code is None:
+        return "it cannot be ended: see what the kernel says (dmesg)"
+    return explain_exit(code, last_line)
 
 
 async def _or_abort(writer: asyncio.StreamWriter, task: Coroutine[Any, Any, None]) -> None:

@@ -1,6 +1,6 @@
 """A worker: one process that makes passes on one device.
 
-    python -m service.engine.worker --name worker0 --fd 7 --board 8
+    python -P -m service.engine.worker --name worker0 --fd 7 --board 8
 
 The file descriptors are its end of a socket pair with the front process, and the board. When the
 front goes, the kernel ends the worker (and the closed socket would, too), so that nothing is left
@@ -20,19 +20,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import setproctitle
+import structlog
 
 from models.bundle import MANIFEST, Bundle, BundleError, describe
 from models.precision import Calibration
 from service import logs
 from service.engine import wire
 from service.engine.board import Board
+from service.engine.failures import explain
 from service.engine.link import FrontGoneError, Link
 
 if TYPE_CHECKING:
     from models.predictor import Predictor
 
+log = structlog.get_logger(__name__)
+
 _PR_SET_PDEATHSIG = 1
 _BEAT_SECONDS = 0.2
+# What is said of these says it all; others come with a traceback.
+_ORDINARY = (ValueError, OSError, ImportError, MemoryError, RuntimeError)
 # The front's turns are short and somebody waits for each: it need not wait for a worker's to end.
 _NICENESS = 5
 
@@ -103,17 +109,19 @@ def main() -> None:
 
 def _serve(link: Link, board: Board, message: wire.Load) -> None:
     """Load the models and serve them."""
-    # Loading PyTorch takes seconds, and comes after all that ends this process in time.
-    import torch
-
-    from service.engine.loop import Loop
-
-    torch.set_num_threads(1)
     loader = partial(load, message.device, message.pass_size)
     try:
+        # Loading PyTorch takes seconds, and comes after all that ends this process in time.
+        import torch
+
+        from service.engine.loop import Loop
+
+        torch.set_num_threads(1)
         loaded = {model.number: loader(model) for model in message.models}
-    except (ValueError, OSError, RuntimeError) as error:
-        link.send(wire.Broken(reason=str(error)))
+    except BaseException as error:  # whatever it was, a person must see it
+        if not isinstance(error, _ORDINARY):
+            log.exception("cannot load the models")
+        link.send(wire.Broken(reason=explain(error, message.device)))
         sys.exit(1)
     found = {number: calibration for number, (_, calibration) in loaded.items()}
     os.nice(_NICENESS)  # only now: somebody waits for the start, too

@@ -115,7 +115,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     command = [
         *("unshare", "--mount", "sh", "-c", CONFINE, "confine", *folders),
         *(*user, *rights, "env", "-i", *variables),
-        *(f"{sys.prefix}/bin/python", "-m", "service.cli", "serve"),
+        *(f"{sys.prefix}/bin/python", "-P", "-m", "service.cli", "serve"),
     ]
     log = folder / "service.log"
     process = start(command, log, lambda: answers(f"http://127.0.0.1:{port}"))

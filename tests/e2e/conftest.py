@@ -22,12 +22,17 @@ PLAIN = {"PIXELDP_DEVICES": "cpu", "PIXELDP_PRECISION": "float32", "PIXELDP_PASS
 class Service:
     """A running service, with what it wrote to standard error."""
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        folder: Path = ROOT,
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service.cli", "serve", "--port", "0", *arguments],
+            [sys.executable, "-P", "-m", "service.cli", "serve", "--port", "0", *arguments],
             stderr=subprocess.PIPE,
             text=True,
-            cwd=ROOT,
+            cwd=folder,
             env={**os.environ, "PIXELDP_LOG_FORMAT": "json", **(environment or {})},
         )
         self.lines: list[str] = []

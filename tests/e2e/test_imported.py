@@ -89,7 +89,7 @@ def test_a_service_that_does_not_allow_the_python_does_not_start(
     bundles: dict[str, Path],
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "service.cli", "serve", str(bundles["python"]), "--port", "0"],
+        [sys.executable, "-P", "-m", "service.cli", "serve", str(bundles["python"]), "--port", "0"],
         capture_output=True,
         text=True,
         timeout=300,

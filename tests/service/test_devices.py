@@ -1,6 +1,8 @@
 """What there is to run workers on."""
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,64 @@ def test_no_more_workers_than_the_quota_allows(
 def test_without_control_groups_the_affinity_decides(tmp_path: Path) -> None:
     assert devices._quota(tmp_path, tmp_path / "none") is None
     assert 1 <= devices.processors() <= len(os.sched_getaffinity(0))
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Returns the devices of a machine with some device files, and of some build of PyTorch."""
+
+    def found(files: str, cuda: str, visible: str | None) -> list[str]:
+        folder = tmp_path / "dev"
+        folder.mkdir()
+        for name in files.split():
+            (folder / name).touch()
+        torch = tmp_path / "site" / "torch"
+        torch.mkdir(parents=True)
+        (torch / "__init__.py").write_text("raise RuntimeError('imported')\n")
+        if cuda:
+            (torch / "version.py").write_text(f"__version__ = '2.13'\n{cuda}\nhip = None\n")
+        monkeypatch.syspath_prepend(tmp_path / "site")
+        monkeypatch.delitem(sys.modules, "torch", raising=False)
+        monkeypatch.setattr(devices, "DEVICES", folder)
+        monkeypatch.setattr(devices, "processors", lambda: 1)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        return devices.automatic()
+
+    return found
+
+
+TWO = "nvidia0 nvidia1 nvidiactl nvidia-uvm nvidia-caps"
+CUDA, NONE = "cuda: Optional[str] = '12.8'", "cuda: Optional[str] = None"
+
+
+@pytest.mark.parametrize(
+    ("files", "cuda", "visible", "wanted"),
+    [
+        (TWO, CUDA, None, ["cuda:0", "cuda:1"]),
+        (TWO, "cuda = '12.8'", None, ["cuda:0", "cuda:1"]),
+        (TWO, NONE, None, ["cpu"]),
+        (TWO, "cuda = None", None, ["cpu"]),
+        (TWO, NONE, "0,1", ["cpu"]),
+        (TWO, "", None, ["cpu"]),
+        ("", CUDA, None, ["cpu"]),
+        ("", CUDA, "0,1,2,3", ["cpu"]),
+        ("nvidiactl nvidia-uvm", CUDA, None, ["cpu"]),
+        (TWO, CUDA, "", ["cpu"]),
+        (TWO, CUDA, "-1", ["cpu"]),
+        (TWO, CUDA, "NoDevFiles", ["cpu"]),
+        (TWO, CUDA, "void", ["cpu"]),
+        (TWO, CUDA, "1", ["cuda:0"]),
+        (TWO, CUDA, " 0 , 1 ", ["cuda:0", "cuda:1"]),
+        (TWO, CUDA, "0,1,2,3", ["cuda:0", "cuda:1"]),
+        (TWO, CUDA, "0,-1,1", ["cuda:0"]),
+        (TWO, CUDA, "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", ["cuda:0"]),
+        ("dxg", CUDA, None, ["cuda:0"]),
+    ],
+)
+def test_gpus_that_can_be_used(
+    machine: Callable[..., list[str]], files: str, cuda: str, visible: str | None, wanted: list[str]
+) -> None:
+    """As CUDA takes the variable: up to the first that it does not know. No torch is imported."""
+    assert machine(files, cuda, visible) == wanted

@@ -59,6 +59,7 @@ def build(devices: int = 1, queue: int = 8, queue_bytes: int = 10**6, **more: An
         queue_bytes=queue_bytes,
         shrink=more.get("shrink", False),
         stall_seconds=10,
+        load_seconds=60,
         observer=Metrics(),
         on_broken=more.get("on_broken", lambda reason: None),
     )
@@ -398,19 +399,37 @@ def test_a_model_that_a_worker_cannot_load_changes_nothing(tmp_path: Path) -> No
     run(test)
 
 
-def test_workers_that_cannot_load_end_the_service_only_at_its_start() -> None:
+def fail(engine: Engine, number: int, reason: str, told: bool = False) -> None:
+    """Have a worker fail, as its post tells of it."""
+    post = engine._posts[number]
+    post.trouble = f"{post.name} on {post.device}: {reason}"
+    engine.died(post, told)
+
+
+def test_whatever_fails_before_any_worker_was_ready_ends_the_service() -> None:
     async def test() -> None:
         reasons: list[str] = []
         engine = build(devices=2, on_broken=reasons.append)
-        engine.broken(engine._posts[0], "first")
-        assert reasons == ["first"]
+        fail(engine, 1, "first")
+        assert reasons == ["a worker cannot start: worker1 on cpu: first"]
+
+    run(test)
+
+
+def test_once_one_was_ready_workers_are_waited_for() -> None:
+    async def test() -> None:
+        reasons: list[str] = []
+        engine = build(devices=2, on_broken=reasons.append)
         open_post(engine, 1)
-        engine.broken(engine._posts[0], "second")
+        fail(engine, 0, "first", told=True)
+        assert engine.trouble == "worker0 on cpu: first"
         kill(engine, engine._posts[1])
-        engine.broken(engine._posts[0], "third")
-        assert reasons == ["first"], "it may be over soon, and pictures wait"
+        fail(engine, 0, "second", told=True)
+        assert not reasons, "it may be over soon, and pictures wait"
         engine._posts[0].failures = 9
-        engine.broken(engine._posts[0], "fourth")
-        assert reasons == ["first", "fourth"]
+        fail(engine, 0, "third")
+        assert not reasons, "as before: it was killed, say"
+        fail(engine, 0, "fourth", told=True)
+        assert reasons == ["a worker cannot start: worker0 on cpu: fourth"]
 
     run(test)

@@ -8,6 +8,7 @@ from service.engine.board import Board
 from service.engine.watch import SLOW, STARTING, Watch
 
 PATIENCE = 10.0
+LOAD_SECONDS = 600.0
 
 
 class Case:
@@ -15,7 +16,7 @@ class Case:
 
     def __init__(self) -> None:
         self.now, self.board = 0.0, Board.create()
-        self.watch = Watch(PATIENCE, lambda: self.now)
+        self.watch = Watch(PATIENCE, LOAD_SECONDS, lambda: self.now)
 
     def last(
         self,
@@ -89,8 +90,15 @@ def test_a_worker_that_loads_has_more_time(case: Case) -> None:
     assert case.last(rest, nothing, loaded=False, pass_seconds=None) is not None
 
 
-def test_a_worker_that_loads_may_take_as_long_as_it_lives(case: Case) -> None:
-    assert case.last(100 * PATIENCE, beating, loaded=False, pass_seconds=None) is None
+def test_a_worker_that_loads_is_given_up_when_it_takes_too_long(case: Case) -> None:
+    assert case.last(LOAD_SECONDS, beating, loaded=False, pass_seconds=None) is None
+    verdict = case.last(2 * case.watch.tick, beating, loaded=False, pass_seconds=None)
+    assert "PIXELDP_LOAD_SECONDS" in str(verdict)
+
+
+def test_how_long_loading_took_is_forgotten_afterwards(case: Case) -> None:
+    assert case.last(0.9 * LOAD_SECONDS, beating, loaded=False, pass_seconds=None) is None
+    assert case.last(2 * LOAD_SECONDS, working) is None
 
 
 def test_a_pause_of_the_whole_machine_is_held_against_nobody(case: Case) -> None:

@@ -1,0 +1,85 @@
+"""One worker process: how it is started, what it writes, how it ends."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from typing import Self
+
+from service import logs
+from service.engine.board import Board
+from service.engine.output import Output
+
+# Nothing can be done about a process that the kernel does not let end, for a device's sake perhaps.
+_ENDING_SECONDS = 10.0
+
+
+class Process:
+    """A worker process, and what it writes to standard output and error."""
+
+    def __init__(self, process: asyncio.subprocess.Process, output: Output) -> None:
+        self._process, self._output = process, output
+
+    @classmethod
+    async def start(cls, name: str, connection: socket.socket, board: Board) -> Self:
+        """Start a worker.
+
+        Args:
+            name: what it is called.
+            connection: its end of the socket pair.
+            board: where it shows what it is at.
+
+        Raises:
+            OSError: the system has no room for it; nothing is left open.
+        """
+        output, written = await Output.open(name)
+        try:
+            with os.fdopen(written, "wb") as end:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    # Never the current folder first: it may hold anything, under any name.
+                    *("-P", "-m", "service.engine.worker", "--name", name),
+                    *("--fd", str(connection.fileno()), "--board", str(board.descriptor)),
+                    pass_fds=(connection.fileno(), board.descriptor),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=end,
+                    stderr=end,
+                    env=_environment(),
+                )
+        except BaseException:
+            output.abandon()
+            raise
+        return cls(process, output)
+
+    @property
+    def last_line(self) -> str:
+        """The last line that it wrote; empty if it wrote none."""
+        return self._output.last_line
+
+    def kill(self) -> None:
+        """Have the kernel end it."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def end(self, patience: float) -> int | None:
+        """Wait for its end, which comes after ``patience`` seconds at the latest.
+
+        Returns:
+            Its exit status, below 0 the signal that ended it; None if it cannot be ended.
+        """
+        for seconds in (patience, _ENDING_SECONDS):
+            try:
+                code = await asyncio.wait_for(self._process.wait(), seconds)
+            except TimeoutError:
+                self.kill()
+            else:
+                await self._output.close()
+                return code
+        return None
+
+
+def _environment() -> dict[str, str]:
+    """Return a worker's environment; in its PYTHONPATH an empty part is not the current folder."""
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return {**os.environ, **logs.worker_environment(), "PYTHONPATH": os.pathsep.join(paths)}
