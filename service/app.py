@@ -88,7 +88,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         description="What is in a picture, with proof of how far it could have been altered.",
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
-        servers=[{"url": settings.root_path or "/", "description": "This service."}],
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
@@ -118,8 +118,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
     app.add_middleware(Head)
     problems.lie_at(settings.root_path)
     app.add_middleware(Envelope, metrics=metrics, tracing=traces)
-    if settings.root_path:
-        app.add_middleware(Prefix, root_path=settings.root_path)
+    app.add_middleware(Prefix, root_path=settings.root_path)
     for module in (predict, models, v2, health, docs, page):
         app.include_router(module.router)
     app.mount("/page", page.files)

@@ -2,11 +2,11 @@
 
 from importlib import resources
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 
-from service.api.problems import Problem
+from service.api.problems import Problem, root_path
 from service.api.security import policy
 
 router = APIRouter(include_in_schema=False)
@@ -35,6 +35,13 @@ _HEADERS = {"Content-Security-Policy": policy(_PAGE)}
 async def docs() -> HTMLResponse:
     """Return the page that shows the OpenAPI document."""
     return HTMLResponse(_PAGE, headers=_HEADERS)
+
+
+@router.get("/openapi.json")
+async def document(request: Request) -> JSONResponse:
+    """Return the OpenAPI document, which says where the service lies."""
+    servers = [{"url": root_path() or "/", "description": "This service."}]
+    return JSONResponse({**request.app.openapi(), "servers": servers})
 
 
 @router.get("/swagger/{name}")

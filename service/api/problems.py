@@ -6,6 +6,7 @@ explains what happened and what to do.
 
 import html
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import structlog
@@ -153,14 +154,20 @@ PROBLEMS: dict[str, _Kind] = {
 }
 
 
-# Where the service lies behind its proxy, as ``PIXELDP_ROOT_PATH`` says; "" at the top.
+# Where the service lies behind its proxy: as PIXELDP_ROOT_PATH says, else as the request does.
 _root_path = ""
+forwarded_prefix: ContextVar[str] = ContextVar("forwarded_prefix", default="")
 
 
 def lie_at(root_path: str) -> None:
     """Have the types of all problems lead to their pages below ``root_path``."""
     global _root_path
     _root_path = root_path
+
+
+def root_path() -> str:
+    """Return the path that links lie below, without a slash at the end; ``""`` at the top."""
+    return _root_path or forwarded_prefix.get()
 
 
 class ProblemDocument(BaseModel):
@@ -200,7 +207,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
         """Return the problem document."""
         kind = PROBLEMS[self.name]
         return {
-            "type": f"{_root_path}/problems/{self.name}",
+            "type": f"{root_path()}/problems/{self.name}",
             "title": kind.title,
             "status": kind.status,
             "detail": _writable(self.detail),
@@ -321,6 +328,6 @@ def page(name: str) -> HTMLResponse:
         "<meta name=viewport content='width=device-width'><meta name=color-scheme content="
         "'light dark'><style>body{font:16px/1.5 system-ui;max-width:40rem;margin:3rem auto;"
         f"padding:0 1rem}}</style><h1>{title}</h1><p>{text}</p>"
-        f"<p>Status {kind.status}, type <code>{_root_path}/problems/{name}</code>.</p></html>"
+        f"<p>Status {kind.status}, type <code>{root_path()}/problems/{name}</code>.</p></html>"
     )
     return HTMLResponse(content, headers={"Content-Security-Policy": policy(content)})

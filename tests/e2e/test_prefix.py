@@ -65,6 +65,32 @@ def test_the_page_finds_its_files(below: httpx.Client) -> None:
         assert below.get(urljoin(address, link)).status_code == 200, link
 
 
+def test_a_proxy_may_say_what_it_took_off(client: httpx.Client) -> None:
+    headers = {"X-Forwarded-Prefix": f"{ROOT_PATH}/"}
+    assert (
+        client.get("/nothing", headers=headers).json()["type"] == f"{ROOT_PATH}/problems/not-found"
+    )
+    document = client.get("/openapi.json", headers=headers).json()
+    assert [server["url"] for server in document["servers"]] == [ROOT_PATH]
+    # The next one is at the top again.
+    assert client.get("/nothing").json()["type"] == "/problems/not-found"
+    assert client.get("/openapi.json").json()["servers"][0]["url"] == "/"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["pixeldp", "//evil.example", "/a b", "https://evil.example/", "/" + 300 * "a", "/a, /b"],
+)
+def test_only_plain_paths_are_believed(client: httpx.Client, value: str) -> None:
+    headers = {"X-Forwarded-Prefix": value}
+    assert client.get("/nothing", headers=headers).json()["type"] == "/problems/not-found"
+
+
+def test_the_setting_wins(below: httpx.Client) -> None:
+    response = below.get("/nothing", headers={"X-Forwarded-Prefix": "/other"})
+    assert response.json()["type"] == f"{ROOT_PATH}/problems/not-found"
+
+
 def test_paths_that_only_begin_alike_are_others(below: httpx.Client) -> None:
     assert below.get(f"{ROOT_PATH}x/models").status_code == 404
     assert below.get(f"{ROOT_PATH}{ROOT_PATH}/models").status_code == 404

@@ -100,10 +100,3 @@ def test_the_example_of_a_request_is_one(document: dict[str, Any]) -> None:
     example = json.loads(json.dumps(content["application/json"]["examples"]["seven"]["value"]))
     assert decode(base64.b64decode(example.pop("image"))).width == 28
     assert parse(example).target == 0.5
-
-
-def test_the_service_is_where_it_lies() -> None:
-    for root_path, url in (("", "/"), ("/pixeldp", "/pixeldp")):
-        app = create_app(Settings(root_path=root_path), on_broken=print)
-        assert [server["url"] for server in app.openapi()["servers"]] == [url]
-    create_app(Settings(), on_broken=print)
