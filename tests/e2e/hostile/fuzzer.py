@@ -5,11 +5,13 @@ The same seed always makes the same requests.
 
 import base64
 import copy
+import gzip
 import json
 import math
 import random
 import struct
-from dataclasses import dataclass, field
+import zlib
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.e2e.hostile.corpus import corpus, valid
@@ -28,8 +30,9 @@ OPTIONS += ["require", "evidence", "priority", "attacks", "nothing"]
 TYPES = ["image/png", "image/jpeg", "application/octet-stream", "image/../../x", "text/plain"]
 TYPES += ["application/json; charset=utf-16", "multipart/form-data", ""]
 TYPES += ["multipart/form-data; boundary=\xff", "application/json", "image/png; q=" + "a" * 999]
-# What each of these says of a body must not be believed.
+# What each of these says need not be true.
 HEADERS = ["content-encoding", "accept", "accept-encoding", "range", "if-none-match", "expect"]
+HEADERS += ["x-forwarded-prefix"]
 HEADERS += ["x-request-id", "traceparent", "x-forwarded-for", "x-http-method-override", "cookie"]
 
 
@@ -61,6 +64,7 @@ class Fuzzer:
         """Return the next request."""
         makers = [self._raw, self._raw, self._json, self._form, self._batch, self._stream]
         makers += [self._frame, self._frame, self._frame_json, self._anything]
+        makers += [self._packed, self._shown]
         made = self._random.choice(makers)()
         if self._random.random() < 0.1:
             name = self._random.choice(HEADERS)
@@ -71,12 +75,32 @@ class Fuzzer:
         kind = self._random.choice(TYPES) if self._chance(0.1) else "image/png"
         return Call("POST", "/predict", self._picture(), {"content-type": kind}, self._query())
 
+    def _packed(self) -> Call:
+        made = self._random.choice([self._raw, self._json, self._form, self._frame])()
+        encoding = self._random.choice(["gzip", "gzip", "deflate", "br", "gzip, gzip", "\xff"])
+        pack = zlib.compress if encoding == "deflate" else gzip.compress
+        content = b"".join(pack(part) for part in (made.content[:99], made.content[99:]))
+        return replace(
+            made,
+            content=self._damaged(content, 0.5),
+            headers=made.headers | {"content-encoding": encoding},
+        )
+
+    def _shown(self) -> Call:
+        return Call("POST", "/page/picture", self._picture(), {"content-type": "image/png"})
+
     def _stream(self) -> Call:
         headers = {"content-type": "image/png"}
         return Call("POST", "/predict/stream", self._picture(), headers, self._query())
 
     def _json(self) -> Call:
-        members: dict[str, Any] = {"image": base64.b64encode(self._picture()).decode()}
+        encode = self._random.choice(
+            [base64.b64encode, base64.b64encode, base64.urlsafe_b64encode, base64.encodebytes]
+        )
+        start = self._random.choice(
+            ["", "", "data:image/png;base64,", "data:,", "data:" + "a" * 300]
+        )
+        members: dict[str, Any] = {"image": start + encode(self._picture()).decode()}
         return self._posted_json("/predict", members | self._members())
 
     def _batch(self) -> Call:
@@ -92,7 +116,8 @@ class Fuzzer:
         parts = b""
         for _ in range(self._random.randrange(3)):
             name = self._random.choice(["image", "image", "image", "", 'a"b', "images"])
-            head = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a.png"\r\n\r\n'
+            file = self._random.choice(['filename="a.png"', "filename*=UTF-8''%ff", "", "x*"])
+            head = f'--x\r\nContent-Disposition: form-data; name="{name}"; {file}\r\n\r\n'
             parts += head.encode() + self._picture() + b"\r\n"
         content = self._damaged(parts + b"--x--\r\n", 0.4)
         path = self._random.choice(["/predict", "/predict/batch"])
