@@ -11,11 +11,15 @@ import torch
 from torch import nn
 
 from models.bundle import MANIFEST, Bundle, BundleError, Manifest, describe
+from models.certification.certificates import DEFAULTS
+from models.certification.norms import Norm
 from models.networks.folding import fold
 from models.networks.placement import IMAGE
 from models.noise import PIXEL_STEP, GridNoise
-from models.pixeldp import PixelDP, load_network
+from models.pixeldp import PixelDP, load_proven
 from models.sensitivity.error import EncoderError, encoder_error
+from models.sensitivity.modules import Pair
+from models.sensitivity.operators import Sensitivity
 
 # Features of a layer are clipped to as many noise scales, on a grid of so many steps to each side.
 LEAST_REACH, MOST_REACH, STEPS = 512.0, 4096.0, 2**15
@@ -29,7 +33,9 @@ class LoadedModel:
         bundle: its description.
         network: g and h in float32 on the CPU, in evaluation mode.
         encoder: g in float64.
-        encoder_error: how far g may be off as it is computed.
+        sensitivities: bounds Δ(p,q) of g, for every pair of norms.
+        encoder_errors: how far g may be off as it is computed, in each norm that certificates of
+            this noise can rest on.
         feature_shape: of what g returns for one picture.
         noise: the noise, on its grid.
     """
@@ -37,7 +43,8 @@ class LoadedModel:
     bundle: Bundle
     network: PixelDP
     encoder: nn.Module
-    encoder_error: EncoderError
+    sensitivities: dict[Pair, Sensitivity]
+    encoder_errors: dict[Norm, EncoderError]
     feature_shape: tuple[int, ...]
     noise: GridNoise
 
@@ -63,17 +70,22 @@ def load_model(source: Bundle | Path) -> LoadedModel:
         BundleError: the bundle cannot be trusted; see ``models.pixeldp.load_network``.
     """
     bundle = source if isinstance(source, Bundle) else describe(source)
-    network = load_network(bundle)
+    network, sensitivities = load_proven(bundle)
     manifest = bundle.manifest
     encoder = copy.deepcopy(network.encoder).double()
     with torch.inference_mode():
         features = encoder(torch.zeros(1, *manifest.input.shape, dtype=torch.float64))[0]
-    error = encoder_error(encoder, manifest.input.shape, manifest.sensitivity.noise_norm)
+    errors = {
+        norm: encoder_error(encoder, manifest.input.shape, norm)
+        for norm in DEFAULTS[manifest.noise.mechanism]
+    }
     try:
-        noise = grid_noise(manifest, error.largest)
+        noise = grid_noise(manifest, errors[manifest.sensitivity.noise_norm].largest)
     except ValueError as problem:
         raise BundleError(bundle.path / MANIFEST, "noise.scale", str(problem)) from None
-    return LoadedModel(bundle, network, encoder, error, tuple(features.shape), noise)
+    return LoadedModel(
+        bundle, network, encoder, sensitivities, errors, tuple(features.shape), noise
+    )
 
 
 def grid_noise(manifest: Manifest, largest: float) -> GridNoise:

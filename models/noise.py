@@ -27,7 +27,13 @@ from numpy.typing import NDArray
 from scipy import special
 
 from models.certification.arrays import Floats
-from models.certification.certificates import MECHANISMS, Mechanism, laplace_quantile
+from models.certification.certificates import (
+    MECHANISM_NORMS,
+    MECHANISMS,
+    Mechanism,
+    laplace_quantile,
+)
+from models.certification.norms import Norm
 
 # Features are kept in 1/SUBSTEPS of a grid step. 4112 = 16·257: with γ = 1/255 both depths of
 # pictures are exact, since 1/65535 = γ/257.
@@ -159,15 +165,18 @@ class GridNoise:
         inside = np.clip(g.ravel() / self.step, -self._largest, self._largest)
         return Features(np.rint(inside * SUBSTEPS).astype(np.int32), on_grid=False)
 
-    def snapping(self, values: int) -> float:
-        """ρ's part from :meth:`snap` over ``values`` coordinates, in the mechanism's norm.
+    def snapping(self, values: int, norm: Norm | None = None) -> float:
+        """ρ's part from :meth:`snap` over ``values`` coordinates, in ``norm``.
+
+        By default that is the mechanism's own.
 
         Each of two pictures moves by at most half a fine step a coordinate, so their distance by
-        at most γ√m/``SUBSTEPS`` in L2 (Gaussian) and γm/``SUBSTEPS`` in L1 (Laplace). Dividing in
+        at most γ/``SUBSTEPS`` a coordinate: √m times as much in L2, and m times in L1. Dividing in
         float64 adds less than 2⁻²³ of a fine step even at the largest features.
         """
         fine = self.step / SUBSTEPS * (1 + 2.0**-23)
-        return fine * (values**0.5 if self.mechanism == "gaussian" else values)
+        grown: dict[Norm, float] = {"l1": values, "l2": values**0.5, "linf": 1}
+        return fine * grown[norm or MECHANISM_NORMS[self.mechanism]]
 
     def draw(
         self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from models.bundle import Manifest
 from models.certification.arrays import Floats, Integers
-from models.certification.procedure import Terms
+from models.certification.certificates import DEFAULTS
+from models.certification.norms import NORMS, Norm
 from models.certification.tally import draw_scores
+from models.certification.terms import Delta, Terms, strongest
 from models.compile_cache import keep_apart
 from models.device_noise import DeviceNoise
 from models.loaded import LoadedModel
@@ -69,7 +71,8 @@ class Predictor:
         self.bundle, self.pass_size = model.bundle, pass_size
         self.device, self.precision, self.compiled = device, precision, False
         self._key = key
-        self._encoder, self._encoder_error = model.encoder, model.encoder_error
+        self._encoder, self._sensitivities = model.encoder, model.sensitivities
+        self._encoder_errors = model.encoder_errors
         self._feature_shape, self.noise = model.feature_shape, model.noise
         self._classifier: Callable[[torch.Tensor], torch.Tensor]
         self._classifier = model.classifier(device, _DTYPES[precision])
@@ -188,19 +191,36 @@ class Predictor:
         return np.asarray(features.numpy())
 
     def _terms(self, preparation: Preprocessing, features: Features, values: int) -> Terms:
-        manifest = self.manifest
-        spec = manifest.sensitivity
-        m = len(features.steps)
-        rho = 0.0
-        if not features.on_grid:
-            error = self._encoder_error.total(preparation.error(spec.noise_norm))
-            rho = self.noise.snapping(m) + 2 * error
-        return Terms(
-            mechanism=manifest.noise.mechanism,
-            scale=manifest.noise.scale,
-            sensitivity=spec.value * preparation.sensitivity(spec.input_norm, spec.input_norm),
-            norm=spec.input_norm,
-            values=values,
-            tau=self.noise.total_variation(m),
-            rho=rho,
+        noise, spec = self.manifest.noise, self.manifest.sensitivity
+        own = Delta(
+            spec.input_norm,
+            spec.noise_norm,
+            spec.value * preparation.sensitivity(spec.input_norm, spec.input_norm),
+            self._rho(preparation, features, spec.noise_norm),
         )
+        deltas = [own]
+        for target in DEFAULTS[noise.mechanism]:
+            rho = self._rho(preparation, features, target)
+            for source in NORMS:
+                value = min(
+                    preparation.sensitivity(source, via) * self._sensitivities[via, target].value
+                    for via in NORMS
+                )
+                deltas.append(Delta(source, target, value, rho))
+        return Terms(
+            mechanism=noise.mechanism,
+            scale=noise.scale,
+            sensitivity=own.value,
+            norm=own.source,
+            values=values,
+            tau=self.noise.total_variation(len(features.steps)),
+            rho=own.rho,
+            further=strongest(deltas, values)[1:],
+        )
+
+    def _rho(self, preparation: Preprocessing, features: Features, norm: Norm) -> float:
+        """What rounding adds to a distance of two outputs of g, in ``norm``."""
+        if features.on_grid:
+            return 0.0
+        error = self._encoder_errors[norm].total(preparation.error(norm))
+        return self.noise.snapping(len(features.steps), norm) + 2 * error

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.certification.arrays import Floats
 from models.certification.norms import NORMS, Norm, check_norm
+from models.certification.rounding import round_up
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -30,6 +31,9 @@ LARGEST_MAGNIFICATION = 64
 LARGEST_SIDE = 16_384
 
 MARGIN = 1 + 1e-10
+# A Δ that is written down and multiplied with another is short, so that the product tells every
+# digit of it.
+DIGITS = 12
 # Above this many rows and columns √(‖A‖₁‖A‖∞) stands in for the largest singular value, which would
 # take longer than a request should wait; for a resize it is up to 7 % larger.
 _LARGEST_DECOMPOSED = 1024
@@ -75,24 +79,27 @@ class Preprocessing:
         return self.bits == 8 and not self.steps
 
     def sensitivity(self, p: Norm, q: Norm) -> float:
-        """Bound Δ(p,q), for p no higher than q.
+        """Bound Δ(p,q).
 
         The map is a Kronecker product (colours ⊗ rows ⊗ columns). Apply it one axis at a time:
         for p ≤ q Minkowski's inequality lets an axis's norm act on all lines along it at once, so
-        Δ(p,q) of the product is the product of the Δ(p,q). The crop drops rows of the resize's
-        matrices.
+        Δ(p,q) of the product is the product of the Δ(p,q). For p > q the bounds of :func:`_norm`
+        are sums over the matrix's rows or columns, and such sums multiply, too, as the L1 norm of
+        a row of the product is the product of the rows' L1 norms. The crop drops rows of the
+        resize's matrices. The clip at the end moves no two values apart. Rounded up to
+        ``DIGITS`` digits.
 
         Raises:
-            ValueError: an unknown norm, or p > q, where the norms do not multiply.
+            ValueError: an unknown norm.
         """
         check_norm(p)
         check_norm(q)
-        if NORMS.index(p) > NORMS.index(q):
-            raise ValueError(f"the norms of preprocessing multiply only for p ≤ q, not {p} to {q}")
         value = prod(_resize_norm(*axis, p, q) for axis in self._axes())
         if CHANNELS[self.mode] != self.shape[0]:
             value *= _norm(GREYSCALE if self.mode == "RGB" else GREY_TO_RGB, p, q)
-        return value if value == 1 else value * MARGIN
+        elif NORMS.index(p) > NORMS.index(q):
+            value *= _norm(np.eye(self.shape[0]), p, q)
+        return value if value == 1 else round_up(value * MARGIN, DIGITS)
 
     def apply(self, pixels: Pixels) -> Floats:
         """Return the model's input [channels, height, width], values in [0, 1].
@@ -231,17 +238,33 @@ def _resize_matrix(size: int, resized: int, kept: int) -> Floats:
 
 @lru_cache(maxsize=4096)
 def _resize_norm(size: int, resized: int, kept: int, p: Norm, q: Norm) -> float:
-    """Δ(p,q) of :func:`_resize_matrix`, for p ≤ q; exactly 1 where pixels are only chosen."""
-    return 1.0 if size == resized else _norm(_resize_matrix(size, resized, kept), p, q)
+    """Δ(p,q) of :func:`_resize_matrix`; for p ≤ q exactly 1 where pixels are only chosen."""
+    if size == resized and NORMS.index(p) <= NORMS.index(q):
+        return 1.0
+    return _norm(_resize_matrix(size, resized, kept), p, q)
 
 
 def _norm(matrix: Floats, p: Norm, q: Norm) -> float:
-    """Δ(p,q) of a matrix, for p ≤ q."""
+    """Bound Δ(p,q) of a matrix.
+
+    For p ≤ q it is exact, but for (2,2) of a large one. Else with |(Ax)_i| ≤ ‖row i‖₁·‖x‖∞ it is
+    at most Σ‖row‖₁ for (∞,1) and √Σ‖row‖₁² for (∞,2); and √Σ‖column‖₁² for (2,1), which is the
+    norm from L∞ to L2 of the transpose.
+    """
     orders = {"l1": 1, "l2": 2, "linf": np.inf}
-    if (p, q) == ("l2", "l2") and min(matrix.shape) > _LARGEST_DECOMPOSED:
-        return sqrt(_norm(matrix, "l1", "l1") * _norm(matrix, "linf", "linf"))  # Schur
-    if p == q:
-        return float(np.linalg.norm(matrix, orders[p]))
-    if p == "l1":  # the largest column
-        return float(np.linalg.norm(matrix, orders[q], axis=0).max())
-    return float(np.linalg.norm(matrix, 2, axis=1).max())  # L2 to L∞: Cauchy-Schwarz on each row
+    rows, columns = (np.abs(matrix).sum(axis=axis) for axis in (1, 0))
+    match p, q:
+        case ("linf", "l1"):
+            return float(rows.sum())
+        case ("linf", "l2"):
+            return sqrt(float((rows * rows).sum()))
+        case ("l2", "l1"):
+            return sqrt(float((columns * columns).sum()))
+        case ("l2", "l2") if min(matrix.shape) > _LARGEST_DECOMPOSED:
+            return sqrt(float(rows.max() * columns.max()))  # Schur
+        case ("l1", _):  # the largest column
+            return float(np.linalg.norm(matrix, orders[q], axis=0).max())
+        case ("l2", "linf"):  # Cauchy-Schwarz on each row
+            return float(np.linalg.norm(matrix, 2, axis=1).max())
+        case _:
+            return float(np.linalg.norm(matrix, orders[p]))

@@ -78,6 +78,7 @@ def plan(
     sensitivity: Annotated[float, typer.Option(help="Δ of g, preprocessing included.")] = 1.0,
     mechanism: Annotated[Literal["gaussian", "laplace"], typer.Option()] = "gaussian",
     confidence: Annotated[float, typer.Option(help="η.")] = 0.95,
+    labels: Annotated[int, typer.Option(min=2, help="How many labels there are.")] = 10,
     as_json: Json = False,
 ) -> None:
     """Say how many draws a target takes, by how much of the true score the label has.
@@ -96,7 +97,7 @@ def plan(
         (
             score,
             _most(mechanism, score, scale, sensitivity),
-            draws_needed(question, terms, "votes", score),
+            draws_needed(question, terms, "votes", labels, score),
         )
         for score in PLANNED_SCORES
     ]
@@ -132,13 +133,13 @@ def verify(
     ],
 ) -> None:
     """Compute an answer again from its own evidence, and fail if anything in it differs."""
-    from models.certification.verification import verify
+    from models.verification import WORD, verify
 
     # Bytes, whose encoding json finds out: Windows' shells write UTF-16, and byte-order marks.
     text = sys.stdin.read() if str(answer) == "-" else answer.read_bytes()
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{answer}: not JSON ({error})") from None
     if not isinstance(document, dict):
         raise ValueError(f"{answer}: expected the JSON object of one answer")
@@ -147,11 +148,11 @@ def verify(
         typer.echo(f"differs: {sentence}")
     if found:
         raise typer.Exit(1)
-    label, size_, norm = document["label"]["name"], document["certified_size"], document["norm"]
     typer.echo(
-        f"everything follows: label {label}, certified size {size_} in {norm}, "
-        f"confidence {document['confidence']}"
+        f"everything follows: label {document['label']['index']}, certified size "
+        f"{document['certified_size']} in {document['norm']}, confidence {document['confidence']}"
     )
+    typer.echo(f"only the service's word, or what was asked: {', '.join(WORD)}")
 
 
 def register(app: typer.Typer) -> None:

@@ -10,13 +10,15 @@ from functools import lru_cache
 import numpy as np
 
 from models.certification.arrays import Floats
+from models.certification.attacks import Attacks, attack_sizes, attacks, known, reached
 from models.certification.bounds import Bound, betting_lower, betting_upper
-from models.certification.certificates import DEFAULT, PAPER, Certificate, attacked
-from models.certification.norms import NORMS, Norm, required
-from models.certification.procedure import Certified, Inquiry, Question, Stopped, Terms
+from models.certification.certificates import PAPER, Certificate
+from models.certification.norms import NORMS, Norm
+from models.certification.procedure import Findings, Inquiry, Stopped
 from models.certification.reach import SMALLEST_SIZE, reachable_size
 from models.certification.rounding import round_down, round_up
 from models.certification.tally import Tally
+from models.certification.terms import Delta
 
 
 @dataclass(frozen=True)
@@ -43,20 +45,28 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Total:
-    """The tally of all draws, the pilot's too: what the scores shown rest on."""
+class Sums:
+    """A tally of draws, in the evidence's units: of the pilot, or of all draws."""
 
     draws: int
     sums: list[int]
     sums_of_squares: list[int]
 
+    @classmethod
+    def of(cls, tally: Tally) -> "Sums":
+        """Write a tally down."""
+        return cls(tally.draws, tally.sums.tolist(), tally.squares.tolist())
+
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything needed to compute the certificate again: the tally of its look and its α.
+    """Everything needed to compute the answer again.
 
     ``sums`` count in units of 1/``denominator``, ``sums_of_squares`` of 1/``denominator``², by
-    label index, over counted draws only; ``total`` likewise over all draws.
+    label index: the counted draws of the look that certified most. ``pilot`` and ``total`` likewise
+    of the pilot and of all draws. ``sensitivities`` are the bounds on how far preprocessing and g
+    move, the model's own first: ``value`` times a change of the picture in the norm ``source``, and
+    ``rho`` more, in the norm ``target``.
     """
 
     label: int
@@ -72,7 +82,9 @@ class Evidence:
     alpha_scores: float
     tau: float
     rho: float
-    total: Total
+    sensitivities: list[Delta]
+    pilot: Sums
+    total: Sums
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ class Conclusion:
         reachable: whether the budget allows what was asked (the target, or any size at all) if
             every draw agrees.
         draws: all draws that were used, the pilot's too.
-        stopped: why no more draws were made.
+        stopped: why no more draws were made; at a look before the last, ``deadline``.
         scores: the labels asked for, the largest mean first.
         method: the certificate that ``certified_size`` comes from.
         lower: pA, on the label's expected score, as the certificate used it; 0 if the label that
@@ -95,6 +107,7 @@ class Conclusion:
         sizes: ``certified_size`` in every norm.
         paper: the paper's own condition on the same bounds.
         paper_size: its size, in ``norm``.
+        attacks: what attacks of many sizes could make of the scores, if asked.
         evidence: what it takes to compute this again.
     """
 
@@ -104,7 +117,7 @@ class Conclusion:
     robust: bool | None
     reachable: bool
     draws: int
-    stopped: Stopped | None
+    stopped: Stopped
     scores: list[Score]
     method: Certificate
     lower: float
@@ -112,130 +125,113 @@ class Conclusion:
     sizes: dict[Norm, float]
     paper: Certificate
     paper_size: float
+    attacks: Attacks | None
     evidence: Evidence
 
 
-def conclude(inquiry: Inquiry, scores: int) -> Conclusion:
+def conclude(inquiry: Inquiry, scores: int, attack_count: int | None = None) -> Conclusion:
     """Say what ``inquiry`` has found so far.
 
     Args:
         inquiry: one that has reached its first look.
         scores: how many labels to show, those with the largest means.
+        attack_count: at how many sizes to tell what attacks could make of them.
 
     Raises:
         ValueError: no look has been reached yet.
     """
-    best = inquiry.best
-    if best is None:
+    findings = inquiry.findings
+    if findings is None:
         raise ValueError("there is no answer before the first look")
-    terms, question = inquiry.terms, inquiry.question
-    certified_size = inquiry.size
-    certified = certified_size > 0
-    speaks = inquiry.total.leader == best.label
-    paper_size = paper_condition(terms, best.lower, best.upper)
-    target = question.target
-    return Conclusion(
-        label=inquiry.total.leader,
-        certified_size=certified_size,
-        norm=question.norm,
-        robust=None if target is None else certified and certified_size >= target,
-        reachable=reachable_size(question, terms, inquiry.scoring) >= (target or SMALLEST_SIZE),
-        draws=inquiry.total.draws,
-        stopped=inquiry.stopped,
-        scores=show_scores(inquiry.total, inquiry.division.scores, terms, question, scores),
-        method=DEFAULT[terms.mechanism],
-        lower=round_down(best.lower) if speaks else 0.0,
-        upper=round_up(best.upper) if speaks else 1.0,
-        sizes={norm: terms.answered(best.size, norm) if certified else 0.0 for norm in NORMS},
-        paper=PAPER[terms.mechanism],
-        paper_size=terms.answered(paper_size, question.norm) if certified else 0.0,
-        evidence=_evidence(inquiry, best),
-    )
+    return follow(findings, scores, attack_count)
 
 
-def show_scores(
-    total: Tally, alpha: float, terms: Terms, question: Question, count: int
-) -> list[Score]:
-    """Bound the largest means over all draws: nothing was selected by them, so the pilot counts.
-
-    Two-moment betting at a part of α that covers both sides of all K labels, also if fewer are
-    shown, at every look at once.
-
-    Args:
-        total: the tally of all draws.
-        alpha: the part of α for the scores of all labels.
-        terms: the picture's.
-        question: its target, if it has one, adds what an attacker could make of each score.
-        count: how many to show.
-    """
-    shown = np.argsort(-total.sums, kind="stable")[:count]
-    each = alpha / (2 * len(total.sums))
-    lower, upper = _intervals(
+def follow(findings: Findings, scores: int, attack_count: int | None = None) -> Conclusion:
+    """Say what follows from findings; the other arguments as above."""
+    terms, question, total = findings.terms, findings.question, findings.total
+    lower, upper = findings.bounds
+    target, norm, leads = question.target, question.norm, findings.leads
+    size = findings.size
+    certified = size > 0
+    most = reachable_size(question, terms, findings.scoring, len(total.sums))
+    shown = np.argsort(-total.sums, kind="stable")[:scores]
+    low, high = intervals_of(
         total.draws,
         tuple(total.sums[shown].tolist()),
         tuple(total.squares[shown].tolist()),
         total.denominator,
-        each,
+        findings.division.scores / (2 * len(total.sums)),
     )
+    pair = (lower, upper) if leads else (0.0, 1.0)
+    of_scores = known(shown.tolist(), low, high, len(total.sums), pair, size)
     intervals: list[Interval | None] = [None] * len(shown)
-    if question.target is not None:
-        change = required(question.target, terms.norm, question.norm, terms.values)
-        low, high = attacked(
-            terms.mechanism,
-            lower,
-            upper,
-            change * (1 + 1e-9),
-            terms.scale,
-            terms.sensitivity,
-            tau=terms.tau,
-            rho=terms.rho,
-        )
-        intervals = [
-            Interval(round_down(a * (1 - 1e-9)), round_up(min(b * (1 + 1e-9), 1.0)))
-            for a, b in zip(low.tolist(), high.tolist(), strict=True)
-        ]
-    means = total.means[shown]
-    return [
-        Score(int(index), round(float(mean), 6), round_down(float(a)), round_up(float(b)), interval)
-        for index, mean, a, b, interval in zip(shown, means, lower, upper, intervals, strict=True)
-    ]
+    if target is not None:
+        ends = (part.tolist() for part in reached(of_scores, terms, norm, target))
+        intervals = [Interval(*pair) for pair in zip(*ends, strict=True)]
+    return Conclusion(
+        label=total.leader,
+        certified_size=size,
+        norm=norm,
+        robust=None if target is None else certified and size >= target,
+        reachable=most >= (target or SMALLEST_SIZE),
+        draws=total.draws,
+        stopped=findings.stopped,
+        scores=[
+            Score(
+                int(index),
+                round(float(total.means[index]), 6),
+                round_down(float(low[row])),
+                round_up(float(high[row])),
+                intervals[row],
+            )
+            for row, index in enumerate(shown)
+        ],
+        method=terms.method(lower, upper, norm) if certified else terms.method(0.0, 1.0, norm),
+        lower=round_down(pair[0]),
+        upper=round_up(pair[1]),
+        sizes={one: findings.size_in(one) if certified else 0.0 for one in NORMS},
+        paper=PAPER[terms.mechanism],
+        paper_size=terms.answered(lower, upper, norm, paper=True) if certified else 0.0,
+        attacks=None
+        if attack_count is None
+        else attacks(of_scores, terms, norm, attack_sizes(most, attack_count)),
+        evidence=_evidence(findings),
+    )
 
 
 @lru_cache(4096)
-def _intervals(
+def intervals_of(
     draws: int, sums: tuple[int, ...], squares: tuple[int, ...], denominator: int, alpha: float
 ) -> tuple[Floats, Floats]:
-    """Bound expected scores on both sides; easy pictures have the same tallies again and again."""
+    """Bound the largest means over all draws: nothing was selected by them, so the pilot counts.
+
+    Two-moment betting at a part of α that covers both sides of all K labels, also if fewer are
+    shown, at every look at once. Easy pictures have the same tallies again and again.
+    """
     tally = draws, np.array(sums), np.array(squares), alpha
     lower = betting_lower(*tally, denominator=denominator)
     upper = betting_upper(*tally, denominator=denominator)
     return lower, upper
 
 
-@lru_cache(4096)
-def paper_condition(terms: Terms, lower: float, upper: float) -> float:
-    """Return the size that the paper's own condition allows, in ``terms.norm``."""
-    return float(terms.sizes(lower, upper, PAPER[terms.mechanism]))
-
-
-def _evidence(inquiry: Inquiry, best: Certified) -> Evidence:
+def _evidence(findings: Findings) -> Evidence:
+    counted, division = findings.counted, findings.division
+    alpha_label, alpha_rival = division.of(findings.bound)
     return Evidence(
-        label=best.label,
-        pilot_draws=best.pilot_draws,
-        draws=best.tally.draws,
-        denominator=best.tally.denominator,
-        sums=best.tally.sums.tolist(),
-        sums_of_squares=best.tally.squares.tolist(),
-        bound=best.bound,
-        alpha_certificate=best.alpha_label + best.alpha_rival,
-        alpha_label=best.alpha_label,
-        alpha_rival=best.alpha_rival,
-        alpha_scores=inquiry.division.scores,
-        tau=inquiry.terms.tau,
-        rho=inquiry.terms.rho,
-        total=Total(
-            draws=inquiry.total.draws,
-            sums=inquiry.total.sums.tolist(),
-            sums_of_squares=inquiry.total.squares.tolist(),
-        ),
+        label=findings.label,
+        pilot_draws=findings.pilot.draws,
+        draws=counted.draws,
+        denominator=counted.denominator,
+        sums=counted.sums.tolist(),
+        sums_of_squares=counted.squares.tolist(),
+        bound=findings.bound,
+        alpha_certificate=alpha_label + alpha_rival,
+        alpha_label=alpha_label,
+        alpha_rival=alpha_rival,
+        alpha_scores=division.scores,
+        tau=findings.terms.tau,
+        rho=findings.terms.rho,
+        sensitivities=list(findings.terms.deltas),
+        pilot=Sums.of(findings.pilot),
+        total=Sums.of(findings.total),
     )

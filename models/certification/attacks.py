@@ -1,26 +1,29 @@
 """What an attacker could make of an answer's scores, by the size of the attack.
 
 The picture of the paper's Figure 1b at many sizes at once: for each label the interval that its
-expected score can be moved within. The answer is robust where its label's interval clears all
-others.
+expected score can be moved within. Up to the certified size the label's interval clears all others,
+as it is stated: see :func:`stated`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal
 
 import numpy as np
 
-from models.certification.answer import Score
 from models.certification.arrays import Floats
-from models.certification.certificates import attacked
-from models.certification.norms import Norm, required
-from models.certification.procedure import Terms
+from models.certification.norms import Norm
+from models.certification.rounding import DIGITS, round_down, round_up
+from models.certification.terms import Terms
 
 # Sizes reach somewhat beyond what any picture can be certified for.
 BEYOND = 1.25
 _STEP = Context(prec=2, rounding=ROUND_CEILING)
 DECIMALS = 6
+# How many significant digits are tried where fewer would hide that the label's interval clears.
+MORE_DIGITS = (9, 12, 15)
+
+Round = Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True)
@@ -47,69 +50,124 @@ class Attacks:
     others: list[float] | None
 
 
+@dataclass(frozen=True)
+class Known:
+    """Bounds on expected scores at the picture, all true at once.
+
+    Attributes:
+        shown: [n], the labels shown, the answer's own first.
+        lower: [n + 1], of their expected scores; 0 last, for the labels that are not shown.
+        upper: [n + 1].
+        all_shown: whether there are no others.
+        certified: the certified size.
+    """
+
+    shown: Sequence[int]
+    lower: Floats
+    upper: Floats
+    all_shown: bool
+    certified: float
+
+
+def known(
+    shown: Sequence[int],
+    lower: Floats,
+    upper: Floats,
+    labels: int,
+    pair: tuple[float, float],
+    certified: float,
+) -> Known:
+    """Put together what is known of the scores.
+
+    The scores' own intervals and the certificate's bounds hold at once, with the answer's
+    confidence, so that each score lies in what they have in common.
+
+    Args:
+        shown: the labels shown, the answer's own first.
+        lower: [n], of their own intervals.
+        upper: [n], of their own intervals.
+        labels: K.
+        pair: pA, below the answer's label, and pB, above every other.
+        certified: the certified size.
+    """
+    own = np.arange(len(shown)) == 0
+    lower = np.where(own, np.maximum(lower, pair[0]), lower)
+    upper = np.where(own, upper, np.minimum(upper, pair[1]))
+    # Where bounds contradict each other one is wrong; intervals are kept from turning over.
+    lower = np.where(own, lower, np.minimum(lower, upper))
+    upper = np.where(own, np.maximum(lower, upper), upper)
+    return Known(
+        shown,
+        np.append(lower, 0.0),
+        np.append(upper, pair[1]),
+        len(shown) == labels,
+        certified,
+    )
+
+
 def attack_sizes(largest: float, count: int) -> list[float]:
     """Return ``count`` sizes, at least 2, evenly from 0 to beyond ``largest``: short decimals."""
     step = _STEP.create_decimal(Decimal(BEYOND * largest / (count - 1)))
     return [float(number * step) for number in range(count)]
 
 
-def attacks(
-    scores: Sequence[Score],
-    label: int,
-    lower: float,
-    upper: float,
-    labels: int,
-    terms: Terms,
-    norm: Norm,
-    sizes: list[float],
-) -> Attacks:
-    """Say what attacks could make of an answer's scores.
-
-    The scores' intervals and the certificate's bounds hold at once, with the answer's confidence,
-    so that each score lies in what they have in common. Hence the label's interval clears the
-    others at every size that is certified.
-
-    Args:
-        scores: the labels shown.
-        label: the answer's.
-        lower: pA, below its expected score.
-        upper: pB, above every other label's.
-        labels: K.
-        terms: the picture's.
-        norm: of ``sizes``.
-        sizes: of the attacks.
-    """
-    # Where bounds contradict each other one is wrong; intervals are kept from turning over.
-    lowers = [
-        max(score.lower, min(lower, score.upper)) if score.index == label else score.lower
-        for score in scores
-    ]
-    uppers = [
-        score.upper if score.index == label else min(score.upper, max(upper, score.lower))
-        for score in scores
-    ]
-    change = np.array([required(size, terms.norm, norm, terms.values) for size in sizes])
-    low, high = _moved(terms, np.array([*lowers, 0.0]), np.array([*uppers, upper]), change)
-    reached = [
-        Reached(score.index, low[row].tolist(), high[row].tolist())
-        for row, score in enumerate(scores)
-    ]
-    return Attacks(sizes, reached, high[-1].tolist() if len(scores) < labels else None)
-
-
-def _moved(terms: Terms, lower: Floats, upper: Floats, change: Floats) -> tuple[Floats, Floats]:
-    """Return where intervals can be moved to, [intervals, sizes], rounded outwards."""
-    low, high = attacked(
-        terms.mechanism,
-        lower[:, None],
-        upper[:, None],
-        change * (1 + 1e-9),
-        terms.scale,
-        terms.sensitivity,
-        tau=terms.tau,
-        rho=terms.rho,
-    )
+def attacks(known: Known, terms: Terms, norm: Norm, sizes: list[float]) -> Attacks:
+    """Say what attacks of ``sizes``, in ``norm``, could make of the scores: to six decimals."""
     whole = 10.0**DECIMALS
-    below = np.floor(low * (1 - 1e-9) * whole) / whole
-    above = np.ceil(high * (1 + 1e-9) * whole) / whole
-    return below, np.minimum(above, 1.0)
+
+    def down(values: Floats) -> Floats:
+        return np.floor(values * whole) / whole
+
+    def up(values: Floats) -> Floats:
+        return np.minimum(np.ceil(values * whole) / whole, 1.0)
+
+    low, high = stated(known, terms, norm, sizes, down, up)
+    reached = [
+        Reached(index, low[row].tolist(), high[row].tolist())
+        for row, index in enumerate(known.shown)
+    ]
+    return Attacks(sizes, reached, None if known.all_shown else high[-1].tolist())
+
+
+def reached(known: Known, terms: Terms, norm: Norm, size: float) -> tuple[Floats, Floats]:
+    """Say what attacks of one size could make of the scores shown: to six significant digits."""
+    low, high = stated(known, terms, norm, [size], *_significant(DIGITS))
+    return low[:-1, 0], high[:-1, 0]
+
+
+def stated(
+    known: Known, terms: Terms, norm: Norm, sizes: Sequence[float], down: Round, up: Round
+) -> tuple[Floats, Floats]:
+    """Return the intervals that attacks can reach as an answer states them, rounded outward.
+
+    At a certified size the label's interval clears all others, by however little: with pA and pB
+    moved by less than what the certificate allows, G(G⁻¹(pA) − μ) > G(G⁻¹(pB) + μ). (With τ, too:
+    G(G⁻¹(p) − μ) is convex and 0 at 0, its mirror image concave and 1 at 1, so that the certified
+    mixture of ``certificates.shifts`` leaves more than 2τ between the two.) So where ``down`` and
+    ``up`` would hide it, all intervals of that size have as many significant digits as it takes, of
+    ``MORE_DIGITS``.
+
+    Returns:
+        Two [n + 1, sizes].
+    """
+    exact = terms.attacked(known.lower, known.upper, sizes, norm)
+    low, high = down(exact[0]), up(exact[1])
+    rows = slice(1, -1 if known.all_shown else None)
+    certified = np.array(sizes) <= known.certified if known.certified > 0 else np.array([False])
+    for digits in MORE_DIGITS:
+        hidden = np.flatnonzero(certified & (low[0] <= high[rows].max(axis=0)))
+        if not len(hidden):
+            break
+        finer_down, finer_up = _significant(digits)
+        low[:, hidden], high[:, hidden] = (
+            finer_down(exact[0][:, hidden]),
+            finer_up(exact[1][:, hidden]),
+        )
+    return low, high
+
+
+def _significant(digits: int) -> tuple[Round, Round]:
+    """Rounding down and up to so many significant digits, up to at most 1."""
+    down = np.vectorize(lambda value: round_down(value, digits), otypes=[float])
+    up = np.vectorize(lambda value: min(round_up(value, digits), 1.0), otypes=[float])
+    return down, up

@@ -12,6 +12,7 @@ expectation of *every* function with values in [0, 1]; it is applied to y_c and 
 """
 
 from collections.abc import Callable
+from math import pi, sqrt
 from typing import Literal, get_args
 
 import numpy as np
@@ -27,15 +28,31 @@ MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
 MECHANISM_NORMS: dict[Mechanism, Norm] = {"gaussian": "l2", "laplace": "l1"}
 
 Certificate = Literal[
-    "pixeldp-laplace", "pixeldp-gaussian", "analytic-gaussian", "renyi", "gaussian", "laplace"
+    "pixeldp-laplace",
+    "pixeldp-gaussian",
+    "analytic-gaussian",
+    "renyi",
+    "gaussian",
+    "laplace",
+    "laplace-l2",
 ]
 CERTIFICATES: tuple[Certificate, ...] = get_args(Certificate)
-# The tight certificate that answers, and the paper's own condition that is shown beside it.
-DEFAULT: dict[Mechanism, Certificate] = {"gaussian": "gaussian", "laplace": "laplace"}
+# The tight certificates that answer, by the norm in which they need g's sensitivity, the
+# mechanism's own first; and the paper's own condition that is shown beside them.
+DEFAULTS: dict[Mechanism, dict[Norm, Certificate]] = {
+    "gaussian": {"l2": "gaussian"},
+    "laplace": {"l1": "laplace", "l2": "laplace-l2"},
+}
+DEFAULT: dict[Mechanism, Certificate] = {
+    mechanism: DEFAULTS[mechanism][norm] for mechanism, norm in MECHANISM_NORMS.items()
+}
 PAPER: dict[Mechanism, Certificate] = {
     "gaussian": "pixeldp-gaussian",
     "laplace": "pixeldp-laplace",
 }
+
+# Of Laplace noise of scale 1, one coordinate: see ``laplace_l2``.
+LAPLACE_SLOPE = sqrt(pi / 2)
 
 _STEPS = np.linspace(0, 1, 65)
 
@@ -72,6 +89,22 @@ def laplace(pa: Floats, pb: Floats) -> Floats:
     below Teng et al. 2020, max{½ ln(pA/pB), −ln(1 − pA + pB)}.
     """
     return np.asarray(0.5 * (laplace_quantile(pa) - laplace_quantile(pb)))
+
+
+def laplace_l2(pa: Floats, pb: Floats) -> Floats:
+    """√(2/π)·½(Φ⁻¹(pA) − Φ⁻¹(pB)): Laplace noise, by how far g moves in L2.
+
+    T = Φ⁻¹∘F has slope F′/φ(T). Below 0 F′ = F, so that the slope is Φ(T)/φ(T) = (1 − Φ(u))/φ(u)
+    at u = −T ≥ 0: Mills' ratio, which decreases in u from √(π/2) at u = 0. F and Φ are symmetric,
+    so the slope is at most √(π/2) everywhere. What a coordinate that moved by θ (in scales b)
+    leaves of p is at least G_θ(p) = F(F⁻¹(p) − |θ|) = Φ(T(F⁻¹(p) − |θ|)) ≥ Φ(Φ⁻¹(p) − √(π/2)·|θ|):
+    no worse than a Gaussian of deviation 1 that moved by √(π/2)·|θ|. By Blackwell's theorem the
+    pair of laws, before and after, is then what some random map makes of that pair of Gaussians
+    (Dong, Roth and Su 2022, theorem 2); coordinates are independent, so such maps, one each, make
+    z of a Gaussian vector that moved by √(π/2)·‖θ‖₂ (their corollary 3.3), and Neyman-Pearson for
+    Gaussians bounds every f of z.
+    """
+    return np.asarray(gaussian(pa, pb) / LAPLACE_SLOPE)
 
 
 def pixeldp_laplace(pa: Floats, pb: Floats) -> Floats:
@@ -180,6 +213,7 @@ _SHIFTS: dict[Certificate, tuple[Mechanism, Callable[[Floats, Floats], Floats]]]
     "renyi": ("gaussian", renyi),
     "gaussian": ("gaussian", gaussian),
     "laplace": ("laplace", laplace),
+    "laplace-l2": ("laplace", laplace_l2),
 }
 
 
@@ -214,12 +248,35 @@ def size(
         lower: pA, lower bounds on the label's expected score.
         upper: pB, upper bounds on every rival's.
         scale: σ or b, in units of g's output.
-        sensitivity: Δ of g, preprocessing included.
-        tau: bound on the total variation distance between the noise that was drawn and the law.
+        sensitivity: Δ of g, preprocessing included, to the norm that the certificate needs: L1 for
+            ``laplace`` and ``pixeldp-laplace``, L2 for all others.
+        tau: as for :func:`shifts`.
         rho: bound on how much further than Δ‖x' − x‖ two computed outputs of g can lie apart.
 
     Returns:
         Sizes ≥ 0 of the broadcast shape; 0 where pA ≤ pB.
+
+    Raises:
+        ValueError: an unknown certificate, or a scale or sensitivity that is not positive.
+    """
+    scale, sensitivity = np.asarray(scale, dtype=float), np.asarray(sensitivity, dtype=float)
+    rho = np.asarray(rho, dtype=float)
+    if not (np.all(scale > 0) and np.all(sensitivity > 0) and np.all(np.isfinite(scale))):
+        raise ValueError("scale and sensitivity must be positive and finite")
+    if not np.all(rho >= 0):
+        raise ValueError("rho must not be negative and tau must lie in [0, 0.5)")
+    mu = shifts(certificate, lower, upper, tau)
+    return np.asarray(np.maximum((scale * mu - rho) / sensitivity, 0.0))
+
+
+def shifts(certificate: str, lower: ArrayLike, upper: ArrayLike, tau: ArrayLike = 0.0) -> Floats:
+    """Return μ: by how many noise scales the noise's mean may move; 0 where pA ≤ pB.
+
+    Args:
+        certificate: one of ``CERTIFICATES``.
+        lower: pA, lower bounds on the label's expected score.
+        upper: pB, upper bounds on every rival's.
+        tau: bound on the total variation distance between the noise that was drawn and the law.
 
     τ enters by post-processing: under the true law the scores are off by at most τ, at x and at
     x'. Relabel each draw as the rival i with probability 2τ. This mixture has
@@ -227,25 +284,21 @@ def size(
     unmixed scores differ by at least 2τ/(1−2τ) ≥ 2τ at x', more than the sampler can hide.
 
     Raises:
-        ValueError: an unknown certificate, or a scale or sensitivity that is not positive.
+        ValueError: an unknown certificate, or τ outside of [0, 0.5).
     """
     shift = _lookup(certificate)[1]
-    scale, sensitivity = np.asarray(scale, dtype=float), np.asarray(sensitivity, dtype=float)
-    tau, rho = np.asarray(tau, dtype=float), np.asarray(rho, dtype=float)
-    if not (np.all(scale > 0) and np.all(sensitivity > 0) and np.all(np.isfinite(scale))):
-        raise ValueError("scale and sensitivity must be positive and finite")
-    if not (np.all(tau >= 0) and np.all(tau < 0.5) and np.all(rho >= 0)):
-        raise ValueError("tau must lie in [0, 0.5) and rho must not be negative")
+    tau = np.asarray(tau, dtype=float)
+    if not (np.all(tau >= 0) and np.all(tau < 0.5)):
+        raise ValueError("tau must lie in [0, 0.5)")
     pa = (1 - 2 * tau) * (np.asarray(lower, dtype=float) - tau)
     pb = (1 - 2 * tau) * (np.asarray(upper, dtype=float) + tau) + 2 * tau
     pa, pb = np.broadcast_arrays(np.clip(pa, 0.0, 1.0), np.clip(pb, 0.0, 1.0))
     claims = pa > pb
-    mu = shift(np.where(claims, pa, 0.5), np.where(claims, pb, 0.5))
-    return np.where(claims, np.maximum((scale * mu - rho) / sensitivity, 0.0), 0.0)
+    return np.where(claims, shift(np.where(claims, pa, 0.5), np.where(claims, pb, 0.5)), 0.0)
 
 
 def attacked(
-    mechanism: Mechanism,
+    certificate: str,
     lower: ArrayLike,
     upper: ArrayLike,
     change: ArrayLike,
@@ -257,11 +310,12 @@ def attacked(
 ) -> tuple[Floats, Floats]:
     """Return the interval that an attacker can reach for a label's expected score.
 
-    The paper's Figure 1b, by the tight bound: [G(G⁻¹(lower) − μ), G(G⁻¹(upper) + μ)] with
-    μ = (Δ·change + ρ)/scale and G = Φ or F; widened by τ before and after.
+    The paper's Figure 1b, by a tight certificate: [G(G⁻¹(lower) − μ), G(G⁻¹(upper) + μ)] with
+    μ = (Δ·change + ρ)/scale; G = Φ for ``gaussian``, F for ``laplace``, and for ``laplace-l2`` Φ
+    with √(π/2)·μ. Widened by τ before and after.
 
     Args:
-        mechanism: the noise law.
+        certificate: one of ``DEFAULTS``.
         lower: lower bounds on expected scores at the picture.
         upper: upper bounds on them.
         change: size T of the attack in the norm of Δ's input.
@@ -269,17 +323,22 @@ def attacked(
         sensitivity: Δ.
         tau: as for :func:`size`.
         rho: as for :func:`size`.
+
+    Raises:
+        ValueError: any other certificate.
     """
     mu = (sensitivity * np.asarray(change, dtype=float) + rho) / scale
     low = np.clip(np.asarray(lower, dtype=float) - tau, 0.0, 1.0)
     high = np.clip(np.asarray(upper, dtype=float) + tau, 0.0, 1.0)
-    if mechanism == "gaussian":
-        low, high = special.ndtr(special.ndtri(low) - mu), special.ndtr(special.ndtri(high) + mu)
-    elif mechanism == "laplace":
+    if certificate == "laplace":
         low = laplace_cdf(laplace_quantile(low) - mu)
         high = laplace_cdf(laplace_quantile(high) + mu)
+    elif certificate in ("gaussian", "laplace-l2"):
+        mu = mu if certificate == "gaussian" else LAPLACE_SLOPE * mu
+        low, high = special.ndtr(special.ndtri(low) - mu), special.ndtr(special.ndtri(high) + mu)
     else:
-        raise ValueError(f"unknown mechanism {mechanism!r}; known: {', '.join(MECHANISMS)}")
+        known = ", ".join(name for norms in DEFAULTS.values() for name in norms.values())
+        raise ValueError(f"no interval rests on the certificate {certificate!r}; known: {known}")
     return np.clip(low - tau, 0.0, 1.0), np.clip(high + tau, 0.0, 1.0)
 
 

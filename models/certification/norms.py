@@ -5,7 +5,7 @@ values lie in [0, 1]. ``size`` in norm p certifies every δ with ‖δ‖_p ≤ 
 norm r is a T such that ‖δ‖_r ≤ T implies ‖δ‖_p ≤ size.
 """
 
-from math import sqrt
+from math import floor, sqrt
 from typing import Literal, get_args
 
 import numpy as np
@@ -34,8 +34,10 @@ def convert(size: ArrayLike, source: Norm, target: Norm, values: ArrayLike) -> F
         values: the number of values of the picture as sent (height × width × channels).
 
     Returns:
-        The sizes in ``target``; from L2 to L1 the larger of L and L², since |δ_i| ≤ 1 gives
-        ‖δ‖₂² ≤ ‖δ‖₁; else the constants of norm equivalence in ``values`` dimensions.
+        The sizes in ``target``. From L2 to L1: L up to 1, and ⌊L²⌋ + √(L² − ⌊L²⌋) above. For ‖δ‖₂²
+        is convex, so that among the δ with ‖δ‖₁ ≤ T and |δ_i| ≤ 1 it is largest at a corner: ⌊T⌋
+        entries of ±1 and one of T − ⌊T⌋, where it is ⌊T⌋ + (T − ⌊T⌋)². That grows in T, and is L²
+        at the T above. Else the constants of norm equivalence in ``values`` dimensions.
 
     Raises:
         ValueError: an unknown norm.
@@ -49,8 +51,10 @@ def convert(size: ArrayLike, source: Norm, target: Norm, values: ArrayLike) -> F
             return np.asarray(size / np.sqrt(values))
         case ("l1", "linf"):  # ‖δ‖₁ ≤ d ‖δ‖∞
             return np.asarray(size / values)
-        case ("l2", "l1"):  # ‖δ‖₂ ≤ ‖δ‖₁ and ‖δ‖₂² ≤ ‖δ‖₁
-            return np.asarray(np.maximum(size, size * size))
+        case ("l2", "l1"):
+            square = size * size
+            whole = np.floor(square)
+            return np.asarray(np.where(size > 1, whole + np.sqrt(square - whole), size))
         case ("l2", "linf"):  # ‖δ‖₂ ≤ √d ‖δ‖∞
             return np.asarray(size / np.sqrt(values))
         case _:  # the same norm, or from L∞: ‖δ‖∞ ≤ ‖δ‖₂ ≤ ‖δ‖₁
@@ -60,8 +64,9 @@ def convert(size: ArrayLike, source: Norm, target: Norm, values: ArrayLike) -> F
 def required(target: float, source: Norm, norm: Norm, values: int) -> float:
     """Return the size in ``source`` whose conversion to ``norm`` is ``target``.
 
-    The inverse of :func:`convert`, up to rounding: for planning how many draws a target takes and
-    what an attacker of that size could do. Never used to decide whether a target is met.
+    The inverse of :func:`convert`, up to rounding, and so the largest that a change of ``target``
+    in ``norm`` can be in ``source``: for planning how many draws a target takes and what an
+    attacker of that size could do. Never used to decide whether a target is met.
     """
     check_norm(source)
     check_norm(norm)
@@ -71,6 +76,7 @@ def required(target: float, source: Norm, norm: Norm, values: int) -> float:
         case ("l1", "linf"):
             return target * values
         case ("l2", "l1"):
-            return min(target, sqrt(target))
+            whole = floor(target)
+            return sqrt(whole + (target - whole) ** 2) if target > 1 else target
         case _:
             return target

@@ -7,9 +7,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from models.certification.division import LEAST_DRAWS, PILOT_BLOCK
-from models.certification.procedure import Question, Terms, best_size
+from models.certification.division import LEAST_DRAWS, PILOT_BLOCK, divide
+from models.certification.procedure import Question, best_size
 from models.certification.tally import Scoring, Tally
+from models.certification.terms import Terms
 
 # Beyond this no budget is worth naming.
 MOST_DRAWS = 10**9
@@ -18,14 +19,20 @@ SMALLEST_SIZE = 5e-324
 
 
 @lru_cache(4096)
-def reachable_size(question: Question, terms: Terms, scoring: Scoring) -> float:
-    """Return the size answered if every draw of the whole budget gives the label all its score."""
-    tally = _split(question.max_draws - PILOT_BLOCK, 1.0)
-    return best_size(tally, terms, question, scoring)
+def reachable_size(question: Question, terms: Terms, scoring: Scoring, labels: int) -> float:
+    """Return the size answered if every draw of the whole budget gives the label all its score.
+
+    Args:
+        question: what is asked.
+        terms: what the picture's certificates are worth.
+        scoring: ``votes`` or ``softmax``.
+        labels: K.
+    """
+    return _best(question, terms, scoring, labels, 1.0)
 
 
 def draws_needed(
-    question: Question, terms: Terms, scoring: Scoring, share: float = 1.0
+    question: Question, terms: Terms, scoring: Scoring, labels: int, share: float = 1.0
 ) -> int | None:
     """Return the smallest budget with which the question could be answered as its asker hopes.
 
@@ -36,6 +43,7 @@ def draws_needed(
         question: what is asked.
         terms: what the picture's certificates are worth.
         scoring: ``votes`` or ``softmax``.
+        labels: K.
         share: how much of the draws' scores goes to the label; one rival gets the rest.
 
     Returns:
@@ -46,7 +54,7 @@ def draws_needed(
 
     def enough(draws: int) -> bool:
         asked = Question(question.confidence, draws, question.target, question.norm)
-        return best_size(_split(draws - PILOT_BLOCK, share), terms, asked, scoring) >= hoped
+        return _best(asked, terms, scoring, labels, share) >= hoped
 
     low, high = LEAST_DRAWS - 1, LEAST_DRAWS
     while not enough(high):
@@ -59,9 +67,18 @@ def draws_needed(
     return high
 
 
-def _split(counted: int, share: float) -> Tally:
+def _best(question: Question, terms: Terms, scoring: Scoring, labels: int, share: float) -> float:
+    """The size after the shortest pilot and the whole budget, in which one rival has the rest."""
+    pilot, counted = _split(PILOT_BLOCK, share), _split(question.max_draws - PILOT_BLOCK, share)
+    divided = divide(
+        question.confidence, scoring, question.target is not None, alone=True, pair=labels == 2
+    )
+    return best_size(pilot, counted, labels, terms, question, divided)
+
+
+def _split(draws: int, share: float) -> Tally:
     """Return a tally in which ``share`` of the draws give all to the label, the rest to a rival."""
-    own = int(counted * share)
-    both = np.array([own, counted - own])
+    own = int(draws * share)
+    both = np.array([own, draws - own])
     # Scores of 0 and 1 alone say the same in any unit; in the finest, so many overflow int64.
-    return Tally(counted, both, both, 1)
+    return Tally(draws, both, both, 1)

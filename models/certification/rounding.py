@@ -2,30 +2,41 @@
 
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from models.certification.arrays import Floats
+
 DIGITS = 6
 
 # The formulas behind a size are computed in float64 with a relative error far below these.
 RELATIVE_SLACK = 1e-9
 ABSOLUTE_SLACK = 1e-12
 
-_DOWN = Context(prec=DIGITS, rounding=ROUND_FLOOR)
-_UP = Context(prec=DIGITS, rounding=ROUND_CEILING)
+
+def round_down(value: float, digits: int = DIGITS) -> float:
+    """Round down to so many significant digits."""
+    return float(Context(prec=digits, rounding=ROUND_FLOOR).create_decimal(Decimal(value)))
 
 
-def round_down(value: float) -> float:
-    """Round down to six significant digits."""
-    return float(_DOWN.create_decimal(Decimal(value)))
+def round_up(value: float, digits: int = DIGITS) -> float:
+    """Round up to so many significant digits."""
+    return float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal(Decimal(value)))
 
 
-def round_up(value: float) -> float:
-    """Round up to six significant digits."""
-    return float(_UP.create_decimal(Decimal(value)))
+def reduce_size(size: ArrayLike, unit: float = 1.0) -> Floats:
+    """Take off more than the computation of a size could have erred; never below 0.
+
+    Args:
+        size: sizes (scale·μ − ρ)/Δ, before they are converted to another norm: from L2 to L1 an
+            error grows.
+        unit: scale/Δ. Where pA is close to pB, μ is a difference with an error of some 10⁻¹⁵ that
+            this multiplies.
+    """
+    reduced = np.asarray(size) * (1 - RELATIVE_SLACK) - ABSOLUTE_SLACK * max(1.0, unit)
+    return np.asarray(np.maximum(reduced, 0.0))
 
 
 def round_size(value: float) -> float:
-    """Round a size down, after taking off more than its computation could have erred.
-
-    Never negative: what cannot be certified has size 0.
-    """
-    reduced = value * (1 - RELATIVE_SLACK) - ABSOLUTE_SLACK
-    return round_down(reduced) if reduced > 0 else 0.0
+    """Round a size down, after taking off more than its computation could have erred."""
+    return round_down(float(reduce_size(value)))

@@ -86,10 +86,24 @@ class Tally:
             self.denominator,
         )
 
+    def __sub__(self, other: Self) -> Self:
+        return type(self)(
+            self.draws - other.draws,
+            self.sums - other.sums,
+            self.squares - other.squares,
+            self.denominator,
+        )
+
     @property
     def leader(self) -> int:
         """The label with the largest sum; the lowest index among equals."""
         return int(self.sums.argmax())
+
+    def rival(self, label: int) -> int:
+        """The label with the largest sum but for ``label``; the lowest index among equals."""
+        sums = self.sums.copy()
+        sums[label] = -1
+        return int(sums.argmax())
 
     @property
     def means(self) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":

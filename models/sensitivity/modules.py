@@ -74,6 +74,16 @@ def encoder_sensitivity(
     return whole(layer_sensitivities(encoder, input_shape, p, q))
 
 
+def encoder_sensitivities(
+    encoder: nn.Module, input_shape: tuple[int, int, int]
+) -> dict[Pair, Sensitivity]:
+    """Bound Δ(p,q) of g for every pair of norms; arguments and errors as above."""
+    check_encoder(encoder, input_shape)
+    return {
+        pair: whole(rows) for pair, rows in _compose(encoder, tuple(input_shape), "")[0].items()
+    }
+
+
 def whole(rows: Sequence[LayerSensitivity]) -> Sensitivity:
     """Return the bound that the rows of g multiply to, with their methods."""
     if len(rows) == 1:

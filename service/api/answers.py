@@ -1,6 +1,6 @@
 """The answer to a prediction, as JSON and as headers."""
 
-from dataclasses import replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
@@ -8,16 +8,15 @@ from pydantic import BaseModel, ConfigDict
 
 from models.bundle import Bundle
 from models.certification.answer import Conclusion, Evidence
-from models.certification.attacks import Attacks, attack_sizes, attacks
+from models.certification.attacks import Attacks
 from models.certification.certificates import Certificate, Mechanism
 from models.certification.norms import Norm
-from models.certification.procedure import Stopped, Terms
-from models.certification.reach import reachable_size
+from models.certification.procedure import Stopped
 from models.certification.tally import Scoring
 from models.images import Picture
 from models.precision import Precision
 from models.preprocessing import Preprocessing
-from service.api.options import ALL_SCORES, Asked
+from service.api.options import Asked
 
 
 class _Part(BaseModel):
@@ -126,6 +125,13 @@ class Timing(_Part):
     total: float
 
 
+@dataclass(frozen=True)
+class EvidencePart(Evidence):
+    """The evidence, and the shape of what preprocessing leads to: (channels, height, width)."""
+
+    input_shape: tuple[int, int, int]
+
+
 class Answer(_Part):
     """A label, and how far the picture could have been altered without changing it."""
 
@@ -147,7 +153,7 @@ class Answer(_Part):
     compute: Compute
     timing_ms: Timing
     attacks: Attacks | None
-    evidence: Evidence | None
+    evidence: EvidencePart | None
 
     def headers(self) -> dict[str, str]:
         """What proxies route by."""
@@ -180,7 +186,6 @@ def answer(
     asked: Asked,
     picture: Picture,
     preparation: Preprocessing,
-    terms: Terms,
     compute: Compute,
     timing: Timing,
     evidence: bool,
@@ -188,7 +193,6 @@ def answer(
     """Put an answer together."""
     manifest = bundle.manifest
     norm = manifest.sensitivity.input_norm
-    assert conclusion.stopped is not None
     return Answer(
         model=model_name(bundle),
         label=Label(index=conclusion.label, name=manifest.labels[conclusion.label]),
@@ -217,8 +221,10 @@ def answer(
         ),
         compute=compute,
         timing_ms=timing,
-        attacks=_attacks(conclusion, bundle, asked, terms),
-        evidence=conclusion.evidence if evidence else None,
+        attacks=conclusion.attacks,
+        evidence=EvidencePart(**vars(conclusion.evidence), input_shape=manifest.input.shape)
+        if evidence
+        else None,
     )
 
 
@@ -232,7 +238,7 @@ class Look(_Part):
     attacks: Attacks | None
 
 
-def look(conclusion: Conclusion, bundle: Bundle, asked: Asked, terms: Terms) -> Look:
+def look(conclusion: Conclusion, bundle: Bundle) -> Look:
     """Put a look together."""
     name = bundle.manifest.labels[conclusion.label]
     return Look(
@@ -240,24 +246,7 @@ def look(conclusion: Conclusion, bundle: Bundle, asked: Asked, terms: Terms) -> 
         label=Label(index=conclusion.label, name=name),
         certified_size=conclusion.certified_size,
         scores=label_scores(conclusion, bundle),
-        attacks=_attacks(conclusion, bundle, asked, terms),
-    )
-
-
-def _attacks(conclusion: Conclusion, bundle: Bundle, asked: Asked, terms: Terms) -> Attacks | None:
-    if asked.attacks is None:
-        return None
-    evidence, manifest = conclusion.evidence, bundle.manifest
-    largest = reachable_size(asked.question, terms, manifest.scoring)
-    return attacks(
-        conclusion.scores[:ALL_SCORES],
-        conclusion.label,
-        conclusion.lower,
-        conclusion.upper,
-        len(manifest.labels),
-        replace(terms, tau=evidence.tau, rho=evidence.rho),
-        asked.norm,
-        attack_sizes(largest, asked.attacks),
+        attacks=conclusion.attacks,
     )
 
 

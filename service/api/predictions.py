@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from models import images
-from models.certification.procedure import Question, Terms
+from models.certification.procedure import Question
 from models.certification.reach import draws_needed, reachable_size
+from models.certification.terms import Terms
 from models.preprocessing import CannotCertify, Preprocessing, plan
 from service.api.answers import Answer, Compute, Look, Timing, answer, look
 from service.api.auth import charge
@@ -90,18 +91,19 @@ class Predictions:
             async with asyncio.timeout(deadline - begun):
                 with self.engine.preparing(len(data)):
                     preparing = loop.run_in_executor(self.pool, self._prepare, data, served, asked)
-                    picture, preparation, terms = await preparing
+                    picture, preparation = await preparing
             decoded = time.monotonic()
             job = Job(
                 model=served.index,
                 picture=picture,
                 question=asked.question,
                 scores=asked.scores,
+                attacks=asked.attacks,
                 deadline=deadline,
                 high=options.priority == "high",
             )
             result = await self.engine.predict(
-                job, on_look and (lambda so_far: on_look(look(so_far, served.bundle, asked, terms)))
+                job, on_look and (lambda so_far: on_look(look(so_far, served.bundle)))
             )
         except NotReadyError as error:
             raise Problem("not-ready", f"{error}.", retry_after_s=RETRY_SECONDS) from None
@@ -129,7 +131,6 @@ class Predictions:
             asked,
             picture,
             preparation,
-            terms,
             Compute(device=result.device, precision=result.precision, compiled=result.compiled),
             Timing(**{stage: _milliseconds(seconds) for stage, seconds in stages.items()}),
             bool(options.evidence),
@@ -170,8 +171,8 @@ class Predictions:
 
     def _prepare(
         self, data: bytes, served: Served, asked: Asked
-    ) -> tuple[images.Picture, Preprocessing, Terms]:
-        """Decode a picture and see what certificates for it are worth; called in a thread.
+    ) -> tuple[images.Picture, Preprocessing]:
+        """Decode a picture and plan its way to the model's input; called in a thread.
 
         The norm of a large picture's preprocessing takes seconds.
         """
@@ -183,7 +184,7 @@ class Predictions:
             raise Problem("cannot-certify-preprocessing", str(error)) from None
         terms = self._terms(served, preparation, picture.values)
         self._check_reach(served, asked, terms)
-        return picture, preparation, terms
+        return picture, preparation
 
     def _shown(self, data: bytes, side: int) -> bytes:
         return images.to_png(self._decode(data), side)
@@ -212,11 +213,12 @@ class Predictions:
 
     def _check_reach(self, served: Served, asked: Asked, terms: Terms) -> None:
         """Refuse a confidence at which not even agreeing draws certify anything."""
-        question, scoring = asked.question, served.bundle.manifest.scoring
-        if reachable_size(question, terms, scoring) > 0:
+        question, manifest = asked.question, served.bundle.manifest
+        scoring, labels = manifest.scoring, len(manifest.labels)
+        if reachable_size(question, terms, scoring, labels) > 0:
             return
         anything = Question(question.confidence, question.max_draws, None, question.norm)
-        needed = draws_needed(anything, terms, scoring)
+        needed = draws_needed(anything, terms, scoring, labels)
         takes = "no budget suffices" if needed is None else f"it takes at least {needed:,}"
         raise Problem(
             "confidence-out-of-reach",

@@ -33,6 +33,7 @@ class Job:
     scores: int
     deadline: float
     high: bool = False
+    attacks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Flight:
             target=question.target,
             norm=question.norm,
             scores=self.job.scores,
+            attacks=self.job.attacks,
             deadline=self.job.deadline,
             high=self.job.high,
             progress=self.on_look is not None,

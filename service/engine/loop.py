@@ -36,6 +36,7 @@ class _Client:
 
     admitted: float
     scores: int
+    attacks: int | None
     progress: bool
     predictor: Predictor
     looks: list[tuple[int, float]] = field(default_factory=list)
@@ -156,7 +157,7 @@ class Loop:
             )
         )
         self._clients[message.id] = _Client(
-            time.monotonic(), message.scores, message.progress, predictor
+            time.monotonic(), message.scores, message.attacks, message.progress, predictor
         )
 
     def _answer(self, tickets: Iterable[Ticket]) -> None:
@@ -174,7 +175,7 @@ class Loop:
             if not ticket.inquiry.look:
                 messages.append(wire.Late(id=ticket.id))
                 continue
-            conclusion = conclude(ticket.inquiry, client.scores)
+            conclusion = conclude(ticket.inquiry, client.scores, client.attacks)
             if client.progress and ticket.inquiry.stopped != "deadline":
                 messages.append(wire.Look(id=ticket.id, conclusion=conclusion))
             if not ticket.done:

@@ -63,6 +63,7 @@ class Admit(_Message):
     target: float | None
     norm: Norm
     scores: int
+    attacks: int | None = None
     deadline: float
     high: bool
     progress: bool

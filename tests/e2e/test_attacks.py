@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
-from models.certification.verification import verify
+from models.verification import verify
 
 PNG = {"Content-Type": "image/png"}
 
@@ -27,7 +27,7 @@ def test_an_answer_tells_of_attacks_and_can_be_verified(client: httpx.Client, se
     assert (clears == certified).all()
     assert verify(answer) == []
     told["scores"][0]["lower"][7] += 0.001
-    assert [sentence.split()[0] for sentence in verify(answer)] == ["attacks"]
+    assert [sentence.split()[0] for sentence in verify(answer)] == ["attacks.scores[0].lower[7]"]
 
 
 def test_every_look_of_a_stream_tells_of_the_same_sizes(client: httpx.Client, seven: bytes) -> None:

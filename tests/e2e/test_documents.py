@@ -28,6 +28,7 @@ NAMES = (
     "docs/certificates.md",
     "docs/answers.md",
     "docs/open-inference-protocol.md",
+    "docs/verification.md",
 )
 # Files that a reader has and this checkout does not: such commands are parsed, not run.
 READERS_OWN = ("DATA", "runs/mine", "resnet50", "answer.json")

@@ -9,6 +9,7 @@ look is.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,9 +18,17 @@ from scipy import stats
 
 from models.certification.arrays import Floats, Integers
 from models.certification.bounds import Bound, betting_lower, betting_upper, clopper_pearson_upper
-from models.certification.division import PILOT_BLOCK, Division, divide, looks, pilot_ends
-from models.certification.procedure import Question, Terms, certify_arrays
+from models.certification.division import (
+    PILOT_BLOCK,
+    Division,
+    divide,
+    looks,
+    pilot_ends,
+    stands_alone,
+)
+from models.certification.procedure import Question, certify_arrays, rivals_upper
 from models.certification.tally import DENOMINATORS, Scoring, Tally
+from models.certification.terms import Terms
 
 Flags = NDArray[np.bool_]
 TERMS = Terms("gaussian", 1.0, 1.0, "l2", 784)
@@ -100,8 +109,9 @@ class Recorded:
 class Procedure:
     """What is decided where; the mutants of the tests decide otherwise."""
 
-    def divide(self, question: Question, scoring: Scoring) -> Division:
-        return divide(question.confidence, scoring, question.target is not None)
+    def divide(self, question: Question, scoring: Scoring, alone: bool, pair: bool) -> Division:
+        targeted = question.target is not None
+        return divide(question.confidence, scoring, targeted, alone=alone, pair=pair)
 
     def start(
         self, draws: int, sums: Integers, squares: Integers
@@ -165,22 +175,22 @@ EVENTS = (
 )
 
 
-def allowed(division: Division, question: Question) -> dict[str, float]:
-    """How often each event may happen at most."""
-    certificate = (
-        division.betting_label
-        + division.betting_rival
-        + division.fixed_label
-        + division.fixed_rival
+def allowed(law: Law, question: Question) -> dict[str, float]:
+    """How often each event may happen at most, whatever the pilot decides."""
+    pair = len(law.expected) == 2
+    honest, alone = (
+        Procedure().divide(question, law.scoring, alone, pair) for alone in (False, True)
     )
+    # With its bound on the rivals, which the intervals shown share.
+    certificate = 1 - question.confidence
     return {
-        "betting: label": division.betting_label,
-        "betting: rival": division.betting_rival,
-        "fixed n: label": division.fixed_label,
-        "fixed n: rival": division.fixed_rival,
+        "betting: label": alone.betting_label,
+        "betting: rival": honest.betting_rival,
+        "fixed n: label": honest.fixed_label,
+        "fixed n: rival": honest.fixed_rival,
         "certificate": certificate,
         "size": certificate,
-        "scores": division.scores,
+        "scores": honest.scores,
         "answer": 1 - question.confidence,
     }
 
@@ -197,8 +207,13 @@ def simulate(
     procedure = procedure or Procedure()
     truth = law.expected
     labels = len(truth)
-    division = procedure.divide(question, law.scoring)
     label, pilot, sums, squares = _pilot(law, question, source, pictures)
+    alone = np.array(
+        [
+            stands_alone(Tally(int(n), *own, law.unit))
+            for n, *own in zip(pilot, sums, squares, strict=True)
+        ]
+    )
     outcome = Outcome(
         label=label,
         pilot=pilot,
@@ -211,8 +226,12 @@ def simulate(
         events={name: np.zeros(pictures, dtype=bool) for name in EVENTS},
         history=[],
     )
-    for length in np.unique(pilot):
-        who = np.flatnonzero(pilot == length)
+    for length, flag in product(np.unique(pilot), (False, True)):
+        who = np.flatnonzero((pilot == length) & (alone == flag))
+        if not len(who):
+            continue
+        division = procedure.divide(question, law.scoring, flag, labels == 2)
+        each = division.scores / (2 * labels)
         own = label[who]
         group_truth = np.tile(truth, (len(who), 1))
         own_truth = group_truth[np.arange(len(who)), own]
@@ -240,11 +259,21 @@ def simulate(
                 lower, upper = procedure.certify(
                     bound, n, counted, counted_squares, own, alpha_label, alpha_rival, law.unit
                 )
-                missed = _runner_up_missed(
-                    bound, law, n, counted, counted_squares, own, alpha_rival
+                shown = rivals_upper(
+                    "betting",
+                    np.full(len(who), int(length) + count),
+                    total,
+                    total_squares,
+                    own,
+                    each,
+                    law.unit,
                 )
+                upper = np.minimum(upper, shown)
                 outcome.events[f"{name}: label"][who] |= lower > own_truth
-                outcome.events[f"{name}: rival"][who] |= missed
+                if alpha_rival > 0:
+                    outcome.events[f"{name}: rival"][who] |= _runner_up_missed(
+                        bound, law, n, counted, counted_squares, own, alpha_rival
+                    )
                 untrue = (lower > own_truth) | (upper < rival_truth)
                 outcome.events["certificate"][who] |= untrue
                 sizes = terms.sizes(lower, upper)
@@ -255,7 +284,6 @@ def simulate(
                 outcome.lower[at], outcome.upper[at] = lower[better], upper[better]
                 outcome.draws[at] = count
             drawn = int(length) + count
-            each = division.scores / (2 * labels)
             low, high = intervals(law, drawn, total, total_squares, each)
             outcome.events["scores"][who] |= ((low > truth) | (high < truth)).any(axis=1)
             outcome.leads[who] = total.argmax(axis=1) == own
@@ -348,11 +376,10 @@ class Cell:
 
     def rows(self, pictures: int, seed: int, procedure: Procedure | None = None) -> list["Row"]:
         """What may happen at most, what did, and how likely that is if all is well."""
-        honest = Procedure().divide(self.question, self.law.scoring)
         counts = self.failures(pictures, seed, procedure)
         return [
             Row(self.name, event, pictures, counts[event], alpha)
-            for event, alpha in allowed(honest, self.question).items()
+            for event, alpha in allowed(self.law, self.question).items()
             if alpha > 0
         ]
 
@@ -398,8 +425,8 @@ HEADER = (
 class FourAlpha(Procedure):
     """Clopper-Pearson at four times its share."""
 
-    def divide(self, question: Question, scoring: Scoring) -> Division:
-        honest = super().divide(question, scoring)
+    def divide(self, question: Question, scoring: Scoring, alone: bool, pair: bool) -> Division:
+        honest = super().divide(question, scoring, alone, pair)
         return replace(
             honest, fixed_label=4 * honest.fixed_label, fixed_rival=4 * honest.fixed_rival
         )

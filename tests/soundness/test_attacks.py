@@ -137,7 +137,10 @@ def test_no_attack_inside_a_certified_size_flips_a_label() -> None:
         labels = np.array([inquiry.total.leader for inquiry in inquiries])
         for norm in NORMS:
             sizes = np.array(
-                [inquiry.terms.answered(inquiry.best.size, norm) for inquiry in inquiries]
+                [
+                    inquiry.findings.size_in(norm) if inquiry.findings else 0.0
+                    for inquiry in inquiries
+                ]
             )
             for name in ATTACK_NAMES:
                 left = attack(bundle, predictor, name, norm, images, labels, sizes)

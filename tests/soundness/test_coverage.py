@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.certification.answer import show_scores
+from models.certification.answer import intervals_of
 from models.certification.procedure import Inquiry, Question
-from models.certification.rounding import round_down, round_up
-from models.certification.tally import Tally
+from models.certification.rounding import round_size
 from tests.soundness.forms import LONG
 from tests.soundness.simulation import (
     HEADER,
@@ -155,26 +154,26 @@ def test_the_simulation_is_the_procedure(cell: Cell) -> None:
         stopped.append(inquiry.stopped)
         assert inquiry.label == outcome.label[i]
         assert inquiry.pilot.draws == outcome.pilot[i]
-        best = inquiry.best
+        best = inquiry.findings
         assert best is not None
         mine = [look for look in outcome.history if i in look.who]
         reached = mine[inquiry.look - 1]
         at = int(np.flatnonzero(reached.who == i)[0])
         assert inquiry.total.draws == reached.draws
-        assert best.size == reached.best[at]
+        assert float(TERMS.sizes(*best.bounds)) == reached.best[at]
         assert (inquiry.total.leader == inquiry.label) == reached.leads[at]
         if inquiry.look == len(mine):
-            assert best.size == outcome.best[i]
+            assert float(TERMS.sizes(*best.bounds)) == outcome.best[i]
             assert best.bound == outcome.bound[i]
-            assert best.tally.draws == outcome.draws[i]
-            assert (best.lower, best.upper) == (outcome.lower[i], outcome.upper[i])
+            assert best.counted.draws == outcome.draws[i]
+            assert best.bounds == (outcome.lower[i], outcome.upper[i])
         # It stopped at the first look at which its target was met, if at any.
         for look in mine[: inquiry.look]:
             position = int(np.flatnonzero(look.who == i)[0])
             met = (
                 question.target is not None
                 and bool(look.leads[position])
-                and TERMS.answered(float(look.best[position]), "l2") >= question.target
+                and round_size(float(look.best[position])) >= question.target
             )
             assert met == (look is reached and inquiry.stopped == "target_certified")
     if question.target is None:
@@ -189,7 +188,12 @@ def test_the_intervals_of_the_simulation_are_those_shown(cell: Cell) -> None:
         sums, squares = source.take(np.arange(5), draws)
         low, high = intervals(law, draws, sums, squares, alpha / (2 * labels))
         for i in range(5):
-            tally = Tally(draws, sums[i], squares[i], law.unit)
-            for score in show_scores(tally, alpha, TERMS, cell.question, labels):
-                assert score.lower == round_down(float(low[i, score.index]))
-                assert score.upper == round_up(float(high[i, score.index]))
+            shown = intervals_of(
+                draws,
+                tuple(sums[i].tolist()),
+                tuple(squares[i].tolist()),
+                law.unit,
+                alpha / (2 * labels),
+            )
+            assert (shown[0] == low[i]).all()
+            assert (shown[1] == high[i]).all()

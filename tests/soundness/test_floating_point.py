@@ -101,7 +101,7 @@ def test_plain_float32_addition_breaks_the_certificate() -> None:
     upper = float(stats.beta.ppf(1 - 1e-9, there[:, 0].sum() + 1, DRAWS - there[:, 0].sum()))
     assert upper < 0.2
     # The true noise could not take the score below this.
-    (least, _) = attacked("gaussian", here.best.lower, 1.0, DISTANCE, SIGMA, 1.0)  # type: ignore[union-attr]
+    (least, _) = attacked("gaussian", here.findings.bounds[0], 1.0, DISTANCE, SIGMA, 1.0)  # type: ignore[union-attr]
     assert float(least) > 0.95
 
 
@@ -113,9 +113,9 @@ def test_noise_on_the_grid_withstands_the_same_classifier(
     assert here.size > 2 * DISTANCE
     there = inquire(votes(noise, says_white, 254, DRAWS, seed=4))
     assert there.total.leader == here.label == here.total.leader
-    best = here.best
+    best = here.findings
     assert best is not None
-    (least, _) = attacked("gaussian", best.lower, 1.0, DISTANCE, SIGMA, 1.0)
+    (least, _) = attacked("gaussian", best.bounds[0], 1.0, DISTANCE, SIGMA, 1.0)
     share = there.total.means[here.label]
     assert share >= float(least) - 5 * (0.25 / DRAWS) ** 0.5
 

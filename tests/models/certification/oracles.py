@@ -101,6 +101,10 @@ def laplace(pa: Real, pb: Real) -> Real:
     return (laplace_quantile(pa) - laplace_quantile(pb)) / 2
 
 
+def laplace_l2(pa: Real, pb: Real) -> Real:
+    return mp.sqrt(2 / mp.pi) * gaussian(pa, pb)
+
+
 def pixeldp_laplace(pa: Real, pb: Real) -> Real:
     return mp.log(mp.mpf(pa) / pb) / 2
 

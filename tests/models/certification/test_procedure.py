@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.certification.bounds import bounds
 from models.certification.certificates import size
-from models.certification.division import divide, looks
+from models.certification.division import divide, looks, stands_alone
 from models.certification.procedure import (
     Inquiry,
     Question,
@@ -53,14 +53,15 @@ def inquire(
 
 def state(inquiry: Inquiry) -> tuple[Any, ...]:
     """Everything that an answer is made of."""
-    best = inquiry.best
+    best = inquiry.findings
     found = None
     if best is not None:
         found = (
-            replace(best, tally=None),  # type: ignore[arg-type]
-            best.tally.draws,
-            best.tally.sums.tolist(),
-            best.tally.squares.tolist(),
+            best.bound,
+            best.bounds,
+            best.counted.draws,
+            best.counted.sums.tolist(),
+            best.counted.squares.tolist(),
         )
     total = inquiry.total
     return (
@@ -169,11 +170,11 @@ def test_the_pilot_counts_as_draws_but_never_in_the_certificate() -> None:
     assert inquiry.label == 0
     assert inquiry.pilot.sums.tolist() == [32, 0, 0]
     assert inquiry.counted.sums.tolist() == [0, 968, 0]
-    best = inquiry.best
+    best = inquiry.findings
     assert best is not None
-    assert best.pilot_draws == 32
-    assert best.tally.sums[0] == 0
-    assert best.lower == 0
+    assert best.pilot.draws == 32
+    assert best.counted.sums[0] == 0
+    assert best.bounds[0] == 0
     assert inquiry.size == 0
     assert inquiry.total.draws == 1000
 
@@ -218,11 +219,11 @@ def test_the_deadline_cuts_with_the_certificate_reached() -> None:
     assert inquiry.size == reached > 0
     assert inquiry.add(draws[500:]) == 0
     assert inquiry.size == reached
-    best = inquiry.best
+    best = inquiry.findings
     assert best is not None
     assert best.bound == "betting"  # the look of Clopper-Pearson was never reached
-    division = divide(0.99, "votes", False)
-    assert best.alpha_label == division.betting_label
+    division = divide(0.99, "votes", False, alone=True)
+    assert best.division == division
     inquiry.cut()
     assert inquiry.stopped == "deadline"
 
@@ -231,7 +232,7 @@ def test_the_deadline_before_the_first_look_leaves_nothing() -> None:
     inquiry = Inquiry(SIZE, TERMS, 3, "votes")
     inquiry.add(all_for(2, 63))
     inquiry.cut()
-    assert inquiry.best is None
+    assert inquiry.findings is None
     assert inquiry.size == 0
     assert inquiry.look == 0
 
@@ -245,23 +246,23 @@ def test_the_deadline_does_not_undo_an_answer() -> None:
 
 def test_clopper_pearson_looks_once_at_the_whole_budget() -> None:
     inquiry = inquire(SIZE, all_for(1, 1000))
-    best = inquiry.best
+    best = inquiry.findings
     assert best is not None
-    division = divide(0.99, "votes", False)
+    division = divide(0.99, "votes", False, alone=True)
     assert best.bound == "clopper-pearson"
-    assert best.tally.draws == 968
-    assert (best.alpha_label, best.alpha_rival) == (division.fixed_label, division.fixed_rival)
+    assert best.counted.draws == 968
+    assert best.division == division
     lower, _ = bounds("clopper-pearson", 968, 968, 968, division.fixed_label)
-    assert best.lower == lower
+    assert best.bounds == (lower, 1 - lower)
     assert inquiry.size == round_size(float(size("gaussian", lower, 1 - lower, 0.5, 1.0)))
 
 
 def test_soft_scores_have_betting_alone() -> None:
     inquiry = inquire(SIZE, soft(1000, 4.0, 0.0, 0.0), "softmax")
-    best = inquiry.best
+    best = inquiry.findings
     assert best is not None
     assert best.bound == "betting"
-    assert best.alpha_label == pytest.approx(0.01 * 0.9 / 2)
+    assert best.division.betting_label == pytest.approx(0.01 * 0.9 / 2)
     assert inquiry.size > 0
 
 
@@ -270,10 +271,17 @@ def test_the_best_look_is_the_largest_certificate_of_all(question: Question, see
     """Computed again from the draws alone, look by look."""
     draws = random_draws(seed, "votes", 1200)
     inquiry = inquire(question, draws)
-    label, pilot = inquiry.label, inquiry.pilot.draws
+    label, pilot, labels = inquiry.label, inquiry.pilot.draws, draws.shape[1]
     assert label is not None
-    division = divide(question.confidence, "votes", question.target is not None)
-    sizes = []
+    alone = stands_alone(inquiry.pilot)
+    division = divide(
+        question.confidence,
+        "votes",
+        question.target is not None,
+        alone=alone,
+        pair=draws.shape[1] == 2,
+    )
+    pairs_of_bounds = []
     schedule = looks(question.max_draws - pilot)
     for count in schedule[: inquiry.look]:
         tally = Tally.of(draws[pilot : pilot + count], "votes")
@@ -282,10 +290,15 @@ def test_the_best_look_is_the_largest_certificate_of_all(question: Question, see
             pairs.append(("clopper-pearson", division.fixed_label, division.fixed_rival))
         for bound, alpha_label, alpha_rival in pairs:
             lower, upper = certify(bound, [tally], label, alpha_label, alpha_rival)  # type: ignore[arg-type]
-            sizes.append(float(size("gaussian", lower, upper, 0.5, 1.0)[0]))
+            shown = [
+                float(bounds("betting", pilot + count, s, s, division.scores / (2 * labels))[1])
+                for i, s in enumerate(draws[: pilot + count].sum(axis=0))
+                if i != label
+            ]
+            pairs_of_bounds.append((float(lower[0]), min(float(upper[0]), max(shown))))
     leads = Tally.of(draws[: inquiry.total.draws], "votes").leader == label
-    expected = TERMS.answered(max(sizes), question.norm) if leads and max(sizes) > 0 else 0.0
-    assert inquiry.size == expected
+    sizes = [TERMS.answered(*pair, question.norm) for pair in pairs_of_bounds]
+    assert inquiry.size == (max(sizes) if leads else 0.0)
 
 
 def test_another_leader_at_the_end_gives_size_0() -> None:
@@ -297,9 +310,9 @@ def test_another_leader_at_the_end_gives_size_0() -> None:
     inquiry.add(draws[232:])
     assert inquiry.total.leader == 1
     assert inquiry.label == 0
-    best = inquiry.best
+    best = inquiry.findings
     assert best is not None
-    assert best.size > 0
+    assert TERMS.sizes(*best.bounds) > 0
     assert inquiry.size == 0
 
 
@@ -335,8 +348,10 @@ def test_the_target_is_decided_on_the_size_as_answered() -> None:
 class Hopeful(Inquiry):
     """One that never gives up."""
 
-    def _hopeless(self, target: float) -> bool:
-        return False
+    def _reach_look(self) -> None:
+        super()._reach_look()
+        if self.stopped == "target_out_of_reach":
+            self.stopped = None
 
 
 @pytest.mark.parametrize("scoring", ["votes", "softmax"])
@@ -363,10 +378,10 @@ def test_giving_up_only_ever_withholds(
     same.add(draws[: inquiry.total.draws])
     assert state(same)[1:] == state(inquiry)[1:]
     # And what goes on may only find more, unless another label takes the lead.
-    best, more = inquiry.best, hopeful.best
+    best, more = inquiry.findings, hopeful.findings
     assert best is not None
     assert more is not None
-    assert more.size >= best.size
+    assert TERMS.sizes(*more.bounds) >= TERMS.sizes(*best.bounds)
 
 
 def test_giving_up_saves_draws_and_loses_little() -> None:
@@ -389,9 +404,10 @@ def test_giving_up_saves_draws_and_loses_little() -> None:
 
 def test_nothing_is_hopeless_that_agreeing_draws_would_reach() -> None:
     for max_draws in (100, 300, 1000):
-        counts = np.array([max_draws - 32, 0])
+        counts = np.array([max_draws - 32, 0, 0])
         agreeing = Tally(max_draws - 32, counts, counts, 1)
-        most = best_size(agreeing, TERMS, TARGET, "votes")
+        divided = divide(0.99, "votes", True, alone=True)
+        most = best_size(Tally.of(all_for(0, 32), "votes"), agreeing, 3, TERMS, TARGET, divided)
         inquiry = inquire(replace(TARGET, max_draws=max_draws, target=most), all_for(0, max_draws))
         assert inquiry.stopped == "target_certified"
         assert inquiry.total.draws == max_draws
@@ -424,7 +440,8 @@ def test_projections_stay_within_what_draws_can_sum_to(
     assert (projected.squares <= projected.sums * unit).all()
     if more:
         assert projected.sums[0] / (n + more) >= sums[0] / n - 1  # never against the label
-    assert isinstance(best_size(projected, TERMS, TARGET, scoring), float)
+    pilot = Tally(n, sums, squares, unit)
+    assert best_size(pilot, projected, 3, TERMS, TARGET, divide(0.99, scoring, True)) >= 0
 
 
 @pytest.mark.parametrize("agree", ["votes", "softmax"])

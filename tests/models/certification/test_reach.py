@@ -42,7 +42,7 @@ def test_reachable_size_is_answered_when_all_agree(
     question = Question(confidence, max_draws, None, norm)
     inquiry = agreeing(question, terms, scoring)
     assert inquiry.stopped == "max_draws"
-    assert inquiry.size == reachable_size(question, terms, scoring)
+    assert inquiry.size == reachable_size(question, terms, scoring, 10)
 
 
 @pytest.mark.parametrize("scoring", SCORINGS)
@@ -52,7 +52,7 @@ def test_draws_needed_is_the_exact_threshold(
     scoring: Scoring, target: float, confidence: float
 ) -> None:
     question = Question(confidence, 64, target, "l2")
-    needed = draws_needed(question, TERMS, scoring)
+    needed = draws_needed(question, TERMS, scoring, 10)
     assert needed is not None
     enough = agreeing(Question(confidence, needed, target, "l2"), TERMS, scoring)
     assert enough.stopped == "target_certified"
@@ -65,34 +65,34 @@ def test_draws_needed_is_the_exact_threshold(
 
 @pytest.mark.parametrize("scoring", SCORINGS)
 def test_draws_needed_without_a_target_asks_for_any_size(scoring: Scoring) -> None:
-    assert draws_needed(Question(0.95, 64, None, "l2"), TERMS, scoring) == 64
+    assert draws_needed(Question(0.95, 64, None, "l2"), TERMS, scoring, 10) == 64
     demanding = Question(1 - 1e-15, 64, None, "l2")
-    needed = draws_needed(demanding, TERMS, scoring)
+    needed = draws_needed(demanding, TERMS, scoring, 10)
     assert needed is not None
     assert needed > 64
-    assert reachable_size(Question(1 - 1e-15, needed, None, "l2"), TERMS, scoring) > 0
-    assert reachable_size(Question(1 - 1e-15, needed - 1, None, "l2"), TERMS, scoring) == 0
+    assert reachable_size(Question(1 - 1e-15, needed, None, "l2"), TERMS, scoring, 10) > 0
+    assert reachable_size(Question(1 - 1e-15, needed - 1, None, "l2"), TERMS, scoring, 10) == 0
 
 
 @pytest.mark.parametrize("scoring", SCORINGS)
 def test_targets_that_take_very_many_draws(scoring: Scoring) -> None:
     """Sums of squares of 10⁹ soft draws would not fit into int64; the threshold is found anyway."""
-    needed = draws_needed(Question(0.999, 64, 5.0, "l2"), TERMS, scoring)
+    needed = draws_needed(Question(0.999, 64, 5.0, "l2"), TERMS, scoring, 10)
     assert needed is not None
     assert 10**7 < needed < 10**8
-    assert draws_needed(Question(0.999, 64, 20.0, "l2"), TERMS, scoring) is None
+    assert draws_needed(Question(0.999, 64, 20.0, "l2"), TERMS, scoring, 10) is None
 
 
 def test_the_figures_of_the_scheme_at_999() -> None:
     """In σ/Δ, with a target, the pilot deducted; the figures are cut to two digits."""
     for draws, most in [(100, 1.21), (300, 1.88), (1000, 2.39), (10_000, 3.15), (100_000, 3.77)]:
-        found = reachable_size(Question(0.999, draws, 0.1, "l2"), TERMS, "votes")
+        found = reachable_size(Question(0.999, draws, 0.1, "l2"), TERMS, "votes", 10)
         assert most <= found < most + 0.0101
 
 
 @given(draws=st.integers(64, 2000), confidence=st.floats(0.5, 1 - 1e-9))
 def test_more_draws_and_less_confidence_reach_further(draws: int, confidence: float) -> None:
-    here = reachable_size(Question(confidence, draws, None, "l2"), TERMS, "votes")
-    assert reachable_size(Question(confidence, draws + 1, None, "l2"), TERMS, "votes") >= here
+    here = reachable_size(Question(confidence, draws, None, "l2"), TERMS, "votes", 10)
+    assert reachable_size(Question(confidence, draws + 1, None, "l2"), TERMS, "votes", 10) >= here
     less = 1 - (1 - confidence) * 1.5
-    assert reachable_size(Question(less, draws, None, "l2"), TERMS, "votes") >= here
+    assert reachable_size(Question(less, draws, None, "l2"), TERMS, "votes", 10) >= here

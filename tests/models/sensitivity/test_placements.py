@@ -8,7 +8,7 @@ import torch
 
 from models.bundle import Architecture, read_bundle
 from models.certification.certificates import MECHANISM_NORMS, Mechanism
-from models.certification.norms import Norm
+from models.certification.norms import Norm, convert
 from models.certification.procedure import Question
 from models.evaluation.answers import answers, repeatable_key
 from models.loaded import load_model
@@ -82,8 +82,13 @@ def test_what_is_trained_is_certified(
     found = dict(answers(predictor, digits.images[:8], question))
     sizes = [inquiry.size for inquiry in found.values()]
     assert len(sizes) == 8
-    # Nobody can be certified further than all draws allow: a few scales, in units of Δ.
-    assert 0 < max(sizes) < 8 * chosen.noise_scale(kept) / spec.value
+    # Nobody can be certified further than all draws allow: a few scales, in units of the Δ's.
+    scale, terms = chosen.noise_scale(kept), predictor.encode(digits.images[0]).terms
+    most = max(
+        float(convert(8 * scale / delta.value, delta.source, norm, terms.values))
+        for delta in terms.deltas
+    )
+    assert 0 < max(sizes) < most
     terms = predictor.encode(digits.images[0]).terms
     assert (terms.norm, terms.sensitivity) == (norm, spec.value)
     assert 0 < terms.rho < 0.02 * terms.scale

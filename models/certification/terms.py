@@ -1,0 +1,205 @@
+"""What turns bounds into sizes for one picture and one model.
+
+How far g moves can be bounded from several norms, and for Laplace noise to two. Each such bound
+gives a size, which is converted to the norm asked; the largest counts. All follow from the same
+event, so that choosing costs nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from models.certification.arrays import Floats
+from models.certification.certificates import (
+    DEFAULT,
+    DEFAULTS,
+    MECHANISM_NORMS,
+    PAPER,
+    Certificate,
+    Mechanism,
+    attacked,
+    shifts,
+)
+from models.certification.norms import NORMS, Norm, convert, required
+from models.certification.rounding import reduce_size, round_down
+
+# What the float64 errors of an attacked interval stay far below, relative to the attack's size and
+# to the ends. It is in turn far below what is taken off a size, so that at a certified size the
+# label's interval clears the others.
+CHANGE_SLACK = 1e-14
+END_SLACK = 1e-13
+# A bound that is smaller by less than this is no other.
+_NEARLY = 1 - 1e-9
+
+
+@dataclass(frozen=True)
+class Delta:
+    """One bound on how far g moves: ‖g(x) − g(x')‖_target ≤ value·‖x − x'‖_source + rho.
+
+    Attributes:
+        source: the norm of a change of the picture.
+        target: the norm of what that moves.
+        value: Δ of preprocessing and g together.
+        rho: what rounding adds, in ``target``; see ``certificates.size``.
+    """
+
+    source: Norm
+    target: Norm
+    value: float
+    rho: float
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What turns bounds into sizes for one picture and one model.
+
+    Attributes:
+        mechanism: the noise law.
+        scale: σ or b.
+        sensitivity: Δ of preprocessing and g together, from ``norm`` to the mechanism's norm.
+        norm: the model's own norm.
+        values: number of values of the picture as sent.
+        tau: see ``certificates.shifts``.
+        rho: what rounding adds, in the mechanism's norm.
+        further: other bounds on how far g moves.
+    """
+
+    mechanism: Mechanism
+    scale: float
+    sensitivity: float
+    norm: Norm
+    values: int
+    tau: float = 0.0
+    rho: float = 0.0
+    further: tuple[Delta, ...] = ()
+
+    @property
+    def deltas(self) -> tuple[Delta, ...]:
+        """Every bound on how far g moves, the model's own first."""
+        own = Delta(self.norm, MECHANISM_NORMS[self.mechanism], self.sensitivity, self.rho)
+        return own, *self.further
+
+    def sizes(
+        self, lower: ArrayLike, upper: ArrayLike, norm: Norm | None = None, *, paper: bool = False
+    ) -> Floats:
+        """Return the sizes that bounds allow, by the formulas themselves.
+
+        Args:
+            lower: pA.
+            upper: pB.
+            norm: of the sizes; the model's own by default.
+            paper: by the paper's condition instead of the tight certificates.
+        """
+        mu = self._shifts(lower, upper, paper)
+        found = [
+            convert(
+                self._size(delta, mu[delta.target]), delta.source, norm or self.norm, self.values
+            )
+            for delta in self.deltas
+            if delta.target in mu
+        ]
+        return np.asarray(np.max(found, axis=0))
+
+    def answered(self, lower: float, upper: float, norm: Norm, *, paper: bool = False) -> float:
+        """Return the size that bounds allow as an answer states it: rounded down, in ``norm``.
+
+        Whether a target is met is decided on this number alone.
+        """
+        return self._answered(lower, upper, norm, paper)[0]
+
+    def method(self, lower: float, upper: float, norm: Norm) -> Certificate:
+        """Return the certificate that the answered size comes from; the mechanism's own for 0."""
+        return self._answered(lower, upper, norm, False)[1]
+
+    def attacked(
+        self, lower: ArrayLike, upper: ArrayLike, sizes: Sequence[float], norm: Norm
+    ) -> tuple[Floats, Floats]:
+        """Return the interval that attacks can reach, for expected scores and sizes of the attack.
+
+        What every bound on g's moves allows at once.
+
+        Args:
+            lower: [n], lower bounds on expected scores at the picture.
+            upper: [n], upper bounds on them.
+            sizes: [m], in ``norm``.
+            norm: of ``sizes``.
+
+        Returns:
+            Two [n, m], a hair wider than the formulas.
+        """
+        lower, upper = np.asarray(lower)[:, None], np.asarray(upper)[:, None]
+        low, high = np.zeros((len(lower), len(sizes))), np.ones((len(lower), len(sizes)))
+        for delta in self.deltas:
+            change = np.array([required(size, delta.source, norm, self.values) for size in sizes])
+            below, above = attacked(
+                DEFAULTS[self.mechanism][delta.target],
+                lower,
+                upper,
+                change * (1 + CHANGE_SLACK),
+                self.scale,
+                delta.value,
+                tau=self.tau,
+                rho=delta.rho,
+            )
+            low = np.maximum(low, below * (1 - END_SLACK))
+            high = np.minimum(high, above * (1 + END_SLACK))
+        return low, high
+
+    def _shifts(self, lower: ArrayLike, upper: ArrayLike, paper: bool) -> dict[Norm, Floats]:
+        """By the norm in which g's moves are bounded, how far it may move, in noise scales."""
+        if paper:
+            names = {MECHANISM_NORMS[self.mechanism]: PAPER[self.mechanism]}
+        else:
+            names = {delta.target: DEFAULTS[self.mechanism][delta.target] for delta in self.deltas}
+        return {norm: shifts(name, lower, upper, self.tau) for norm, name in names.items()}
+
+    def _size(self, delta: Delta, mu: Floats) -> Floats:
+        return np.asarray(np.maximum((self.scale * mu - delta.rho) / delta.value, 0.0))
+
+    def _answered(
+        self, lower: float, upper: float, norm: Norm, paper: bool
+    ) -> tuple[float, Certificate]:
+        mu = self._shifts(lower, upper, paper)
+        best, method = 0.0, DEFAULT[self.mechanism]
+        for delta in self.deltas:
+            if delta.target not in mu:
+                continue
+            unit = self.scale / delta.value
+            size = reduce_size(self._size(delta, mu[delta.target]), unit)
+            stated = round_down(float(convert(size, delta.source, norm, self.values)))
+            if stated > best:
+                best, method = stated, DEFAULTS[self.mechanism][delta.target]
+        return best, method
+
+
+def strongest(deltas: Sequence[Delta], values: int) -> tuple[Delta, ...]:
+    """Leave out every bound that follows from another by a change of norm.
+
+    ‖δ‖_a ≤ k·‖δ‖_b makes of a bound from norm a one from norm b, k times as large; what is no
+    smaller than that has no larger size in any norm. The first of ``deltas`` stays.
+
+    Args:
+        deltas: bounds whose ``rho`` is the same for the same target.
+        values: number of values of the picture as sent.
+    """
+    kept: list[Delta] = []
+    for index, delta in enumerate(deltas):
+        others = [other for other in deltas if other is not delta and other.target == delta.target]
+        implied = any(
+            delta.value >= _factor(delta.source, other.source, values) * other.value * _NEARLY
+            for other in others
+            if other in kept or other in deltas[index + 1 :]
+        )
+        if index == 0 or not implied:
+            kept.append(delta)
+    return tuple(kept)
+
+
+def _factor(source: Norm, target: Norm, values: int) -> float:
+    """The largest ‖δ‖_target over ‖δ‖_source ≤ 1."""
+    if NORMS.index(source) <= NORMS.index(target):
+        return 1.0
+    return float(values) if (source, target) == ("linf", "l1") else sqrt(values)

@@ -1,0 +1,400 @@
+"""Computing an answer again, from nothing but its own JSON.
+
+Whoever receives an answer with its evidence can check that everything in it follows from the
+tallies: the label, the division of α, the bounds, the size in every norm, the scores, what an
+attacker could make of them, why the draws ended. It is done by the very function that concludes an
+answer. What no arithmetic can check is that the draws were made as they should be, by that model
+and with that noise: those members are ``WORD``.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any, get_args
+
+import numpy as np
+
+from models.certification.answer import Conclusion, follow
+from models.certification.certificates import CERTIFICATES, DEFAULTS, MECHANISM_NORMS, MECHANISMS
+from models.certification.division import LEAST_DRAWS, PILOT_BLOCK, PILOT_LIMIT, looks, pilot_ends
+from models.certification.norms import NORMS
+from models.certification.procedure import CERTIFYING, Findings, Question, Stopped
+from models.certification.tally import DENOMINATORS, SCORINGS, Scoring, Tally
+from models.certification.terms import Delta, Terms
+from models.preprocessing import CHANNELS, DEPTHS, LARGEST_SIDE, CannotCertify, plan
+
+# What only the service can know, or what was asked; all else follows from it. The names of labels
+# must differ, and ``label.name`` be that of its index; ``granted`` must not exceed ``asked``.
+WORD = (
+    "model",
+    "scores[].name",
+    "norm",
+    "target",
+    "confidence",
+    "budget.asked",
+    "budget.granted",
+    "noise",
+    "picture",
+    "compute",
+    "timing_ms",
+    "evidence.denominator",
+    "evidence.sums",
+    "evidence.sums_of_squares",
+    "evidence.bound",
+    "evidence.draws",
+    "evidence.pilot",
+    "evidence.total",
+    "evidence.tau",
+    "evidence.rho",
+    "evidence.sensitivities",
+    "evidence.input_shape",
+)
+# As many sizes as one may ask ``attacks`` for.
+MOST_SIZES = 200
+# Of Δ of preprocessing, an eigenvalue that machines compute to different last digits.
+_TOLERANCE = 1e-9
+
+
+class MalformedAnswerError(ValueError):
+    """The document is not an answer with evidence."""
+
+
+def verify(answer: Mapping[str, Any]) -> list[str]:
+    """Compute an answer again and say where it differs.
+
+    Args:
+        answer: the JSON of ``POST /predict`` with ``evidence=true``.
+
+    Returns:
+        A sentence for each thing that does not follow from the evidence; none if all does.
+
+    Raises:
+        MalformedAnswerError: something is missing, of the wrong kind, or of no known name.
+    """
+    if not answer.get("evidence"):
+        raise MalformedAnswerError("the answer has no evidence; ask for it with evidence=true")
+    for sentence in _misfits(answer, _ANSWER, ""):
+        raise MalformedAnswerError(f"not an answer that can be read: {sentence}")
+    try:
+        return list(_differences(answer))
+    except (ValueError, OverflowError, IndexError) as error:
+        raise MalformedAnswerError(f"not an answer that can be read: {error}") from None
+
+
+def _differences(answer: Mapping[str, Any]) -> Iterator[str]:
+    findings = _findings(answer)
+    impossible = list(_impossible(answer, findings))
+    yield from impossible
+    if impossible:
+        return
+    attacks = answer["attacks"]
+    conclusion = follow(findings, len(answer["scores"]), attacks and len(attacks["sizes"]))
+    yield from _compare(answer, _expected(answer, conclusion), "")
+    yield from _preprocessing(answer)
+
+
+def _findings(answer: Mapping[str, Any]) -> Findings:
+    evidence, noise, picture = answer["evidence"], answer["noise"], answer["picture"]
+    scoring: Scoring = noise["scoring"]
+    return Findings(
+        question=Question(
+            answer["confidence"], answer["budget"]["granted"], answer["target"], answer["norm"]
+        ),
+        terms=Terms(
+            mechanism=noise["mechanism"],
+            scale=noise["scale"],
+            sensitivity=noise["sensitivity"] * answer["preprocessing"]["sensitivity"],
+            norm=noise["norm"],
+            values=picture["width"] * picture["height"] * CHANNELS[picture["mode"]],
+            tau=evidence["tau"],
+            rho=evidence["rho"],
+            further=tuple(Delta(**further) for further in evidence["sensitivities"][1:]),
+        ),
+        scoring=scoring,
+        pilot=_tally(evidence["pilot"], scoring),
+        counted=_tally(evidence, scoring),
+        bound=evidence["bound"],
+        total=_tally(evidence["total"], scoring),
+    )
+
+
+def _tally(part: Mapping[str, Any], scoring: Scoring) -> Tally:
+    sums, squares = (np.array(part[name], np.int64) for name in ("sums", "sums_of_squares"))
+    return Tally(part["draws"], sums, squares, DENOMINATORS[scoring])
+
+
+def _impossible(answer: Mapping[str, Any], findings: Findings) -> Iterator[str]:
+    """Say what no draws, budget and bounds of g can be."""
+    pilot, counted, total = findings.pilot, findings.counted, findings.total
+    if len({len(part.sums) for part in (pilot, counted, total)}) > 1:
+        yield "the evidence's tallies have different numbers of labels"
+        return
+    rest = total - pilot - counted
+    for name, tally in (
+        ("evidence.pilot", pilot),
+        ("evidence", counted),
+        ("evidence.total", total),
+        ("evidence.total less the pilot and the counted draws", rest),
+    ):
+        if not _possible(tally):
+            yield f"{name} holds sums that no draws can have"
+    budget = findings.question.max_draws
+    if pilot.draws not in range(PILOT_BLOCK, PILOT_LIMIT + 1, PILOT_BLOCK):
+        yield f"evidence.pilot.draws is {pilot.draws}, which no pilot has"
+    elif not pilot_ends(pilot, budget):
+        yield "evidence.pilot does not settle which label to certify"
+    elif counted.draws not in looks(budget - pilot.draws):
+        yield f"evidence.draws is {counted.draws}, which is no look"
+    elif findings.bound == "clopper-pearson" and (
+        findings.scoring != "votes" or counted.draws != budget - pilot.draws
+    ):
+        yield "evidence.bound is clopper-pearson at a look for which it was not reserved"
+    if total.draws > budget:
+        yield f"evidence.total.draws is {total.draws}, beyond the budget of {budget}"
+    if answer["budget"]["asked"] < budget:
+        yield f"budget.granted is {budget}, more than was asked"
+    if not 1 <= len(answer["scores"]) <= len(total.sums):
+        yield f"scores has {len(answer['scores'])} entries; there are {len(total.sums)} labels"
+    names = [score["name"] for score in answer["scores"]]
+    if len(set(names)) < len(names):
+        yield "scores has labels of the same name"
+    if answer["attacks"] and not 2 <= len(answer["attacks"]["sizes"]) <= MOST_SIZES:
+        yield f"attacks.sizes has not 2 to {MOST_SIZES} entries"
+    norms, own = DEFAULTS[findings.terms.mechanism], MECHANISM_NORMS[findings.terms.mechanism]
+    for number, delta in enumerate(findings.terms.deltas):
+        if delta.target not in norms:
+            yield f"evidence.sensitivities[{number}].target is {delta.target!r}, not the noise's"
+        elif delta.target == own and delta.rho != findings.terms.rho:
+            yield f"evidence.sensitivities[{number}].rho is {delta.rho!r}, not evidence.rho"
+
+
+def _possible(tally: Tally) -> bool:
+    """Whether draws with scores in [0, 1] and a sum of at most 1 can have this tally."""
+    unit, n = tally.denominator, tally.draws
+    sums, squares = tally.sums.tolist(), tally.squares.tolist()
+    return (
+        n >= 0
+        and sum(sums) <= n * unit
+        and all(
+            0 <= square <= own * unit and own * own <= n * square and (unit > 1 or own == square)
+            for own, square in zip(sums, squares, strict=True)  # by Cauchy and Schwarz
+        )
+    )
+
+
+def _expected(answer: Mapping[str, Any], conclusion: Conclusion) -> dict[str, Any]:
+    """Every member that follows, as it should be."""
+    names = {score["index"]: score["name"] for score in answer["scores"]}
+    return {
+        "label": {"index": conclusion.label, "name": names.get(conclusion.label)},
+        "robust": conclusion.robust,
+        "certified_size": conclusion.certified_size,
+        "draws": conclusion.draws,
+        "budget": {"reachable": conclusion.reachable},
+        "stopped": conclusion.stopped,
+        "scores": [asdict(score) for score in conclusion.scores],
+        "certificate": {
+            "method": conclusion.method,
+            "lower": conclusion.lower,
+            "upper": conclusion.upper,
+            "sizes": conclusion.sizes,
+            "paper": {"method": conclusion.paper, "size": conclusion.paper_size},
+        },
+        "attacks": conclusion.attacks and asdict(conclusion.attacks),
+        "evidence": asdict(conclusion.evidence),
+    }
+
+
+def _compare(stated: Any, expected: Any, path: str) -> Iterator[str]:
+    if isinstance(expected, dict) and isinstance(stated, dict):
+        for name, value in expected.items():
+            yield from _compare(stated[name], value, f"{path}.{name}" if path else name)
+    elif isinstance(expected, list) and isinstance(stated, list) and len(stated) == len(expected):
+        for number, (one, value) in enumerate(zip(stated, expected, strict=True)):
+            yield from _compare(one, value, f"{path}[{number}]")
+    elif isinstance(stated, bool) != isinstance(expected, bool) or stated != expected:
+        yield f"{path} is {stated!r}, but follows as {expected!r}"
+
+
+def _preprocessing(answer: Mapping[str, Any]) -> Iterator[str]:
+    picture, preprocessing, norm = (
+        answer["picture"],
+        answer["preprocessing"],
+        answer["noise"]["norm"],
+    )
+    channels, height, width = answer["evidence"]["input_shape"]
+    try:
+        preparation = plan(
+            picture["width"],
+            picture["height"],
+            picture["mode"],
+            picture["bits"],
+            (channels, height, width),
+        )
+    except CannotCertify as error:
+        yield f"picture cannot be what the model answered for: {error}"
+        return
+    yield from _compare(preprocessing["steps"], list(preparation.steps), "preprocessing.steps")
+    stated, computed = preprocessing["sensitivity"], preparation.sensitivity(norm, norm)
+    if not abs(stated - computed) <= _TOLERANCE * computed:
+        yield f"preprocessing.sensitivity is {stated!r}, but follows as {computed!r}"
+
+
+# What an answer looks like: a dictionary is an object with just these members, a list one with any
+# number of its only entry.
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A value that is no object and no list."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class _Maybe:
+    """A part that may be null."""
+
+    part: Any
+
+
+def _misfits(stated: Any, part: Any, path: str) -> Iterator[str]:
+    """Say what is missing, unknown, or of the wrong kind."""
+    if isinstance(part, _Maybe):
+        if stated is not None:
+            yield from _misfits(stated, part.part, path)
+    elif isinstance(part, _Kind):
+        if not part.fits(stated):
+            yield f"{path} is {_short(stated)}; expected {part.words}"
+    elif type(stated) is not type(part):
+        kind = "an object" if isinstance(part, dict) else "a list"
+        yield f"{path or 'the document'} is {_short(stated)}; expected {kind}"
+    elif isinstance(part, list):
+        for number, entry in enumerate(stated):
+            yield from _misfits(entry, part[0], f"{path}[{number}]")
+    else:
+        for name in (*part, *(name for name in stated if name not in part)):
+            inner = f"{path}.{name}" if path else str(name)
+            if name not in stated:
+                yield f"{inner} is missing"
+            elif name not in part:
+                yield f"{inner} is not a member of an answer"
+            else:
+                yield from _misfits(stated[name], part[name], inner)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _among(*values: str | int) -> _Kind:
+    return _Kind(
+        f"one of {', '.join(map(str, values))}",
+        lambda value: type(value) is type(values[0]) and value in values,
+    )
+
+
+def _integer(least: int, most: int) -> _Kind:
+    return _Kind(
+        f"an integer from {least} to {most}",
+        lambda value: type(value) is int and least <= value <= most,
+    )
+
+
+def _number(words: str, fits: Callable[[float], bool]) -> _Kind:
+    return _Kind(
+        f"a number {words}",
+        lambda value: type(value) in (int, float) and isfinite(value) and fits(value),
+    )
+
+
+_TEXT = _Kind("text", lambda value: type(value) is str and value != "")
+_FLAG = _Kind("true or false", lambda value: type(value) is bool)
+_SHARE = _number("from 0 to 1", lambda value: 0 <= value <= 1)
+_SIZE = _number("of at least 0", lambda value: value >= 0)
+_POSITIVE = _number("above 0", lambda value: value > 0)
+_COUNT, _SUM, _BUDGET = _integer(0, 2**53), _integer(0, 2**62), _integer(LEAST_DRAWS, 2**53)
+_SIDE = _integer(1, LARGEST_SIDE)
+_SCALARS = _Kind(
+    "an object of texts, numbers, true and false",
+    lambda value: (
+        type(value) is dict
+        and all(type(member) in (str, int, float, bool) for member in value.values())
+    ),
+)
+_RANGE = {"lower": _SHARE, "upper": _SHARE}
+_SUMS = {"draws": _COUNT, "sums": [_SUM], "sums_of_squares": [_SUM]}
+_ANSWER = {
+    "model": {"name": _TEXT, "version": _TEXT, "digest": _TEXT},
+    "label": {"index": _COUNT, "name": _TEXT},
+    "robust": _Maybe(_FLAG),
+    "certified_size": _SIZE,
+    "norm": _among(*NORMS),
+    "target": _Maybe(_POSITIVE),
+    "confidence": _number("above 0 and below 1", lambda value: 0 < value < 1),
+    "draws": _COUNT,
+    "budget": {"asked": _BUDGET, "granted": _BUDGET, "reachable": _FLAG},
+    "stopped": _among(*get_args(Stopped)),
+    "scores": [
+        {
+            "index": _COUNT,
+            "name": _TEXT,
+            "expected": _SHARE,
+            "lower": _SHARE,
+            "upper": _SHARE,
+            "attacked": _Maybe(_RANGE),
+        }
+    ],
+    "certificate": {
+        "method": _among(*CERTIFICATES),
+        "lower": _SHARE,
+        "upper": _SHARE,
+        "sizes": dict.fromkeys(NORMS, _SIZE),
+        "paper": {"method": _among(*CERTIFICATES), "size": _SIZE},
+    },
+    "noise": {
+        "mechanism": _among(*MECHANISMS),
+        "scale": _POSITIVE,
+        "sensitivity": _POSITIVE,
+        "norm": _among(*NORMS),
+        "placement": _TEXT,
+        "scoring": _among(*SCORINGS),
+    },
+    "picture": {
+        "width": _SIDE,
+        "height": _SIDE,
+        "mode": _among(*CHANNELS),
+        "bits": _among(*DEPTHS),
+    },
+    "preprocessing": {"steps": [_TEXT], "sensitivity": _POSITIVE},
+    "compute": _SCALARS,
+    "timing_ms": _SCALARS,
+    "attacks": _Maybe(
+        {
+            "sizes": [_SIZE],
+            "scores": [{"index": _COUNT, "lower": [_SHARE], "upper": [_SHARE]}],
+            "others": _Maybe([_SHARE]),
+        }
+    ),
+    "evidence": {
+        "label": _COUNT,
+        "pilot_draws": _COUNT,
+        "denominator": _among(*DENOMINATORS.values()),
+        **_SUMS,
+        "bound": _among(*CERTIFYING),
+        "alpha_certificate": _SHARE,
+        "alpha_label": _SHARE,
+        "alpha_rival": _SHARE,
+        "alpha_scores": _SHARE,
+        "tau": _number("from 0 to below 0.5", lambda value: 0 <= value < 0.5),
+        "rho": _SIZE,
+        "sensitivities": [
+            {"source": _among(*NORMS), "target": _among(*NORMS), "value": _POSITIVE, "rho": _SIZE}
+        ],
+        "pilot": _SUMS,
+        "total": _SUMS,
+        "input_shape": [_integer(1, 4096)],
+    },
+}

@@ -1,0 +1,276 @@
+"""Verification: what was answered passes, and nothing that matters can be altered unnoticed."""
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from decimal import Decimal
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from models.certification.answer import conclude
+from models.certification.bounds import BOUNDS
+from models.certification.certificates import CERTIFICATES, MECHANISMS, Mechanism
+from models.certification.norms import NORMS, Norm
+from models.certification.procedure import Inquiry, Question, Stopped
+from models.certification.tally import DENOMINATORS, SCORINGS, Scoring
+from models.certification.terms import Delta, Terms
+from models.preprocessing import plan
+from models.verification import WORD, MalformedAnswerError, verify
+
+LABELS = 6
+
+
+def answer(
+    scoring: Scoring = "votes",
+    target: float | None = 0.3,
+    mechanism: Mechanism = "gaussian",
+    norm: Norm = "l2",
+    share: float = 0.97,
+    max_draws: int = 1000,
+    seed: int = 0,
+    labels: int = LABELS,
+    cut: int | None = None,
+    attacks: int | None = 5,
+) -> dict[str, Any]:
+    """The JSON of an answer, as the service puts it together, over simulated draws."""
+    rng = np.random.default_rng(seed)
+    own: Norm = "l2" if mechanism == "gaussian" else "l1"
+    preparation = plan(40, 30, "RGB", 8, (1, 28, 28))
+    further = [Delta("linf", "l2", 29.0, 2e-3)]
+    if mechanism == "laplace":
+        further.append(Delta("l2", "l2", 0.5, 2e-3))
+    else:
+        further[0] = Delta("linf", "l2", 29.0, 1e-3)
+    terms = Terms(
+        mechanism,
+        0.5,
+        0.8 * preparation.sensitivity(own, own),
+        own,
+        30 * 40 * 3,
+        tau=1e-4,
+        rho=1e-3,
+        further=tuple(further),
+    )
+    question = Question(0.999, max_draws, target, norm)
+    inquiry = Inquiry(question, terms, labels, scoring)
+    unit = DENOMINATORS[scoring]
+    while not inquiry.stopped:
+        votes = np.where(rng.random(50) < share, labels // 2, rng.integers(0, labels, 50))
+        scores = np.eye(labels, dtype=np.int64)[votes] * (unit if unit == 1 else unit * 7 // 8)
+        inquiry.add(scores)
+        if cut and inquiry.total.draws >= cut and inquiry.look:
+            inquiry.cut()
+    conclusion = conclude(inquiry, labels, attacks)
+    names = [f"label {index}" for index in range(labels)]
+    document = {
+        "model": {"name": "m", "version": "1", "digest": "sha256:0"},
+        "label": {"index": conclusion.label, "name": names[conclusion.label]},
+        "robust": conclusion.robust,
+        "certified_size": conclusion.certified_size,
+        "norm": norm,
+        "target": target,
+        "confidence": 0.999,
+        "draws": conclusion.draws,
+        "budget": {
+            "asked": max_draws + 10,
+            "granted": max_draws,
+            "reachable": conclusion.reachable,
+        },
+        "stopped": conclusion.stopped,
+        "scores": [{"name": names[score.index], **asdict(score)} for score in conclusion.scores],
+        "certificate": {
+            "method": conclusion.method,
+            "lower": conclusion.lower,
+            "upper": conclusion.upper,
+            "sizes": conclusion.sizes,
+            "paper": {"method": conclusion.paper, "size": conclusion.paper_size},
+        },
+        "noise": {
+            "mechanism": mechanism,
+            "scale": 0.5,
+            "sensitivity": 0.8,
+            "norm": own,
+            "placement": "layer1",
+            "scoring": scoring,
+        },
+        "picture": {"width": 40, "height": 30, "mode": "RGB", "bits": 8},
+        "preprocessing": {
+            "steps": list(preparation.steps),
+            "sensitivity": preparation.sensitivity(own, own),
+        },
+        "compute": {"device": "cpu", "precision": "float32", "compiled": False},
+        "timing_ms": {"decode": 0.1, "queue": 0.1, "compute": 1.0, "total": 1.5},
+        "attacks": conclusion.attacks and asdict(conclusion.attacks),
+        "evidence": {**asdict(conclusion.evidence), "input_shape": [1, 28, 28]},
+    }
+    assert inquiry.stopped == conclusion.stopped
+    parsed: dict[str, Any] = json.loads(json.dumps(document))
+    return parsed
+
+
+@pytest.mark.parametrize("scoring", ["votes", "softmax"])
+@pytest.mark.parametrize("target", [None, 0.3, 3.0])
+@pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
+@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
+def test_answers_verify(
+    scoring: Scoring, target: float | None, mechanism: Mechanism, norm: Norm
+) -> None:
+    for share, seed in ((1.0, 0), (0.9, 1), (0.3, 2)):
+        assert verify(answer(scoring, target, mechanism, norm, share, seed=seed)) == []
+
+
+@pytest.mark.parametrize("scoring", ["votes", "softmax"])
+@pytest.mark.parametrize("labels", [2, 6])
+def test_answers_that_end_in_every_way_verify(scoring: Scoring, labels: int) -> None:
+    ways = set()
+    for target, cut in ((None, None), (0.2, None), (0.4, 150), (0.4, 160), (0.9, None), (None, 70)):
+        for share in (1.0, 0.9, 0.6, 0.2):
+            for seed in range(3):
+                document = answer(
+                    scoring, target, share=share, labels=labels, cut=cut, seed=seed, max_draws=400
+                )
+                assert verify(document) == []
+                ways.add(document["stopped"])
+    assert ways == {"target_certified", "max_draws", "target_out_of_reach", "deadline"}
+
+
+def leaves(part: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if isinstance(part, dict):
+        for name, value in part.items():
+            yield from leaves(value, (*path, name))
+    elif isinstance(part, list):
+        for index, value in enumerate(part):
+            yield from leaves(value, (*path, index))
+    else:
+        yield path
+
+
+def at(document: Any, path: tuple[Any, ...]) -> Any:
+    for name in path:
+        document = document[name]
+    return document
+
+
+def others(value: Any) -> Iterator[Any]:
+    """Values in the place of ``value``: the next last digit, far away, of other types."""
+    yield from (None, [], {}, "", "other", True, False, -1, 0, 1, 0.5, float("nan"), str(value))
+    if isinstance(value, bool) or value is None:
+        return
+    if isinstance(value, int):
+        yield from (value + 1, value - 1, value + 32, -value, float(value) + 0.5)
+    elif isinstance(value, float):
+        last = Decimal(1).scaleb(Decimal(repr(value)).as_tuple().exponent)  # type: ignore[arg-type]
+        yield from (float(Decimal(repr(value)) + sign * last) for sign in (1, -1))
+        yield from (value * 1.001, value * 1.5, value / 2, -value)
+    else:
+        words = (*CERTIFICATES, *MECHANISMS, *NORMS, *SCORINGS, *BOUNDS, *get_args(Stopped), "L")
+        yield from (word for word in words if word != value)
+        yield from (value[:-1], value + "x")
+
+
+def alterations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Copies of ``document`` with one thing altered, and where."""
+    for path in leaves(document):
+        value = at(document, path)
+        for other in others(value):
+            same = type(other) is type(value) or {type(other), type(value)} == {int, float}
+            if same and other == value:
+                continue
+            copied = copy.deepcopy(document)
+            at(copied, path[:-1])[path[-1]] = other
+            yield named(path), copied
+    for path, kind in containers(document):
+        value = at(document, path)
+        for name in list(value) if kind is dict else range(len(value)):
+            copied = copy.deepcopy(document)
+            del at(copied, path)[name]
+            yield named((*path, name)), copied
+        copied = copy.deepcopy(document)
+        if kind is dict:
+            at(copied, path)["further"] = 1
+        else:
+            at(copied, path).append(value[-1] if value else 1)
+        yield named((*path, "further")), copied
+        if kind is list and len(value) > 1:
+            copied = copy.deepcopy(document)
+            at(copied, path).reverse()
+            if copied != document:
+                yield named(path), copied
+
+
+def containers(part: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], type]]:
+    if isinstance(part, dict | list):
+        yield path, type(part)
+        for name, value in part.items() if isinstance(part, dict) else enumerate(part):
+            yield from containers(value, (*path, name))
+
+
+def named(path: tuple[Any, ...]) -> str:
+    """As ``WORD`` names members: without the numbers of entries."""
+    return "".join("[]" if isinstance(name, int) else f".{name}" for name in path).lstrip(".")
+
+
+def is_word(name: str) -> bool:
+    """Whether a member is, or is part of, one that is only the service's word."""
+    return any(name == word or name.startswith((f"{word}.", f"{word}[")) for word in WORD)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "target", "mechanism", "share", "labels"),
+    [
+        ("votes", 0.3, "gaussian", 0.97, 6),
+        ("votes", None, "laplace", 1.0, 2),
+        ("softmax", 0.3, "laplace", 0.95, 3),
+        ("softmax", None, "gaussian", 0.6, 6),
+        ("votes", 0.9, "gaussian", 0.8, 3),
+    ],
+)
+def test_whatever_follows_cannot_be_altered_unnoticed(
+    scoring: Scoring, target: float | None, mechanism: Mechanism, share: float, labels: int
+) -> None:
+    document = answer(scoring, target, mechanism, "l2", share, labels=labels, max_draws=300)
+    assert verify(document) == []
+    tried, unnoticed = 0, set()
+    for name, copied in alterations(document):
+        tried += 1
+        try:
+            found = verify(copied)
+        except MalformedAnswerError:
+            continue
+        if not found:
+            unnoticed.add(name)
+    assert tried > 1500
+    assert {name for name in unnoticed if not is_word(name)} == set()
+    # What can be altered is not more than it has to be.
+    assert not {name for name in unnoticed if name.endswith("further")} - {
+        "compute.further",
+        "timing_ms.further",
+        "evidence.sensitivities.further",
+    }
+
+
+def test_a_label_is_never_another_than_its_scores_say() -> None:
+    document = answer()
+    document["label"]["name"] = "another"
+    assert any(sentence.startswith("label.name") for sentence in verify(document))
+    document = answer()
+    document["scores"][1]["name"] = document["scores"][0]["name"]
+    assert verify(document) == ["scores has labels of the same name"]
+
+
+def test_what_the_service_cannot_have_done_is_said() -> None:
+    for change, said in (
+        (lambda d: d["budget"].update(asked=500), "more than was asked"),
+        (lambda d: d["evidence"]["pilot"].update(draws=48), "no pilot has"),
+        (lambda d: d["evidence"].update(draws=63), "no look"),
+        (lambda d: d["picture"].update(width=41), "preprocessing.steps"),
+        (lambda d: d["preprocessing"].update(sensitivity=0.1), "preprocessing.sensitivity"),
+        (lambda d: d["evidence"].update(input_shape=[1, 28, 29]), "preprocessing.steps"),
+        (lambda d: d.update(stopped="deadline"), "stopped is 'deadline'"),
+    ):
+        document = answer()
+        change(document)
+        assert any(said in sentence for sentence in verify(document)), said
