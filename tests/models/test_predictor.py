@@ -301,3 +301,20 @@ def test_features_beyond_every_grid_are_clipped_which_moves_no_two_apart(tmp_pat
     clipped_apart = np.abs(one.astype(float) - other) * fine
     assert (clipped_apart <= np.abs(free[0] - free[1]) + fine).all()
     assert (clipped_apart < np.abs(free[0] - free[1]) / 2).any()
+
+
+def test_terms_hold_every_bound_that_gains_something(tmp_path: Path) -> None:
+    """Laplace noise in L2 as well, and the resize from L∞, where no value moves further."""
+    predictor = make(tmp_path, mechanism="laplace")
+    terms = predictor.encode(pixels(6)).terms
+    # What the bundle states comes first; what is proven is less.
+    assert terms.deltas[0].value == predictor.manifest.sensitivity.value > 1
+    assert [(delta.source, delta.target, delta.value) for delta in terms.further] == [
+        ("l1", "l1", 1.0),
+        ("l2", "l2", 1.0),
+    ]
+    large = predictor.encode(np.zeros((16, 16, 3), np.uint8)).terms
+    found = {(delta.source, delta.target): delta for delta in large.deltas}
+    assert found["linf", "l2"].value == pytest.approx(8, rel=1e-9)  # √64 values, none moves more
+    assert found["linf", "l1"].value == pytest.approx(64, rel=1e-9)
+    assert 0 < found["linf", "l2"].rho < found["linf", "l1"].rho

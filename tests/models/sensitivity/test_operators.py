@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from models.sensitivity.operators import (
     PAIRS,
+    Convolution,
     Sensitivity,
     convolution_sensitivity,
     linear_sensitivity,
@@ -237,3 +238,27 @@ def test_convolutions_that_do_not_exist_are_refused(changes, message):
     options = {"kernel": np.ones((1, 1, 3, 3)), "input_size": (8, 8)} | changes
     with pytest.raises(ValueError, match=message):
         convolution_sensitivity(p="l2", q="l2", **options)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "options"),
+    [
+        ((16, 8, 3, 3), (4, 4), {"padding": 1}),
+        ((8, 3, 9, 9), (4, 4), {"padding": 4}),
+        ((6, 2, 3, 5), (5, 7), {"stride": (2, 1), "padding": (1, 2), "groups": 2}),
+        ((4, 3, 3, 3), (6, 6), {"dilation": 2, "padding": 2}),
+    ],
+)
+def test_small_maps_have_their_matrix_s_own_norm(shape, size, options):
+    kernel = np.random.default_rng(4).normal(size=shape)
+    inputs = shape[1] * options.get("groups", 1)
+    units = torch.eye(inputs * size[0] * size[1], dtype=torch.float64).reshape(-1, inputs, *size)
+    images = functional.conv2d(units, torch.from_numpy(kernel), **options)
+    exact = float(np.linalg.norm(images.reshape(len(units), -1).numpy(), 2))
+    convolution = Convolution(kernel, input_size=size, **options)
+    found = convolution.sensitivity("l2", "l2")
+    assert exact <= found.value <= exact * (1 + 2e-10)
+    by_frequencies = convolution._bound_symbol()[0] * convolution.scale
+    assert by_frequencies >= exact * (1 - 1e-12)
+    if shape[2] == 9:
+        assert by_frequencies > 2 * exact  # what the border is worth
