@@ -54,7 +54,7 @@ def test_the_figures_of_the_interface() -> None:
     assert found.reachable
     assert found.certified_size == 0.539137
     assert (found.lower, found.upper) == (0.856081, 0.13705)
-    assert found.sizes == {"l1": 0.539137, "l2": 0.539137, "linf": 0.0182287}
+    assert found.sizes == {"l1": 0.539137, "l2": 0.539137, "linf": 0.0192548}
     assert (found.method, found.paper, found.paper_size) == (
         "gaussian",
         "pixeldp-gaussian",
