@@ -58,7 +58,7 @@ def test_the_figures_of_the_interface() -> None:
     assert (found.method, found.paper, found.paper_size) == (
         "gaussian",
         "pixeldp-gaussian",
-        0.148173,
+        0.160079,
     )
     (score,) = found.scores
     assert (score.index, score.expected, score.lower, score.upper) == (7, 1.0, 0.862950, 1.0)
