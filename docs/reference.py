@@ -66,8 +66,8 @@ def settings() -> list[str]:
         "",
         "| variable | meaning |",
         "| --- | --- |",
-        "| `PIXELDP_BUILDERS` | Modules, with commas between, whose functions bundles may name to "
-        "build their networks. Whatever is in such a module is run: name only what you trust. |",
+        "| `PIXELDP_BUILDERS` | Modules and files, with commas between, whose functions bundles "
+        "may name to build their networks. Whatever is in them is run: name only what you trust. |",
     ]
     return lines
 

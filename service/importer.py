@@ -29,7 +29,7 @@ def import_(
         str,
         typer.Argument(
             help="A name of torchvision's (resnet50), an exported program (net.pt2), or "
-            "module:function that builds a network."
+            "module:function or file.py:function that builds a network."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
@@ -64,11 +64,16 @@ def import_(
     ] = None,
     draws: Annotated[int, typer.Option(min=64, help="Noise draws for the picture.")] = 256,
     confidence: Annotated[float, typer.Option(help="Of the picture's certificate.")] = 0.95,
+    force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = (
+        False
+    ),
 ) -> None:
     """Make a bundle of a classifier made elsewhere, or say why it cannot be certified.
 
     The noise goes into the image, or where the denoiser has it; normalisation comes after the
-    noise. A Python function's module must be importable, and is run: give only what you trust.
+    noise. A Python function's module is looked for among the installed packages, on PYTHONPATH and
+    in the current folder, and is run: give only what you trust. timm:, cohen:, hf: and onnx: are
+    reserved for sources to come.
     """
     from pydantic import ValidationError
 
@@ -77,7 +82,8 @@ def import_(
     from models.certification.procedure import Question
     from models.importing.bundling import Noise, Wanted, import_classifier
     from models.importing.sources import find_source
-    from models.networks.python_networks import PATTERN, allow
+    from models.networks.python_networks import allow, is_builder
+    from service.progress import Progress, cleaning_up
 
     law = mechanism or "gaussian"
     noise = Noise(law, scale, construction_bound(bound, epsilon, delta, law), norm)
@@ -85,8 +91,8 @@ def import_(
     if front and noise != Noise():
         raise ValueError("a denoiser brings the noise that it was trained for; leave out the noise")
     sizes = norm or (front.manifest.sensitivity.input_norm if front else MECHANISM_NORMS[law])
-    allowed = allow(source) if PATTERN.fullmatch(source) else None
     found = find_source(source, weights)
+    allowed = allow(source) if is_builder(source) else None
     wanted = Wanted(
         name=name,
         version=version,
@@ -100,13 +106,26 @@ def import_(
     pixels = _decoded(picture) if picture else _made_up(shape or (3, 8, 8))
     question = Question(confidence, draws, None, sizes)
     try:
-        imported = import_classifier(found, wanted, front or noise, out, pixels, question)
+        with cleaning_up(), Progress() as progress:
+            imported = import_classifier(
+                found, wanted, front or noise, out, pixels, question, force=force, report=progress
+            )
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "bundle"
         raise ValueError(f"{place}: {first['msg']}") from None
     if found.tensors is None and found.network == "torchvision":
-        typer.echo("without a weights file its weights are random: for measuring alone", err=True)
+        typer.echo(
+            "without --weights its weights are random: it knows nothing, and is for measuring "
+            "speed alone",
+            err=True,
+        )
+    elif found.tensors is None and found.network == "python":
+        typer.echo(
+            f"without --weights its weights are those that {found.text} gives it: random ones, "
+            "unless that loads some",
+            err=True,
+        )
     left_out = imported.bundle.manifest.training["imported"].get("left_out", [])
     if left_out:
         shown = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")

@@ -5,25 +5,28 @@ network is not: layers in training mode that look at the whole batch or drop val
 are trials and no proof; nothing can tell of arbitrary code that it has no further inputs.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from models.certification.procedure import Inquiry, Question
-from models.evaluation.answers import answers
 from models.importing.files import ImportFailedError
 from models.loaded import LoadedModel
 from models.precision import PRECISIONS, Precision
 from models.predictor import Predictor
 
+# Told what is being done.
+Report = Callable[[str], None]
 # Rows of a trial's pass; large networks make it slow.
 ROWS = 8
 # How much of the largest logit may come from summing in another order.
 _ROUNDING: dict[Precision, float] = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
-def examine(model: LoadedModel) -> tuple[Precision, ...]:
+def examine(model: LoadedModel, report: Report = lambda doing: None) -> tuple[Precision, ...]:
     """Try h of ``model`` in each number format.
 
     Returns:
@@ -34,6 +37,7 @@ def examine(model: LoadedModel) -> tuple[Precision, ...]:
     """
     formats: list[Precision] = []
     for precision in PRECISIONS:
+        report(f"trying it in {precision}")
         predictor = Predictor(model, ROWS, precision=precision)
         rng = np.random.default_rng(0)
         channels, *sides = model.manifest.input.shape
@@ -89,8 +93,17 @@ def _try(predictor: Predictor, noisy: Tensor, logits: Tensor) -> None:
 
 
 def answer(
-    model: LoadedModel, pixels: NDArray[np.uint8] | NDArray[np.uint16], question: Question
+    model: LoadedModel,
+    pixels: NDArray[np.uint8] | NDArray[np.uint16],
+    question: Question,
+    report: Report = lambda doing: None,
 ) -> Inquiry:
     """Answer ``question``, which has no target, for ``pixels`` [height, width, channels]."""
-    ((_, inquiry),) = answers(Predictor(model, ROWS), pixels[None], question)
+    predictor = Predictor(model, ROWS)
+    encoded = predictor.encode(pixels)
+    manifest = model.manifest
+    inquiry = Inquiry(question, encoded.terms, len(manifest.labels), manifest.scoring)
+    while not inquiry.stopped:
+        report(f"answering a picture, {inquiry.total.draws} of {question.max_draws} draws made")
+        inquiry.add(predictor.run([encoded.features], np.zeros(ROWS, dtype=np.intp)))
     return inquiry

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.bundle import (
+    CARD,
     MANIFEST,
+    PROGRAM,
+    WEIGHTS,
     Architecture,
     Bundle,
     ConstructionBound,
@@ -24,16 +27,16 @@ from models.certification.certificates import MECHANISM_NORMS, Mechanism, constr
 from models.certification.norms import Norm
 from models.certification.procedure import Inquiry, Question
 from models.certification.tally import Scoring
-from models.importing.acceptance import answer, examine
+from models.importing.acceptance import Report, answer, examine
 from models.importing.files import ImportFailedError
 from models.importing.fitting import fit
-from models.importing.sources import Source, count_labels
+from models.importing.sources import Source, build_source, count_labels
 from models.loaded import load_model
 from models.networks import DENOISED
-from models.networks.autoencoder import CLASSIFIER
-from models.networks.placement import IMAGE
+from models.networks.autoencoder import CLASSIFIER, behind, build_autoencoder
+from models.networks.placement import IMAGE, divide
 from models.networks.torchvision_networks import AUXILIARY
-from models.pixeldp import PixelDP, build_network, load_network, save_network
+from models.pixeldp import PixelDP, load_network, save_network
 from models.precision import Precision
 from models.sensitivity.modules import encoder_sensitivity
 
@@ -79,6 +82,9 @@ def import_classifier(
     out: Path,
     pixels: NDArray[Any],
     question: Question,
+    *,
+    force: bool = False,
+    report: Report = lambda doing: None,
 ) -> Imported:
     """Make a bundle of ``source``, try it, and answer a picture with it.
 
@@ -90,41 +96,36 @@ def import_classifier(
         out: the bundle's folder; nothing is left in it if the classifier is refused.
         pixels: a picture [height, width, channels], 8 or 16 bits.
         question: what is asked of it, without a target.
+        force: replace the bundle that is in ``out``.
+        report: told what is being done.
 
     Raises:
         ImportFailedError: the classifier cannot be certified, or what was said does not fit it.
         ValueError: a name, scale or construction bound out of range.
     """
-    if (out / MANIFEST).exists():
-        raise ImportFailedError(f"{out} holds a bundle; remove it or choose another folder")
+    if (out / MANIFEST).exists() and not force:
+        raise ImportFailedError(f"{out} holds a bundle; --force replaces it")
     shape = wanted.shape or source.shape
     if shape is None:
         raise ImportFailedError(
-            f"{source.text} does not say which pictures it takes: give channels x height x width"
+            f"{source.text} does not say which pictures it takes: give --input as channels x "
+            "height x width, for example --input 3x224x224"
         )
-    labels = tuple(wanted.labels or source.labels or ())
-    # torchvision's classifiers are built for as many labels as there are.
-    if source.network != "torchvision":
-        count, contiguous = count_labels(source, shape)
-        if contiguous:
-            source = replace(source, arguments={**source.arguments, "contiguous": True})
-        labels = labels or tuple(map(str, range(count)))
-        if len(labels) != count:
-            raise ImportFailedError(
-                f"{len(labels)} labels are given, but the network returns {count} logits"
-            )
+    if isinstance(noise, Noise):
+        _scale(noise, 1.0)  # what is wrong with it is said before the network is built
     mean, std = wanted.mean or source.mean, wanted.std or source.std
     _check_range("mean", mean)
     _check_range("std", std)
-    described = Architecture(
-        name=source.network,
-        arguments={
-            **source.arguments,
-            "mean": list(mean or [0.0] * shape[0]),
-            "std": list(std or [1.0] * shape[0]),
-        },
+    built, arguments, labels = _build(
+        source,
+        shape,
+        tuple(wanted.labels or source.labels or ()),
+        mean or [0.0] * shape[0],
+        std or [1.0] * shape[0],
+        report,
     )
-    network, manifest = _assemble(source, described, shape, labels, noise)
+    described = Architecture(name=source.network, arguments=arguments)
+    network, manifest = _assemble(source, built, described, shape, labels, noise)
     manifest = manifest.model_copy(
         update={
             "name": wanted.name or source.name,
@@ -133,18 +134,54 @@ def import_classifier(
         }
     )
     manifest = Manifest.model_validate(manifest.model_dump())
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+    # On the disk of ``out``, but where nothing has to be made that would be left behind.
+    place = next(folder for folder in out.absolute().parents if folder.exists())
+    with tempfile.TemporaryDirectory(dir=place, prefix=f".{out.name}.") as temporary:
         staged = Path(temporary)
+        report("loading the bundle as it will be served")
         save_network(staged, manifest, network)
         model = load_model(staged)
-        formats = examine(model)
-        inquiry = answer(model, pixels, question)
-        out.mkdir(exist_ok=True)
-        # The description last: a folder without it is no bundle.
-        for file in sorted(staged.iterdir(), key=lambda file: file.name == MANIFEST):
-            file.replace(out / file.name)
+        formats = examine(model, report)
+        inquiry = answer(model, pixels, question, report)
+        _put(staged, out)
     return Imported(replace(model.bundle, path=out), formats, inquiry)
+
+
+def _build(
+    source: Source,
+    shape: Shape,
+    labels: tuple[str, ...],
+    mean: Sequence[float],
+    std: Sequence[float],
+    report: Report,
+) -> tuple[nn.Sequential, dict[str, Any], tuple[str, ...]]:
+    """Build the classifier; return it, what it was built with, and the names of its labels."""
+    report("building the network")
+    built, arguments = build_source(source, shape, len(labels), mean, std)
+    # torchvision's classifiers are built for as many labels as there are.
+    if source.network == "torchvision":
+        return built, arguments, labels
+    report("running it for the first time")
+    count, contiguous = count_labels(built, shape)
+    if contiguous:
+        arguments["contiguous"] = True
+    labels = labels or tuple(map(str, range(count)))
+    if len(labels) != count:
+        raise ImportFailedError(
+            f"{len(labels)} labels are given, but the network returns {count} logits: give "
+            f"--labels {count} names"
+        )
+    return built, arguments, labels
+
+
+def _put(staged: Path, out: Path) -> None:
+    """Move a bundle to ``out``, in place of one that is there."""
+    out.mkdir(parents=True, exist_ok=True)
+    # The description goes first and comes last: a folder without it is no bundle.
+    for name in (MANIFEST, WEIGHTS, PROGRAM, CARD):
+        (out / name).unlink(missing_ok=True)
+    for file in sorted(staged.iterdir(), key=lambda file: file.name == MANIFEST):
+        file.replace(out / file.name)
 
 
 def _check_range(name: str, values: Sequence[float] | None) -> None:
@@ -159,6 +196,7 @@ def _check_range(name: str, values: Sequence[float] | None) -> None:
 
 def _assemble(
     source: Source,
+    built: nn.Sequential,
     described: Architecture,
     shape: Shape,
     labels: tuple[str, ...],
@@ -211,13 +249,16 @@ def _assemble(
         training=training,
         weights=WeightsSpec(sha256="0" * 64),
     )
-    network = build_network(manifest, source.program)
-    h = network.classifier
+    whole = built
+    if isinstance(noise, Bundle):
+        autoencoder = noise.manifest.architecture.arguments["autoencoder"]
+        whole = behind(build_autoencoder(shape, **autoencoder), built)
+    encoder, h = divide(whole, spec.placement)
+    network = PixelDP(encoder, h, spec.mechanism, spec.scale)
     if isinstance(noise, Bundle):
         _load_denoiser(network, load_network(noise))
-        h = h.get_submodule(f"{CLASSIFIER}.network")
     if source.tensors is not None:
-        left_out = _load(h.get_submodule("network"), source)
+        left_out = _load(built.get_submodule("network"), source)
         if left_out:
             record = {**source.record, "left_out": list(left_out)}
             training = {**training, "imported": record}
@@ -228,7 +269,9 @@ def _assemble(
 def _scale(noise: Noise, sensitivity: float) -> float:
     bound = noise.construction_bound
     if (noise.scale is None) == (bound is None):
-        raise ImportFailedError("give either the noise's scale or a construction bound")
+        raise ImportFailedError(
+            "give either the noise's scale or a construction bound, for example --scale 0.25"
+        )
     if bound is None:
         assert noise.scale is not None
         return noise.scale

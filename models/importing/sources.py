@@ -1,21 +1,34 @@
-"""Where a classifier comes from: torchvision by name, an exported program, or a Python function."""
+"""Where a classifier comes from, by what is given to ``pixeldp import``. The whole grammar:
+
+==================  =============================================================================
+net.pt2             the file of a program saved by ``torch.export``
+prefix:…            ``timm:``, ``cohen:``, ``hf:`` and ``onnx:`` are reserved for sources to come,
+                    before any module of that name
+file.py:function    a function of a file, which builds an ``nn.Module``
+module:function     a function of a module: installed, on PYTHONPATH or in the current folder
+name                one of torchvision's classifiers, such as resnet50
+==================  =============================================================================
+"""
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import networks
 from models.importing.files import ImportFailedError, read_archive, read_weights
-from models.networks.python_networks import PATTERN
+from models.networks.python_networks import Contiguous, absolute, is_builder
 from models.networks.torchvision_networks import is_torchvision, usual
 
 Shape = tuple[int, int, int]
 ARCHIVE = ".pt2"
+# Sources to come.
+RESERVED = ("timm", "cohen", "hf", "onnx")
 
 
 @dataclass(frozen=True)
@@ -53,8 +66,7 @@ def find_source(text: str, weights: Path | None) -> Source:
     """Find out what ``text`` is, and read its weights.
 
     Args:
-        text: the path of a ``.pt2`` archive, ``module:function``, or the name of one of
-            torchvision's classifiers.
+        text: by the grammar above.
         weights: the file of its weights; an archive has its own.
 
     Raises:
@@ -76,17 +88,28 @@ def find_source(text: str, weights: Path | None) -> Source:
             program=archive.program,
             record={**record, "source": file.name, "sha256": _digest(file)},
         )
+    _check_reserved(text)
     tensors = None
     if weights is not None:
         tensors = read_weights(weights)
         record["weights"] = {"file": weights.name, "sha256": _digest(weights)}
-    if PATTERN.fullmatch(text):
-        arguments: dict[str, Any] = {"builder": text}
+    else:
+        record["weights"] = "its own" if is_builder(text) else "random"
+    if is_builder(text):
+        code, _, function = text.rpartition(":")
+        arguments: dict[str, Any] = {"builder": absolute(text)}
+        if code.endswith(".py"):
+            file = Path(code)
+            if not file.is_file():
+                raise ImportFailedError(f"there is no file {code}")
+            record["code"] = {"file": file.name, "sha256": _digest(file)}
+            text = f"{file.name}:{function}"
         return Source(text, _name(text), "python", arguments, tensors=tensors, record=record)
     if not is_torchvision(text):
         raise ImportFailedError(
             f"{text!r} is no classifier: expected an archive of torch.export ({ARCHIVE}), a Python "
-            "module:function that builds one, or a name of torchvision's, as resnet50 or vit_b_16"
+            "module:function or file.py:function that builds one, or a name of torchvision's, as "
+            "resnet50 or vit_b_16"
         )
     known = usual(text)
     return Source(
@@ -103,8 +126,44 @@ def find_source(text: str, weights: Path | None) -> Source:
     )
 
 
-def count_labels(source: Source, shape: Shape) -> tuple[int, bool]:
+def build_source(
+    source: Source,
+    shape: Shape,
+    labels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[nn.Sequential, dict[str, Any]]:
+    """Build a classifier behind its normalisation, with the weights that it comes with.
+
+    Args:
+        source: the classifier.
+        shape: (channels, height, width) of the pictures.
+        labels: how many logits one of torchvision's is to return; of others it is found out.
+        mean: of each channel.
+        std: of each channel.
+
+    Returns:
+        The network, and the arguments that it was built with.
+
+    Raises:
+        ImportFailedError: it cannot be built.
+    """
+    arguments = {**source.arguments, "mean": list(mean), "std": list(std)}
+    try:
+        _, h = networks.build(source.network, shape, labels, "image", arguments, source.program)
+    except ValueError as error:
+        raise ImportFailedError(str(error)) from None
+    assert isinstance(h, nn.Sequential)
+    return h, arguments
+
+
+def count_labels(network: nn.Sequential, shape: Shape) -> tuple[int, bool]:
     """Run a black picture and count the logits.
+
+    Args:
+        network: as :func:`build_source` builds it; changed to the plain memory layout if it needs
+            that.
+        shape: (channels, height, width) of the pictures.
 
     Returns:
         How many there are, and whether the network needs the plain memory layout.
@@ -112,36 +171,33 @@ def count_labels(source: Source, shape: Shape) -> tuple[int, bool]:
     Raises:
         ImportFailedError: it does not run, or returns something else.
     """
+    network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
-        return _count(source, shape, {}), False
+        return _count(network, shape), False
     except _DoesNotRunError as error:
         # view() wants the values in the order of their axes, which is not how convolutions are
         # fastest; only code of one's own writes that.
-        if source.network != "python" or "view" not in str(error):
+        if "view" not in str(error):
             raise
-    return _count(source, shape, {"contiguous": True}), True
+    network.network = Contiguous(network.get_submodule("network"))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return _count(network, shape), True
 
 
 class _DoesNotRunError(ImportFailedError):
     pass
 
 
-def _count(source: Source, shape: Shape, more: dict[str, Any]) -> int:
-    arguments = {"mean": [0.0] * shape[0], "std": [1.0] * shape[0], **source.arguments, **more}
-    try:
-        _, h = networks.build(source.network, shape, 1, "image", arguments, source.program)
-    except ValueError as error:
-        raise ImportFailedError(str(error)) from None
-    h.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def _count(network: nn.Module, shape: Shape) -> int:
     pictures = torch.zeros(2, *shape).to(memory_format=torch.channels_last)
     try:
         with torch.inference_mode():
-            logits = h(pictures)
+            logits = network(pictures)
     except Exception as error:  # whatever their code raises
         reason = " ".join(str(error).split())
         raise _DoesNotRunError(
-            f"the network does not run on pictures {list(shape)} (channels, height, width): "
-            f"{reason}"
+            f"the network does not run on pictures {list(shape)} (channels, height, width; "
+            f"--input says another): {reason}"
         ) from None
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 2:
         found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -149,6 +205,16 @@ def _count(source: Source, shape: Shape, more: dict[str, Any]) -> int:
             f"the network returns {found} for 2 pictures; expected logits [2, labels]"
         )
     return logits.shape[1]
+
+
+def _check_reserved(text: str) -> None:
+    prefix, colon, _ = text.partition(":")
+    if colon and prefix in RESERVED:
+        raise ImportFailedError(
+            f"{prefix}: is reserved for a kind of source that this version does not read yet; save "
+            f"the network by torch.export and import the {ARCHIVE} file (a module of your own that "
+            f"is called {prefix} is given as its file: {prefix}.py:function)"
+        )
 
 
 def _name(text: str) -> str:

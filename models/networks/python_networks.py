@@ -1,25 +1,50 @@
 """Classifiers that a Python function builds.
 
 A bundle that names one runs code of the machine that loads it. So it may name only a function
-without arguments, from modules that whoever runs the machine has listed in ``PIXELDP_BUILDERS``:
-a bundle by itself runs nothing.
+without arguments, from modules or files that whoever runs the machine has listed in
+``PIXELDP_BUILDERS``: a bundle by itself runs nothing.
+
+A module is looked for where Python looks, and last in the current folder: nothing that lies there
+stands in the way of what is installed, the project's own packages above all.
 """
 
+import hashlib
+import importlib
+import importlib.util
 import os
 import re
-from collections.abc import Callable, Sequence
-from importlib import import_module
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.networks.imported import normalised
+from models.networks.torchvision_operators import declare_missing_operators
 
 ALLOWED = "PIXELDP_BUILDERS"
-# Packages of this project, whose names others use, too.
-OURS = ("models", "service")
-PATTERN = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
+_PATTERN = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*|[^:,\0]*[^:,\0/]\.py):([A-Za-z_]\w*)")
+# The project's own packages, which a module of the same name cannot stand beside.
+_OWN = ("models", "service")
+
+
+def is_builder(text: str) -> bool:
+    """Whether ``text`` is ``module:function`` or ``file.py:function``."""
+    return _PATTERN.fullmatch(text) is not None
+
+
+def absolute(builder: str) -> str:
+    """Return ``builder`` so that it means the same from every folder: a file by its whole path.
+
+    Raises:
+        ValueError: it is no builder.
+    """
+    code, name = _parts(builder)
+    return f"{code}:{name}"
 
 
 class Contiguous(nn.Module):
@@ -47,11 +72,11 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def allow(builder: str) -> str:
-    """Allow the module of ``builder`` in this process, and return the variable's new value."""
-    module, _ = _parts(builder)
+    """Allow the code of ``builder`` in this process, and return the variable's new value."""
+    code, _ = _parts(builder)
     allowed = _allowed()
-    if module not in allowed:
-        allowed.append(module)
+    if code not in allowed:
+        allowed.append(code)
     os.environ[ALLOWED] = ",".join(allowed)
     return os.environ[ALLOWED]
 
@@ -70,51 +95,118 @@ def build_python(
     Args:
         shape: (channels, height, width) of the pictures.
         labels: how many logits it should return; found out when it runs.
-        builder: ``module:function``; the function takes no arguments and returns an ``nn.Module``
-            from pictures [batch, channels, height, width] to logits [batch, labels].
+        builder: ``module:function`` or ``file.py:function``; the function takes no arguments and
+            returns an ``nn.Module`` from pictures [batch, channels, height, width] to logits
+            [batch, labels].
         mean: of each channel.
         std: of each channel.
         contiguous: whether it needs the plain memory layout, which is slower.
 
     Raises:
-        ValueError: the module is not allowed or cannot be imported, or its function does not return
+        ValueError: the code is not allowed or cannot be imported, or its function does not return
             a module.
     """
-    module, name = _parts(builder)
-    if module not in _allowed():
+    code, name = _parts(builder)
+    if code not in _allowed():
         raise ValueError(
-            f"names Python code, {builder}, which is not run unasked: set {ALLOWED}={module} in "
-            "the environment if you trust that module"
+            f"names Python code, {builder}, which is not run unasked: set {ALLOWED}={code} in "
+            "the environment if you trust that code"
         )
-    try:
-        function = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{builder} cannot be imported ({error}); {_remedy(error)}") from None
-    try:
-        network = function()
-    except Exception as error:  # whatever their code raises
-        raise ValueError(f"{builder}() failed: {type(error).__name__}: {error}") from None
+    # Before any of their code: torchvision, timm and converters fail at their import without.
+    declare_missing_operators()
+    file = Path(code) if code.endswith(".py") else None
+    # The function may import more.
+    with _findable(file.parent if file else Path.cwd()):
+        function = getattr(_import(code, file), name, None)
+        if function is None:
+            raise ValueError(f"{builder} cannot be imported ({code} has no {name})")
+        try:
+            network = function()
+        except (Exception, SystemExit) as error:  # whatever their code raises
+            raise ValueError(f"{builder}() failed: {type(error).__name__}: {error}") from None
     if not isinstance(network, nn.Module):
         raise ValueError(f"{builder}() returned {type(network).__name__}; expected an nn.Module")
     return normalised(Contiguous(network) if contiguous else network, shape, mean, std)
 
 
-def _remedy(error: ImportError | AttributeError) -> str:
-    package = (error.name or "").partition(".")[0]
-    if package in OURS:
-        return (
-            f"PixelDP has a package {package} itself, so that it cannot use yours of that name: "
-            "export the network by torch.export, and import the file"
-        )
-    return "install its package or put it on PYTHONPATH"
+@contextmanager
+def _findable(folder: Path) -> Iterator[None]:
+    """Have modules looked for in ``folder``, after everywhere else."""
+    path = str(folder)
+    added = path not in sys.path
+    if added:
+        sys.path.append(path)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(path)
+
+
+def _import(code: str, file: Path | None) -> ModuleType:
+    """Import a module, or a file as one.
+
+    Raises:
+        ValueError: it cannot be; says why.
+    """
+    own = code.partition(".")[0]
+    if file is None and own in _OWN:
+        raise ValueError(f"{code} cannot be imported ({_clash(own)})")
+    try:
+        return importlib.import_module(code) if file is None else _run(file)
+    except (Exception, SystemExit) as error:  # whatever their code raises
+        reason = f"{type(error).__name__}: {error}"
+        missing = (getattr(error, "name", None) or "").partition(".")[0]
+        if isinstance(error, ImportError) and missing in _OWN:
+            reason = f"{error}: {_clash(missing)}"
+        elif isinstance(error, ModuleNotFoundError) and error.name == code:
+            reason = (
+                f"{error}; looked for among the installed packages, on PYTHONPATH and in the "
+                f"current folder, {Path.cwd()}"
+            )
+        raise ValueError(f"{code} cannot be imported ({' '.join(reason.split())})") from None
+
+
+def _clash(own: str) -> str:
+    return (
+        f"PixelDP has a package {own} itself, so that it cannot use yours of that name: export the "
+        "network by torch.export, and import the file"
+    )
+
+
+def _run(file: Path) -> ModuleType:
+    """Import a file as a module of its own, once."""
+    name = f"pixeldp_builder_{hashlib.sha256(str(file).encode()).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}")
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def _parts(builder: str) -> tuple[str, str]:
-    match = PATTERN.fullmatch(builder)
+    """Return a module's name or a file's whole path, and the function's name."""
+    match = _PATTERN.fullmatch(builder)
     if match is None:
-        raise ValueError(f"builder {builder!r}: expected module:function")
-    return match[1], match[2]
+        raise ValueError(f"builder {builder!r}: expected module:function or file.py:function")
+    return _whole(match[1]), match[2]
+
+
+def _whole(code: str) -> str:
+    return str(Path(code).resolve()) if code.endswith(".py") else code
 
 
 def _allowed() -> list[str]:
-    return [name for name in os.environ.get(ALLOWED, "").split(",") if name]
+    given = (name.strip() for name in os.environ.get(ALLOWED, "").split(","))
+    return [_whole(name) for name in given if name]

@@ -1,0 +1,66 @@
+"""Word from commands that take long: what they are at, on standard error, every ten seconds."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Self
+
+EVERY_SECONDS = 10.0
+
+
+class Progress:
+    """Says what is being done while it takes longer than some seconds; short work stays silent.
+
+    Args:
+        every: seconds between two lines.
+    """
+
+    def __init__(self, every: float = EVERY_SECONDS) -> None:
+        self._every, self._doing = every, "starting"
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True)
+
+    def __call__(self, doing: str) -> None:
+        """Note what is being done from now on."""
+        self._doing = doing
+
+    def __enter__(self) -> Self:
+        """Begin to tell."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End it."""
+        self._ended.set()
+        self._thread.join()
+
+    def _tell(self) -> None:
+        seconds = 0.0
+        while not self._ended.wait(self._every):
+            seconds += self._every
+            print(f"pixeldp: {seconds:.0f} s: {self._doing} …", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def cleaning_up() -> Iterator[None]:
+    """Have SIGTERM end the command as an interrupt does, so that it leaves no files behind.
+
+    Not as ``SystemExit``: a user's code that is run may raise that, and it is caught there.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
