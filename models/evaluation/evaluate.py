@@ -256,7 +256,7 @@ def evaluate(
         certified=tuple(certified_at(radius, right, sizes) for radius in radii),
         curve=certified_curve(right, sizes),
         mean_size=float(sizes.mean()),
-        largest_size=reachable_size(question, terms, manifest.scoring),
+        largest_size=reachable_size(question, terms, manifest.scoring, len(manifest.labels)),
         uncertified=int((sizes == 0).sum()),
         attacks=attacked,
         baseline=beside,

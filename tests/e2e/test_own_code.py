@@ -96,7 +96,11 @@ def test_import_evaluate_and_serve(folder: Path, source: str) -> None:
     ("files", "source", "complaint"),
     [
         ({}, "models.net:build", "PixelDP has a package models itself"),
-        ({"own.py": "from models import resnet\n"}, "own:build", "PixelDP has a package models itself"),
+        (
+            {"own.py": "from models import resnet\n"},
+            "own:build",
+            "PixelDP has a package models itself",
+        ),
         ({"own.py": "import models.net\n"}, "own.py:build", "export the network by torch.export"),
         ({"timm.py": CODE}, "timm:build", "timm: is reserved"),
         ({"onnx.py": CODE}, "onnx:net.onnx", "onnx: is reserved"),
