@@ -122,10 +122,13 @@ class Predictor:
         Returns:
             [pass_size, K] integer scores of the draws (see ``models.certification.tally``).
         """
-        if len(rows) != self.pass_size:
-            raise ValueError(f"a pass has {self.pass_size} rows, not {len(rows)}")
-        logits = self.logits(self.noisy(pictures, rows))
-        return draw_scores(logits.numpy(), self.manifest.scoring)
+        return self.score(self.noisy(pictures, rows))
+
+    def score(self, noisy: torch.Tensor) -> Integers:
+        """Return the integer scores [pass_size, K] of noisy features [pass_size, …]."""
+        if len(noisy) != self.pass_size:
+            raise ValueError(f"a pass has {self.pass_size} rows, not {len(noisy)}")
+        return draw_scores(self.logits(noisy).numpy(), self.manifest.scoring)
 
     def noisy(self, pictures: Sequence[Features], rows: NDArray[np.intp]) -> torch.Tensor:
         """Draw the noisy features of a pass, float32 [rows, …]; arguments as of :meth:`run`."""

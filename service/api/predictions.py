@@ -21,6 +21,7 @@ from service.engine.engine import (
     DeadlineError,
     Engine,
     Job,
+    ModelFailedError,
     ModelGoneError,
     NotReadyError,
     OverloadedError,
@@ -116,6 +117,8 @@ class Predictions:
             raise Problem("deadline-before-first-look", detail) from None
         except CannotEncodeError as error:
             raise Problem("cannot-certify-preprocessing", str(error)) from None
+        except ModelFailedError as error:
+            raise Problem("model-failed", f"{error}.") from None
         except ModelGoneError as error:
             raise Problem("unknown-model", f"{error}.") from None
         stages = {

@@ -127,6 +127,13 @@ PROBLEMS: dict[str, _Kind] = {
         "This is a fault of the service, not of the request. Its log has the details under the "
         "X-Request-Id of the answer.",
     ),
+    "model-failed": _Kind(
+        500,
+        "The model failed at this picture",
+        "The network raised an error for this picture under noise, before there was anything to "
+        "answer; other pictures are not disturbed. The detail has its first line. Tell whoever "
+        "runs the service.",
+    ),
     "overloaded": _Kind(
         503,
         "Too many pictures are waiting",

@@ -117,6 +117,18 @@ class Batcher:
         self._leave(leaving)
         return [ticket.anew() for ticket in leaving]
 
+    def fail(self, tickets: Iterable[Ticket]) -> list[Ticket]:
+        """End pictures at which h failed; each leaves with what it has reached.
+
+        That holds, though it depends on the noise: an answer at the last look holds with those at
+        all others. To begin anew would give the same picture a further chance to be wrong.
+        """
+        failed = [ticket for ticket in tickets if self._tickets.get(ticket.id) is ticket]
+        for ticket in failed:
+            ticket.inquiry.cut()
+        self._leave(failed)
+        return failed
+
     def expire(self, now: float) -> list[Ticket]:
         """End every picture whose deadline has come; each leaves with what it has reached."""
         late = [ticket for ticket in self._tickets.values() if ticket.deadline <= now]

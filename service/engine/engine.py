@@ -23,6 +23,7 @@ from service.engine.errors import (
     DeadlineError,
     EngineError,
     LoadError,
+    ModelFailedError,
     ModelGoneError,
     NotReadyError,
     OverloadedError,
@@ -40,6 +41,7 @@ __all__ = [
     "EngineError",
     "Job",
     "LoadError",
+    "ModelFailedError",
     "ModelGoneError",
     "NotReadyError",
     "OverloadedError",
@@ -332,7 +334,8 @@ class Engine:
                 late = DeadlineError("the deadline came before the first look")
                 self._settle(post, message.id, late)
             case wire.Failed():
-                self._settle(post, message.id, CannotEncodeError(message.reason))
+                kind = ModelFailedError if message.model else CannotEncodeError
+                self._settle(post, message.id, kind(message.reason))
 
     def fallen(self, post: Post, flights: Iterable[Flight], running: set[int]) -> None:
         """Put the pictures of a worker that is gone back at the front of the queue."""

@@ -8,6 +8,7 @@ class EngineError(Exception):
     ├── OverloadedError     the queue is full
     ├── DeadlineError       the deadline came before the first look
     ├── CannotEncodeError   the model cannot take this picture
+    ├── ModelFailedError    the model failed at this picture
     ├── ModelGoneError      the model is served no longer
     ├── LoadError           a worker could not load a model
     └── WorkersLostError    workers died while they ran this picture
@@ -28,6 +29,10 @@ class DeadlineError(EngineError):
 
 class CannotEncodeError(EngineError):
     """The model cannot take this picture."""
+
+
+class ModelFailedError(EngineError):
+    """The model failed at this picture."""
 
 
 class ModelGoneError(EngineError):

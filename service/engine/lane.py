@@ -8,8 +8,9 @@ and the pictures of the former lane begin anew in the next.
 import copy
 import gc
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import structlog
 import torch
 
@@ -17,7 +18,7 @@ from models.calibration import LEAST_PASS, compare
 from models.certification.arrays import Integers
 from models.precision import Calibration
 from models.predictor import Predictor
-from service.engine.batcher import Batcher, Pass
+from service.engine.batcher import Batcher, Pass, Ticket
 
 log = structlog.get_logger(__name__)
 
@@ -29,15 +30,71 @@ class Lane:
         self.model, self.predictor = model, predictor
         self.batcher = Batcher(predictor.pass_size)
 
-    def run(self, planned: Pass) -> Integers | None:
-        """Make a pass; return its scores, or None if it does not fit into the device's memory."""
+    def run(self, planned: Pass) -> "Made | None":
+        """Make a pass; None if it does not fit into the device's memory.
+
+        If h fails, which may depend on the noise, the pass is made again with the very same noise,
+        for one picture after another: no draw is drawn anew or dropped for what h makes of it. All
+        other slots repeat the picture's own noisy features, which are nothing to its rows; these
+        keep their places. So only a picture at which h fails by itself is left without its draws.
+        """
         try:
-            return self.predictor.run([one.features for one in planned.tickets], planned.rows)
-        except torch.OutOfMemoryError as error:
-            log.warning("pass does not fit", slots=self.batcher.slots, reason=str(error))
+            noisy = self.predictor.noisy([one.features for one in planned.tickets], planned.rows)
+            try:
+                return Made(self.predictor.score(noisy))
+            except Exception as error:
+                if _is_out_of_memory(error) or _is_lost(error):
+                    raise
+                log.warning("h failed in a pass", model=self.model, reason=_first_line(error))
+            return self._replay(planned, noisy)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            log.warning("pass does not fit", slots=self.batcher.slots, reason=_first_line(error))
         # Not inside the except: the traceback keeps alive what the pass had allocated.
         free()
         return None
+
+    def _replay(self, planned: Pass, noisy: torch.Tensor) -> "Made":
+        slots = np.arange(len(noisy))
+        made = Made(np.zeros((len(noisy), len(self.predictor.manifest.labels)), dtype=np.int64))
+        start = 0
+        for ticket, count in zip(planned.tickets, planned.counts, strict=True):
+            own = slice(start, start + count)
+            repeated = torch.from_numpy(start + (slots - start) % count).to(noisy.device)
+            start += count
+            try:
+                made.scores[own] = self.predictor.score(noisy[repeated])[own]
+            except Exception as error:
+                if _is_out_of_memory(error) or _is_lost(error):
+                    raise
+                made.failed[ticket] = _first_line(error)
+        return made
+
+
+@dataclass
+class Made:
+    """What a pass made: the scores of its draws, and the pictures at which h failed, with why."""
+
+    scores: Integers
+    failed: dict[Ticket, str] = field(default_factory=dict)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Say whether memory ran out: on a CPU PyTorch has no exception of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _is_lost(error: Exception) -> bool:
+    """Say whether the device failed: then nothing runs on it before the process starts again."""
+    return isinstance(error, torch.AcceleratorError)
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 @dataclass

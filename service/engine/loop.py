@@ -116,11 +116,12 @@ class Loop:
             planned = lane.batcher.plan(now)
             if planned:
                 self._board.begin([ticket.id for ticket in planned.tickets])
-                scores = lane.run(planned)
-                if scores is None:
+                made = lane.run(planned)
+                if made is None:
                     self._halve(lane)
                 else:
-                    self._answer(lane.batcher.record(planned, scores))
+                    self._end(lane.batcher.fail(made.failed), made.failed)
+                    self._answer(lane.batcher.record(planned, made.scores))
                 self._board.end()
                 self._passes += 1
                 self._slots += lane.batcher.slots
@@ -192,6 +193,16 @@ class Loop:
                 )
             )
         self._link.send(*messages)
+
+    def _end(self, tickets: Iterable[Ticket], reasons: dict[Ticket, str]) -> None:
+        """Answer pictures at which h failed with their last look, those without one not at all."""
+        for ticket in tickets:
+            if ticket.inquiry.look:
+                self._answer([ticket])
+                continue
+            del self._clients[ticket.id]
+            reason = f"the model failed at this picture: {reasons[ticket]}"
+            self._link.send(wire.Failed(id=ticket.id, reason=reason, model=True))
 
     def _halve(self, lane: Lane) -> None:
         """Make passes of a model half as large, as this one did not fit into memory."""

@@ -165,11 +165,15 @@ class Late(_Message):
 
 
 class Failed(_Message):
-    """From a worker: this picture cannot be certified; its neighbours are not disturbed."""
+    """From a worker: this picture cannot be certified; its neighbours are not disturbed.
+
+    ``model`` says that it is the model that failed.
+    """
 
     kind: Literal["failed"] = "failed"
     id: int
     reason: str
+    model: bool = False
 
 
 class Broken(_Message):

@@ -15,12 +15,15 @@ from torch import nn
 
 from models import calibration
 from models.bundle import Manifest
+from models.certification.procedure import Inquiry, Question
 from models.loaded import load_model
 from models.pixeldp import build_network, save_network
 from models.precision import Calibration
 from models.predictor import Predictor
 from service.engine import wire
+from service.engine.batcher import Pass, Ticket
 from service.engine.board import Board
+from service.engine.lane import Lane
 from service.engine.link import FrontGoneError, Link
 from service.engine.loop import Loop
 from tests.conftest import HAS_COMPILER
@@ -255,6 +258,101 @@ def test_draws_before_memory_ran_out_do_not_count(start: Starter, predictor: Pre
     )
     later = [one for one in front.received[ceiling:] if isinstance(one, wire.Look)]
     assert not later, "looks of two runs would not hold together"
+
+
+class Failing(Small):
+    """h that fails where a row's first value is beyond ``least``: by what the noise is."""
+
+    def __init__(self, h: Any, least: float) -> None:
+        super().__init__(h, SLOTS)
+        self.least = least
+
+    def forward(self, noisy: torch.Tensor) -> torch.Tensor:
+        if (noisy[:, 0, 0, 0] > self.least).any():
+            raise ArithmeticError("beyond what it was made for")
+        return super().forward(noisy)
+
+
+def test_a_picture_at_which_h_fails_is_refused(start: Starter, predictor: Predictor) -> None:
+    failing = predictor._classifier = Failing(predictor._classifier, least=50.0)
+    front = start(predictor)
+    front.ask(1, max_draws=640)
+    front.answer(1)
+    assert not [one for one in front.received if isinstance(one, wire.Failed)]
+    failing.least = -50.0
+    front.ask(2)
+    refusal = front.wait(wire.Failed)
+    assert (refusal.id, refusal.model) == (2, True)
+    assert "ArithmeticError: beyond what it was made for" in refusal.reason
+    failing.least = 50.0
+    front.ask(3)
+    assert front.answer(3).conclusion.draws == 256
+
+
+def test_after_a_look_it_is_answered_with_that(start: Starter, predictor: Predictor) -> None:
+    """And not begun anew, which would give it another chance to be wrong."""
+    failing = predictor._classifier = Failing(predictor._classifier, least=50.0)
+    front = start(predictor)
+    front.ask(1, max_draws=100_000, progress=True)
+    front.wait(wire.Look)
+    failing.least = -50.0
+    answer = front.answer(1).conclusion
+    looks = [one.conclusion for one in front.received if isinstance(one, wire.Look)]
+    assert answer.stopped == "deadline"
+    assert answer.evidence == looks[-1].evidence or answer.draws > looks[-1].draws
+    assert answer.certified_size >= looks[-1].certified_size
+
+
+def test_neighbours_keep_the_noise_that_was_drawn_for_them(predictor: Predictor) -> None:
+    """A pass at which h fails for one picture gives the others what it would have given them."""
+    lane = Lane(0, predictor)
+    grey = predictor.encode(np.full((8, 8, 1), 128, np.uint8))
+    question = Question(0.99, 256, None, "l2")
+    counts = (20, 24, 16)
+    for number in range(3):
+        inquiry = Inquiry(question, grey.terms, len(predictor.manifest.labels), "votes")
+        lane.batcher.admit(Ticket(number, grey.features, inquiry, deadline=1e9))
+    rows = np.zeros(SLOTS, np.intp)
+    rows[: sum(counts)] = np.repeat(np.arange(3), counts)
+    planned = Pass(tuple(lane.batcher.tickets), counts, rows)
+    noisy = predictor.noisy([grey.features] * 3, rows)
+    second = slice(counts[0], counts[0] + counts[1])
+    expected = predictor.score(noisy)
+    # The second picture's noise is more than h can bear, at one of its rows.
+    noisy[second.start + 3, 0, 0, 0] = 100.0
+    predictor._classifier = Failing(predictor._classifier, least=99.0)
+    predictor.noisy = lambda *_: noisy  # type: ignore[method-assign]
+    made = lane.run(planned)
+    assert made is not None
+    assert [ticket.id for ticket in made.failed] == [1]
+    kept = np.ones(len(noisy), bool)
+    kept[second] = False
+    kept[planned.filled :] = False
+    assert np.array_equal(made.scores[kept], expected[kept])
+    assert not made.scores[second].any()
+    [left] = lane.batcher.fail(made.failed)
+    assert left.id == 1
+    list(lane.batcher.record(planned, made.scores))
+    assert {ticket.id: ticket.inquiry.total.draws for ticket in lane.batcher.tickets} == {
+        0: counts[0],
+        2: counts[2],
+    }
+
+
+def test_memory_that_runs_out_on_a_processor_halves_passes_too(
+    start: Starter, predictor: Predictor
+) -> None:
+    class Full(Small):
+        def forward(self, noisy: torch.Tensor) -> torch.Tensor:
+            if len(noisy) > self.rows:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
+            return super().forward(noisy)
+
+    predictor._classifier = Full(predictor._classifier, rows=32)
+    front = start(predictor)
+    front.ask(1)
+    assert front.answer(1).conclusion.draws == 256
+    assert front.wait(wire.Recalibrated).ceiling == 32
 
 
 def test_what_does_not_fit_at_all_ends_the_worker(predictor: Predictor) -> None:
