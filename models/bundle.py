@@ -9,9 +9,12 @@ turns a bundle into a network.
 
 import hashlib
 import json
+import math
 import os
+import re
 import stat
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.certification.certificates import MECHANISM_NORMS, Mechanism
 from models.certification.norms import Norm
@@ -31,8 +34,23 @@ WEIGHTS: Literal["weights.safetensors"] = "weights.safetensors"
 PROGRAM: Literal["program.json"] = "program.json"
 CARD = "README.md"
 ZOO = Path(__file__).parent / "zoo"
+# What is read of a bundle from elsewhere: bytes of each file, and how deep its description nests.
+LARGEST = {MANIFEST: 2**22, CARD: 2**20, PROGRAM: 2**26, WEIGHTS: 2**36}
+DEEPEST = 32
+# Beside control characters, what changes the lines or the order of the text around it.
+_DISTURBING = re.compile(r"[\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _plain(text: str) -> str:
+    """Refuse text that could do anything but be shown, at a terminal or in a page."""
+    if _DISTURBING.search(text) or any(unicodedata.category(one) in ("Cc", "Cs") for one in text):
+        raise ValueError(f"must have no control characters, but is {text!a:.80}")
+    return text
+
+
+Plain = Annotated[str, Field(max_length=1000), AfterValidator(_plain)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
@@ -81,7 +99,7 @@ class NoiseSpec(_Part):
 
     mechanism: Mechanism
     scale: Positive
-    placement: str
+    placement: Plain
     construction_bound: ConstructionBound | None = None
 
 
@@ -91,7 +109,7 @@ class SensitivitySpec(_Part):
     value: Positive
     input_norm: Norm
     noise_norm: Norm
-    method: str
+    method: Plain
 
 
 class WeightsSpec(_Part):
@@ -116,7 +134,7 @@ class Manifest(_Part):
     version: Annotated[str, Field(pattern=r"^[0-9]{1,9}$")] = "1"
     architecture: Architecture
     input: InputShape
-    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    labels: Annotated[tuple[Plain, ...], Field(min_length=2)]
     noise: NoiseSpec
     sensitivity: SensitivitySpec
     scoring: Scoring = "votes"
@@ -170,7 +188,7 @@ class Bundle:
         """The model card's text; empty when the bundle has none."""
         try:
             with opened(self.path / CARD) as stream:
-                return stream.read().decode("utf-8", errors="replace")
+                return _read(stream, CARD).decode("utf-8", errors="replace")
         except BundleError:
             return ""
 
@@ -199,14 +217,7 @@ def describe(path: Path) -> Bundle:
         BundleError: the description is missing, malformed or of an unknown format version.
     """
     file = path / MANIFEST
-    with opened(file, f"; expected a folder with {MANIFEST}") as stream:
-        raw = stream.read()
-    try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(file, "file", f"is not JSON ({error})") from None
-    if not isinstance(document, dict):
-        raise BundleError(file, "file", "must hold one JSON object")
+    document, raw = read_document(path)
     found = document.get("format_version")
     if found != FORMAT_VERSION:
         reason = f"is {found!r}; this release reads version {FORMAT_VERSION}"
@@ -220,6 +231,54 @@ def describe(path: Path) -> Bundle:
     return Bundle(path, manifest, f"sha256:{hashlib.sha256(raw).hexdigest()}")
 
 
+def read_document(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Read the JSON of a description, so far that all of it can be written as JSON again.
+
+    Returns:
+        The object, and the bytes that it was read from.
+
+    Raises:
+        BundleError: the file is missing, too large or not JSON; the object is too deep, or has
+            numbers or characters that JSON does not.
+    """
+    file = path / MANIFEST
+    with opened(file, f"; expected a folder with {MANIFEST}") as stream:
+        raw = _read(stream, MANIFEST)
+    try:
+        document = json.loads(raw)
+        if not isinstance(document, dict):
+            raise BundleError(file, "file", "must hold one JSON object")
+        for name, value in document.items():
+            name.encode()
+            # What builds a network judges its arguments by itself; clients are not told them.
+            _check_values(value, DEEPEST, numbers=name != "architecture")
+    except BundleError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise BundleError(file, "file", f"is not JSON ({error})") from None
+    return document, raw
+
+
+def _check_values(value: object, deeper: int, numbers: bool) -> None:
+    """Raise ValueError for what Python reads as JSON and others do not."""
+    if deeper < 0:
+        raise ValueError(f"nested more than {DEEPEST} deep")
+    match value:
+        case str():
+            value.encode()  # halves of characters cannot be
+        case float() if numbers and not math.isfinite(value):
+            raise ValueError(f"a number that is {value}")
+        case int() if numbers and not -(2**63) <= value < 2**63:
+            raise ValueError("a whole number of more than 64 bits")
+        case list():
+            for one in value:
+                _check_values(one, deeper - 1, numbers)
+        case dict():
+            for name, one in value.items():
+                name.encode()
+                _check_values(one, deeper - 1, numbers)
+
+
 def read_file(file: Path, spec: WeightsSpec | ProgramSpec) -> bytes:
     """Read one of a bundle's large files, which must be what ``spec`` states.
 
@@ -227,31 +286,54 @@ def read_file(file: Path, spec: WeightsSpec | ProgramSpec) -> bytes:
         BundleError: it cannot be read, or is another.
     """
     with opened(file) as stream:
-        content = stream.read()
+        content = _read(stream, spec.file)
     _compare_digest(file, hashlib.sha256(content).hexdigest(), spec.sha256)
     return content
 
 
 @contextmanager
 def opened(file: Path, hint: str = "") -> Iterator[BufferedReader]:
-    """Open a regular file for reading; anything else could keep its reader waiting for ever.
+    """Open a regular file of a bundle for reading, which lies in the bundle's folder.
+
+    Anything but a regular file could keep its reader waiting for ever. Links are followed within
+    the folder, and no further: a bundle from elsewhere must not show what else lies here.
 
     Args:
         file: the file.
         hint: what to add where it cannot be read.
 
     Raises:
-        BundleError: there is none, it is not a regular file, or it cannot be read.
+        BundleError: there is none, it is not a regular file or too large, it lies elsewhere, or it
+            cannot be read.
     """
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise BundleError(file, "file", f"is not a regular file{hint}")
+        true = file.resolve(strict=True)
+        if not true.is_relative_to(file.parent.resolve()):
+            raise BundleError(file, "file", f"is a link that leads out of the folder{hint}")
+        descriptor = os.open(true, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         with os.fdopen(descriptor, "rb") as stream:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise BundleError(file, "file", f"is not a regular file{hint}")
+            if status.st_size > LARGEST[file.name]:
+                raise _too_large(file)
             yield stream
-    except OSError as error:
-        raise BundleError(file, "file", f"cannot be read ({error.strerror}){hint}") from None
+    except (OSError, RuntimeError) as error:  # the latter for links in a circle
+        reason = getattr(error, "strerror", None) or error
+        raise BundleError(file, "file", f"cannot be read ({reason}){hint}") from None
+
+
+def _read(stream: BufferedReader, name: str) -> bytes:
+    """Read a file whole, and no more than its size was when it was opened."""
+    size = os.fstat(stream.fileno()).st_size
+    content = stream.read(size + 1)
+    if len(content) > size:
+        raise BundleError(Path(name), "file", "grew while it was read")
+    return content
+
+
+def _too_large(file: Path) -> BundleError:
+    return BundleError(file, "file", f"has more than {LARGEST[file.name]:,} bytes")
 
 
 def _compare_digest(file: Path, found: str, stated: str) -> None:

@@ -28,7 +28,7 @@ from models.loaded import LoadedModel
 from models.networks.placement import IMAGE
 from models.noise import Features, Key, system_key
 from models.precision import Precision
-from models.preprocessing import Preprocessing, plan
+from models.preprocessing import CHANNELS, Preprocessing, plan
 
 _DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Weights are constants; and no pool of helper processes that could outlive a worker.
@@ -93,6 +93,16 @@ class Predictor:
         """From now on draw noise with the device's own arithmetic, as on every GPU."""
         self._device_noise = DeviceNoise(self.noise, self.device)
 
+    def plan(self, shape: tuple[int, int, int], bits: int) -> Preprocessing:
+        """Plan how a picture of ``shape`` (height, width, channels) becomes the model's input.
+
+        Raises:
+            CannotCertify: no linear preprocessing leads there.
+        """
+        height, width, channels = shape
+        mode = {1: "L", 3: "RGB"}[channels]
+        return plan(width, height, mode, bits, self.manifest.input.shape)
+
     def encode(self, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Encoded:
         """Run g once.
 
@@ -103,14 +113,23 @@ class Predictor:
             CannotCertify: no linear preprocessing leads to the model's input.
         """
         height, width, channels = pixels.shape
-        mode = {1: "L", 3: "RGB"}[channels]
-        preparation = plan(width, height, mode, 8 * pixels.itemsize, self.manifest.input.shape)
-        if self._on_image and preparation.on_grid:
-            steps = pixels.transpose(2, 0, 1).astype(np.int32).ravel()
-            features = Features(steps, on_grid=True)
-        else:
-            features = self.noise.snap(self._run_encoder(preparation.apply(pixels)))
+        preparation = self.plan((height, width, channels), 8 * pixels.itemsize)
+        if not (self._on_image and preparation.on_grid):
+            return self.encode_prepared(preparation.apply(pixels), preparation)
+        steps = pixels.transpose(2, 0, 1).astype(np.int32).ravel()
+        features = Features(steps, on_grid=True)
         return Encoded(features, self._terms(preparation, features, pixels.size))
+
+    def encode_prepared(self, prepared: Floats, preparation: Preprocessing) -> Encoded:
+        """Run g once on a picture that was prepared elsewhere.
+
+        Args:
+            prepared: what ``preparation.apply`` returned.
+            preparation: as of :meth:`plan`.
+        """
+        features = self.noise.snap(self._run_encoder(prepared))
+        values = preparation.width * preparation.height * CHANNELS[preparation.mode]
+        return Encoded(features, self._terms(preparation, features, values))
 
     def run(self, pictures: Sequence[Features], rows: NDArray[np.intp]) -> Integers:
         """Run one pass.

@@ -9,7 +9,7 @@ The map meant is the one with the float64 coefficients that are stored here; wha
 float64 may add is :meth:`Preprocessing.error`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod, sqrt
 
@@ -50,7 +50,8 @@ class Preprocessing:
     """What is done to a ``width`` × ``height`` picture for a model that takes ``shape``.
 
     ``resized`` is the (height, width) of the whole picture after the resize, of which the centre
-    is kept. Made by :func:`plan`.
+    is kept. ``known`` holds every Δ(p,q) that another process has found, as that takes long for
+    large pictures. Made by :func:`plan`.
     """
 
     width: int
@@ -59,6 +60,7 @@ class Preprocessing:
     bits: int
     shape: tuple[int, int, int]
     resized: tuple[int, int]
+    known: dict[tuple[Norm, Norm], float] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -94,6 +96,8 @@ class Preprocessing:
         """
         check_norm(p)
         check_norm(q)
+        if (p, q) in self.known:
+            return self.known[p, q]
         value = prod(_resize_norm(*axis, p, q) for axis in self._axes())
         if CHANNELS[self.mode] != self.shape[0]:
             value *= _norm(GREYSCALE if self.mode == "RGB" else GREY_TO_RGB, p, q)

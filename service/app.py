@@ -17,15 +17,16 @@ from service.api.openapi import Described
 from service.api.overload import Gate
 from service.api.predictions import Predictions
 from service.api.prefix import Prefix
-from service.api.uploads import Uploads
+from service.budget import Budget
 from service.catalogue import Catalogue, UnknownModelError
+from service.decoding.decoders import Decoders
 from service.engine.engine import Engine
-from service.keys import Keys
+from service.keys import UNLIMITED, Keys
 from service.metrics import Metrics
 from service.settings import Settings
 
-# Pictures decoded at once; each holds its bytes and its pixels meanwhile.
-DECODERS = 2
+# Small pictures decoded, and bodies taken apart, at once.
+THREADS = 2
 
 
 def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
@@ -45,6 +46,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
     except UnknownModelError as error:
         raise ValueError(f"PIXELDP_DEFAULT_MODEL: {error.args[0]}") from None
     metrics = Metrics()
+    budget = Budget(settings.queue_bytes)
     traces = tracing.start(version("pixeldp"))
     engine = Engine(
         catalogue,
@@ -53,7 +55,6 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         pass_size=settings.pass_size,
         compiled=settings.compile,
         queue=settings.queue,
-        queue_bytes=settings.queue_bytes,
         shrink=settings.shrink,
         stall_seconds=settings.stall_seconds,
         load_seconds=settings.load_seconds,
@@ -61,24 +62,31 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         on_broken=on_broken,
     )
     metrics.expect(version("pixeldp"), engine.workers, problems.PROBLEMS, settings.queue)
-    metrics.watch(
-        lambda: engine.ready,
-        lambda: engine.queued,
-        lambda: engine.in_flight,
-        lambda: 1 / engine.shrinkage,
-    )
     for bundle in catalogue.bundles:
         metrics.add_model(bundle.manifest.name, bundle.manifest.version, bundle.digest)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with ThreadPoolExecutor(DECODERS, "decode") as pool:
-            app.state.predictions = Predictions(settings, catalogue, engine, metrics, traces, pool)
+        with ThreadPoolExecutor(THREADS, "small") as pool:
+            decoders = Decoders(
+                settings.max_pixels, settings.max_bytes, settings.queue, UNLIMITED, pool
+            )
+            predictions = Predictions(settings, catalogue, engine, metrics, traces, pool, decoders)
+            app.state.predictions = predictions
+            metrics.watch(
+                ready=lambda: predictions.ready,
+                queued=lambda: engine.queued + decoders.queue.waiting,
+                decoding=lambda: decoders.queue.running,
+                in_flight=lambda: engine.in_flight,
+                granted=lambda: 1 / engine.shrinkage,
+                budget=budget,
+            )
             engine.start()
             try:
                 yield
             finally:
                 await engine.close()
+                decoders.close()
                 if traces:
                     await asyncio.to_thread(traces.close)
 
@@ -97,7 +105,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.engine, app.state.metrics = engine, metrics
-    app.state.uploads = Uploads(settings.queue_bytes)
+    app.state.budget, app.state.hosts = budget, settings.hosts
     app.state.keys = Keys(settings.keys) if settings.keys else None
     app.state.cors_origins = settings.cors_origins
     app.add_middleware(Gate, engine=engine, metrics=metrics)
@@ -117,7 +125,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         )
     app.add_middleware(Head)
     problems.lie_at(settings.root_path)
-    app.add_middleware(Envelope, metrics=metrics, tracing=traces)
+    app.add_middleware(Envelope, metrics=metrics, tracing=traces, budget=budget)
     app.add_middleware(Prefix, root_path=settings.root_path)
     for module in (predict, models, v2, health, docs, page):
         app.include_router(module.router)

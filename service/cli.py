@@ -69,7 +69,10 @@ def _reason(error: OSError) -> str:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"pixeldp: {' '.join(message.split())}", file=sys.stderr)
+    # Messages quote files and names from elsewhere; what steers a terminal is written out.
+    line = " ".join(message.split())
+    shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
+    print(f"pixeldp: {shown}", file=sys.stderr)
     return status
 
 

@@ -4,6 +4,13 @@ uvicorn speaks HTTP; here are the limits that it lacks. A connection that keeps 
 is closed: one that sends nothing, or a head or a body drop by drop, or that does not take its
 answer. What is no HTTP is answered by a problem document, as every error is. And no request is
 worked on for a client who has left.
+
+What a connection holds is counted (``service/budget.py``): bytes that were read and not yet taken
+by a request, and answers that the client has not taken. When all connections together hold too
+much, those whose clients have been slow for longest are cut.
+
+Files are kept for probes: when there are as many connections as there may be, those that ask
+nothing make room, oldest first, and if none does, further ones are answered if they are probes.
 """
 
 import asyncio
@@ -14,7 +21,7 @@ import resource
 import secrets
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -25,6 +32,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.api.problems import MEDIA_TYPE, PROBLEMS, Problem
 from service.api.security import HEADERS
+from service.budget import Budget
 
 log = structlog.get_logger(__name__)
 
@@ -42,8 +50,19 @@ REST_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 # Files that are kept for all that is not a connection: workers, libraries, the log.
 SPARE_FILES = 128
+# Connections that are kept for probes.
+PROBE_FILES = 64
+# With fewer files than this in all the service does not start: so many connections of a page, a
+# proxy and a few clients come together.
+LEAST_FILES = SPARE_FILES + PROBE_FILES + 320
 # How often all connections are looked at.
 CHECK_SECONDS = 0.5
+# After the end of what a client sends, until it is asked whether it has left.
+LEAVER_SECONDS = 0.05
+# A client who has kept the service waiting for so long is cut first when there is no room.
+STALLED_SECONDS = 1.0
+# Of the connections that could make room, how many are cut at a time: one in so many.
+CUT_ONE_IN = 8
 
 Phase = Literal["idle", "head", "body", "rest", "working"]
 
@@ -100,27 +119,68 @@ def _in_origin_form(event: h11.Request) -> h11.Request:
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection, with limits."""
+    """uvicorn's connection, with limits.
+
+    Attributes:
+        held: bytes that are held for it.
+        moved: when its client last kept nobody waiting, by the loop's clock.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.conn = _Parser(h11.SERVER, MAX_HEADER_BYTES)
         self._phase: Phase = "idle"
-        self._begun = self.loop.time()
+        self._begun = self.moved = self.loop.time()
         self._received = 0
         self._taken = self._begun
+        self._unsent = self.held = 0
+        self._half_closed = self._told = self._was_cut = False
+        app: Any = self.config.app
+        self._budget: Budget = app.state.budget
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin; the client must send a request soon."""
         super().connection_made(transport)
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if len(self.connections) > files - SPARE_FILES:
+        room = most_connections() - len(self.connections)
+        if room < 0:
+            room += make_room(self.connections - {self})
+        if room < -PROBE_FILES:
             transport.abort()
+        elif room < 0:
+            self.app = _probes_alone(self.app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End; nothing is held any more."""
+        self._budget.connections -= self.held
+        self.held = 0
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sends."""
         self._received += len(data)
+        self.moved = self.loop.time()
         super().data_received(data)
+        self._count()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Go on with what has been asked: a client may close its end and wait for its answers."""
+        self._half_closed = True
+        if self._find_phase() != "working":
+            return False
+        self.loop.call_later(LEAVER_SECONDS, self._look_after_leaver)
+        return True
+
+    def pause_writing(self) -> None:
+        """Note that the client does not take its answer as fast as it is made."""
+        super().pause_writing()
+        self.moved = self.loop.time()
+        self._count()
+
+    def resume_writing(self) -> None:
+        """Note that it does."""
+        super().resume_writing()
+        self.moved = self.loop.time()
+        self._count()
 
     def announce_close(self) -> None:
         """Say in the answer that is under way that it is the connection's last."""
@@ -139,9 +199,12 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Go on with the next request, if the client is still there to read its answer."""
-        if self.conn.trailing_data[0] and self._client_left():
-            self.transport.abort()
+        if self._unread:
+            self._look_after_leaver()
         super().on_response_complete()
+        if self._half_closed and self._find_phase() != "working":
+            self.transport.close()  # after what is still to be sent
+        self._count()
 
     def check(self, now: float) -> None:
         """Close a connection that keeps the service waiting; called every ``CHECK_SECONDS``."""
@@ -149,20 +212,53 @@ class Connection(H11Protocol):
         if phase != self._phase or (phase == "body" and self.flow.read_paused):
             self._phase, self._begun, self._received = phase, now, 0
         waited = now - self._begun
-        if not self.transport.get_write_buffer_size():
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent:
             self._taken = now
+        if unsent < self._unsent:
+            self.moved = now
+        self._unsent = unsent
+        self._count()
         if now - self._taken > ANSWER_SECONDS or (phase == "rest" and waited > REST_SECONDS):
             self.transport.abort()
         elif phase == "head" and waited > HEAD_SECONDS:
-            if self.conn.trailing_data[0]:
+            if self._unread:
                 self._refuse("too-slow", f"No whole head came within {HEAD_SECONDS:g} s.")
             else:
                 self.transport.close()
         elif phase == "body" and waited > BODY_SECONDS + self._received / LEAST_BYTES_A_SECOND:
             self._refuse("too-slow", f"{self._received:,} bytes came in {waited:.0f} s.")
-        elif phase == "working" and self.flow.read_paused and self._client_left():
+        elif phase == "working" and (self.flow.read_paused or self._half_closed):
             # Further requests wait to be read, so that the loop does not see the end behind them.
-            self.transport.abort()
+            self._look_after_leaver()
+
+    @property
+    def _unread(self) -> int:
+        """Bytes that wait until their turn comes to be read as HTTP; counted without a copy."""
+        return len(self.conn._receive_buffer)
+
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether no request is under way, and no answer on its way."""
+        if self._find_phase() not in ("idle", "head"):
+            return False
+        return not self.transport.get_write_buffer_size()
+
+    @property
+    def slow_since(self) -> float:
+        """Since when its client keeps the service waiting; drops of a head do not count."""
+        return self._begun if self._find_phase() == "head" else self.moved
+
+    def stalls(self, now: float) -> bool:
+        """Whether its client keeps a request from going on: its body, or its answer."""
+        waits = self._find_phase() == "body" or self.flow.write_paused
+        return waits and now - self.moved > STALLED_SECONDS
+
+    def cut(self) -> None:
+        """Close at once, whatever is under way; what was held for it is free."""
+        self._budget.connections -= self.held
+        self.held, self._was_cut = 0, True
+        self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP."""
@@ -182,20 +278,56 @@ class Connection(H11Protocol):
             return "rest" if answered else "body"
         if not answered:
             return "working"
-        fresh = self.cycle is None or bool(self.conn.trailing_data[0])
+        fresh = self.cycle is None or self._unread > 0
         return "head" if fresh else "idle"
 
-    def _client_left(self) -> bool:
-        """Whether the client has closed its end, even if there is more to be read before that."""
+    def _count(self) -> None:
+        """Count what is held here; if that is too much in all, cut those who are slowest."""
+        if self._was_cut:
+            return
+        size = self._unread + self.transport.get_write_buffer_size()
+        if self.cycle is not None and not self.cycle.response_complete:
+            size += len(self.cycle.body)
+        self._budget.connections += size - self.held
+        self.held = size
+        if self._budget.crowded:
+            relieve(self._budget, self.connections)
+
+    def _look_after_leaver(self) -> None:
+        """Close if the client is gone; find out whether it is, if it has closed its end.
+
+        Whoever only closes its end and whoever leaves look the same, until they are sent
+        something: the former reads it, the latter's machine says that nobody is there. Clients of
+        HTTP/1.1 expect a 100 at any time before their answer (RFC 9110, section 15.2). Those of
+        HTTP/1.0 do not know it, and are taken to have left.
+        """
+        if self.transport.is_closing():
+            return
+        events = self._events()
+        begun = self._find_phase() != "working" or self.cycle.response_started
+        if events & _GONE:
+            self.transport.abort()
+        elif (events & _ENDED or self._half_closed) and not (self._told or begun):
+            self._told = True
+            if self.scope["http_version"] == "1.0":
+                self.transport.abort()
+            else:
+                answer = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
+                self.transport.write(self.conn.send(answer) or b"")
+
+    def _events(self) -> int:
+        """What the system says of the client's end, even if there is more to be read before it."""
         poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket").fileno(), _HANGUP)
-        return bool(poll.poll(0))
+        poll.register(self.transport.get_extra_info("socket").fileno(), _ENDED | _GONE)
+        return sum(found for _, found in poll.poll(0))
 
     def _refuse(self, name: str, detail: str) -> None:
         """Answer with a problem, if no answer has begun, and close."""
-        begun = False
+        begun = asked = False
         if self.cycle is not None and not self.cycle.response_complete:
-            begun = self.cycle.response_started
+            begun, asked = self.cycle.response_started, True
+            scope: Any = self.cycle.scope
+            scope["refused"] = PROBLEMS[name].status, name
             self.cycle.disconnected = True  # the application need not go on
             self.cycle.message_event.set()
         if not begun:
@@ -214,21 +346,70 @@ class Connection(H11Protocol):
             with contextlib.suppress(h11.LocalProtocolError):
                 for event in (answer, h11.Data(data=document), h11.EndOfMessage()):
                     self.transport.write(self.conn.send(event) or b"")
-            app: Any = self.config.app
-            app.state.metrics.requests.labels("other", str(status), name).inc()
+            if not asked:  # else it is counted as that request
+                app: Any = self.config.app
+                app.state.metrics.requests.labels("other", str(status), name).inc()
         self.transport.close()
 
 
+_GONE = select.POLLHUP | select.POLLERR
 # Where the system cannot tell, a client who left is noticed one answer later.
-_HANGUP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
+_ENDED = getattr(select, "POLLRDHUP", 0)
 
 
-async def check_connections(connections: Callable[[], set[Any]]) -> None:
+def most_connections() -> int:
+    """Return how many connections there may be beside those for probes."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = sys.maxsize if files == resource.RLIM_INFINITY else files
+    return files - SPARE_FILES - PROBE_FILES
+
+
+def make_room(connections: Collection[Any]) -> int:
+    """Close some of those that ask nothing, oldest first; return how many."""
+    idle = sorted((one for one in connections if one.asks_nothing), key=lambda one: one.slow_since)
+    # Each look goes through all of them, so it must be worth several new ones.
+    cut = idle[: -(-len(idle) // CUT_ONE_IN)]
+    for connection in cut:
+        connection.cut()
+    return len(cut)
+
+
+def relieve(budget: Budget, connections: Collection[Any]) -> None:
+    """Cut those that hold something, slowest first, until they hold well less than they may.
+
+    The last of them stays in any case: one answer may be larger than all together should be.
+    """
+    goal = budget.connections_share * (CUT_ONE_IN - 1) // CUT_ONE_IN
+    left = budget.connections
+    holding = [one for one in connections if one.held]
+    for connection in sorted(holding, key=lambda one: one.slow_since)[:-1]:
+        if left <= goal:
+            break
+        left -= connection.held
+        connection.cut()
+
+
+def _probes_alone(app: Any) -> Callable[[Any, Any, Any], Awaitable[None]]:
+    """Return ``app`` for a connection beyond those there may be: it answers probes alone."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        scope["crowded"] = True
+        await app(scope, receive, send)
+
+    return answer
+
+
+async def check_connections(connections: Callable[[], set[Any]], budget: Budget) -> None:
     """Check all connections, again and again."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(CHECK_SECONDS)
         now = loop.time()
+        if budget.full:
+            waiting = [one for one in connections() if one.stalls(now)]
+            stalled = sorted(waiting, key=lambda one: one.slow_since)
+            for connection in stalled[: -(-len(stalled) // 2)]:
+                connection.cut()
         for connection in list(connections()):
             try:
                 connection.check(now)

@@ -18,7 +18,10 @@ def add(
     name: Name,
     path: File,
     scopes: Annotated[
-        str, typer.Option(help="What it allows: predict, metrics, admin, with commas between.")
+        str,
+        typer.Option(
+            help="What it allows: predict, priority, metrics, admin, with commas between."
+        ),
     ] = "predict",
     rate: Annotated[
         float | None, typer.Option(help="Draws a second that it may use; without limit if absent.")

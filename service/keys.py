@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 log = structlog.get_logger(__name__)
 
-Scope = Literal["predict", "metrics", "admin"]
+Scope = Literal["predict", "priority", "metrics", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 # Tells a key from other secrets, for people and for scanners that look for leaked ones.
 PREFIX = "pixeldp_"
@@ -59,6 +59,9 @@ class _File(BaseModel):
 class Allowance:
     """A token bucket of draws, which are what answers cost: passes have only so many slots.
 
+    What takes processor time before the first draw, receiving and decoding, is counted in draws,
+    too (``service.api.auth``).
+
     A picture's whole budget is taken before its first draw, and what it did not use is given back
     with the answer, so that many requests at once cannot pass before the first is counted. Whoever
     is not in debt may ask, whatever the budget, and then waits until the debt is paid off.
@@ -72,14 +75,14 @@ class Allowance:
         self._most = math.inf if rate is None else rate * BURST_SECONDS
         self._level, self._at = self._most, time.monotonic()
 
-    def wait(self) -> float:
-        """Return the seconds until there is no debt; 0 is now."""
+    def wait(self, own: float = 0.0) -> float:
+        """Return the seconds until there is no debt but for ``own`` draws; 0 is now."""
         if self.rate is None:
             return 0.0
         now = time.monotonic()
         self._level = min(self._most, self._level + self.rate * (now - self._at))
         self._at = now
-        return max(0.0, -self._level / self.rate)
+        return max(0.0, -(self._level + own) / self.rate)
 
     def take(self, draws: float) -> None:
         """Take a picture's budget, into debt if need be; a negative number gives back."""

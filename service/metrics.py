@@ -29,6 +29,7 @@ from prometheus_client import (
 )
 
 from models.certification.procedure import Stopped
+from service.budget import Budget
 from service.engine import wire
 
 # From a cached probe to the default time-out of 30 s; a certified answer of a small network takes
@@ -102,7 +103,10 @@ class Metrics:
             ["model", "norm"],
             buckets=_SIZES,
         )
-        self.queued = gauge("pixeldp_pictures_queued", "Pictures that wait for a worker.")
+        self.queued = gauge(
+            "pixeldp_pictures_queued", "Pictures that wait, for a decoder or for a worker."
+        )
+        self.decoding = gauge("pixeldp_pictures_decoding", "Large pictures that a decoder has.")
         self.queue_limit = gauge(
             "pixeldp_pictures_queue_limit", "Pictures that may wait; more are refused."
         )
@@ -113,6 +117,17 @@ class Metrics:
         self.granted = gauge(
             "pixeldp_budget_granted_ratio",
             "Share of the draw budgets asked for that is granted; below 1 under overload.",
+        )
+
+        # Memory.
+        self.held = gauge(
+            "pixeldp_held_bytes",
+            "Bytes that the front process holds for clients. by: large or small requests, or "
+            "connections.",
+            ["by"],
+        )
+        self.held_limit = gauge(
+            "pixeldp_held_limit_bytes", "Bytes that it may hold, but for one large request."
         )
 
         # Workers.
@@ -197,13 +212,19 @@ class Metrics:
         self,
         ready: Callable[[], bool],
         queued: Callable[[], int],
+        decoding: Callable[[], int],
         in_flight: Callable[[], int],
         granted: Callable[[], float],
+        budget: Budget,
     ) -> None:
-        """Read these gauges from the engine whenever they are scraped."""
+        """Read these gauges whenever they are scraped."""
         self.ready.set_function(ready)
         self.queued.set_function(queued)
+        self.decoding.set_function(decoding)
         self.in_flight.set_function(in_flight)
+        self.held_limit.set(budget.most)
+        for holder in ("large", "small", "connections"):
+            self.held.labels(holder).set_function(partial(getattr, budget, holder))
         self.granted.set_function(granted)
 
     def watch_log(self, dropped: Callable[[], int]) -> None:

@@ -4,12 +4,11 @@ A model is ``root/name`` if that is a bundle, else every ``root/name/<number>`` 
 versions.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.bundle import MANIFEST
+from models.bundle import MANIFEST, BundleError, read_document
 from service.confinement import NotConfinedError, confined
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -82,7 +81,7 @@ def _children(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> Stored:
     try:
-        document = json.loads((path / MANIFEST).read_bytes())
+        document, _ = read_document(path)
         return Stored(path, str(document["name"]), str(document.get("version", "1")))
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+    except (BundleError, LookupError):
         raise RepositoryError(f"The file {MANIFEST} of {path.name} cannot be read.") from None

@@ -22,7 +22,8 @@ from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 
 from service import first, logs
 from service.app import create_app
-from service.connections import Connection, check_connections
+from service.budget import Budget
+from service.connections import LEAST_FILES, Connection, check_connections
 from service.engine.engine import Engine
 from service.settings import Settings
 
@@ -33,6 +34,9 @@ SAMPLE = Path(__file__).parents[1] / "examples" / "7.png"
 
 # Connections that may wait to be accepted.
 BACKLOG = 2048
+# Of each answer, bytes that the system takes over before its client has read them (it doubles the
+# number). They are memory of the service like any other, where its memory is limited.
+SEND_BYTES = 2**15
 # At the end of a stop: for what came on the last connections to be read.
 LAST_SECONDS = 0.2
 # Between collections of what is new.
@@ -48,6 +52,10 @@ class CannotServeError(ValueError):
     """The service cannot start, or cannot go on: says why."""
 
 
+class FewFilesError(CannotServeError):
+    """The system allows too few open files."""
+
+
 class KeysNeededError(CannotServeError):
     """Other machines could reach the service, and nobody would need a key."""
 
@@ -58,12 +66,15 @@ class _Server(uvicorn.Server):
     Args:
         config: uvicorn's.
         engine: told of the stop.
+        budget: of what is held for clients.
         delay: seconds for which requests are taken after a signal to stop.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, delay: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, engine: Engine, budget: Budget, delay: float
+    ) -> None:
         super().__init__(config)
-        self._engine, self._delay = engine, delay
+        self._engine, self._budget, self._delay = engine, budget, delay
         self._listeners: list[socket.socket] = []
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -77,7 +88,9 @@ class _Server(uvicorn.Server):
         self._listeners = [one.dup() for one in sockets or []]
         await super().startup(sockets)
         self._chores = [
-            asyncio.create_task(check_connections(lambda: self.server_state.connections)),
+            asyncio.create_task(
+                check_connections(lambda: self.server_state.connections, self._budget)
+            ),
             asyncio.create_task(_collect_garbage(lambda: self.server_state.tasks)),
         ]
 
@@ -173,6 +186,7 @@ def serve(settings: Settings) -> None:
 
     Raises:
         KeysNeededError: it would be open to other machines.
+        FewFilesError: the system allows too few open files.
         KeysError: the file of keys cannot be read.
         CannotServeError: the address is taken, or a worker cannot start.
         BundleError: a model's bundle cannot be trusted.
@@ -188,8 +202,7 @@ def serve(settings: Settings) -> None:
     logs.configure(settings.log_format, settings.log_level)
     # A line for each broken request would only help an attack; they are counted.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    raise_files()
     reasons: list[str] = []
 
     def broken(reason: str) -> None:
@@ -217,17 +230,36 @@ def serve(settings: Settings) -> None:
             timeout_keep_alive=75,
         )
         try:
-            _Server(config, app.state.engine, settings.stop_delay_seconds).run(sockets=[listener])
+            state = app.state
+            server = _Server(config, state.engine, state.budget, settings.stop_delay_seconds)
+            server.run(sockets=[listener])
         except SystemExit:  # what kept it from starting is in the log
             reasons.append("the service cannot start: see the error above")
     if reasons:
         raise CannotServeError(reasons[0])
 
 
+def raise_files() -> None:
+    """Allow this process as many open files as the system lets it.
+
+    Raises:
+        FewFilesError: that is too few to serve anybody.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < LEAST_FILES:
+        raise FewFilesError(
+            f"the system allows this process {most} open files; it needs at least {LEAST_FILES}, "
+            "one for each connection and some for itself: raise the limit (ulimit -n, LimitNOFILE "
+            "of systemd, --ulimit nofile of Docker)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # connections inherit it
     try:
         listener.bind((host, port))
         listener.listen(BACKLOG)  # from now on clients wait instead of being refused

@@ -3,6 +3,7 @@
 import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -56,8 +57,8 @@ class Settings(BaseSettings):
     )
     queue_bytes: Annotated[int, Field(ge=1)] = Field(
         512 * 2**20,
-        description="Bytes that decoded pictures may take, waiting and in flight (one always may), "
-        "and again the large bodies that are being received.",
+        description="Bytes that the front process may hold for clients in all: what it receives, "
+        "what waits, and answers that have not been taken (one large request always may).",
     )
     stall_seconds: Annotated[float, Field(ge=1)] = Field(
         10.0,
@@ -84,7 +85,14 @@ class Settings(BaseSettings):
         False, description="Serve without keys to other machines, too, not only on loopback."
     )
     cors_origins: list[str] = Field(
-        [], description="Other sites whose pages may use the service; by default none."
+        [],
+        description="Other sites whose pages may use the service, as https://name or "
+        "http://name:port; * is all. By default none.",
+    )
+    hosts: list[str] = Field(
+        [],
+        description="Names by which clients may call a service without keys, beside addresses and "
+        "names without a dot. By default none.",
     )
 
     shrink: bool = Field(
@@ -138,6 +146,18 @@ class Settings(BaseSettings):
             value, limit = getattr(self, name), getattr(self, f"{name}_limit")
             if value > limit:
                 raise ValueError(f"{name} is {value}, above {name}_limit, {limit}")
+        return self
+
+    @model_validator(mode="after")
+    def _sites_are_origins(self) -> Self:
+        for site in self.cors_origins:
+            parts = urlsplit(site)
+            sent = f"{parts.scheme}://{parts.netloc}".lower()
+            if site != "*" and (site != sent or parts.scheme not in ("http", "https")):
+                raise ValueError(
+                    f"cors_origins has {site!r}; browsers send https://name or http://name:port, "
+                    "in small letters and without a path, and * stands for all"
+                )
         return self
 
     @model_validator(mode="after")

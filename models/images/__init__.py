@@ -36,10 +36,20 @@ The errors::
     ├── TooManyPixels           a picture beyond ``Limits.max_pixels``
     └── CannotCertifyPicture    a picture, but not one whose pixels could be certified as sent
 
-:func:`decode` raises no others, whatever the bytes. It keeps no state and may run in many threads.
+:func:`decode` raises no others, whatever the bytes, but MemoryError. It keeps no state and may run
+in many threads.
 """
 
-from models.images.decoding import MOST_PIXELS, Limits, Picture, decode, over_white, to_png
+from models.images.decoding import (
+    MOST_PIXELS,
+    Limits,
+    Picture,
+    Size,
+    decode,
+    measure,
+    over_white,
+    to_png,
+)
 from models.images.errors import (
     ACCEPTED,
     CannotCertifyPicture,
@@ -71,10 +81,12 @@ __all__ = [
     "Picture",
     "PictureError",
     "PictureFileError",
+    "Size",
     "TooManyPixels",
     "decode",
     "find_pictures",
     "is_hidden",
+    "measure",
     "over_white",
     "read_picture",
     "report_others",

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -78,29 +80,66 @@ class Picture:
         return flat.reshape(self.height, self.width, self.channels)
 
 
+@dataclass(frozen=True)
+class Size:
+    """What a file's structure says of the picture in it: nothing has been decoded.
+
+    ``scans`` is how many times its pixels are gone through: several in a progressive JPEG.
+    """
+
+    width: int
+    height: int
+    scans: int
+
+    @property
+    def pixels(self) -> int:
+        """Width × height."""
+        return self.width * self.height
+
+    @property
+    def work(self) -> int:
+        """Pixels that decoding goes through."""
+        return self.pixels * self.scans
+
+
+def measure(data: bytes, limits: Limits = Limits()) -> Size:
+    """Say how large a picture is, in time and memory in proportion to the bytes alone.
+
+    Raises:
+        PictureError: as :func:`decode` does, if that shows without decoding.
+    """
+    form = find_form(data)
+    with _broken(form):
+        still = _read(form, data, limits)
+        return Size(still.width, still.height, still.scans)
+
+
 def decode(data: bytes, limits: Limits = Limits()) -> Picture:
     """Decode a picture file. The same bytes always give the same pixels.
 
     Raises:
         PictureError: one of its three kinds; never anything else, whatever the bytes.
+        MemoryError: there is too little memory, which says nothing of the bytes.
     """
     form = find_form(data)
-    try:
-        still = form.read(data)
-        pixels = still.width * still.height
-        if pixels == 0:
-            raise NotAPicture(f"a {form.name} file without pixels")
-        if pixels > limits.max_pixels:
-            raise TooManyPixels(pixels, limits.max_pixels)
+    with _broken(form):
+        still = _read(form, data, limits)
         array = _oriented(_unpack(form, still), still.orientation)
         height, width, channels = array.shape
         bits: Literal[8, 16] = 8 if array.dtype == np.uint8 else 16
         return Picture(width, height, "L" if channels == 1 else "RGB", bits, array.tobytes())
-    except PictureError:
+
+
+@contextmanager
+def _broken(form: Form) -> Iterator[None]:
+    """Turn what goes wrong with a stranger's bytes into what the caller expects."""
+    try:
+        yield
+    except (PictureError, MemoryError):
         raise
-    # Everything in here works on a stranger's bytes, and Pillow signals a broken file by whichever
-    # exception its parser stumbles over: OSError, SyntaxError, ValueError, struct.error and more,
-    # and MemoryError too. Whatever it was, these bytes gave no picture; the cause stays attached.
+    # Pillow signals a broken file by whichever exception its parser stumbles over: OSError,
+    # SyntaxError, ValueError, struct.error and more. Whatever it was, these bytes gave no picture;
+    # the cause stays attached.
     except Exception as error:
         reason = f"a broken or truncated {form.name} file ({error or type(error).__name__})"
         raise NotAPicture(reason) from error
@@ -116,6 +155,17 @@ def to_png(picture: Picture, side: int) -> bytes:
     file = io.BytesIO()
     (image.reduce(factor) if factor > 1 else image).save(file, "PNG", compress_level=1)
     return file.getvalue()
+
+
+def _read(form: Form, data: bytes, limits: Limits) -> Still:
+    """Read a file's structure, and hold the picture to the limits."""
+    still = form.read(data)
+    pixels = still.width * still.height
+    if pixels == 0:
+        raise NotAPicture(f"a {form.name} file without pixels")
+    if pixels > limits.max_pixels:
+        raise TooManyPixels(pixels, limits.max_pixels)
+    return still
 
 
 def _unpack(form: Form, still: Still) -> Pixels:

@@ -33,7 +33,8 @@ MOST_SCANS = 100
 class Still(NamedTuple):
     """One picture: its size as coded, and a file with nothing in it but what makes its pixels.
 
-    ``transparent`` is the grey or the RGB value, as decoded, that stands for transparency.
+    ``transparent`` is the grey or the RGB value, as decoded, that stands for transparency;
+    ``scans`` is how many times its pixels are gone through.
     """
 
     width: int
@@ -41,6 +42,7 @@ class Still(NamedTuple):
     content: bytes
     orientation: int = 1
     transparent: tuple[int, ...] | None = None
+    scans: int = 1
 
 
 class Form(NamedTuple):
@@ -156,7 +158,8 @@ def _read_jpeg(data: bytes) -> Still:
         raise _truncated("JPEG")
     if not width or not body:
         raise _truncated("JPEG")
-    return Still(width, height, b"".join([*kept, data[body:position]]), orientation)
+    content = b"".join([*kept, data[body:position]])
+    return Still(width, height, content, orientation, scans=scans)
 
 
 def _read_webp(data: bytes) -> Still:

@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,8 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.bundle import LARGEST, PROGRAM
 from models.networks.exported import DTYPES, STORED, Exported, attribute, reduced
 
+# torch.export stores its archives unpacked; somebody may have packed one to send it.
+MOST_TIMES, SPARE_BYTES = 4, 2**22
 # Under which names training scripts keep the state dict beside other things. An average of weights
 # (ema) comes last: of two, the one that is certainly whole.
 _NESTED = (
@@ -93,6 +97,7 @@ def read_archive(file: Path) -> Archive:
     """
     try:
         with ZipFile(file) as archive:
+            _check_size(file, archive)
             models = [name for name in archive.namelist() if "/models/" in name]
             if len(models) != 1:
                 raise ValueError(
@@ -113,6 +118,17 @@ def read_archive(file: Path) -> Archive:
         raise ImportFailedError(f"{file}: cannot be taken ({reason})") from None
 
 
+def _check_size(file: Path, archive: ZipFile) -> None:
+    """Refuse an archive that would take far more memory than it is large, before it takes it."""
+    size = sum(member.file_size for member in archive.infolist())
+    most = MOST_TIMES * file.stat().st_size + SPARE_BYTES
+    if size > most:
+        raise ValueError(f"holds {size:,} bytes packed into {file.stat().st_size:,}")
+    programs = [one.file_size for one in archive.infolist() if "/models/" in one.filename]
+    if max(programs, default=0) > LARGEST[PROGRAM]:
+        raise ValueError(f"holds a program of more than {LARGEST[PROGRAM]:,} bytes")
+
+
 def _tensors(archive: ZipFile, folder: str, config: str) -> dict[str, Tensor]:
     tensors = {}
     for name, payload in json.loads(archive.read(folder + config))["config"].items():
@@ -123,9 +139,15 @@ def _tensors(archive: ZipFile, folder: str, config: str) -> dict[str, Tensor]:
         kind = DTYPES.get(meta["dtype"])
         if kind is None:
             raise ValueError(f"{name} holds numbers of a type that is not taken ({meta['dtype']})")
-        flat = torch.frombuffer(content, dtype=kind) if content else torch.empty(0, dtype=kind)
+        width = torch.empty(0, dtype=kind).element_size()
         sizes, strides = ([int(one["as_int"]) for one in meta[key]] for key in ("sizes", "strides"))
         offset = int(meta["storage_offset"]["as_int"])
+        if prod(sizes) * width > len(content):
+            raise ValueError(
+                f"{name} is {sizes} numbers, which are more than the {len(content):,} bytes that "
+                "are stored of it"
+            )
+        flat = torch.frombuffer(content, dtype=kind) if content else torch.empty(0, dtype=kind)
         tensors[name] = flat.as_strided(sizes, strides, offset).clone().contiguous()
     return tensors
 

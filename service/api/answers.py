@@ -13,10 +13,10 @@ from models.certification.certificates import Certificate, Mechanism
 from models.certification.norms import Norm
 from models.certification.procedure import Stopped
 from models.certification.tally import Scoring
-from models.images import Picture
 from models.precision import Precision
 from models.preprocessing import Preprocessing
 from service.api.options import Asked
+from service.decoding.reduction import Reduced
 
 
 class _Part(BaseModel):
@@ -184,7 +184,7 @@ def answer(
     granted: int,
     bundle: Bundle,
     asked: Asked,
-    picture: Picture,
+    picture: Reduced,
     preparation: Preprocessing,
     compute: Compute,
     timing: Timing,

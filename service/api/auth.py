@@ -7,9 +7,10 @@ is open, which the service is only on loopback or where an operator said so.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -17,10 +18,16 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 
 from service.api import problems
 from service.api.problems import Problem
+from service.api.sites import refuse_other_sites
+from service.budget import Holding, NoRoomError
+from service.engine.engine import Engine
 from service.keys import UNLIMITED, Allowance, Keys, Scope
 
 # What a picture costs at least, in draws, be it refused: reading and decoding it is work, too.
 LEAST_COST = 64
+# What else costs processor time is charged as the draws that a worker makes meanwhile: seconds for
+# each pixel that decoding goes through, and for each byte that is received, taken apart, decoded.
+PIXEL_SECONDS, BYTE_SECONDS = 1e-7, 2e-8
 
 REFUSALS = problems.responses(401, 403, 429)
 
@@ -28,9 +35,23 @@ REFUSALS = problems.responses(401, 403, 429)
 _BEARER = HTTPBearer(auto_error=False, description="A key of this service.")
 _HEADER = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key.")
 
-# What the caller of the running request may still draw. A context variable, so that no way from a
-# route to a picture can forget to pass it on: the tasks of a request inherit it.
-_allowance: ContextVar[Allowance] = ContextVar("allowance", default=UNLIMITED)
+
+@dataclass
+class Caller:
+    """Who sends a request: what the key may still draw, and its scopes, of which None is all.
+
+    ``received`` are the draws that its body was charged as: no debt that would refuse it.
+    """
+
+    allowance: Allowance = UNLIMITED
+    scopes: frozenset[Scope] | None = None
+    received: float = 0.0
+
+
+ANYBODY = Caller()
+# The caller of the running request. A context variable, so that no way from a route to a picture
+# can forget to pass it on: the tasks of a request inherit it.
+_caller: ContextVar[Caller] = ContextVar("caller", default=ANYBODY)
 
 
 def requires(scope: Scope) -> Any:
@@ -47,26 +68,21 @@ def requires(scope: Scope) -> Any:
     ) -> None:
         keys: Keys | None = request.app.state.keys
         if keys is None:
-            _refuse_other_sites(request)
-        else:
-            _allowance.set(admit(keys, bearer.credentials if bearer else header, scope))
+            refuse_other_sites(request)
+            return
+        caller = admit(keys, bearer.credentials if bearer else header, scope)
+        _caller.set(caller)
+        holding: Holding = request.scope["holding"]
+        try:
+            holding.belong(caller.allowance)
+        except NoRoomError as error:
+            raise Problem("overloaded", f"The {error}.", retry_after_s=1) from None
 
     return Depends(check)
 
 
-def _refuse_other_sites(request: Request) -> None:
-    """Where no key is needed, have no page of another site act through its visitor's browser.
-
-    Browsers let any page send forms anywhere, and only keep the answers from it.
-    """
-    foreign = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
-    invited = request.headers.get("origin") in request.app.state.cors_origins
-    if request.method == "POST" and foreign and not invited:
-        raise Problem("not-allowed", "Pages of other sites may not use this service.")
-
-
-def admit(keys: Keys, secret: str | None, scope: Scope) -> Allowance:
-    """Return what the owner of ``secret`` may still draw.
+def admit(keys: Keys, secret: str | None, scope: Scope) -> Caller:
+    """Return whose secret this is.
 
     Raises:
         Problem: ``no-key``, ``not-allowed``, or ``rate-limited`` for a caller who is in debt.
@@ -80,19 +96,62 @@ def admit(keys: Keys, secret: str | None, scope: Scope) -> Allowance:
         raise Problem("no-key", "The key is unknown.", headers={"WWW-Authenticate": challenge})
     key, allowance = found
     if scope not in key.scopes:
-        challenge = f'Bearer error="insufficient_scope", scope="{scope}"'
-        detail = f"The key {key.name} lacks the scope {scope}."
-        raise Problem("not-allowed", detail, headers={"WWW-Authenticate": challenge}, scope=scope)
+        raise _lacking(scope)
     if scope == "predict":
         _refuse_debt(allowance)
-    return allowance
+    return Caller(allowance, key.scopes)
+
+
+def check_priority() -> None:
+    """Let only those go before others whose key says so.
+
+    Raises:
+        Problem: ``not-allowed``.
+    """
+    scopes = _caller.get().scopes
+    if scopes is not None and "priority" not in scopes:
+        raise _lacking("priority")
+
+
+def owner() -> Hashable:
+    """Return who shares what the caller is given: the key, or nobody in particular."""
+    return _caller.get().allowance
+
+
+def charge_bytes(engine: Engine, size: int) -> None:
+    """Charge the caller for bytes that were received."""
+    caller, draws = _caller.get(), BYTE_SECONDS * size * engine.speed()
+    caller.allowance.take(draws)
+    caller.received += draws
+
+
+def _lacking(scope: Scope) -> Problem:
+    challenge = f'Bearer error="insufficient_scope", scope="{scope}"'
+    detail = f"The key lacks the scope {scope}."
+    return Problem("not-allowed", detail, headers={"WWW-Authenticate": challenge}, scope=scope)
 
 
 class Bill:
     """What an answer costs its caller: the whole budget, until ``draws`` says what was used."""
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, caller: Caller, budget: int) -> None:
+        self._allowance = caller.allowance
+        self._own = caller.received + max(budget, LEAST_COST)
         self.draws = budget
+
+    def add_work(self, pixels: int, size: int, speed: float) -> None:
+        """Charge for decoding a picture, which is not given back.
+
+        Args:
+            pixels: that decoding goes through.
+            size: of the file, in bytes.
+            speed: draws a second that a worker makes of the model.
+
+        Raises:
+            Problem: ``rate-limited``, if the caller is in debt, this picture's draws apart.
+        """
+        _refuse_debt(self._allowance, self._own)
+        self._allowance.take((PIXEL_SECONDS * pixels + BYTE_SECONDS * size) * speed)
 
 
 @contextmanager
@@ -104,8 +163,9 @@ def charge(budget: int) -> Iterator[Bill]:
     Raises:
         Problem: ``rate-limited``, if the caller is in debt.
     """
-    allowance, bill = _allowance.get(), Bill(budget)
-    _refuse_debt(allowance)
+    caller = _caller.get()
+    allowance, bill = caller.allowance, Bill(caller, budget)
+    _refuse_debt(allowance, caller.received)
     allowance.take(max(budget, LEAST_COST))
     try:
         yield bill
@@ -116,8 +176,8 @@ def charge(budget: int) -> Iterator[Bill]:
         allowance.take(max(bill.draws, LEAST_COST) - max(budget, LEAST_COST))
 
 
-def _refuse_debt(allowance: Allowance) -> None:
-    seconds = allowance.wait()
+def _refuse_debt(allowance: Allowance, own: float = 0.0) -> None:
+    seconds = allowance.wait(own)
     if seconds > 0:
         raise Problem(
             "rate-limited",

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from python_multipart.multipart import parse_options_header
@@ -13,9 +14,12 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from service.api import base64_text
-from service.api.apart import apart
-from service.api.encoding import decompress, find_encoding
+from service.api.apart import SMALL, apart
+from service.api.auth import charge_bytes
+from service.api.encoding import MOST_TIMES, decompress, find_encoding
+from service.api.overload import no_room
 from service.api.problems import Problem
+from service.budget import File, Holding, NoRoomError
 
 T = TypeVar("T")
 
@@ -23,13 +27,15 @@ T = TypeVar("T")
 _MOST_PARTS = 10_000
 _READ_AS_RAW = ("image/", "application/octet-stream", "binary/octet-stream")
 _CURLS_OWN = "application/x-www-form-urlencoded"
+# What taking a large body apart takes beside it, times its size: as text, decoded, and in parts.
+_APART_TIMES = 4
 
 
 @dataclass(frozen=True)
 class Body:
     """The pictures of a request as they were sent, and the options beside them."""
 
-    pictures: list[bytes]
+    pictures: list[File]
     options: dict[str, Any]
 
 
@@ -45,52 +51,89 @@ async def read_one(request: Request, limit: int, seconds: float) -> Body:
         Problem: the body is too large, of a wrong type, or malformed.
     """
     kind = _media_type(request)
-    pool = request.app.state.predictions.pool
     async with whole(request, limit, seconds) as content:
         kind = kind or _look(content)
         if kind.startswith(_READ_AS_RAW):
-            return Body([content], {})
+            return _hold(request, [content], {})
         if kind == "application/json":
-            return await apart(pool, len(content), lambda: _one_of_json(content))
+            picture, options = await _apart(request, content, _one_of_json)
+            return _hold(request, [picture], options)
         if kind == "multipart/form-data":
-            pictures = await apart(pool, len(content), lambda: _form(request.headers, content, 1))
+            pictures = await _apart(request, content, partial(_form, request.headers, most=1))
             if len(pictures) != 1:
                 detail = "The form must have one field image; for several use /predict/batch."
                 raise Problem("malformed-request", detail)
-            return Body(pictures, {})
+            return _hold(request, pictures, {})
     raise _unsupported(kind, "image/png (or another image type), ")
 
 
 async def read_many(request: Request, limit: int, seconds: float, most: int) -> Body:
     """Read a request for up to ``most`` pictures; otherwise as :func:`read_one`."""
     kind = _media_type(request)
-    pool = request.app.state.predictions.pool
     async with whole(request, limit, seconds) as content:
         kind = kind or _look(content)
         if kind == "application/json":
-            return await apart(pool, len(content), lambda: _many_of_json(content, most))
+            return _hold(
+                request, *await _apart(request, content, partial(_many_of_json, most=most))
+            )
         if kind == "multipart/form-data":
-            form = await apart(pool, len(content), lambda: _form(request.headers, content, most))
+            form = await _apart(request, content, partial(_form, request.headers, most=most))
             if not form:
                 detail = "The form has no field image; send one a picture."
                 raise Problem("malformed-request", detail)
-            return Body(form, {})
+            return _hold(request, form, {})
     raise _unsupported(kind, "")
 
 
-def _one_of_json(content: bytes) -> Body:
+def _hold(request: Request, pictures: list[bytes], options: dict[str, Any]) -> Body:
+    holding: Holding = request.scope["holding"]
+    return Body([held(picture, holding) for picture in pictures], options)
+
+
+def held(content: bytes, holding: Holding) -> File:
+    """Return a picture file that its request holds from now on."""
+    holding.count(len(content))
+    return File(content, holding)
+
+
+async def _apart(request: Request, content: bytes, work: Callable[[bytes], T]) -> T:
+    """Take a body apart; a large one in a thread, after making sure that there is room."""
+    with room(request, _APART_TIMES * len(content) if len(content) > SMALL else 0):
+        pool = request.app.state.predictions.pool
+        return await apart(pool, len(content), lambda: work(content))
+
+
+@contextmanager
+def room(request: Request, size: int) -> Iterator[None]:
+    """Have ``size`` bytes to work with as long as the block runs.
+
+    Raises:
+        Problem: ``overloaded``.
+    """
+    holding: Holding = request.scope["holding"]
+    try:
+        holding.take(size)
+    except NoRoomError:
+        raise no_room(request.app.state.predictions.engine) from None
+    try:
+        yield
+    finally:
+        holding.count(-size)
+
+
+def _one_of_json(content: bytes) -> tuple[bytes, dict[str, Any]]:
     members = _json(content)
-    return Body([_base64(members.pop("image", None), "image")], members)
+    return _base64(members.pop("image", None), "image"), members
 
 
-def _many_of_json(content: bytes, most: int) -> Body:
+def _many_of_json(content: bytes, most: int) -> tuple[list[bytes], dict[str, Any]]:
     members = _json(content)
     images = members.pop("images", None)
     if not isinstance(images, list) or not images:
         detail = "The member images must be a list of pictures in base64, with at least one."
         raise Problem("malformed-request", detail)
     _check_count(len(images), most)
-    return Body([_base64(image, f"images[{i}]") for i, image in enumerate(images)], members)
+    return [_base64(image, f"images[{i}]") for i, image in enumerate(images)], members
 
 
 def _check_count(count: int, most: int) -> None:
@@ -125,34 +168,53 @@ def _unsupported(kind: str, raw: str) -> Problem:
 async def whole(request: Request, limit: int, seconds: float) -> AsyncIterator[bytes]:
     """Read the whole body, stopping as soon as it is too large or takes too long; decompress it.
 
-    It counts as being received for as long as the block runs, which is to take it apart.
+    Its request holds it for as long as the block runs, which is to take it apart.
 
     Raises:
-        Problem: it does.
+        Problem: it does, or there is no room for it.
     """
     encoding = find_encoding(request.headers)
     stated = request.headers.get("content-length", "")
     if stated.isdigit() and int(stated) > limit:
         raise _too_large(limit)
-    with request.app.state.uploads.body() as upload:
-        parts: list[bytes] = []
+    holding: Holding = request.scope["holding"]
+    parts: list[bytes] = []
+    received = 0
+    try:
         try:
             async with asyncio.timeout(seconds):
                 async for part in request.stream():
+                    holding.take(len(part))
                     parts.append(part)
-                    if upload.add(len(part)) > limit:
+                    received += len(part)
+                    if received > limit:
                         raise _too_large(limit)
         except TimeoutError:
             detail = f"The request was not received whole within {seconds:g} s."
             raise Problem("deadline-before-first-look", detail) from None
+        except NoRoomError:
+            raise no_room(request.app.state.predictions.engine) from None
+        finally:
+            charge_bytes(request.app.state.predictions.engine, received)
         content = b"".join(parts)
         parts.clear()
         if encoding:
-            pool, packed = request.app.state.predictions.pool, content
-            content = await apart(pool, limit, lambda: decompress(packed, encoding, limit))
-            upload.add(len(content))
-            del packed
+            content = await _unpacked(request, content, encoding, limit)
+            holding.count(len(content) - received)
+            received = len(content)
         yield content
+    finally:
+        holding.count(-received)
+
+
+async def _unpacked(request: Request, packed: bytes, encoding: str, limit: int) -> bytes:
+    """Decompress a body, after making sure that there is room for what it may hold."""
+    predictions = request.app.state.predictions
+    most = min(limit, MOST_TIMES * len(packed))
+    with room(request, most):
+        plain = await apart(predictions.pool, most, lambda: decompress(packed, encoding, limit))
+        charge_bytes(predictions.engine, len(plain))
+    return plain
 
 
 def _too_large(limit: int) -> Problem:

@@ -4,17 +4,22 @@ from importlib import resources
 
 from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 
 from service.api.problems import Problem, root_path
 from service.api.security import policy
+from service.api.static import Found, StaticFile
 
 router = APIRouter(include_in_schema=False)
 
-_FILES = {
+_RESOURCES = resources.files("fastapi_swagger.resources")
+_KINDS = {
     "swagger-ui-bundle.js": "text/javascript",
     "swagger-ui.css": "text/css",
     "favicon-32x32.png": "image/png",
+}
+_FILES = {
+    name: StaticFile(_RESOURCES.joinpath(name).read_bytes(), kind) for name, kind in _KINDS.items()
 }
 # Swagger UI would keep keys in the browser's storage if it were told to; by default it does not.
 # Links are relative, for a service that lies below a path of its proxy's.
@@ -28,13 +33,15 @@ _PAGE = bytes(
         swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
     ).body
 ).decode()
-_HEADERS = {"Content-Security-Policy": policy(_PAGE)}
+_DOCS = StaticFile(
+    _PAGE.encode(), "text/html; charset=utf-8", {"Content-Security-Policy": policy(_PAGE)}
+)
 
 
 @router.get("/docs")
-async def docs() -> HTMLResponse:
+async def docs() -> Response:
     """Return the page that shows the OpenAPI document."""
-    return HTMLResponse(_PAGE, headers=_HEADERS)
+    return Found(_DOCS)
 
 
 @router.get("/openapi.json")
@@ -45,9 +52,8 @@ async def document(request: Request) -> JSONResponse:
 
 
 @router.get("/swagger/{name}")
-def file(name: str) -> Response:
+async def file(name: str) -> Response:
     """Return one of Swagger UI's files."""
     if name not in _FILES:
         raise Problem("not-found", f"There is no file {name}.")
-    content = resources.files("fastapi_swagger.resources").joinpath(name).read_bytes()
-    return Response(content, media_type=_FILES[name])
+    return Found(_FILES[name])

@@ -19,10 +19,14 @@ async def live() -> dict[str, bool]:
 @router.get("/health/ready", responses=problems.responses(503))
 async def ready(request: Request) -> dict[str, bool]:
     """Say whether pictures are answered now."""
-    engine = request.app.state.predictions.engine
-    if not engine.ready:
-        doing = engine.trouble or "they are loading the models, or the service is stopping"
+    predictions = request.app.state.predictions
+    if not predictions.ready:
+        doing = predictions.engine.trouble or (
+            "they are loading the models, or the service is stopping"
+        )
         detail = f"No worker is ready: {doing}."
+        if predictions.engine.ready:
+            detail = "Large pictures are not decoded: as many wait as may, or decoders start again."
         raise Problem("not-ready", detail, retry_after_s=1)
     return {"ready": True}
 

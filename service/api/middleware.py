@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.leaving import CLIENT_LEFT
 from service.api.problems import Problem
 from service.api.security import HEADERS
+from service.api.v2_errors import V2_PREFIX, as_v2
+from service.budget import REQUEST_BYTES, Budget, Holding
 from service.metrics import Metrics
 from service.tracing import Tracing
 
@@ -27,6 +29,9 @@ _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-(
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 # Asked every few seconds by machines: no span, and no line in the log.
 _PROBES = ("/health/", "/v2/health/", "/metrics")
+# What no honest path has. The routes' patterns would let a line break at the end pass, and proxies
+# that keep a path from strangers would not know it again.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Under overload and attack a line for each refusal would only add to it; metrics count them.
 _QUIET = {401, 403, 429, 503}
 
@@ -38,10 +43,14 @@ class Envelope:
         app: what answers.
         metrics: where requests are counted.
         tracing: where they are traced, if anywhere.
+        budget: of what requests hold.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None, budget: Budget
+    ) -> None:
         self._app, self._metrics, self._tracing = app, metrics, tracing
+        self._budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -72,8 +81,11 @@ class Envelope:
         structlog.contextvars.bind_contextvars(
             request_id=request_id.decode(), trace_id=trace.split(b"-")[1].decode()
         )
+        refusal = self._refusal(scope, probe)
         try:
-            await self._app(scope, receive, send_enveloped)
+            with Holding(self._budget) as scope["holding"]:
+                scope["holding"].count(REQUEST_BYTES)
+                await (refusal or self._app)(scope, receive, send_enveloped)
         except ClientDisconnect:
             pass  # nobody is left to answer
         except Exception:
@@ -87,7 +99,7 @@ class Envelope:
             seconds = time.monotonic() - arrived
             method = scope["method"] if scope["method"] in _METHODS else "other"
             if status in (0, CLIENT_LEFT):
-                status, outcome = CLIENT_LEFT, "client-left"
+                status, outcome = scope.get("refused", (CLIENT_LEFT, "client-left"))
             route = _route(scope)
             self._metrics.requests.labels(route, str(status), outcome).inc()
             self._metrics.latency.labels(route).observe(seconds)
@@ -102,6 +114,22 @@ class Envelope:
                 milliseconds=round(1000 * seconds, 1),
             )
             structlog.contextvars.clear_contextvars()
+
+    def _refusal(self, scope: Scope, probe: bool) -> ASGIApp | None:
+        """Return what answers a request that is not even looked at."""
+        headers: dict[str, str] = {}
+        if _CONTROL.search(scope["path"]):
+            problem = Problem("not-found", "There is nothing at a path with control characters.")
+        elif not probe and (self._budget.full or "crowded" in scope):
+            detail = "There are as many connections, or requests under way, as there may be."
+            problem = Problem("overloaded", detail, retry_after_s=1)
+            headers = {"Connection": "close"}
+        else:
+            return None
+        scope["problem"] = problem.name
+        if scope["path"].startswith(V2_PREFIX):
+            return as_v2(problem, headers)
+        return problem.response(headers)
 
 
 def _route(scope: Scope) -> str:

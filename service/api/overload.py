@@ -5,11 +5,11 @@ service can bear, nine of ten requests end here.
 """
 
 import json
+from functools import lru_cache
 from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.predictions import RETRY_SECONDS
 from service.api.problems import MEDIA_TYPE, Problem
 from service.engine.engine import Engine
 from service.metrics import Metrics
@@ -35,12 +35,6 @@ class Gate:
 
     def __init__(self, app: ASGIApp, engine: Engine, metrics: Metrics) -> None:
         self._app, self._engine, self._metrics = app, engine, metrics
-        detail = "As many pictures are waiting as may."
-        problem = Problem("overloaded", detail, retry_after_s=RETRY_SECONDS)
-        error = {"error": f"{problem.name}: {detail}"}
-        self._answers = {
-            path: (json.dumps(problem.document()).encode(), MEDIA_TYPE.encode()) for path in _PATHS
-        } | {_V2_PATH: (json.dumps(error).encode(), b"application/json")}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -48,16 +42,34 @@ class Gate:
             await self._app(scope, receive, send)
             return
         path = _V2_PATH if scope["path"].endswith("/infer") else scope["path"]
-        if path not in self._answers:
+        if path not in (*_PATHS, _V2_PATH):
             await self._app(scope, receive, send)
             return
-        content, kind = self._answers[path]
+        retry = self._engine.retry_seconds
+        content, kind = _answer(path == _V2_PATH, retry)
         scope["problem"], scope["route"] = "overloaded", _Route(path)
         self._metrics.refused.labels("overloaded").inc()
         headers = [
             (b"content-type", kind),
             (b"content-length", str(len(content)).encode()),
-            (b"retry-after", str(RETRY_SECONDS).encode()),
+            (b"retry-after", str(retry).encode()),
         ]
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": content})
+
+
+@lru_cache
+def _answer(v2: bool, retry: int) -> tuple[bytes, bytes]:
+    """Return the refusal and its media type."""
+    detail = "As many pictures are waiting as may."
+    problem = Problem("overloaded", detail, retry_after_s=retry)
+    if v2:
+        error = {"error": f"{problem.name}: {detail}"}
+        return json.dumps(error).encode(), b"application/json"
+    return json.dumps(problem.document()).encode(), MEDIA_TYPE.encode()
+
+
+def no_room(engine: Engine) -> Problem:
+    """Return the problem that there is no memory for what a request brings."""
+    detail = "Requests hold all the memory there is for them."
+    return Problem("overloaded", detail, retry_after_s=engine.retry_seconds)

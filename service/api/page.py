@@ -2,38 +2,28 @@
 
 from pathlib import Path
 
-from fastapi import APIRouter, Request, Response
-from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from fastapi import APIRouter, HTTPException, Request, Response
+from starlette._utils import get_route_path
+from starlette.types import Receive, Scope, Send
 
 from service.api.auth import requires
 from service.api.body import read_one
 from service.api.leaving import CLIENT_LEFT, unless_client_leaves
 from service.api.predictions import Predictions
+from service.api.static import Found, read_folder
 
-FOLDER = Path(__file__).parents[1] / "page"
 # As long as a screen is likely to need.
 SHOWN_SIDE = 1024
+FOLDER = Path(__file__).parents[1] / "page"
+FILES = read_folder(FOLDER)
 
 router = APIRouter(include_in_schema=False)
 
 
-class _Files(StaticFiles):
-    """Files with an ETag that browsers keep, but ask about each time: an upgrade shows at once."""
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        response = await super().get_response(path, scope)
-        response.headers["Cache-Control"] = "no-cache"
-        return response
-
-
-files = _Files(directory=FOLDER)
-
-
 @router.api_route("/", methods=["GET", "HEAD"])
-async def page(request: Request) -> Response:
+async def page() -> Response:
     """Return the page."""
-    return await files.get_response("index.html", request.scope)
+    return Found(FILES["index.html"])
 
 
 @router.post("/page/picture", dependencies=[requires("predict")])
@@ -50,3 +40,13 @@ async def picture(request: Request) -> Response:
     if shown is None:
         return Response(status_code=CLIENT_LEFT)
     return Response(shown, media_type="image/png", headers={"Cache-Control": "no-store"})
+
+
+async def files(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with one of the page's files; mounted at ``/page``."""
+    if scope["method"] != "GET":
+        raise HTTPException(405, headers={"Allow": "GET, HEAD"})
+    name = get_route_path(scope).removeprefix("/")
+    if name not in FILES:
+        raise HTTPException(404)
+    await FILES[name](scope, receive, send)

@@ -16,6 +16,7 @@ from service.api.leaving import CLIENT_LEFT, unless_client_leaves
 from service.api.options import Options, parse, resolve
 from service.api.predictions import Predictions
 from service.api.problems import Problem
+from service.budget import File, Holding
 
 _EVENT = {
     "type": "object",
@@ -73,7 +74,7 @@ async def predict_batch(request: Request, query: Annotated[Options, Query()]) ->
     _refuse_require(options, "each answer of a batch")
     asked = resolve(options, predictions.find(options.model), settings)
 
-    async def one(picture: bytes) -> Answer | Problem:
+    async def one(picture: File) -> Answer | Problem:
         try:
             return await predictions.predict(picture, options, arrived)
         except Problem as problem:
@@ -114,8 +115,15 @@ async def predict_stream(request: Request, query: Annotated[Options, Query()]) -
     arrived: float = request.scope["arrived"]
     picture, options = await _read_one(request, query)
     _refuse_require(options, "a stream")
-    looks: asyncio.Queue[Look | None] = asyncio.Queue()
-    work = asyncio.ensure_future(predictions.predict(picture, options, arrived, looks.put_nowait))
+    looks: asyncio.Queue[str | None] = asyncio.Queue()
+    holding: Holding = request.scope["holding"]
+
+    def put(look: Look) -> None:
+        event = _event("look", look.model_dump_json())
+        holding.count(len(event))  # until the client takes it
+        looks.put_nowait(event)
+
+    work = asyncio.ensure_future(predictions.predict(picture, options, arrived, put))
     work.add_done_callback(lambda _: looks.put_nowait(None))
     # Until there is something to send, errors are answered as errors.
     first = await unless_client_leaves(request, looks.get())
@@ -129,7 +137,8 @@ async def predict_stream(request: Request, query: Annotated[Options, Query()]) -
         try:
             reached = first
             while reached is not None:
-                yield _event("look", reached.model_dump_json())
+                yield reached
+                holding.count(-len(reached))
                 reached = await looks.get()
             try:
                 yield _event("answer", (await work).model_dump_json())
@@ -143,7 +152,7 @@ async def predict_stream(request: Request, query: Annotated[Options, Query()]) -
     return StreamingResponse(events(), headers=headers, media_type="text/event-stream")
 
 
-async def _read_one(request: Request, query: Options) -> tuple[bytes, Options]:
+async def _read_one(request: Request, query: Options) -> tuple[File, Options]:
     """Read a request for one picture: its bytes, and the options of query and body together."""
     predictions: Predictions = request.app.state.predictions
     body = await read_one(request, predictions.settings.max_bytes, _patience(query, predictions))

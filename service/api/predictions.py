@@ -5,17 +5,32 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
-from models import images
 from models.certification.procedure import Question
 from models.certification.reach import draws_needed, reachable_size
 from models.certification.terms import Terms
-from models.preprocessing import CannotCertify, Preprocessing, plan
+from models.images import (
+    CannotCertifyPicture,
+    NotAPicture,
+    Size,
+    TooManyPixels,
+)
+from models.preprocessing import CannotCertify, Preprocessing
 from service.api.answers import Answer, Compute, Look, Timing, answer, look
-from service.api.auth import charge
+from service.api.auth import LEAST_COST, Bill, charge, check_priority, owner
 from service.api.options import Asked, Options, resolve
 from service.api.problems import Problem
+from service.budget import File, NoRoomError
 from service.catalogue import Catalogue, Served, UnknownModelError
+from service.decoding.decoders import (
+    DecoderLostError,
+    Decoders,
+    NoMemoryError,
+    RefusedError,
+)
+from service.decoding.queue import FullError
+from service.decoding.reduction import Reduced, Task
 from service.engine.engine import (
     CannotEncodeError,
     DeadlineError,
@@ -31,7 +46,8 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.tracing import Tracing
 
-RETRY_SECONDS = 1
+# For workers to become ready.
+READY_SECONDS = 1
 # Long enough for workers to start again twice.
 LOST_SECONDS = 30
 
@@ -46,10 +62,16 @@ class Predictions:
     metrics: Metrics
     tracing: Tracing | None
     pool: ThreadPoolExecutor
+    decoders: Decoders
+
+    @property
+    def ready(self) -> bool:
+        """Whether pictures are answered now, large ones, too."""
+        return self.engine.ready and self.decoders.ready
 
     async def predict(
         self,
-        data: bytes,
+        file: File,
         options: Options,
         arrived: float,
         on_look: Callable[[Look], None] | None = None,
@@ -57,7 +79,7 @@ class Predictions:
         """Answer for one picture.
 
         Args:
-            data: the picture file.
+            file: the picture file; it is released when it is decoded.
             options: what the client chose.
             arrived: when the request came, by ``time.monotonic``.
             on_look: told at every look before the last what the answer is so far.
@@ -68,8 +90,10 @@ class Predictions:
         served = self.find(options.model)
         asked = resolve(options, served, self.settings)
         try:
+            if options.priority == "high":
+                check_priority()
             with charge(asked.max_draws) as bill:
-                answered = await self._predict(data, options, served, asked, arrived, on_look)
+                answered = await self._predict(file, options, served, asked, arrived, bill, on_look)
                 bill.draws = answered.draws
         except Problem as problem:
             self.metrics.refused.labels(problem.name).inc()
@@ -78,21 +102,28 @@ class Predictions:
 
     async def _predict(
         self,
-        data: bytes,
+        file: File,
         options: Options,
         served: Served,
         asked: Asked,
         arrived: float,
+        bill: Bill,
         on_look: Callable[[Look], None] | None,
     ) -> Answer:
         begun = time.monotonic()
         deadline = arrived + asked.timeout_ms / 1000
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(deadline - begun):
-                with self.engine.preparing(len(data)):
-                    preparing = loop.run_in_executor(self.pool, self._prepare, data, served, asked)
-                    picture, preparation = await preparing
+                with self.engine.preparing():
+                    shape = served.bundle.manifest.input.shape
+                    task, speed = (
+                        Task(self.settings.max_pixels, shape),
+                        self.engine.speed(served.index),
+                    )
+                    picture = await self._decode(file, task, bill, speed)
+                    preparation = picture.plan(shape)
+                    terms = self._terms(served, preparation, picture.values)
+                    self._check_reach(served, asked, terms)
             decoded = time.monotonic()
             job = Job(
                 model=served.index,
@@ -107,9 +138,10 @@ class Predictions:
                 job, on_look and (lambda so_far: on_look(look(so_far, served.bundle)))
             )
         except NotReadyError as error:
-            raise Problem("not-ready", f"{error}.", retry_after_s=RETRY_SECONDS) from None
+            raise Problem("not-ready", f"{error}.", retry_after_s=READY_SECONDS) from None
         except OverloadedError as error:
-            raise Problem("overloaded", f"{error}.", retry_after_s=RETRY_SECONDS) from None
+            retry = self.engine.retry_seconds
+            raise Problem("overloaded", f"{error}.", retry_after_s=retry) from None
         except WorkersLostError as error:
             raise Problem("workers-lost", f"{error}.", retry_after_s=LOST_SECONDS) from None
         except (DeadlineError, TimeoutError):
@@ -150,20 +182,21 @@ class Predictions:
             self.tracing.prediction(told, begun, decoded, result.queue_seconds, result.looks)
         return answered
 
-    async def show(self, data: bytes, side: int) -> bytes:
+    async def show(self, file: File, side: int) -> bytes:
         """Return a picture as it is decoded, no side much longer than ``side``, as a PNG file.
 
         Raises:
             Problem: it cannot be decoded, or there is no place for it.
         """
-        loop = asyncio.get_running_loop()
+        task = Task(self.settings.max_pixels, side=side)
         try:
-            with self.engine.preparing(len(data)):
-                return await loop.run_in_executor(self.pool, self._shown, data, side)
+            with charge(LEAST_COST) as bill, self.engine.preparing():
+                return (await self._decode(file, task, bill, self.engine.speed())).content
         except NotReadyError as error:
-            raise Problem("not-ready", f"{error}.", retry_after_s=RETRY_SECONDS) from None
+            raise Problem("not-ready", f"{error}.", retry_after_s=READY_SECONDS) from None
         except OverloadedError as error:
-            raise Problem("overloaded", f"{error}.", retry_after_s=RETRY_SECONDS) from None
+            retry = self.engine.retry_seconds
+            raise Problem("overloaded", f"{error}.", retry_after_s=retry) from None
 
     def find(self, name: str | None) -> Served:
         """Return the model called ``name``, or raise the problem that there is none."""
@@ -172,35 +205,31 @@ class Predictions:
         except UnknownModelError as error:
             raise Problem("unknown-model", str(error.args[0])) from None
 
-    def _prepare(
-        self, data: bytes, served: Served, asked: Asked
-    ) -> tuple[images.Picture, Preprocessing]:
-        """Decode a picture and plan its way to the model's input; called in a thread.
+    async def _decode(self, file: File, task: Task, bill: Bill, speed: float) -> Reduced:
+        """Decode a picture; its pixels are charged before, as draws of which ``speed`` a second."""
 
-        The norm of a large picture's preprocessing takes seconds.
-        """
-        picture = self._decode(data)
+        def admit(size: Size) -> None:
+            bill.add_work(size.work, file.size, speed)
+
         try:
-            shape = served.bundle.manifest.input.shape
-            preparation = plan(picture.width, picture.height, picture.mode, picture.bits, shape)
-        except CannotCertify as error:
-            raise Problem("cannot-certify-preprocessing", str(error)) from None
-        terms = self._terms(served, preparation, picture.values)
-        self._check_reach(served, asked, terms)
-        return picture, preparation
-
-    def _shown(self, data: bytes, side: int) -> bytes:
-        return images.to_png(self._decode(data), side)
-
-    def _decode(self, data: bytes) -> images.Picture:
-        try:
-            return images.decode(data, images.Limits(self.settings.max_pixels))
-        except images.NotAPicture as error:
+            picture = await self.decoders.reduce(file, task, owner(), admit)
+            file.holding.take(len(picture.content))
+        except NotAPicture as error:
             raise Problem("not-a-picture", str(error)) from None
-        except images.TooManyPixels as error:
+        except TooManyPixels as error:
             raise Problem("too-many-pixels", str(error), limit_pixels=error.limit) from None
-        except images.CannotCertifyPicture as error:
+        except (CannotCertifyPicture, CannotCertify) as error:
             raise Problem("cannot-certify-preprocessing", str(error)) from None
+        except RefusedError as error:
+            more: Any = {} if error.limit is None else {"limit_pixels": error.limit}
+            raise Problem(error.name, error.detail, **more) from None
+        except DecoderLostError as error:
+            raise Problem("workers-lost", f"{error}.", retry_after_s=LOST_SECONDS) from None
+        except (FullError, NoRoomError, NoMemoryError, MemoryError):
+            detail = "There is no room to decode another picture."
+            retry = self.engine.retry_seconds
+            raise Problem("overloaded", detail, retry_after_s=retry) from None
+        return picture
 
     def _terms(self, served: Served, preparation: Preprocessing, values: int) -> Terms:
         """Return what certificates are worth here, but for what only a worker knows: τ and ρ."""

@@ -16,14 +16,15 @@ from service.api import v2_repository
 from service.api.answers import Answer, headers_together
 from service.api.apart import apart
 from service.api.auth import requires
-from service.api.body import whole
+from service.api.body import held, room, whole
 from service.api.leaving import CLIENT_LEFT, unless_client_leaves
 from service.api.options import Options, parse, resolve
-from service.api.predictions import RETRY_SECONDS, Predictions
+from service.api.predictions import READY_SECONDS, Predictions
 from service.api.problems import Problem
 from service.api.v2_errors import V2Route
-from service.api.v2_request import read_inference
+from service.api.v2_request import read_inference, room_apart
 from service.api.v2_response import OUTPUTS, respond
+from service.budget import File
 from service.catalogue import Served
 
 PLATFORM = "pytorch_pixeldp"
@@ -106,15 +107,18 @@ async def infer(request: Request, model: Model) -> Response:
     arrived: float = request.scope["arrived"]
     header = request.headers.get("inference-header-content-length")
     async with whole(request, settings.max_bytes, settings.timeout_ms / 1000) as content:
-        inference = await apart(
-            predictions.pool,
-            len(content),
-            lambda: read_inference(content, header, manifest.input.shape, settings.max_batch),
-        )
+        with room(request, room_apart(len(content), header)):
+            inference = await apart(
+                predictions.pool,
+                len(content),
+                lambda: read_inference(content, header, manifest.input.shape, settings.max_batch),
+            )
+        files = [held(picture, request.scope["holding"]) for picture in inference.pictures]
+        inference.pictures.clear()
     name = f"{manifest.name}:{manifest.version}"
     options = parse(inference.options | {"model": name, "scores": "all"})
     asked = resolve(options, model, settings)
-    work = _predict(predictions, inference.pictures, options, arrived)
+    work = _predict(predictions, files, options, arrived)
     answers = await unless_client_leaves(request, work)
     if answers is None:
         return Response(status_code=CLIENT_LEFT)
@@ -132,11 +136,11 @@ async def nothing(request: Request) -> JSONResponse:
 
 
 async def _predict(
-    predictions: Predictions, pictures: list[bytes], options: Options, arrived: float
+    predictions: Predictions, pictures: list[File], options: Options, arrived: float
 ) -> list[Answer]:
     """Answer all pictures; as soon as one fails, the others are given up."""
 
-    async def one(number: int, picture: bytes) -> Answer:
+    async def one(number: int, picture: File) -> Answer:
         try:
             return await predictions.predict(picture, options, arrived)
         except Problem as problem:
@@ -155,6 +159,6 @@ async def _predict(
 
 
 def _check_ready(request: Request) -> None:
-    if not request.app.state.predictions.engine.ready:
-        detail = "No worker is ready: they are loading the models, or the service is stopping."
-        raise Problem("not-ready", detail, retry_after_s=RETRY_SECONDS)
+    if not request.app.state.predictions.ready:
+        detail = "Pictures are not answered now: workers or decoders start, or the service stops."
+        raise Problem("not-ready", detail, retry_after_s=READY_SECONDS)

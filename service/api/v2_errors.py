@@ -1,6 +1,6 @@
 """Errors as the Open Inference Protocol has them: ``{"error": "…"}``."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import structlog
@@ -14,6 +14,7 @@ from service.api.problems import Problem, out_of_range
 
 log = structlog.get_logger(__name__)
 
+V2_PREFIX = "/v2/"
 # Whatever is wrong with what was sent is one status there.
 _BAD_INPUT = (406, 413, 415, 422)
 
@@ -45,14 +46,15 @@ class V2Route(APIRoute):
                 detail = "The service failed while it worked on this request."
                 problem = Problem("internal-error", detail)
             request.scope["problem"] = problem.name  # for the metrics
-            return _problem(problem)
+            return as_v2(problem)
 
         return handle_in_form
 
 
-def _problem(problem: Problem) -> Response:
+def as_v2(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the answer to a problem in the protocol's form."""
     status = 400 if problem.status in _BAD_INPUT else problem.status
-    headers = dict(problem.response().headers)
+    headers = dict(problem.response(headers).headers)
     return _error(status, f"{problem.name}: {problem.detail}", headers)
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from models.bundle import BundleError
 from service.api.auth import requires
 from service.api.body import whole
-from service.api.predictions import RETRY_SECONDS, Predictions
+from service.api.predictions import READY_SECONDS, Predictions
 from service.api.problems import Problem
 from service.api.v2_errors import Unsupported, V2Route
 from service.catalogue import UnknownModelError
@@ -89,7 +89,7 @@ async def load(request: Request, name: str, version: str | None = None) -> dict[
     except NotConfinedError as error:
         raise Problem("unknown-model", str(error)) from None
     except NotReadyError as error:
-        raise Problem("not-ready", f"{error}.", retry_after_s=RETRY_SECONDS) from None
+        raise Problem("not-ready", f"{error}.", retry_after_s=READY_SECONDS) from None
     except (RepositoryError, BundleError, LoadError) as error:
         raise Problem("cannot-load", str(error)) from None
     return {}

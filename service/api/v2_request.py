@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from service.api.apart import SMALL
 from service.api.problems import Problem
 from service.api.v2_errors import Unsupported
 from service.api.v2_response import OUTPUTS
@@ -21,6 +22,9 @@ _OPTIONS = ("target", "norm", "confidence", "max_draws")
 _UNSUPPORTED = ("shared_memory_region", "classification", "sequence_id")
 # What is told elsewhere, or says nothing here: MLServer's codecs name themselves in content_type.
 _PASSED_OVER = ("binary_data_output", "content_type", "headers")
+# Bytes that values take while they are read, for each of their text: two or more to a value, which
+# is in up to three lists, eight bytes in each.
+_TEXT_TIMES = 12
 # Parts of a request's JSON beside the values.
 _OTHERS = 1000
 
@@ -73,6 +77,20 @@ class Inference:
     pictures: list[bytes]
     options: dict[str, Any]
     outputs: dict[str, bool]
+
+
+def room_apart(size: int, header: str | None) -> int:
+    """Return how many bytes reading a request takes beside it.
+
+    Args:
+        size: of its body.
+        header: of ``Inference-Header-Content-Length``, if there is one.
+    """
+    if size <= SMALL:
+        return 0
+    binary = header is not None and header.isascii() and header.isdecimal() and len(header) <= 12
+    text = min(int(header), size) if binary and header else size
+    return 2 * size + _TEXT_TIMES * text
 
 
 def read_inference(

@@ -7,6 +7,7 @@ effects.
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -57,6 +58,8 @@ GRACE_SECONDS = 2.0
 # picture is granted only so much of the draws it asked for, but never less than this many.
 SHRINKING = ((0.5, 8), (0.25, 4), (0.125, 2))
 LEAST_GRANTED = 128
+# What clients are told to wait at most before they ask again, in seconds.
+LONGEST_RETRY = 60
 
 
 class Engine:
@@ -69,7 +72,6 @@ class Engine:
         pass_size: slots of every pass; None to measure how many are enough.
         compiled: whether workers may compile the models, and use that where it is faster.
         queue: pictures that may wait; more are refused.
-        queue_bytes: bytes that they, and those in flight, may take; one picture always may.
         shrink: whether draw budgets shrink when many pictures wait.
         stall_seconds: a worker that shows no sign of life for so long is replaced.
         load_seconds: how long a worker may take to load its models, or a further one.
@@ -86,7 +88,6 @@ class Engine:
         pass_size: int | None,
         compiled: bool,
         queue: int,
-        queue_bytes: int,
         shrink: bool,
         stall_seconds: float,
         load_seconds: float,
@@ -98,12 +99,12 @@ class Engine:
             Post(f"worker{i}", device, self._roster, self, stall_seconds, load_seconds)
             for i, device in enumerate(devices)
         ]
-        self._limit, self._limit_bytes, self._shrink = queue, queue_bytes, shrink
+        self._limit, self._shrink = queue, shrink
         self._observer, self._on_broken = observer, on_broken
         self._ids = itertools.count(1)
         self._waiting = Waiting()
-        # Pictures that are being decoded, and the bytes of all that are held in any way.
-        self._preparing = self._held = 0
+        # Pictures that are being decoded.
+        self._preparing = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.opened_once = False
         self.draining = False
@@ -149,6 +150,28 @@ class Engine:
         """How each ready worker runs each model, by number."""
         return [post.calibrations for post in self._posts if post.ready]
 
+    def speed(self, model: int | None = None) -> float:
+        """Return the draws a second that a ready worker makes of a model, or of any; 0 if none."""
+        speeds = (
+            one.draws_per_second
+            for calibrations in self.calibrations
+            for number, one in calibrations.items()
+            if model is None or number == model
+        )
+        return max(speeds, default=0.0)
+
+    @property
+    def retry_seconds(self) -> int:
+        """In how many seconds there is room again, as far as the queue tells.
+
+        That is when half of it could have been answered, if each picture took all its draws.
+        """
+        seconds = 0.0
+        for model, draws in self._waiting.draws.items():
+            together = sum(one[model].draws_per_second for one in self.calibrations if model in one)
+            seconds += draws / self.shrinkage / together if together else LONGEST_RETRY
+        return min(max(math.ceil(seconds / 2), 1), LONGEST_RETRY)
+
     def start(self) -> None:
         """Start the workers; they become ready by themselves."""
         self._tasks = [asyncio.create_task(post.keep(), name=post.name) for post in self._posts]
@@ -161,21 +184,19 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @contextmanager
-    def preparing(self, size: int) -> Iterator[None]:
-        """Hold a place in the queue for a picture of ``size`` bytes while these are decoded.
+    def preparing(self) -> Iterator[None]:
+        """Hold a place in the queue for a picture while it is decoded.
 
         Raises:
             NotReadyError: no worker has been ready yet.
             OverloadedError: there is no place.
         """
-        self._check(size)
+        self._check()
         self._preparing += 1
-        self._held += size
         try:
             yield
         finally:
             self._preparing -= 1
-            self._held -= size
 
     async def predict(
         self, job: Job, on_look: Callable[[Conclusion], None] | None = None
@@ -189,9 +210,7 @@ class Engine:
         Raises:
             EngineError: see its tree.
         """
-        size = len(job.picture.pixels)
-        self._check(size)
-        self._held += size
+        self._check()
         try:
             with self._roster.picture(job.model):
                 return await self._fly(job, on_look)
@@ -199,8 +218,6 @@ class Engine:
             digest = await asyncio.to_thread(lambda: job.picture.digest)
             log.error("picture refused", reason=str(error), picture=f"sha256:{digest}")
             raise
-        finally:
-            self._held -= size
 
     async def _fly(self, job: Job, on_look: Callable[[Conclusion], None] | None) -> Result:
         loop = asyncio.get_running_loop()
@@ -260,13 +277,11 @@ class Engine:
         """
         await self._roster.unload(name, self._posts)
 
-    def _check(self, size: int) -> None:
+    def _check(self) -> None:
         if not self.opened_once:
             raise NotReadyError("the workers are still loading the models")
         if self.full:
             raise OverloadedError(f"{self.queued + self._preparing} pictures are waiting already")
-        if self._held and self._held + size > self._limit_bytes:
-            raise OverloadedError(f"waiting pictures take {self._held:,} bytes already")
 
     def _expire(self, flight: Flight) -> None:
         """End a picture that is still in the queue at its deadline."""
@@ -300,7 +315,7 @@ class Engine:
             # Fixed before the first draw, as the division of α needs it to be.
             flight.granted = min(asked, max(asked // self.shrinkage, LEAST_GRANTED))
             post.flights[flight.id] = flight
-            post.send(flight.admission(), flight.job.picture.pixels)
+            post.send(flight.admission(), flight.job.picture.content)
 
     def _settle(self, post: Post, number: int, outcome: wire.Answer | EngineError) -> None:
         flight = post.flights.pop(number, None)

@@ -1,15 +1,15 @@
 """A picture's way through the front process: what is asked, where it is, what comes of it."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from models.certification.answer import Conclusion
 from models.certification.procedure import Question
-from models.images import Picture
 from models.precision import Precision
+from service.decoding.reduction import Reduced
 from service.engine import wire
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Job:
     """
 
     model: int
-    picture: Picture
+    picture: Reduced
     question: Question
     scores: int
     deadline: float
@@ -81,6 +81,8 @@ class Flight:
             height=picture.height,
             channels=picture.channels,
             bits=picture.bits,
+            prepared=picture.prepared,
+            sensitivities=picture.sensitivities,
             confidence=question.confidence,
             max_draws=self.granted,
             target=question.target,
@@ -105,9 +107,14 @@ class Flight:
 
 
 class Waiting:
-    """The queue: high priority goes first, but one turn in four is normal's, so none starves."""
+    """The queue: high priority goes first, but one turn in four is normal's, so none starves.
+
+    Attributes:
+        draws: what those that wait have asked for together, by model.
+    """
 
     def __init__(self) -> None:
+        self.draws: Counter[int] = Counter()
         self._high: deque[Flight] = deque()
         self._normal: deque[Flight] = deque()
         self._turn = 0
@@ -118,10 +125,12 @@ class Waiting:
     def push(self, flight: Flight) -> None:
         """Let a picture wait behind those of its priority."""
         self._queue(flight).append(flight)
+        self._count(flight, 1)
 
     def push_first(self, flight: Flight) -> None:
         """Let a picture wait before those of its priority."""
         self._queue(flight).appendleft(flight)
+        self._count(flight, 1)
 
     @property
     def any_high(self) -> bool:
@@ -130,19 +139,27 @@ class Waiting:
 
     def pop_high(self) -> Flight:
         """Take out the next one of high priority; there must be one."""
-        return self._high.popleft()
+        return self._out(self._high.popleft())
 
     def pop(self) -> Flight:
         """Take the next one out; there must be one."""
         self._turn = (self._turn + 1) % 4
         first, second = (self._high, self._normal) if self._turn else (self._normal, self._high)
-        return (first or second).popleft()
+        return self._out((first or second).popleft())
 
     def remove(self, flight: Flight) -> None:
         """Take one out, if it is there."""
         queue = self._queue(flight)
         if flight in queue:
             queue.remove(flight)
+            self._count(flight, -1)
+
+    def _out(self, flight: Flight) -> Flight:
+        self._count(flight, -1)
+        return flight
+
+    def _count(self, flight: Flight, sign: int) -> None:
+        self.draws[flight.job.model] += sign * flight.job.question.max_draws
 
     def _queue(self, flight: Flight) -> deque[Flight]:
         return self._high if flight.job.high else self._normal

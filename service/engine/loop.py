@@ -14,6 +14,7 @@ from models.certification.answer import conclude
 from models.certification.procedure import Inquiry, Question
 from models.precision import Calibration
 from models.predictor import Predictor
+from service.decoding.reduction import FLOAT
 from service.engine import wire
 from service.engine.batcher import Ticket
 from service.engine.board import Board
@@ -140,7 +141,13 @@ class Loop:
         kind = np.dtype("<u1" if message.bits == 8 else "<u2")
         shape = (message.height, message.width, message.channels)
         try:
-            encoded = predictor.encode(np.frombuffer(pixels, dtype=kind).reshape(shape))
+            preparation = predictor.plan(shape, message.bits)
+            preparation.known.update({(p, q): value for p, q, value in message.sensitivities})
+            if message.prepared:
+                prepared = np.frombuffer(pixels, dtype=FLOAT).reshape(preparation.shape)
+                encoded = predictor.encode_prepared(prepared, preparation)
+            else:
+                encoded = predictor.encode(np.frombuffer(pixels, dtype=kind).reshape(shape))
         except ValueError as error:
             self._link.send(wire.Failed(id=message.id, reason=str(error)))
             return

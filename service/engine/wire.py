@@ -46,8 +46,10 @@ class Load(_Message):
 
 
 class Admit(_Message):
-    """To a worker: certify a picture. The payload holds its pixels.
+    """To a worker: certify a picture.
 
+    The payload holds its pixels, or the model's input if it is ``prepared``. ``sensitivities`` are
+    Δ(p,q) of the preprocessing that took long to find: p, q and the value.
     It shares none of its first ``alone`` passes with another.
     """
 
@@ -58,6 +60,8 @@ class Admit(_Message):
     height: int
     channels: int
     bits: int
+    prepared: bool = False
+    sensitivities: list[tuple[Norm, Norm, float]] = []
     confidence: float
     max_draws: int
     target: float | None

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import random
 import struct
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.bundle import (
+    CARD,
+    LARGEST,
     MANIFEST,
     WEIGHTS,
     BundleError,
@@ -359,3 +362,99 @@ def test_a_description_mutated_at_random_is_read_or_refused_and_nothing_else(
         assert all(error.field and error.reason for error in refused)
         assert len({error.field for error in refused}) > 10
         assert None in outcomes
+
+
+def elsewhere(folder: Path, name: str) -> Path:
+    """Move a file of a bundle out of it, and return where it is."""
+    moved = folder.parent / f"{folder.name}-{name}"
+    (folder / name).rename(moved)
+    return moved
+
+
+@pytest.mark.parametrize("name", [MANIFEST, WEIGHTS])
+def test_links_are_followed_within_the_bundle_alone(folder: Path, name: str) -> None:
+    (folder / name).rename(folder / "data")
+    (folder / name).symlink_to("data")
+    assert read_bundle(folder).manifest.name == "tiny"
+    (folder / name).unlink()
+    (folder / "data").rename(folder / name)
+    outside = elsewhere(folder, name)
+    (folder / name).symlink_to(outside)
+    with pytest.raises(BundleError, match="leads out of the folder"):
+        read_bundle(folder)
+
+
+def test_a_card_that_is_a_link_shows_nothing(folder: Path) -> None:
+    bundle = read_bundle(folder)
+    (folder / CARD).write_text("a card")
+    assert bundle.card == "a card"
+    outside = elsewhere(folder, CARD)
+    (folder / CARD).symlink_to(outside)
+    assert bundle.card == ""
+
+
+@pytest.mark.parametrize("name", [MANIFEST, WEIGHTS])
+def test_what_would_keep_its_reader_waiting_is_refused(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(BundleError, match="not a regular file"):
+        read_bundle(folder)
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(BundleError):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, WEIGHTS])
+def test_files_are_bounded_before_they_are_read(folder: Path, name: str) -> None:
+    with (folder / name).open("r+b") as file:
+        file.truncate(LARGEST[name] + 1)  # of which next to nothing lies on the disk
+    with pytest.raises(BundleError, match=f"more than {LARGEST[name]:,} bytes"):
+        read_bundle(folder)
+
+
+def test_a_card_that_is_too_large_is_not_shown(folder: Path) -> None:
+    (folder / CARD).write_bytes(b"x" * (LARGEST[CARD] + 1))
+    assert read_bundle(folder).card == ""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '"\\ud800"',
+        '{"\\udfff": 1}',
+        "[" * 900 + "]" * 900,
+        "[" * 40 + "]" * 40,
+        "NaN",
+        "-Infinity",
+        "1e999",
+        "9" * 100,
+        "9" * 5000,
+        "[" * 100_000,
+    ],
+)
+def test_what_could_not_be_told_again_is_refused(folder: Path, value: str) -> None:
+    """Every value of a description is told to clients, in JSON."""
+    text = (folder / MANIFEST).read_text()
+    for member in ("evaluation", "training"):
+        changed = text.replace(f'"{member}": {{}}', f'"{member}": {{"a": {value}}}')
+        assert changed != text
+        (folder / MANIFEST).write_text(changed)
+        with pytest.raises(BundleError, match="is not JSON"):
+            read_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\x1b[31mred", "a\nb", "a\0b", "\x7f", "\x9b1A", "\u202eltr", "\u2028", "\u2066", "x" * 1001],
+)
+def test_labels_and_names_are_plain_text(folder: Path, text: str) -> None:
+    for member in ("labels", "sensitivity__method", "noise__placement"):
+        before = (folder / MANIFEST).read_text()
+        change(folder, **{member: ["a", "b", text] if member == "labels" else text})
+        with pytest.raises(BundleError) as caught:
+            read_bundle(folder)
+        assert text not in str(caught.value)
+        (folder / MANIFEST).write_text(before)
+    change(folder, labels=["é", "鳥", "👩‍🔬 a-b_c.d'"])
+    assert read_bundle(folder).manifest.labels[1] == "鳥"

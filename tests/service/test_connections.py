@@ -5,6 +5,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from service import connections
+from service.budget import SMALL, Budget, Holding
 from service.connections import Connection, check_connections
 from service.metrics import Metrics
 
@@ -30,10 +32,20 @@ class App:
     def __init__(self) -> None:
         self.state = self
         self.metrics = Metrics()
-        self.begun = self.left = 0
+        self.budget = Budget(2**24)
+        self.begun = self.left = self.crowded = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            if "refused" in scope:  # as the envelope around the service counts it
+                status, name = scope["refused"]
+                self.metrics.requests.labels("/", str(status), name).inc()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.begun += 1
+        self.crowded += "crowded" in scope
         request = Request(scope, receive)
         if scope["path"] == "/wait":
             while (await receive())["type"] != "http.disconnect":
@@ -64,6 +76,7 @@ def app() -> App:
 def connect(app: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], socket.socket]]:
     monkeypatch.setattr(connections, "CHECK_SECONDS", 0.02)
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**15)
     ready, stop = threading.Event(), threading.Event()
 
     async def serve() -> None:
@@ -73,7 +86,7 @@ def connect(app: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], 
         server = await asyncio.get_running_loop().create_server(
             lambda: Connection(config, state, {}), sock=listener
         )
-        checking = asyncio.create_task(check_connections(lambda: state.connections))
+        checking = asyncio.create_task(check_connections(lambda: state.connections, app.budget))
         ready.set()
         await asyncio.to_thread(stop.wait)
         checking.cancel()
@@ -328,6 +341,7 @@ def test_a_body_that_does_not_come(
     client.sendall(POST + b"some")
     check(rest(client), 408, "too-slow")
     assert app.left == 1, "whoever waits for the body is told"
+    assert app.counted == {"too-slow": 1}
 
 
 def test_a_body_that_comes_slowly_but_steadily_has_its_time(
@@ -398,3 +412,123 @@ def test_pipelined_requests_of_a_client_who_stays_are_answered(
     while received.count(b"HTTP/1.1 200") < 10:
         received += client.recv(65536)
     assert app.begun == 10
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_client_may_close_its_end_and_wait_for_its_answers(
+    connect: Callable[[], socket.socket], times: int
+) -> None:
+    client = connect()
+    client.sendall(GET * times)
+    client.shutdown(socket.SHUT_WR)
+    assert rest(client).count(b"HTTP/1.1 200") == times
+
+
+def test_a_client_who_waits_is_told_from_one_who_has_left(
+    connect: Callable[[], socket.socket], app: App
+) -> None:
+    stays, leaves = connect(), connect()
+    for client in (stays, leaves):
+        client.sendall(GET.replace(b"/ ", b"/wait "))
+    stays.shutdown(socket.SHUT_WR)
+    while app.begun < 2:
+        threading.Event().wait(0.01)
+    leaves.close()
+    while not app.left:
+        threading.Event().wait(0.01)
+    threading.Event().wait(0.3)
+    assert app.left == 1
+    assert stays.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def test_a_request_that_is_not_whole_is_not_waited_for_after_its_end(
+    connect: Callable[[], socket.socket], app: App
+) -> None:
+    for part in (GET[:-2], POST + b"some"):
+        client = connect()
+        client.sendall(part)
+        client.shutdown(socket.SHUT_WR)
+        assert rest(client) == b""
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        threading.Event().wait(0.01)
+
+
+def test_what_connections_hold_is_counted(connect: Callable[[], socket.socket], app: App) -> None:
+    """A head that is not whole, requests that wait for their turn, an answer that is not taken."""
+    head, turn, answer = connect(), connect(), connect()
+    head.sendall(GET[:-2] + b"X: " + b"x" * 30_000)
+    wait_for(lambda: app.budget.connections > 30_000)
+    turn.sendall(GET.replace(b"/ ", b"/wait ") + GET * 500)
+    wait_for(lambda: app.budget.connections > 30_000 + 400 * len(GET))
+    answer.sendall(GET.replace(b"/ ", b"/?3000000 "))
+    wait_for(lambda: app.budget.connections > 100_000)
+    for client in (head, turn, answer):
+        client.close()
+    wait_for(lambda: app.budget.connections == 0)
+
+
+def test_the_slowest_are_cut_when_all_together_hold_too_much(
+    connect: Callable[[], socket.socket], app: App
+) -> None:
+    share = app.budget.connections_share
+    first = connect()
+    first.sendall(GET.replace(b"/ ", b"/?%d " % (share // 2)))
+    wait_for(lambda: app.budget.connections > 0)
+    greedy = [connect() for _ in range(30)]
+    for client in greedy:
+        client.sendall(GET.replace(b"/ ", b"/?%d " % (share // 4)))
+    wait_for(lambda: app.begun == 31)
+    wait_for(lambda: app.budget.connections <= share)
+    assert len(rest(first)) < share // 2, "it has waited for longest"
+    assert one(connect_and_ask(connect)).startswith(b"HTTP/1.1 200")
+
+
+def connect_and_ask(connect: Callable[[], socket.socket]) -> socket.socket:
+    client = connect()
+    client.sendall(GET)
+    return client
+
+
+def test_bodies_that_stand_still_make_room_when_there_is_none(
+    connect: Callable[[], socket.socket], app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "STALLED_SECONDS", 0.1)
+    client = connect()
+    client.sendall(POST + b"some")
+    wait_for(lambda: app.begun == 1)
+    threading.Event().wait(0.3)
+    assert app.left == 0, "there is room"
+    others = [Holding(app.budget) for _ in range(1000)]
+    for other in others:
+        if not app.budget.full:
+            other.count(SMALL)
+    assert rest(client) == b""
+
+
+def test_connections_that_ask_nothing_make_room_for_others(
+    connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "most_connections", lambda: 8)
+    idle = [connect() for _ in range(8)]
+    busy = connect()
+    busy.sendall(GET.replace(b"/ ", b"/wait "))
+    for _ in range(20):
+        assert one(connect_and_ask(connect)).startswith(b"HTTP/1.1 200")
+    assert idle[0].recv(1) == b"", "the oldest went first"
+
+
+def test_beyond_all_there_may_be_probes_are_answered(
+    connect: Callable[[], socket.socket], app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "most_connections", lambda: 4)
+    busy = [connect() for _ in range(5)]
+    for client in busy:
+        client.sendall(GET.replace(b"/ ", b"/wait "))
+    wait_for(lambda: app.begun >= 4)
+    assert one(connect_and_ask(connect)).startswith(b"HTTP/1.1 200")
+    assert app.crowded >= 1, "the application is told that it is for probes alone"

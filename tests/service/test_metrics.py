@@ -2,6 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.budget import Budget
 from service.engine import wire
 from service.metrics import Metrics
 
@@ -10,7 +11,14 @@ def started() -> Metrics:
     metrics = Metrics()
     metrics.expect("1.2", ["worker0", "worker1"], ["not-a-picture", "overloaded"], 1024)
     metrics.add_model("digits", "1", "sha256:00")
-    metrics.watch(lambda: True, lambda: 3, lambda: 2, lambda: 0.5)
+    metrics.watch(
+        ready=lambda: True,
+        queued=lambda: 3,
+        decoding=lambda: 1,
+        in_flight=lambda: 2,
+        granted=lambda: 0.5,
+        budget=Budget(2**20),
+    )
     return metrics
 
 

@@ -283,3 +283,32 @@ def test_archives_that_are_none(tmp_path: Path, exported: Path) -> None:
                 archive.writestr(name, content.replace(*change) if name == config else old)
         with pytest.raises(ImportFailedError, match=complaint):
             read_archive(file)
+
+
+def test_numbers_that_are_stored_once_and_told_many_times_are_refused(
+    exported: Path, tmp_path: Path
+) -> None:
+    """Strides of zero make gigabytes of four bytes."""
+    with zipfile.ZipFile(exported) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    (name,) = (name for name in members if name.endswith("_weights_config.json"))
+    config = json.loads(members[name])
+    meta = next(iter(config["config"].values()))["tensor_meta"]
+    meta["sizes"] = [{"as_int": 40_000}, {"as_int": 20_000}]
+    meta["strides"] = [{"as_int": 0}, {"as_int": 0}]
+    members[name] = json.dumps(config).encode()
+    with zipfile.ZipFile(tmp_path / "net.pt2", "w") as archive:
+        for one, content in members.items():
+            archive.writestr(one, content)
+    with pytest.raises(ImportFailedError, match="more than the"):
+        read_archive(tmp_path / "net.pt2")
+
+
+def test_an_archive_that_swells_is_refused_before_it_does(exported: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(exported) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "net.pt2", "w", zipfile.ZIP_DEFLATED) as archive:
+        for one, content in members.items():
+            archive.writestr(one, content + b" " * 2**24)
+    with pytest.raises(ImportFailedError, match="packed into"):
+        read_archive(tmp_path / "net.pt2")

@@ -11,7 +11,7 @@ from service.app import create_app
 from service.settings import Settings
 
 OPEN = {
-    *("/", "/docs", "/swagger/{name}", "/problems/{name}"),
+    *("/", "/docs", "/openapi.json", "/swagger/{name}", "/problems/{name}"),
     *("/health/live", "/health/ready"),
     *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/{path:path}"),
 }

@@ -17,12 +17,12 @@ import structlog
 
 from models.bundle import ZOO, Manifest
 from models.certification.procedure import Question
-from models.images import Picture
 from models.pixeldp import build_network, save_network
 from models.precision import Calibration
 from service.catalogue import Catalogue
+from service.decoding.reduction import Reduced
 from service.engine import wire
-from service.engine.engine import LEAST_GRANTED, Engine
+from service.engine.engine import LEAST_GRANTED, LONGEST_RETRY, Engine
 from service.engine.errors import (
     CannotEncodeError,
     DeadlineError,
@@ -43,12 +43,12 @@ BYTES = 100
 def job(
     deadline: float = 60.0, high: bool = False, max_draws: int = 1000, size: int = BYTES
 ) -> Job:
-    picture = Picture(size, 1, "L", 8, bytes(size))
+    picture = Reduced(size, 1, "L", 8, [], False, bytes(size))
     question = Question(0.95, max_draws, None, "l2")
     return Job(0, picture, question, 10, time.monotonic() + deadline, high)
 
 
-def build(devices: int = 1, queue: int = 8, queue_bytes: int = 10**6, **more: Any) -> Engine:
+def build(devices: int = 1, queue: int = 8, **more: Any) -> Engine:
     return Engine(
         more.get("catalogue") or Catalogue([ZOO / "mnist-cnn"]),
         ["cpu"] * devices,
@@ -56,7 +56,6 @@ def build(devices: int = 1, queue: int = 8, queue_bytes: int = 10**6, **more: An
         pass_size=None,
         compiled=False,
         queue=queue,
-        queue_bytes=queue_bytes,
         shrink=more.get("shrink", False),
         stall_seconds=10,
         load_seconds=60,
@@ -88,7 +87,7 @@ async def asking(engine: Engine, jobs: list[Job]) -> AsyncIterator[list[asyncio.
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert engine._held == engine._preparing == engine.queued == engine.in_flight == 0
+    assert engine._preparing == engine.queued == engine.in_flight == 0
 
 
 async def refusal(task: Awaitable[Any]) -> BaseException:
@@ -269,7 +268,7 @@ def test_the_queue_is_bounded_in_pictures() -> None:
             assert (engine.in_flight, engine.queued) == (post.window, 4)
             assert engine.full
             assert isinstance(await refusal(engine.predict(job())), OverloadedError)
-            with pytest.raises(OverloadedError), engine.preparing(1):
+            with pytest.raises(OverloadedError), engine.preparing():
                 pass
 
     run(test)
@@ -279,7 +278,7 @@ def test_pictures_that_are_being_decoded_have_their_place() -> None:
     async def test() -> None:
         engine = build(queue=2)
         open_post(engine)
-        with engine.preparing(10), engine.preparing(10):
+        with engine.preparing(), engine.preparing():
             assert engine.full
             assert isinstance(await refusal(engine.predict(job())), OverloadedError)
         assert not engine.full
@@ -287,16 +286,22 @@ def test_pictures_that_are_being_decoded_have_their_place() -> None:
     run(test)
 
 
-def test_the_queue_is_bounded_in_bytes() -> None:
+def test_clients_are_told_to_wait_for_as_long_as_the_queue_takes() -> None:
     async def test() -> None:
-        engine = build(queue_bytes=3 * BYTES)
-        open_post(engine)
-        async with asking(engine, [job() for _ in range(3)]):
-            error = await refusal(engine.predict(job(size=1)))
-            assert isinstance(error, OverloadedError)
-            assert "300 bytes" in str(error)
-        async with asking(engine, [job(size=1000 * BYTES)]) as [task]:
-            assert not task.done(), "one always has room"
+        engine = build(queue=100)
+        post = open_post(engine)  # 1000 draws a second
+        assert engine.retry_seconds == 1
+        async with asking(engine, [job(max_draws=1000) for _ in range(post.window + 10)]):
+            assert engine.queued == 10
+            assert engine.retry_seconds == 5, "when half of ten seconds' draws are made"
+            more = [asyncio.create_task(engine.predict(job(max_draws=100_000))) for _ in range(2)]
+            await asyncio.sleep(0)
+            assert engine.retry_seconds == LONGEST_RETRY
+            for task in more:
+                task.cancel()
+            await asyncio.gather(*more, return_exceptions=True)
+            assert engine.retry_seconds == 5
+        assert engine.retry_seconds == 1
 
     run(test)
 

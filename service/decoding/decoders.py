@@ -1,0 +1,335 @@
+"""The front's side of decoding: which pictures are small, and processes for those that are not."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+import structlog
+
+from models.images import Limits, Size, measure
+from service.budget import File
+from service.decoding.queue import FairQueue
+from service.decoding.reduction import BYTES_A_PIXEL, Reduced, Task, reduce_file
+
+log = structlog.get_logger(__name__)
+
+DECODERS = 2
+# What is decoded in the front: so little that the other threads hardly notice.
+LIGHT_BYTES, LIGHT_PIXELS, LIGHT_SIDE = 2**16, 2**18, 1024
+# Files up to this size are measured without a thread.
+_AT_ONCE = 2**12
+# Beside the picture and the file, for what libraries need to work.
+SPARE_BYTES = 256 * 2**20
+# How long a picture that nobody waits for any more may take a decoder.
+LEFT_SECONDS = 5.0
+# How often a picture is tried whose decoder dies.
+_TRIES = 2
+
+
+class DecoderLostError(Exception):
+    """Decoders died over this picture."""
+
+
+class NoMemoryError(Exception):
+    """A decoder had too little memory for this picture."""
+
+
+class RefusedError(Exception):
+    """A picture is refused.
+
+    Args:
+        name: of the problem.
+        detail: what was wrong.
+        limit: of the pixels, if there were too many.
+    """
+
+    def __init__(self, name: str, detail: str, limit: int | None) -> None:
+        super().__init__(detail)
+        self.name, self.detail, self.limit = name, detail, limit
+
+
+class Decoders:
+    """The processes that decode large pictures, and who waits for them.
+
+    Args:
+        max_pixels: of a picture; decoders have memory for one such, or for several smaller ones
+            at once.
+        most: how many pictures may wait.
+        max_bytes: of a file.
+        shared: the owner that stands for all who have no key.
+        pool: threads for small pictures.
+    """
+
+    def __init__(
+        self,
+        max_pixels: int,
+        max_bytes: int,
+        most: int,
+        shared: Hashable,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self.queue = FairQueue(DECODERS, most, shared)
+        self._pool = pool
+        self._memory = BYTES_A_PIXEL * max_pixels
+        self._held = 0
+        self._freed = asyncio.Condition()
+        bound = self._memory + 2 * max_bytes + SPARE_BYTES
+        self._idle = [_Decoder(f"decoder{number}", bound) for number in range(DECODERS)]
+        self._decoders = {decoder.name: decoder for decoder in self._idle}
+        self._works: set[asyncio.Task[Reduced]] = set()
+        self._threads = ThreadPoolExecutor(DECODERS, "decoders")
+
+    @property
+    def ready(self) -> bool:
+        """Whether large pictures are decoded now, and further ones may wait for it."""
+        return not self.queue.full and any(one.alive for one in self._decoders.values())
+
+    @property
+    def busy(self) -> int:
+        """Pictures that are being decoded, or wait for it."""
+        return self.queue.running + self.queue.waiting
+
+    def close(self) -> None:
+        """End the processes."""
+        for decoder in self._decoders.values():
+            decoder.kill()
+        self._threads.shutdown()
+
+    async def reduce(
+        self, file: File, task: Task, owner: Hashable, admit: Callable[[Size], None]
+    ) -> Reduced:
+        """Decode a picture, and release its file.
+
+        When this is cancelled, the process that is at it has a little longer before it is ended.
+
+        Args:
+            file: as it was sent.
+            task: what it is wanted for.
+            owner: who is charged, and whose turn it is.
+            admit: told how large the picture is before it is decoded; may raise.
+
+        Raises:
+            PictureError: it is refused; from a process, that is RefusedError.
+            CannotCertify: likewise.
+            FullError: too many wait for a decoder.
+            NoMemoryError: there is too little memory for it.
+            DecoderLostError: decoders died over it.
+        """
+        run = asyncio.get_running_loop().run_in_executor
+        if file.size <= LIGHT_BYTES:
+            look = partial(measure, file.content, Limits(task.max_pixels))
+            size = look() if file.size <= _AT_ONCE else await run(self._pool, look)
+            del look  # which refers to the bytes
+            if size.work <= LIGHT_PIXELS and max(size.width, size.height) <= LIGHT_SIDE:
+                admit(size)
+                reduced = await run(self._pool, reduce_file, file.content, task, False)
+                file.release()
+                return reduced
+        case = _Case(file, task, owner, admit)
+        work = asyncio.create_task(self._in_turn(case))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # What has begun may end: a process takes longer to start than most pictures take.
+            file.release()
+            case.left = True
+            if case.decoder is None:
+                work.cancel()
+            else:
+                asyncio.get_running_loop().call_later(LEFT_SECONDS, case.give_up, case.decoder)
+            self._works.add(work)
+            work.add_done_callback(self._forget)
+            raise
+
+    def _forget(self, work: "asyncio.Task[Reduced]") -> None:
+        self._works.discard(work)
+        if not work.cancelled():
+            work.exception()  # nobody is there to hear of it
+
+    async def _in_turn(self, case: "_Case") -> Reduced:
+        async with self.queue.turn(case.owner):
+            return await self._in_process(case)
+
+    async def _in_process(self, case: "_Case") -> Reduced:
+        admitted = False
+
+        def admit_once(size: Size) -> None:
+            nonlocal admitted
+            if not admitted:
+                case.admit(size)
+                self.queue.count(case.owner, size.work + case.file.size)
+            admitted = True
+
+        for _ in range(_TRIES):
+            decoder = case.decoder = self._idle.pop()
+            try:
+                reduced = await self._converse(decoder, case.file, case.task, admit_once)
+                case.file.release()
+                return reduced
+            except (EOFError, OSError):
+                if case.left:
+                    break
+                log.error("decoder died", decoder=decoder.name)
+            finally:
+                case.decoder = None
+                decoder = decoder.successor()
+                self._decoders[decoder.name] = decoder
+                self._idle.append(decoder)
+        raise DecoderLostError(f"{_TRIES} decoders died over this picture")
+
+    async def _converse(
+        self, decoder: "_Decoder", file: File, task: Task, admit: Callable[[Size], None]
+    ) -> Reduced:
+        """Have one picture decoded; whatever goes wrong in between, the process is ended."""
+        run = asyncio.get_running_loop().run_in_executor
+        whole = False
+        try:
+            told = await run(self._threads, decoder.ask, asdict(task), file)
+            whole = told.get("refused", "memory") != "memory"
+            size = Size(**_accepted(told))
+            try:
+                admit(size)
+            except BaseException:
+                decoder.forget()
+                whole = True
+                raise
+            async with self._memory_for(size):
+                told, content = await run(self._threads, decoder.go_on)
+                whole = told.get("refused") != "memory"
+                return Reduced(**_accepted(told), content=content)
+        finally:
+            if not whole:
+                decoder.kill()
+
+    @contextlib.asynccontextmanager
+    async def _memory_for(self, size: Size) -> AsyncIterator[None]:
+        """Wait until there is memory for a picture beside those being decoded; one always has."""
+        need = BYTES_A_PIXEL * size.pixels
+        async with self._freed:
+            await self._freed.wait_for(lambda: not self._held or self._held + need <= self._memory)
+            self._held += need
+        try:
+            yield
+        finally:
+            self._held -= need
+            async with self._freed:
+                self._freed.notify_all()
+
+
+def _accepted(told: dict[str, Any]) -> dict[str, Any]:
+    """Return what a decoder says of a picture.
+
+    Raises:
+        RefusedError: it refuses the picture.
+        NoMemoryError: it has too little memory.
+    """
+    match told.get("refused"):
+        case None:
+            return told
+        case "memory":
+            raise NoMemoryError(told["detail"])
+        case name:
+            raise RefusedError(name, told["detail"], told.get("limit"))
+
+
+@dataclass
+class _Case:
+    """A picture on its way through a decoder.
+
+    Attributes:
+        decoder: who has it, if anybody.
+        left: whether nobody waits for it any more.
+    """
+
+    file: File
+    task: Task
+    owner: Hashable
+    admit: Callable[[Size], None]
+    decoder: "_Decoder | None" = None
+    left: bool = False
+
+    def give_up(self, decoder: "_Decoder") -> None:
+        """End a decoder if it still has this picture."""
+        if self.decoder is decoder:
+            decoder.kill()
+
+
+class _Decoder:
+    """One process.
+
+    Args:
+        name: of the process.
+        memory: bytes that it may allocate.
+    """
+
+    def __init__(self, name: str, memory: int) -> None:
+        self.name, self._bound = name, memory
+        self._ended = False
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                [
+                    *(sys.executable, "-m", "service.decoding.process", "--name", self.name),
+                    *("--fd", str(theirs.fileno()), "--memory", str(self._bound)),
+                ],
+                pass_fds=[theirs.fileno()],
+                # One thread: more would count their stacks, and take other processes' cores.
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )
+        self._link = Connection(ours.detach())
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return not self._ended and self._process.poll() is None
+
+    def kill(self) -> None:
+        """End the process, whatever it is doing, without waiting for its end."""
+        self._ended = True
+        self._process.kill()
+        threading.Thread(target=self._process.wait, daemon=True).start()
+
+    def successor(self) -> "_Decoder":
+        """Return who decodes the next picture: itself, or another if it has ended."""
+        if self.alive:
+            return self
+        if not self._ended:
+            self.kill()
+        # A thread may still read from it: the link is closed with the last reference.
+        return _Decoder(self.name, self._bound)
+
+    def ask(self, task: dict[str, Any], file: File) -> dict[str, Any]:
+        """Give a picture, and return what the process finds; called in a thread.
+
+        Raises:
+            EOFError: the process died; so does OSError say.
+        """
+        self._link.send_bytes(json.dumps(task).encode())
+        self._link.send_bytes(file.content)
+        return self._message()
+
+    def go_on(self) -> tuple[dict[str, Any], bytes]:
+        """Have the picture decoded, and return what is told of it and its content; likewise."""
+        self._link.send_bytes(b"true")
+        told = self._message()
+        return told, b"" if "refused" in told else self._link.recv_bytes()
+
+    def forget(self) -> None:
+        """Have the picture not decoded."""
+        with contextlib.suppress(OSError):
+            self._link.send_bytes(b"false")
+
+    def _message(self) -> dict[str, Any]:
+        message: dict[str, Any] = json.loads(self._link.recv_bytes())
+        return message

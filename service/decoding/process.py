@@ -1,0 +1,127 @@
+"""A process that decodes large pictures, one after the other.
+
+    python -m service.decoding.process --name decoder0 --fd 7 --memory 500000000
+
+Strangers' bytes meet C code here. The process runs at low priority, has a bound on its memory, and
+can be killed at any time: it holds nothing but one picture. It ends with the front process.
+
+For each picture it is told the task and the file, says how large the picture is, waits for the
+word to go on, and returns what a worker takes.
+"""
+
+import argparse
+import json
+import mmap
+import os
+import resource
+import signal
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import setproctitle
+
+from models.images import (
+    CannotCertifyPicture,
+    Limits,
+    NotAPicture,
+    PictureError,
+    Size,
+    TooManyPixels,
+    measure,
+)
+from service.decoding.reduction import BYTES_A_PIXEL, CannotCertify, Task, reduce_file
+
+# Less than workers have: passes answer those who wait already.
+_NICENESS = 10
+
+
+def refusal(error: Exception) -> dict[str, Any]:
+    """Return what is said of a picture that is refused.
+
+    Raises:
+        Exception: the error itself, if it is no reason to refuse a picture.
+    """
+    match error:
+        case NotAPicture():
+            return {"refused": "not-a-picture", "detail": str(error)}
+        case TooManyPixels():
+            return {"refused": "too-many-pixels", "detail": str(error), "limit": error.limit}
+        case CannotCertifyPicture() | CannotCertify():
+            return {"refused": "cannot-certify-preprocessing", "detail": str(error)}
+        case MemoryError():
+            return {"refused": "memory", "detail": "There is no memory to decode it"}
+    raise error
+
+
+def main() -> None:
+    """Run a decoder as the front process starts it."""
+    parser = argparse.ArgumentParser(description="Started by the service; not by hand.")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--memory", type=int, required=True, help="bytes that a picture may take")
+    arguments = parser.parse_args()
+    setproctitle.setproctitle(f"pixeldp-{arguments.name}")
+    os.nice(_NICENESS)
+    # The front decides when it ends; whoever interrupts the service reaches its whole group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _bound_memory(arguments.memory)
+    link = Connection(arguments.fd)
+    try:
+        while True:
+            _decode(link)
+    except (EOFError, OSError):
+        pass  # the front is gone
+
+
+def _bound_memory(size: int) -> None:
+    """Let this process allocate ``size`` bytes beyond what it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * os.sysconf("SC_PAGE_SIZE") + size
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _decode(link: Connection) -> None:
+    """Serve one picture."""
+    asked = json.loads(link.recv_bytes())
+    task = Task(asked["max_pixels"], tuple(asked["shape"]), asked["side"])
+    try:
+        data = link.recv_bytes()
+        size = measure(data, Limits(task.max_pixels))
+        _say(link, asdict(size))
+        if not json.loads(link.recv_bytes()):
+            return
+        _check_memory(size)
+        reduced = reduce_file(data, task)
+        content = reduced.content
+    except (PictureError, CannotCertify, MemoryError) as error:
+        _say(link, refusal(error))
+        return
+    told = {name: getattr(reduced, name) for name in _TOLD}
+    _say(link, told)
+    link.send_bytes(content)
+
+
+def _check_memory(size: Size) -> None:
+    """Make sure that there is memory for a picture: what reads it may call the lack of it damage.
+
+    Raises:
+        MemoryError: there is not.
+    """
+    try:
+        mmap.mmap(-1, BYTES_A_PIXEL * size.pixels).close()
+    except OSError:
+        raise MemoryError from None
+
+
+_TOLD = ("width", "height", "mode", "bits", "sensitivities", "prepared")
+
+
+def _say(link: Connection, message: dict[str, Any]) -> None:
+    link.send_bytes(json.dumps(message).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Whose picture is decoded next. Plain logic: no process, no picture, no clock."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager
+
+
+class FullError(Exception):
+    """As many pictures wait as may."""
+
+
+class FairQueue:
+    """Turns for those who want work done: whoever has had the least work goes first.
+
+    Args:
+        places: how many have a turn at once.
+        most: how many may wait.
+        shared: an owner that stands for many, and so may have all places and all of the queue.
+            Any other leaves one place free, if there are several, and has no more than a quarter
+            of the queue: work that has begun is not interrupted for another's.
+    """
+
+    def __init__(self, places: int, most: int, shared: Hashable) -> None:
+        self._places, self._most, self._shared = places, most, shared
+        self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
+        self._running: Counter[Hashable] = Counter()
+        # Work done for those who wait or have a turn, from the least that anybody has had.
+        self._done: dict[Hashable, float] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return sum(map(len, self._waiting.values()))
+
+    @property
+    def running(self) -> int:
+        """How many have a turn."""
+        return self._running.total()
+
+    @property
+    def full(self) -> bool:
+        """Whether no further one may wait."""
+        return self.waiting >= self._most
+
+    @asynccontextmanager
+    async def turn(self, owner: Hashable) -> AsyncIterator[None]:
+        """Wait for a turn, and have it as long as the block runs.
+
+        Raises:
+            FullError: too many wait already, in all or of this owner.
+        """
+        mine = self._waiting.get(owner, ())
+        if self.full or (owner != self._shared and len(mine) >= max(1, self._most // 4)):
+            raise FullError
+        self._done.setdefault(owner, min(self._done.values(), default=0.0))
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(owner, deque()).append(granted)
+        self._grant()
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled():
+                self._end(owner)
+            else:
+                self._leave(owner, granted)
+            raise
+        try:
+            yield
+        finally:
+            self._end(owner)
+
+    def count(self, owner: Hashable, work: float) -> None:
+        """Note work that is done for an owner who has a turn."""
+        self._done[owner] += work
+
+    def _grant(self) -> None:
+        """Give the places that are free."""
+        while self.running < self._places:
+            able = [owner for owner in self._waiting if self._running[owner] < self._limit(owner)]
+            if not able:
+                return
+            owner = min(able, key=lambda one: self._done[one])
+            granted = self._waiting[owner].popleft()
+            self._forget(owner)
+            if granted.cancelled():  # who waited has left, and has not been told yet
+                self._clear(owner)
+                continue
+            self._running[owner] += 1
+            granted.set_result(None)
+
+    def _limit(self, owner: Hashable) -> int:
+        return self._places if owner == self._shared else max(1, self._places - 1)
+
+    def _leave(self, owner: Hashable, granted: asyncio.Future[None]) -> None:
+        mine = self._waiting.get(owner, ())
+        if granted in mine:
+            self._waiting[owner].remove(granted)
+            self._forget(owner)
+            self._clear(owner)
+
+    def _end(self, owner: Hashable) -> None:
+        self._running[owner] -= 1
+        self._running += Counter()  # without those at zero
+        self._clear(owner)
+        self._grant()
+
+    def _forget(self, owner: Hashable) -> None:
+        if not self._waiting[owner]:
+            del self._waiting[owner]
+
+    def _clear(self, owner: Hashable) -> None:
+        if owner not in self._waiting and not self._running[owner]:
+            del self._done[owner]
