@@ -120,7 +120,12 @@ def test_what_is_not_for_outside(proxy: Proxy, seven: bytes) -> None:
     assert proxy.client.get("/metrics").status_code == 404
     for path in ("/v2/repository/index", "/v2/repository/models/mnist-cnn/unload"):
         refused = proxy.client.post(path)
-        assert (refused.status_code, refused.headers["Content-Type"]) == (404, "text/html")
+        check(refused, 404, "not-found")
+    for path in ("/metrics%0a", "/metrics%0d", "/metrics/", "/%6detrics", "/metrics%00"):
+        assert proxy.client.get(path).status_code in (400, 404), path
+    for path in ("/v2/repository%0a/index", "/v2//repository/index", "/v2%2frepository/index"):
+        assert proxy.client.post(path).status_code == 404, path
+    assert proxy.client.get("/health/ready%0a").status_code == 404
     assert proxy.client.get("/health/ready").status_code == 200
     plain = httpx.post(f"http://127.0.0.1:{proxy.plain}/predict?target=1", content=seven)
     assert plain.status_code == 308
@@ -129,7 +134,30 @@ def test_what_is_not_for_outside(proxy: Proxy, seven: bytes) -> None:
     large = proxy.client.post("/predict", content=bytes(20 * 2**20 + 1), headers=PNG)
     assert large.status_code == 413
     assert large.json()["type"] == "/problems/too-many-bytes"
-    assert proxy.client.post("/predict", content=bytes(22 * 2**20)).status_code == 413
+    for path in ("/predict", "/predict/batch"):
+        check(proxy.client.post(path, content=bytes(22 * 2**20)), 413, "too-many-bytes")
+
+
+def check(answer: httpx.Response, status: int, name: str) -> None:
+    """An error of nginx's own is a problem document, as those of the service are."""
+    assert answer.status_code == status
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["type"] == f"/problems/{name}"
+    assert answer.json()["status"] == status
+
+
+def test_what_is_no_request_for_nginx_is_a_problem_document(proxy: Proxy) -> None:
+    check(proxy.client.get("/" + "x" * 20_000), 400, "malformed-request")
+    check(proxy.client.get("/", headers={"X": "x" * 70_000}), 400, "malformed-request")
+    plain = httpx.get(f"http://127.0.0.1:{proxy.tls}/")
+    check(plain, 400, "malformed-request")
+
+
+def test_a_refusal_for_its_size_is_the_services_own(proxy: Proxy) -> None:
+    many = b"P5 20000 20000 255\n"
+    answer = proxy.client.post("/predict", params=NEVER, content=many, headers=PNG)
+    check(answer, 413, "too-many-pixels")
+    assert answer.json()["limit_pixels"] > 0
 
 
 def test_ids_that_the_service_would_not_take_are_replaced(proxy: Proxy) -> None:
