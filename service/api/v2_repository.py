@@ -79,13 +79,16 @@ async def index(request: Request) -> list[dict[str, str]]:
 @router.post("/models/{name}/load")
 @router.post("/models/{name}/versions/{version}/load")
 async def load(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
-    """Load all versions of a model that the repository has or that were served before, or one."""
+    """Load all versions of a model that the repository has or that were served before, or one.
+
+    If one of them cannot be loaded, what is served stays as it was.
+    """
     body = await _read(request)
     version = version or body.version()
     predictions: Predictions = request.app.state.predictions
     try:
-        for path in await asyncio.to_thread(_folders, predictions, name, version):
-            await predictions.engine.load(path)
+        paths = await asyncio.to_thread(_folders, predictions, name, version)
+        await predictions.engine.load_all(paths)
     except NotConfinedError as error:
         raise Problem("unknown-model", str(error)) from None
     except NotReadyError as error:

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -264,7 +264,12 @@ class Engine:
             NotReadyError: no worker is ready.
             LoadError: a worker could not load it; says why.
         """
-        return await self._roster.load(path, self._posts)
+        [served] = await self.load_all([path])
+        return served
+
+    async def load_all(self, paths: Sequence[Path]) -> list[Served]:
+        """Load several bundles as :meth:`load` does one: if one of them fails, none is served."""
+        return await self._roster.load(paths, self._posts)
 
     async def unload(self, name: str) -> None:
         """Serve the model called ``name`` or ``name:version`` no longer; no version means all.

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,30 +103,46 @@ class Roster:
         self._observer.worker_out_of_memory(post.name)
         self._ceilings[post.name, model] = ceiling
 
-    async def load(self, path: Path, posts: Collection["Post"]) -> Served:
-        """See ``Engine.load``."""
+    async def load(self, paths: Sequence[Path], posts: Collection["Post"]) -> list[Served]:
+        """See ``Engine.load_all``."""
         async with self._changing:
-            served = self._catalogue.number(await asyncio.to_thread(read_bundle, path))
-            for one in self._catalogue.models:
-                if (one.key, one.bundle.digest) == (served.key, served.bundle.digest):
-                    return one
-            if not any(post.ready for post in posts):
-                raise NotReadyError("no worker is ready to load a model")
-            self._models[served.index] = served  # from now on, workers that start load it, too
+            bundles = [await asyncio.to_thread(read_bundle, path) for path in paths]
+            added: list[Served] = []
             try:
-                await self._add(served, [post for post in posts if post.loaded])
+                found = [await self._prepare(bundle, added, posts) for bundle in bundles]
             except BaseException:
-                await self._withdraw(served, posts)
+                for served in added:
+                    await self._withdraw(served, posts)
                 raise
-            former = self._catalogue.put(served)
-            self._observer.add_model(*served.key, served.bundle.digest)
-            log.info("model loaded", model=":".join(served.key), digest=served.bundle.digest)
-            if former:
-                self._observer.remove_model(*former.key, former.bundle.digest)
-                leaving = asyncio.create_task(self._withdraw(former, posts))
-                self._leaving.add(leaving)
-                leaving.add_done_callback(self._leaving.discard)
-            return served
+            for served in added:
+                self._serve(served, posts)
+            return found
+
+    async def _prepare(
+        self, bundle: Bundle, added: list[Served], posts: Collection["Post"]
+    ) -> Served:
+        """Have the workers load a model, unless it is served already; nobody sees it yet."""
+        served = self._catalogue.number(bundle)
+        for one in self._catalogue.models:
+            if (one.key, one.bundle.digest) == (served.key, served.bundle.digest):
+                return one
+        if not any(post.ready for post in posts):
+            raise NotReadyError("no worker is ready to load a model")
+        self._models[served.index] = served  # from now on, workers that start load it, too
+        added.append(served)
+        await self._add(served, [post for post in posts if post.loaded])
+        return served
+
+    def _serve(self, served: Served, posts: Collection["Post"]) -> None:
+        """Let clients see a model that the workers have."""
+        former = self._catalogue.put(served)
+        self._observer.add_model(*served.key, served.bundle.digest)
+        log.info("model loaded", model=":".join(served.key), digest=served.bundle.digest)
+        if former:
+            self._observer.remove_model(*former.key, former.bundle.digest)
+            leaving = asyncio.create_task(self._withdraw(former, posts))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
 
     async def unload(self, name: str, posts: Collection["Post"]) -> None:
         """See ``Engine.unload``."""

@@ -323,3 +323,24 @@ def test_a_model_comes_and_goes_while_others_are_served(
     with pytest.raises(InferenceServerException, match="unknown-model"):
         infer()
     assert stock.infer(NAME, [seven], headers={**user}).as_numpy("LABEL").tolist() == [[7]]
+
+
+def test_of_several_versions_all_are_loaded_or_none(
+    running: Any, repository: Path, admin: dict[str, str], user: dict[str, str]
+) -> None:
+    address = running[0].address
+    copy(repository / "half" / "1", name="half", version="1")
+    # Nothing but building it shows that its weights are for ten labels.
+    labels = [str(label) for label in range(11)]
+    copy(repository / "half" / "2", name="half", version="2", labels=labels)
+    try:
+        url = f"{address}/v2/repository/models/half"
+        refused = httpx.post(f"{url}/load", headers=admin, timeout=100)
+        assert refused.status_code == 400, refused.text
+        assert httpx.get(f"{address}/v2/models/half", headers=user).status_code == 404
+        shutil.rmtree(repository / "half" / "2")
+        assert httpx.post(f"{url}/load", headers=admin, timeout=100).status_code == 200
+        assert httpx.get(f"{address}/v2/models/half", headers=user).status_code == 200
+        assert httpx.post(f"{url}/unload", headers=admin, timeout=100).status_code == 200
+    finally:
+        shutil.rmtree(repository / "half")
