@@ -18,11 +18,12 @@ export class AnswerView {
     this.slider = element("size");
     this.slider.addEventListener("input", () => {
       this.size = this.told.attacks.sizes[this.slider.valueAsNumber];
+      this.chosen = true;
       this.#draw();
     });
     element("mark").addEventListener("click", () => {
-      const { sizes } = this.told.attacks;
-      this.size = sizes.findLast((size) => size <= this.told.certified_size);
+      this.size = this.told.certified_size;
+      this.chosen = true;
       this.#draw();
       this.slider.focus();
     });
@@ -31,6 +32,7 @@ export class AnswerView {
   /** Start afresh: other sizes will be chosen from. */
   forgetSize() {
     this.size = undefined;
+    this.chosen = false;
   }
 
   wait(words) {
@@ -109,8 +111,10 @@ export class AnswerView {
   #draw() {
     const { label, certified_size: certified, attacks, norm } = this.told;
     const { sizes } = attacks;
-    this.size ??= sizes[Math.round(sizes.length * 0.4)];
-    const at = Math.max(0, sizes.findLastIndex((size) => size <= this.size * (1 + 1e-9)));
+    // Until a size is chosen, it is somewhat below what is certified, for the next answer may be so;
+    // and not 0, which is no attack.
+    if (!this.chosen) this.size = 0.8 * certified || sizes[Math.round(sizes.length * 0.4)];
+    const at = Math.max(this.chosen ? 0 : 1, sizes.findLastIndex((size) => size <= this.size * (1 + 1e-9)));
     this.size = sizes[at];
     const robust = this.#robust;
     this.chart.draw(this.told, at, robust);
@@ -132,11 +136,27 @@ export class AnswerView {
         `other label above ${above(highest)}.`
       : `This is more than is proven: such an attacker might push ${label.name} down to ` +
         `${below(lowest)}, and another label up to ${above(highest)}.`;
+    element("means").textContent = this.told.picture ? meaning(this.size, this.told) : "";
     const name = document.createElement("b");
     name.textContent = label.name;
     element("strip").replaceChildren(name, `${element("mark").textContent}, ${verdict}`);
     this.sized(this.size);
   }
+}
+
+/** What an attack of a size is in pixels, by the norm that it is measured in. */
+function meaning(size, { norm, picture }) {
+  const values = picture.width * picture.height * (picture.mode === "RGB" ? 3 : 1);
+  const levels = 2 ** picture.bits - 1;
+  const grey = (share) => `${plain(Number(Math.min(share * levels, levels).toPrecision(2)))} of ${whole(levels)} levels`;
+  if (norm === "linf") return `That is: every value of every pixel is changed by up to ${grey(size)}.`;
+  const spread = norm === "l2" ? size / Math.sqrt(values) : size / values;
+  const all = norm === "l2" ? size ** 2 : size;
+  const few =
+    all < 1
+      ? `one value of one pixel by ${grey(size)}`
+      : `${whole(Math.floor(all))} of ${whole(values)} values from black to white`;
+  return `That is, for example: ${few}, or all of them by ${grey(spread)}.`;
 }
 
 /** How the answer came to its end. */

@@ -19,6 +19,30 @@ const NORM_HINTS = {
   linf: "Largest change of a pixel",
 };
 
+// What a person on this page can do, where the service speaks to programs.
+const WORDS = {
+  "not-a-picture": {
+    title: "This file is not a picture that can be read",
+    advice: "Choose another, or save it again as PNG or JPEG.",
+  },
+  "unsupported-media-type": {
+    title: "This kind of file is not read",
+    advice: "Choose another, or save it as PNG or JPEG.",
+  },
+  "too-many-bytes": {
+    title: "This file is too large",
+    advice: "Make the picture smaller, or save it as JPEG.",
+  },
+  "too-many-pixels": {
+    title: "This picture has too many pixels",
+    advice: "Make it smaller and try again.",
+  },
+  "deadline-before-first-look": {
+    title: "This model is too slow for an answer in time",
+    advice: "Ask for fewer draws, or wait until others have their answers.",
+  },
+};
+
 const element = (id) => document.getElementById(id);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -92,6 +116,7 @@ function useFile(picture) {
 function clear() {
   pad.clear();
   forget();
+  element("ask").disabled = element("request").hidden = true;
   element("pad-hint").hidden = false;
   view.wait("Draw, choose a file, or take a sample.");
 }
@@ -108,6 +133,8 @@ function forget() {
 function take(picture, ms = 0) {
   forget();
   state.picture = picture;
+  element("ask").disabled = false;
+  view.forgetSize();
   const drawing = Boolean(picture.pixels);
   const kind = picture.channels === 1 ? "grey" : "colour";
   const text = drawing
@@ -188,7 +215,8 @@ function fail(error, again) {
     state.later = setTimeout(again, 1000 * error.members.retry_after_s);
     return;
   }
-  view.problem(error);
+  const { title, advice = "" } = WORDS[error.kind] ?? error;
+  view.problem({ title, detail: `${advice} ${error.detail ?? ""}`.trim(), kind: error.kind });
   markWrong(error.members.option);
   if (error.status === 401 || error.status === 403) askForKey(again);
   else element("problem").scrollIntoView({ block: "nearest" });
@@ -214,8 +242,10 @@ function markWrong(option) {
 
 function writeRequest(target) {
   const address = new URL(".", location.href).href;
+  element("request").hidden = false;
   const { model, ...rest } = chosen();
-  const options = { target, ...rest, model };
+  // Size 0 is no attack, and no target that the service takes.
+  const options = { ...(target ? { target } : {}), ...rest, model };
   element("curl").textContent = curl(address, state.picture, options);
   element("python").textContent = python(address.replace(/\/$/, ""), state.picture, options);
 }

@@ -10,8 +10,16 @@ const SAMPLES = [
   { name: "one-or-seven", label: "7", text: "A 7 that is almost a 1" },
 ];
 
+// Drawn for this page by docs/draw_samples.py; of no data set.
+const DRAWN = [
+  { name: "drawn-ship", label: "ship", text: "A ship, drawn by a program" },
+  { name: "drawn-airplane", label: "airplane", text: "An airplane, drawn by a program" },
+  { name: "drawn-automobile", label: "automobile", text: "An automobile, drawn by a program" },
+];
+
 /** The samples that a model with these labels can name. */
-export const samplesFor = (labels) => SAMPLES.filter((sample) => labels.includes(sample.label));
+export const samplesFor = (labels) =>
+  [...SAMPLES, ...DRAWN].filter((sample) => labels.includes(sample.label));
 
 export const sampleAddress = ({ name }) => `page/samples/${name}.png`;
 

@@ -303,6 +303,38 @@ def test_confidence_draws_and_norm_are_asked_for(visitor: Visitor) -> None:
     expect(page.locator("#claim")).to_contain_text("in L∞")
 
 
+def test_a_larger_picture_starts_near_what_is_certified(visitor: Visitor, tmp_path: Path) -> None:
+    """Its sizes are others: neither the last picture's size nor 0 would say anything."""
+    visitor.slider.press("End")
+    pixels = np.zeros((1000, 1280), np.uint8)
+    pixels[200:800, 600:700] = 255
+    answer = visitor.asks(
+        lambda: visitor.page.get_by_label("Choose a file").set_input_files(
+            FilePayload(name="a.png", mimeType="image/png", buffer=made.save(pixels, "PNG"))
+        )
+    )
+    size = float((visitor.page.locator("#size-text").text_content() or "").split()[0])
+    assert 0.7 * answer["certified_size"] < size <= 0.8 * answer["certified_size"]
+    expect(visitor.pill).to_have_text("Robust")
+    expect(visitor.page.locator("#means")).to_contain_text("of 1,280,000 values")
+    expect(visitor.page.locator("#not-right")).to_contain_text("Robust does not mean right")
+    assert f"target={size:.12g}&" in (visitor.page.locator("#curl").text_content() or "")
+    visitor.slider.press("Home")
+    assert "target" not in (visitor.page.locator("#curl").text_content() or "")
+
+
+def test_without_a_picture_there_is_nothing_to_ask_or_to_copy(visitor: Visitor) -> None:
+    page = visitor.page
+    again = page.get_by_role("button", name="Certify again")
+    expect(page.locator("#request")).to_be_visible()
+    page.get_by_role("button", name="Clear", exact=True).click()
+    expect(page.locator("#request")).to_be_hidden()
+    expect(again).to_be_disabled()
+    visitor.sample("A clear 3")
+    expect(page.locator("#request")).to_be_visible()
+    expect(again).to_be_enabled()
+
+
 def test_errors_are_sentences(visitor: Visitor) -> None:
     page = visitor.page
     page.get_by_label("Draws", exact=True).fill("64")
