@@ -33,11 +33,6 @@ _PAGE = bytes(
         swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
     ).body
 ).decode()
-<<<<<<< HEAD
-_DOCS = StaticFile(
-    _PAGE.encode(), "text/html; charset=utf-8", {"Content-Security-Policy": policy(_PAGE)}
-)
-=======
 # Swagger UI has a dark mode, which follows nothing by itself.
 _SCHEME = """<script>
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -46,8 +41,9 @@ dark.addEventListener("change", follow);
 follow();
 </script>"""
 _PAGE = _PAGE.replace("</head>", f"{_SCHEME}</head>")
-_HEADERS = {"Content-Security-Policy": policy(_PAGE)}
->>>>>>> 9325a34 (The page starts near the certified size, asks nothing without a picture, and says what sizes mean)
+_DOCS = StaticFile(
+    _PAGE.encode(), "text/html; charset=utf-8", {"Content-Security-Policy": policy(_PAGE)}
+)
 
 
 @router.get("/docs")
