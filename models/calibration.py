@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import torch
 
+from models.bundle import MANIFEST, BundleError
 from models.loaded import LoadedModel
 from models.precision import PRECISIONS, Calibration, Precision
 from models.predictor import Predictor
+from models.trial import RowsError
 
 # At which the number formats are compared, unless that takes too long.
 TYPICAL_PASS = 256
@@ -45,6 +47,7 @@ def calibrate(
 
     Raises:
         RuntimeError: the network runs in none of the formats.
+        BundleError: in no format and pass size are its rows alone.
     """
     formats: Sequence[Precision] = (precision,) if precision else PRECISIONS
     predictors = [Predictor(model, LEAST_PASS, device, one) for one in formats]
@@ -56,7 +59,38 @@ def calibrate(
     speed, predictor = max(measured, key=lambda pair: pair[0])
     if pass_size is None and trial == TYPICAL_PASS:
         speed = _find_knee(predictor, speed)
+    fastest = predictor, predictor.pass_size
+    predictor = _alone(model, [predictor, *(one for _, one in near)], pass_size)
+    if (predictor, predictor.pass_size) != fastest:
+        speed = predictor.measure(SECONDS_A_TRIAL)
     return predictor, Calibration(predictor.precision, predictor.pass_size, round(speed, 1))
+
+
+def _alone(model: LoadedModel, predictors: Sequence[Predictor], pass_size: int | None) -> Predictor:
+    """Return the first of ``predictors`` whose rows are alone, in smaller passes if need be.
+
+    A kernel may round a row otherwise at another place of a pass: then that format and pass size
+    must not serve, and others may.
+
+    Raises:
+        BundleError: the rows are alone in none.
+    """
+    sizes = [predictors[0].pass_size]
+    while pass_size is None and sizes[-1] > LEAST_PASS:
+        sizes.append(sizes[-1] // 2)
+    reason = ""
+    for predictor in dict.fromkeys(predictors):
+        for size in sizes:
+            predictor.pass_size = size
+            try:
+                predictor.try_rows()
+            except RowsError as error:
+                reason = reason or f"in {predictor.precision}, {size} rows a pass: {error}"
+            else:
+                return predictor
+    raise BundleError(
+        model.bundle.path / MANIFEST, "architecture", f"h is no function of one row: {reason}"
+    )
 
 
 def _measure(predictors: Sequence[Predictor], pass_size: int) -> list[tuple[float, Predictor]]:

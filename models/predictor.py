@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from models.bundle import Manifest
 from models.certification.arrays import Floats, Integers
@@ -29,6 +30,7 @@ from models.networks.placement import IMAGE
 from models.noise import Features, Key, system_key
 from models.precision import Precision
 from models.preprocessing import CHANNELS, Preprocessing, plan
+from models.trial import try_rows
 
 _DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Weights are constants; and no pool of helper processes that could outlive a worker.
@@ -74,8 +76,8 @@ class Predictor:
         self._encoder, self._sensitivities = model.encoder, model.sensitivities
         self._encoder_errors = model.encoder_errors
         self._feature_shape, self.noise = model.feature_shape, model.noise
-        self._classifier: Callable[[torch.Tensor], torch.Tensor]
-        self._classifier = model.classifier(device, _DTYPES[precision])
+        self.trial_seconds = 0.0
+        self._classifier: nn.Module = model.classifier(device, _DTYPES[precision])
         self._on_image = model.manifest.noise.placement == IMAGE
         # Compiled networks do not run in inference mode.
         self._without_gradients: Callable[[], AbstractContextManager[object]]
@@ -176,6 +178,25 @@ class Predictor:
             raise ValueError(f"h returned {found}; expected logits {list(expected)} (rows, labels)")
         return logits.float().cpu()
 
+    def try_rows(self, alone: int = 0) -> None:
+        """Try whether h, as it runs here, is a function of each row alone.
+
+        Says in ``trial_seconds`` how long it took.
+
+        Args:
+            alone: how many rows are also kept by themselves (see :func:`models.trial.try_rows`).
+
+        Raises:
+            RowsError: it is not, and must not serve.
+        """
+        start = time.perf_counter()
+        shape = self.manifest.input.shape
+        rng = np.random.default_rng(0)
+        pictures = [self.noise.snap(self._run_encoder(rng.random(shape))) for _ in range(3)]
+        noisy = self.noisy(pictures, np.arange(self.pass_size) % len(pictures))
+        try_rows(self.logits, noisy, self._classifier, alone)
+        self.trial_seconds = time.perf_counter() - start
+
     def compile(self) -> Self:
         """Return the same model with h compiled for its pass size, warm.
 
@@ -184,15 +205,18 @@ class Predictor:
 
         Raises:
             RuntimeError: there is no working compiler here.
+            RowsError: compiled, its rows are not alone.
         """
         other = copy.copy(self)
         keep_apart()
         with torch.no_grad():
-            other._classifier = torch.compile(
+            # Of a module it makes a module.
+            other._classifier = torch.compile(  # type: ignore[assignment]
                 copy.deepcopy(self._classifier), dynamic=False, options=_COMPILE
             )
             other._without_gradients, other.compiled = torch.no_grad, True
             other.measure(0.0)
+        other.try_rows()
         return other
 
     def measure(self, seconds: float = 0.2) -> float:

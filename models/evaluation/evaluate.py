@@ -93,7 +93,9 @@ class Running:
         if precision is None:
             precision = calibrate(model, self.device, None, self.pass_size)[1].precision
         key = system_key if self.seed is None else repeatable_key(self.seed)
-        return Predictor(model, self.pass_size, self.device, precision, key)
+        predictor = Predictor(model, self.pass_size, self.device, precision, key)
+        predictor.try_rows()
+        return predictor
 
 
 @dataclass

@@ -1,29 +1,31 @@
 """What h has to be, whatever it is: tried before a bundle is made of it.
 
-The certificate takes h to be any function of one row. These trials find the usual ways in which a
-network is not: layers in training mode that look at the whole batch or drop values at random. They
-are trials and no proof; nothing can tell of arbitrary code that it has no further inputs.
+The certificate takes h to be any function of one row. An exported program has been proven to be one
+(:mod:`models.networks.rows`); here the long form of :mod:`models.trial` follows, with each row kept
+by itself, at a small pass size in every number format and at the pass size that would serve here.
 """
 
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.bundle import BundleError
+from models.calibration import calibrate
 from models.certification.procedure import Inquiry, Question
 from models.importing.files import ImportFailedError
 from models.loaded import LoadedModel
 from models.precision import PRECISIONS, Precision
 from models.predictor import Predictor
+from models.trial import RowsError
 
 # Told what is being done.
 Report = Callable[[str], None]
 # Rows of a trial's pass; large networks make it slow.
 ROWS = 8
-# How much of the largest logit may come from summing in another order.
-_ROUNDING: dict[Precision, float] = {"float32": 1e-4, "bfloat16": 5e-2}
+# Rows of large passes are kept by themselves, all or evenly spaced, for about so many seconds.
+SECONDS_ALONE = 10.0
 
 
 def examine(model: LoadedModel, report: Report = lambda doing: None) -> tuple[Precision, ...]:
@@ -55,41 +57,35 @@ def examine(model: LoadedModel, report: Report = lambda doing: None) -> tuple[Pr
             continue
         except ValueError as error:
             raise ImportFailedError(str(error)) from None
-        _try(predictor, noisy, logits)
+        _try(predictor, logits)
         formats.append(precision)
+    _try_as_served(model)
     return tuple(formats)
 
 
-def _try(predictor: Predictor, noisy: Tensor, logits: Tensor) -> None:
+def _try_as_served(model: LoadedModel) -> None:
+    """Try h as the service would run it on this machine."""
+    try:
+        predictor, found = calibrate(model, "cpu", None, None)
+        affordable = int(SECONDS_ALONE * found.draws_per_second / predictor.pass_size / 2)
+        predictor.try_rows(min(predictor.pass_size, max(affordable, 1)))
+    except BundleError as error:
+        raise ImportFailedError(error.reason) from None
+    except RowsError as error:
+        raise ImportFailedError(f"h is no function of one row: {error}") from None
+
+
+def _try(predictor: Predictor, logits: Tensor) -> None:
     where = predictor.precision
     if not logits.isfinite().all():
         raise ImportFailedError(
             f"the network returns NaN or infinity for ordinary pictures in {where}; such draws "
             "count for no label: check its weights and its normalisation"
         )
-    if not torch.equal(predictor.logits(noisy), logits):
-        raise ImportFailedError(
-            f"the network returns different logits for the same noisy picture in {where}: it draws "
-            "random numbers of its own (dropout in training mode?), so that its draws would not be "
-            "those that the certificate speaks of; put it into evaluation mode"
-        )
-    # Every other row stays; NaN shows any sum that runs over rows.
-    for other in (0.0, 1e4, torch.nan):
-        changed = noisy.clone()
-        changed[1::2] = other
-        if not torch.equal(predictor.logits(changed)[::2], logits[::2]):
-            raise ImportFailedError(
-                f"the network's rows look at each other in {where}: what it returns for a picture "
-                "changes with the pictures beside it, which makes many draws one (batch norm in "
-                "training mode, or without running statistics?); put it into evaluation mode"
-            )
-    # Sums may be rounded otherwise elsewhere in a pass; anything more is another function.
-    moved = predictor.logits(noisy.flip(0)).flip(0)
-    if (moved - logits).abs().max() > _ROUNDING[where] * logits.abs().max():
-        raise ImportFailedError(
-            f"what the network returns for a picture depends on its place in the batch in {where}; "
-            "it has to be a function of the picture alone"
-        )
+    try:
+        predictor.try_rows(ROWS)
+    except RowsError as error:
+        raise ImportFailedError(f"the network cannot be certified: in {where} {error}") from None
 
 
 def answer(

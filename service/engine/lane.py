@@ -18,6 +18,7 @@ from models.calibration import LEAST_PASS, compare
 from models.certification.arrays import Integers
 from models.precision import Calibration
 from models.predictor import Predictor
+from models.trial import RowsError
 from service.engine.batcher import Batcher, Pass, Ticket
 
 log = structlog.get_logger(__name__)
@@ -128,13 +129,20 @@ class Running:
         """Take pictures into passes of half the size of ``lane``'s, with those that it has.
 
         Raises:
-            RuntimeError: not even the smallest pass fits.
+            RuntimeError: not even the smallest pass fits, or none leaves the rows alone.
         """
-        slots = lane.batcher.slots // 2
-        if slots < LEAST_PASS:
-            raise RuntimeError(f"not even a pass of {lane.batcher.slots} draws fits into memory")
-        smaller = copy.copy(self.eager)
-        smaller.pass_size = slots
+        smaller, slots = copy.copy(self.eager), lane.batcher.slots // 2
+        while True:
+            if slots < LEAST_PASS:
+                raise RuntimeError(f"no pass of less than {lane.batcher.slots} draws can be made")
+            smaller.pass_size = slots
+            try:
+                smaller.try_rows()
+                break
+            except (torch.OutOfMemoryError, RowsError) as error:
+                log.warning("pass cannot be made", slots=slots, reason=str(error))
+            free()
+            slots //= 2
         self.calibration = replace(self.calibration, pass_size=slots, compiled=False)
         self.lane = Lane(lane.model, smaller)
         for ticket in lane.batcher.withdraw():

@@ -80,7 +80,15 @@ def load(device: str, pass_size: int | None, model: wire.Model) -> "tuple[Predic
 
     sizes = [size for size in (pass_size, model.ceiling) if size is not None]
     loaded = load_model(_describe(model))
-    return calibrate(loaded, device, model.precision, min(sizes, default=None))
+    predictor, calibration = calibrate(loaded, device, model.precision, min(sizes, default=None))
+    log.info(
+        "rows tried",
+        model=loaded.manifest.name,
+        precision=calibration.precision,
+        pass_size=calibration.pass_size,
+        seconds=round(predictor.trial_seconds, 2),
+    )
+    return predictor, calibration
 
 
 def main() -> None:
