@@ -40,6 +40,13 @@ DEEPEST = 32
 # Beside control characters, what changes the lines or the order of the text around it.
 _DISTURBING = re.compile(r"[\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
+# What stands for rows that are alone: code that this project chose, the proof of an exported
+# program (models.networks.rows), or the word of the operator who brings Python; each is also tried.
+RowsBasis = Literal["built-in", "proven", "operator"]
+DENOISED = "denoised"
+_BUILT_IN = ("cnn", "fast-resnet", "resnet", "strided-cnn", "wide-resnet", "torchvision")
+_ROWS: dict[str, RowsBasis] = {**dict.fromkeys(_BUILT_IN, "built-in"), "exported": "proven"}
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -142,6 +149,15 @@ class Manifest(_Part):
     evaluation: dict[str, Any] = {}
     weights: WeightsSpec
     program: ProgramSpec | None = None
+
+    @property
+    def rows(self) -> RowsBasis:
+        """What makes sure that each row of a pass is a function of that row alone."""
+        described: Any = self.architecture.model_dump()
+        if described["name"] == DENOISED:
+            described = described["arguments"].get("classifier")
+        name = described.get("name") if isinstance(described, dict) else None
+        return _ROWS.get(str(name), "operator")
 
     @model_validator(mode="after")
     def _norms_agree(self) -> Self:

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from models.bundle import RowsBasis
 from models.certification.answer import Conclusion, follow
 from models.certification.certificates import CERTIFICATES, DEFAULTS, MECHANISM_NORMS, MECHANISMS
 from models.certification.division import LEAST_DRAWS, PILOT_BLOCK, PILOT_LIMIT, looks, pilot_ends
@@ -327,7 +328,12 @@ _SCALARS = _Kind(
 _RANGE = {"lower": _SHARE, "upper": _SHARE}
 _SUMS = {"draws": _COUNT, "sums": [_SUM], "sums_of_squares": [_SUM]}
 _ANSWER = {
-    "model": {"name": _TEXT, "version": _TEXT, "digest": _TEXT},
+    "model": {
+        "name": _TEXT,
+        "version": _TEXT,
+        "digest": _TEXT,
+        "rows": _among(*get_args(RowsBasis)),
+    },
     "label": {"index": _COUNT, "name": _TEXT},
     "robust": _Maybe(_FLAG),
     "certified_size": _SIZE,

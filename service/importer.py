@@ -144,7 +144,7 @@ def _report(out: Path, imported: "Imported", picture: Path | None) -> str:
         f"{out}: {manifest.name}, {len(manifest.labels):,} labels, {noise.mechanism} noise of "
         f"scale {noise.scale:g} ({noise.placement}), sensitivity {spec.value:g} from "
         f"{spec.input_norm} to {spec.noise_norm} ({spec.method}); runs in "
-        f"{' and '.join(imported.formats)}"
+        f"{' and '.join(imported.formats)}; rows: {manifest.rows}"
     ]
     what = str(picture) if picture else "a made-up picture"
     if inquiry.size > 0:

@@ -99,13 +99,14 @@ def models(
             manifest = bundle.manifest
             if as_json:
                 document = manifest.model_dump(mode="json")
-                typer.echo(json.dumps({"path": str(bundle.path), **document}))
+                document = {"path": str(bundle.path), "rows": manifest.rows, **document}
+                typer.echo(json.dumps(document))
                 continue
             noise, shape = manifest.noise, "x".join(map(str, manifest.input.shape))
             typer.echo(
                 f"{manifest.name}:{manifest.version}  {shape}, {len(manifest.labels)} labels, "
                 f"{noise.mechanism} {noise.scale:g} ({noise.placement}), certified in "
-                f"{manifest.sensitivity.input_norm}  {bundle.path}"
+                f"{manifest.sensitivity.input_norm}, rows {manifest.rows}  {bundle.path}"
             )
 
 

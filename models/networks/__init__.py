@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from models.bundle import DENOISED as DENOISED
 from models.networks.autoencoder import behind, build_autoencoder
 from models.networks.cnn import build_cnn, build_strided_cnn
 from models.networks.exported import build_exported
@@ -28,7 +29,6 @@ IMPORTED: dict[str, Callable[..., nn.Sequential]] = {
     "python": build_python,
     "torchvision": build_torchvision,
 }
-DENOISED = "denoised"
 
 
 def build(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from models.bundle import Bundle
+from models.bundle import Bundle, RowsBasis
 from models.certification.answer import Conclusion, Evidence
 from models.certification.attacks import Attacks
 from models.certification.certificates import Certificate, Mechanism
@@ -24,11 +24,12 @@ class _Part(BaseModel):
 
 
 class ModelName(_Part):
-    """Which model answered."""
+    """Which model answered, and what stands for it that the rows of a pass do not meet."""
 
     name: str
     version: str
     digest: str
+    rows: RowsBasis
 
 
 class Label(_Part):
@@ -269,7 +270,9 @@ def label_scores(conclusion: Conclusion, bundle: Bundle) -> list[LabelScore]:
 def model_name(bundle: Bundle) -> ModelName:
     """Name a bundle."""
     manifest = bundle.manifest
-    return ModelName(name=manifest.name, version=manifest.version, digest=bundle.digest)
+    return ModelName(
+        name=manifest.name, version=manifest.version, digest=bundle.digest, rows=manifest.rows
+    )
 
 
 def noise_part(bundle: Bundle) -> NoisePart:

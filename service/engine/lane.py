@@ -134,7 +134,7 @@ class Running:
         smaller, slots = copy.copy(self.eager), lane.batcher.slots // 2
         while True:
             if slots < LEAST_PASS:
-                raise RuntimeError(f"no pass of less than {lane.batcher.slots} draws can be made")
+                raise RuntimeError(f"not even a pass of {LEAST_PASS} draws fits into memory")
             smaller.pass_size = slots
             try:
                 smaller.try_rows()

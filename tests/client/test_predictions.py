@@ -40,6 +40,7 @@ def test_a_prediction_has_all_that_the_service_says(client: Client, seven: bytes
     assert prediction.robust is prediction.is_robust is True
     assert prediction.certified_size == raw["certified_size"] >= 0.5
     assert prediction.model.digest == raw["model"]["digest"]
+    assert prediction.model.rows == raw["model"]["rows"] == "built-in"
     assert (prediction.norm, prediction.target, prediction.confidence) == ("l2", 0.5, 0.999)
     assert prediction.stopped == "target_certified"
     assert prediction.draws == raw["draws"] < prediction.budget.asked == 1000

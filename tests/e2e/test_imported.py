@@ -83,6 +83,8 @@ def test_each_answers(running: Service, name: str, labels: int, draws: int) -> N
     assert answer["draws"] == draws
     assert 0 <= answer["label"]["index"] < labels
     assert answer["model"]["name"] == name
+    expected = {"denoised": "built-in", "exported": "proven", "python": "operator"}
+    assert answer["model"]["rows"] == expected[name]
 
 
 def test_a_service_that_does_not_allow_the_python_does_not_start(

@@ -36,7 +36,8 @@ def test_a_digit_is_certified(client: httpx.Client, seven: bytes) -> None:
     assert response.status_code == 200, response.text
     answer = response.json()
     bundle = read_bundle(ZOO / "mnist-cnn")
-    assert answer["model"] == {"name": "mnist-cnn", "version": "1", "digest": bundle.digest}
+    expected = {"name": "mnist-cnn", "version": "1", "digest": bundle.digest, "rows": "built-in"}
+    assert answer["model"] == expected
     assert answer["label"] == {"index": 7, "name": "7"}
     assert answer["robust"] is True
     assert answer["certified_size"] >= 0.5

@@ -66,7 +66,7 @@ def answer(
     conclusion = conclude(inquiry, labels, attacks)
     names = [f"label {index}" for index in range(labels)]
     document = {
-        "model": {"name": "m", "version": "1", "digest": "sha256:0"},
+        "model": {"name": "m", "version": "1", "digest": "sha256:0", "rows": "built-in"},
         "label": {"index": conclusion.label, "name": names[conclusion.label]},
         "robust": conclusion.robust,
         "certified_size": conclusion.certified_size,

@@ -16,6 +16,7 @@ class ModelName:
     name: str
     version: str
     digest: str
+    rows: str
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ class Model:
     name: str
     version: str
     digest: str
+    rows: str
     default: bool
     input_shape: tuple[int, ...]
     labels: tuple[str, ...]

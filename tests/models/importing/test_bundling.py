@@ -80,6 +80,8 @@ def test_a_program_and_its_function_are_one_classifier(tmp_path: Path, weights: 
     imported = bring(tmp_path / "exported", str(tmp_path / "Own Net.pt2"), **NORMALISATION)
     bring(tmp_path / "python", python("small"), weights, **NORMALISATION)
     assert imported.formats == PRECISIONS
+    assert imported.bundle.manifest.rows == "proven"
+    assert read_bundle(tmp_path / "python").manifest.rows == "operator"
     assert imported.bundle.manifest.name == "own-net"
     assert imported.bundle.manifest.labels == tuple("0123")
     assert sorted(file.name for file in (tmp_path / "exported").iterdir()) == [
