@@ -8,6 +8,7 @@ A module is looked for where Python looks, and last in the current folder: nothi
 stands in the way of what is installed, the project's own packages above all.
 """
 
+import copy
 import hashlib
 import importlib
 import importlib.util
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from models.networks.imported import normalised
 from models.networks.torchvision_operators import declare_missing_operators
@@ -126,6 +128,9 @@ def build_python(
             raise ValueError(f"{builder}() failed: {type(error).__name__}: {error}") from None
     if not isinstance(network, nn.Module):
         raise ValueError(f"{builder}() returned {type(network).__name__}; expected an nn.Module")
+    reason = _unfit(network)
+    if reason:
+        raise ValueError(f"{builder}() returned a network that {reason}")
     return normalised(Contiguous(network) if contiguous else network, shape, mean, std)
 
 
@@ -193,6 +198,46 @@ def _run(file: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _unfit(network: nn.Module) -> str | None:
+    """Why a network cannot be kept as weights, copied, moved and cast, if it cannot."""
+    for part in network.modules():
+        kind = type(part)
+        if isinstance(part, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            return f"is spread over devices ({kind.__name__}); return the network inside, .module"
+        if ".quantized" in kind.__module__:
+            return (
+                f"is quantised ({kind.__module__}.{kind.__name__}); return the float network: the "
+                "service chooses number formats itself, and a scale that is taken from a whole "
+                "batch would make its pictures meet"
+            )
+        if isinstance(part, torch.jit.ScriptModule):
+            return "is scripted or traced; return the nn.Module, or bring it by torch.export"
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if is_lazy(tensor):
+            return f"has {name} without a shape yet; run it once on a picture before returning it"
+        found = _odd(tensor)
+        if found:
+            return f"holds {name}, which is {found}; expected plain real tensors with values"
+    odd = [name for name, held in network.state_dict().items() if not isinstance(held, Tensor)]
+    if odd:
+        return f"keeps {odd[0]} in its state, which is no tensor; a bundle keeps tensors alone"
+    try:
+        copy.deepcopy(network).to(torch.float32)
+    except Exception as error:  # whatever their code raises
+        return f"cannot be copied and cast: {type(error).__name__}: {' '.join(str(error).split())}"
+    return None
+
+
+def _odd(tensor: Tensor) -> str | None:
+    if tensor.is_meta:
+        return "on the meta device"
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return "sparse or nested"
+    if tensor.is_quantized:
+        return "quantised"
+    return "complex" if tensor.is_complex() else None
 
 
 def _parts(builder: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
+from models.bundle import RowsBasis
 from models.precision import Calibration, Precision
 from service.api import problems
 from service.api.answers import NoisePart, model_name, noise_part
@@ -29,6 +30,7 @@ class Model(BaseModel):
     name: str
     version: str
     digest: str
+    rows: RowsBasis
     default: bool
     input_shape: tuple[int, int, int]
     labels: list[str]

@@ -1,5 +1,7 @@
 """Small classifiers to import, as a team's own module would build them."""
 
+import threading
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -109,6 +111,56 @@ def pair() -> Small:
 
 def nan() -> Small:
     return Nan()
+
+
+def dynamically_quantised() -> nn.Module:
+    return torch.ao.quantization.quantize_dynamic(Small().eval(), {nn.Linear})
+
+
+def statically_quantised() -> nn.Module:
+    network = Small().eval()
+    network.head = torch.ao.nn.quantized.Linear(64, LABELS)
+    return network
+
+
+def scripted() -> nn.Module:
+    return torch.jit.trace(Small().eval(), torch.rand(2, *SHAPE))
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(LABELS))
+
+
+def parallel() -> nn.Module:
+    return nn.DataParallel(Small())
+
+
+def sparse() -> nn.Module:
+    network = Small()
+    network.head.weight = nn.Parameter(network.head.weight.detach().to_sparse())
+    return network
+
+
+def complex_numbers() -> nn.Module:
+    network = Small()
+    network.register_buffer("turn", torch.ones(1, dtype=torch.complex64))
+    return network
+
+
+def on_meta() -> nn.Module:
+    return Small().to("meta")
+
+
+def uncopied() -> nn.Module:
+    network = Small()
+    network.lock = threading.Lock()
+    return network
+
+
+def more_state() -> nn.Module:
+    network = Small()
+    network.get_extra_state = lambda: {"seen": 3}
+    return network
 
 
 def failing() -> Small:
