@@ -1,6 +1,8 @@
 """Small classifiers to import, as a team's own module would build them."""
 
 import threading
+import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -113,18 +115,25 @@ def nan() -> Small:
     return Nan()
 
 
+def quietly(build: Callable[[], nn.Module]) -> nn.Module:
+    """PyTorch calls these ways deprecated; people have such networks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return build()
+
+
 def dynamically_quantised() -> nn.Module:
-    return torch.ao.quantization.quantize_dynamic(Small().eval(), {nn.Linear})
+    return quietly(lambda: torch.ao.quantization.quantize_dynamic(Small().eval(), {nn.Linear}))
 
 
 def statically_quantised() -> nn.Module:
     network = Small().eval()
-    network.head = torch.ao.nn.quantized.Linear(64, LABELS)
+    network.head = quietly(lambda: torch.ao.nn.quantized.Linear(64, LABELS))
     return network
 
 
 def scripted() -> nn.Module:
-    return torch.jit.trace(Small().eval(), torch.rand(2, *SHAPE))
+    return quietly(lambda: torch.jit.trace(Small().eval(), torch.rand(2, *SHAPE)))
 
 
 def lazy() -> nn.Module:
@@ -157,10 +166,16 @@ def uncopied() -> nn.Module:
     return network
 
 
-def more_state() -> nn.Module:
-    network = Small()
-    network.get_extra_state = lambda: {"seen": 3}
-    return network
+class MoreState(Small):
+    """Keeps what is no tensor."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return it."""
+        return {"seen": 3}
+
+
+def more_state() -> Small:
+    return MoreState()
 
 
 def failing() -> Small:
