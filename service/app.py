@@ -24,6 +24,7 @@ from service.engine.engine import Engine
 from service.keys import UNLIMITED, Keys
 from service.metrics import Metrics
 from service.settings import Settings
+from service.slowness import warn_of_slow_models
 
 # Small pictures decoded, and bodies taken apart, at once.
 THREADS = 2
@@ -82,9 +83,11 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
                 budget=budget,
             )
             engine.start()
+            warning = asyncio.create_task(warn_of_slow_models(engine, catalogue, settings))
             try:
                 yield
             finally:
+                warning.cancel()
                 await engine.close()
                 decoders.close()
                 if traces:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from models.certification.division import LEAST_DRAWS
 from models.certification.procedure import Question
 from models.certification.reach import draws_needed, reachable_size
 from models.certification.terms import Terms
@@ -44,6 +45,7 @@ from service.engine.engine import (
 )
 from service.metrics import Metrics
 from service.settings import Settings
+from service.slowness import first_answer_ms
 from service.tracing import Tracing
 
 # For workers to become ready.
@@ -144,9 +146,9 @@ class Predictions:
             raise Problem("overloaded", f"{error}.", retry_after_s=retry) from None
         except WorkersLostError as error:
             raise Problem("workers-lost", f"{error}.", retry_after_s=LOST_SECONDS) from None
-        except (DeadlineError, TimeoutError):
-            detail = f"No look was reached within timeout_ms={asked.timeout_ms}."
-            raise Problem("deadline-before-first-look", detail) from None
+        except (DeadlineError, TimeoutError) as error:
+            made = error.draws if isinstance(error, DeadlineError) else 0
+            raise self._late(served, asked, made) from None
         except CannotEncodeError as error:
             raise Problem("cannot-certify-preprocessing", str(error)) from None
         except ModelFailedError as error:
@@ -181,6 +183,23 @@ class Predictions:
             }
             self.tracing.prediction(told, begun, decoded, result.queue_seconds, result.looks)
         return answered
+
+    def _late(self, served: Served, asked: Asked, made: int) -> Problem:
+        """Say what was reached by a deadline, and what would have been enough."""
+        said = (
+            f"No look was reached within timeout_ms={asked.timeout_ms}: {made} draws were made, "
+            f"and the first look takes {LEAST_DRAWS}."
+        )
+        members: dict[str, Any] = {"draws": made, "draws_needed": LEAST_DRAWS}
+        # A picture is drawn for by one worker.
+        if speed := self.engine.speed(served.index):
+            needed = first_answer_ms(speed)
+            said += (
+                f" A worker makes at most {speed:.0f} draws a second with this model: set "
+                f"timeout_ms to {needed} or more, and more while others wait."
+            )
+            members |= {"draws_per_second": round(speed, 1), "timeout_ms_needed": needed}
+        return Problem("deadline-before-first-look", said, **members)
 
     async def show(self, file: File, side: int) -> bytes:
         """Return a picture as it is decoded, no side much longer than ``side``, as a PNG file.

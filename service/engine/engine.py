@@ -351,7 +351,7 @@ class Engine:
             case wire.Answer():
                 self._settle(post, message.id, message)
             case wire.Late():
-                late = DeadlineError("the deadline came before the first look")
+                late = DeadlineError("the deadline came before the first look", message.draws)
                 self._settle(post, message.id, late)
             case wire.Failed():
                 kind = ModelFailedError if message.model else CannotEncodeError

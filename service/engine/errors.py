@@ -24,7 +24,11 @@ class OverloadedError(EngineError):
 
 
 class DeadlineError(EngineError):
-    """The deadline came before the first look."""
+    """The deadline came before the first look, and after so many draws."""
+
+    def __init__(self, reason: str, draws: int = 0) -> None:
+        super().__init__(reason)
+        self.draws = draws
 
 
 class CannotEncodeError(EngineError):

@@ -181,7 +181,7 @@ class Loop:
             elif not client.progress:
                 continue
             if not ticket.inquiry.look:
-                messages.append(wire.Late(id=ticket.id))
+                messages.append(wire.Late(id=ticket.id, draws=ticket.inquiry.total.draws))
                 continue
             conclusion = conclude(ticket.inquiry, client.scores, client.attacks)
             if client.progress and ticket.inquiry.stopped != "deadline":

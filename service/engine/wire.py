@@ -162,10 +162,11 @@ class Answer(_Message):
 
 
 class Late(_Message):
-    """From a worker: the deadline came before the first look."""
+    """From a worker: the deadline came before the first look, and after so many draws."""
 
     kind: Literal["late"] = "late"
     id: int
+    draws: int = 0
 
 
 class Failed(_Message):

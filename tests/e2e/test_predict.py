@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from models.bundle import ZOO, read_bundle
+from models.certification.division import LEAST_DRAWS
 
 PNG = {"Content-Type": "image/png"}
 
@@ -155,7 +156,11 @@ def test_a_deadline_yields_the_certificate_reached_so_far(
 def test_a_deadline_before_the_first_look_is_a_504(client: httpx.Client) -> None:
     response = ask(client, slow(), timeout_ms=1)
     assert response.status_code == 504
-    assert response.json()["type"] == "/problems/deadline-before-first-look"
+    problem = response.json()
+    assert problem["type"] == "/problems/deadline-before-first-look"
+    assert 0 <= problem["draws"] < problem["draws_needed"] == LEAST_DRAWS
+    assert problem["draws_per_second"] > 0
+    assert f"set timeout_ms to {problem['timeout_ms_needed']} or more" in problem["detail"]
 
 
 def test_larger_colour_pictures_are_preprocessed_and_pay_for_it(

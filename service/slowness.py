@@ -1,0 +1,39 @@
+"""How long a first answer takes, and a warning at start where that is longer than requests wait."""
+
+import asyncio
+import math
+
+import structlog
+
+from models.certification.division import LEAST_DRAWS
+from service.catalogue import Catalogue
+from service.engine.engine import Engine
+from service.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+# For decoding, passes that are not full, and work that others have in between.
+MARGIN = 2.0
+_LOOK_SECONDS = 0.2
+
+
+def first_answer_ms(draws_per_second: float) -> int:
+    """Return in how many milliseconds a first look is likely to be reached at that speed."""
+    return math.ceil(MARGIN * 1000 * LEAST_DRAWS / draws_per_second)
+
+
+async def warn_of_slow_models(engine: Engine, catalogue: Catalogue, settings: Settings) -> None:
+    """Once workers are ready, name the models whose first answer takes too long by default."""
+    while not engine.ready:  # noqa: ASYNC110 - it has no event to wait for
+        await asyncio.sleep(_LOOK_SECONDS)
+    for served in catalogue.models:
+        speed = engine.speed(served.index)
+        if speed and first_answer_ms(speed) > settings.timeout_ms:
+            log.warning(
+                "model is too slow for the default time-out: requests that name none may end "
+                "in 504",
+                model=":".join(served.key),
+                draws_per_second=round(speed, 1),
+                timeout_ms=settings.timeout_ms,
+                timeout_ms_needed=first_answer_ms(speed),
+            )

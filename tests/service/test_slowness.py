@@ -1,0 +1,44 @@
+import asyncio
+from collections.abc import Sequence
+from typing import Any, cast
+
+from structlog.testing import capture_logs
+
+from models.bundle import ZOO
+from models.certification.division import LEAST_DRAWS
+from service.catalogue import Catalogue
+from service.engine.engine import Engine
+from service.settings import Settings
+from service.slowness import first_answer_ms, warn_of_slow_models
+
+
+class Speeds:
+    """What is asked of an engine: it becomes ready, and has measured each model."""
+
+    def __init__(self, speeds: Sequence[float]) -> None:
+        self._speeds, self._asked = speeds, 0
+
+    @property
+    def ready(self) -> bool:
+        self._asked += 1
+        return self._asked > 2
+
+    def speed(self, model: int) -> float:
+        return self._speeds[model]
+
+
+def warnings(*speeds: float) -> list[Any]:
+    catalogue = Catalogue([ZOO / "mnist-cnn", ZOO / "cifar10-resnet"])
+    engine = cast(Engine, Speeds(speeds))
+    with capture_logs() as lines:
+        asyncio.run(warn_of_slow_models(engine, catalogue, Settings(timeout_ms=30_000)))
+    return [(line["log_level"], line["model"], line["timeout_ms_needed"]) for line in lines]
+
+
+def test_models_are_named_whose_first_answer_comes_too_late() -> None:
+    enough = LEAST_DRAWS / 10
+    assert warnings(enough, enough) == []
+    needed = first_answer_ms(1.0)
+    assert needed > 1000 * LEAST_DRAWS
+    assert warnings(enough, 1.0) == [("warning", "cifar10-resnet:1", needed)]
+    assert warnings(1.0, 0.0) == [("warning", "mnist-cnn:1", needed)], "0: not measured"
