@@ -274,7 +274,11 @@ def _announcement(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     address = f"http://{host}:{port}"
-    lines = [f"PixelDP answers on {address} (interactive documentation: {address}/docs)"]
+    lines = [
+        f"PixelDP answers on {address} (interactive documentation: {address}/docs)",
+        "The workers load and measure the models first, which takes minutes for large ones; until "
+        "the log says that one is ready, requests for predictions are answered by 503.",
+    ]
     if SAMPLE.is_file():
         lines += [
             "Certify a picture:",
