@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
+import structlog
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from service import tracing
-from service.api import docs, health, models, page, predict, problems, v2
+from service.api import docs, health, models, page, predict, problems, v2, v2_repository
 from service.api.head import Head
 from service.api.middleware import Envelope
 from service.api.openapi import Described
@@ -25,6 +26,8 @@ from service.keys import UNLIMITED, Keys
 from service.metrics import Metrics
 from service.settings import Settings
 from service.slowness import warn_of_slow_models
+
+log = structlog.get_logger(__name__)
 
 # Small pictures decoded, and bodies taken apart, at once.
 THREADS = 2
@@ -87,6 +90,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
             try:
                 yield
             finally:
+                log.info("drain ended", pictures=engine.in_flight + engine.queued)
                 warning.cancel()
                 await engine.close()
                 decoders.close()
@@ -110,6 +114,8 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
     app.state.engine, app.state.metrics = engine, metrics
     app.state.budget, app.state.hosts = budget, settings.hosts
     app.state.keys = Keys(settings.keys) if settings.keys else None
+    if app.state.keys:
+        metrics.watch_keys(app.state.keys.names)
     app.state.cors_origins = settings.cors_origins
     app.add_middleware(Gate, engine=engine, metrics=metrics)
     if settings.cors_origins:
@@ -130,7 +136,8 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
     problems.lie_at(settings.root_path)
     app.add_middleware(Envelope, metrics=metrics, tracing=traces, budget=budget)
     app.add_middleware(Prefix, root_path=settings.root_path)
-    for module in (predict, models, v2, health, docs, page):
+    # The last route of v2 takes every path below /v2 that no route before it has.
+    for module in (predict, models, v2_repository, v2, health, docs, page):
         app.include_router(module.router)
     app.mount("/page", page.files)
     problems.install(app)

@@ -201,6 +201,10 @@ class Keys:
                 found = key
         return (found, self._allowances[found.sha256]) if found else None
 
+    def names(self) -> list[str]:
+        """Return the names of all keys."""
+        return [key.name for key in self._keys]
+
     def _look(self) -> tuple[int, int, int] | None:
         try:
             status = self._path.stat()

@@ -31,6 +31,7 @@ from prometheus_client import (
 from models.certification.procedure import Stopped
 from service.budget import Budget
 from service.engine import wire
+from service.usage import Usage
 
 # From a cached probe to the default time-out of 30 s; a certified answer of a small network takes
 # milliseconds, one of a large network seconds.
@@ -118,6 +119,25 @@ class Metrics:
             "pixeldp_budget_granted_ratio",
             "Share of the draw budgets asked for that is granted; below 1 under overload.",
         )
+
+        # Keys, by the names that their file gives them.
+        self.key_requests = counter(
+            "pixeldp_key_requests", "Requests sent with a key that is known.", ["key", "status"]
+        )
+        self.key_predictions = counter(
+            "pixeldp_key_predictions", "Pictures answered for a key.", ["key"]
+        )
+        self.key_draws = counter("pixeldp_key_draws", "Draws of a key's answers.", ["key"])
+        self.key_charged = counter(
+            "pixeldp_key_charged_draws",
+            "Draws that a key's rate was charged: those of its answers, whole budgets where the "
+            "client left, and decoding and receiving as draws.",
+            ["key"],
+        )
+        self.key_received = counter(
+            "pixeldp_key_received_bytes", "Bytes of the bodies sent with a key.", ["key"]
+        )
+        self._key_names: Callable[[], Iterable[str]] = list
 
         # Memory.
         self.held = gauge(
@@ -231,6 +251,26 @@ class Metrics:
         """Read how many lines of the log were dropped so far whenever that is scraped."""
         self._log_dropped = dropped
 
+    def watch_keys(self, names: Callable[[], Iterable[str]]) -> None:
+        """Begin at 0 whatever keys there are when this is scraped."""
+        self._key_names = names
+
+    def used(self, usage: Usage, status: str) -> None:
+        """Add what a request used to its key's numbers."""
+        if usage.key is None:
+            return
+        self.key_requests.labels(usage.key, status).inc()
+        for of_key, amount in self._of_key(usage):
+            of_key.labels(usage.key).inc(amount)
+
+    def _of_key(self, usage: Usage) -> list[tuple[Counter, float]]:
+        return [
+            (self.key_predictions, usage.answers),
+            (self.key_draws, usage.draws),
+            (self.key_charged, usage.charged),
+            (self.key_received, usage.received),
+        ]
+
     def numbers(self, worker: str, numbers: wire.Numbers) -> None:
         """Add what a worker has done."""
         self.passes.labels(worker).inc(numbers.passes)
@@ -264,4 +304,7 @@ class Metrics:
         dropped = self._log_dropped()
         self.log_dropped.inc(dropped - self._log_counted)
         self._log_counted = dropped
+        for name in self._key_names():
+            for of_key, _ in self._of_key(Usage()):
+                of_key.labels(name)
         return generate_latest(self.registry)

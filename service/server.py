@@ -80,6 +80,13 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop: readiness fails at once, what is in flight is still answered."""
         self._engine.draining = True
+        log.info(
+            "asked to stop",
+            signal=signal.Signals(sig).name,
+            requests=len(self.server_state.tasks),
+            # Whoever asks by Ctrl-C a second time waits for nothing.
+            at_once=self.should_exit and sig == signal.SIGINT,
+        )
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -102,6 +109,7 @@ class _Server(uvicorn.Server):
             assert isinstance(connection, Connection)
             connection.announce_close()
         if self._engine.opened_once:
+            log.info("requests are still taken", seconds=self._delay)
             await self._pause(self._delay)
         for server in self.servers:
             server.close()
@@ -109,6 +117,7 @@ class _Server(uvicorn.Server):
             await self._accept_last(listener)
             listener.close()
         await self._pause(LAST_SECONDS)
+        log.info("drain begins", requests=len(self.server_state.tasks))
         await super().shutdown(sockets)
         for chore in self._chores:
             chore.cancel()
@@ -235,6 +244,7 @@ def serve(settings: Settings) -> None:
             server.run(sockets=[listener])
         except SystemExit:  # what kept it from starting is in the log
             reasons.append("the service cannot start: see the error above")
+    log.info("stopped", status=1 if reasons else 0)
     if reasons:
         raise CannotServeError(reasons[0])
 

@@ -22,6 +22,7 @@ from service.api.sites import refuse_other_sites
 from service.budget import Holding, NoRoomError
 from service.engine.engine import Engine
 from service.keys import UNLIMITED, Allowance, Keys, Scope
+from service.usage import current
 
 # What a picture costs at least, in draws, be it refused: reading and decoding it is work, too.
 LEAST_COST = 64
@@ -95,6 +96,7 @@ def admit(keys: Keys, secret: str | None, scope: Scope) -> Caller:
         challenge = 'Bearer error="invalid_token"'
         raise Problem("no-key", "The key is unknown.", headers={"WWW-Authenticate": challenge})
     key, allowance = found
+    current().key = key.name
     if scope not in key.scopes:
         raise _lacking(scope)
     if scope == "predict":
@@ -123,6 +125,7 @@ def charge_bytes(engine: Engine, size: int) -> None:
     caller, draws = _caller.get(), BYTE_SECONDS * size * engine.speed()
     caller.allowance.take(draws)
     caller.received += draws
+    current().charged += draws
 
 
 def _lacking(scope: Scope) -> Problem:
@@ -135,7 +138,7 @@ class Bill:
     """What an answer costs its caller: the whole budget, until ``draws`` says what was used."""
 
     def __init__(self, caller: Caller, budget: int) -> None:
-        self._allowance = caller.allowance
+        self._allowance, self._usage = caller.allowance, current()
         self._own = caller.received + max(budget, LEAST_COST)
         self.draws = budget
 
@@ -151,7 +154,12 @@ class Bill:
             Problem: ``rate-limited``, if the caller is in debt, this picture's draws apart.
         """
         _refuse_debt(self._allowance, self._own)
-        self._allowance.take((PIXEL_SECONDS * pixels + BYTE_SECONDS * size) * speed)
+        self.take((PIXEL_SECONDS * pixels + BYTE_SECONDS * size) * speed)
+
+    def take(self, draws: float) -> None:
+        """Charge ``draws``, or give them back if they are negative."""
+        self._allowance.take(draws)
+        self._usage.charged += draws
 
 
 @contextmanager
@@ -164,16 +172,16 @@ def charge(budget: int) -> Iterator[Bill]:
         Problem: ``rate-limited``, if the caller is in debt.
     """
     caller = _caller.get()
-    allowance, bill = caller.allowance, Bill(caller, budget)
-    _refuse_debt(allowance, caller.received)
-    allowance.take(max(budget, LEAST_COST))
+    bill, taken = Bill(caller, budget), max(budget, LEAST_COST)
+    _refuse_debt(caller.allowance, caller.received)
+    bill.take(taken)
     try:
         yield bill
     except Problem:
         bill.draws = 0
         raise
     finally:
-        allowance.take(max(bill.draws, LEAST_COST) - max(budget, LEAST_COST))
+        bill.take(max(bill.draws, LEAST_COST) - taken)
 
 
 def _refuse_debt(allowance: Allowance, own: float = 0.0) -> None:

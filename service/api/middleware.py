@@ -19,6 +19,7 @@ from service.api.v2_errors import V2_PREFIX, as_v2
 from service.budget import REQUEST_BYTES, Budget, Holding
 from service.metrics import Metrics
 from service.tracing import Tracing
+from service.usage import begin
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +68,12 @@ class Envelope:
         span = self._tracing.begin(parent) if self._tracing and not probe else None
         trace = span.traceparent if span else _continue(parent)
         status, outcome = 0, "ok"
+        usage = begin()
+
+        async def receive_counted() -> Message:
+            message = await receive()
+            usage.received += len(message.get("body", b""))
+            return message
 
         async def send_enveloped(message: Message) -> None:
             nonlocal status, outcome
@@ -76,6 +83,7 @@ class Envelope:
                 own = [(b"x-request-id", request_id), (b"traceparent", trace)]
                 own += [one for one in HEADERS if one[0] not in headers]
                 message = {**message, "headers": [*message["headers"], *own]}
+            usage.sent += len(message.get("body", b""))
             await send(message)
 
         structlog.contextvars.bind_contextvars(
@@ -85,7 +93,7 @@ class Envelope:
         try:
             with Holding(self._budget) as scope["holding"]:
                 scope["holding"].count(REQUEST_BYTES)
-                await (refusal or self._app)(scope, receive, send_enveloped)
+                await (refusal or self._app)(scope, receive_counted, send_enveloped)
         except ClientDisconnect:
             pass  # nobody is left to answer
         except Exception:
@@ -103,6 +111,7 @@ class Envelope:
             route = _route(scope)
             self._metrics.requests.labels(route, str(status), outcome).inc()
             self._metrics.latency.labels(route).observe(seconds)
+            self._metrics.used(usage, str(status))
             if span:
                 span.end(method, route, status, outcome)
             (log.debug if probe or status in _QUIET else log.info)(
@@ -112,6 +121,7 @@ class Envelope:
                 status=status,
                 outcome=outcome,
                 milliseconds=round(1000 * seconds, 1),
+                **usage.told(),
             )
             structlog.contextvars.clear_contextvars()
 

@@ -47,6 +47,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.slowness import first_answer_ms
 from service.tracing import Tracing
+from service.usage import current
 
 # For workers to become ready.
 READY_SECONDS = 1
@@ -91,12 +92,16 @@ class Predictions:
         """
         served = self.find(options.model)
         asked = resolve(options, served, self.settings)
+        usage = current()
+        usage.model = ":".join(served.key)
         try:
             if options.priority == "high":
                 check_priority()
             with charge(asked.max_draws) as bill:
                 answered = await self._predict(file, options, served, asked, arrived, bill, on_look)
                 bill.draws = answered.draws
+            usage.answers += 1
+            usage.draws += answered.draws
         except Problem as problem:
             self.metrics.refused.labels(problem.name).inc()
             raise

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from service.api import v2_repository
 from service.api.answers import Answer, headers_together
 from service.api.apart import apart
 from service.api.auth import requires
@@ -123,9 +122,6 @@ async def infer(request: Request, model: Model) -> Response:
     if answers is None:
         return Response(status_code=CLIENT_LEFT)
     return respond(inference.id, inference.outputs, answers, headers_together([*answers], asked))
-
-
-router.include_router(v2_repository.router)
 
 
 @router.api_route("", methods=METHODS)

@@ -24,7 +24,8 @@ from service.repository import Repository, RepositoryError
 MOST_BYTES = 65_536
 
 router = APIRouter(
-    prefix="/repository",
+    # Whole, as numbers and logs take a route's path from the route itself.
+    prefix="/v2/repository",
     route_class=V2Route,
     include_in_schema=False,
     dependencies=[requires("admin")],

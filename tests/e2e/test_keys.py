@@ -9,9 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from service.keys import add, remove
 from tests.e2e.conftest import PLAIN, ROOT, Service
+from tests.e2e.test_visibility import logged
 
 PNG = {"Content-Type": "image/png"}
 
@@ -174,6 +176,53 @@ def test_refusals_are_counted(keyed: Keyed) -> None:
     check(keyed.client.get("/models"), 401, "no-key")
     text = keyed.client.get("/metrics", headers=bearer(keyed.metrics)).text
     assert 'pixeldp_requests_total{outcome="no-key",route="/models",status="401"}' in text
+
+
+def numbers(keyed: Keyed) -> dict[str, dict[str, float]]:
+    """Return the numbers of each key, by name and by metric; requests by status, too."""
+    found: dict[str, dict[str, float]] = {}
+    text = keyed.client.get("/metrics", headers=bearer(keyed.metrics)).text
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if "key" in sample.labels:
+                name = sample.name.removeprefix("pixeldp_key_") + sample.labels.get("status", "")
+                found.setdefault(sample.labels["key"], {})[name] = sample.value
+    return found
+
+
+def test_numbers_and_log_say_who_uses_it_all(keyed: Keyed, seven: bytes) -> None:
+    before = numbers(keyed)
+    assert before["predict"].keys() >= {"predictions_total", "draws_total", "charged_draws_total"}
+    headers = PNG | bearer(keyed.predict) | {"X-Request-Id": "whose"}
+    answered = keyed.client.post("/predict?max_draws=500", content=seven, headers=headers)
+    refused = keyed.client.post("/predict", content=b"no picture", headers=headers)
+    assert refused.status_code == 400
+    after = numbers(keyed)
+    used = {
+        name: value - before["predict"].get(name, 0) for name, value in after["predict"].items()
+    }
+    draws = answered.json()["draws"]
+    assert (used["requests_total200"], used["requests_total400"]) == (1, 1)
+    assert (used["predictions_total"], used["draws_total"]) == (1, draws)
+    assert used["charged_draws_total"] > draws + 64, "a refused picture costs something, too"
+    assert used["received_bytes_total"] == len(seven) + len(b"no picture")
+    assert before["slow"]["draws_total"] == after["slow"]["draws_total"]
+    line = logged(keyed.service, request_id="whose", status=200)
+    assert (line["key"], line["draws"]) == ("predict", draws)
+    assert logged(keyed.service, request_id="whose", status=400)["answers"] == 0
+
+
+def test_strangers_and_removed_keys_make_no_numbers_of_a_key(keyed: Keyed, seven: bytes) -> None:
+    secret = add(keyed.path, "brief", ["predict"], None)
+    assert numbers(keyed)["brief"]["draws_total"] == 0, "from when it is made"
+    remove(keyed.path, "brief")
+    before = numbers(keyed)
+    for key in (secret, "pixeldp_" + 43 * "A", "strange"):
+        answered = keyed.client.post("/predict", content=seven, headers=PNG | bearer(key))
+        assert answered.status_code == 401
+    after = numbers(keyed)
+    assert before.keys() == after.keys()
+    assert before["brief"] == after["brief"]
 
 
 def test_no_log_line_has_a_key(keyed: Keyed, seven: bytes) -> None:

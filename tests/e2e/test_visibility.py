@@ -2,8 +2,10 @@
 
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -117,7 +119,9 @@ def test_a_trace_is_continued_or_begun(own: Service) -> None:
 
 def test_each_request_is_one_line_of_json_with_its_ids(own: Service, seven: bytes) -> None:
     headers = PNG | {"X-Request-Id": "find-me", "traceparent": f"00-{TRACE}-{SPAN}-01"}
-    httpx.post(f"{own.address}/predict?target=0.5", content=seven, headers=headers, timeout=300)
+    answered = httpx.post(
+        f"{own.address}/predict?target=0.5", content=seven, headers=headers, timeout=300
+    )
     httpx.get(f"{own.address}/health/live", headers={"X-Request-Id": "a-probe"})
     httpx.get(f"{own.address}/a%0a%1b[31mpath", headers={"X-Request-Id": "strange"})
     end = time.monotonic() + 300  # lines come through a pipe, after the answers
@@ -128,9 +132,73 @@ def test_each_request_is_one_line_of_json_with_its_ids(own: Service, seven: byte
     assert (line["event"], line["route"], line["status"]) == ("request", "/predict", 200)
     assert (line["outcome"], line["trace_id"]) == ("robust", TRACE)
     assert line["milliseconds"] > 0
+    assert (line["model"], line["answers"]) == ("mnist-cnn:1", 1)
+    assert line["draws"] == answered.json()["draws"]
+    assert (line["received_bytes"], line["sent_bytes"]) == (len(seven), len(answered.content))
+    assert "key" not in line, "this service asks for none"
     assert not [line for line in logged if line.get("request_id") == "a-probe"]
     [line] = [line for line in logged if line.get("request_id") == "strange"]
     assert (line["route"], line["outcome"]) == ("other", "not-found")
+    assert "model" not in line
+
+
+def test_the_line_of_several_pictures_has_their_sums(own: Service, seven: bytes) -> None:
+    files = [("image", ("7.png", seven, "image/png"))] * 2 + [("image", ("x", b"x", "image/png"))]
+    headers = {"X-Request-Id": "several"}
+    url = f"{own.address}/predict/batch"
+    answered = httpx.post(url, files=files, headers=headers, timeout=300).json()["predictions"]
+    line = logged(own, request_id="several")
+    assert (line["model"], line["answers"]) == ("mnist-cnn:1", 2)
+    assert line["draws"] == sum(one["draws"] for one in answered if "draws" in one)
+
+
+def test_numbers_name_every_route_whole(own: Service) -> None:
+    """By which rules and dashboards select routes, those of ``/v2`` among them."""
+    asked = {
+        "/v2": ("GET", "/v2"),
+        "/v2/models/{name}": ("GET", "/v2/models/mnist-cnn"),
+        "/v2/models/{name}/versions/{version}/infer": ("POST", "/v2/models/x/versions/1/infer"),
+        "/v2/repository/index": ("POST", "/v2/repository/index"),
+        "/v2/repository/models/{name}/load": ("POST", "/v2/repository/models/x/load"),
+        "/v2/{path:path}": ("GET", "/v2/nothing/of/this"),
+        "/problems/{name}": ("GET", "/problems/no-key"),
+    }
+    for method, path in asked.values():
+        httpx.request(method, own.address + path)
+    text = httpx.get(f"{own.address}/metrics").text
+    routes = set(re.findall(r'pixeldp_requests_total{[^}]*route="([^"]*)"', text))
+    assert set(asked) <= routes
+
+
+def logged(running: Service, **members: str | int) -> dict[str, Any]:
+    """Return the first line of the log with these members, once it is there."""
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        for line in running.log.splitlines():
+            if line.startswith("{"):
+                found: dict[str, Any] = json.loads(line)
+                if members.items() <= found.items():
+                    return found
+        time.sleep(0.01)
+    raise AssertionError(f"no line has {members}: {running.log}")
+
+
+def test_a_stop_is_told_step_by_step() -> None:
+    environment = {**PLAIN, "PIXELDP_STOP_DELAY_SECONDS": "0.5"}
+    running = Service(environment=environment).wait_ready()
+    host, port = running.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:
+        head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx"
+        client.sendall(head.encode())
+        running.process.terminate()
+        assert logged(running, event="asked to stop")["signal"] == "SIGTERM"
+        assert logged(running, event="requests are still taken")["seconds"] == 0.5
+        assert logged(running, event="drain begins")["requests"] == 1
+        client.sendall(b"y")
+        assert client.recv(2**16).startswith(b"HTTP/1.1 4")
+    assert running.stop() == 0
+    assert logged(running, event="drain ended")["pictures"] == 0
+    assert logged(running, event="stopped")["status"] == 0
 
 
 @pytest.mark.parametrize(
