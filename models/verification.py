@@ -99,7 +99,11 @@ def _findings(answer: Mapping[str, Any]) -> Findings:
     scoring: Scoring = noise["scoring"]
     return Findings(
         question=Question(
-            answer["confidence"], answer["budget"]["granted"], answer["target"], answer["norm"]
+            answer["confidence"],
+            answer["budget"]["granted"],
+            answer["target"],
+            answer["norm"],
+            evidence["restarts"],
         ),
         terms=Terms(
             mechanism=noise["mechanism"],
@@ -394,6 +398,7 @@ _ANSWER = {
         "alpha_label": _SHARE,
         "alpha_rival": _SHARE,
         "alpha_scores": _SHARE,
+        "restarts": _COUNT,
         "tau": _number("from 0 to below 0.5", lambda value: 0 <= value < 0.5),
         "rho": _SIZE,
         "sensitivities": [

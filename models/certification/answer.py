@@ -64,7 +64,8 @@ class Evidence:
 
     ``sums`` count in units of 1/``denominator``, ``sums_of_squares`` of 1/``denominator``², by
     label index: the counted draws of the look that certified most. ``pilot`` and ``total`` likewise
-    of the pilot and of all draws. ``sensitivities`` are the bounds on how far preprocessing and g
+    of the pilot and of all draws. Before these the picture was begun anew ``restarts`` times, each
+    with a share of α of its own. ``sensitivities`` are the bounds on how far preprocessing and g
     move, the model's own first: ``value`` times a change of the picture in the norm ``source``, and
     ``rho`` more, in the norm ``target``.
     """
@@ -80,6 +81,7 @@ class Evidence:
     alpha_label: float
     alpha_rival: float
     alpha_scores: float
+    restarts: int
     tau: float
     rho: float
     sensitivities: list[Delta]
@@ -229,6 +231,7 @@ def _evidence(findings: Findings) -> Evidence:
         alpha_label=alpha_label,
         alpha_rival=alpha_rival,
         alpha_scores=division.scores,
+        restarts=findings.question.restarts,
         tau=findings.terms.tau,
         rho=findings.terms.rho,
         sensitivities=list(findings.terms.deltas),

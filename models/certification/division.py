@@ -16,6 +16,11 @@ without a target the label four fifths. On votes recorded of the CIFAR-10 model 
 saves 1 to 2 draws of 257 to 477 at targets of ½σ to 1.5σ, and 1 to 7 with looks by 8; it takes 1 to
 9 more where what the label has not is scattered over a thousand labels.
 
+A picture may have to be begun anew: its worker died, or its passes became smaller. Why that was may
+depend on the draws; and whatever it was, a picture that was answered before would not have been
+begun anew. So each run is a further chance to be wrong, and has a share of α of its own that is
+fixed beforehand (:func:`share`).
+
 For votes the certificate's part is divided once more, between betting at every look and one
 Clopper-Pearson look at a number of counted draws that is fixed when the pilot ends.
 """
@@ -46,6 +51,26 @@ LOOK_GROWTH = 0.15
 LEAST_DRAWS = PILOT_BLOCK + LOOK_BLOCK
 
 
+# How much of α is for pictures that are begun anew: so little that others do not feel it. A picture
+# that is begun anew needs five times the draws at worst.
+RESTARTS_SHARE = 2.0**-20
+
+
+def share(restarts: int) -> float:
+    """Return how much of α belongs to a run before which a picture was begun anew so many times.
+
+    A picture is begun anew by another worker (i times by then), or by the same one in smaller
+    passes (j times by this worker), and ``restarts`` = i + j. No pair (i, j) occurs twice, and
+    those with the sum n are n + 1; so with r = ``RESTARTS_SHARE`` all runs together have
+
+        1 − r + Σ_{n≥1} (n + 1)·2⁻ⁿ·r/3 = 1
+
+    of α, as Σ_{n≥1} (n + 1)·2⁻ⁿ = 3. Each run draws fresh noise, whatever came before, and given
+    that is wrong with probability at most its share; hence any of them with at most α.
+    """
+    return 1 - RESTARTS_SHARE if restarts == 0 else RESTARTS_SHARE / 3 * 2.0**-restarts
+
+
 @dataclass(frozen=True)
 class Division:
     """How an answer's α is divided. Every entry is the chance of one one-sided event."""
@@ -71,6 +96,7 @@ def divide(
     *,
     alone: bool = False,
     pair: bool = False,
+    restarts: int = 0,
 ) -> Division:
     """Divide 1 − ``confidence``.
 
@@ -80,21 +106,22 @@ def divide(
         targeted: whether the request has a target, and may therefore end at any look.
         alone: whether betting bounds the rivals by nothing of their own (:func:`stands_alone`).
         pair: whether there are two labels.
+        restarts: how often the picture has been begun anew.
 
     Raises:
         ValueError: ``confidence`` outside of (0, 1).
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie strictly between 0 and 1, not {confidence}")
-    alpha = 1 - confidence
-    share = BETTING_SHARE_TARGET if targeted else BETTING_SHARE_SIZE
+    alpha = share(restarts) * (1 - confidence)
+    part = BETTING_SHARE_TARGET if targeted else BETTING_SHARE_SIZE
     if scoring != "votes":
-        share = 1.0
+        part = 1.0
     label = LABEL_SHARE if targeted or scoring != "votes" else LABEL_SHARE_SIZE
     betting_label = 1.0 if alone or pair else label
     fixed_label = 1.0 if pair else label
     certificate = CERTIFICATE_SHARE * alpha
-    betting, fixed = share * certificate, (1 - share) * certificate
+    betting, fixed = part * certificate, (1 - part) * certificate
     return Division(
         betting_label=betting_label * betting,
         betting_rival=(1 - betting_label) * betting,

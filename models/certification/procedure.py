@@ -59,12 +59,14 @@ class Question:
         max_draws: the budget, the pilot's draws included; at least 64.
         target: the size that the client needs, in ``norm``; None to have as much as there is.
         norm: the norm that sizes are asked and answered in.
+        restarts: how often the picture has been begun anew; each time has its own share of α.
     """
 
     confidence: float
     max_draws: int
     target: float | None
     norm: Norm
+    restarts: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence < 1:
@@ -149,6 +151,7 @@ def division(question: Question, scoring: Scoring, pilot: Tally) -> Division:
         question.target is not None,
         alone=stands_alone(pilot),
         pair=len(pilot.sums) == 2,
+        restarts=question.restarts,
     )
 
 

@@ -3,6 +3,7 @@
 Computed from the procedure itself, so that what is promised is what would be answered.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -53,7 +54,7 @@ def draws_needed(
     hoped = question.target or SMALLEST_SIZE
 
     def enough(draws: int) -> bool:
-        asked = Question(question.confidence, draws, question.target, question.norm)
+        asked = replace(question, max_draws=draws)
         return _best(asked, terms, scoring, labels, share) >= hoped
 
     low, high = LEAST_DRAWS - 1, LEAST_DRAWS
@@ -71,7 +72,12 @@ def _best(question: Question, terms: Terms, scoring: Scoring, labels: int, share
     """The size after the shortest pilot and the whole budget, in which one rival has the rest."""
     pilot, counted = _split(PILOT_BLOCK, share), _split(question.max_draws - PILOT_BLOCK, share)
     divided = divide(
-        question.confidence, scoring, question.target is not None, alone=True, pair=labels == 2
+        question.confidence,
+        scoring,
+        question.target is not None,
+        alone=True,
+        pair=labels == 2,
+        restarts=question.restarts,
     )
     return best_size(pilot, counted, labels, terms, question, divided)
 

@@ -53,9 +53,10 @@ class Ticket:
         return self.inquiry.stopped is not None
 
     def anew(self) -> "Ticket":
-        """Return the same picture and question without a draw."""
+        """Return the same picture and question without a draw, with another share of α."""
         former = self.inquiry
-        inquiry = Inquiry(former.question, former.terms, len(former.total.sums), former.scoring)
+        question = replace(former.question, restarts=former.question.restarts + 1)
+        inquiry = Inquiry(question, former.terms, len(former.total.sums), former.scoring)
         return replace(self, inquiry=inquiry, issued=0, _served=0)
 
 
@@ -111,7 +112,7 @@ class Batcher:
     def withdraw(self) -> list[Ticket]:
         """Let every picture go, to begin anew elsewhere: another h must not go on with its draws.
 
-        The reason must have nothing to do with the scores, or beginning anew would bias them.
+        Each begins a further run, which has its own share of α, whatever the reason.
         """
         leaving = list(self._tickets.values())
         self._leave(leaving)

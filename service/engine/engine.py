@@ -1,8 +1,9 @@
 """The engine: owns the workers, hands them pictures, and never loses one.
 
 It lives in the front process, on its event loop. A worker that dies is started again and its
-pictures go to another or to its successor, from their first draw on: predicting has no side
-effects.
+pictures go to another or to its successor, from their first draw on. Why it died may depend on the
+draws; so each run of a picture has its own share of α (``models.certification.division``), and an
+answer holds with the confidence asked however many runs there were.
 """
 
 import asyncio
@@ -365,6 +366,7 @@ class Engine:
             # Those that waited, or whose worker was only starting, have nothing to do with it.
             flight.deaths += running == {flight.id}
             flight.suspicions += flight.id in running and len(running) > 1
+            flight.restarts += 1
             # Looks of two runs together would not hold with the confidence asked.
             flight.on_look = None
             if flight.answer.done():

@@ -58,7 +58,7 @@ class Flight:
     """A job on its way: ``post`` has it, or it waits.
 
     ``deaths`` counts the workers that died in a pass of its own, ``suspicions`` those that died in
-    a pass that it shared.
+    a pass that it shared, ``restarts`` those that had it at all: each run has an α of its own.
     """
 
     id: int
@@ -70,6 +70,7 @@ class Flight:
     sent: float = 0.0
     deaths: int = 0
     suspicions: int = 0
+    restarts: int = 0
 
     def admission(self) -> wire.Admit:
         """Return the message that gives it to a worker; its pixels go beside it."""
@@ -93,6 +94,7 @@ class Flight:
             high=self.job.high,
             progress=self.on_look is not None,
             alone=self._alone,
+            restarts=self.restarts,
         )
 
     @property

@@ -152,7 +152,13 @@ class Loop:
             self._link.send(wire.Failed(id=message.id, reason=str(error)))
             return
         manifest = predictor.manifest
-        question = Question(message.confidence, message.max_draws, message.target, message.norm)
+        question = Question(
+            message.confidence,
+            message.max_draws,
+            message.target,
+            message.norm,
+            message.restarts,
+        )
         inquiry = Inquiry(question, encoded.terms, len(manifest.labels), manifest.scoring)
         running.lane.batcher.admit(
             Ticket(

@@ -50,7 +50,7 @@ class Admit(_Message):
 
     The payload holds its pixels, or the model's input if it is ``prepared``. ``sensitivities`` are
     Δ(p,q) of the preprocessing that took long to find: p, q and the value.
-    It shares none of its first ``alone`` passes with another.
+    It was begun anew ``restarts`` times before, and shares none of its first ``alone`` passes.
     """
 
     kind: Literal["admit"] = "admit"
@@ -72,6 +72,7 @@ class Admit(_Message):
     high: bool
     progress: bool
     alone: int = 0
+    restarts: int = 0
 
 
 class Cancel(_Message):

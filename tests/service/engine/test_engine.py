@@ -210,6 +210,26 @@ def test_many_shared_deaths_refuse_nobody() -> None:
     run(test)
 
 
+def test_each_run_of_a_picture_is_counted() -> None:
+    """For each has a share of α of its own."""
+
+    async def test() -> None:
+        engine = build()
+        post = open_post(engine)
+        async with asking(engine, [job(), job()]) as tasks:
+            first, _ = post.flights
+            assert [one.admission().restarts for one in post.flights.values()] == [0, 0]
+            for restarts in (1, 2, 3):
+                kill(engine, post, running=set())
+                open_post(engine)
+                found = [one.admission().restarts for one in post.flights.values()]
+                assert found == [restarts, restarts], "whatever it was that ended the run"
+            assert post.flights[first].deaths == 0
+            assert not any(task.done() for task in tasks)
+
+    run(test)
+
+
 def test_pictures_of_a_dead_worker_go_first_and_in_order() -> None:
     async def test() -> None:
         engine = build()

@@ -232,14 +232,16 @@ def test_a_pass_that_does_not_fit_into_memory_is_halved(
         front.ask(number, progress=True)
     for number in range(3):
         assert front.answer(number).conclusion.draws == 256
+        assert front.answer(number).conclusion.evidence.restarts == 2
     changes = [one for one in front.received if isinstance(one, wire.Recalibrated)]
     # Each size is tried before pictures are drawn for in it.
     assert [one.ceiling for one in changes] == [16]
     assert [one.calibration.pass_size for one in changes] == [16]
     # What has been learned stays learned.
     assert small.sizes.count(64) == small.sizes.count(32) == 1
-    front.ask(9)
+    front.ask(9, restarts=5)
     assert front.answer(9).conclusion.draws == 256
+    assert front.answer(9).conclusion.evidence.restarts == 5
     assert set(small.sizes[2:]) == {16}
 
 
