@@ -139,7 +139,9 @@ class Running:
             try:
                 smaller.try_rows()
                 break
-            except (torch.OutOfMemoryError, RowsError) as error:
+            except (RuntimeError, MemoryError, RowsError) as error:
+                if not isinstance(error, RowsError) and not _is_out_of_memory(error):
+                    raise
                 log.warning("pass cannot be made", slots=slots, reason=str(error))
             free()
             slots //= 2

@@ -1,5 +1,7 @@
 """The batcher without processes, networks or clocks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -162,7 +164,7 @@ def test_pictures_that_are_withdrawn_begin_anew() -> None:
     [anew] = batcher.withdraw()
     assert len(batcher) == 0
     assert (anew.issued, anew.inquiry.total.draws, anew.inquiry.look) == (0, 0, 0)
-    assert anew.inquiry.question == first.inquiry.question
+    assert anew.inquiry.question == replace(first.inquiry.question, restarts=1)
     assert anew.inquiry.terms == first.inquiry.terms
     assert (anew.id, anew.started, anew.features) == (1, 3.0, first.features)
     batcher.admit(anew)
