@@ -18,7 +18,7 @@ from models.training.recipe import RECIPES
 from service.app import create_app
 from service.cli import app, main
 from service.metrics import Metrics
-from service.settings import Settings
+from service.settings import Settings, allowed
 
 FILE = Path(__file__).with_name("reference.md")
 ROOT = ZOO.parents[1]
@@ -56,10 +56,12 @@ def _help(path: tuple[str, ...]) -> list[str]:
 
 def settings() -> list[str]:
     """Return the table of settings, each an environment variable."""
-    lines = ["## Settings", "", "| variable | default | meaning |", "| --- | --- | --- |"]
+    lines = ["## Settings", "", "Lists have commas between. An empty variable is not set.", ""]
+    lines += ["| variable | default | allowed | meaning |", "| --- | --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         default = "" if field.default in (None, PydanticUndefined) else _shown(field.default)
-        lines.append(f"| `PIXELDP_{name.upper()}` | {default} | {field.description or ''} |")
+        meaning = f"{allowed(name)} | {field.description or ''}"
+        lines.append(f"| `PIXELDP_{name.upper()}` | {default} | {meaning} |")
     lines += [
         "",
         "These are read by the name alone, by commands too:",

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.certification.certificates import MECHANISM_NORMS, Mechanism
+from models.certification.mechanisms import MECHANISM_NORMS, Mechanism
 from models.certification.norms import Norm
 from models.certification.tally import Scoring
 
@@ -209,6 +209,17 @@ class Bundle:
             return ""
 
 
+def locate(path: Path) -> Path:
+    """Return the folder that ``path`` means: a name alone may be that of a model of the zoo.
+
+    A folder of that name goes first.
+    """
+    shipped = ZOO / path
+    if len(path.parts) == 1 and not path.exists() and (shipped / MANIFEST).is_file():
+        return shipped
+    return path
+
+
 def read_bundle(path: Path) -> Bundle:
     """Read and check the bundle in the folder ``path``, its large files too.
 
@@ -258,7 +269,9 @@ def read_document(path: Path) -> tuple[dict[str, Any], bytes]:
             numbers or characters that JSON does not.
     """
     file = path / MANIFEST
-    with opened(file, f"; expected a folder with {MANIFEST}") as stream:
+    shipped = ", ".join(sorted(one.parent.name for one in ZOO.glob(f"*/{MANIFEST}")))
+    hint = f"; expected a folder with {MANIFEST}, or one of the shipped models ({shipped})"
+    with opened(file, hint) as stream:
         raw = _read(stream, MANIFEST)
     try:
         document = json.loads(raw)

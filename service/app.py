@@ -21,6 +21,7 @@ from service.api.prefix import Prefix
 from service.budget import Budget
 from service.catalogue import Catalogue, UnknownModelError
 from service.decoding.decoders import Decoders
+from service.defaults import check_defaults
 from service.engine.engine import Engine
 from service.keys import UNLIMITED, Keys
 from service.metrics import Metrics
@@ -44,6 +45,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         BundleError: a model's bundle cannot be trusted.
         ValueError: the default model is none of those that are to be served.
         KeysError: the file of keys cannot be read.
+        UselessDefaultsError: as they are set, no request without options could be answered.
     """
     try:
         catalogue = Catalogue(settings.models, settings.default_model)
@@ -51,6 +53,8 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         raise ValueError(f"PIXELDP_DEFAULT_MODEL: {error.args[0]}") from None
     metrics = Metrics()
     budget = Budget(settings.queue_bytes)
+    for bundle in catalogue.bundles:
+        check_defaults(settings, bundle)
     traces = tracing.start(version("pixeldp"))
     engine = Engine(
         catalogue,

@@ -76,8 +76,21 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"pixeldp {version('pixeldp')}")
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
-def _without_command(context: typer.Context) -> None:
+def _without_command(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(BAD_USAGE)
@@ -86,7 +99,10 @@ def _without_command(context: typer.Context) -> None:
 @app.command()
 def serve(
     models: Annotated[
-        list[Path] | None, typer.Argument(help="Bundles to serve; mnist-cnn by default.")
+        list[Path] | None,
+        typer.Argument(
+            help="Bundles to serve: folders, or names of the zoo; mnist-cnn by default."
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on (127.0.0.1).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (8000); 0: any free.")] = None,
@@ -107,7 +123,7 @@ def serve(
     """Serve models over HTTP.
 
     Everything else is set in the environment: PIXELDP_CONFIDENCE, PIXELDP_MAX_DRAWS and so on, as
-    service/settings.py lists.
+    docs/reference.md lists. An empty variable is one that is not set.
     """
     with first.stops_at_once():
         given = {
@@ -125,18 +141,20 @@ def serve(
 def _serve(given: dict[str, Any]) -> None:
     from pydantic import ValidationError
 
-    from service.keys import KeysError
-    from service.server import KeysNeededError, serve
-    from service.settings import Settings
+    from service.environment import check
+    from service.settings import Settings, explain
 
+    passed_over = check(os.environ, Settings.model_fields)
     try:
         settings = Settings(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "settings"
-        raise ValueError(f"{name}: {first['msg']}") from None
+        raise ValueError(explain(error, set(given))) from None
+
+    from service.keys import KeysError
+    from service.server import KeysNeededError, serve
+
     try:
-        serve(settings)
+        serve(settings, passed_over)
     except (KeysError, KeysNeededError) as error:
         raise typer.Exit(_fail(str(error), BAD_USAGE)) from None
 

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from pathlib import Path
 from types import FrameType
 
@@ -187,11 +187,12 @@ async def _collect_garbage(requests: Callable[[], Sized]) -> None:
             pause = min(max(ALL_GARBAGE_TIMES * (ended - begun), LEAST_PAUSE), MOST_PAUSE)
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, passed_over: Sequence[str] = ()) -> None:
     """Serve until a signal to stop.
 
     Args:
         settings: checked settings.
+        passed_over: variables of the environment that only look like settings, for the log.
 
     Raises:
         KeysNeededError: it would be open to other machines.
@@ -209,6 +210,8 @@ def serve(settings: Settings) -> None:
     setproctitle.setproctitle("pixeldp-front")
     outlet = logs.open_outlet()
     logs.configure(settings.log_format, settings.log_level)
+    if passed_over:
+        log.info("variables that Kubernetes sets are passed over", names=list(passed_over))
     # A line for each broken request would only help an attack; they are counted.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     raise_files()
@@ -266,18 +269,34 @@ def raise_files() -> None:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # A name may stand for several addresses; the first is meant.
+        family, *_, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(host, port, error) from None
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # connections inherit it
+    if family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # :: is IPv4, too
     try:
-        listener.bind((host, port))
+        listener.bind(address)
         listener.listen(BACKLOG)  # from now on clients wait instead of being refused
     except OSError as error:
         listener.close()
-        reason = f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port"
-        raise CannotServeError(reason) from None
+        raise _cannot_listen(host, port, error) from None
     return listener
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> CannotServeError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    shown = f"[{host}]" if ":" in host else host
+    return CannotServeError(
+        f"cannot listen on {shown}:{port} ({reason}); choose another port (--port, PIXELDP_PORT) "
+        "or address (--host, PIXELDP_HOST)"
+    )
 
 
 def _announcement(listener: socket.socket) -> str:

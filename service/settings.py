@@ -1,23 +1,32 @@
 """Settings, from the environment (``PIXELDP_…``) and the command line, checked at start."""
 
 import ipaddress
+import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from models.bundle import ZOO
+from models.bundle import ZOO, locate
 from models.certification.division import LEAST_DRAWS
+from models.images import MOST_PIXELS
 from models.precision import Precision
 from service import devices
+from service.environment import PREFIX, Environment
+
+_DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
+# More workers than any machine has use for.
+_MOST_WORKERS = 1024
 
 
 class Settings(BaseSettings):
     """What an operator may choose. Every name is also an environment variable, ``PIXELDP_NAME``."""
 
-    model_config = SettingsConfigDict(env_prefix="PIXELDP_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
 
     host: str = Field(
         "127.0.0.1", description="The address to listen on; others than this machine's need keys."
@@ -32,7 +41,8 @@ class Settings(BaseSettings):
     )
     models: Annotated[list[Path], Field(min_length=1)] = Field(
         [ZOO / "mnist-cnn"],
-        description="Folders of the bundles to serve; the first answers who names none.",
+        description="Bundles to serve: folders, or names of the zoo, with commas between; the "
+        "first answers who names none.",
     )
     default_model: str | None = Field(
         None,
@@ -46,29 +56,29 @@ class Settings(BaseSettings):
         "allows), or a list such as cuda:0,cuda:1 or cpu,cpu",
     )
     precision: Precision | None = Field(None, description="The fastest here, if not given.")
-    pass_size: Annotated[int, Field(ge=8, le=65536)] | None = Field(
+    pass_size: Annotated[int, Field(ge=8, le=16_384)] | None = Field(
         None, description="Slots of a forward pass; measured at start, if not given."
     )
     compile: bool = Field(
         True, description="Whether to compile models in the background and use what is faster."
     )
-    queue: Annotated[int, Field(ge=1)] = Field(
+    queue: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         1024, description="Pictures that may wait for a worker; more are refused."
     )
-    queue_bytes: Annotated[int, Field(ge=1)] = Field(
+    queue_bytes: Annotated[int, Field(ge=1, le=2**60)] = Field(
         512 * 2**20,
         description="Bytes that the front process may hold for clients in all: what it receives, "
         "what waits, and answers that have not been taken (one large request always may).",
     )
-    stall_seconds: Annotated[float, Field(ge=1)] = Field(
+    stall_seconds: Annotated[float, Field(ge=1, le=86_400)] = Field(
         10.0,
         description="A worker that shows no sign of life for so long is replaced, and one that "
         "makes no pass while it has work (but a pass may take 20 times as long as it should).",
     )
-    load_seconds: Annotated[float, Field(ge=1)] = Field(
+    load_seconds: Annotated[float, Field(ge=1, le=86_400)] = Field(
         300.0, description="How long a worker may take to load its models, from a slow disk, too."
     )
-    stop_delay_seconds: Annotated[float, Field(ge=0)] = Field(
+    stop_delay_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         0.5,
         description="After a signal to stop, readiness fails at once, but requests are taken for "
         "so long, until balancers have seen it.",
@@ -102,27 +112,27 @@ class Settings(BaseSettings):
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.95, description="η where a request names none."
     )
-    max_draws: Annotated[int, Field(ge=LEAST_DRAWS)] = Field(
+    max_draws: Annotated[int, Field(ge=LEAST_DRAWS, le=2**23 - 1)] = Field(
         1000, description="The most draws for a picture where a request names none."
     )
     # Beyond this the squares of soft scores would not fit their integers.
-    max_draws_limit: Annotated[int, Field(ge=LEAST_DRAWS, lt=2**23)] = Field(
+    max_draws_limit: Annotated[int, Field(ge=LEAST_DRAWS, le=2**23 - 1)] = Field(
         100_000, description="The most that a request may name."
     )
-    timeout_ms: Annotated[int, Field(ge=1)] = Field(
+    timeout_ms: Annotated[int, Field(ge=1000, le=86_400_000)] = Field(
         30_000, description="Milliseconds from arrival to the answer where a request names none."
     )
-    timeout_ms_limit: Annotated[int, Field(ge=1)] = Field(
+    timeout_ms_limit: Annotated[int, Field(ge=1000, le=86_400_000)] = Field(
         600_000, description="The most that a request may name."
     )
 
-    max_bytes: Annotated[int, Field(ge=1)] = Field(
+    max_bytes: Annotated[int, Field(ge=1024, le=2**30)] = Field(
         20 * 2**20, description="The largest body that is read, in bytes."
     )
-    max_pixels: Annotated[int, Field(ge=1)] = Field(
+    max_pixels: Annotated[int, Field(ge=1, le=MOST_PIXELS)] = Field(
         25_000_000, description="The largest picture that is decoded, in pixels."
     )
-    max_batch: Annotated[int, Field(ge=1)] = Field(
+    max_batch: Annotated[int, Field(ge=1, le=4096)] = Field(
         256, description="The most pictures in one request."
     )
 
@@ -145,28 +155,55 @@ class Settings(BaseSettings):
         for name in ("max_draws", "timeout_ms"):
             value, limit = getattr(self, name), getattr(self, f"{name}_limit")
             if value > limit:
-                raise ValueError(f"{name} is {value}, above {name}_limit, {limit}")
+                upper = PREFIX + name.upper()
+                raise ValueError(f"{upper} is {value:,}, above {upper}_LIMIT, which is {limit:,}")
         return self
 
-    @model_validator(mode="after")
-    def _sites_are_origins(self) -> Self:
-        for site in self.cors_origins:
+    @field_validator("cors_origins")
+    @classmethod
+    def _sites_are_origins(cls, sites: list[str]) -> list[str]:
+        for site in sites:
             parts = urlsplit(site)
             sent = f"{parts.scheme}://{parts.netloc}".lower()
             if site != "*" and (site != sent or parts.scheme not in ("http", "https")):
                 raise ValueError(
-                    f"cors_origins has {site!r}; browsers send https://name or http://name:port, "
-                    "in small letters and without a path, and * stands for all"
+                    f"{site!r} is no site; browsers send https://name or http://name:port, in "
+                    "small letters and without a path, and * stands for all"
                 )
-        return self
+        return sites
 
-    @model_validator(mode="after")
-    def _some_worker(self) -> Self:
-        if self.devices != "auto" and not self.worker_devices():
-            raise ValueError(
-                f"devices is {self.devices!r}; expected auto or a list such as cpu,cpu"
-            )
-        return self
+    @field_validator("models")
+    @classmethod
+    def _located(cls, models: list[Path]) -> list[Path]:
+        return [locate(model) for model in models]
+
+    @field_validator("devices")
+    @classmethod
+    def _known_devices(cls, given: str) -> str:
+        names = [name.strip() for name in given.split(",")]
+        known = all(_DEVICE.fullmatch(name) for name in names if name)
+        if given != "auto" and not (known and any(names) and len(names) <= _MOST_WORKERS):
+            raise ValueError("expected auto or a list such as cpu,cpu or cuda:0,cuda:1")
+        return given
+
+    @field_validator("repository")
+    @classmethod
+    def _existing_folder(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not folder.is_dir():
+            raise ValueError("expected a folder that exists")
+        return folder
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where settings come from: the command line first, then the environment."""
+        return init_settings, Environment(settings_cls)
 
     @property
     def on_loopback(self) -> bool:
@@ -181,3 +218,59 @@ class Settings(BaseSettings):
         if self.devices == "auto":
             return devices.automatic()
         return [device.strip() for device in self.devices.split(",") if device.strip()]
+
+
+def explain(error: ValidationError, options: set[str]) -> str:
+    """Return in one sentence for each setting that is wrong what it is and what is allowed.
+
+    Args:
+        error: of :class:`Settings`.
+        options: the names of the settings that were given on the command line.
+    """
+    return "; ".join(_sentence(dict(one), options) for one in error.errors(include_url=False))
+
+
+def _sentence(error: dict[str, Any], options: set[str]) -> str:
+    reason = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return str(reason)
+    name = str(error["loc"][0])
+    if name not in Settings.model_fields:
+        return f"there is no setting {name}"
+    shown = f"--{name.replace('_', '-')}" if name in options else PREFIX + name.upper()
+    if error["type"] != "value_error" and allowed(name):
+        reason = f"expected {allowed(name)}"
+    return f"{shown} is {_shown(error['input'])}: {reason}"
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else str(value)
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")
+
+
+def allowed(name: str) -> str:
+    """Say which values a setting may have; nothing if its description says it."""
+    schema = Settings.model_json_schema()["properties"][name]
+    kinds: list[dict[str, Any]] = schema.get("anyOf", [schema])
+    kind = next(one for one in kinds if one.get("type") != "null")
+    if "enum" in kind:
+        return f"one of {', '.join(kind['enum'])}"
+    match kind["type"]:
+        case "boolean":
+            return "true or false"
+        case "integer":
+            return f"a whole number {_range(kind)}"
+        case "number":
+            return f"a number {_range(kind)}"
+        case "array" if kind.get("minItems"):
+            return "at least one"
+    return ""
+
+
+def _range(kind: dict[str, Any]) -> str:
+    """Say between which bounds a number lies; all of them have two."""
+    least, above = kind.get("minimum"), kind.get("exclusiveMinimum")
+    most, below = kind.get("maximum"), kind.get("exclusiveMaximum")
+    lower = f"above {above:,}" if least is None else f"from {least:,}"
+    upper = f"below {below:,}" if most is None else f"to {most:,}"
+    return f"{lower} {upper}" if most is not None and least is not None else f"{lower} and {upper}"

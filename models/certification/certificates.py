@@ -20,12 +20,10 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from models.certification.arrays import Floats
-from models.certification.norms import Norm
+from models.certification.mechanisms import MECHANISM_NORMS as MECHANISM_NORMS
+from models.certification.mechanisms import Mechanism as Mechanism
 
-Mechanism = Literal["gaussian", "laplace"]
 MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
-# The norm in which each mechanism needs g's sensitivity.
-MECHANISM_NORMS: dict[Mechanism, Norm] = {"gaussian": "l2", "laplace": "l1"}
 
 Certificate = Literal[
     "pixeldp-laplace",

@@ -1,11 +1,15 @@
 """Settings are checked together, before anything starts."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings
+from models.bundle import ZOO, read_bundle
+from service.defaults import UselessDefaultsError, check_defaults
+from service.environment import UnknownVariableError, check
+from service.settings import Settings, explain
 
 
 def test_defaults_are_what_a_newcomer_meets() -> None:
@@ -17,34 +21,168 @@ def test_defaults_are_what_a_newcomer_meets() -> None:
 
 def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIXELDP_CONFIDENCE", "0.999")
-    monkeypatch.setenv("PIXELDP_MODELS", '["/one", "/two"]')
+    monkeypatch.setenv("PIXELDP_MODELS", "/one, /two")
+    monkeypatch.setenv("pixeldp_cors_origins", '["https://a.example", "https://b.example"]')
     settings = Settings()
     assert settings.confidence == 0.999
     assert settings.models == [Path("/one"), Path("/two")]
+    assert settings.cors_origins == ["https://a.example", "https://b.example"]
     # What is said on the command line goes before it.
     assert Settings(confidence=0.9).confidence == 0.9
 
 
+# For each setting what is taken, at both ends of its range, and what is not. Services at either end
+# of all ranges at once answer pictures in tests/e2e/test_settings.py.
+RANGES: dict[str, tuple[list[str], list[str]]] = {
+    "host": (["::", "0.0.0.0", "localhost"], []),
+    "port": (["0", "65535"], ["-1", "65536", "http", "1.5"]),
+    "root_path": (["/a/b"], ["a", "/a b"]),
+    "models": (["mnist-cnn", "/a,/b", '["/a"]'], [",", "[]"]),
+    "default_model": (["mnist-cnn", "mnist-cnn:1"], []),
+    "devices": (["auto", "cpu", "cpu, cpu", "cuda", "cuda:1"], ["gpu", " , ", "cpu;cpu", "0"]),
+    "precision": (["float32", "bfloat16"], ["float16"]),
+    "pass_size": (["8", "16384"], ["7", "16385", "many"]),
+    "compile": (["true", "no", "1"], ["maybe"]),
+    "queue": (["1", "1000000"], ["0", "1000001"]),
+    "queue_bytes": (["1", str(2**60)], ["0", str(2**60 + 1)]),
+    "stall_seconds": (["1", "86400"], ["0.9", "86401", "inf", "nan"]),
+    "load_seconds": (["1", "86400"], ["0.9", "86401", "inf"]),
+    "stop_delay_seconds": (["0", "3600"], ["-1", "3601", "inf", "nan"]),
+    "repository": (["."], ["/no/such/folder", "pyproject.toml"]),
+    "keys": (["keys.json"], []),
+    "allow_keyless": (["false"], ["2"]),
+    "cors_origins": (["*", "https://a.example,http://b:80"], ["a.example", "https://a.example/"]),
+    "hosts": (["a.example,b.example"], []),
+    "shrink": (["off"], ["-"]),
+    "confidence": (["1e-300", "0.9999999999999999"], ["0", "1", "nan", "95 %"]),
+    "max_draws": (["64", "100000"], ["63", "100001", str(2**23)]),
+    "max_draws_limit": (["1000", str(2**23 - 1)], ["999", "63", str(2**23)]),
+    "timeout_ms": (["1000", "600000"], ["999", "600001", "1 s"]),
+    "timeout_ms_limit": (["30000", "86400000"], ["29999", "999", "86400001"]),
+    "max_bytes": (["1024", str(2**30)], ["1023", str(2**30 + 1)]),
+    "max_pixels": (["1", "89478485"], ["0", "89478486"]),
+    "max_batch": (["1", "4096"], ["0", "4097"]),
+    "log_format": (["auto", "console", "json"], ["xml"]),
+    "log_level": (["debug", "info", "warning", "error"], ["INFO", "all"]),
+}
+
+
+def test_every_setting_is_tried() -> None:
+    assert set(RANGES) == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_the_whole_range_is_taken_and_nothing_else(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variable = f"PIXELDP_{name.upper()}"
+    taken, refused = RANGES[name]
+    for value in ("", "  ", *taken):
+        monkeypatch.setenv(variable, value)
+        assert (getattr(Settings(), name) == Settings.model_fields[name].default) or value
+    for value in refused:
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(ValidationError) as caught:
+            Settings()
+        sentence = explain(caught.value, set())
+        assert variable in sentence
+        assert "Input should" not in sentence
+
+
+def test_a_sentence_says_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIXELDP_MAX_PIXELS", "100000000")
+    monkeypatch.setenv("PIXELDP_LOG_LEVEL", "all")
+    with pytest.raises(ValidationError) as caught:
+        Settings(port=70_000)
+    assert explain(caught.value, {"port"}).split("; ") == [
+        "--port is '70000': expected a whole number from 0 to 65,535",
+        "PIXELDP_MAX_PIXELS is '100000000': expected a whole number from 1 to 89,478,485",
+        "PIXELDP_LOG_LEVEL is 'all': expected one of debug, info, warning, error",
+    ]
+
+
+def test_no_setting_has_another_name() -> None:
+    with pytest.raises(ValidationError):
+        Settings(prot=8000)  # type: ignore[call-arg]
+
+
+KUBERNETES = {
+    "PIXELDP_SERVICE_HOST": "10.0.0.7",
+    "PIXELDP_SERVICE_PORT": "80",
+    "PIXELDP_SERVICE_PORT_HTTP": "80",
+    "PIXELDP_PORT": "tcp://10.0.0.7:80",
+    "PIXELDP_PORT_80_TCP": "tcp://10.0.0.7:80",
+    "PIXELDP_PORT_80_TCP_PROTO": "tcp",
+    "PIXELDP_PORT_80_TCP_PORT": "80",
+    "PIXELDP_PORT_80_TCP_ADDR": "10.0.0.7",
+    # Of a second Service, called pixeldp-gpu.
+    "PIXELDP_GPU_SERVICE_HOST": "10.0.0.8",
+    "PIXELDP_GPU_PORT": "tcp://10.0.0.8:80",
+}
+
+
+def test_what_kubernetes_sets_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in KUBERNETES.items():
+        monkeypatch.setenv(name, value)
+    assert Settings().port == 8000
+    assert check(KUBERNETES, Settings.model_fields) == sorted(KUBERNETES)
+
+
 @pytest.mark.parametrize(
-    "given",
+    ("name", "nearest"),
     [
-        {"confidence": 1.0},
-        {"confidence": 0.0},
-        {"max_draws": 63},
-        {"max_draws": 2000, "max_draws_limit": 1000},
-        {"timeout_ms": 700_000},
-        {"models": []},
-        {"devices": ""},
-        {"devices": " , "},
-        {"pass_size": 1},
-        {"precision": "float16"},
-        {"port": 70_000},
-        {"prot": 8000},
+        ("PIXELDP_KEY", "PIXELDP_KEYS"),
+        ("PIXELDP_KEYS_FILE", "PIXELDP_KEYS"),
+        ("PIXELDP_MODEL", "PIXELDP_MODELS"),
+        ("PIXELDP_CONFIDENSE", "PIXELDP_CONFIDENCE"),
+        ("PIXELDP_MAXPIXELS", "PIXELDP_MAX_PIXELS"),
+        ("pixeldp_loglevel", "PIXELDP_LOG_LEVEL"),
+        ("PIXELDP_BUILDER", "PIXELDP_BUILDERS"),
+        ("PIXELDP_PORT_80", "PIXELDP_PORT"),
     ],
 )
-def test_what_cannot_be(given: dict[str, object]) -> None:
-    with pytest.raises(ValidationError):
-        Settings(**given)  # type: ignore[arg-type]
+def test_a_misspelt_name_is_refused(name: str, nearest: str) -> None:
+    with pytest.raises(UnknownVariableError, match=rf"^{name} .*mean {nearest}\?"):
+        check({name: "/run/keys.json"}, Settings.model_fields)
+
+
+def test_other_names_are_none_of_its_business() -> None:
+    others = {
+        "PIXELDP_BUILDERS": "a",
+        "PIXELDP_KEY": "pixeldp_" + "k" * 43,
+        "pixeldp_max_draws": "100",
+        "PIXELDP_OLD": "",
+        "PIXEL_SIZE": "1",
+    }
+    assert check(others, Settings.model_fields) == []
+    with pytest.raises(UnknownVariableError, match="reference"):
+        check({"PIXELDP_QQQ": "1"}, Settings.model_fields)
+
+
+def test_a_name_alone_is_a_model_of_the_zoo_unless_a_folder_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings(models=[Path("mnist-cnn-l1")]).models == [ZOO / "mnist-cnn-l1"]
+    (tmp_path / "mnist-cnn-l1").mkdir()
+    assert Settings(models=[Path("mnist-cnn-l1")]).models == [Path("mnist-cnn-l1")]
+    assert Settings(models=[Path("mine")]).models == [Path("mine")]
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"max_pixels": 783}, "PIXELDP_MAX_PIXELS is 783, but mnist-cnn takes pictures of 28 x 28"),
+        ({"confidence": 1 - 1e-15, "max_draws": 64}, "PIXELDP_MAX_DRAWS is 64.*it takes at least"),
+    ],
+)
+def test_settings_that_would_fail_every_request_are_refused(
+    given: dict[str, Any], named: str
+) -> None:
+    bundle = read_bundle(ZOO / "mnist-cnn")
+    check_defaults(Settings(max_pixels=784), bundle)
+    with pytest.raises(UselessDefaultsError, match=named):
+        check_defaults(Settings(**given), bundle)
 
 
 def test_devices() -> None:

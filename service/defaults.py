@@ -1,0 +1,42 @@
+"""Settings beside the models: whether a request that chooses nothing can be answered at all."""
+
+from models.bundle import Bundle
+from models.certification.procedure import Question, Terms
+from models.certification.reach import draws_needed, reachable_size
+from service.settings import Settings
+
+
+class UselessDefaultsError(ValueError):
+    """As the defaults are set, no request without options could be answered."""
+
+
+def check_defaults(settings: Settings, bundle: Bundle) -> None:
+    """Make sure that pictures of the model's own size are taken, and can be certified.
+
+    Raises:
+        UselessDefaultsError: they cannot; says which settings to change.
+    """
+    manifest = bundle.manifest
+    channels, height, width = manifest.input.shape
+    if height * width > settings.max_pixels:
+        raise UselessDefaultsError(
+            f"PIXELDP_MAX_PIXELS is {settings.max_pixels:,}, but {manifest.name} takes pictures of "
+            f"{width} x {height}, which are {width * height:,} pixels"
+        )
+    norm = manifest.sensitivity.input_norm
+    terms = Terms(
+        mechanism=manifest.noise.mechanism,
+        scale=manifest.noise.scale,
+        sensitivity=manifest.sensitivity.value,
+        norm=norm,
+        values=channels * height * width,
+    )
+    question = Question(settings.confidence, settings.max_draws, None, norm)
+    if reachable_size(question, terms, manifest.scoring) > 0:
+        return
+    needed = draws_needed(question, terms, manifest.scoring)
+    takes = "no number of draws suffices" if needed is None else f"it takes at least {needed:,}"
+    raise UselessDefaultsError(
+        f"PIXELDP_CONFIDENCE is {settings.confidence} and PIXELDP_MAX_DRAWS is "
+        f"{settings.max_draws:,}, with which nothing can be certified by {manifest.name}: {takes}"
+    )

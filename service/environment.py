@@ -1,0 +1,113 @@
+"""The variables ``PIXELDP_…`` of the environment, as they come.
+
+A name that is misspelt would be passed over in silence, and with it the keys, say. So only known
+names are taken, but for what Kubernetes sets in every container beside a Service whose name begins
+with ``pixeldp``: its addresses, also as ``PIXELDP_PORT``.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_settings import EnvSettingsSource
+
+PREFIX = "PIXELDP_"
+# Of the project too, but no settings of the service.
+OTHERS = frozenset(
+    PREFIX + name
+    for name in (
+        "BUILDERS",
+        "DATA",
+        "FUZZ",
+        "FUZZ_SEED",
+        "SCREENSHOTS",
+        "SOUNDNESS",
+        "SOUNDNESS_ATTACKED",
+        "SOUNDNESS_DRAWS",
+    )
+)
+# Examples have a client's key in it. What else is in it may be meant for PIXELDP_KEYS.
+CLIENT_KEY = f"{PREFIX}KEY"
+
+_OF_SERVICE = re.compile(
+    r"PIXELDP_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_PORT_OF_SERVICE = re.compile(r"PIXELDP_(\w+_)?PORT")
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+")
+
+
+class UnknownVariableError(ValueError):
+    """A variable of the environment that looks like a setting, and is none."""
+
+
+class Environment(EnvSettingsSource):
+    """Reads settings from the environment: lists as ``a,b``, empty ones as not set."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return the value of a variable, unless it is one of Kubernetes'."""
+        value, key, is_complex = super().get_field_value(field, field_name)
+        if isinstance(value, str):
+            value = value.strip() or None
+        if isinstance(value, str) and of_kubernetes(PREFIX + field_name.upper(), value):
+            value = None
+        return value, key, is_complex
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Split a list at its commas; in JSON its parts may have commas."""
+        return split(value)
+
+
+def split(text: str) -> list[str]:
+    """Return the parts of a list ``a,b``, or of one in JSON."""
+    with suppress(ValueError):
+        parts = json.loads(text)
+        if isinstance(parts, list):
+            return parts
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def of_kubernetes(name: str, value: str) -> bool:
+    """Say whether Kubernetes has set a variable, for a Service called ``pixeldp`` or alike."""
+    address = _PORT_OF_SERVICE.fullmatch(name) and _ADDRESS.fullmatch(value)
+    return bool(address or _OF_SERVICE.fullmatch(name))
+
+
+def check(variables: Mapping[str, str], settings: Iterable[str]) -> list[str]:
+    """Return the names of the variables that are passed over, as Kubernetes has set them.
+
+    Args:
+        variables: the environment.
+        settings: names of settings, in small letters and without prefix.
+
+    Raises:
+        UnknownVariableError: one is neither of them, nor any other of the project's.
+    """
+    known = [PREFIX + name.upper() for name in settings]
+    passed_over = []
+    for name, value in sorted(variables.items()):
+        upper = name.upper()
+        if not upper.startswith(PREFIX) or not value.strip():
+            continue
+        if of_kubernetes(upper, value):
+            passed_over.append(name)
+        elif upper not in known and upper not in OTHERS and not _client_key(upper, value):
+            # The prefix is alike in all.
+            names = [one.removeprefix(PREFIX) for one in (*known, *OTHERS)]
+            near = get_close_matches(upper.removeprefix(PREFIX), names, 1)
+            meant = (
+                f"did you mean {PREFIX}{near[0]}?"
+                if near
+                else "docs/reference.md lists all settings"
+            )
+            raise UnknownVariableError(
+                f"{name} is set in the environment, but there is no such setting; {meant}"
+            )
+    return passed_over
+
+
+def _client_key(name: str, value: str) -> bool:
+    return name == CLIENT_KEY and value.startswith("pixeldp_")
