@@ -32,9 +32,10 @@ def check_defaults(settings: Settings, bundle: Bundle) -> None:
         values=channels * height * width,
     )
     question = Question(settings.confidence, settings.max_draws, None, norm)
-    if reachable_size(question, terms, manifest.scoring) > 0:
+    labels = len(manifest.labels)
+    if reachable_size(question, terms, manifest.scoring, labels) > 0:
         return
-    needed = draws_needed(question, terms, manifest.scoring)
+    needed = draws_needed(question, terms, manifest.scoring, labels)
     takes = "no number of draws suffices" if needed is None else f"it takes at least {needed:,}"
     raise UselessDefaultsError(
         f"PIXELDP_CONFIDENCE is {settings.confidence} and PIXELDP_MAX_DRAWS is "

@@ -22,6 +22,7 @@ from scipy import special
 from models.certification.arrays import Floats
 from models.certification.mechanisms import MECHANISM_NORMS as MECHANISM_NORMS
 from models.certification.mechanisms import Mechanism as Mechanism
+from models.certification.norms import Norm
 
 MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
 
