@@ -77,7 +77,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ThreadPoolExecutor(THREADS, "small") as pool:
             decoders = Decoders(
-                settings.max_pixels, settings.max_bytes, settings.queue, UNLIMITED, pool
+                settings.max_pixels, settings.max_bytes, settings.queue, UNLIMITED, pool, on_broken
             )
             predictions = Predictions(settings, catalogue, engine, metrics, traces, pool, decoders)
             app.state.predictions = predictions

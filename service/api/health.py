@@ -26,7 +26,8 @@ async def ready(request: Request) -> dict[str, bool]:
         )
         detail = f"No worker is ready: {doing}."
         if predictions.engine.ready:
-            detail = "Large pictures are not decoded: as many wait as may, or decoders start again."
+            doing = predictions.decoders.trouble or "as many wait as may, or decoders start again"
+            detail = f"Large pictures are not decoded: {doing}."
         raise Problem("not-ready", detail, retry_after_s=1)
     return {"ready": True}
 

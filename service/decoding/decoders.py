@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import json
-import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,15 +16,20 @@ from typing import Any
 import structlog
 
 from models.images import Limits, Size, measure
+from service import logs
 from service.budget import File
 from service.decoding.queue import FairQueue
 from service.decoding.reduction import BYTES_A_PIXEL, Reduced, Task, reduce_file
+from service.engine.failures import explain_exit
+from service.engine.process import environment, python
 
 log = structlog.get_logger(__name__)
 
 DECODERS = 2
 # What is decoded in the front: so little that the other threads hardly notice.
 LIGHT_BYTES, LIGHT_PIXELS, LIGHT_SIDE = 2**16, 2**18, 1024
+# A longer line of a process is logged in pieces.
+_LONGEST_LINE = 2**14
 # Files up to this size are measured without a thread.
 _AT_ONCE = 2**12
 # Beside the picture and the file, for what libraries need to work.
@@ -35,6 +38,8 @@ SPARE_BYTES = 256 * 2**20
 LEFT_SECONDS = 5.0
 # How often a picture is tried whose decoder dies.
 _TRIES = 2
+# How often it is looked whether decoders have ended, and at most after many ends in a row.
+_LOOK_SECONDS, _LONGEST_SECONDS = 0.25, 5.0
 
 
 class DecoderLostError(Exception):
@@ -69,6 +74,10 @@ class Decoders:
         max_bytes: of a file.
         shared: the owner that stands for all who have no key.
         pool: threads for small pictures.
+        on_broken: called with the reason when a process ends at its start, and none has started.
+
+    Attributes:
+        trouble: why the last process ended that had nothing to do; empty once another starts.
     """
 
     def __init__(
@@ -78,8 +87,11 @@ class Decoders:
         most: int,
         shared: Hashable,
         pool: ThreadPoolExecutor,
+        on_broken: Callable[[str], None],
     ) -> None:
         self.queue = FairQueue(DECODERS, most, shared)
+        self._on_broken = on_broken
+        self._started, self._failures = False, 0
         self._pool = pool
         self._memory = BYTES_A_PIXEL * max_pixels
         self._held = 0
@@ -89,6 +101,8 @@ class Decoders:
         self._decoders = {decoder.name: decoder for decoder in self._idle}
         self._works: set[asyncio.Task[Reduced]] = set()
         self._threads = ThreadPoolExecutor(DECODERS, "decoders")
+        self.trouble = ""
+        self._keeping = asyncio.create_task(self._keep())
 
     @property
     def ready(self) -> bool:
@@ -102,9 +116,32 @@ class Decoders:
 
     def close(self) -> None:
         """End the processes."""
+        self._keeping.cancel()
         for decoder in self._decoders.values():
             decoder.kill()
         self._threads.shutdown()
+
+    async def _keep(self) -> None:
+        """Start processes again that end while they have nothing to do, for as long as it runs."""
+        while True:
+            # One that ends again and again is given longer and longer before it is tried again.
+            await asyncio.sleep(min(_LOOK_SECONDS * 2**self._failures, _LONGEST_SECONDS))
+            if any(decoder.started for decoder in self._idle):
+                self._started, self._failures, self.trouble = True, 0, ""
+            for decoder in [one for one in self._idle if not one.alive]:
+                self._failures += 1
+                self.trouble = f"{decoder.name}: {decoder.end}"
+                log.error("decoder died", decoder=decoder.name, reason=decoder.end)
+                if not self._started:
+                    self._on_broken(f"a decoder cannot start: {self.trouble}")
+                    return
+                self._idle.remove(decoder)
+                self._idle.append(self._next(decoder))
+
+    def _next(self, decoder: "_Decoder") -> "_Decoder":
+        """Return who decodes the next picture in a decoder's place."""
+        self._decoders[decoder.name] = successor = decoder.successor()
+        return successor
 
     async def reduce(
         self, file: File, task: Task, owner: Hashable, admit: Callable[[Size], None]
@@ -172,7 +209,7 @@ class Decoders:
             admitted = True
 
         for _ in range(_TRIES):
-            decoder = case.decoder = self._idle.pop()
+            decoder = case.decoder = self._next(self._idle.pop())
             try:
                 reduced = await self._converse(decoder, case.file, case.task, admit_once)
                 case.file.release()
@@ -183,9 +220,7 @@ class Decoders:
                 log.error("decoder died", decoder=decoder.name)
             finally:
                 case.decoder = None
-                decoder = decoder.successor()
-                self._decoders[decoder.name] = decoder
-                self._idle.append(decoder)
+                self._idle.append(self._next(decoder))
         raise DecoderLostError(f"{_TRIES} decoders died over this picture")
 
     async def _converse(
@@ -275,24 +310,50 @@ class _Decoder:
 
     def __init__(self, name: str, memory: int) -> None:
         self.name, self._bound = name, memory
-        self._ended = False
+        self._ended = self._greeted = False
+        self._last_line = ""
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [
-                    *(sys.executable, "-m", "service.decoding.process", "--name", self.name),
-                    *("--fd", str(theirs.fileno()), "--memory", str(self._bound)),
-                ],
+                python(
+                    "service.decoding.process",
+                    *("--name", self.name, "--fd", str(theirs.fileno())),
+                    *("--memory", str(self._bound)),
+                ),
                 pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 # One thread: more would count their stacks, and take other processes' cores.
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                env={**environment(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )
         self._link = Connection(ours.detach())
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        """Log what the process writes, until its end: it never waits for who reads the log."""
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in iter(lambda: lines.readline(_LONGEST_LINE), b""):
+                text = line.decode(errors="backslashreplace").rstrip()
+                if text:
+                    self._last_line = text
+                    logs.pass_on(self.name, text)
 
     @property
     def alive(self) -> bool:
         """Whether the process runs."""
         return not self._ended and self._process.poll() is None
+
+    @property
+    def started(self) -> bool:
+        """Whether the process has loaded what it needs."""
+        return self._greeted or (self.alive and self._link.poll())
+
+    @property
+    def end(self) -> str:
+        """What the process ended with, if it has ended by itself."""
+        return explain_exit(self._process.returncode, self._last_line)
 
     def kill(self) -> None:
         """End the process, whatever it is doing, without waiting for its end."""
@@ -315,6 +376,9 @@ class _Decoder:
         Raises:
             EOFError: the process died; so does OSError say.
         """
+        if not self._greeted:
+            self._link.recv_bytes()
+            self._greeted = True
         self._link.send_bytes(json.dumps(task).encode())
         self._link.send_bytes(file.content)
         return self._message()

@@ -33,6 +33,8 @@ from models.images import (
 )
 from service.decoding.reduction import BYTES_A_PIXEL, CannotCertify, Task, reduce_file
 
+# What a process says first: it has loaded what it needs.
+GREETING = b"ready"
 # Less than workers have: passes answer those who wait already.
 _NICENESS = 10
 
@@ -70,6 +72,7 @@ def main() -> None:
     _bound_memory(arguments.memory)
     link = Connection(arguments.fd)
     try:
+        link.send_bytes(GREETING)
         while True:
             _decode(link)
     except (EOFError, OSError):

@@ -37,15 +37,13 @@ class Process:
         try:
             with os.fdopen(written, "wb") as end:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    # Never the current folder first: it may hold anything, under any name.
-                    *("-P", "-m", "service.engine.worker", "--name", name),
+                    *python("service.engine.worker", "--name", name),
                     *("--fd", str(connection.fileno()), "--board", str(board.descriptor)),
                     pass_fds=(connection.fileno(), board.descriptor),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=end,
                     stderr=end,
-                    env=_environment(),
+                    env=environment(),
                 )
         except BaseException:
             output.abandon()
@@ -79,7 +77,15 @@ class Process:
         return None
 
 
-def _environment() -> dict[str, str]:
-    """Return a worker's environment; in its PYTHONPATH an empty part is not the current folder."""
+def python(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module of ours in a process of its own.
+
+    The current folder is never first on its path: it may hold anything, under any name.
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Return a process's environment; in its PYTHONPATH an empty part is not the current folder."""
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     return {**os.environ, **logs.worker_environment(), "PYTHONPATH": os.pathsep.join(paths)}

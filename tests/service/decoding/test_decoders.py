@@ -52,7 +52,7 @@ def plain(width: int, height: int) -> bytes:
 @asynccontextmanager
 async def decoding(max_pixels: int = MAX_PIXELS) -> AsyncIterator[Decoders]:
     with ThreadPoolExecutor(2) as pool:
-        decoders = Decoders(max_pixels, 2**20, 100, ANYBODY, pool)
+        decoders = Decoders(max_pixels, 2**20, 100, ANYBODY, pool, pytest.fail)
         try:
             yield decoders
         finally:
@@ -183,6 +183,54 @@ def test_a_process_that_dies_is_replaced_and_its_picture_tried_again() -> None:
                 os.kill(one._process.pid, signal.SIGKILL)
             assert (await reduce(decoders, plain(1000, 1000))).width == 1000
             assert decoders.ready
+
+    run(test)
+
+
+def test_processes_that_end_with_nothing_to_do_are_started_again() -> None:
+    async def test() -> None:
+        async with decoding() as decoders:
+            await reduce(decoders, plain(1000, 1000))
+            ended = [one._process for one in decoders._decoders.values()]
+            for process in ended:
+                process.kill()
+                process.wait()
+            assert not decoders.ready
+            while not decoders.ready or decoders.trouble:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.05)
+            assert not {one._process for one in decoders._decoders.values()} & set(ended)
+
+    run(test)
+
+
+def test_one_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "PIL").mkdir()
+    (tmp_path / "PIL" / "__init__.py").write_text("raise ImportError('libjpeg is missing')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    async def test() -> None:
+        broken = asyncio.get_running_loop().create_future()
+        with ThreadPoolExecutor(2) as pool:
+            decoders = Decoders(MAX_PIXELS, 2**20, 100, ANYBODY, pool, broken.set_result)
+            reason = await broken
+            decoders.close()
+        assert "a decoder cannot start: decoder" in reason
+        assert "libjpeg is missing" in reason
+
+    run(test)
+
+
+def test_the_current_folder_hides_none_of_our_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("models", "service", "PIL", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('of another project')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "")
+
+    async def test() -> None:
+        async with decoding() as decoders:
+            assert (await reduce(decoders, plain(1000, 1000))).width == 1000
 
     run(test)
 
