@@ -13,7 +13,6 @@ import math
 import os
 import re
 import stat
-import tempfile
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from models.certification.mechanisms import MECHANISM_NORMS, Mechanism
 from models.certification.norms import Norm
 from models.certification.tally import Scoring
+from models.files import write_whole
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "model.json"
@@ -374,19 +374,3 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write ``model.json`` into the folder ``path``, whole or not at all."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     write_whole(path / MANIFEST, text.encode())
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Replace ``file`` by ``content`` in one step, so that no reader ever sees half of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -26,9 +26,9 @@ from models.bundle import (
     WeightsSpec,
     read_file,
     write_manifest,
-    write_whole,
 )
 from models.certification.certificates import Mechanism
+from models.files import write_whole
 from models.networks.exported import program_of
 from models.networks.limit import limited
 from models.sensitivity.modules import Pair, encoder_sensitivities

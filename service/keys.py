@@ -8,21 +8,21 @@ slow hash would only let strangers keep a core busy by sending wrong keys.
 The file is read again whenever it changes, so adding and removing keys needs no restart.
 """
 
-import contextlib
 import hashlib
 import hmac
 import math
-import os
 import secrets
-import shutil
-import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.files import locked, write_whole
 
 log = structlog.get_logger(__name__)
 
@@ -119,19 +119,31 @@ def read(path: Path) -> list[Key]:
 
 
 def write(path: Path, keys: list[Key]) -> None:
-    """Replace a file of keys at once, so that nobody ever reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".keys-")  # for its owner alone
+    """Replace a file of keys at once, so that nobody ever reads half of it.
+
+    Raises:
+        KeysError: it cannot be written; it is as it was.
+    """
+    content = _File(keys=keys).model_dump_json(indent=2) + "\n"
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(_File(keys=keys).model_dump_json(indent=2) + "\n")
-        if path.exists():
-            shutil.copymode(path, name)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
+        write_whole(path, content.encode(), mode=0o600)  # for its owner alone
+    except OSError as error:
+        raise _unwritten(path, error) from None
+
+
+def _unwritten(path: Path, error: OSError) -> KeysError:
+    return KeysError(f"cannot write the keys in {path} ({error.strerror})")
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let no other command change the file between its being read and written."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except OSError as error:
+            raise _unwritten(path, error) from None
+        yield
 
 
 def add(path: Path, name: str, scopes: list[str], rate: float | None) -> str:
@@ -140,9 +152,6 @@ def add(path: Path, name: str, scopes: list[str], rate: float | None) -> str:
     Raises:
         KeysError: the name is taken, or something about it is not possible.
     """
-    keys = read(path) if path.exists() else []
-    if any(key.name == name for key in keys):
-        raise KeysError(f"there is a key {name} already; remove it first")
     secret = PREFIX + secrets.token_urlsafe(32)
     try:
         key = Key.model_validate(
@@ -157,7 +166,11 @@ def add(path: Path, name: str, scopes: list[str], rate: float | None) -> str:
     except ValidationError as error:
         first = error.errors()[0]
         raise KeysError(f"{first['loc'][0]}: {first['msg']}") from None
-    write(path, [*keys, key])
+    with _alone(path):
+        keys = read(path) if path.exists() else []
+        if any(one.name == name for one in keys):
+            raise KeysError(f"there is a key {name} already; remove it first")
+        write(path, [*keys, key])
     return secret
 
 
@@ -167,12 +180,13 @@ def remove(path: Path, name: str) -> None:
     Raises:
         KeysError: there is none of that name.
     """
-    keys = read(path)
-    left = [key for key in keys if key.name != name]
-    if len(left) == len(keys):
-        names = ", ".join(key.name for key in keys) or "none"
-        raise KeysError(f"there is no key {name} in {path}; there are: {names}")
-    write(path, left)
+    with _alone(path):
+        keys = read(path)
+        left = [key for key in keys if key.name != name]
+        if len(left) == len(keys):
+            names = ", ".join(key.name for key in keys) or "none"
+            raise KeysError(f"there is no key {name} in {path}; there are: {names}")
+        write(path, left)
 
 
 class Keys:

@@ -7,11 +7,13 @@ dashes and markers besides.
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.evaluation.attacks import AttackName
 from models.evaluation.figures import CertifiedAccuracy, Evaluation
+from models.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +58,6 @@ def plot(evaluation: Evaluation, folder: Path) -> list[Path]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    folder.mkdir(parents=True, exist_ok=True)
     files = []
     with mpl.rc_context(SETTINGS):
         for name, draw in (
@@ -70,7 +71,9 @@ def plot(evaluation: Evaluation, folder: Path) -> list[Path]:
             for suffix in ("png", "svg"):
                 file = folder / f"{name}.{suffix}"
                 metadata = {"Date": None} if suffix == "svg" else {}
-                figure.savefig(file, dpi=150, metadata=metadata)
+                drawn = BytesIO()
+                figure.savefig(drawn, format=suffix, dpi=150, metadata=metadata)
+                write_whole(file, drawn.getvalue())
                 files.append(file)
     return files
 

@@ -27,6 +27,7 @@ from models.certification.certificates import MECHANISM_NORMS, Mechanism, constr
 from models.certification.norms import Norm
 from models.certification.procedure import Inquiry, Question
 from models.certification.tally import Scoring
+from models.files import locked
 from models.importing.acceptance import Report, answer, examine
 from models.importing.files import ImportFailedError
 from models.importing.fitting import fit
@@ -143,7 +144,10 @@ def import_classifier(
         model = load_model(staged)
         formats = examine(model, report)
         inquiry = answer(model, pixels, question, report)
-        _put(staged, out)
+        with locked(out / MANIFEST):
+            if (out / MANIFEST).exists() and not force:
+                raise ImportFailedError(f"{out} has come to hold a bundle; --force replaces it")
+            _put(staged, out)
     return Imported(replace(model.bundle, path=out), formats, inquiry)
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from models.bundle import write_whole
+from models.files import write_whole
 from models.training.recipe import Recipe
 
 CHECKPOINT = "checkpoint.json"

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Never
 
@@ -21,6 +21,7 @@ from models.bundle import (
     WeightsSpec,
 )
 from models.certification.certificates import MECHANISM_NORMS
+from models.files import locked
 from models.pixeldp import PixelDP, save_network
 from models.precision import PRECISIONS, Precision
 from models.sensitivity.modules import encoder_sensitivity
@@ -69,7 +70,8 @@ def train(
         The bundle's description.
 
     Raises:
-        TrainingError: ``out`` is taken, the checkpoint does not fit, or the loss is not finite.
+        TrainingError: ``out`` is taken or being written to, the checkpoint does not fit, or the
+            loss is not finite.
         ValueError: a recipe that does not fit the network or the data.
     """
     if (out / MANIFEST).exists():
@@ -82,8 +84,23 @@ def train(
         raise TrainingError(
             f"recipe {recipe.name} trains a denoiser; say in front of which classifier (--denoiser)"
         )
-    with _surroundings(recipe):
+    with _alone(out), _surroundings(recipe):
         return (begin or Training)(recipe, data).run(out, progress)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other trainings out of the folder.
+
+    Raises:
+        TrainingError: one is there already.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out / CHECKPOINT, wait=False))
+        except BlockingIOError:
+            raise TrainingError(f"another training writes into {out}") from None
+        yield
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -162,3 +164,32 @@ def test_the_commands(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "remove", "shop", *at]) == 1
     assert main(["keys", "add", "shop"]) == 2
     assert read(path) == []
+
+
+def test_a_link_to_the_keys_stays_a_link(path: Path, tmp_path: Path) -> None:
+    """Or the service would go on with the file that it leads to, and let a removed key in."""
+    link = tmp_path / "link.json"
+    link.symlink_to(path.name)
+    secret = add(link, "one", ["predict"], None)
+    keys = Keys(path)
+    assert keys.find(secret)
+    remove(link, "one")
+    assert link.is_symlink()
+    assert keys.find(secret) is None
+
+
+def test_as_many_keys_are_stored_as_were_made_at_a_time(path: Path) -> None:
+    adding = "import sys; from service.cli import main; sys.exit(main(sys.argv[1:]))"
+    names = [f"key{i}" for i in range(8)]
+    command = [sys.executable, "-c", adding, "keys", "add", "--keys", str(path)]
+    running = [subprocess.Popen([*command, name], stdout=subprocess.DEVNULL) for name in names]
+    assert [one.wait(60) for one in running] == [0] * 8
+    assert sorted(key.name for key in read(path)) == names
+
+
+def test_keys_that_cannot_be_written_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["keys", "add", "one", "--keys", str(tmp_path / "file" / "keys.json")]) == 1
+    assert "cannot write the keys in" in capsys.readouterr().err

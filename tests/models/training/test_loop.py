@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.bundle import read_bundle, write_whole
+from models.bundle import read_bundle
 from models.certification.certificates import construction_scale
+from models.files import locked, write_whole
 from models.pixeldp import load_network
 from models.precision import PRECISIONS, Precision
 from models.sensitivity.modules import encoder_sensitivity
@@ -170,6 +171,14 @@ def unfinished(tmp_path: Path, few: DataSet, monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(KeyboardInterrupt):
             train(recipe(epochs=3), few, folder, progress=False)
     return folder
+
+
+def test_two_trainings_do_not_write_into_one_folder(tmp_path: Path, few: DataSet) -> None:
+    with (
+        locked(tmp_path / CHECKPOINT),
+        pytest.raises(TrainingError, match="another training writes into"),
+    ):
+        train(recipe(), few, tmp_path, progress=False)
 
 
 def test_a_checkpoint_torn_in_the_middle_leaves_the_one_before(
