@@ -48,7 +48,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         status = app(args=arguments, prog_name="pixeldp", standalone_mode=False)
     except typer.TyperException as error:
-        return _fail(error.format_message(), error.exit_code)
+        return _fail(_usage(error), error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
@@ -58,6 +58,14 @@ def _run(arguments: Sequence[str] | None) -> int:
     except ValueError as error:
         return _fail(str(error), BAD_INPUT)
     return status if isinstance(status, int) else 0
+
+
+def _usage(error: typer.TyperException) -> str:
+    """Say what is wrong with a command line, and where all that it may have is listed."""
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    if context is None:
+        return message
+    return f"{message.rstrip('.')}; {context.command_path} --help lists what there is"
 
 
 def _reason(error: OSError) -> str:

@@ -1,8 +1,9 @@
 """The options of a prediction, as query parameters or as members of a JSON body."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.certification.division import LEAST_DRAWS
 from models.certification.norms import Norm
@@ -56,6 +57,27 @@ class Options(BaseModel):
         description="high: before all that is normal (the default), but for every fourth turn.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        # In the query as in a body. Pydantic would not say which options there are.
+        _check_names(values)
+        return values
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Refuse what is no option.
+
+    Raises:
+        Problem: ``option-out-of-range``, listing all options.
+    """
+    for name in names:
+        if name not in Options.model_fields:
+            short = name if len(name) <= 40 else f"{name[:37]}…"
+            allowed = ", ".join(Options.model_fields)
+            detail = f"There is no option {short!r}; there are: {allowed}."
+            raise Problem("option-out-of-range", detail, option=short, allowed=allowed)
+
 
 def parse(values: dict[str, Any]) -> Options:
     """Check the options in ``values``; null is one that is not given.
@@ -63,12 +85,9 @@ def parse(values: dict[str, Any]) -> Options:
     Raises:
         Problem: ``option-out-of-range``, naming the option.
     """
+    _check_names(values)
     for name, value in values.items():
         # One at a time, so that a hostile body is not answered with a million complaints.
-        if name not in Options.model_fields:
-            short = name if len(name) <= 40 else f"{name[:37]}…"
-            detail = f"There is no option {short!r}."
-            raise Problem("option-out-of-range", detail, option=short)
         wrong = isinstance(value, list | dict) or (isinstance(value, bool) and name != "evidence")
         if wrong:
             detail = f"{name} must be a number or a word, not a JSON {type(value).__name__}."

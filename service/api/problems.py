@@ -268,8 +268,6 @@ def out_of_range(errors: list[Any]) -> Problem:
     """Turn pydantic's complaints about the first option that has any into a problem."""
     option = _option(errors[0])
     about = [error for error in errors if _option(error) == option]
-    if about[0]["type"] == "extra_forbidden":
-        return Problem("option-out-of-range", f"There is no option {option!r}.", option=option)
     # A value that may be of several kinds is told what each of them would have needed.
     messages = dict.fromkeys(str(error["msg"]).removeprefix("Input ") for error in about)
     allowed = " or ".join(messages)

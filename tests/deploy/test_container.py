@@ -83,7 +83,7 @@ def test_compose_keeps_to_its_schema(path: Path) -> None:
 
 def test_compose_confines_every_container_and_publishes_on_loopback_only() -> None:
     compose = load(COMPOSE[0])
-    assert set(compose["services"]) == {"pixeldp", "prometheus", "grafana"}
+    assert set(compose["services"]) == {"pixeldp", "prometheus", "alertmanager", "grafana"}
     for name, service in compose["services"].items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name

@@ -1,7 +1,12 @@
 """deploy/systemd: the unit starts what is there, and stops it as slowly as it may be."""
 
+import os
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from service.settings import Settings
 from tests.deploy.tools import ROOT
@@ -44,3 +49,23 @@ def test_files_that_its_comments_name_are_there() -> None:
     for name in ("constraints.txt", "deploy/systemd/pixeldp.service", "docs/operate.md"):
         assert f"/opt/pixeldp/{name}" in text
         assert (ROOT / name).is_file()
+
+
+def test_systemd_itself_finds_nothing_wrong(tmp_path: Path) -> None:
+    """But for the program, which lies elsewhere here."""
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("NOT TESTED: systemd-analyze is not here; install systemd")
+    [start] = directives()["ExecStart"]
+    (tmp_path / "pixeldp").write_text("#!/bin/sh\n")
+    (tmp_path / "pixeldp").chmod(0o755)
+    unit = tmp_path / UNIT.name
+    there = shlex.split(start)[0]
+    unit.write_text(UNIT.read_text().replace(there, str(tmp_path / "pixeldp")))
+    # Only what this unit says, not what the machine's other units do.
+    environment = {**os.environ, "SYSTEMD_LOG_LEVEL": "warning", "SYSTEMD_LOG_TARGET": "console"}
+    command = [program, "verify", "--man=no", "--recursive-errors=no", str(unit)]
+    checked = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""Prometheus, promtool and nginx: those that are installed, else Debian's packages, unpacked.
+"""Prometheus, its tools and nginx: those that are installed, else Debian's packages, unpacked.
 
 Installing them would start daemons, and takes a superuser. Their packages need only be unpacked,
 into the virtual environment's folder, where a second run finds them.
@@ -15,7 +15,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 UNPACKED = ROOT / ".venv" / "debian"
-PACKAGES = {"prometheus": "prometheus", "promtool": "prometheus", "nginx": "nginx"}
+PACKAGES = {
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "amtool": "prometheus-alertmanager",
+    "nginx": "nginx",
+}
 
 
 @cache

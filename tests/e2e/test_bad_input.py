@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.api.options import Options
 from service.api.problems import PROBLEMS
 
 PNG = {"Content-Type": "image/png"}
@@ -117,6 +118,22 @@ def test_options_out_of_range(client: httpx.Client, seven: bytes, option: str, v
     encoded = base64.b64encode(seven).decode()
     body = {"image": encoded, option: value}
     check(client.post("/predict", json=body), "option-out-of-range", option=option)
+
+
+def test_what_is_no_option_is_told_all_that_are(client: httpx.Client, seven: bytes) -> None:
+    encoded = base64.b64encode(seven).decode()
+    for name in ("targett", "x" * 1000, "\N{GREEK SMALL LETTER ALPHA}"):
+        query = client.post("/predict", content=seven, headers=PNG, params={name: "1"})
+        batch = client.post("/predict/batch", json={"images": [encoded], name: 1})
+        bodies = [client.post("/predict", json={"image": encoded, name: value}) for value in VALUES]
+        for response in (query, batch, *bodies):
+            problem = check(response, "option-out-of-range")
+            assert problem["allowed"] == ", ".join(Options.model_fields)
+            assert problem["allowed"] in problem["detail"]
+            assert len(problem["option"]) <= 40
+
+
+VALUES = (1, None, [], {}, True)
 
 
 def test_nan_in_json(client: httpx.Client, seven: bytes) -> None:

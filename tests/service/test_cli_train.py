@@ -69,8 +69,9 @@ def test_train_on_pictures_of_ones_own(tmp_path: Path) -> None:
         (["train", "digits", "--out", "OUT", "--dataset", "nope"], 1, "no data set 'nope'"),
         (["train", "digits"], 2, "Missing option '--out'"),
         (["train", "digits", "--out", "OUT", "--epochs", "many"], 2, "'--epochs': Input should be"),
-        (["fly"], 2, "No such command 'fly'"),
-        (["--fly"], 2, "No such option"),
+        (["fly"], 2, "No such command 'fly'; pixeldp --help lists what there is"),
+        (["--fly"], 2, "No such option: --fly; pixeldp --help lists what there is"),
+        (["train", "--fly"], 2, "pixeldp train --help lists what there is"),
     ],
 )
 def test_errors_are_one_line(
