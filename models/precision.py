@@ -6,6 +6,26 @@ from typing import Literal, get_args
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
+# What runs h.
+Provider = Literal["pytorch"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How h is run. With the digest of the model's files and the device it says which h it is.
+
+    Attributes:
+        provider: what runs it.
+        precision: its number format.
+        pass_size: rows of every pass.
+        compiled: whether it runs compiled or as it was written.
+    """
+
+    provider: Provider
+    precision: Precision
+    pass_size: int
+    compiled: bool
+
 
 @dataclass(frozen=True)
 class Calibration:

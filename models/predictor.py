@@ -28,7 +28,7 @@ from models.device_noise import DeviceNoise
 from models.loaded import LoadedModel
 from models.networks.placement import IMAGE
 from models.noise import Features, Key, system_key
-from models.precision import Precision
+from models.precision import Execution, Precision
 from models.preprocessing import CHANNELS, Preprocessing, plan
 from models.trial import try_rows
 
@@ -85,6 +85,11 @@ class Predictor:
         self._device_noise: DeviceNoise | None = None
         if device.startswith("cuda"):
             self.draw_on_device()
+
+    @property
+    def execution(self) -> Execution:
+        """How h is run."""
+        return Execution("pytorch", self.precision, self.pass_size, self.compiled)
 
     @property
     def manifest(self) -> Manifest:

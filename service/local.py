@@ -132,6 +132,8 @@ def _files(paths: list[Path]) -> Iterator[Path]:
 
 
 def _answer(predictor: "Predictor", file: Path, question: "Question") -> dict[str, Any]:
+    from dataclasses import asdict
+
     import numpy as np
 
     from models.certification.answer import conclude
@@ -145,7 +147,13 @@ def _answer(predictor: "Predictor", file: Path, question: "Question") -> dict[st
     while not inquiry.stopped:
         inquiry.add(predictor.run([encoded.features], rows))
     answer = conclude(inquiry, SHOWN_SCORES)
+    model, device = predictor.bundle, predictor.device
     return {
+        "model": {
+            "name": model.manifest.name,
+            "version": model.manifest.version,
+            "digest": model.digest,
+        },
         "label": {"index": answer.label, "name": names[answer.label]},
         "robust": answer.robust,
         "certified_size": answer.certified_size,
@@ -163,6 +171,7 @@ def _answer(predictor: "Predictor", file: Path, question: "Question") -> dict[st
             }
             for score in answer.scores
         ],
+        "compute": {"device": device, **asdict(predictor.execution)},
     }
 
 

@@ -13,7 +13,7 @@ from models.certification.certificates import Certificate, Mechanism
 from models.certification.norms import Norm
 from models.certification.procedure import Stopped
 from models.certification.tally import Scoring
-from models.precision import Precision
+from models.precision import Precision, Provider
 from models.preprocessing import Preprocessing
 from service.api.options import Asked
 from service.decoding.reduction import Reduced
@@ -110,10 +110,15 @@ class PreprocessingPart(_Part):
 
 
 class Compute(_Part):
-    """Where and how the network ran."""
+    """Which h answered, beside the digest of its model: where and how the network ran.
+
+    A certificate speaks of this h. Two answers hold together only if both are from the same.
+    """
 
     device: str
+    provider: Provider
     precision: Precision
+    pass_size: int
     compiled: bool
 
 

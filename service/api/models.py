@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from models.bundle import RowsBasis
-from models.precision import Calibration, Precision
+from models.precision import Calibration, Precision, Provider
 from service.api import problems
 from service.api.answers import NoisePart, model_name, noise_part
 from service.api.auth import REFUSALS, requires
@@ -17,6 +17,7 @@ from service.catalogue import Served, UnknownModelError
 class Calibrated(BaseModel):
     """How some workers run the model, as measured at start, and how fast they are together."""
 
+    provider: Provider = "pytorch"
     precision: Precision
     pass_size: int
     compiled: bool

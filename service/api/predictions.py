@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from models.certification.division import LEAST_DRAWS
@@ -173,7 +173,7 @@ class Predictions:
             asked,
             picture,
             preparation,
-            Compute(device=result.device, precision=result.precision, compiled=result.compiled),
+            Compute(device=result.device, **asdict(result.execution)),
             Timing(**{stage: _milliseconds(seconds) for stage, seconds in stages.items()}),
             bool(options.evidence),
         )

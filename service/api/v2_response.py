@@ -59,6 +59,12 @@ _ALL = (
 OUTPUTS = {output.name: output for output in _ALL}
 
 
+def _computes(answers: list[Answer]) -> str:
+    """Say which h answered, in JSON: one for all, or one for each answer where they differ."""
+    found = [answer.compute.model_dump() for answer in answers]
+    return json.dumps(found if any(one != found[0] for one in found) else found[0])
+
+
 def respond(
     request_id: str, wanted: dict[str, bool], answers: list[Answer], headers: dict[str, str]
 ) -> Response:
@@ -91,7 +97,12 @@ def respond(
         "model_version": first.model.version,
         **({"id": request_id} if request_id else {}),
         # What the outputs mean, for whoever reads an answer without its request.
-        "parameters": {"confidence": first.confidence, "norm": first.norm},
+        "parameters": {
+            "confidence": first.confidence,
+            "norm": first.norm,
+            "digest": first.model.digest,
+            "compute": _computes(answers),
+        },
         "outputs": outputs,
     }
     content = json.dumps(body).encode()

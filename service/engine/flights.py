@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from models.certification.answer import Conclusion
 from models.certification.procedure import Question
-from models.precision import Precision
+from models.precision import Execution
 from service.decoding.reduction import Reduced
 from service.engine import wire
 
@@ -46,8 +46,7 @@ class Result:
     conclusion: Conclusion
     granted: int
     device: str
-    precision: Precision
-    compiled: bool
+    execution: Execution
     queue_seconds: float
     compute_seconds: float
     looks: list[tuple[int, float]]

@@ -198,8 +198,7 @@ class Loop:
                 wire.Answer(
                     id=ticket.id,
                     conclusion=conclusion,
-                    precision=client.predictor.precision,
-                    compiled=client.predictor.compiled,
+                    execution=client.predictor.execution,
                     queue_seconds=started - client.admitted,
                     compute_seconds=now - started,
                     looks=client.looks,

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from models.certification.answer import Conclusion
 from models.certification.norms import Norm
-from models.precision import Calibration, Precision
+from models.precision import Calibration, Execution, Precision
 
 _LENGTHS = struct.Struct("<II")
 
@@ -155,8 +155,7 @@ class Answer(_Message):
     kind: Literal["answer"] = "answer"
     id: int
     conclusion: Conclusion
-    precision: Precision
-    compiled: bool
+    execution: Execution
     queue_seconds: float
     compute_seconds: float
     looks: list[tuple[int, float]]

@@ -54,6 +54,8 @@ def test_a_prediction_has_all_that_the_service_says(client: Client, seven: bytes
     assert prediction.picture == pixeldp_client.Picture(28, 28, "L", 8)
     assert prediction.preprocessing.steps == ()
     assert prediction.compute.device == "cpu"
+    assert prediction.compute.provider == "pytorch"
+    assert prediction.compute.pass_size >= 8
     assert prediction.timing_ms.total > 0
     assert raw["evidence"]["label"] == 7
 

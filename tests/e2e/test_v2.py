@@ -93,7 +93,16 @@ def test_inference(
     response = result.get_response()
     assert response["id"] == "r-1"
     assert (response["model_name"], response["model_version"]) == ("mnist-cnn", "1")
-    assert response["parameters"] == {"confidence": 0.999, "norm": "l2"}
+    told = response["parameters"]
+    assert (told["confidence"], told["norm"]) == (0.999, "l2")
+    assert told["digest"].startswith("sha256:")
+    assert set(json.loads(told["compute"])) == {
+        "device",
+        "provider",
+        "precision",
+        "pass_size",
+        "compiled",
+    }
     values = {one: result.as_numpy(one) for one in NAMES}
     assert {one: value.dtype for one, value in values.items()} == {
         "LABEL": np.int64,

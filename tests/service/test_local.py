@@ -20,6 +20,10 @@ def test_predict_answers_a_file(capsys: Captured) -> None:
     assert answer["robust"] is True
     assert answer["certified_size"] >= 0.3
     assert (answer["target"], answer["confidence"], answer["norm"]) == (0.3, 0.95, "l2")
+    assert answer["model"]["digest"] == read_bundle(ZOO / "mnist-cnn").digest
+    assert answer["compute"]["device"] == "cpu"
+    assert answer["compute"]["provider"] == "pytorch"
+    assert answer["compute"]["pass_size"] >= 8
     first = answer["scores"][0]
     assert first["name"] == "7"
     assert 0.5 < first["lower"] <= first["expected"] <= first["upper"] <= 1
@@ -99,4 +103,5 @@ def test_models_as_json_is_the_manifest(capsys: Captured) -> None:
     assert main(["models", str(path), "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert listed.pop("path") == str(path)
+    assert listed.pop("rows") == "built-in"
     assert listed == read_bundle(path).manifest.model_dump(mode="json")

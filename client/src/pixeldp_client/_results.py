@@ -106,10 +106,13 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how the network ran."""
+    """Where and how the network ran: two answers hold together only if this is the same."""
 
     device: str
+    provider: str
     precision: str
+    pass_size: int
+    compiled: bool
 
 
 @dataclass(frozen=True)

@@ -419,7 +419,7 @@ def test_a_compiled_network_takes_over_between_pictures(
         time.sleep(0.1)  # leaves the processor to the compiler
     assert front.wait(wire.Recalibrated).calibration.compiled
     front.ask(answered + 1)
-    assert front.answer(answered + 1).compiled
+    assert front.answer(answered + 1).execution.compiled
 
 
 def test_a_compiled_network_comes_too_late_for_a_smaller_pass(predictor: Predictor) -> None:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from models.certification.answer import conclude
 from models.certification.procedure import Inquiry, Question, Terms
+from models.precision import Execution
 from service.engine import wire
 
 
@@ -54,8 +55,7 @@ def test_a_conclusion_survives_the_wire_to_the_last_digit() -> None:
     message = wire.Answer(
         id=3,
         conclusion=conclude(inquiry, 10),
-        precision="bfloat16",
-        compiled=False,
+        execution=Execution("pytorch", "bfloat16", 256, False),
         queue_seconds=0.1,
         compute_seconds=1 / 3,
         looks=[(64, 1 / 7), (96, 1 / 3)],
