@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from models.bundle import ZOO
+from models.calibration import calibrate
 from models.certification.comparison import cohen_size, paper_size
 from models.certification.procedure import Inquiry, Question, Terms
 from models.certification.tally import Tally
@@ -55,6 +56,11 @@ def run(terms: Terms, votes: Votes, labels: int, question: Question) -> Inquiry:
     return inquiry
 
 
+def ratio(above: float, below: float) -> float:
+    """Return a ratio of mean sizes; nan where nothing was certified to compare with."""
+    return above / below if below else float("nan")
+
+
 def measure(
     recorded: Sequence[tuple[Terms, Votes]], labels: int, confidence: float
 ) -> list[tuple[str, float, str]]:
@@ -69,7 +75,8 @@ def measure(
                 for terms, votes in recorded
             ]
         )
-        rows.append((f"mean size over the paper's procedure, n = {n}", float(ours / paper), "3.5"))
+        name = f"mean size over the paper's procedure, n = {n}"
+        rows.append((name, ratio(float(ours), float(paper)), "3.5"))
     n = 1000
     ours_, cohen = [], []
     for terms, votes in recorded:
@@ -80,8 +87,8 @@ def measure(
         parts = votes[:COHEN_SELECTION], votes[COHEN_SELECTION : COHEN_SELECTION + n]
         selection, tally = (Tally.of(one_hot(part, labels), "votes") for part in parts)
         cohen.append(cohen_size(selection, tally, terms, confidence))
-    ratio = float(np.mean(ours_) / np.mean(cohen))
-    rows.append(("mean size over Cohen's procedure, n = 1000 counted", ratio, "0.995"))
+    over = ratio(float(np.mean(ours_)), float(np.mean(cohen)))
+    rows.append(("mean size over Cohen's procedure, n = 1000 counted", over, "0.995"))
     for n, most in ((300, "≤ 130"), (1000, "≤ 215"), (10_000, "≤ 620")):
         scale = recorded[0][0].scale / recorded[0][0].sensitivity
         if len(recorded[0][1]) < n:
@@ -116,14 +123,26 @@ def main() -> None:
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=10_000)
+    parser.add_argument(
+        "--minutes", type=float, default=90, help="of drawing at most, by taking fewer pictures"
+    )
     parser.add_argument("--confidence", type=float, default=0.999)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    predictor = Predictor(load_model(arguments.bundle), PASS, precision="bfloat16")
+    predictor, calibration = calibrate(load_model(arguments.bundle), "cpu", None, PASS)
     pictures = load(arguments.dataset, arguments.data, "test").images
-    chosen = pictures[:: max(1, len(pictures) // arguments.pictures)][: arguments.pictures]
     count = max(arguments.draws, 1000 + MOST_PILOT, 1000 + COHEN_SELECTION)
+    bearable = int(60 * arguments.minutes * calibration.draws_per_second / count)
+    asked = min(arguments.pictures, max(1, bearable))
+    if asked < arguments.pictures:
+        print(
+            f"{asked} pictures instead of {arguments.pictures}: at "
+            f"{calibration.draws_per_second:.4g} draws/s more would take longer than "
+            f"{arguments.minutes:g} minutes (--minutes)",
+            file=sys.stderr,
+        )
+    chosen = pictures[:: max(1, len(pictures) // asked)][:asked]
     bar = tqdm(chosen, "drawing", disable=not sys.stderr.isatty())
     recorded = [draw_votes(predictor, picture, count) for picture in bar]
     labels = len(predictor.manifest.labels)

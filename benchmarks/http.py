@@ -5,10 +5,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+# Nobody answers later: whoever waits longer waits for ever.
+PATIENCE_SECONDS = 1800.0
+# Before a client asks again whose connection was broken off.
+PAUSE_SECONDS = 0.05
+
 
 @dataclass(frozen=True)
 class Reply:
-    """One answered request: its status, its body, and seconds from its planned start."""
+    """One request: the answer's status and body, and seconds from its planned start.
+
+    Status 0 is a request without an answer; the body names the reason.
+    """
 
     status: int
     body: bytes
@@ -16,7 +24,7 @@ class Reply:
 
 
 class Connection:
-    """One keep-alive connection that POSTs bodies to one path."""
+    """One keep-alive connection that POSTs bodies to one path; it connects again when closed."""
 
     def __init__(self, host: str, port: int, path: str, media_type: str) -> None:
         self._address = host, port
@@ -28,6 +36,15 @@ class Connection:
     async def post(self, body: bytes, planned: float | None = None) -> Reply:
         """Send ``body`` and await the answer; time counts from ``planned`` or from now."""
         start = time.perf_counter() if planned is None else planned
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                status, content = await self._post(body)
+        except (OSError, EOFError, ValueError) as error:
+            self.close()
+            status, content = 0, type(error).__name__.encode()
+        return Reply(status, content, time.perf_counter() - start)
+
+    async def _post(self, body: bytes) -> tuple[int, bytes]:
         if self._streams is None or self._streams[0].at_eof():  # closed by the server meanwhile
             self._streams = await asyncio.open_connection(*self._address)
         reader, writer = self._streams
@@ -37,27 +54,39 @@ class Connection:
         at = lower.index(b"content-length:") + len(b"content-length:")
         length = int(lower[at : lower.index(b"\r\n", at)])
         content = await reader.readexactly(length)
-        return Reply(int(head.split(b" ", 2)[1]), content, time.perf_counter() - start)
+        return int(head.split(b" ", 2)[1]), content
 
     def close(self) -> None:
         """Close the connection."""
         if self._streams:
             self._streams[1].close()
+        self._streams = None
+
+
+def lasting(seconds: float) -> Callable[[], bool]:
+    """Return what is true for some seconds from now on."""
+    end = time.perf_counter() + seconds
+    return lambda: time.perf_counter() < end
 
 
 async def closed_loop(
-    make: Callable[[], Connection], bodies: Sequence[bytes], clients: int, seconds: float
+    make: Callable[[], Connection],
+    bodies: Sequence[bytes],
+    clients: int,
+    more: Callable[[], bool],
 ) -> tuple[list[Reply], float]:
-    """Have ``clients`` ask one after the other for ``seconds``; return replies and time taken."""
+    """Have ``clients`` ask one after the other while ``more``; return replies and time taken."""
     replies: list[Reply] = []
     start = time.perf_counter()
 
     async def client(number: int) -> None:
         connection = make()
         index = number
-        while time.perf_counter() - start < seconds:
+        while more():
             replies.append(await connection.post(bodies[index % len(bodies)]))
             index += clients
+            if not replies[-1].status:
+                await asyncio.sleep(PAUSE_SECONDS)
         connection.close()
 
     await asyncio.gather(*map(client, range(clients)))

@@ -9,19 +9,19 @@ for one step on two pictures, which is enough to measure), and is served at its 
 """
 
 import argparse
-import json
+import asyncio
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
-from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
 
+from benchmarks.http import Reply, closed_loop
+from benchmarks.outcomes import outcomes
 from benchmarks.report import Figures
 from benchmarks.service import Service, png, serving
 from models.importing.files import read_weights
@@ -29,6 +29,8 @@ from models.networks import build
 from models.networks.torchvision_networks import usual
 
 PICTURES = 2
+# So many draws as a slow machine makes in so long, but enough for a label.
+LEAST_DRAWS, LONGEST_SECONDS = 64, 300.0
 CONFIDENCE = 0.95
 
 
@@ -70,13 +72,11 @@ def cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def answer(port: int, body: bytes, draws: int) -> dict[str, Any]:
-    """Ask for one picture."""
-    query = f"max_draws={draws}&confidence={CONFIDENCE}&timeout_ms=600000"
-    url = f"http://127.0.0.1:{port}/predict?{query}"
-    with urlopen(Request(url, body, {"Content-Type": "image/png"}), timeout=600) as response:
-        document: dict[str, Any] = json.load(response)
-        return document
+def answer(service: Service, body: bytes, draws: int) -> tuple[list[Reply], float]:
+    """Ask for one picture, once."""
+    once = iter((True, False))
+    ask = service.connection(draws, None)
+    return asyncio.run(closed_loop(ask, [body], 1, lambda: next(once)))
 
 
 def main() -> None:
@@ -115,17 +115,23 @@ def main() -> None:
         figures.note("bundle, MB", size / 1e6)
         began = time.perf_counter()
         options = ["--devices", arguments.device, "--no-compile"]
-        with serving(bundle, *options, seconds=600) as (port, front):
+        with serving(bundle, *options, seconds=1800) as (port, front):
             figures.note("from start to ready, seconds", time.perf_counter() - began)
-            calibration = Service(port, CONFIDENCE, []).calibration()
-            figures.note("draws/s, calibrated", calibration["draws_per_second"])
+            service = Service(port, CONFIDENCE, [])
+            calibration, speed = service.how(), service.speed()
+            figures.note("draws/s, calibrated", speed)
+            asked = min(arguments.draws, max(LEAST_DRAWS, int(speed * LONGEST_SECONDS)))
+            if asked < arguments.draws:
+                figures.remark(f"{asked} draws instead of {arguments.draws}, as they are slow here")
             worker = worker_of(front)
             began, used = time.perf_counter(), cpu_seconds(worker)
-            draws = answer(port, png(images[0]), arguments.draws)["draws"]
+            replies, _ = answer(service, png(images[0]), asked)
             took, used = time.perf_counter() - began, cpu_seconds(worker) - used
-            figures.note(f"one picture of {draws} draws, seconds", took)
-            figures.note("draws/s, as answered", draws / took)
-            figures.note("draws a second of the worker's processor", draws / used)
+            found = outcomes(replies)
+            figures.remark(found.told())
+            figures.note(f"one picture of {found.draws} draws, seconds", took)
+            figures.note("draws/s, as answered", found.draws / took)
+            figures.ratio("draws a second of the worker's processor", found.draws, used)
             figures.note("peak memory of the front, MB", peak_memory(front))
             figures.note("peak memory of the worker, MB", peak_memory(worker))
     title = f"{arguments.model} behind an autoencoder at {known.size}x{known.size}, {calibration}"

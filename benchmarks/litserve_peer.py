@@ -18,6 +18,9 @@ from torch import Tensor
 from benchmarks.peers import cohen, load_classifier
 from models.bundle import read_bundle
 
+# A slow machine takes long for a batch of many draws.
+TIMEOUT_SECONDS = 1800
+
 
 class CohenApi(litserve.LitAPI):  # type: ignore[misc]
     """One worker's share: pictures in a batch are certified together."""
@@ -66,7 +69,7 @@ def main() -> None:
     arguments = parser.parse_args()
     api = CohenApi(arguments.bundle, arguments.n, arguments.confidence, arguments.batch)
     server = litserve.LitServer(
-        api, accelerator="cpu", workers_per_device=arguments.workers, timeout=600
+        api, accelerator="cpu", workers_per_device=arguments.workers, timeout=TIMEOUT_SECONDS
     )
     server.run(port=arguments.port, host="127.0.0.1", generate_client_file=False)
 

@@ -5,7 +5,8 @@
 - start: from the command to ready, twice; the second start finds files in the system's cache.
 - rest: processor time of all its processes while nothing is asked, and their memory.
 - curve: answers a second and latency of 1 to 1,000 clients, each asking again once answered, with
-  target ½σ/Δ within 1,000 draws; that many pictures are in flight. Memory at the peak.
+  target ½σ/Δ within 1,000 draws; that many pictures are in flight. Memory at the peak. On a slow
+  machine it ends with fewer clients, and says so.
 - overload: requests without a target, each of which takes all its draws, arrive at 10 times the
   most answers a second to them, whatever becomes of them. Goodput is what is still answered with
   200 a second; draw budgets shrink meanwhile, as they do by default.
@@ -13,24 +14,26 @@
 
 import argparse
 import asyncio
-import os
 import resource
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
-from benchmarks.http import Reply, closed_loop, open_loop
+from benchmarks.http import closed_loop, lasting, open_loop
+from benchmarks.outcomes import latencies, outcomes
 from benchmarks.report import Figures
-from benchmarks.service import Service, png, serving
+from benchmarks.service import CORES, Service, png, processor_seconds, serving, settle
 from models.bundle import ZOO, read_bundle
 from models.training.datasets import load
 
 CLIENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
+# Numbers of clients of whom each would wait longer are left out.
+LONGEST_SECONDS = 60.0
 REST_SECONDS = 20.0
 OVERLOAD = 10
 DRAWS = 1000
@@ -67,21 +70,6 @@ def watching(front: int) -> Iterator[list[float]]:
         taken.append(memory(front))
 
 
-def processor_seconds(front: int) -> float:
-    """Return the processor time that the service has taken so far."""
-    times = [one.cpu_times() for one in processes(front)]
-    return float(sum(time.user + time.system for time in times))
-
-
-def percentiles(replies: Iterable[Reply]) -> dict[str, float]:
-    """Return p50, p95 and p99 of the answers, in milliseconds."""
-    seconds = sorted(reply.seconds for reply in replies if reply.status == 200)
-    return {
-        f"p{percent}": 1000 * seconds[percent * (len(seconds) - 1) // 100]
-        for percent in (50, 95, 99)
-    }
-
-
 def main() -> None:
     """Measure, print Markdown, write JSON."""
     parser = argparse.ArgumentParser(
@@ -91,7 +79,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--settle", type=float, default=60.0, help="seconds for compiling first")
+    parser.add_argument(
+        "--settle", type=float, default=300.0, help="seconds for compiling first, at most"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     # Overload takes a connection for each request that nobody has answered yet.
@@ -107,43 +97,68 @@ def main() -> None:
         with serving(arguments.bundle):
             figures.note("start to ready (s)", time.perf_counter() - start)
     with serving(arguments.bundle) as (port, front):
-        time.sleep(arguments.settle)
-        figures.note("memory at rest (MiB)", memory(front))
-        before = processor_seconds(front)
-        time.sleep(REST_SECONDS)
-        used = processor_seconds(front) - before
-        figures.note("share of a core at rest", used / REST_SECONDS)
+        settle(front, arguments.settle)
         service = Service(port, 0.999, bodies)
-        peak = 0.0
-        for clients in CLIENTS:
-            ask = service.connection(DRAWS, target)
-            seconds = max(arguments.seconds, 2 * clients / peak if peak else 0.0)
-            with watching(front) as taken:
-                replies, took = asyncio.run(closed_loop(ask, bodies, clients, seconds))
-            good = [reply for reply in replies if reply.status == 200]
-            peak = max(peak, len(good) / took)
-            figures.note(f"{clients} clients: answers/s", len(good) / took)
-            figures.note(f"{clients} clients: refused", len(replies) - len(good))
-            for name, value in percentiles(good).items():
-                figures.note(f"{clients} clients: {name} (ms)", value)
-            figures.note(f"{clients} clients: memory at the peak (MiB)", max(taken))
-        ask = service.connection(DRAWS, None)
-        replies, took = service.saturate(DRAWS, None, arguments.seconds)
-        peak = len(replies) / took
-        figures.note("all draws made: answers/s", peak)
-        start = time.perf_counter()
-        replies = asyncio.run(open_loop(ask, bodies, OVERLOAD * peak, 2 * arguments.seconds))
-        took = time.perf_counter() - start
-        statuses = Counter(reply.status for reply in replies)
-        figures.note(f"{OVERLOAD} times the peak: requests/s", len(replies) / took)
-        figures.note(f"{OVERLOAD} times the peak: goodput over peak", statuses[200] / took / peak)
-        for status, count in sorted(statuses.items()):
-            figures.note(
-                f"{OVERLOAD} times the peak: share of status {status}", count / len(replies)
-            )
+        at_rest(front, figures)
+        curve(service, front, target, arguments.seconds, figures)
+        overload(service, arguments.seconds, figures)
         figures.note("memory after overload (MiB)", memory(front))
-    cores = len(os.sched_getaffinity(0))
-    figures.report(f"{manifest.name}, {cores} cores, target ½σ/Δ, n = {DRAWS}", arguments.json)
+        how = service.how()
+    title = f"{manifest.name}, {CORES} cores, {how}, target ½σ/Δ, n = {DRAWS}"
+    figures.report(title, arguments.json)
+
+
+def at_rest(front: int, figures: Figures) -> None:
+    """Measure what the service takes while nothing is asked."""
+    figures.note("memory at rest (MiB)", memory(front))
+    before = processor_seconds(front)
+    time.sleep(REST_SECONDS)
+    used = processor_seconds(front) - before
+    figures.note("share of a core at rest", used / REST_SECONDS)
+
+
+def curve(service: Service, front: int, target: float, seconds: float, figures: Figures) -> None:
+    """Measure answers and latency of more and more clients, as far as the machine bears them."""
+    ask = service.connection(DRAWS, target)
+    peak = 0.0
+    for clients in CLIENTS:
+        if peak and clients / peak > LONGEST_SECONDS:
+            figures.remark(
+                f"{clients} clients and more were left out: at {peak:.3g} answers/s each would "
+                f"wait longer than {LONGEST_SECONDS:g} s"
+            )
+            break
+        more = lasting(max(seconds, 2 * clients / peak if peak else 0.0))
+        with watching(front) as taken:
+            replies, took = asyncio.run(closed_loop(ask, service.bodies, clients, more))
+        found = outcomes(replies)
+        figures.remark(f"{clients} clients: {found.told()}" if found.failed else "")
+        peak = max(peak, found.answered / took)
+        figures.note(f"{clients} clients: answers/s", found.answered / took)
+        figures.note(f"{clients} clients: failed", found.failed.total())
+        for name, value in latencies(replies, (50, 95, 99)).items():
+            figures.note(f"{clients} clients: {name} (ms)", value)
+        figures.note(f"{clients} clients: memory at the peak (MiB)", max(taken))
+
+
+def overload(service: Service, seconds: float, figures: Figures) -> None:
+    """Measure what is still answered at many times the load that is borne."""
+    replies, took = service.saturate_for(DRAWS, None, seconds)
+    found = outcomes(replies)
+    figures.remark(found.told())
+    peak = found.answered / took
+    figures.note("all draws made: answers/s", peak)
+    if not peak:
+        return
+    ask = service.connection(DRAWS, None)
+    start = time.perf_counter()
+    replies = asyncio.run(open_loop(ask, service.bodies, OVERLOAD * peak, 2 * seconds))
+    took = time.perf_counter() - start
+    statuses = Counter(reply.status for reply in replies)
+    figures.note(f"{OVERLOAD} times the peak: requests/s", len(replies) / took)
+    figures.note(f"{OVERLOAD} times the peak: goodput over peak", statuses[200] / took / peak)
+    for status, count in sorted(statuses.items()):
+        figures.note(f"{OVERLOAD} times the peak: share of status {status}", count / len(replies))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Draws through HTTP against bare loops of passes, in turns of a few seconds.
+"""Draws through HTTP against bare loops of passes, in turns of half a second.
 
-What a machine can do changes from one minute to the next by more than what is to be measured. So
-the two are stopped and let go on in turns (SIGSTOP, SIGCONT): each meets the same minutes.
+What a machine can do changes from one moment to the next by more than what is to be measured. So
+the two are stopped and let go on in turns (SIGSTOP, SIGCONT), often: each meets the same moments.
 """
 
 import ctypes
-import json
 import multiprocessing
 import os
 import signal
@@ -14,60 +13,71 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.http import Reply
+from benchmarks.outcomes import Outcomes, outcomes
 from benchmarks.service import Service
 from models.loaded import load_model
 from models.noise import Features
 from models.precision import Precision
 from models.predictor import Predictor
 
-CORES = len(os.sched_getaffinity(0))
-TURN_SECONDS = 2.0
+TURN_SECONDS = 0.5
+# Of each process in all its turns together: one more or less is what a count may be off.
+LEAST_PASSES = 40
 # For each worker's next report, which it sends every second.
 REPORT_SECONDS = 2.0
+# What passes through HTTP cannot exceed what is made without it, but for such an error.
+IMPOSSIBLE = 1.02
 
 
 @dataclass(frozen=True)
-class BareLoops:
-    """One process a core that makes passes and nothing else, stopped until its turn.
+class BareLoop:
+    """A process that makes passes of ``pass_size`` draws and nothing else; ``passes`` so far."""
 
-    ``passes`` has what each has made so far.
-    """
-
+    pid: int
     pass_size: int
-    pids: Sequence[int]
-    passes: Sequence[Any]
+    passes: Any
 
     @property
     def draws(self) -> int:
         """Draws made so far."""
-        return self.pass_size * sum(int(one.value) for one in self.passes)
+        passes: int = self.passes.value
+        return self.pass_size * passes
 
-    def run(self, seconds: float) -> None:
-        """Let them go on for some seconds."""
-        _signal(self.pids, signal.SIGCONT)
+
+@dataclass(frozen=True)
+class BareLoops:
+    """One bare loop for each worker, in its way of running the model, stopped until their turn."""
+
+    loops: Sequence[BareLoop]
+
+    @property
+    def draws(self) -> int:
+        """Draws made so far."""
+        return sum(loop.draws for loop in self.loops)
+
+    def run(self, seconds: float) -> float:
+        """Let them go on for some seconds; return how many it were."""
+        start = time.perf_counter()
+        self._signal(signal.SIGCONT)
         time.sleep(seconds)
-        _signal(self.pids, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
+        return time.perf_counter() - start
+
+    def _signal(self, number: signal.Signals) -> None:
+        for loop in self.loops:
+            os.kill(loop.pid, number)
 
 
-def _signal(pids: Sequence[int], number: signal.Signals) -> None:
-    for pid in pids:
-        os.kill(pid, number)
-
-
-def _loop(
-    bundle: str,
-    precision: Precision,
-    pass_size: int,
-    compiled: bool,
-    passes: Any,
-) -> None:
+def _loop(bundle: str, precision: Precision, pass_size: int, compiled: bool, passes: Any) -> None:
     """Make passes for ever."""
     torch.set_num_threads(1)
     predictor = Predictor(load_model(Path(bundle)), pass_size, precision=precision)
@@ -83,41 +93,92 @@ def _loop(
 
 
 @contextmanager
-def bare_loops(bundle: Path, calibration: dict[str, Any]) -> Iterator[BareLoops]:
-    """Start one bare loop a core, in the service's own format and pass size, and stop them all.
+def bare_loops(bundle: Path, ways: Sequence[dict[str, Any]]) -> Iterator[BareLoops]:
+    """Start one bare loop for each worker, in its number format and pass size, and stop them all.
+
+    Args:
+        bundle: the model.
+        ways: how workers run it, and how many of them, as ``GET /models`` says.
 
     Raises:
         RuntimeError: one has ended by itself.
     """
-    how = [calibration[name] for name in ("precision", "pass_size", "compiled")]
     context = multiprocessing.get_context("spawn")
-    passes = [context.RawValue(ctypes.c_long) for _ in range(CORES)]
+    alone = [way for way in ways for _ in range(way["workers"])]
+    passes = [context.RawValue(ctypes.c_long) for _ in alone]
     processes = [
-        context.Process(target=_loop, args=(str(bundle), *how, one), daemon=True) for one in passes
+        context.Process(
+            target=_loop,
+            args=(str(bundle), way["precision"], way["pass_size"], way["compiled"], made),
+            daemon=True,
+        )
+        for way, made in zip(alone, passes, strict=True)
     ]
     for process in processes:
         process.start()
     try:
-        while not all(one.value for one in passes):
+        while not all(made.value for made in passes):
             if not all(process.is_alive() for process in processes):
                 raise RuntimeError("a bare loop has ended")
             time.sleep(0.2)
-        pids = [int(process.pid or 0) for process in processes]
-        _signal(pids, signal.SIGSTOP)
-        yield BareLoops(calibration["pass_size"], pids, passes)
+        loops = BareLoops(
+            [
+                BareLoop(int(process.pid or 0), way["pass_size"], made)
+                for process, way, made in zip(processes, alone, passes, strict=True)
+            ]
+        )
+        loops.run(0.0)
+        yield loops
     finally:
         for process in processes:
             process.kill()
+
+
+def turns(ways: Sequence[dict[str, Any]], seconds: float) -> int:
+    """Return how many turns each of the two has: for so many seconds, and for enough passes."""
+    longest: float = max(
+        way["workers"] * way["pass_size"] / way["draws_per_second"] for way in ways
+    )
+    return ceil(max(seconds, LEAST_PASSES * longest) / TURN_SECONDS)
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Draws a second of bare loops and of the service, and what became of its pictures.
+
+    ``unaccounted`` are draws that were counted by the workers but are in no answer.
+    """
+
+    bare: float
+    through: float
+    outcomes: Outcomes
+    unaccounted: float
+
+    @property
+    def ratio(self) -> float:
+        """The service's share of the bare loops' draws."""
+        return self.through / self.bare
+
+    def told(self) -> str:
+        """Say what makes the ratio doubtful; nothing if nothing does."""
+        if self.ratio > IMPOSSIBLE:
+            return (
+                f"a roofline ratio of {self.ratio:.2f} cannot be: other work has disturbed the "
+                "machine; measure again, for longer (--seconds)"
+            )
+        if self.unaccounted and not self.outcomes.failed:
+            return f"{self.unaccounted:.0f} draws were counted, but are in no answer"
+        return ""
 
 
 def roofline(
     service: Service,
     front: int,
     loops: BareLoops,
-    saturate: Callable[[float], tuple[list[Reply], float]],
+    saturate: Callable[[Callable[[], bool]], tuple[list[Reply], float]],
     seconds: float,
-) -> tuple[float, float]:
-    """Return the draws a second of the bare loops, and of the service while all clients ask.
+) -> Roofline:
+    """Measure the bare loops, and the service while all clients ask.
 
     The service's by its own counters, from a moment when each worker reports to another:
     afterwards fewer and fewer requests are worked off, and one worker may have nothing to do.
@@ -126,47 +187,47 @@ def roofline(
         service: the running service.
         front: its front process, which leads its group.
         loops: the bare loops.
-        saturate: has all clients ask for some seconds.
-        seconds: for each of the two, in turns.
-
-    Raises:
-        RuntimeError: a request failed, or the counters say anything else than the answers.
+        saturate: has all clients ask while what it is given is true.
+        seconds: for each of the two, in turns, at least.
     """
-    turns = max(1, round(seconds / TURN_SECONDS))
     before = service.draws()
-    bare, stopped = loops.draws, 0.0
+    bare, alone, stopped = loops.draws, 0.0, 0.0
+    enough = Event()
     with ThreadPoolExecutor(1) as pool:
-        load = pool.submit(saturate, 2 * turns * TURN_SECONDS + 3 * REPORT_SECONDS)
-        time.sleep(REPORT_SECONDS / 2)
-        first = service.reports()
-        for _ in range(turns):
-            time.sleep(TURN_SECONDS)
-            start = time.perf_counter()
-            os.killpg(front, signal.SIGSTOP)
-            loops.run(TURN_SECONDS)
-            os.killpg(front, signal.SIGCONT)
-            stopped += time.perf_counter() - start
-        last = service.reports()
+        load = pool.submit(saturate, lambda: not enough.is_set())
+        try:
+            time.sleep(REPORT_SECONDS / 2)
+            first = service.reports()
+            for _ in range(turns(service.ways(), seconds)):
+                time.sleep(TURN_SECONDS)
+                start = time.perf_counter()
+                os.killpg(front, signal.SIGSTOP)
+                alone += loops.run(TURN_SECONDS)
+                os.killpg(front, signal.SIGCONT)
+                stopped += time.perf_counter() - start
+            last = service.reports()
+        finally:
+            enough.set()
         replies, _ = load.result()
-    time.sleep(REPORT_SECONDS)
-    counted = sum(service.draws().values()) - sum(before.values())
-    if counted != drawn(replies):
-        raise RuntimeError(f"{counted} draws were counted, {drawn(replies)} answered")
-    through = sum(
-        (last[worker].draws - first[worker].draws) / (last[worker].at - first[worker].at - stopped)
-        for worker in first
+    # Batches or single pictures: those that fail as a whole are counted as one.
+    found = outcomes(replies)
+    return Roofline(
+        bare=(loops.draws - bare) / alone,
+        through=sum(
+            (last[worker].draws - first[worker].draws)
+            / (last[worker].at - first[worker].at - stopped)
+            for worker in first
+            if worker in last
+        ),
+        outcomes=found,
+        unaccounted=_counted(service, before, found.draws) - found.draws,
     )
-    return (loops.draws - bare) / (turns * TURN_SECONDS), through
 
 
-def drawn(replies: Sequence[Reply]) -> int:
-    """Sum the draws of answers, of single pictures or batches.
-
-    Raises:
-        RuntimeError: a request failed.
-    """
-    failed = [reply.status for reply in replies if reply.status != 200]
-    if failed:
-        raise RuntimeError(f"{len(failed)} requests failed, the first with {failed[0]}")
-    answers = [json.loads(reply.body) for reply in replies]
-    return sum(one["draws"] for answer in answers for one in answer.get("predictions", [answer]))
+def _counted(service: Service, before: dict[str, float], answered: int) -> float:
+    """Return the draws that workers have counted since ``before``, once the last has reported."""
+    counted, end = 0.0, time.monotonic() + 5 * REPORT_SECONDS
+    while counted != answered and time.monotonic() < end:
+        time.sleep(REPORT_SECONDS / 10)
+        counted = sum(service.draws().values()) - sum(before.values())
+    return counted

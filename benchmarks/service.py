@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -20,11 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.http import Connection, Reply, closed_loop
+from benchmarks.http import Connection, Reply, closed_loop, lasting
 
+CORES = len(os.sched_getaffinity(0))
+# At most; see ``bearable``.
 CLIENTS = 32
 BATCH = 8
-START_SECONDS = 60.0
+# So long may a picture wait for its answer where nothing is wrong but the load.
+ANSWER_SECONDS = 10.0
+# What a service allows at most: whoever meets it has asked for too much, or met a fault.
+TIMEOUT_MS = 600_000
+# For what hangs: ten times what a slow machine takes.
+START_SECONDS, STOP_SECONDS, REPORT_SECONDS = 600.0, 300.0, 300.0
+# A service that uses less of a core is at rest.
+AT_REST = 0.1
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
@@ -45,7 +55,11 @@ def free_port() -> int:
 def running(
     command: list[str], ready: str, seconds: float = START_SECONDS
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server until it answers at ``ready`` and for as long as the block lasts."""
+    """Run a server until it answers at ``ready`` and for as long as the block lasts.
+
+    Raises:
+        RuntimeError: it has ended, or does not answer in time.
+    """
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -53,7 +67,7 @@ def running(
         end = time.monotonic() + seconds
         while True:
             try:
-                with urlopen(ready, timeout=1) as response:
+                with urlopen(ready, timeout=10) as response:
                     if response.status == 200:
                         break
             except OSError:
@@ -62,8 +76,73 @@ def running(
                 time.sleep(0.2)
         yield process
     finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGCONT)
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+class Load(NamedTuple):
+    """How many clients ask, and how many pictures each request of a batch has."""
+
+    clients: int
+    batch: int
+
+
+def bearable(speed: float, draws: int) -> Load:
+    """Return the load under which no picture waits much longer than ``ANSWER_SECONDS``.
+
+    There are two pictures for each core at least, so that all have work, and what is usual on
+    machines that make it.
+
+    Args:
+        speed: draws a second.
+        draws: of a picture.
+    """
+    pictures = int(speed * ANSWER_SECONDS / draws)
+    clients = min(CLIENTS, max(2 * CORES, pictures // 2))
+    return Load(clients, min(BATCH, max(1, pictures // clients)))
+
+
+def processor_seconds(front: int) -> float:
+    """Return the processor time that a process and all below it have taken so far."""
+    children: dict[int, list[int]] = {}
+    used: dict[int, float] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = file.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        pid = int(file.parent.name)
+        children.setdefault(int(fields[1]), []).append(pid)
+        # Its own, and that of its children that have ended.
+        used[pid] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    found, total = [front], 0.0
+    while found:
+        pid = found.pop()
+        total += used.get(pid, 0.0)
+        found += children.get(pid, [])
+    return total
+
+
+def settle(front: int, longest: float, quiet: int = 3) -> None:
+    """Wait until a service is at rest, having compiled what it compiles, but not for ever.
+
+    Args:
+        front: its front process.
+        longest: seconds.
+        quiet: for so many seconds in a row it must take hardly any processor time.
+    """
+    end, before, seconds = time.monotonic() + longest, processor_seconds(front), 0
+    while seconds < quiet and time.monotonic() < end:
+        time.sleep(1)
+        used = processor_seconds(front)
+        seconds = seconds + 1 if used - before < AT_REST else 0
+        before = used
 
 
 class Report(NamedTuple):
@@ -79,29 +158,43 @@ class Service:
     def __init__(self, port: int, confidence: float, bodies: list[bytes]) -> None:
         self.port, self.confidence, self.bodies = port, confidence, bodies
 
+    def query(self, n: int) -> str:
+        """Return the options of requests that take up to ``n`` draws."""
+        return f"max_draws={n}&confidence={self.confidence}&scores=1&timeout_ms={TIMEOUT_MS}"
+
     def connection(self, n: int, target: float | None) -> Callable[[], Connection]:
         """Return what makes connections that ask for ``target`` within ``n`` draws."""
-        query = f"max_draws={n}&confidence={self.confidence}&scores=1&timeout_ms=120000"
+        query = self.query(n)
         query += "" if target is None else f"&target={target}"
         return lambda: Connection("127.0.0.1", self.port, f"/predict?{query}", "image/png")
 
-    def saturate(self, n: int, target: float | None, seconds: float) -> tuple[list[Reply], float]:
-        """Have all clients ask for some seconds."""
-        return asyncio.run(closed_loop(self.connection(n, target), self.bodies, CLIENTS, seconds))
+    def saturate(
+        self, n: int, target: float | None, more: Callable[[], bool]
+    ) -> tuple[list[Reply], float]:
+        """Have as many clients ask as the machine bears, while ``more``."""
+        clients = bearable(self.speed(), n).clients
+        return asyncio.run(closed_loop(self.connection(n, target), self.bodies, clients, more))
 
-    def saturate_batches(self, n: int, seconds: float) -> tuple[list[Reply], float]:
-        """Have all clients send batches without a target for some seconds."""
-        query = f"max_draws={n}&confidence={self.confidence}&scores=1&timeout_ms=120000"
+    def saturate_for(
+        self, n: int, target: float | None, seconds: float
+    ) -> tuple[list[Reply], float]:
+        """Have as many clients ask as the machine bears for some seconds."""
+        return self.saturate(n, target, lasting(seconds))
+
+    def saturate_batches(self, n: int, more: Callable[[], bool]) -> tuple[list[Reply], float]:
+        """Have clients send batches without a target while ``more``."""
+        load = bearable(self.speed(), n)
         encoded = [base64.b64encode(body).decode() for body in self.bodies]
         bodies = [
-            json.dumps({"images": encoded[start : start + BATCH]}).encode()
-            for start in range(0, len(encoded) - BATCH + 1, BATCH)
+            json.dumps({"images": encoded[start : start + load.batch]}).encode()
+            for start in range(0, len(encoded) - load.batch + 1, load.batch)
         ]
 
         def connection() -> Connection:
-            return Connection("127.0.0.1", self.port, f"/predict/batch?{query}", "application/json")
+            path = f"/predict/batch?{self.query(n)}"
+            return Connection("127.0.0.1", self.port, path, "application/json")
 
-        return asyncio.run(closed_loop(connection, bodies, CLIENTS, seconds))
+        return asyncio.run(closed_loop(connection, bodies, load.clients, more))
 
     def draws(self) -> dict[str, float]:
         """The draws that each worker has reported."""
@@ -113,26 +206,39 @@ class Service:
         }
 
     def reports(self) -> dict[str, Report]:
-        """Await the next report of each worker, which makes passes, and return it."""
+        """Await the next report of each worker, which makes passes, and return it.
+
+        Raises:
+            RuntimeError: a worker reports nothing.
+        """
         before, reports = self.draws(), dict[str, Report]()
+        end = time.monotonic() + REPORT_SECONDS
         while len(reports) < len(before):
+            if time.monotonic() > end:
+                raise RuntimeError(f"workers report nothing: {sorted(before.keys() - reports)}")
             time.sleep(0.02)
             for worker, draws in self.draws().items():
-                if draws != before[worker] and worker not in reports:
+                if draws != before.get(worker) and worker not in reports:
                     reports[worker] = Report(time.perf_counter(), draws)
         return reports
 
-    def calibration(self) -> dict[str, Any]:
-        """How the service runs its model.
-
-        Raises:
-            RuntimeError: some workers run it otherwise than others; start again.
-        """
+    def ways(self) -> list[dict[str, Any]]:
+        """How the service runs its model: one way, or several where workers measured otherwise."""
         with urlopen(f"http://127.0.0.1:{self.port}/models") as response:
             ways: list[dict[str, Any]] = json.load(response)["models"][0]["calibrations"]
-        if len(ways) != 1:
-            raise RuntimeError(f"workers run the model in different ways: {ways}")
-        return ways[0]
+            return ways
+
+    def speed(self) -> float:
+        """The draws a second that all workers together have measured."""
+        return float(sum(way["draws_per_second"] for way in self.ways()))
+
+    def how(self) -> str:
+        """Say how the service runs its model."""
+        return "; ".join(
+            f"{way['workers']} x {way['precision']}, passes of {way['pass_size']}, "
+            f"{'compiled' if way['compiled'] else 'eager'}"
+            for way in self.ways()
+        )
 
 
 @contextmanager

@@ -10,6 +10,9 @@ weights, pictures, η and cores. ``pip install '.[bench]'`` brings the peers.
 - decisions a second in target mode (target ½σ/Δ) over Cohen's loop, LitServe, and ART, which
   always make all n draws. Decisions agree with a fixed n as ``benchmarks.certificates`` measures.
 - latency under open-loop arrivals at shares of LitServe's capacity.
+
+The load is what the machine bears (``benchmarks.service.bearable``), and pictures that fail all the
+same are counted and told of below the figures.
 """
 
 import argparse
@@ -24,30 +27,36 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.http import Connection, Reply, closed_loop, open_loop
+from benchmarks.http import Connection, closed_loop, lasting, open_loop
 from benchmarks.litserve_peer import litserve_body
+from benchmarks.outcomes import latencies, outcomes
 from benchmarks.peers import art_certify, cohen, load_classifier
 from benchmarks.report import Figures
-from benchmarks.roofline import CORES, bare_loops, drawn, roofline
-from benchmarks.service import CLIENTS, Service, free_port, png, running, serving
+from benchmarks.roofline import bare_loops, roofline
+from benchmarks.service import (
+    CORES,
+    Service,
+    bearable,
+    free_port,
+    png,
+    running,
+    serving,
+    settle,
+)
 from models.bundle import ZOO
 from models.training.datasets import load
 
+# Arrivals at a share of a slow peer's capacity are so few that all of them would take hours.
+LONGEST_ARRIVALS_SECONDS = 300.0
+
 
 def per_second(work: Callable[[int], object], seconds: float) -> float:
-    """Call ``work`` with 0, 1, 2, … for about ``seconds``; return calls a second."""
+    """Call ``work`` with 0, 1, 2, … for about ``seconds``, once at least; return calls a second."""
     done, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
+    while not done or time.perf_counter() - start < seconds:
         work(done)
         done += 1
     return done / (time.perf_counter() - start)
-
-
-def latencies(replies: list[Reply]) -> dict[str, float]:
-    """Return p50 and p99 in milliseconds."""
-    times = sorted(reply.seconds for reply in replies)
-    at = {"p50": 0.5, "p99": 0.99}
-    return {name: 1000 * times[int(share * (len(times) - 1))] for name, share in at.items()}
 
 
 def main() -> None:
@@ -61,7 +70,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, nargs="*", default=[1000, 10_000])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--settle", type=float, default=45.0, help="seconds for compiling first")
+    parser.add_argument(
+        "--settle", type=float, default=300.0, help="seconds for compiling first, at most"
+    )
     parser.add_argument("--confidence", type=float, default=0.999)
     parser.add_argument(
         "--shares", type=float, nargs="*", default=[0.5, 0.9], help="of LitServe's capacity"
@@ -69,50 +80,69 @@ def main() -> None:
     parser.add_argument("--arrivals", type=int, default=200, help="from which p99 is taken")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    seconds, confidence = arguments.seconds, arguments.confidence
+    confidence = arguments.confidence
     images = load(arguments.dataset, arguments.data, "test").images[::10]
-    classifier, scale = load_classifier(arguments.bundle)
-    floats = torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32) / 255)
-    target = scale / 2
     figures = Figures()
-    note = figures.note
     with serving(arguments.bundle) as (port, front):
         service = Service(port, confidence, [png(image) for image in images])
-        time.sleep(arguments.settle)
-        calibration = service.calibration()
-        with bare_loops(arguments.bundle, calibration) as loops:
-            for _ in range(arguments.rounds):
-                for path, saturate in (
-                    ("/predict", partial(service.saturate, 1000, None)),
-                    ("/predict/batch", partial(service.saturate_batches, 1000)),
-                ):
-                    bare, through = roofline(service, front, loops, saturate, seconds)
-                    note("draws/s, bare loops", bare)
-                    note(f"roofline ratio, {path}, n = 1000", through / bare)
-        torch.set_num_threads(CORES)
-        for n in arguments.draws:
-            for _ in range(arguments.rounds):
-                replies, took = service.saturate(n, target, seconds)
-                ours = len(replies) / took
-                note(f"decisions/s, service, n = {n}", ours)
-                note(f"mean draws, service, n = {n}", drawn(replies) / len(replies))
-                loop = per_second(
-                    lambda i, n=n: cohen(  # type: ignore[misc]
-                        classifier, floats[i % len(floats)][None], n, scale, confidence
-                    ),
-                    seconds,
-                )
-                note(f"service over Cohen's loop, n = {n}", ours / loop)
-                art = per_second(
-                    lambda i, n=n: art_certify(  # type: ignore[misc]
-                        classifier, scale, floats[i % len(floats)][None].numpy(), n, confidence
-                    ),
-                    seconds,
-                )
-                note(f"service over ART, n = {n}", ours / art)
-                measure_litserve(arguments, n, service, images, target, ours, note)
-    title = f"{arguments.bundle.name}, {CORES} cores, {calibration}, confidence {confidence}"
+        settle(front, arguments.settle)
+        how = service.how()
+        measure_roofline(arguments, service, front, figures)
+        compare(arguments, service, images, figures)
+        if service.how() != how:
+            figures.remark(f"the service changed its way meanwhile, to {service.how()}")
+    title = f"{arguments.bundle.name}, {CORES} cores, {how}, confidence {confidence}"
     figures.report(title, arguments.json)
+
+
+def measure_roofline(
+    arguments: argparse.Namespace, service: Service, front: int, figures: Figures
+) -> None:
+    """Measure draws through HTTP over those of bare loops."""
+    with bare_loops(arguments.bundle, service.ways()) as loops:
+        for _ in range(arguments.rounds):
+            for path, saturate in (
+                ("/predict", partial(service.saturate, 1000, None)),
+                ("/predict/batch", partial(service.saturate_batches, 1000)),
+            ):
+                found = roofline(service, front, loops, saturate, arguments.seconds)
+                figures.note("draws/s, bare loops", found.bare)
+                figures.note(f"roofline ratio, {path}, n = 1000", found.ratio)
+                figures.remark(found.told())
+                figures.remark(found.outcomes.told())
+
+
+def compare(
+    arguments: argparse.Namespace, service: Service, images: NDArray[np.uint8], figures: Figures
+) -> None:
+    """Measure decisions a second over those of the peers, in turns."""
+    classifier, scale = load_classifier(arguments.bundle)
+    floats = torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32) / 255)
+    confidence, target = arguments.confidence, scale / 2
+
+    def loop(n: int, number: int) -> object:
+        return cohen(classifier, floats[number % len(floats)][None], n, scale, confidence)
+
+    def art(n: int, number: int) -> object:
+        picture = floats[number % len(floats)][None].numpy()
+        art_certify(classifier, scale, picture, n, confidence)
+        return None
+
+    torch.set_num_threads(CORES)
+    for peer in (loop, art):
+        peer(1, 0)  # what is imported and set up once does not count
+    for n in arguments.draws:
+        for _ in range(arguments.rounds):
+            replies, took = service.saturate_for(n, target, arguments.seconds)
+            found = outcomes(replies)
+            figures.remark(found.told())
+            ours = found.answered / took
+            figures.note(f"decisions/s, service, n = {n}", ours)
+            figures.note(f"mean draws, service, n = {n}", found.mean_draws)
+            for name, peer in (("Cohen's loop", loop), ("ART", art)):
+                theirs = per_second(partial(peer, n), arguments.seconds)
+                figures.ratio(f"service over {name}, n = {n}", ours, theirs)
+            measure_litserve(arguments, n, service, images, target, ours, figures)
 
 
 def measure_litserve(
@@ -122,15 +152,17 @@ def measure_litserve(
     images: NDArray[np.uint8],
     target: float,
     ours: float,
-    note: Callable[[str, float], None],
+    figures: Figures,
 ) -> None:
     """Compare with LitServe: capacity, and latency under open-loop arrivals at shares of it."""
     port = free_port()
+    clients, batch = bearable(service.speed(), n)
     options = {
         "--bundle": arguments.bundle,
         "--port": port,
         "--n": n,
         "--confidence": arguments.confidence,
+        "--batch": batch,
         "--workers": CORES,
     }
     command = [sys.executable, "-m", "benchmarks.litserve_peer"]
@@ -141,22 +173,32 @@ def measure_litserve(
         return Connection("127.0.0.1", port, "/predict", "application/json")
 
     with running(command, f"http://127.0.0.1:{port}/health"):
-        replies, took = asyncio.run(closed_loop(connection, bodies, CLIENTS, 2 * arguments.seconds))
-        capacity = len(replies) / took
-        note(f"service over LitServe, n = {n}", ours / capacity)
+        more = lasting(2 * arguments.seconds)
+        replies, took = asyncio.run(closed_loop(connection, bodies, clients, more))
+        found = outcomes(replies)
+        figures.remark(f"LitServe: {found.told()}" if found.failed else "")
+        capacity = found.answered / took
+        figures.ratio(f"service over LitServe, n = {n}", ours, capacity)
+        if not capacity:
+            return
         for share in arguments.shares:
             rate = share * capacity
-            length = max(arguments.seconds, arguments.arrivals / rate)
-            theirs = latencies(asyncio.run(open_loop(connection, bodies, rate, length)))
-            mine = latencies(
-                asyncio.run(open_loop(service.connection(n, target), service.bodies, rate, length))
+            length = max(
+                arguments.seconds, min(arguments.arrivals / rate, LONGEST_ARRIVALS_SECONDS)
             )
-            for name in ("p50", "p99"):
-                load = f"{share:.0%} of LitServe's capacity, {rate * length:.0f} arrivals"
-                label = f"{name} at {load}, n = {n}"
-                note(f"{label}, LitServe (ms)", theirs[name])
-                note(f"{label}, service (ms)", mine[name])
-                note(f"{label}, service over LitServe", mine[name] / theirs[name])
+            theirs = asyncio.run(open_loop(connection, bodies, rate, length))
+            asked = service.connection(n, target)
+            mine = asyncio.run(open_loop(asked, service.bodies, rate, length))
+            load = f"{share:.0%} of LitServe's capacity, {len(mine)} arrivals, n = {n}"
+            for name, one in (("LitServe", theirs), ("service", mine)):
+                told = outcomes(one).told()
+                figures.remark(f"{name} at {load}: {told}" if told else "")
+            both = latencies(theirs, (50, 99)), latencies(mine, (50, 99))
+            for name in both[0].keys() & both[1].keys():
+                label = f"{name} at {load}"
+                figures.note(f"{label}, LitServe (ms)", both[0][name])
+                figures.note(f"{label}, service (ms)", both[1][name])
+                figures.ratio(f"{label}, service over LitServe", both[1][name], both[0][name])
 
 
 if __name__ == "__main__":

@@ -68,4 +68,4 @@ def start(command: list[str], log: Path, up: Callable[[], bool]) -> subprocess.P
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
-    process.wait(30)
+    process.wait(300)

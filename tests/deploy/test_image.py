@@ -121,7 +121,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     process = start(command, log, lambda: answers(f"http://127.0.0.1:{port}"))
     yield Running(process, port, key)
     process.terminate()
-    assert process.wait(30) == 0, log.read_text()
+    assert process.wait(300) == 0, log.read_text()
 
 
 def test_it_has_no_rights(running: Running) -> None:

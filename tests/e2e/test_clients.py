@@ -73,7 +73,7 @@ def test_other_encodings_are_refused_with_those_that_are_read(
 @pytest.mark.parametrize("kind", [None, "", "binary/octet-stream", "IMAGE/PNG", "image/nonsense"])
 def test_a_picture_is_taken_by_its_bytes(service: Service, seven: bytes, kind: str | None) -> None:
     address = urlsplit(service.address)
-    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=300)
     headers = {} if kind is None else {"Content-Type": kind}
     connection.request("POST", "/predict", body=seven, headers=headers)
     response = connection.getresponse()
@@ -151,7 +151,7 @@ def test_equal_values_are_no_contradiction(client: httpx.Client, seven: bytes) -
 
 def test_a_target_may_be_a_whole_url(service: Service, seven: bytes) -> None:
     address = urlsplit(service.address)
-    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=300)
     connection.request("POST", f"{service.address}/predict?target=0.5", body=seven, headers=PNG)
     assert connection.getresponse().status == 200
     connection.close()

@@ -7,7 +7,7 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
-from tests.e2e.conftest import Service
+from tests.e2e.conftest import PLAIN, Service
 
 ROOT_PATH = "/tools/pixeldp"
 PNG = {"Content-Type": "image/png"}
@@ -15,9 +15,9 @@ PNG = {"Content-Type": "image/png"}
 
 @pytest.fixture(scope="module")
 def below() -> Iterator[httpx.Client]:
-    environment = {"PIXELDP_ROOT_PATH": f"{ROOT_PATH}/", "PIXELDP_DEVICES": "cpu"}
+    environment = {**PLAIN, "PIXELDP_ROOT_PATH": f"{ROOT_PATH}/"}
     running = Service(environment=environment).wait_ready()
-    with httpx.Client(base_url=running.address, timeout=60) as client:
+    with httpx.Client(base_url=running.address, timeout=300) as client:
         yield client
     assert running.stop() == 0
 

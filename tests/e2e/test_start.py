@@ -147,7 +147,7 @@ def test_the_current_folder_may_hold_anything(
     running = Service("--devices", "cpu", environment=environment, folder=tmp_path).wait_ready()
     try:
         url = f"{running.address}/predict?target=0.5"
-        assert httpx.post(url, content=seven, headers=PNG, timeout=60).json()["robust"] is True
+        assert httpx.post(url, content=seven, headers=PNG, timeout=300).json()["robust"] is True
     finally:
         assert running.stop() == 0
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from tests.chaos.processes import children, workers
-from tests.e2e.conftest import ROOT, START_SECONDS
+from tests.e2e.conftest import PLAIN, ROOT, START_SECONDS, STOP_SECONDS
 
 PNG = {"Content-Type": "image/png"}
 # More lines than a pipe holds.
@@ -33,8 +33,8 @@ class Service:
     def __init__(self, command: list[str], port: int, stderr: int | IO[bytes] | None) -> None:
         self.address = f"http://127.0.0.1:{port}"
         environment = {
+            **PLAIN,
             "PIXELDP_PORT": str(port),
-            "PIXELDP_DEVICES": "cpu",
             "PIXELDP_LOG_FORMAT": "json",
         }
         self.process = subprocess.Popen(
@@ -44,7 +44,7 @@ class Service:
             env={**os.environ, **environment},
             start_new_session=True,  # without a terminal
         )
-        self.client = httpx.Client(base_url=self.address, timeout=60)
+        self.client = httpx.Client(base_url=self.address, timeout=300)
 
     def is_ready(self) -> bool:
         try:
@@ -67,7 +67,7 @@ class Service:
 
     def answer(self, picture: bytes, times: int = 1) -> None:
         """Ask on one connection, which no answer may close."""
-        with httpx.Client(base_url=self.address, timeout=60) as client:
+        with httpx.Client(base_url=self.address, timeout=300) as client:
             peers = set()
             for _ in range(times):
                 answered = client.post("/predict?target=0.5", content=picture, headers=PNG)
@@ -86,7 +86,7 @@ class Service:
     def stop(self) -> int:
         self.client.close()
         self.process.terminate()
-        return self.process.wait(30)
+        return self.process.wait(STOP_SECONDS)
 
 
 @contextmanager
@@ -166,7 +166,7 @@ def test_it_stops_when_its_terminal_is_gone() -> None:
         said += os.read(ours, 1000)
     os.close(theirs)
     os.close(ours)
-    assert process.wait(30) == 0
+    assert process.wait(300) == 0
 
 
 IN_TERMINAL = """

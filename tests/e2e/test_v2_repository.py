@@ -209,7 +209,7 @@ def test_one_version_comes_and_goes(
     def manage(action: str, body: Any = None, version: str = "") -> httpx.Response:
         of = f"{SECOND}/versions/{version}" if version else SECOND
         url = f"{running[0].address}/v2/repository/models/{of}/{action}"
-        return httpx.post(url, json=body, headers=admin, timeout=60)
+        return httpx.post(url, json=body, headers=admin, timeout=300)
 
     assert manage("load", version="1").status_code == 200
     assert ready() == ["1"]

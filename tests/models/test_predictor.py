@@ -181,9 +181,8 @@ def test_a_compiled_network_keeps_rows_apart_and_agrees(tmp_path: Path) -> None:
         return
     compiled = predictor.compile()
     features = predictor.encode(pixels(8)).features
-    rows = np.zeros(SLOTS, dtype=np.intp)
-    eager = predictor.run([features], rows)
-    assert (compiled.run([features], rows) == eager).mean() > 0.95
+    drawn = predictor.noisy([features], np.zeros(SLOTS, dtype=np.intp))
+    torch.testing.assert_close(compiled.logits(drawn), predictor.logits(drawn))
     noisy = torch.randn(SLOTS, 1, 8, 8).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         straight = compiled._classifier(noisy).clone()
