@@ -31,7 +31,8 @@ ENV PATH=/opt/pixeldp/bin:$PATH \
     PIXELDP_COMPILE=false
 USER 10001
 EXPOSE 8000
+# Straight, whatever proxy the container's environment names.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["python", "-c", \
-    "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['PIXELDP_PORT'] + '/health/ready', timeout=2)"]
+    "import os, urllib.request as r; p = os.environ['PIXELDP_PORT']; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + (p if p.isdecimal() else '8000') + '/health/ready', timeout=2)"]
 ENTRYPOINT ["pixeldp"]
 CMD ["serve"]

@@ -28,6 +28,18 @@ from service.catalogue import Served
 
 PLATFORM = "pytorch_pixeldp"
 EXTENSIONS = ["binary_tensor_data", "model_repository"]
+_LIST = " and ".join(EXTENSIONS)
+# What Triton has and this service has not, by the path's last part, and where the like is.
+ELSEWHERE = {
+    "config": "What a model takes and returns is at GET /v2/models/NAME, its noise at "
+    "GET /models/NAME.",
+    "stats": "Counts and times are at GET /metrics.",
+    "setting": "Traces are set by OTEL_EXPORTER_OTLP_ENDPOINT.",
+    "logging": "The log is set by PIXELDP_LOG_LEVEL and PIXELDP_LOG_FORMAT.",
+    "status": "Tensors are sent in the request, not by shared memory.",
+    "register": "Tensors are sent in the request, not by shared memory.",
+    "unregister": "Tensors are sent in the request, not by shared memory.",
+}
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 router = APIRouter(prefix="/v2", route_class=V2Route, include_in_schema=False)
@@ -128,7 +140,11 @@ async def infer(request: Request, model: Model) -> Response:
 @router.api_route("/{path:path}", methods=METHODS)
 async def nothing(request: Request) -> JSONResponse:
     """Answer in this protocol's form whatever else is asked for."""
-    raise Problem("not-found", f"There is no {request.method} {request.url.path}.")
+    last = request.url.path.rstrip("/").rpartition("/")[2]
+    asked = f"There is no {request.method} {request.url.path}"
+    if instead := ELSEWHERE.get(last):
+        raise Problem("not-found", f"{asked}: of Triton's extensions there are {_LIST}. {instead}")
+    raise Problem("not-found", f"{asked}.")
 
 
 async def _predict(

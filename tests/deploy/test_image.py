@@ -148,7 +148,8 @@ def test_it_answers_those_who_have_a_key(running: Running) -> None:
 def test_the_probe_of_the_image_tells_ready_from_not(running: Running) -> None:
     [probe] = re.findall(r'CMD \["python", "-c", +("(?:[^"])*")\]', last_stage())
     for port, status in ((running.port, 0), (free_port(), 1)):
-        variables = {**os.environ, "PIXELDP_PORT": str(port)}
+        # It is asked straight, whatever proxy others are asked by.
+        variables = {**os.environ, "PIXELDP_PORT": str(port), "http_proxy": "http://127.0.0.1:9"}
         command = [sys.executable, "-c", json.loads(probe)]
         done = subprocess.run(command, env=variables, capture_output=True, check=False)
         assert done.returncode == status, done.stderr

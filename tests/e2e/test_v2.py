@@ -507,3 +507,21 @@ def test_nulls_are_not_given(client: httpx.Client, pixels: np.ndarray) -> None:
         assert response.status_code == 400
         assert name in response.json()["error"]
         part[name] = kept
+
+
+@pytest.mark.parametrize(
+    ("path", "instead"),
+    [
+        ("models/mnist-cnn/config", "/v2/models/NAME"),
+        ("models/mnist-cnn/versions/1/stats", "/metrics"),
+        ("systemsharedmemory/status", "shared memory"),
+        ("logging", "PIXELDP_LOG_LEVEL"),
+    ],
+)
+def test_what_triton_has_and_this_service_has_not(
+    client: httpx.Client, path: str, instead: str
+) -> None:
+    answered = client.get(f"/v2/{path}")
+    assert answered.status_code == 404
+    assert "binary_tensor_data and model_repository" in answered.json()["error"]
+    assert instead in answered.json()["error"]

@@ -8,6 +8,7 @@ from typing import Self, TypeVar, Unpack
 
 import httpx
 
+from pixeldp_client import _proxies as proxies
 from pixeldp_client import _requests as requests
 from pixeldp_client._errors import (
     NotRobust,
@@ -41,7 +42,9 @@ class AsyncClient:
     ) -> None:
         self._address, self._timeout, self._retries = requests.address_of(url), timeout, retries
         self._http = httpx.AsyncClient(
-            base_url=self._address, headers=requests.headers(api_key), transport=transport
+            base_url=self._address,
+            headers=requests.headers(api_key),
+            transport=transport or _transport(self._address),
         )
 
     async def __aenter__(self) -> Self:
@@ -182,3 +185,10 @@ class AsyncClient:
         finally:
             await response.aclose()
         return Reply(response.headers, response.status_code, body)
+
+
+def _transport(address: str) -> httpx.AsyncHTTPTransport:
+    try:
+        return httpx.AsyncHTTPTransport(**proxies.arguments(address))
+    except (ImportError, OSError) as error:
+        raise proxies.failed(error, address) from None

@@ -7,6 +7,7 @@ from typing import Self, TypeVar, Unpack
 
 import httpx
 
+from pixeldp_client import _proxies as proxies
 from pixeldp_client import _requests as requests
 from pixeldp_client._errors import (
     NotRobust,
@@ -32,7 +33,11 @@ class Client:
         timeout: seconds for an answer, all attempts together. It bounds the wait for each part of
             an answer and is checked between parts.
         retries: how failures that may pass are tried again.
-        transport: httpx's, for proxies, certificates or tests.
+        transport: httpx's, for sockets, certificates or tests; by default one that uses the proxy
+            that the environment names.
+
+    Raises:
+        ValueError: the address, the key, or the proxy of the environment cannot be used.
     """
 
     def __init__(
@@ -46,7 +51,9 @@ class Client:
     ) -> None:
         self._address, self._timeout, self._retries = requests.address_of(url), timeout, retries
         self._http = httpx.Client(
-            base_url=self._address, headers=requests.headers(api_key), transport=transport
+            base_url=self._address,
+            headers=requests.headers(api_key),
+            transport=transport or _transport(self._address),
         )
 
     def __enter__(self) -> Self:
@@ -204,3 +211,10 @@ class Client:
             finally:
                 response.close()
         return Reply(response.headers, response.status_code, b"".join(parts))
+
+
+def _transport(address: str) -> httpx.HTTPTransport:
+    try:
+        return httpx.HTTPTransport(**proxies.arguments(address))
+    except (ImportError, OSError) as error:
+        raise proxies.failed(error, address) from None

@@ -97,13 +97,23 @@ def address_of(url: str) -> str:
     Raises:
         ValueError: it is not one.
     """
-    if httpx.URL(url).scheme not in ("http", "https") or not httpx.URL(url).host:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
+    if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ValueError(f"{url!r} is not the address of a service; expected http://… or https://…")
     return url.rstrip("/")
 
 
 def headers(api_key: str | None) -> dict[str, str]:
-    """Return what every request carries."""
+    """Return what every request carries.
+
+    Raises:
+        ValueError: the key has characters that no header can carry.
+    """
+    if api_key and not (api_key.isascii() and api_key.isprintable()):
+        raise ValueError("the API key has characters that no key has, such as a line break")
     own = {"User-Agent": f"pixeldp-client/{version('pixeldp-client')}"}
     return own | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
 
