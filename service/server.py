@@ -245,7 +245,10 @@ def serve(settings: Settings, passed_over: Sequence[str] = ()) -> None:
             state = app.state
             server = _Server(config, state.engine, state.budget, settings.stop_delay_seconds)
             server.run(sockets=[listener])
-        except SystemExit:  # what kept it from starting is in the log
+        except SystemExit as end:
+            if not end.code:  # by a signal that came before the server listened to it
+                raise
+            # What kept it from starting is in the log.
             reasons.append("the service cannot start: see the error above")
     log.info("stopped", status=1 if reasons else 0)
     if reasons:
