@@ -6,12 +6,14 @@ DRAINS ?= 20
 SECONDS ?= 20
 REQUESTS ?= 100000
 FUZZ ?= 100000
+TORCH_BACKEND ?= cpu
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-avx2 test-clients check soundness chaos soak bench fuzz format clean
+.PHONY: help serve test test-avx2 test-clients check soundness chaos soak bench fuzz format dist image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -95,5 +97,11 @@ format: $(VENV)/.dev ## let ruff rewrite the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+dist: $(VENV)/.dev ## build the wheels and source distributions of service and client into dist
+	@$(BIN)/python -m tools.dist
+
+image: ## build the container image, named by the version (TORCH_BACKEND= for CUDA)
+	@docker build --build-arg TORCH_BACKEND=$(TORCH_BACKEND) --tag pixeldp --tag pixeldp:$(VERSION) .
+
 clean: ## remove the virtual environment and the caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

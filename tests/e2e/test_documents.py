@@ -66,6 +66,11 @@ def test_every_command_works(words: list[str], folder: Path, service: Service) -
         targets = [word for word in arguments if "=" not in word]
         makefile = (ROOT / "Makefile").read_text()
         assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
+    elif program == "docker":
+        # That the image starts so, tests/deploy shows; here it is the one that make image makes.
+        built = re.search(r"docker build .*--tag (\w+) ", (ROOT / "Makefile").read_text())
+        assert built
+        assert (arguments[0], arguments[-1]) == ("run", built[1])
     elif program.endswith("pip") or program == "pip":
         what = arguments[-1]
         pinned = f"\n{what}==" in (ROOT / "constraints.txt").read_text()

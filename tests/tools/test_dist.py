@@ -1,0 +1,138 @@
+"""The distributions hold all that they need: installed apart from the checkout they predict."""
+
+import json
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tools.dist import ROOT, build
+from tools.release import PLACES, release, versions
+
+PACKAGES = {"pixeldp": (ROOT, ("models", "service")), "client": (ROOT / "client/src", (".",))}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return build(tmp_path_factory.mktemp("dist"))
+
+
+def files(folder: Path, packages: tuple[str, ...]) -> set[str]:
+    """Return what is in packages of the checkout, but for what Python and pip put there."""
+    return {
+        path.relative_to(folder).as_posix()
+        for package in packages
+        for path in (folder / package).rglob("*")
+        if path.is_file() and not {"__pycache__"} & set(path.parts) and ".egg-info" not in str(path)
+    }
+
+
+def test_a_source_distribution_and_a_wheel_of_each(made: list[Path]) -> None:
+    version = versions(ROOT)["pyproject.toml"]
+    assert [path.name for path in made] == [
+        f"pixeldp-{version}.tar.gz",
+        f"pixeldp-{version}-py3-none-any.whl",
+        f"pixeldp_client-{version}.tar.gz",
+        f"pixeldp_client-{version}-py3-none-any.whl",
+    ]
+
+
+def test_they_hold_every_file_of_the_packages_and_the_license(made: list[Path]) -> None:
+    for (folder, packages), source, wheel in zip(
+        PACKAGES.values(), made[::2], made[1::2], strict=True
+    ):
+        with zipfile.ZipFile(wheel) as archive:
+            inside = {name for name in archive.namelist() if ".dist-info/" not in name}
+            assert inside == files(folder, packages)
+            assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
+        with tarfile.open(source) as unpacked:
+            names = {name.partition("/")[2] for name in unpacked.getnames()}
+            assert {"LICENSE", "README.md", "pyproject.toml"} <= names
+
+
+@pytest.fixture(scope="module")
+def installed(made: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the two wheels, and what they depend on from this environment."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder, symlinks=True)
+    python = folder / "bin" / "python"
+    [packages] = folder.glob("lib/python*/site-packages")
+    # A path alone: what makes checkouts importable from there stays out.
+    here = [path for path in sys.path if path.endswith("-packages")]
+    (packages / "dependencies.pth").write_text("\n".join(here) + "\n")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
+    wheels = [str(path) for path in made if path.suffix == ".whl"]
+    subprocess.run(
+        [*pip, "install", "-qq", "--no-deps", "--no-index", "--force-reinstall", *wheels],
+        check=True,
+    )
+    return folder
+
+
+def run(installed: Path, *command: str | Path) -> str:
+    """Run a program of the environment, in a folder that has nothing."""
+    words = [str(installed / "bin" / command[0]), *map(str, command[1:])]
+    empty = installed / "empty"
+    empty.mkdir(exist_ok=True)
+    done = subprocess.run(words, cwd=empty, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_predicts_without_the_checkout(installed: Path) -> None:
+    code = "import models, service, pixeldp_client as c; print(models, service, c)"
+    for path in run(installed, "python", "-c", code).split("from ")[1:]:
+        assert path.startswith(repr(str(installed))[:-1])
+    assert run(installed, "pixeldp", "--version").strip().endswith(versions(ROOT)["pyproject.toml"])
+    picture = ROOT / "examples" / "7.png"
+    answer = json.loads(run(installed, "pixeldp", "predict", picture, "--json"))
+    assert answer["label"]["name"] == "7"
+
+
+def test_there_is_one_version() -> None:
+    found = versions(ROOT)
+    assert len(set(found.values())) == 1, found
+    [version] = set(found.values())
+    assert f"\n## [{version}] - 20" in (ROOT / "CHANGELOG.md").read_text(), "it has a section"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for name in (*PLACES, "CHANGELOG.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    text = (
+        "# Changelog\n\n## [Unreleased]\n\n### Fixed\n\n- This.\n\n## [0.0.1] - 2020-01-01\n\n- x\n"
+    )
+    (tmp_path / "CHANGELOG.md").write_text(text)
+    return tmp_path
+
+
+def test_a_release_changes_every_place(project: Path) -> None:
+    before = {name: (project / name).read_text() for name in PLACES}
+    old = versions(project)["pyproject.toml"]
+    release(project, "12.3.45", "2030-01-02")
+    assert set(versions(project).values()) == {"12.3.45"}
+    for name, text in before.items():
+        assert (project / name).read_text() == text.replace(f"{old}", "12.3.45", 1)
+    changelog = (project / "CHANGELOG.md").read_text()
+    assert "## [Unreleased]\n\n## [12.3.45] - 2030-01-02\n\n### Fixed\n\n- This." in changelog
+    assert changelog.endswith("## [0.0.1] - 2020-01-01\n\n- x\n")
+
+
+@pytest.mark.parametrize(("version", "said"), [("1.2", "three numbers"), ("0.0.1", "already")])
+def test_what_cannot_be_released(project: Path, version: str, said: str) -> None:
+    before = versions(project)
+    with pytest.raises(ValueError, match=said):
+        release(project, version, "2030-01-02")
+    assert versions(project) == before
+
+
+def test_nothing_new_is_no_release(project: Path) -> None:
+    release(project, "1.0.0", "2030-01-02")
+    with pytest.raises(ValueError, match="nothing"):
+        release(project, "1.0.1", "2030-01-03")
