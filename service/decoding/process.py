@@ -80,9 +80,12 @@ def main() -> None:
 
 
 def _bound_memory(size: int) -> None:
-    """Let this process allocate ``size`` bytes beyond what it has."""
+    """Let this process allocate ``size`` bytes beyond what it has, if it is allowed so many."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * os.sysconf("SC_PAGE_SIZE") + size
+    _, allowed = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed != resource.RLIM_INFINITY:
+        most = min(most, allowed)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 

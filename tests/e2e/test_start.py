@@ -51,19 +51,13 @@ def refusal(*arguments: str | Path, **more: Any) -> str:
 
 
 # What `import torch` does in an environment that is not as it should be, and what is to be said.
+# Other exceptions and ends: tests/service/engine/test_failures.py.
 FAILURES = {
-    "raise ImportError('libcudart.so.13: cannot open shared object file')": "libcudart.so.13",
-    "raise MemoryError": "not enough memory",
-    "raise OSError(28, 'No space left on device')": "No space left on device",
-    "raise PermissionError(13, 'Permission denied', '/opt/torch')": "'/opt/torch'",
     "raise KeyError('odd')": "KeyError: 'odd'",
     "raise SystemExit(3)": "SystemExit: 3",
-    "raise KeyboardInterrupt": "KeyboardInterrupt",
     "not Python at all": "SyntaxError",
-    "import os; os._exit(0)": "exit status 0, without a word",
     "import os; os.write(2, b'no such thing\\n\\n'); os._exit(7)": "exit status 7 (no such thing)",
     "import os; os.kill(os.getpid(), 9)": "SIGKILL ended it",
-    "import os; os.abort()": "SIGABRT ended it",
     "import os; os.closerange(3, 100); os._exit(1)": "exit status 1",
 }
 
@@ -94,16 +88,13 @@ def test_too_little_memory_to_load_pytorch() -> None:
     assert "worker0 on cpu" in refusal(limit=limit, environment={"OMP_NUM_THREADS": "1"})
 
 
-@pytest.mark.parametrize("files", [15, 17])
-def test_too_few_descriptors(files: int) -> None:
-    """Whether they end before the front has what it needs, or before a worker has."""
-
+def test_too_few_descriptors() -> None:
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 
-    ended = start(limit=limit)
-    assert ended.returncode == 1
-    assert "Too many open files" in ended.stderr
+    said = refusal(limit=limit)
+    assert "open files" in said
+    assert "512" in said
 
 
 @pytest.fixture
@@ -125,7 +116,7 @@ def test_weights_that_may_not_be_read(bundle: Path) -> None:
     assert "weights.safetensors: file: cannot be read" in refusal(bundle)
 
 
-@pytest.mark.parametrize("path", [None, "", os.pathsep], ids=["none", "empty", "empty parts"])
+@pytest.mark.parametrize("path", [None, os.pathsep], ids=["none", "empty parts"])
 def test_the_current_folder_may_hold_anything(
     tmp_path: Path, seven: bytes, path: str | None
 ) -> None:
