@@ -1,0 +1,1022 @@
+"""A second verifier of answers, written from docs/verification.md alone.
+
+    python tools/second_verifier.py answer.json        (- for standard input)
+
+It imports nothing of the project, so that a mistake in the project's code is not repeated here, and
+whoever trusts neither can read this one file beside the page. Exit status 0: everything that follows
+from the evidence was found again; 1: something differs; 2: this is no answer with evidence.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.special import betaincinv, ndtr, ndtri
+
+WORD = (
+    "model",
+    "compute",
+    "timing_ms",
+    "the names of the labels",
+    "noise",
+    "picture",
+    "the question: norm, target, confidence, budget.asked, budget.granted, how many scores are shown",
+    "the evidence: denominator, the tallies, bound, tau, rho, input_shape",
+    "sensitivities beside the first",
+)
+NORMS = ("l1", "l2", "linf")
+STOPPED = ("target_certified", "max_draws", "target_out_of_reach", "deadline")
+CERTIFICATES = ("gaussian", "laplace", "laplace-l2")
+PAPER = ("pixeldp-gaussian", "pixeldp-laplace")
+BETS = 1 / (1 + np.exp(-np.arange(-5.0, 7.0)))
+WEIGHTS = np.sqrt(BETS * (1 - BETS)) / np.sqrt(BETS * (1 - BETS)).sum()
+
+
+class Malformed(ValueError):
+    """This is no answer with evidence."""
+
+
+# What is there, and of which type -----------------------------------------------------------------
+
+
+def refuse(path: str, expected: str) -> NoReturn:
+    """Say which member is wrong."""
+    raise Malformed(f"{path}: expected {expected}")
+
+
+def text(value: Any, path: str) -> None:
+    """Accept a text."""
+    if not isinstance(value, str):
+        refuse(path, "a text")
+
+
+def flag(value: Any, path: str) -> None:
+    """Accept true or false."""
+    if not isinstance(value, bool):
+        refuse(path, "true or false")
+
+
+def number(value: Any, path: str) -> None:
+    """Accept a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        refuse(path, "a number")
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        finite = False
+    if not finite:
+        refuse(path, "a finite number")
+
+
+def integer(value: Any, path: str) -> None:
+    """Accept a number without a fraction."""
+    number(value, path)
+    if value != int(value):
+        refuse(path, "an integer")
+
+
+def within(
+    check: Callable[[Any, str], None], allowed: Callable[[Any], bool], words: str
+) -> Callable[[Any, str], None]:
+    """Accept what check accepts, if allowed."""
+
+    def accept(value: Any, path: str) -> None:
+        check(value, path)
+        if not allowed(value):
+            refuse(path, words)
+
+    return accept
+
+
+def one_of(*words: str) -> Callable[[Any, str], None]:
+    """Accept one of some texts."""
+    return within(text, lambda value: value in words, " or ".join(words))
+
+
+def optional(check: Any) -> Callable[[Any, str], None]:
+    """Accept null as well."""
+
+    def accept(value: Any, path: str) -> None:
+        if value is not None:
+            inspect(value, check, path)
+
+    return accept
+
+
+def inspect(value: Any, schema: Any, path: str = "") -> None:
+    """Compare a value with a schema: a check, {name: schema}, or [schema of every entry]."""
+    if isinstance(schema, dict):
+        if not isinstance(value, dict):
+            refuse(path or "the answer", "an object")
+        for name in schema.keys() ^ value.keys():
+            refuse(f"{path}.{name}".lstrip("."), "nothing" if name in value else "a value")
+        for name, inner in schema.items():
+            inspect(value[name], inner, f"{path}.{name}".lstrip("."))
+    elif isinstance(schema, list):
+        if not isinstance(value, list) or not value:
+            refuse(path, "a list with entries")
+        for index, entry in enumerate(value):
+            inspect(entry, schema[0], f"{path}[{index}]")
+    else:
+        schema(value, path)
+
+
+POSITIVE = within(number, lambda value: value > 0, "a number above 0")
+NOT_NEGATIVE = within(number, lambda value: value >= 0, "a number of at least 0")
+COUNT = within(integer, lambda value: value >= 0, "an integer of at least 0")
+BUDGET = within(integer, lambda value: value >= 64, "an integer of at least 64")
+SIDE = within(integer, lambda value: 1 <= value <= 16_384, "an integer from 1 to 16384")
+INTERVAL = {"lower": number, "upper": number}
+TALLY = {"draws": COUNT, "sums": [COUNT], "sums_of_squares": [COUNT]}
+SCHEMA: dict[str, Any] = {
+    "model": {"name": text, "version": text, "digest": text},
+    "label": {"index": integer, "name": text},
+    "robust": optional(flag),
+    "certified_size": number,
+    "norm": one_of(*NORMS),
+    "target": optional(POSITIVE),
+    "confidence": within(number, lambda value: 0 < value < 1, "a number above 0 and below 1"),
+    "draws": integer,
+    "budget": {"asked": BUDGET, "granted": BUDGET, "reachable": flag},
+    "stopped": one_of(*STOPPED),
+    "scores": [
+        {"index": integer, "name": text, "expected": number}
+        | INTERVAL
+        | {"attacked": optional(INTERVAL)}
+    ],
+    "certificate": INTERVAL
+    | {
+        "method": one_of(*CERTIFICATES),
+        "sizes": dict.fromkeys(NORMS, number),
+        "paper": {"method": one_of(*PAPER), "size": number},
+    },
+    "noise": {
+        "mechanism": one_of("gaussian", "laplace"),
+        "scale": POSITIVE,
+        "placement": text,
+        "sensitivity": POSITIVE,
+        "norm": one_of(*NORMS),
+        "scoring": one_of("votes", "softmax"),
+    },
+    "picture": {
+        "width": SIDE,
+        "height": SIDE,
+        "mode": one_of("L", "RGB"),
+        "bits": within(integer, lambda value: value in (8, 16), "8 or 16"),
+    },
+    "preprocessing": {"steps": lambda value, path: texts(value, path), "sensitivity": number},
+    "compute": lambda value, path: plain(value, path),
+    "timing_ms": lambda value, path: plain(value, path),
+    "attacks": optional(
+        {
+            "sizes": [number],
+            "scores": [{"index": integer, "lower": [number], "upper": [number]}],
+            "others": optional([number]),
+        }
+    ),
+    "evidence": {
+        "label": integer,
+        "pilot_draws": integer,
+        "denominator": integer,
+        "bound": one_of("betting", "clopper-pearson"),
+        "alpha_certificate": number,
+        "alpha_label": number,
+        "alpha_rival": number,
+        "alpha_scores": number,
+        "tau": within(number, lambda value: 0 <= value < 0.5, "a number from 0 and below 0.5"),
+        "rho": NOT_NEGATIVE,
+        "pilot": TALLY,
+        "total": TALLY,
+        "sensitivities": [
+            {
+                "source": one_of(*NORMS),
+                "target": one_of("l1", "l2"),
+                "value": POSITIVE,
+                "rho": NOT_NEGATIVE,
+            }
+        ],
+        "input_shape": [within(integer, lambda value: 1 <= value <= 4096, "from 1 to 4096")],
+    }
+    | TALLY,
+}
+
+
+def texts(value: Any, path: str) -> None:
+    """Accept a list of texts, also an empty one."""
+    if not isinstance(value, list):
+        refuse(path, "a list")
+    for index, entry in enumerate(value):
+        text(entry, f"{path}[{index}]")
+
+
+def plain(value: Any, path: str) -> None:
+    """Accept an object of texts, numbers, true and false."""
+    if not isinstance(value, dict):
+        refuse(path, "an object")
+    for name, entry in value.items():
+        if not isinstance(entry, str | bool):
+            number(entry, f"{path}.{name}")
+
+
+# Tallies ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tally:
+    """n draws; for each label the sum in units of 1/D and of squares in units of 1/D²."""
+
+    n: int
+    sums: tuple[int, ...]
+    squares: tuple[int, ...]
+    denominator: int
+
+    @classmethod
+    def of(cls, member: dict[str, Any], denominator: int) -> "Tally":
+        """Read a tally of the evidence."""
+        sums, squares = ([int(entry) for entry in member[k]] for k in ("sums", "sums_of_squares"))
+        return cls(int(member["draws"]), tuple(sums), tuple(squares), denominator)
+
+    def combine(self, other: "Tally", sign: int = 1) -> "Tally":
+        """Add another tally, or take it away."""
+        return Tally(
+            self.n + sign * other.n,
+            tuple(a + sign * b for a, b in zip(self.sums, other.sums, strict=True)),
+            tuple(a + sign * b for a, b in zip(self.squares, other.squares, strict=True)),
+            self.denominator,
+        )
+
+    def take(self, labels: Sequence[int]) -> "Tally":
+        """Return the tally of some labels alone."""
+        sums, squares = ([tally[i] for i in labels] for tally in (self.sums, self.squares))
+        return Tally(self.n, tuple(sums), tuple(squares), self.denominator)
+
+    def order(self) -> list[int]:
+        """Return the labels by falling sum, the lowest index first among equals."""
+        return sorted(range(len(self.sums)), key=lambda i: -self.sums[i])
+
+    def rival(self, label: int) -> int:
+        """Return the label other than this one with the largest sum."""
+        return next(i for i in self.order() if i != label)
+
+    def check(self, name: str, votes: bool) -> None:
+        """Refuse what no draws give."""
+        n, one = self.n, self.denominator
+        possible = n >= 0 and sum(self.sums) <= n * one
+        for s, ss in zip(self.sums, self.squares, strict=True):
+            possible &= 0 <= ss <= s * one and s * s <= n * ss and not (votes and s != ss)
+        if not possible:
+            refuse(name, "a tally that draws can give")
+
+
+def pilot_ended(pilot: Tally, granted: int) -> bool:
+    """Say whether the pilot ends here."""
+    first, second = pilot.order()[:2]
+    one = pilot.denominator
+    lead = (pilot.sums[first] - pilot.sums[second]) / one
+    spread = (pilot.squares[first] + pilot.squares[second]) / one**2 - lead * lead / pilot.n
+    return pilot.n == 128 or pilot.n + 64 > granted or lead > 2 * math.sqrt(max(0.0, spread))
+
+
+def looks(end: int) -> list[int]:
+    """Return the numbers of counted draws at which there is a look."""
+    found = [min(32, end)]
+    while found[-1] < end:
+        step = max(32, 32 * (math.floor(0.15 * found[-1]) // 32))
+        found.append(min(end, found[-1] + step))
+    return found
+
+
+# Bounds on a mean ---------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=200_000)
+def betting(n: int, total: int, squares: int, one: int, chance: float) -> float:
+    """Return the lower bound on a mean by betting."""
+    if total == 0 or squares == 0:
+        return 0.0
+    s, ss = total / one, squares / one / one
+    x, n1 = ss / s, s / ss * s
+    n0 = max(n - n1, 0.0)
+    k = np.log(WEIGHTS) + n0 * np.log(1 - BETS)
+    m = float(np.max(BETS * x / (np.exp((-math.log(chance) - k) / n1) - 1 + BETS)))
+    for _ in range(3):
+        r = BETS * x / m
+        power = k + n1 * np.log(1 - BETS + r)
+        top = power.max()
+        wealth = np.exp(power - top)
+        value = max(0.0, top + math.log(wealth.sum()) + math.log(chance))
+        slope = n1 / m * float((wealth * r / (1 - BETS + r)).sum() / wealth.sum())
+        m += value / slope
+    return min(max(m, 0.0), 1.0)
+
+
+def lower_bound(bound: str, n: int, total: int, squares: int, one: int, chance: float) -> float:
+    """Return the lower bound on a label's expected score."""
+    if bound == "betting":
+        return betting(n, total, squares, one, chance)
+    return float(betaincinv(total, n - total + 1, chance)) if total else 0.0
+
+
+def upper_bound(bound: str, n: int, total: int, squares: int, one: int, chance: float) -> float:
+    """Return the upper bound: 1 less the lower bound of what is missing."""
+    missing = n * one**2 - 2 * one * total + squares
+    return 1 - lower_bound(bound, n, n * one - total, missing, one, chance)
+
+
+def largest_upper(bound: str, tally: Tally, label: int, chance: float, votes: bool) -> float:
+    """Return the largest upper bound of the labels other than one."""
+    others = [i for i in tally.order() if i != label]
+    pairs = [(tally.sums[i], tally.squares[i]) for i in others]
+    if not votes and len(pairs) > 3:
+        pairs[3:] = [(pairs[3][0], pairs[3][0] * tally.denominator)]
+    return max(upper_bound(bound, tally.n, *pair, tally.denominator, chance) for pair in set(pairs))
+
+
+# The question, and what the noise makes of bounds -------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One bound on how far preprocessing and g move."""
+
+    source: str
+    target: str
+    value: float
+    rho: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked, and all that a size depends on beside the tallies."""
+
+    norm: str
+    target: float | None
+    confidence: float
+    granted: int
+    labels: int
+    votes: bool
+    mechanism: str
+    scale: float
+    tau: float
+    values: int
+    entries: tuple[Entry, ...]
+
+    @property
+    def alpha(self) -> float:
+        """Return the chance that anything is wrong."""
+        return 1 - self.confidence
+
+    @property
+    def alpha_scores(self) -> float:
+        """Return the part of the intervals shown."""
+        return (1 - 0.9) * self.alpha
+
+    @property
+    def share(self) -> float:
+        """Return the share of betting."""
+        if not self.votes:
+            return 1.0
+        return 0.1 if self.target is None else 0.3
+
+    def parts(self, bound: str, pilot: Tally, label: int) -> tuple[float, float]:
+        """Return the label's and the rival's part of alpha."""
+        certificate = 0.9 * self.alpha
+        part = (self.share if bound == "betting" else 1 - self.share) * certificate
+        rest = pilot.n * pilot.denominator - pilot.sums[label]
+        alone = bound == "betting" and pilot.sums[pilot.rival(label)] >= rest
+        if self.labels == 2 or alone:
+            mine = 1.0
+        else:
+            mine = 0.5 if self.target is not None or not self.votes else 0.8
+        return mine * part, (1 - mine) * part
+
+    def method(self, entry: Entry) -> str:
+        """Return the certificate of an entry."""
+        if self.mechanism == "gaussian":
+            return "gaussian"
+        return "laplace" if entry.target == "l1" else "laplace-l2"
+
+
+def bounds(
+    question: Question, bound: str, pilot: Tally, counted: Tally, label: int, parts: Sequence[float]
+) -> tuple[float, float]:
+    """Return pA and pB."""
+    mine, theirs = parts
+    one, votes = counted.denominator, question.votes
+    p_a = lower_bound(bound, counted.n, counted.sums[label], counted.squares[label], one, mine)
+    p_b = 1 - p_a
+    if theirs > 0:
+        p_b = min(p_b, largest_upper(bound, counted, label, theirs, votes))
+    shown = question.alpha_scores / (2 * question.labels)
+    both = pilot.combine(counted)
+    return p_a, min(p_b, largest_upper("betting", both, label, shown, votes))
+
+
+def round_to(value: float, digits: int, up: bool = False) -> float:
+    """Round a float64 to significant decimal digits, exactly, down or up."""
+    context = Context(prec=digits, rounding=ROUND_CEILING if up else ROUND_FLOOR)
+    return float(context.create_decimal(Decimal(value)))
+
+
+def clip(value: float) -> float:
+    """Return the nearest value in [0, 1]."""
+    return min(max(value, 0.0), 1.0)
+
+
+def laplace_quantile(p: float) -> float:
+    """Return the quantile of the Laplace law of scale 1."""
+    if p <= 0.5:
+        return math.log(2 * p) if p > 0 else -math.inf
+    return -math.log(2 * (1 - p)) if p < 1 else math.inf
+
+
+def laplace_law(x: float) -> float:
+    """Return the distribution function of the Laplace law of scale 1."""
+    return 0.5 * math.exp(x) if x <= 0 else 1 - 0.5 * math.exp(-x)
+
+
+def normal_quantile(p: float) -> float:
+    """Return the quantile of the normal law."""
+    return float(ndtri(p))
+
+
+def normal_law(x: float) -> float:
+    """Return the distribution function of the normal law."""
+    return float(ndtr(x))
+
+
+def paper_gaussian(p_a: float, p_b: float) -> float:
+    """Return the shift of the paper's condition for Gaussian noise."""
+
+    def shift(epsilon: float) -> float:
+        delta = (p_a - math.exp(2 * epsilon) * p_b) / (1 + math.exp(epsilon))
+        return epsilon / math.sqrt(2 * math.log(1.25 / delta)) if delta > 0 else 0.0
+
+    low, high = 0.0, min(1.0, 0.5 * math.log(p_a / p_b)) if p_b > 0 else 1.0
+    best = shift(high)
+    golden = (math.sqrt(5) - 1) / 2
+    for _ in range(100):
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        values = shift(left), shift(right)
+        best = max(best, *values)
+        low, high = (low, right) if values[0] >= values[1] else (left, high)
+    return best
+
+
+def shift_of(method: str, p_a: float, p_b: float) -> float:
+    """Return the shift in noise scales that the bounds certify."""
+    if p_a <= p_b:
+        return 0.0
+    if method == "pixeldp-gaussian":
+        return paper_gaussian(p_a, p_b)
+    if method == "pixeldp-laplace":
+        return 0.5 * math.log(p_a / p_b) if p_b > 0 else math.inf
+    quantile = laplace_quantile if method == "laplace" else normal_quantile
+    half = 0.5 * (quantile(p_a) - quantile(p_b))
+    return math.sqrt(2 / math.pi) * half if method == "laplace-l2" else half
+
+
+def convert(size: float, source: str, norm: str, values: int) -> float:
+    """Return the size in another norm."""
+    if source in (norm, "linf"):
+        return size
+    if (source, norm) in (("l1", "l2"), ("l2", "linf")):
+        return size / math.sqrt(values)
+    if source == "l1":
+        return size / values
+    if size <= 1:
+        return size
+    whole = math.floor(size * size)
+    return whole + math.sqrt(size * size - whole)
+
+
+def entry_size(question: Question, entry: Entry, method: str, p_a: float, p_b: float) -> float:
+    """Return the size in the entry's own norm, its error taken off."""
+    tau, scale = question.tau, question.scale
+    p_a = clip((1 - 2 * tau) * (p_a - tau))
+    p_b = clip((1 - 2 * tau) * (p_b + tau) + 2 * tau)
+    size = max(0.0, (scale * shift_of(method, p_a, p_b) - entry.rho) / entry.value)
+    return max(0.0, size * (1 - 1e-9) - 1e-12 * max(1.0, scale / entry.value))
+
+
+def sizes(question: Question, p_a: float, p_b: float) -> tuple[dict[str, float], str]:
+    """Return the certified size in every norm, and the method of the one in the answer's norm."""
+    own = [entry_size(question, e, question.method(e), p_a, p_b) for e in question.entries]
+    found = {
+        norm: [
+            round_to(convert(size, entry.source, norm, question.values), 6)
+            for entry, size in zip(question.entries, own, strict=True)
+        ]
+        for norm in NORMS
+    }
+    mine = found[question.norm]
+    best = question.entries[mine.index(max(mine))]
+    return {norm: max(of) for norm, of in found.items()}, question.method(best)
+
+
+def paper_size(question: Question, p_a: float, p_b: float) -> float:
+    """Return what the paper's own condition makes of the same bounds."""
+    first = question.entries[0].target
+    return max(
+        round_to(
+            convert(
+                entry_size(question, entry, f"pixeldp-{question.mechanism}", p_a, p_b),
+                entry.source,
+                question.norm,
+                question.values,
+            ),
+            6,
+        )
+        for entry in question.entries
+        if entry.target == first
+    )
+
+
+# The reachable size, and giving up ----------------------------------------------------------------
+
+
+def best_size(question: Question, pilot: Tally, counted: Tally, alone: bool = False) -> float:
+    """Return the largest size that either bound gives, label 0 leading; alone: λ = 1 for betting."""
+    found = []
+    for bound in ("betting", "clopper-pearson")[: 2 if question.share < 1 else 1]:
+        parts = question.parts(bound, pilot, 0)
+        if alone and bound == "betting":
+            parts = sum(parts), 0.0
+        p_a, p_b = bounds(question, bound, pilot, counted, 0, parts)
+        found.append(sizes(question, p_a, p_b)[0][question.norm])
+    return max(found)
+
+
+@lru_cache(maxsize=4096)
+def reachable(question: Question) -> float:
+    """Return R, the size where every draw gives one label all."""
+    pilot, counted = (Tally(n, (n, 0), (n, 0), 1) for n in (32, question.granted - 32))
+    return best_size(question, pilot, counted, alone=True)
+
+
+def hopeless(question: Question, pilot: Tally, counted: Tally, label: int) -> bool:
+    """Say whether the target is out of reach at a look."""
+    end, one, n = question.granted - pilot.n, counted.denominator, counted.n
+    pair = [label, counted.rival(label)]
+    now = counted.take(pair)
+    sums, squares = [], []
+    for sign, s, ss in zip((1, -1), now.sums, now.squares, strict=True):
+        m, q = s / one / n, ss / one / one / n
+        error = math.sqrt(max(0.0, q - m * m) / n)
+        z = clip(m + sign * 3 * error) * (end - n) * one
+        z = math.ceil(z) if sign > 0 else math.floor(z)
+        ratio = min(q / m, 1.0) if m else 1.0
+        sums.append(s + z)
+        squares.append(ss + math.floor(z * ratio) * one)
+    sums[0] = min(sums[0], end * one)
+    squares[0] = min(squares[0], end * one**2)
+    if question.votes:
+        squares = sums
+    then = Tally(end, tuple(sums), tuple(squares), one)
+    assert question.target is not None  # noqa: S101 - asked for with a target only
+    return best_size(question, pilot.take(pair), then) < question.target
+
+
+# Preprocessing ------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4096)
+def axis_norm(n: int, resized: int, kept: int, norm: str) -> float:
+    """Return the norm of an axis: resized from n, of which the middle is kept."""
+    if n == resized == kept:
+        return 1.0
+    step = n / resized
+    reach = max(1.0, step)
+    first = (resized - kept) // 2
+    centres = (first + np.arange(kept) + 0.5) * step
+    width = math.ceil(2 * reach) + 3
+    columns = np.floor(centres - reach - 1).astype(int)[:, None] + np.arange(width)
+    weights = np.maximum(0, 1 - np.abs(columns + 0.5 - centres[:, None]) / reach)
+    weights[(columns < 0) | (columns >= n)] = 0
+    weights /= weights.sum(1, keepdims=True)
+    rows = np.repeat(np.arange(kept), width)
+    there = weights.ravel() > 0
+    matrix = csr_array(
+        (weights.ravel()[there], (rows[there], columns.ravel()[there])), shape=(kept, n)
+    )
+    column_sum, row_sum = float(matrix.sum(axis=0).max()), float(matrix.sum(axis=1).max())
+    if norm != "l2":
+        return column_sum if norm == "l1" else row_sum
+    if min(kept, n) > 1024:
+        return math.sqrt(row_sum * column_sum)
+    square = matrix @ matrix.T if kept <= n else matrix.T @ matrix
+    return math.sqrt(float(np.linalg.eigvalsh(square.toarray())[-1]))
+
+
+def preprocessing(picture: dict[str, Any], shape: Sequence[int], norm: str) -> tuple[Any, float]:
+    """Return the steps and the sensitivity."""
+    width, height = int(picture["width"]), int(picture["height"])
+    mode = 1 if picture["mode"] == "L" else 3
+    channels, h, w = (int(side) for side in shape)
+    if channels != mode and {channels, mode} != {1, 3}:
+        refuse("evidence.input_shape", "1 or 3 channels, or those of the picture")
+    if h * width >= w * height:
+        new_h, new_w = h, (2 * width * h + height) // (2 * height)
+    else:
+        new_h, new_w = (2 * height * w + width) // (2 * width), w
+    if new_h > 64 * height or new_w > 64 * width:
+        refuse("picture", "a picture that is not enlarged more than 64 times")
+    steps = []
+    colours = np.ones((1, 1))
+    if (mode, channels) == (3, 1):
+        steps, colours = ["greyscale"], np.array([[0.299, 0.587, 0.114]])
+    elif (mode, channels) == (1, 3):
+        steps, colours = ["grey to RGB"], np.ones((3, 1))
+    if (new_w, new_h) != (width, height):
+        steps.append(f"resize {width}x{height} to {new_w}x{new_h}")
+    if (new_w, new_h) != (w, h):
+        steps.append(f"crop to {w}x{h}")
+    order = {"l1": 1, "l2": 2, "linf": np.inf}[norm]
+    product = float(np.linalg.norm(colours, order))
+    product *= axis_norm(height, new_h, h, norm) * axis_norm(width, new_w, w, norm)
+    return steps, 1.0 if product == 1 else round_to(product * (1 + 1e-10), 12, up=True)
+
+
+# What an attacker can reach -----------------------------------------------------------------------
+
+
+def attack_in(size: float, norm: str, source: str, values: int) -> float:
+    """Return an attack's size in the norm of an entry."""
+    if source in (norm, "linf"):
+        return size
+    if norm == "l1":
+        whole = math.floor(size)
+        return size if size <= 1 else math.sqrt(whole + (size - whole) ** 2)
+    return size * values if (norm, source) == ("linf", "l1") else size * math.sqrt(values)
+
+
+def attacked(question: Question, size: float, lower: float, upper: float) -> tuple[float, float]:
+    """Return where an attack of a size can move an expected score between bounds."""
+    low, high, tau = 0.0, 1.0, question.tau
+    for entry in question.entries:
+        method = question.method(entry)
+        t = attack_in(size, question.norm, entry.source, question.values)
+        mu = (entry.value * t * (1 + 1e-14) + entry.rho) / question.scale
+        if method == "laplace-l2":
+            mu *= math.sqrt(math.pi / 2)
+        law, quantile = (
+            (laplace_law, laplace_quantile)
+            if method == "laplace"
+            else (normal_law, normal_quantile)
+        )
+        down = clip(law(quantile(clip(lower - tau)) - mu) - tau) * (1 - 1e-13)
+        up = min(1.0, clip(law(quantile(clip(upper + tau)) + mu) + tau) * (1 + 1e-13))
+        low, high = max(low, down), min(high, up)
+    return low, high
+
+
+Interval = tuple[float, float]
+
+
+def six_digits(interval: Interval) -> Interval:
+    """Round to six significant digits."""
+    return digits(interval, 6)
+
+
+def six_decimals(interval: Interval) -> Interval:
+    """Round to six decimals."""
+    low, high = interval
+    return math.floor(1e6 * low) / 1e6, min(1.0, math.ceil(1e6 * high) / 1e6)
+
+
+def digits(interval: Interval, count: int) -> Interval:
+    """Round to significant digits, outwards."""
+    return round_to(interval[0], count), min(1.0, round_to(interval[1], count, up=True))
+
+
+def stated(
+    intervals: list[Interval], certified: bool, rounding: Callable[[Interval], Interval]
+) -> list[Interval]:
+    """Round the intervals of one size, the label's first, so that it exceeds all others."""
+    rounded = [rounding(interval) for interval in intervals]
+    for count in (9, 12, 15):
+        if not certified or rounded[0][0] > max((high for _, high in rounded[1:]), default=0):
+            break
+        rounded = [digits(interval, count) for interval in intervals]
+    return rounded
+
+
+# The answer, computed again -----------------------------------------------------------------------
+
+
+class Answer:
+    """An answer with evidence, and what follows from it.
+
+    Raises:
+        Malformed: When it is none.
+    """
+
+    def __init__(self, answer: Any) -> None:
+        inspect(answer, SCHEMA)
+        self.answer = answer
+        evidence, noise, picture = answer["evidence"], answer["noise"], answer["picture"]
+        self.votes = noise["scoring"] == "votes"
+        self.one = int(evidence["denominator"])
+        if self.one != (1 if self.votes else 2**20):
+            refuse("evidence.denominator", "1 for votes, 1048576 for softmax")
+        if len(evidence["input_shape"]) != 3:
+            refuse("evidence.input_shape", "channels, height, width")
+        self.granted = int(answer["budget"]["granted"])
+        if answer["budget"]["asked"] < self.granted:
+            refuse("budget.granted", "at most budget.asked")
+        self.read_tallies(evidence)
+        entries = tuple(
+            Entry(e["source"], e["target"], float(e["value"]), float(e["rho"]))
+            for e in evidence["sensitivities"]
+        )
+        self.question = Question(
+            norm=answer["norm"],
+            target=None if answer["target"] is None else float(answer["target"]),
+            confidence=float(answer["confidence"]),
+            granted=self.granted,
+            labels=self.labels,
+            votes=self.votes,
+            mechanism=noise["mechanism"],
+            scale=float(noise["scale"]),
+            tau=float(evidence["tau"]),
+            values=int(picture["width"])
+            * int(picture["height"])
+            * (1 if picture["mode"] == "L" else 3),
+            entries=entries,
+        )
+        self.check_sensitivities(entries)
+        self.check_shown()
+
+    def read_tallies(self, evidence: dict[str, Any]) -> None:
+        """Read the tallies and refuse those that cannot be."""
+        members = {"pilot": evidence["pilot"], "counted": evidence, "total": evidence["total"]}
+        self.labels = len(evidence["sums"])
+        if self.labels < 2:
+            refuse("evidence.sums", "two labels or more")
+        for name, member in members.items():
+            for kind in ("sums", "sums_of_squares"):
+                if len(member[kind]) != self.labels:
+                    refuse(f"evidence, {name}: {kind}", f"{self.labels} labels")
+        self.pilot, self.counted, self.total = (
+            Tally.of(member, self.one) for member in members.values()
+        )
+        self.after = self.total.combine(self.pilot, -1)
+        rest = self.after.combine(self.counted, -1)
+        for name, tally in zip(
+            ("pilot", "counted", "total", "rest"),
+            (self.pilot, self.counted, self.total, rest),
+            strict=True,
+        ):
+            tally.check(f"evidence, {name}", self.votes)
+        if self.pilot.n not in (32, 64, 96, 128) or not pilot_ended(self.pilot, self.granted):
+            refuse("evidence.pilot", "a pilot that ended")
+        if self.total.n > self.granted:
+            refuse("evidence.total.draws", "at most budget.granted")
+        self.looks = looks(self.granted - self.pilot.n)
+        if self.counted.n not in self.looks:
+            refuse("evidence.draws", "a look")
+        self.bound = evidence["bound"]
+        if self.bound == "clopper-pearson" and not (
+            self.votes and self.counted.n == self.looks[-1]
+        ):
+            refuse("evidence.bound", "clopper-pearson at the last look of votes only")
+        self.label = self.pilot.order()[0]
+        self.leads = self.total.order()[0] == self.label
+
+    def check_sensitivities(self, entries: tuple[Entry, ...]) -> None:
+        """Refuse entries that no model has."""
+        if len({(entry.source, entry.target) for entry in entries}) < len(entries):
+            refuse("evidence.sensitivities", "one entry for each source and target")
+        for entry in entries[1:]:
+            if self.question.mechanism == "gaussian" and entry.target != "l2":
+                refuse("evidence.sensitivities", "the target l2")
+            if entry.target == entries[0].target and entry.rho != entries[0].rho:
+                refuse("evidence.sensitivities", "the rho of the first entry")
+
+    def check_shown(self) -> None:
+        """Refuse lists of labels and sizes of a length that cannot be."""
+        shown = self.answer["scores"]
+        if len(shown) > self.labels:
+            refuse("scores", "no more labels than there are")
+        if len({score["name"] for score in shown}) < len(shown):
+            refuse("scores", "different names")
+        attacks = self.answer["attacks"]
+        if attacks is None:
+            return
+        count = len(attacks["sizes"])
+        lists = [score[side] for score in attacks["scores"] for side in ("lower", "upper")]
+        lists += [] if attacks["others"] is None else [attacks["others"]]
+        if not 2 <= count <= 200 or any(len(entry) != count for entry in lists):
+            refuse("attacks", "from 2 to 200 sizes, and as many numbers in every list")
+        if len(attacks["scores"]) != len(shown):
+            refuse("attacks.scores", "the labels of scores")
+
+    def again(self) -> dict[str, Any]:
+        """Return all members that follow, by their paths."""
+        question, evidence = self.question, self.answer["evidence"]
+        first, noise = evidence["sensitivities"][0], self.answer["noise"]
+        steps, moved = preprocessing(self.answer["picture"], evidence["input_shape"], noise["norm"])
+        claimed = float(self.answer["preprocessing"]["sensitivity"])
+        mine, theirs = parts = question.parts(self.bound, self.pilot, self.label)
+        p_a, p_b = 0.0, 1.0
+        if self.leads:
+            p_a, p_b = bounds(question, self.bound, self.pilot, self.counted, self.label, parts)
+            certified, method = sizes(question, p_a, p_b)
+        else:
+            certified, method = dict.fromkeys(NORMS, 0.0), question.method(question.entries[0])
+        self.size = certified[question.norm]
+        self.bounds = p_a, p_b
+        target = question.target
+        reach = reachable(question)
+        found = {
+            "label": {"index": self.total.order()[0], "name": self.answer["scores"][0]["name"]},
+            "robust": None if target is None else self.size > 0 and self.size >= target,
+            "certified_size": self.size,
+            "draws": self.total.n,
+            "budget.reachable": reach > 0 if target is None else reach >= target,
+            "stopped": self.stopped(),
+            "certificate": {
+                "method": method,
+                "lower": round_to(p_a, 6),
+                "upper": round_to(p_b, 6, up=True),
+                "sizes": certified,
+                "paper": {
+                    "method": f"pixeldp-{question.mechanism}",
+                    "size": paper_size(question, p_a, p_b) if self.size else 0.0,
+                },
+            },
+            "preprocessing.steps": steps,
+            "preprocessing.sensitivity": claimed if abs(claimed - moved) <= 1e-9 * moved else moved,
+            "evidence.label": self.label,
+            "evidence.pilot_draws": self.pilot.n,
+            "evidence.alpha_certificate": mine + theirs,
+            "evidence.alpha_label": mine,
+            "evidence.alpha_rival": theirs,
+            "evidence.alpha_scores": question.alpha_scores,
+            "evidence.sensitivities[0]": {
+                "source": noise["norm"],
+                "target": "l2" if noise["mechanism"] == "gaussian" else "l1",
+                "value": noise["sensitivity"] * claimed,
+                "rho": evidence["rho"],
+            },
+        }
+        del first
+        found["scores"], found["attacks"] = self.scores(reach)
+        return found
+
+    def stopped(self) -> str:
+        """Return why the draws ended."""
+        target = self.question.target
+        if target is not None and self.size > 0 and self.size >= target:
+            return "target_certified"
+        if self.total.n == self.granted:
+            return "max_draws"
+        if (
+            target is not None
+            and self.after.n in self.looks
+            and hopeless(self.question, self.pilot, self.after, self.label)
+        ):
+            return "target_out_of_reach"
+        return "deadline"
+
+    def scores(self, reach: float) -> tuple[list[Any], dict[str, Any] | None]:
+        """Return the labels shown, and the attacks on them."""
+        question, total, one = self.question, self.total, self.one
+        labels = total.order()[: len(self.answer["scores"])]
+        chance = question.alpha_scores / (2 * self.labels)
+        raw = []
+        for i in labels:
+            args = total.n, total.sums[i], total.squares[i], one, chance
+            raw.append((lower_bound("betting", *args), upper_bound("betting", *args)))
+        reached = self.meet(raw)
+        if len(labels) < self.labels:
+            reached.append((0.0, self.bounds[1]))
+
+        def at(size: float, rounding: Callable[[Interval], Interval]) -> list[Interval]:
+            certified = self.size > 0 and size <= self.size
+            return stated([attacked(question, size, *i) for i in reached], certified, rounding)
+
+        hit: list[Interval] | None = None
+        if question.target is not None:
+            hit = at(question.target, six_digits)
+        scores = [
+            {
+                "index": i,
+                "name": self.answer["scores"][k]["name"],
+                "expected": round(total.sums[i] / (total.n * one), 6),
+                "lower": round_to(raw[k][0], 6),
+                "upper": round_to(raw[k][1], 6, up=True),
+                "attacked": None if hit is None else dict(zip(INTERVAL, hit[k], strict=True)),
+            }
+            for k, i in enumerate(labels)
+        ]
+        if self.answer["attacks"] is None:
+            return scores, None
+        count = len(self.answer["attacks"]["sizes"])
+        step = round_to(1.25 * reach / (count - 1), 2, up=True)
+        asked = [k * step for k in range(count)]
+        table = [at(size, six_decimals) for size in asked]
+        return scores, {
+            "sizes": asked,
+            "scores": [
+                {"index": i, "lower": [r[k][0] for r in table], "upper": [r[k][1] for r in table]}
+                for k, i in enumerate(labels)
+            ],
+            "others": [r[-1][1] for r in table] if len(labels) < self.labels else None,
+        }
+
+    def meet(self, raw: list[Interval]) -> list[Interval]:
+        """Return the intervals met with what the certificate rests on."""
+        if not self.leads:
+            return list(raw)
+        p_a, p_b = self.bounds
+        low = max(raw[0][0], p_a)
+        met = [(low, max(raw[0][1], low))]
+        for lower, upper in raw[1:]:
+            upper = min(upper, p_b)
+            met.append((min(lower, upper), upper))
+        return met
+
+
+def member(answer: Any, path: str) -> Any:
+    """Return the member at a path."""
+    for name in path.removesuffix("[0]").split("."):
+        answer = answer[name]
+    return answer[0] if path.endswith("[0]") else answer
+
+
+def compare(claimed: Any, computed: Any, path: str) -> list[str]:
+    """Return where two values differ."""
+    if isinstance(computed, dict):
+        return [d for k, v in computed.items() for d in compare(claimed[k], v, f"{path}.{k}")]
+    if isinstance(computed, list) and len(claimed) == len(computed):
+        return [
+            difference
+            for index, (one, other) in enumerate(zip(claimed, computed, strict=True))
+            for difference in compare(one, other, f"{path}[{index}]")
+        ]
+    if isinstance(claimed, bool) == isinstance(computed, bool) and claimed == computed:
+        return []
+    return [f"{path}: it says {json.dumps(claimed)}, computed {json.dumps(computed)}"]
+
+
+def parse(document: str | bytes) -> Any:
+    """Read JSON.
+
+    Raises:
+        Malformed: When it is none, or a name comes twice in an object.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise Malformed("an object has a name twice")
+        return dict(pairs)
+
+    try:
+        return json.loads(document, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"this is no JSON: {error}") from None
+
+
+def verify(answer: Any) -> list[str]:
+    """Compute an answer again and return where it differs.
+
+    Raises:
+        Malformed: When this is no answer with evidence.
+    """
+    read = Answer(answer)
+    return [
+        difference
+        for path, computed in read.again().items()
+        for difference in compare(member(answer, path), computed, path)
+    ]
+
+
+def main(path: str) -> int:
+    """Verify the answer in a file, print what was found, and return the exit status."""
+    try:
+        differences = verify(
+            parse(sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes())
+        )
+    except (OSError, Malformed) as error:
+        print(f"this is no answer with evidence: {error}", file=sys.stderr)
+        return 2
+    for difference in differences:
+        print(difference)
+    print("differs" if differences else "all that follows from the evidence is found again")
+    print("only the service's word: " + "; ".join(WORD))
+    return 1 if differences else 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python tools/second_verifier.py answer.json")
+    sys.exit(main(sys.argv[1]))
