@@ -581,7 +581,7 @@ def hopeless(question: Question, pilot: Tally, counted: Tally, label: int) -> bo
     if question.votes:
         squares = sums
     then = Tally(end, tuple(sums), tuple(squares), one)
-    assert question.target is not None  # noqa: S101 - asked for with a target only
+    assert question.target is not None
     return best_size(question, pilot.take(pair), then) < question.target
 
 
