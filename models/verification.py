@@ -7,21 +7,24 @@ answer. What no arithmetic can check is that the draws were made as they should 
 and with that noise: those members are ``WORD``.
 """
 
+import json
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from math import isfinite
 from typing import Any, get_args
 
 import numpy as np
 
 from models.bundle import RowsBasis
 from models.certification.answer import Conclusion, follow
-from models.certification.certificates import CERTIFICATES, DEFAULTS, MECHANISM_NORMS, MECHANISMS
+from models.certification.certificates import DEFAULTS, MECHANISM_NORMS, MECHANISMS
 from models.certification.division import LEAST_DRAWS, PILOT_BLOCK, PILOT_LIMIT, looks, pilot_ends
 from models.certification.norms import NORMS
-from models.certification.procedure import CERTIFYING, Findings, Question, Stopped
+from models.certification.procedure import CERTIFYING, Findings, Question
 from models.certification.tally import DENOMINATORS, SCORINGS, Scoring, Tally
 from models.certification.terms import Delta, Terms
+from models.precision import PRECISIONS
 from models.preprocessing import CHANNELS, DEPTHS, LARGEST_SIDE, CannotCertify, plan
 
 # What only the service can know, or what was asked; all else follows from it. The names of labels
@@ -38,7 +41,7 @@ WORD = (
     "picture",
     "compute",
     "timing_ms",
-    "evidence.denominator",
+    "evidence.restarts",
     "evidence.sums",
     "evidence.sums_of_squares",
     "evidence.bound",
@@ -50,6 +53,13 @@ WORD = (
     "evidence.sensitivities",
     "evidence.input_shape",
 )
+# Fewer draws than this count without overflow, also in the units of soft scores.
+MOST_DRAWS = 2**23 - 1
+MOST_RESTARTS = 500
+# Beyond these, squares and quotients could overflow float64.
+_SMALLEST, _LARGEST, _HUGE = 1e-50, 1e50, sys.float_info.max
+PATH = re.compile(r"[^.]+(\.[^.]+)*")
+DEVICE = re.compile(r"[a-z]+(:[0-9]+)?")
 # As many sizes as one may ask ``attacks`` for.
 MOST_SIZES = 200
 # Of Δ of preprocessing, an eigenvalue that machines compute to different last digits.
@@ -60,7 +70,29 @@ class MalformedAnswerError(ValueError):
     """The document is not an answer with evidence."""
 
 
-def verify(answer: Mapping[str, Any]) -> list[str]:
+def parse(document: str | bytes) -> Any:
+    """Read a document's JSON.
+
+    Raises:
+        MalformedAnswerError: it is none, or a name comes twice in an object: readers differ in
+            which of the two they show.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            raise MalformedAnswerError("an object has a member twice")
+        return members
+
+    try:
+        return json.loads(document, object_pairs_hook=once)
+    except MalformedAnswerError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise MalformedAnswerError(f"not JSON ({error})") from None
+
+
+def verify(answer: Any) -> list[str]:
     """Compute an answer again and say where it differs.
 
     Args:
@@ -72,6 +104,8 @@ def verify(answer: Mapping[str, Any]) -> list[str]:
     Raises:
         MalformedAnswerError: something is missing, of the wrong kind, or of no known name.
     """
+    if not isinstance(answer, dict):
+        raise MalformedAnswerError(f"expected the JSON object of one answer, not {_short(answer)}")
     if not answer.get("evidence"):
         raise MalformedAnswerError("the answer has no evidence; ask for it with evidence=true")
     for sentence in _misfits(answer, _ANSWER, ""):
@@ -85,9 +119,11 @@ def verify(answer: Mapping[str, Any]) -> list[str]:
 def _differences(answer: Mapping[str, Any]) -> Iterator[str]:
     findings = _findings(answer)
     impossible = list(_impossible(answer, findings))
-    yield from impossible
-    if impossible:
-        return
+    yield from impossible or _differing(answer, findings)
+
+
+def _differing(answer: Mapping[str, Any], findings: Findings) -> Iterator[str]:
+    """Compute what can be computed, and compare."""
     attacks = answer["attacks"]
     conclusion = follow(findings, len(answer["scores"]), attacks and len(attacks["sizes"]))
     yield from _compare(answer, _expected(answer, conclusion), "")
@@ -131,8 +167,16 @@ def _tally(part: Mapping[str, Any], scoring: Scoring) -> Tally:
 def _impossible(answer: Mapping[str, Any], findings: Findings) -> Iterator[str]:
     """Say what no draws, budget and bounds of g can be."""
     pilot, counted, total = findings.pilot, findings.counted, findings.total
-    if len({len(part.sums) for part in (pilot, counted, total)}) > 1:
+    if (
+        len(
+            {len(part) for tally in (pilot, counted, total) for part in (tally.sums, tally.squares)}
+        )
+        > 1
+    ):
         yield "the evidence's tallies have different numbers of labels"
+        return
+    if len(pilot.sums) < 2:
+        yield f"the evidence's tallies have {len(pilot.sums)} labels; expected at least 2"
         return
     rest = total - pilot - counted
     for name, tally in (
@@ -165,12 +209,20 @@ def _impossible(answer: Mapping[str, Any], findings: Findings) -> Iterator[str]:
         yield "scores has labels of the same name"
     if answer["attacks"] and not 2 <= len(answer["attacks"]["sizes"]) <= MOST_SIZES:
         yield f"attacks.sizes has not 2 to {MOST_SIZES} entries"
+    yield from _impossible_moves(findings)
+
+
+def _impossible_moves(findings: Findings) -> Iterator[str]:
+    """Say which bounds on how far g moves no model has."""
     norms, own = DEFAULTS[findings.terms.mechanism], MECHANISM_NORMS[findings.terms.mechanism]
     for number, delta in enumerate(findings.terms.deltas):
         if delta.target not in norms:
             yield f"evidence.sensitivities[{number}].target is {delta.target!r}, not the noise's"
         elif delta.target == own and delta.rho != findings.terms.rho:
             yield f"evidence.sensitivities[{number}].rho is {delta.rho!r}, not evidence.rho"
+    ways = [(delta.source, delta.target) for delta in findings.terms.deltas]
+    if len(set(ways)) < len(ways):
+        yield "evidence.sensitivities has two entries of the same source and target"
 
 
 def _possible(tally: Tally) -> bool:
@@ -311,25 +363,38 @@ def _integer(least: int, most: int) -> _Kind:
 def _number(words: str, fits: Callable[[float], bool]) -> _Kind:
     return _Kind(
         f"a number {words}",
-        lambda value: type(value) in (int, float) and isfinite(value) and fits(value),
+        lambda value: type(value) in (int, float) and fits(value),
     )
 
 
+# What is only the service's word or was asked has a range; of what follows only the type matters,
+# as it is compared.
 _TEXT = _Kind("text", lambda value: type(value) is str and value != "")
+_WORD = _Kind("text", lambda value: type(value) is str)
 _FLAG = _Kind("true or false", lambda value: type(value) is bool)
-_SHARE = _number("from 0 to 1", lambda value: 0 <= value <= 1)
-_SIZE = _number("of at least 0", lambda value: value >= 0)
-_POSITIVE = _number("above 0", lambda value: value > 0)
-_COUNT, _SUM, _BUDGET = _integer(0, 2**53), _integer(0, 2**62), _integer(LEAST_DRAWS, 2**53)
+_NUMBER = _Kind("a number", lambda value: type(value) in (int, float) and abs(value) <= _HUGE)
+_INTEGER = _Kind("an integer", lambda value: type(value) is int)
+_AMOUNT = _number("of at least 0", lambda value: 0 <= value <= _LARGEST)
+_POSITIVE = _number("above 0", lambda value: _SMALLEST <= value <= _LARGEST)
+_COUNT, _SUM = _integer(0, MOST_DRAWS), _integer(0, 2**63 - 1)
 _SIDE = _integer(1, LARGEST_SIDE)
-_SCALARS = _Kind(
-    "an object of texts, numbers, true and false",
+_SHAPE = _Kind(
+    "a list of three integers from 1 to 4096",
     lambda value: (
-        type(value) is dict
-        and all(type(member) in (str, int, float, bool) for member in value.values())
+        type(value) is list
+        and len(value) == 3
+        and all(type(entry) is int and 1 <= entry <= 4096 for entry in value)
     ),
 )
-_RANGE = {"lower": _SHARE, "upper": _SHARE}
+_PLACEMENT = _Kind(
+    "image, or the path of a layer",
+    lambda value: type(value) is str and PATH.fullmatch(value) is not None,
+)
+_DEVICE = _Kind(
+    "a device as cpu or cuda:0",
+    lambda value: type(value) is str and DEVICE.fullmatch(value) is not None,
+)
+_RANGE = {"lower": _NUMBER, "upper": _NUMBER}
 _SUMS = {"draws": _COUNT, "sums": [_SUM], "sums_of_squares": [_SUM]}
 _ANSWER = {
     "model": {
@@ -338,38 +403,40 @@ _ANSWER = {
         "digest": _TEXT,
         "rows": _among(*get_args(RowsBasis)),
     },
-    "label": {"index": _COUNT, "name": _TEXT},
+    "label": {"index": _INTEGER, "name": _WORD},
     "robust": _Maybe(_FLAG),
-    "certified_size": _SIZE,
+    "certified_size": _NUMBER,
     "norm": _among(*NORMS),
     "target": _Maybe(_POSITIVE),
     "confidence": _number("above 0 and below 1", lambda value: 0 < value < 1),
-    "draws": _COUNT,
-    "budget": {"asked": _BUDGET, "granted": _BUDGET, "reachable": _FLAG},
-    "stopped": _among(*get_args(Stopped)),
+    "draws": _INTEGER,
+    "budget": {
+        "asked": _integer(LEAST_DRAWS, 2**53),
+        "granted": _integer(LEAST_DRAWS, MOST_DRAWS),
+        "reachable": _FLAG,
+    },
+    "stopped": _WORD,
     "scores": [
         {
-            "index": _COUNT,
+            "index": _INTEGER,
             "name": _TEXT,
-            "expected": _SHARE,
-            "lower": _SHARE,
-            "upper": _SHARE,
+            "expected": _NUMBER,
+            **_RANGE,
             "attacked": _Maybe(_RANGE),
         }
     ],
     "certificate": {
-        "method": _among(*CERTIFICATES),
-        "lower": _SHARE,
-        "upper": _SHARE,
-        "sizes": dict.fromkeys(NORMS, _SIZE),
-        "paper": {"method": _among(*CERTIFICATES), "size": _SIZE},
+        "method": _WORD,
+        **_RANGE,
+        "sizes": dict.fromkeys(NORMS, _NUMBER),
+        "paper": {"method": _WORD, "size": _NUMBER},
     },
     "noise": {
         "mechanism": _among(*MECHANISMS),
         "scale": _POSITIVE,
         "sensitivity": _POSITIVE,
         "norm": _among(*NORMS),
-        "placement": _TEXT,
+        "placement": _PLACEMENT,
         "scoring": _among(*SCORINGS),
     },
     "picture": {
@@ -378,34 +445,34 @@ _ANSWER = {
         "mode": _among(*CHANNELS),
         "bits": _among(*DEPTHS),
     },
-    "preprocessing": {"steps": [_TEXT], "sensitivity": _POSITIVE},
-    "compute": _SCALARS,
-    "timing_ms": _SCALARS,
+    "preprocessing": {"steps": [_WORD], "sensitivity": _POSITIVE},
+    "compute": {"device": _DEVICE, "precision": _among(*PRECISIONS), "compiled": _FLAG},
+    "timing_ms": dict.fromkeys(("decode", "queue", "compute", "total"), _AMOUNT),
     "attacks": _Maybe(
         {
-            "sizes": [_SIZE],
-            "scores": [{"index": _COUNT, "lower": [_SHARE], "upper": [_SHARE]}],
-            "others": _Maybe([_SHARE]),
+            "sizes": [_NUMBER],
+            "scores": [{"index": _INTEGER, "lower": [_NUMBER], "upper": [_NUMBER]}],
+            "others": _Maybe([_NUMBER]),
         }
     ),
     "evidence": {
-        "label": _COUNT,
-        "pilot_draws": _COUNT,
-        "denominator": _among(*DENOMINATORS.values()),
+        "label": _INTEGER,
+        "pilot_draws": _INTEGER,
+        "denominator": _INTEGER,
         **_SUMS,
         "bound": _among(*CERTIFYING),
-        "alpha_certificate": _SHARE,
-        "alpha_label": _SHARE,
-        "alpha_rival": _SHARE,
-        "alpha_scores": _SHARE,
-        "restarts": _COUNT,
+        "alpha_certificate": _NUMBER,
+        "alpha_label": _NUMBER,
+        "alpha_rival": _NUMBER,
+        "alpha_scores": _NUMBER,
+        "restarts": _integer(0, MOST_RESTARTS),
         "tau": _number("from 0 to below 0.5", lambda value: 0 <= value < 0.5),
-        "rho": _SIZE,
+        "rho": _AMOUNT,
         "sensitivities": [
-            {"source": _among(*NORMS), "target": _among(*NORMS), "value": _POSITIVE, "rho": _SIZE}
+            {"source": _among(*NORMS), "target": _among(*NORMS), "value": _POSITIVE, "rho": _AMOUNT}
         ],
         "pilot": _SUMS,
         "total": _SUMS,
-        "input_shape": [_integer(1, 4096)],
+        "input_shape": _SHAPE,
     },
 }

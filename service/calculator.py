@@ -132,18 +132,21 @@ def verify(
         Path, typer.Argument(help="The JSON of an answer with evidence; - for standard input.")
     ],
 ) -> None:
-    """Compute an answer again from its own evidence, and fail if anything in it differs."""
-    from models.verification import WORD, verify
+    """Compute an answer again from its own evidence, and fail if anything in it differs.
+
+    The exit status is 1 if anything differs, and 2 if this is no answer with evidence.
+    """
+    from models.verification import WORD, MalformedAnswerError, parse, verify
 
     # Bytes, whose encoding json finds out: Windows' shells write UTF-16, and byte-order marks.
     text = sys.stdin.read() if str(answer) == "-" else answer.read_bytes()
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{answer}: not JSON ({error})") from None
-    if not isinstance(document, dict):
-        raise ValueError(f"{answer}: expected the JSON object of one answer")
-    found = verify(document)
+        document = parse(text)
+        found = verify(document)
+    except MalformedAnswerError as error:
+        refused = typer.TyperException(f"{answer}: {error}")
+        refused.exit_code = 2
+        raise refused from None
     for sentence in found:
         typer.echo(f"differs: {sentence}")
     if found:

@@ -3,12 +3,13 @@
     python tools/second_verifier.py answer.json        (- for standard input)
 
 It imports nothing of the project, so that a mistake in the project's code is not repeated here, and
-whoever trusts neither can read this one file beside the page. Exit status 0: everything that follows
-from the evidence was found again; 1: something differs; 2: this is no answer with evidence.
+whoever trusts neither can read this one file beside the page. Exit status 0: everything that
+follows from the evidence was found again; 1: something differs; 2: this is no answer with evidence.
 """
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,28 +29,36 @@ WORD = (
     "the names of the labels",
     "noise",
     "picture",
-    "the question: norm, target, confidence, budget.asked, budget.granted, how many scores are shown",
-    "the evidence: denominator, the tallies, bound, tau, rho, input_shape",
+    "the question: norm, target, confidence, budget.asked, budget.granted",
+    "how many scores and attacks are shown",
+    "the evidence: the tallies, bound, restarts, tau, rho, input_shape",
     "sensitivities beside the first",
 )
 NORMS = ("l1", "l2", "linf")
-STOPPED = ("target_certified", "max_draws", "target_out_of_reach", "deadline")
-CERTIFICATES = ("gaussian", "laplace", "laplace-l2")
-PAPER = ("pixeldp-gaussian", "pixeldp-laplace")
+MOST_DRAWS = 2**23 - 1
 BETS = 1 / (1 + np.exp(-np.arange(-5.0, 7.0)))
 WEIGHTS = np.sqrt(BETS * (1 - BETS)) / np.sqrt(BETS * (1 - BETS)).sum()
 
 
-class Malformed(ValueError):
+class MalformedError(ValueError):
     """This is no answer with evidence."""
+
+
+class ImpossibleError(ValueError):
+    """An answer that cannot be, whatever else it says."""
 
 
 # What is there, and of which type -----------------------------------------------------------------
 
 
 def refuse(path: str, expected: str) -> NoReturn:
-    """Say which member is wrong."""
-    raise Malformed(f"{path}: expected {expected}")
+    """Say which member no answer has."""
+    raise MalformedError(f"{path}: expected {expected}")
+
+
+def impossible(path: str, expected: str) -> NoReturn:
+    """Say which member cannot be."""
+    raise ImpossibleError(f"{path}: cannot be, expected {expected}")
 
 
 def text(value: Any, path: str) -> None:
@@ -65,21 +74,15 @@ def flag(value: Any, path: str) -> None:
 
 
 def number(value: Any, path: str) -> None:
-    """Accept a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """Accept a number that float64 can hold."""
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not real or not abs(value) <= sys.float_info.max:
         refuse(path, "a number")
-    try:
-        finite = math.isfinite(value)
-    except OverflowError:
-        finite = False
-    if not finite:
-        refuse(path, "a finite number")
 
 
 def integer(value: Any, path: str) -> None:
-    """Accept a number without a fraction."""
-    number(value, path)
-    if value != int(value):
+    """Accept an integer, written without a fraction."""
+    if isinstance(value, bool) or not isinstance(value, int):
         refuse(path, "an integer")
 
 
@@ -121,23 +124,41 @@ def inspect(value: Any, schema: Any, path: str = "") -> None:
         for name, inner in schema.items():
             inspect(value[name], inner, f"{path}.{name}".lstrip("."))
     elif isinstance(schema, list):
-        if not isinstance(value, list) or not value:
-            refuse(path, "a list with entries")
+        if not isinstance(value, list):
+            refuse(path, "a list")
         for index, entry in enumerate(value):
             inspect(entry, schema[0], f"{path}[{index}]")
     else:
         schema(value, path)
 
 
-POSITIVE = within(number, lambda value: value > 0, "a number above 0")
-NOT_NEGATIVE = within(number, lambda value: value >= 0, "a number of at least 0")
-COUNT = within(integer, lambda value: value >= 0, "an integer of at least 0")
-BUDGET = within(integer, lambda value: value >= 64, "an integer of at least 64")
-SIDE = within(integer, lambda value: 1 <= value <= 16_384, "an integer from 1 to 16384")
+def between(least: int, most: int) -> Callable[[Any, str], None]:
+    """Accept an integer in a range."""
+    return within(integer, lambda v: least <= v <= most, f"an integer from {least} to {most}")
+
+
+def three(value: Any, path: str) -> None:
+    """Accept channels, height and width."""
+    inspect(value, [between(1, 4096)], path)
+    if len(value) != 3:
+        refuse(path, "three integers")
+
+
+POSITIVE = within(number, lambda value: 1e-50 <= value <= 1e50, "a number above 0")
+NOT_NEGATIVE = within(number, lambda value: 0 <= value <= 1e50, "a number of at least 0")
+NAME = within(text, lambda value: value != "", "a text that is not empty")
+PLACEMENT = within(text, lambda value: all(value.split(".")), "texts joined by dots")
+DEVICE = within(text, lambda value: re.fullmatch("[a-z]+(:[0-9]+)?", value) is not None, "a device")
+SUM, SIDE = between(0, 2**63 - 1), between(1, 16_384)
 INTERVAL = {"lower": number, "upper": number}
-TALLY = {"draws": COUNT, "sums": [COUNT], "sums_of_squares": [COUNT]}
+TALLY = {"draws": between(0, MOST_DRAWS), "sums": [SUM], "sums_of_squares": [SUM]}
 SCHEMA: dict[str, Any] = {
-    "model": {"name": text, "version": text, "digest": text},
+    "model": {
+        "name": NAME,
+        "version": NAME,
+        "digest": NAME,
+        "rows": one_of("built-in", "proven", "operator"),
+    },
     "label": {"index": integer, "name": text},
     "robust": optional(flag),
     "certified_size": number,
@@ -145,23 +166,27 @@ SCHEMA: dict[str, Any] = {
     "target": optional(POSITIVE),
     "confidence": within(number, lambda value: 0 < value < 1, "a number above 0 and below 1"),
     "draws": integer,
-    "budget": {"asked": BUDGET, "granted": BUDGET, "reachable": flag},
-    "stopped": one_of(*STOPPED),
+    "budget": {
+        "asked": between(64, 2**53),
+        "granted": between(64, MOST_DRAWS),
+        "reachable": flag,
+    },
+    "stopped": text,
     "scores": [
-        {"index": integer, "name": text, "expected": number}
+        {"index": integer, "name": NAME, "expected": number}
         | INTERVAL
         | {"attacked": optional(INTERVAL)}
     ],
     "certificate": INTERVAL
     | {
-        "method": one_of(*CERTIFICATES),
+        "method": text,
         "sizes": dict.fromkeys(NORMS, number),
-        "paper": {"method": one_of(*PAPER), "size": number},
+        "paper": {"method": text, "size": number},
     },
     "noise": {
         "mechanism": one_of("gaussian", "laplace"),
         "scale": POSITIVE,
-        "placement": text,
+        "placement": PLACEMENT,
         "sensitivity": POSITIVE,
         "norm": one_of(*NORMS),
         "scoring": one_of("votes", "softmax"),
@@ -172,9 +197,13 @@ SCHEMA: dict[str, Any] = {
         "mode": one_of("L", "RGB"),
         "bits": within(integer, lambda value: value in (8, 16), "8 or 16"),
     },
-    "preprocessing": {"steps": lambda value, path: texts(value, path), "sensitivity": number},
-    "compute": lambda value, path: plain(value, path),
-    "timing_ms": lambda value, path: plain(value, path),
+    "preprocessing": {"steps": [text], "sensitivity": POSITIVE},
+    "compute": {
+        "device": DEVICE,
+        "precision": one_of("float32", "bfloat16"),
+        "compiled": flag,
+    },
+    "timing_ms": dict.fromkeys(("decode", "queue", "compute", "total"), NOT_NEGATIVE),
     "attacks": optional(
         {
             "sizes": [number],
@@ -191,6 +220,7 @@ SCHEMA: dict[str, Any] = {
         "alpha_label": number,
         "alpha_rival": number,
         "alpha_scores": number,
+        "restarts": between(0, 500),
         "tau": within(number, lambda value: 0 <= value < 0.5, "a number from 0 and below 0.5"),
         "rho": NOT_NEGATIVE,
         "pilot": TALLY,
@@ -198,32 +228,15 @@ SCHEMA: dict[str, Any] = {
         "sensitivities": [
             {
                 "source": one_of(*NORMS),
-                "target": one_of("l1", "l2"),
+                "target": one_of(*NORMS),
                 "value": POSITIVE,
                 "rho": NOT_NEGATIVE,
             }
         ],
-        "input_shape": [within(integer, lambda value: 1 <= value <= 4096, "from 1 to 4096")],
+        "input_shape": three,
     }
     | TALLY,
 }
-
-
-def texts(value: Any, path: str) -> None:
-    """Accept a list of texts, also an empty one."""
-    if not isinstance(value, list):
-        refuse(path, "a list")
-    for index, entry in enumerate(value):
-        text(entry, f"{path}[{index}]")
-
-
-def plain(value: Any, path: str) -> None:
-    """Accept an object of texts, numbers, true and false."""
-    if not isinstance(value, dict):
-        refuse(path, "an object")
-    for name, entry in value.items():
-        if not isinstance(entry, str | bool):
-            number(entry, f"{path}.{name}")
 
 
 # Tallies ------------------------------------------------------------------------------------------
@@ -273,7 +286,7 @@ class Tally:
         for s, ss in zip(self.sums, self.squares, strict=True):
             possible &= 0 <= ss <= s * one and s * s <= n * ss and not (votes and s != ss)
         if not possible:
-            refuse(name, "a tally that draws can give")
+            impossible(name, "a tally that draws can give")
 
 
 def pilot_ended(pilot: Tally, granted: int) -> bool:
@@ -294,6 +307,12 @@ def looks(end: int) -> list[int]:
     return found
 
 
+def alone(pilot: Tally) -> bool:
+    """Say whether one rival has in the pilot all that its leader has not."""
+    label = pilot.order()[0]
+    return pilot.sums[pilot.rival(label)] >= pilot.n * pilot.denominator - pilot.sums[label]
+
+
 # Bounds on a mean ---------------------------------------------------------------------------------
 
 
@@ -306,7 +325,10 @@ def betting(n: int, total: int, squares: int, one: int, chance: float) -> float:
     x, n1 = ss / s, s / ss * s
     n0 = max(n - n1, 0.0)
     k = np.log(WEIGHTS) + n0 * np.log(1 - BETS)
-    m = float(np.max(BETS * x / (np.exp((-math.log(chance) - k) / n1) - 1 + BETS)))
+    with np.errstate(over="ignore"):
+        m = float(np.max(BETS * x / (np.exp((-math.log(chance) - k) / n1) - 1 + BETS)))
+    if m == 0:
+        return 0.0
     for _ in range(3):
         r = BETS * x / m
         power = k + n1 * np.log(1 - BETS + r)
@@ -360,6 +382,7 @@ class Question:
     norm: str
     target: float | None
     confidence: float
+    restarts: int
     granted: int
     labels: int
     votes: bool
@@ -371,8 +394,10 @@ class Question:
 
     @property
     def alpha(self) -> float:
-        """Return the chance that anything is wrong."""
-        return 1 - self.confidence
+        """Return the chance that anything in this run is wrong."""
+        part = 2.0**-20
+        run = 1 - part if self.restarts == 0 else part / 3 * 2.0**-self.restarts
+        return run * (1 - self.confidence)
 
     @property
     def alpha_scores(self) -> float:
@@ -386,13 +411,11 @@ class Question:
             return 1.0
         return 0.1 if self.target is None else 0.3
 
-    def parts(self, bound: str, pilot: Tally, label: int) -> tuple[float, float]:
-        """Return the label's and the rival's part of alpha."""
+    def parts(self, bound: str, alone: bool) -> tuple[float, float]:
+        """Return the label's and the rival's part of alpha; see :func:`alone`."""
         certificate = 0.9 * self.alpha
         part = (self.share if bound == "betting" else 1 - self.share) * certificate
-        rest = pilot.n * pilot.denominator - pilot.sums[label]
-        alone = bound == "betting" and pilot.sums[pilot.rival(label)] >= rest
-        if self.labels == 2 or alone:
+        if self.labels == 2 or (bound == "betting" and alone):
             mine = 1.0
         else:
             mine = 0.5 if self.target is not None or not self.votes else 0.8
@@ -543,13 +566,11 @@ def paper_size(question: Question, p_a: float, p_b: float) -> float:
 # The reachable size, and giving up ----------------------------------------------------------------
 
 
-def best_size(question: Question, pilot: Tally, counted: Tally, alone: bool = False) -> float:
-    """Return the largest size that either bound gives, label 0 leading; alone: λ = 1 for betting."""
+def best_size(question: Question, pilot: Tally, counted: Tally, alone: bool) -> float:
+    """Return the largest size that either bound gives, label 0 leading."""
     found = []
     for bound in ("betting", "clopper-pearson")[: 2 if question.share < 1 else 1]:
-        parts = question.parts(bound, pilot, 0)
-        if alone and bound == "betting":
-            parts = sum(parts), 0.0
+        parts = question.parts(bound, alone)
         p_a, p_b = bounds(question, bound, pilot, counted, 0, parts)
         found.append(sizes(question, p_a, p_b)[0][question.norm])
     return max(found)
@@ -582,7 +603,7 @@ def hopeless(question: Question, pilot: Tally, counted: Tally, label: int) -> bo
         squares = sums
     then = Tally(end, tuple(sums), tuple(squares), one)
     assert question.target is not None
-    return best_size(question, pilot.take(pair), then) < question.target
+    return best_size(question, pilot.take(pair), then, alone(pilot)) < question.target
 
 
 # Preprocessing ------------------------------------------------------------------------------------
@@ -621,14 +642,14 @@ def preprocessing(picture: dict[str, Any], shape: Sequence[int], norm: str) -> t
     width, height = int(picture["width"]), int(picture["height"])
     mode = 1 if picture["mode"] == "L" else 3
     channels, h, w = (int(side) for side in shape)
-    if channels != mode and {channels, mode} != {1, 3}:
-        refuse("evidence.input_shape", "1 or 3 channels, or those of the picture")
+    if channels not in (1, 3):
+        impossible("evidence.input_shape", "1 or 3 channels")
     if h * width >= w * height:
         new_h, new_w = h, (2 * width * h + height) // (2 * height)
     else:
         new_h, new_w = (2 * height * w + width) // (2 * width), w
     if new_h > 64 * height or new_w > 64 * width:
-        refuse("picture", "a picture that is not enlarged more than 64 times")
+        impossible("picture", "a picture that is not enlarged more than 64 times")
     steps = []
     colours = np.ones((1, 1))
     if (mode, channels) == (3, 1):
@@ -716,7 +737,8 @@ class Answer:
     """An answer with evidence, and what follows from it.
 
     Raises:
-        Malformed: When it is none.
+        MalformedError: When it is none.
+        ImpossibleError: When its evidence cannot be.
     """
 
     def __init__(self, answer: Any) -> None:
@@ -724,32 +746,31 @@ class Answer:
         self.answer = answer
         evidence, noise, picture = answer["evidence"], answer["noise"], answer["picture"]
         self.votes = noise["scoring"] == "votes"
-        self.one = int(evidence["denominator"])
-        if self.one != (1 if self.votes else 2**20):
-            refuse("evidence.denominator", "1 for votes, 1048576 for softmax")
-        if len(evidence["input_shape"]) != 3:
-            refuse("evidence.input_shape", "channels, height, width")
+        self.one = 1 if self.votes else 2**20
         self.granted = int(answer["budget"]["granted"])
         if answer["budget"]["asked"] < self.granted:
-            refuse("budget.granted", "at most budget.asked")
+            impossible("budget.granted", "at most budget.asked")
         self.read_tallies(evidence)
-        entries = tuple(
-            Entry(e["source"], e["target"], float(e["value"]), float(e["rho"]))
-            for e in evidence["sensitivities"]
+        self.first = Entry(
+            noise["norm"],
+            "l2" if noise["mechanism"] == "gaussian" else "l1",
+            noise["sensitivity"] * answer["preprocessing"]["sensitivity"],
+            evidence["rho"],
         )
+        further = [Entry(**entry) for entry in evidence["sensitivities"][1:]]
+        entries = (self.first, *further)
         self.question = Question(
             norm=answer["norm"],
             target=None if answer["target"] is None else float(answer["target"]),
             confidence=float(answer["confidence"]),
+            restarts=evidence["restarts"],
             granted=self.granted,
             labels=self.labels,
             votes=self.votes,
             mechanism=noise["mechanism"],
             scale=float(noise["scale"]),
             tau=float(evidence["tau"]),
-            values=int(picture["width"])
-            * int(picture["height"])
-            * (1 if picture["mode"] == "L" else 3),
+            values=picture["width"] * picture["height"] * (1 if picture["mode"] == "L" else 3),
             entries=entries,
         )
         self.check_sensitivities(entries)
@@ -760,11 +781,11 @@ class Answer:
         members = {"pilot": evidence["pilot"], "counted": evidence, "total": evidence["total"]}
         self.labels = len(evidence["sums"])
         if self.labels < 2:
-            refuse("evidence.sums", "two labels or more")
+            impossible("evidence.sums", "two labels or more")
         for name, member in members.items():
             for kind in ("sums", "sums_of_squares"):
                 if len(member[kind]) != self.labels:
-                    refuse(f"evidence, {name}: {kind}", f"{self.labels} labels")
+                    impossible(f"evidence, {name}: {kind}", f"{self.labels} labels")
         self.pilot, self.counted, self.total = (
             Tally.of(member, self.one) for member in members.values()
         )
@@ -777,55 +798,52 @@ class Answer:
         ):
             tally.check(f"evidence, {name}", self.votes)
         if self.pilot.n not in (32, 64, 96, 128) or not pilot_ended(self.pilot, self.granted):
-            refuse("evidence.pilot", "a pilot that ended")
+            impossible("evidence.pilot", "a pilot that ended")
         if self.total.n > self.granted:
-            refuse("evidence.total.draws", "at most budget.granted")
+            impossible("evidence.total.draws", "at most budget.granted")
         self.looks = looks(self.granted - self.pilot.n)
         if self.counted.n not in self.looks:
-            refuse("evidence.draws", "a look")
+            impossible("evidence.draws", "a look")
         self.bound = evidence["bound"]
         if self.bound == "clopper-pearson" and not (
             self.votes and self.counted.n == self.looks[-1]
         ):
-            refuse("evidence.bound", "clopper-pearson at the last look of votes only")
+            impossible("evidence.bound", "clopper-pearson at the last look of votes only")
         self.label = self.pilot.order()[0]
         self.leads = self.total.order()[0] == self.label
 
     def check_sensitivities(self, entries: tuple[Entry, ...]) -> None:
         """Refuse entries that no model has."""
         if len({(entry.source, entry.target) for entry in entries}) < len(entries):
-            refuse("evidence.sensitivities", "one entry for each source and target")
+            impossible("evidence.sensitivities", "one entry for each source and target")
         for entry in entries[1:]:
-            if self.question.mechanism == "gaussian" and entry.target != "l2":
-                refuse("evidence.sensitivities", "the target l2")
+            if entry.target not in ("l2", self.first.target):
+                impossible(
+                    "evidence.sensitivities", "a target that the noise has a certificate for"
+                )
             if entry.target == entries[0].target and entry.rho != entries[0].rho:
-                refuse("evidence.sensitivities", "the rho of the first entry")
+                impossible("evidence.sensitivities", "the rho of the first entry")
 
     def check_shown(self) -> None:
         """Refuse lists of labels and sizes of a length that cannot be."""
         shown = self.answer["scores"]
-        if len(shown) > self.labels:
-            refuse("scores", "no more labels than there are")
+        if not 1 <= len(shown) <= self.labels:
+            impossible("scores", "one label or more, but no more than there are")
         if len({score["name"] for score in shown}) < len(shown):
-            refuse("scores", "different names")
+            impossible("scores", "different names")
         attacks = self.answer["attacks"]
         if attacks is None:
             return
-        count = len(attacks["sizes"])
-        lists = [score[side] for score in attacks["scores"] for side in ("lower", "upper")]
-        lists += [] if attacks["others"] is None else [attacks["others"]]
-        if not 2 <= count <= 200 or any(len(entry) != count for entry in lists):
-            refuse("attacks", "from 2 to 200 sizes, and as many numbers in every list")
-        if len(attacks["scores"]) != len(shown):
-            refuse("attacks.scores", "the labels of scores")
+        if not 2 <= len(attacks["sizes"]) <= 200:
+            impossible("attacks.sizes", "from 2 to 200 sizes")
 
     def again(self) -> dict[str, Any]:
         """Return all members that follow, by their paths."""
         question, evidence = self.question, self.answer["evidence"]
-        first, noise = evidence["sensitivities"][0], self.answer["noise"]
+        noise = self.answer["noise"]
         steps, moved = preprocessing(self.answer["picture"], evidence["input_shape"], noise["norm"])
         claimed = float(self.answer["preprocessing"]["sensitivity"])
-        mine, theirs = parts = question.parts(self.bound, self.pilot, self.label)
+        mine, theirs = parts = question.parts(self.bound, alone(self.pilot))
         p_a, p_b = 0.0, 1.0
         if self.leads:
             p_a, p_b = bounds(question, self.bound, self.pilot, self.counted, self.label, parts)
@@ -861,29 +879,22 @@ class Answer:
             "evidence.alpha_label": mine,
             "evidence.alpha_rival": theirs,
             "evidence.alpha_scores": question.alpha_scores,
-            "evidence.sensitivities[0]": {
-                "source": noise["norm"],
-                "target": "l2" if noise["mechanism"] == "gaussian" else "l1",
-                "value": noise["sensitivity"] * claimed,
-                "rho": evidence["rho"],
-            },
+            "evidence.denominator": self.one,
+            "evidence.sensitivities": [vars(entry) for entry in question.entries],
         }
-        del first
         found["scores"], found["attacks"] = self.scores(reach)
         return found
 
     def stopped(self) -> str:
         """Return why the draws ended."""
         target = self.question.target
+        if self.after.n not in self.looks:
+            return "deadline"
         if target is not None and self.size > 0 and self.size >= target:
             return "target_certified"
         if self.total.n == self.granted:
             return "max_draws"
-        if (
-            target is not None
-            and self.after.n in self.looks
-            and hopeless(self.question, self.pilot, self.after, self.label)
-        ):
+        if target is not None and hopeless(self.question, self.pilot, self.after, self.label):
             return "target_out_of_reach"
         return "deadline"
 
@@ -921,8 +932,10 @@ class Answer:
         if self.answer["attacks"] is None:
             return scores, None
         count = len(self.answer["attacks"]["sizes"])
-        step = round_to(1.25 * reach / (count - 1), 2, up=True)
-        asked = [k * step for k in range(count)]
+        step = Context(prec=2, rounding=ROUND_CEILING).create_decimal(
+            Decimal(1.25 * reach / (count - 1))
+        )
+        asked = [float(k * step) for k in range(count)]
         table = [at(size, six_decimals) for size in asked]
         return scores, {
             "sizes": asked,
@@ -948,16 +961,17 @@ class Answer:
 
 def member(answer: Any, path: str) -> Any:
     """Return the member at a path."""
-    for name in path.removesuffix("[0]").split("."):
+    for name in path.split("."):
         answer = answer[name]
-    return answer[0] if path.endswith("[0]") else answer
+    return answer
 
 
 def compare(claimed: Any, computed: Any, path: str) -> list[str]:
     """Return where two values differ."""
-    if isinstance(computed, dict):
+    if isinstance(computed, dict) and isinstance(claimed, dict):
         return [d for k, v in computed.items() for d in compare(claimed[k], v, f"{path}.{k}")]
-    if isinstance(computed, list) and len(claimed) == len(computed):
+    pair = isinstance(computed, list) and isinstance(claimed, list)
+    if pair and len(claimed) == len(computed):
         return [
             difference
             for index, (one, other) in enumerate(zip(claimed, computed, strict=True))
@@ -972,30 +986,33 @@ def parse(document: str | bytes) -> Any:
     """Read JSON.
 
     Raises:
-        Malformed: When it is none, or a name comes twice in an object.
+        MalformedError: When it is none, or a name comes twice in an object.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
-            raise Malformed("an object has a name twice")
+            raise MalformedError("an object has a name twice")
         return dict(pairs)
 
     try:
         return json.loads(document, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
-        raise Malformed(f"this is no JSON: {error}") from None
+        raise MalformedError(f"this is no JSON: {error}") from None
 
 
 def verify(answer: Any) -> list[str]:
     """Compute an answer again and return where it differs.
 
     Raises:
-        Malformed: When this is no answer with evidence.
+        MalformedError: When this is no answer with evidence.
     """
-    read = Answer(answer)
+    try:
+        again = Answer(answer).again()
+    except ImpossibleError as error:
+        return [str(error)]
     return [
         difference
-        for path, computed in read.again().items()
+        for path, computed in again.items()
         for difference in compare(member(answer, path), computed, path)
     ]
 
@@ -1003,10 +1020,9 @@ def verify(answer: Any) -> list[str]:
 def main(path: str) -> int:
     """Verify the answer in a file, print what was found, and return the exit status."""
     try:
-        differences = verify(
-            parse(sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes())
-        )
-    except (OSError, Malformed) as error:
+        document = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        differences = verify(parse(document))
+    except (OSError, MalformedError) as error:
         print(f"this is no answer with evidence: {error}", file=sys.stderr)
         return 2
     for difference in differences:

@@ -149,8 +149,8 @@ def pilot_ends(tally: Tally, max_draws: int) -> bool:
         return False
     if tally.draws >= PILOT_LIMIT or tally.draws + LEAST_DRAWS > max_draws:
         return True
-    order = tally.sums.argsort()
-    first, second = int(order[-1]), int(order[-2])
+    first = tally.leader
+    second = tally.rival(first)
     lead = float(tally.sums[first] - tally.sums[second]) / tally.denominator
     spread = float(tally.squares[first] + tally.squares[second]) / tally.denominator**2
     # The scores of a draw are never negative, so leaving out their covariance only widens this.

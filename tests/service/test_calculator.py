@@ -159,5 +159,5 @@ def test_what_is_no_answer_cannot_be_verified(
     for content in ("", "[]", "{}", '{"evidence": null}', '{"evidence": {"label": 1}}'):
         file.write_text(content)
         status, _, err = run(capsys, "verify", str(file))
-        assert status == 1
+        assert status == 2
         assert err.count("\n") == 1
