@@ -24,7 +24,7 @@ from models.certification.norms import NORMS
 from models.certification.procedure import CERTIFYING, Findings, Question
 from models.certification.tally import DENOMINATORS, SCORINGS, Scoring, Tally
 from models.certification.terms import Delta, Terms
-from models.precision import PRECISIONS
+from models.precision import PRECISIONS, Provider
 from models.preprocessing import CHANNELS, DEPTHS, LARGEST_SIDE, CannotCertify, plan
 
 # What only the service can know, or what was asked; all else follows from it. The names of labels
@@ -419,7 +419,7 @@ _ANSWER = {
     "scores": [
         {
             "index": _INTEGER,
-            "name": _TEXT,
+            "name": _WORD,
             "expected": _NUMBER,
             **_RANGE,
             "attacked": _Maybe(_RANGE),
@@ -446,7 +446,13 @@ _ANSWER = {
         "bits": _among(*DEPTHS),
     },
     "preprocessing": {"steps": [_WORD], "sensitivity": _POSITIVE},
-    "compute": {"device": _DEVICE, "precision": _among(*PRECISIONS), "compiled": _FLAG},
+    "compute": {
+        "device": _DEVICE,
+        "provider": _among(*get_args(Provider)),
+        "precision": _among(*PRECISIONS),
+        "pass_size": _integer(1, 2**31 - 1),
+        "compiled": _FLAG,
+    },
     "timing_ms": dict.fromkeys(("decode", "queue", "compute", "total"), _AMOUNT),
     "attacks": _Maybe(
         {

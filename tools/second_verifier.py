@@ -173,7 +173,7 @@ SCHEMA: dict[str, Any] = {
     },
     "stopped": text,
     "scores": [
-        {"index": integer, "name": NAME, "expected": number}
+        {"index": integer, "name": text, "expected": number}
         | INTERVAL
         | {"attacked": optional(INTERVAL)}
     ],
@@ -200,7 +200,9 @@ SCHEMA: dict[str, Any] = {
     "preprocessing": {"steps": [text], "sensitivity": POSITIVE},
     "compute": {
         "device": DEVICE,
+        "provider": one_of("pytorch"),
         "precision": one_of("float32", "bfloat16"),
+        "pass_size": between(1, 2**31 - 1),
         "compiled": flag,
     },
     "timing_ms": dict.fromkeys(("decode", "queue", "compute", "total"), NOT_NEGATIVE),

@@ -17,6 +17,7 @@ from models import verification
 from models.certification.answer import follow
 from models.preprocessing import CannotCertify, plan
 from models.verification import MalformedAnswerError
+from service.api.answers import Answer
 from tests.models.test_verification import answer, at, containers, is_word, leaves, named, others
 from tools import second_verifier
 
@@ -251,6 +252,19 @@ def test_it_imports_nothing_of_the_project() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
     assert not {"exec", "eval", "__import__"} & called
+
+
+def test_the_members_are_those_that_the_service_answers_with() -> None:
+    def compare(schema: Any, model: Any) -> None:
+        fields = getattr(model, "model_fields", None)
+        if fields is None or not isinstance(schema, dict):
+            return
+        assert schema.keys() == fields.keys(), model
+        for name, field in fields.items():
+            compare(schema[name], field.annotation)
+
+    compare(verification._ANSWER, Answer)
+    compare(second_verifier.SCHEMA, Answer)
 
 
 def test_both_accept_answers_of_every_kind() -> None:
