@@ -85,7 +85,7 @@ soak: $(VENV)/.dev ## ask a running service many times and see whether its memor
 bench: $(VENV)/.bench ## certificates, serving beside its peers, load (DATA= holds the data sets)
 	@test -n "$(DATA)" || { echo "say where the data is: make bench DATA=folder-with-MNIST-and-cifar10"; exit 2; }
 	@set -e; for model in mnist-cnn:mnist cifar10-resnet:cifar10; do \
-	  bundle="--bundle models/zoo/$${model%%:*}"; data="--data $(DATA) --dataset $${model##*:}"; \
+	  bundle="--bundle models/zoo/$${model%%:*}"; data="--root $(DATA) --data $${model##*:}"; \
 	  json="--json runs/bench-$${model%%:*}"; mkdir -p runs; \
 	  $(BIN)/python -m benchmarks.certificates $$bundle $$data $$json-certificates.json; \
 	  $(BIN)/python -m benchmarks.serving $$bundle $$data $$json-serving.json; \

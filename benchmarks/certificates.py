@@ -1,6 +1,6 @@
 """How large certificates are and how many draws they take, on the very same draws.
 
-    python -m benchmarks.certificates --data DATA [--pictures 1000] [--json FILE]
+    python -m benchmarks.certificates --root DATA [--pictures 1000] [--json FILE]
 
 Draws votes of the shipped model for pictures of MNIST's test set (DATA holds MNIST/raw, as
 torchvision lays it out), then runs each procedure over the same sequences: this one through the
@@ -119,8 +119,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--data", default="mnist")
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=10_000)
     parser.add_argument(
@@ -131,7 +131,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     predictor, calibration = calibrate(load_model(arguments.bundle), "cpu", None, PASS)
-    pictures = load(arguments.dataset, arguments.data, "test").images
+    pictures = load(arguments.data, arguments.root, "test").images
     count = max(arguments.draws, 1000 + MOST_PILOT, 1000 + COHEN_SELECTION)
     bearable = int(60 * arguments.minutes * calibration.draws_per_second / count)
     asked = min(arguments.pictures, max(1, bearable))

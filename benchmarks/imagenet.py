@@ -107,7 +107,7 @@ def main() -> None:
         options += ["--labels", str(labels), "--scale", "0.25", "--draws", "64"]
         took = pixeldp("import", str(program), "--out", str(plain), *options)
         figures.note("import, with its trials, seconds", took)
-        options = ["--denoiser", str(plain), "--dataset", str(data), "--epochs", "1"]
+        options = ["--denoiser", str(plain), "--data", str(data), "--epochs", "1"]
         options += ["--held-out", "1", "--out", str(bundle)]
         took = pixeldp("train", "imagenet-autoencoder", *options)
         figures.note("one step of the autoencoder and 128 draws, seconds", took)

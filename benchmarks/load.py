@@ -1,6 +1,6 @@
 """How the service bears load: from one client to far past saturation, and at rest.
 
-    python -m benchmarks.load --data DATA [--bundle BUNDLE --dataset NAME] [--json FILE]
+    python -m benchmarks.load --root DATA [--bundle BUNDLE --data NAME] [--json FILE]
 
 - start: from the command to ready, twice; the second start finds files in the system's cache.
 - rest: processor time of all its processes while nothing is asked, and their memory.
@@ -76,8 +76,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--data", default="mnist")
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument(
         "--settle", type=float, default=300.0, help="seconds for compiling first, at most"
@@ -89,7 +89,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     manifest = read_bundle(arguments.bundle).manifest
     target = manifest.noise.scale / manifest.sensitivity.value / 2
-    images = load(arguments.dataset, arguments.data, "test").images[::10]
+    images = load(arguments.data, arguments.root, "test").images[::10]
     bodies = [png(image) for image in images]
     figures = Figures()
     for _ in range(2):

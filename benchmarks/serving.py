@@ -1,6 +1,6 @@
 """How fast and cheap a certified answer is, side by side with what people do today.
 
-    python -m benchmarks.serving --data DATA [--json FILE] [--draws 1000 10000] [--rounds 2]
+    python -m benchmarks.serving --root DATA [--json FILE] [--draws 1000 10000] [--rounds 2]
 
 Every comparison is a ratio taken in one run: the service and its peers in turns, on the same
 weights, pictures, η and cores. ``pip install '.[bench]'`` brings the peers.
@@ -65,8 +65,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--data", default="mnist")
     parser.add_argument("--draws", type=int, nargs="*", default=[1000, 10_000])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=8.0)
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     confidence = arguments.confidence
-    images = load(arguments.dataset, arguments.data, "test").images[::10]
+    images = load(arguments.data, arguments.root, "test").images[::10]
     figures = Figures()
     with serving(arguments.bundle) as (port, front):
         service = Service(port, confidence, [png(image) for image in images])

@@ -59,6 +59,7 @@ def _plain(text: str) -> str:
 
 Plain = Annotated[str, Field(max_length=1000), AfterValidator(_plain)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Version = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 
 
 class BundleError(ValueError):
@@ -138,7 +139,7 @@ class Manifest(_Part):
 
     format_version: Literal[1] = FORMAT_VERSION
     name: Name
-    version: Annotated[str, Field(pattern=r"^[0-9]{1,9}$")] = "1"
+    version: Version = "1"
     architecture: Architecture
     input: InputShape
     labels: Annotated[tuple[Plain, ...], Field(min_length=2)]
@@ -368,6 +369,15 @@ def _too_large(file: Path) -> BundleError:
 def _compare_digest(file: Path, found: str, stated: str) -> None:
     if found != stated:
         raise BundleError(file, "sha256", f"is {found}, but {MANIFEST} states {stated}")
+
+
+def remove_bundle(path: Path) -> None:
+    """Remove the files of a bundle, whatever of it is there: the folder then is none.
+
+    The description goes first: a folder without it is no bundle, whatever comes in between.
+    """
+    for name in (MANIFEST, WEIGHTS, PROGRAM, CARD):
+        (path / name).unlink(missing_ok=True)
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

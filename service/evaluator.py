@@ -27,7 +27,12 @@ def _attacks(text: str | None) -> "tuple[AttackName, ...]":
 
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
-    data: Annotated[str, typer.Option(help="mnist, cifar10, digits, an .npz, or a folder.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="mnist, svhn, cifar10, cifar100, imagenet, digits, an .npz, or a folder."
+        ),
+    ],
     root: Annotated[Path | None, typer.Option(help="Folder that holds a named data set.")] = None,
     split: Annotated[Literal["test", "train"], typer.Option(help="Of a named data set.")] = "test",
     download: Annotated[bool, typer.Option(help="Let torchvision fetch the data set.")] = False,
@@ -120,9 +125,10 @@ def _table(evaluation: "Evaluation") -> str:
         f"{'mean certified size':<26}{evaluation.mean_size:>7.3f}",
         f"{'nothing certified':<26}{evaluation.uncertified:>7,} pictures, counted as failures",
     ]
-    if any(at.radius > evaluation.largest_size for at in evaluation.certified):
+    largest = evaluation.largest_size
+    if largest is not None and any(at.radius > largest for at in evaluation.certified):
         lines.append(
-            f"{evaluation.max_draws:,} draws certify at most {evaluation.largest_size:.4g}, when "
+            f"{evaluation.max_draws:,} draws certify at most {largest:.4g}, when "
             "all agree: for larger sizes raise --draws, or train with a larger --scale"
         )
     if evaluation.baseline:

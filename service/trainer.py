@@ -26,15 +26,23 @@ Number = Annotated[int | None, typer.Option(help="Instead of the recipe's.")]
 def train(
     recipe: Annotated[str, typer.Argument(help="The recipe's name.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle, and of checkpoints till then.")],
-    data: Annotated[Path | None, typer.Option(help="Folder that holds the data set.")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Train on this .npz or folder per label instead.")
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="mnist, svhn, cifar10, cifar100, imagenet, digits, an .npz, or a folder; "
+            "by default the recipe's."
+        ),
     ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder that holds a named data set.")] = None,
     denoiser: Annotated[
         Path | None,
         typer.Option(help="Train a denoiser in front of this bundle's classifier, left as it is."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the bundle; the recipe's name.")] = None,
+    version: Annotated[str, typer.Option(help="Of the bundle, a number.")] = "1",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the bundle, or the checkpoint, that is there.")
+    ] = False,
     mechanism: MechanismOption = None,
     scale: Scale = None,
     bound: Bound = None,
@@ -71,7 +79,8 @@ def train(
 
     given = {
         "name": name,
-        "dataset": dataset,
+        "version": version,
+        "dataset": data,
         "precision": precision,
         "seed": seed,
         "epochs": epochs,
@@ -86,13 +95,15 @@ def train(
         chosen = without_noise(chosen)
     changes = {name: value for name, value in given.items() if value is not None}
     chosen = chosen.changed(**changes, **noise)
-    pictures = load(chosen.dataset, data, "train", download=download)
+    pictures = load(chosen.dataset, root, "train", download=download)
     if pictures.passed_over:
         typer.echo(f"pixeldp: {report_others(pictures.passed_over)}", err=True)
     if denoiser is None:
-        manifest = train(chosen, pictures, out, resume=resume)
+        manifest = train(chosen, pictures, out, resume=resume, force=force)
     else:
-        manifest = train_denoiser(chosen, pictures, read_bundle(denoiser), out, resume=resume)
+        manifest = train_denoiser(
+            chosen, pictures, read_bundle(denoiser), out, resume=resume, force=force
+        )
     spec = manifest.sensitivity
     typer.echo(
         f"{out}: {manifest.name}, {manifest.noise.mechanism} noise of scale "

@@ -109,7 +109,8 @@ class Evaluation(_Part):
         curve: the same over a fine grid of radii, from 0, where any size above 0 counts.
         mean_size: mean certified size, right labels or not.
         largest_size: what a picture would be certified at if all its draws agreed; no larger
-            radius can be reached with so many draws at that confidence.
+            radius can be reached with so many draws at that confidence. None in figures that
+            were recorded before it was told.
         uncertified: pictures with certified size 0.
         attacks: accuracy under attack.
         baseline: a network without noise beside it.
@@ -137,7 +138,7 @@ class Evaluation(_Part):
     certified: tuple[CertifiedAccuracy, ...]
     curve: tuple[CertifiedAccuracy, ...] = ()
     mean_size: float
-    largest_size: float
+    largest_size: float | None = None
     uncertified: int
     attacks: tuple[AttackFigures, ...] = ()
     baseline: BaselineFigures | None = None

@@ -10,10 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.bundle import (
-    CARD,
     MANIFEST,
-    PROGRAM,
-    WEIGHTS,
     Architecture,
     Bundle,
     ConstructionBound,
@@ -22,6 +19,7 @@ from models.bundle import (
     NoiseSpec,
     SensitivitySpec,
     WeightsSpec,
+    remove_bundle,
 )
 from models.certification.certificates import MECHANISM_NORMS, Mechanism, construction_scale
 from models.certification.norms import Norm
@@ -181,9 +179,8 @@ def _build(
 def _put(staged: Path, out: Path) -> None:
     """Move a bundle to ``out``, in place of one that is there."""
     out.mkdir(parents=True, exist_ok=True)
-    # The description goes first and comes last: a folder without it is no bundle.
-    for name in (MANIFEST, WEIGHTS, PROGRAM, CARD):
-        (out / name).unlink(missing_ok=True)
+    remove_bundle(out)
+    # The description comes last: a folder without it is no bundle.
     for file in sorted(staged.iterdir(), key=lambda file: file.name == MANIFEST):
         file.replace(out / file.name)
 

@@ -52,7 +52,7 @@ def load(name_or_path: str, root: Path | None, split: Split, *, download: bool =
     if name_or_path in LOADERS:
         if root is None:
             raise DataSetError(
-                f"{name_or_path} needs the folder that holds it (torchvision's root)"
+                f"{name_or_path} needs the folder that holds it, torchvision's root: --root FOLDER"
             )
         if shards := _shards(root / name_or_path, split):
             return _joined(shards)

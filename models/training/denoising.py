@@ -34,6 +34,7 @@ def train_denoiser(
     out: Path,
     *,
     resume: bool = False,
+    force: bool = False,
     progress: bool = True,
 ) -> Manifest:
     """Train an autoencoder in front of ``classifier`` and save both as a bundle.
@@ -41,7 +42,7 @@ def train_denoiser(
     Other arguments, result and errors as of :func:`models.training.loop.train`.
     """
     begin = partial(DenoiserTraining, classifier=classifier)
-    return train(recipe, data, out, begin=begin, resume=resume, progress=progress)
+    return train(recipe, data, out, begin=begin, resume=resume, force=force, progress=progress)
 
 
 class DenoiserTraining(Training):

@@ -19,6 +19,7 @@ from models.bundle import (
     NoiseSpec,
     SensitivitySpec,
     WeightsSpec,
+    remove_bundle,
 )
 from models.certification.certificates import MECHANISM_NORMS
 from models.files import locked
@@ -52,6 +53,7 @@ def train(
     *,
     begin: "Callable[[Recipe, DataSet], Training] | None" = None,
     resume: bool = False,
+    force: bool = False,
     progress: bool = True,
 ) -> Manifest:
     """Train a network and save it as a bundle.
@@ -64,6 +66,8 @@ def train(
         resume: go on from the checkpoint in ``out``, if there is one, in the number format that
             it began in. On the same machine the weights end as they would have without the
             interruption.
+        force: replace the bundle that is in ``out``, as soon as the training is done; and begin
+            again instead of an unfinished training that is not to be gone on with.
         progress: show a bar and a line for each epoch on standard error.
 
     Returns:
@@ -74,18 +78,24 @@ def train(
             loss is not finite.
         ValueError: a recipe that does not fit the network or the data.
     """
-    if (out / MANIFEST).exists():
-        raise TrainingError(f"{out} holds a finished bundle; remove it or choose another folder")
-    if (out / CHECKPOINT).exists() and not resume:
+    if (out / MANIFEST).exists() and not force:
         raise TrainingError(
-            f"{out} holds an unfinished training; resume it (--resume) or choose another folder"
+            f"{out} holds a finished bundle; --force replaces it, or choose another folder"
+        )
+    if (out / CHECKPOINT).exists() and not (resume or force):
+        raise TrainingError(
+            f"{out} holds an unfinished training; --resume goes on with it, --force begins again"
         )
     if recipe.denoiser and begin is None:
         raise TrainingError(
             f"recipe {recipe.name} trains a denoiser; say in front of which classifier (--denoiser)"
         )
-    with _alone(out), _surroundings(recipe):
-        return (begin or Training)(recipe, data).run(out, progress)
+    with _surroundings(recipe):
+        training = (begin or Training)(recipe, data)
+        with _alone(out):
+            if not resume:
+                remove_checkpoint(out)
+            return training.run(out, progress)
 
 
 @contextmanager
@@ -177,6 +187,7 @@ class Training:
                 if progress:
                     tqdm.write(self._line(), file=sys.stderr)
         manifest = self.manifest()
+        remove_bundle(out)
         save_network(out, manifest, self.network)
         remove_checkpoint(out)
         return manifest
@@ -188,6 +199,7 @@ class Training:
         proven = self._sensitivity(self.network.encoder)
         return Manifest(
             name=recipe.name,
+            version=recipe.version,
             architecture=recipe.architecture,
             input=InputShape(channels=shape[0], height=shape[1], width=shape[2]),
             labels=self.data.names,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.bundle import Architecture, ConstructionBound, Name, Positive
+from models.bundle import Architecture, ConstructionBound, Name, Positive, Version
 from models.certification.certificates import Mechanism, construction_scale
 from models.certification.norms import Norm
 from models.precision import Precision
@@ -79,6 +79,7 @@ class Recipe(_Part):
 
     Attributes:
         name: of the recipe, and of the bundle.
+        version: of the bundle.
         dataset: what ``models.training.datasets.load`` takes.
         architecture: the network and its arguments; of a denoiser, ``autoencoder`` and its.
         placement: where the noise goes.
@@ -105,6 +106,7 @@ class Recipe(_Part):
     """
 
     name: Name
+    version: Version = "1"
     dataset: str
     architecture: Architecture
     placement: str = "image"

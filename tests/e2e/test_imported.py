@@ -33,7 +33,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     images = np.random.default_rng(0).integers(0, 256, (4, SIDE, SIDE, 3), dtype=np.uint8)
     np.savez(folder / "few.npz", images=images, labels=np.arange(4) % 2)
-    data = ["--dataset", str(folder / "few.npz"), "--epochs", "1", "--held-out", "1"]
+    data = ["--data", str(folder / "few.npz"), "--epochs", "1", "--held-out", "1"]
     named = ["--name", "denoised", "--out", str(folder / "denoised")]
     recipe = ["imagenet-autoencoder", "--denoiser", str(plain)]
     assert main(["train", *recipe, *data, *named]) == 0

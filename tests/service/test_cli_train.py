@@ -1,12 +1,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 
 from models.bundle import read_bundle
-from service.cli import main
+from service.cli import app, main
 
 Captured = pytest.CaptureFixture[str]
 
@@ -47,9 +48,10 @@ def test_train_on_pictures_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "own.npz"
     np.savez(file, images=images, labels=np.arange(60) % 3, names=np.array(["a", "b", "c"]))
     out = tmp_path / "own"
-    options = ["--dataset", str(file), "--epochs", "1"]
+    options = ["--data", str(file), "--epochs", "1", "--name", "mine", "--version", "7"]
     assert main(["train", "digits", "--out", str(out), *options]) == 0
     manifest = read_bundle(out).manifest
+    assert (manifest.name, manifest.version) == ("mine", "7")
     assert manifest.input.shape == (3, 9, 7)
     assert manifest.labels == ("a", "b", "c")
     assert main(["evaluate", str(out), "--data", str(file), "--every", "30", "--draws", "64"]) == 0
@@ -64,9 +66,10 @@ def test_train_on_pictures_of_ones_own(tmp_path: Path) -> None:
             "no recipe 'vgg'; known: mnist-cnn, ",
         ),
         (["train", "mnist-cnn", "--out", "OUT"], 1, "mnist needs the folder that holds it"),
-        (["train", "mnist-cnn", "--out", "OUT", "--data", "OUT"], 1, "MNIST files are missing"),
+        (["train", "mnist-cnn", "--out", "OUT", "--root", "OUT"], 1, "MNIST files are missing"),
         (["train", "digits", "--out", "OUT", "--epochs", "0"], 1, "epochs: "),
-        (["train", "digits", "--out", "OUT", "--dataset", "nope"], 1, "no data set 'nope'"),
+        (["train", "digits", "--out", "OUT", "--version", "1.2"], 1, "version: "),
+        (["train", "digits", "--out", "OUT", "--data", "nope"], 1, "no data set 'nope'"),
         (["train", "digits"], 2, "Missing option '--out'"),
         (["train", "digits", "--out", "OUT", "--epochs", "many"], 2, "'--epochs': Input should be"),
         (["fly"], 2, "No such command 'fly'; pixeldp --help lists what there is"),
@@ -88,7 +91,14 @@ def test_errors_are_one_line(
 
 def test_a_finished_bundle_is_not_trained_over(bundle: Path, capsys: Captured) -> None:
     assert main(["train", "digits", "--out", str(bundle)]) == 1
-    assert "holds a finished bundle" in capsys.readouterr().err
+    assert "holds a finished bundle; --force replaces it" in capsys.readouterr().err
+
+
+def test_a_finished_bundle_is_replaced_by_force(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        options = ["--epochs", "1", "--version", version, "--force"]
+        assert main(["train", "digits", "--out", str(tmp_path), *options]) == 0
+        assert read_bundle(tmp_path).manifest.version == version
 
 
 def test_train_without_noise(tmp_path: Path, capsys: Captured) -> None:
@@ -112,3 +122,16 @@ def test_help_needs_no_torch() -> None:
 def test_without_a_command_it_shows_help_as_an_error(capsys: Captured) -> None:
     assert main([]) == 2
     assert "Commands:" in capsys.readouterr().err
+
+
+def test_an_option_means_the_same_in_every_command() -> None:
+    meant: dict[str, dict[str, set[Any]]] = {}
+    for command in app.registered_commands:
+        assert command.callback is not None
+        for option, kind in get_type_hints(command.callback).items():
+            kinds = set(get_args(kind) or (kind,)) - {type(None)}
+            meant.setdefault(option, {})[command.callback.__name__] = kinds
+    for option in ("data", "root", "version", "force", "download", "threads"):
+        first, *others = meant[option].values()
+        assert others, f"only one command has {option}"
+        assert all(kinds == first for kinds in others), meant[option]

@@ -45,6 +45,7 @@ def test_the_figures_are_those_of_a_plain_recount(bundle: Path, digits: DataSet)
     assert evaluation.curve[0].fraction == 1 - uncertified / count
     assert evaluation.uncertified == uncertified
     assert evaluation.mean_size == pytest.approx(sum(sizes) / count)
+    assert evaluation.largest_size is not None
     assert max(sizes) <= evaluation.largest_size < 1.5 * max(sizes)
     assert evaluation.draws == draws == count * DRAWS
     assert (evaluation.pictures, evaluation.every) == (count, 1)

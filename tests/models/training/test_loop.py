@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.bundle import read_bundle
+from models.bundle import CARD, WEIGHTS, read_bundle
 from models.certification.certificates import construction_scale
 from models.files import locked, write_whole
 from models.pixeldp import load_network
@@ -17,10 +17,8 @@ from models.sensitivity.modules import encoder_sensitivity
 from models.training import checkpoint, loop
 from models.training.checkpoint import CHECKPOINT, TrainingError
 from models.training.datasets import DataSet, load
-from models.training.loop import train
+from models.training.loop import Training, train
 from models.training.recipe import Recipe, find_recipe
-
-WEIGHTS = "weights.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -202,11 +200,40 @@ def test_a_checkpoint_torn_in_the_middle_leaves_the_one_before(
 
 
 def test_a_taken_folder_is_left_alone(few: DataSet, unfinished: Path) -> None:
-    with pytest.raises(TrainingError, match=r"unfinished training; resume it \(--resume\)"):
+    with pytest.raises(
+        TrainingError, match="unfinished training; --resume goes on with it, --force begins"
+    ):
         train(recipe(epochs=3), few, unfinished, progress=False)
     train(recipe(epochs=3), few, unfinished, resume=True, progress=False)
     with pytest.raises(TrainingError, match="holds a finished bundle"):
         train(recipe(epochs=3), few, unfinished, resume=True, progress=False)
+
+
+def test_force_begins_again_and_resume_goes_on(few: DataSet, unfinished: Path) -> None:
+    train(recipe(epochs=1, seed=5), few, unfinished, force=True, progress=False)
+    bundle = read_bundle(unfinished)
+    assert bundle.manifest.training["recipe"]["seed"] == 5
+    assert sorted(file.name for file in unfinished.iterdir()) == ["model.json", WEIGHTS]
+    (unfinished / CARD).write_text("about the former network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "_watch", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(epochs=2, seed=6), few, unfinished, force=True, progress=False)
+    assert read_bundle(unfinished).digest == bundle.digest, "until there is another"
+
+    train(recipe(epochs=2, seed=6), few, unfinished, force=True, progress=False)
+    alone = unfinished.parent / "alone"
+    train(recipe(epochs=2, seed=6), few, alone, progress=False)
+    assert (unfinished / WEIGHTS).read_bytes() == (alone / WEIGHTS).read_bytes()
+    assert sorted(file.name for file in unfinished.iterdir()) == ["model.json", WEIGHTS]
+
+
+def test_a_recipe_that_does_not_fit_leaves_the_checkpoint(few: DataSet, unfinished: Path) -> None:
+    before = {file.name: file.read_bytes() for file in unfinished.iterdir()}
+    with pytest.raises(ValueError, match="placement"):
+        train(recipe(epochs=1, placement="nowhere"), few, unfinished, force=True, progress=False)
+    assert {file.name: file.read_bytes() for file in unfinished.iterdir()} == before
 
 
 def test_only_the_same_training_is_resumed(few: DataSet, digits: DataSet, unfinished: Path) -> None:

@@ -57,7 +57,7 @@ def test_its_card_tells_how_to_make_it_again_and_gives_the_recorded_figures(name
     bundle = read_bundle(ZOO / name)
     data = find_recipe(name).dataset
     precision = bundle.manifest.training["recipe"]["precision"]
-    assert f"pixeldp train {name} --precision {precision} --data " in bundle.card
+    assert f"pixeldp train {name} --precision {precision} --root " in bundle.card
     assert f"pixeldp evaluate models/zoo/{name} --data {data} --root " in bundle.card
     evaluation = Evaluation.model_validate(bundle.manifest.evaluation)
     assert f"{evaluation.accuracy:.1%}" in bundle.card
