@@ -68,8 +68,9 @@ def _reason(reply: Reply) -> str:
     if not reply.status:
         return reply.body.decode()
     try:
-        return _problem(json.loads(reply.body))
-    except (ValueError, AttributeError):
+        document = json.loads(reply.body)
+        return _problem(document) if "type" in document else f"status {reply.status}"
+    except (ValueError, TypeError):
         return f"status {reply.status}"
 
 
