@@ -60,5 +60,5 @@ def test_when_the_front_is_killed_nothing_is_left() -> None:
         counts = experiments.kill_front(service)  # while it starts, which is when it is hardest
     finally:
         service.stop()
-    assert len(counts["processes"]) == 2
+    assert {"pixeldp-front", "pixeldp-worker0"} <= set(counts["processes"])
     assert counts["processes left"] == []

@@ -154,9 +154,12 @@ def test_a_deadline_yields_the_certificate_reached_so_far(
 
 
 def test_a_deadline_before_the_first_look_is_a_504(client: httpx.Client) -> None:
-    response = ask(client, slow(), timeout_ms=1)
-    assert response.status_code == 504
-    problem = response.json()
+    for timeout_ms in (1, 4, 16, 64, 256, 1024):
+        response = ask(client, slow(), timeout_ms=timeout_ms)
+        assert response.status_code == 504
+        problem = response.json()
+        if "draws" in problem:  # else not even the picture had arrived
+            break
     assert problem["type"] == "/problems/deadline-before-first-look"
     assert 0 <= problem["draws"] < problem["draws_needed"] == LEAST_DRAWS
     assert problem["draws_per_second"] > 0

@@ -99,5 +99,5 @@ def test_paths_that_only_begin_alike_are_others(below: httpx.Client) -> None:
 @pytest.mark.parametrize("path", ["pixeldp", "/a//b", "/a b", "/a?b", "//", "/ä"])
 def test_what_is_no_path(path: str) -> None:
     environment = {"PIXELDP_ROOT_PATH": path}
-    with pytest.raises(AssertionError, match="root_path"):
+    with pytest.raises(AssertionError, match="PIXELDP_ROOT_PATH"):
         Service(environment=environment)
