@@ -31,6 +31,7 @@ from models.preprocessing import CHANNELS, DEPTHS, LARGEST_SIDE, CannotCertify, 
 # must differ, and ``label.name`` be that of its index; ``granted`` must not exceed ``asked``.
 WORD = (
     "model",
+    "the number of scores and of attacks.sizes",
     "scores[].name",
     "norm",
     "target",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from models.verification import verify
+from tools import second_verifier
 
 PNG = {"Content-Type": "image/png"}
 
@@ -26,6 +27,7 @@ def test_an_answer_tells_of_attacks_and_can_be_verified(client: httpx.Client, se
     certified = np.array(told["sizes"]) <= answer["certified_size"]
     assert (clears == certified).all()
     assert verify(answer) == []
+    assert second_verifier.verify(answer) == []
     told["scores"][0]["lower"][7] += 0.001
     assert [sentence.split()[0] for sentence in verify(answer)] == ["attacks.scores[0].lower[7]"]
 

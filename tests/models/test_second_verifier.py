@@ -281,7 +281,8 @@ def test_both_judge_altered_answers_alike() -> None:
     for name, document in altered(random.Random(14), ALTERED):
         verdict = first(document)
         assert second(document) == verdict, (name, verdict, json.dumps(document))
-        if name is not None and not is_word(name):
+        # How many scores there are is asked, so that fewer of them may be an answer, too.
+        if name not in (None, "scores[]") and not is_word(name):
             assert verdict != "accepted", (name, json.dumps(document))
         verdicts[verdict] += 1
     assert verdicts.total() >= ALTERED - len(GENUINE)
