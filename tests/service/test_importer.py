@@ -58,7 +58,8 @@ def test_one_of_torchvisions(tmp_path: Path, capsys: Captured) -> None:
     assert main([*command, "--weights", str(weights), "--draws", "64"]) == 0
     said = capsys.readouterr()
     assert "shufflenet_v2_x0_5, 3 labels, gaussian noise of scale 0.253727 (image)" in said.out
-    assert said.err == ""
+    # On a slow machine, what it is at; and nothing else.
+    assert all(line.endswith(" …") for line in said.err.splitlines()), said.err
     manifest = read_bundle(tmp_path / "out").manifest
     assert manifest.architecture.arguments["mean"] == [0.485, 0.456, 0.406]
     bound = manifest.noise.construction_bound
