@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-avx2 test-clients check soundness chaos soak bench fuzz format dist image clean
+.PHONY: help serve test test-slow test-avx2 test-clients check soundness chaos soak bench fuzz format dist image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -47,8 +47,11 @@ $(VENV)/.bench: $(VENV)/.dev
 serve: $(VENV)/.serve ## install and serve the shipped model on 127.0.0.1:8000 (PORT= changes it)
 	@exec $(BIN)/pixeldp serve --port $(PORT)
 
-test: $(VENV)/.dev $(VENV)/.debian ## install what the tests need and run them
-	@$(BIN)/python -m pytest
+test: $(VENV)/.dev $(VENV)/.debian ## install what the tests need and run them, but for the slow ones
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.dev $(VENV)/.debian ## services started by the dozen in hostile surroundings, families of networks
+	@$(BIN)/python -m pytest -m slow
 
 # PyTorch and oneDNN use no other instructions then, whatever the processor has. Left out is what
 # computes little: browsers, documents, deployment.
@@ -57,7 +60,7 @@ AVX2_TESTS := tests --ignore=tests/e2e/test_page.py --ignore=tests/e2e/test_docu
     --ignore=tests/deploy --ignore=tests/tools
 
 test-avx2: $(VENV)/.dev ## what computes once more, as on a processor with AVX2 and no bfloat16
-	@$(AVX2) $(BIN)/python -m pytest $(AVX2_TESTS)
+	@$(AVX2) $(BIN)/python -m pytest -m "not slow" $(AVX2_TESTS)
 
 check: $(VENV)/.dev ## lint, formatting, types, and known vulnerabilities of the pins
 	@$(BIN)/ruff check .

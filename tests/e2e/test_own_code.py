@@ -27,6 +27,8 @@ import torchvision
 from torch import nn
 import beside
 
+pytestmark = pytest.mark.slow
+
 def build():
     with open("calls", "a") as calls:
         calls.write("x")

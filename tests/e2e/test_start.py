@@ -20,6 +20,8 @@ from tests.chaos.processes import workers
 from tests.e2e.conftest import START_SECONDS, Service
 from tests.models.test_bundle import DESCRIPTION
 
+pytestmark = pytest.mark.slow
+
 SERVE = [sys.executable, "-P", "-m", "service.cli", "serve", "--port", "0", "--devices", "cpu"]
 PNG = {"Content-Type": "image/png"}
 

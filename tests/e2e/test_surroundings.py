@@ -171,6 +171,8 @@ def test_it_stops_when_its_terminal_is_gone() -> None:
 
 IN_TERMINAL = """
 import os, sys
+
+pytestmark = pytest.mark.slow
 terminal = os.open(sys.argv[1], os.O_RDWR)
 for descriptor in (0, 1, 2):
     os.dup2(terminal, descriptor)
