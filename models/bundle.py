@@ -341,10 +341,11 @@ def opened(file: Path, hint: str = "") -> Iterator[BufferedReader]:
         if not true.is_relative_to(file.parent.resolve()):
             raise BundleError(file, "file", f"is a link that leads out of the folder{hint}")
         descriptor = os.open(true, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise BundleError(file, "file", f"is not a regular file{hint}")
         with os.fdopen(descriptor, "rb") as stream:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise BundleError(file, "file", f"is not a regular file{hint}")
             if status.st_size > LARGEST[file.name]:
                 raise _too_large(file)
             yield stream

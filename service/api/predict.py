@@ -20,9 +20,16 @@ from service.budget import File, Holding
 
 _EVENT = {
     "type": "object",
-    "properties": {"event": {"enum": ["look", "answer", "error"]}, "data": {"type": "string"}},
+    "properties": {
+        "event": {"enum": ["look", "restart", "answer", "error"]},
+        "data": {"type": "string"},
+    },
     "required": ["event", "data"],
 }
+# Draws of two runs are not counted together, so that looks of the first say nothing any more.
+_RESTART = (
+    'event: restart\ndata: {"detail": "The picture is begun anew; earlier looks are void."}\n\n'
+)
 router = APIRouter(tags=["predictions"], dependencies=[requires("predict")], responses=REFUSALS)
 _ERRORS = (400, 404, 413, 415, 422, 500, 503, 504)
 
@@ -102,7 +109,8 @@ async def predict_batch(request: Request, query: Annotated[Options, Query()]) ->
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "Events: `look` at every look, then `answer`, or `error`.",
+            "description": "Events: `look` at every look, then `answer`, or `error`. After "
+            "`restart` the picture is begun anew: all looks before it are void.",
             "content": {"text/event-stream": {"schema": _EVENT}},
         },
         **problems.responses(*_ERRORS),
@@ -118,8 +126,8 @@ async def predict_stream(request: Request, query: Annotated[Options, Query()]) -
     looks: asyncio.Queue[str | None] = asyncio.Queue()
     holding: Holding = request.scope["holding"]
 
-    def put(look: Look) -> None:
-        event = _event("look", look.model_dump_json())
+    def put(look: Look | None) -> None:
+        event = _event("look", look.model_dump_json()) if look else _RESTART
         holding.count(len(event))  # until the client takes it
         looks.put_nowait(event)
 

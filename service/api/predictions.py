@@ -77,7 +77,7 @@ class Predictions:
         file: File,
         options: Options,
         arrived: float,
-        on_look: Callable[[Look], None] | None = None,
+        on_look: Callable[[Look | None], None] | None = None,
     ) -> Answer:
         """Answer for one picture.
 
@@ -85,7 +85,8 @@ class Predictions:
             file: the picture file; it is released when it is decoded.
             options: what the client chose.
             arrived: when the request came, by ``time.monotonic``.
-            on_look: told at every look before the last what the answer is so far.
+            on_look: told at every look before the last what the answer is so far; None when the
+                picture is begun anew, which voids what was told before.
 
         Raises:
             Problem: anything that keeps the picture from being answered.
@@ -115,7 +116,7 @@ class Predictions:
         asked: Asked,
         arrived: float,
         bill: Bill,
-        on_look: Callable[[Look], None] | None,
+        on_look: Callable[[Look | None], None] | None,
     ) -> Answer:
         begun = time.monotonic()
         deadline = arrived + asked.timeout_ms / 1000
@@ -142,7 +143,7 @@ class Predictions:
                 high=options.priority == "high",
             )
             result = await self.engine.predict(
-                job, on_look and (lambda so_far: on_look(look(so_far, served.bundle)))
+                job, on_look and (lambda so_far: on_look(so_far and look(so_far, served.bundle)))
             )
         except NotReadyError as error:
             raise Problem("not-ready", f"{error}.", retry_after_s=READY_SECONDS) from None

@@ -200,13 +200,14 @@ class Engine:
             self._preparing -= 1
 
     async def predict(
-        self, job: Job, on_look: Callable[[Conclusion], None] | None = None
+        self, job: Job, on_look: Callable[[Conclusion | None], None] | None = None
     ) -> Result:
         """Answer ``job``; cancelling this coroutine frees the picture's slots.
 
         Args:
             job: the question.
-            on_look: called with the conclusion so far at every look before the last.
+            on_look: called with the conclusion so far at every look before the last; with None
+                when the job is begun anew, which voids those before.
 
         Raises:
             EngineError: see its tree.
@@ -220,7 +221,7 @@ class Engine:
             log.error("picture refused", reason=str(error), picture=f"sha256:{digest}")
             raise
 
-    async def _fly(self, job: Job, on_look: Callable[[Conclusion], None] | None) -> Result:
+    async def _fly(self, job: Job, on_look: Callable[[Conclusion | None], None] | None) -> Result:
         loop = asyncio.get_running_loop()
         flight = Flight(next(self._ids), job, loop.create_future(), on_look)
         arrived = time.monotonic()
@@ -347,7 +348,11 @@ class Engine:
             case wire.Look():
                 flight = post.flights.get(message.id)
                 if flight and flight.on_look:
+                    flight.looked = True
                     flight.on_look(message.conclusion)
+            case wire.Begun():
+                if flight := post.flights.get(message.id):
+                    flight.begin_anew()
             case wire.Answer():
                 self._settle(post, message.id, message)
             case wire.Late():
@@ -366,8 +371,7 @@ class Engine:
             flight.deaths += running == {flight.id}
             flight.suspicions += flight.id in running and len(running) > 1
             flight.restarts += 1
-            # Looks of two runs together would not hold with the confidence asked.
-            flight.on_look = None
+            flight.begin_anew()
             if flight.answer.done():
                 continue
             if flight.deaths >= MOST_DEATHS:

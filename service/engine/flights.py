@@ -58,18 +58,26 @@ class Flight:
 
     ``deaths`` counts the workers that died in a pass of its own, ``suspicions`` those that died in
     a pass that it shared, ``restarts`` those that had it at all: each run has an α of its own.
+    ``looked`` says whether looks of the present run were told of.
     """
 
     id: int
     job: Job
     answer: asyncio.Future[wire.Answer]
-    on_look: Callable[[Conclusion], None] | None
+    on_look: Callable[[Conclusion | None], None] | None
     granted: int = 0
     post: "Post | None" = None
     sent: float = 0.0
     deaths: int = 0
     suspicions: int = 0
     restarts: int = 0
+    looked: bool = False
+
+    def begin_anew(self) -> None:
+        """Say to who was told of looks that they are void: those to come are of another run."""
+        if self.looked and self.on_look and not self.answer.done():
+            self.on_look(None)
+        self.looked = False
 
     def admission(self) -> wire.Admit:
         """Return the message that gives it to a worker; its pixels go beside it."""

@@ -223,9 +223,9 @@ class Loop:
         self._lanes.remove(lane)
         self._lanes.append(running.lane)
         for ticket in running.lane.batcher.tickets:
-            # Looks of two runs together would not hold with the confidence asked.
             client = self._clients[ticket.id]
-            client.predictor, client.progress, client.looks = running.lane.predictor, False, []
+            client.predictor, client.looks = running.lane.predictor, []
+            self._link.send(wire.Begun(id=ticket.id))
         slots = running.calibration.pass_size
         self._link.send(
             wire.Recalibrated(model=lane.model, calibration=running.calibration, ceiling=slots)

@@ -316,7 +316,14 @@ class Post:
                 _resolve(self._probes, number, message)
             case wire.Failed(id=number) | wire.Late(id=number) if number in self._probes:
                 _resolve(self._probes, number, LoadError(f"no answer to a probe: {message!r}"))
-            case wire.Look() | wire.Answer() | wire.Late() | wire.Failed() | wire.Numbers():
+            case (
+                wire.Look()
+                | wire.Begun()
+                | wire.Answer()
+                | wire.Late()
+                | wire.Failed()
+                | wire.Numbers()
+            ):
                 self._crew.heard(self, message)
             case _:
                 log.error("unexpected message", worker=self.name, kind=message.kind)

@@ -146,6 +146,13 @@ class Look(_Message):
     conclusion: Conclusion
 
 
+class Begun(_Message):
+    """From a worker: a picture is begun anew, as its pass did not fit into memory."""
+
+    kind: Literal["begun"] = "begun"
+    id: int
+
+
 class Answer(_Message):
     """From a worker: a picture's question is answered.
 
@@ -208,6 +215,7 @@ FromWorker = (
     | Removed
     | Recalibrated
     | Look
+    | Begun
     | Answer
     | Late
     | Failed

@@ -190,7 +190,9 @@ async function ask() {
     await showOnPad(picture, signal);
     for await (const { event, data } of stream(picture, { ...options, attacks: ATTACKS }, signal)) {
       if (signal.aborted) return;
-      if (event === "look") {
+      if (event === "restart") {
+        view.wait(data.detail);
+      } else if (event === "look") {
         view.look(data, context);
         if (!still.matches) await pause(LOOK_MS);
       } else {

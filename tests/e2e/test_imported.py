@@ -19,6 +19,8 @@ from service.cli import main
 from tests.e2e.conftest import PLAIN, Service
 from tests.models.importing import classifiers
 
+pytestmark = pytest.mark.slow
+
 MODEL, SIDE, LABELS = "shufflenet_v2_x0_5", 32, 1000
 
 
@@ -108,6 +110,7 @@ import sys
 from pathlib import Path
 import service.server
 from service.catalogue import Catalogue
+
 Catalogue([Path(path) for path in {[str(path) for path in bundles.values()]}])
 assert not {{"torch", "torchvision"}} & set(sys.modules)
 """

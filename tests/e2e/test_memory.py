@@ -22,6 +22,8 @@ from service.connections import LEAST_FILES
 from service.keys import add
 from tests.e2e.conftest import ROOT, Service
 
+pytestmark = pytest.mark.slow
+
 PNG = {"Content-Type": "image/png"}
 MIB = 2**20
 BUDGET = 64 * MIB

@@ -5,6 +5,8 @@ import pytest
 
 from tests.e2e.conftest import Service
 
+pytestmark = pytest.mark.slow
+
 # But for times, which slow machines need.
 LEAST = {
     "MODELS": "mnist-cnn",

@@ -276,6 +276,7 @@ def test_both_accept_answers_of_every_kind() -> None:
     assert ways == {"target_certified", "max_draws", "target_out_of_reach", "deadline"}
 
 
+@pytest.mark.slow
 def test_both_judge_altered_answers_alike() -> None:
     verdicts: Counter[str] = Counter()
     for name, document in altered(random.Random(14), ALTERED):

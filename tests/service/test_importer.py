@@ -45,6 +45,7 @@ def test_a_python_function(tmp_path: Path, capsys: Captured) -> None:
     assert "labels" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_of_torchvisions(tmp_path: Path, capsys: Captured) -> None:
     weights = tmp_path / "net.pth"
     from models.networks.torchvision_operators import declare_missing_operators

@@ -34,6 +34,9 @@ class Pipe:
         self.reading = -1
 
     def close(self) -> None:
+        if self.reading >= 0:
+            self.hang_up()
+        self.outlet.close()  # else its thread would go on writing, into whatever is opened next
         for descriptor in (self.reading, self.writing):
             with suppress(OSError):
                 os.close(descriptor)

@@ -37,6 +37,7 @@ from pixeldp_client._results import (
     Prediction,
     Preprocessing,
     Range,
+    Restart,
     Score,
     Timing,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "Prediction",
     "Preprocessing",
     "Range",
+    "Restart",
     "Retries",
     "Score",
     "ServiceError",

@@ -19,7 +19,7 @@ from pixeldp_client._errors import (
 )
 from pixeldp_client._pictures import Image, encode
 from pixeldp_client._requests import Call, Options, Reply
-from pixeldp_client._results import Look, Model, Prediction
+from pixeldp_client._results import Look, Model, Prediction, Restart
 from pixeldp_client._retries import Attempts, Retries
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ class AsyncClient:
         *,
         timeout: float | None = None,  # noqa: ASYNC109
         **options: Unpack[Options],
-    ) -> AsyncGenerator[Look | Prediction, None]:
+    ) -> AsyncGenerator[Look | Restart | Prediction, None]:
         """Yield every look on the way, then the prediction; as :meth:`Client.stream`."""
         content = await asyncio.to_thread(encode, image)
         call = requests.stream(content, options, timeout is not None)

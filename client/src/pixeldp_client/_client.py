@@ -18,7 +18,7 @@ from pixeldp_client._errors import (
 )
 from pixeldp_client._pictures import Image, encode
 from pixeldp_client._requests import Call, Options, Reply
-from pixeldp_client._results import Look, Model, Prediction
+from pixeldp_client._results import Look, Model, Prediction, Restart
 from pixeldp_client._retries import Attempts, Retries
 
 T = TypeVar("T")
@@ -136,8 +136,11 @@ class Client:
 
     def stream(
         self, image: Image, *, timeout: float | None = None, **options: Unpack[Options]
-    ) -> Generator[Look | Prediction, None, None]:
+    ) -> Generator[Look | Restart | Prediction, None, None]:
         """Yield every look on the way, then the prediction. Closing it early stops the service.
+
+        After a :class:`Restart` the looks before it are void: the service has lost a worker, and
+        begins anew.
 
         Raises:
             PixelDPError: as :meth:`predict`. A stream that breaks off after its first part is not

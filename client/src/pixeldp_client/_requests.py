@@ -10,7 +10,7 @@ import httpx
 
 from pixeldp_client._errors import NotRobust, PixelDPError, ServiceError, error_of
 from pixeldp_client._reading import read
-from pixeldp_client._results import Look, Model, Prediction
+from pixeldp_client._results import Look, Model, Prediction, Restart
 
 # Of the time left, so much is the service's; the rest is for the way there and back.
 _SERVICE_SHARE = 0.8
@@ -173,14 +173,14 @@ class Events:
     def __init__(self, headers: httpx.Headers) -> None:
         self._headers, self._rest = headers, b""
 
-    def feed(self, data: bytes) -> list[Look | Prediction]:
+    def feed(self, data: bytes) -> list[Look | Restart | Prediction]:
         """Return what the events that are complete with ``data`` tell.
 
         Raises:
             PixelDPError: one of them is an error.
         """
         *blocks, self._rest = (self._rest + data).split(b"\n\n")
-        told: list[Look | Prediction] = []
+        told: list[Look | Restart | Prediction] = []
         for block in blocks:
             lines = [line.partition(b": ") for line in block.split(b"\n")]
             fields = {name: value for name, _, value in lines}
@@ -191,6 +191,8 @@ class Events:
             match fields.get(b"event"):
                 case b"look":
                     told.append(read(Look, value))
+                case b"restart":
+                    told.append(read(Restart, value))
                 case b"answer":
                     told.append(read(Prediction, value))
                 case b"error":

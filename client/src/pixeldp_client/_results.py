@@ -185,6 +185,13 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Restart:
+    """The service begins the picture anew, as a worker was lost: all looks before are void."""
+
+    detail: str
+
+
+@dataclass(frozen=True)
 class Model:
     """One served model; ``input_shape`` is (channels, height, width)."""
 

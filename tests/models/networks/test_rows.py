@@ -507,6 +507,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_each_of_torchvisions_families_is_taken(tmp_path: Path, name: str) -> None:
     declare_missing_operators()

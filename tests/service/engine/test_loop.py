@@ -256,11 +256,12 @@ def test_draws_before_memory_ran_out_do_not_count(start: Starter, predictor: Pre
     assert answer.conclusion.draws == 20_000
     halves = small.sizes.count(32)
     assert halves * 32 >= 20_000, "every draw of the answer came from passes of the new size"
-    ceiling = next(
-        index for index, one in enumerate(front.received) if isinstance(one, wire.Recalibrated)
-    )
-    later = [one for one in front.received[ceiling:] if isinstance(one, wire.Look)]
-    assert not later, "looks of two runs would not hold together"
+    begun = front.received.index(wire.Begun(id=1))
+    runs = [
+        {one.conclusion.evidence.restarts for one in part if isinstance(one, wire.Look)}
+        for part in (front.received[:begun], front.received[begun:])
+    ]
+    assert runs == [{0}, {1}], "each run's looks have its own part of α"
 
 
 class Failing(Small):
