@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from models import networks
 from models.importing.files import ImportFailedError, read_archive, read_weights
-from models.networks.python_networks import Contiguous, absolute, is_builder
+from models.networks.imported import Contiguous
+from models.networks.python_networks import absolute, is_builder
 from models.networks.torchvision_networks import is_torchvision, usual
 
 Shape = tuple[int, int, int]

@@ -1,9 +1,9 @@
 """What stands round a classifier that was made elsewhere, so that it can be h."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +41,36 @@ class Frozen(nn.Sequential):
         return super().train(False)
 
 
+class Contiguous(nn.Module):
+    """Runs a network that needs its tensors in the plain layout, however it is moved."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return the network's logits."""
+        logits: Tensor = self.network(_plain(pictures))
+        return logits
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Contiguous":
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for tensor in (*self.parameters(), *self.buffers()):
+            tensor.data = _plain(tensor.data)
+        return self
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Copy ``tensor``: of one channel, the other layout passes for this one, but is passed on."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
 def normalised(
-    network: nn.Module, shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float]
+    network: nn.Module,
+    shape: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    contiguous: bool = False,
 ) -> nn.Sequential:
     """Return ``network`` behind its normalisation, which comes after the noise.
 
@@ -51,6 +79,7 @@ def normalised(
         shape: (channels, height, width) of the pictures.
         mean: of each channel.
         std: of each channel, > 0.
+        contiguous: whether it needs the plain memory layout, which is slower.
 
     Raises:
         ValueError: not one finite mean and one positive std for each channel.
@@ -63,4 +92,5 @@ def normalised(
     if min(std) <= 0:
         raise ValueError(f"std {list(std)}: must be above 0")
     network.requires_grad_(False).eval()
+    network = Contiguous(network) if contiguous else network
     return nn.Sequential(OrderedDict(normalise=Normalise(mean, std), network=network))

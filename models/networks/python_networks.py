@@ -15,11 +15,10 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,30 +48,6 @@ def absolute(builder: str) -> str:
     return f"{code}:{name}"
 
 
-class Contiguous(nn.Module):
-    """Runs a network that needs its tensors in the plain layout, however it is moved."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Return the network's logits."""
-        logits: Tensor = self.network(_plain(pictures))
-        return logits
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Contiguous":
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for tensor in (*self.parameters(), *self.buffers()):
-            tensor.data = _plain(tensor.data)
-        return self
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """Copy ``tensor``: of one channel, the other layout passes for this one, but is passed on."""
-    return tensor.clone(memory_format=torch.contiguous_format)
-
-
 def allow(builder: str) -> str:
     """Allow the code of ``builder`` in this process, and return the variable's new value."""
     code, _ = _parts(builder)
@@ -90,7 +65,7 @@ def build_python(
     builder: str,
     mean: Sequence[float],
     std: Sequence[float],
-    contiguous: bool = False,
+    **layout: bool,
 ) -> nn.Sequential:
     """Build normalisation and the classifier, with whatever weights its function gives it.
 
@@ -102,7 +77,7 @@ def build_python(
             [batch, labels].
         mean: of each channel.
         std: of each channel.
-        contiguous: whether it needs the plain memory layout, which is slower.
+        layout: as of :func:`models.networks.imported.normalised`.
 
     Raises:
         ValueError: the code is not allowed or cannot be imported, or its function does not return
@@ -131,7 +106,7 @@ def build_python(
     reason = _unfit(network)
     if reason:
         raise ValueError(f"{builder}() returned a network that {reason}")
-    return normalised(Contiguous(network) if contiguous else network, shape, mean, std)
+    return normalised(network, shape, mean, std, **layout)
 
 
 @contextmanager

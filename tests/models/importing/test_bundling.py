@@ -121,6 +121,22 @@ def test_a_network_that_wants_the_plain_layout_gets_it(tmp_path: Path) -> None:
     assert imported.formats == PRECISIONS
 
 
+# PyTorch's own code uses what PyTorch deprecates.
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_a_program_that_wants_the_plain_layout_gets_it(tmp_path: Path) -> None:
+    """As programs do whose operators are decomposed: flatten() has become view()."""
+    network = small().eval()
+    batch = {0: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(network, (torch.rand(2, *SHAPE),), dynamic_shapes=(batch,))
+    torch.export.save(program.run_decompositions(), tmp_path / "net.pt2")
+    imported = bring(tmp_path / "out", str(tmp_path / "net.pt2"))
+    assert imported.bundle.manifest.architecture.arguments["contiguous"] is True
+    pictures = torch.rand(3, *SHAPE)
+    with torch.inference_mode():
+        served = load_network(read_bundle(tmp_path / "out")).classifier(pictures)
+        torch.testing.assert_close(served, network(pictures))
+
+
 def test_a_network_of_float32_alone_runs_in_that(tmp_path: Path) -> None:
     assert bring(tmp_path / "out", python("float32_only")).formats == ("float32",)
 
