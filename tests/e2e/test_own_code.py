@@ -21,13 +21,13 @@ from models.networks.python_networks import ALLOWED
 from service.cli import INTERRUPTED
 from tests.e2e.conftest import Service
 
+pytestmark = pytest.mark.slow
+
 # torchvision's import fails where its operators are not declared first.
 CODE = """
 import torchvision
 from torch import nn
 import beside
-
-pytestmark = pytest.mark.slow
 
 def build():
     with open("calls", "a") as calls:

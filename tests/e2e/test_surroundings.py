@@ -20,6 +20,8 @@ import pytest
 from tests.chaos.processes import children, workers
 from tests.e2e.conftest import PLAIN, ROOT, START_SECONDS, STOP_SECONDS
 
+pytestmark = pytest.mark.slow
+
 PNG = {"Content-Type": "image/png"}
 # More lines than a pipe holds.
 MANY = 600
@@ -172,7 +174,6 @@ def test_it_stops_when_its_terminal_is_gone() -> None:
 IN_TERMINAL = """
 import os, sys
 
-pytestmark = pytest.mark.slow
 terminal = os.open(sys.argv[1], os.O_RDWR)
 for descriptor in (0, 1, 2):
     os.dup2(terminal, descriptor)
