@@ -61,6 +61,7 @@ AVX2_TESTS := tests --ignore=tests/e2e/test_page.py --ignore=tests/e2e/test_docu
 
 test-avx2: $(VENV)/.dev ## what computes once more, as on a processor with AVX2 and no bfloat16
 	@$(AVX2) $(BIN)/python -m pytest -m "not slow" $(AVX2_TESTS)
+	@$(AVX2) $(BIN)/python -m pytest tests/soundness
 
 check: $(VENV)/.dev ## lint, formatting, types, and known vulnerabilities of the pins
 	@$(BIN)/ruff check .

@@ -21,6 +21,8 @@ pytest.importorskip("opentelemetry.sdk", reason="the extra pixeldp[tracing] is n
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+pytestmark = pytest.mark.slow
+
 PNG = {"Content-Type": "image/png"}
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

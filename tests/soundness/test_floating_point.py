@@ -21,6 +21,8 @@ from models.certification.certificates import attacked
 from models.certification.procedure import Inquiry, Question, Terms
 from models.noise import PIXEL_STEP, Features, GridNoise
 
+pytestmark = pytest.mark.slow
+
 VALUES = 3072
 SIGMA = 0.5
 TERMS = Terms("gaussian", SIGMA, 1.0, "l2", VALUES)

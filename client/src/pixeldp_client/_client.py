@@ -139,8 +139,8 @@ class Client:
     ) -> Generator[Look | Restart | Prediction, None, None]:
         """Yield every look on the way, then the prediction. Closing it early stops the service.
 
-        After a :class:`Restart` the looks before it are void: the service has lost a worker, and
-        begins anew.
+        After a :class:`Restart` the looks before it are void: the service has lost a worker, or
+        had too little memory, and begins anew.
 
         Raises:
             PixelDPError: as :meth:`predict`. A stream that breaks off after its first part is not

@@ -186,7 +186,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Restart:
-    """The service begins the picture anew, as a worker was lost: all looks before are void."""
+    """The picture is begun anew, as a worker or its memory was lost: all looks before are void."""
 
     detail: str
 

@@ -19,6 +19,8 @@ from models.networks import aten, rows
 from models.networks import row_rules as rules
 from models.networks.rows import CONSTANT, ROWS, RefusedError, Rows, Size, Unusable, Value
 
+pytestmark = pytest.mark.slow
+
 # How often each operator is called with arguments drawn anew, and how many rows there are.
 CALLS, BATCHES = 30, (2, 3)
 

@@ -14,6 +14,8 @@ from models.importing.files import ImportFailedError, read_archive
 from models.networks.exported import Exported
 from models.networks.torchvision_operators import declare_missing_operators
 
+pytestmark = pytest.mark.slow
+
 SHAPE, FEATURES = (1, 4, 4), 16
 Function = Callable[[Tensor], Tensor]
 
