@@ -162,7 +162,8 @@ def measure_litserve(
         "--port": port,
         "--n": n,
         "--confidence": arguments.confidence,
-        "--batch": batch,
+        # With batches of 1 LitServe never calls batch(), which the peer's predict() relies on.
+        "--batch": max(2, batch),
         "--workers": CORES,
     }
     command = [sys.executable, "-m", "benchmarks.litserve_peer"]
