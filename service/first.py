@@ -7,9 +7,11 @@ be done.
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+
+Handler = Callable[[int, FrameType | None], None]
 
 TERMINATED = 128 + signal.SIGTERM
 
@@ -36,17 +38,24 @@ def has_terminal() -> bool:
 
 
 @contextmanager
-def stops_at_once() -> Iterator[None]:
-    """While a service is only starting, have a signal to stop end it as it will later: with 0."""
-    handlers = {signal.SIGTERM: _stop}
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        handlers[signal.SIGHUP] = _stop if has_terminal() else _pass_over
+def handled(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
+    """Have signals handled so, and afterwards as before."""
     former = {one: signal.signal(one, handler) for one, handler in handlers.items()}
     try:
         yield
     finally:
         for one, handler in former.items():
             signal.signal(one, handler)
+
+
+@contextmanager
+def stops_at_once() -> Iterator[None]:
+    """While a service is only starting, have a signal to stop end it as it will later: with 0."""
+    handlers: dict[signal.Signals, Handler] = {signal.SIGTERM: _stop}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        handlers[signal.SIGHUP] = _stop if has_terminal() else _pass_over
+    with handled(handlers):
+        yield
 
 
 if os.getpid() == 1:

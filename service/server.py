@@ -146,15 +146,14 @@ class _Server(uvicorn.Server):
         So does SIGHUP where it tells that the terminal is gone. Elsewhere it asks servers to read
         their files again, and this one need not be asked.
         """
-        handlers = {signal.SIGINT: self.handle_exit, signal.SIGTERM: self.handle_exit}
+        handlers: dict[signal.Signals, first.Handler] = {
+            signal.SIGINT: self.handle_exit,
+            signal.SIGTERM: self.handle_exit,
+        }
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is what nohup sets
             handlers[signal.SIGHUP] = self.handle_exit if first.has_terminal() else _pass_over
-        former = {one: signal.signal(one, handler) for one, handler in handlers.items()}
-        try:
+        with first.handled(handlers):
             yield
-        finally:
-            for one, handler in former.items():
-                signal.signal(one, handler)
 
 
 def _pass_over(sig: int, frame: FrameType | None) -> None:

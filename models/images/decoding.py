@@ -43,18 +43,13 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded picture.
-
-    ``pixels`` is row-major and interleaved, [height, width, channels]; bytes when ``bits`` is 8,
-    little-endian uint16 when it is 16 (then ``mode`` is ``L``). Full scale is 2^bits − 1.
-    """
+class PictureShape:
+    """What a picture is beside its pixels: its size, and what its values are."""
 
     width: int
     height: int
     mode: Literal["L", "RGB"]
     bits: Literal[8, 16]
-    pixels: bytes = field(repr=False)
 
     @property
     def channels(self) -> int:
@@ -66,13 +61,28 @@ class Picture:
         """The number of pixel values, which the norms' dimension d is."""
         return self.width * self.height * self.channels
 
+    def digest_with(self, content: bytes) -> str:
+        """SHA-256 of ``content`` and this shape, in hexadecimal."""
+        shape = f"{self.width} {self.height} {self.mode} {self.bits}\n"
+        digest = hashlib.sha256(shape.encode())
+        digest.update(content)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Picture(PictureShape):
+    """A decoded picture.
+
+    ``pixels`` is row-major and interleaved, [height, width, channels]; bytes when ``bits`` is 8,
+    little-endian uint16 when it is 16 (then ``mode`` is ``L``). Full scale is 2^bits − 1.
+    """
+
+    pixels: bytes = field(repr=False)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the pixels and their shape, in hexadecimal: equal for equal pictures only."""
-        shape = f"{self.width} {self.height} {self.mode} {self.bits}\n"
-        digest = hashlib.sha256(shape.encode())
-        digest.update(self.pixels)
-        return digest.hexdigest()
+        return self.digest_with(self.pixels)
 
     def array(self) -> Pixels:
         """Return a read-only view of the pixels, [height, width, channels], uint8 or uint16."""

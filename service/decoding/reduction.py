@@ -5,17 +5,15 @@ evaluates it changes nothing: a large picture is made small where it was decoded
 the front nor a worker ever holds its pixels, and no pass waits for it.
 """
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
-from typing import Literal
 
 import numpy as np
 
 from models.certification.norms import NORMS, Norm
-from models.images import Limits, decode, to_png
+from models.images import Limits, PictureShape, decode, to_png
 from models.preprocessing import CannotCertify, Preprocessing, plan
 
 __all__ = ["CannotCertify", "Reduced", "Task", "reduce_file"]
@@ -41,7 +39,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Reduced:
+class Reduced(PictureShape):
     """A decoded picture, as small as it can be sent.
 
     Attributes:
@@ -55,31 +53,14 @@ class Reduced:
             [channels, height, width] as ``Preprocessing.apply`` returns them; a PNG file to show.
     """
 
-    width: int
-    height: int
-    mode: Literal["L", "RGB"]
-    bits: Literal[8, 16]
     sensitivities: list[tuple[Norm, Norm, float]]
     prepared: bool
     content: bytes
 
-    @property
-    def channels(self) -> int:
-        """1 for ``L``, 3 for ``RGB``."""
-        return len(self.mode)
-
-    @property
-    def values(self) -> int:
-        """The number of pixel values as sent, which the norms' dimension d is."""
-        return self.width * self.height * self.channels
-
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content and the picture's shape, in hexadecimal."""
-        shape = f"{self.width} {self.height} {self.mode} {self.bits}\n"
-        digest = hashlib.sha256(shape.encode())
-        digest.update(self.content)
-        return digest.hexdigest()
+        return self.digest_with(self.content)
 
     def plan(self, shape: tuple[int, int, int]) -> Preprocessing:
         """Return its preprocessing for a model that takes ``shape``."""
