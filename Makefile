@@ -47,11 +47,15 @@ $(VENV)/.bench: $(VENV)/.dev
 serve: $(VENV)/.serve ## install and serve the shipped model on 127.0.0.1:8000 (PORT= changes it)
 	@exec $(BIN)/pixeldp serve --port $(PORT)
 
+# Two processes: much of a test is waiting for a service that it started. The tests of a file run in
+# order in one of them, as many share what they start.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(VENV)/.dev $(VENV)/.debian ## install what the tests need and run them, but for the slow ones
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.dev $(VENV)/.debian ## services started by the dozen in hostile surroundings, families of networks
-	@$(BIN)/python -m pytest -m slow
+	@$(PYTEST) -m slow
 
 # PyTorch and oneDNN use no other instructions then, whatever the processor has. Left out is what
 # computes little: browsers, documents, deployment.
@@ -60,8 +64,8 @@ AVX2_TESTS := tests --ignore=tests/e2e/test_page.py --ignore=tests/e2e/test_docu
     --ignore=tests/deploy --ignore=tests/tools
 
 test-avx2: $(VENV)/.dev ## what computes once more, as on a processor with AVX2 and no bfloat16
-	@$(AVX2) $(BIN)/python -m pytest -m "not slow" $(AVX2_TESTS)
-	@$(AVX2) $(BIN)/python -m pytest tests/soundness
+	@$(AVX2) $(PYTEST) -m "not slow" $(AVX2_TESTS)
+	@$(AVX2) $(PYTEST) tests/soundness
 
 check: $(VENV)/.dev ## lint, formatting, types, and known vulnerabilities of the pins
 	@$(BIN)/ruff check .
