@@ -1,7 +1,12 @@
 // The answer as a person reads it, while it comes in and when it is there.
 
+import { inWords, patch, spread } from "./altered.js";
 import { Chart, reading } from "./chart.js";
 import { NORMS, above, below, down, percent, plain, whole } from "./format.js";
+import { showPixels } from "./pad.js";
+
+// Altered pictures follow the slider when it rests so long.
+const REST_MS = 60;
 
 const element = (id) => document.getElementById(id);
 
@@ -18,12 +23,13 @@ export class AnswerView {
     this.slider = element("size");
     this.slider.addEventListener("input", () => {
       this.size = this.told.attacks.sizes[this.slider.valueAsNumber];
-      this.chosen = true;
+      this.chosen = this.following = true;
       this.#draw();
     });
     element("mark").addEventListener("click", () => {
       this.size = this.told.certified_size;
       this.chosen = true;
+      this.following = false;
       this.#draw();
       this.slider.focus();
     });
@@ -32,7 +38,7 @@ export class AnswerView {
   /** Start afresh: other sizes will be chosen from. */
   forgetSize() {
     this.size = undefined;
-    this.chosen = false;
+    this.chosen = this.following = false;
   }
 
   wait(words) {
@@ -57,6 +63,8 @@ export class AnswerView {
   look(look, { norm, budget }) {
     this.#only("result");
     this.told = { ...look, norm };
+    this.original = null;
+    element("altered").hidden = true;
     this.#claim("so far");
     element("progress").max = budget ?? look.draws;
     element("progress").value = look.draws;
@@ -66,10 +74,16 @@ export class AnswerView {
     this.#draw();
   }
 
-  /** Show the answer. */
-  answer(answer) {
+  /**
+   * Show the answer.
+   *
+   * @param original {pixels, width, height, channels} of the picture that it is about, at its own
+   *   resolution; or null, where that is too large.
+   */
+  answer(answer, original) {
     this.#only("result");
     this.told = answer;
+    this.original = original;
     this.#claim(`with ${percent(answer.confidence)} confidence`);
     element("progress").max = element("progress").value = answer.draws;
     element("progress-text").textContent = ended(answer);
@@ -90,6 +104,7 @@ export class AnswerView {
   #only(id) {
     for (const other of ["waiting", "problem", "result"]) element(other).hidden = other !== id;
     element("strip").hidden = id !== "result";
+    clearTimeout(this.later);
     if (id !== "result") element("status").textContent = "";
     return element(id);
   }
@@ -136,27 +151,47 @@ export class AnswerView {
         `other label above ${above(highest)}.`
       : `This is more than is proven: such an attacker might push ${label.name} down to ` +
         `${below(lowest)}, and another label up to ${above(highest)}.`;
-    element("means").textContent = this.told.picture ? meaning(this.size, this.told) : "";
+    clearTimeout(this.later);
+    if (this.told.picture) this.later = setTimeout(() => this.#alter(), REST_MS);
     const name = document.createElement("b");
     name.textContent = label.name;
     element("strip").replaceChildren(name, `${element("mark").textContent}, ${verdict}`);
     this.sized(this.size);
   }
-}
 
-/** What an attack of a size is in pixels, by the norm that it is measured in. */
-function meaning(size, { norm, picture }) {
-  const values = picture.width * picture.height * (picture.mode === "RGB" ? 3 : 1);
-  const levels = 2 ** picture.bits - 1;
-  const grey = (share) => `${plain(Number(Math.min(share * levels, levels).toPrecision(2)))} of ${whole(levels)} levels`;
-  if (norm === "linf") return `That is: every value of every pixel is changed by up to ${grey(size)}.`;
-  const spread = norm === "l2" ? size / Math.sqrt(values) : size / values;
-  const all = norm === "l2" ? size ** 2 : size;
-  const few =
-    all < 1
-      ? `one value of one pixel by ${grey(size)}`
-      : `${whole(Math.floor(all))} of ${whole(values)} values from black to white`;
-  return `That is, for example: ${few}, or all of them by ${grey(spread)}.`;
+  /** Show what changes can look like: of the certified size, or of one chosen by the slider. */
+  #alter() {
+    const { original } = this;
+    const { certified_size: certified, norm, picture, preprocessing } = this.told;
+    const size = this.following ? this.size : certified || this.size;
+    const which = size === certified ? "the certified size" : "size";
+    element("altered-title").textContent =
+      `What a change of ${which} ${down(size)} in ${NORMS[norm]} can look like`;
+    element("patch-name").textContent = norm === "linf" ? "Less contrast" : "In one place";
+    element("pictures").hidden = !original;
+    if (original) {
+      showPixels(element("unaltered"), original);
+      for (const [id, change] of Object.entries({ spread, patch })) {
+        const changes = change(original, size, norm);
+        const pixels = original.pixels.map((value, i) => value + changes[i]);
+        showPixels(element(id), { ...original, pixels });
+        element(`${id}-text`).textContent = inWords(changes, original, norm);
+      }
+    }
+    element("altered-text").textContent = [
+      original
+        ? "Values change by whole levels and stop at black and white; each size stated is that of the change shown."
+        : `A picture of ${whole(picture.width)} × ${whole(picture.height)} pixels is too large to be altered here.`,
+      certified >= size
+        ? "The certificate covers these changes, and all others up to this size."
+        : "The certificate does not cover this size: some changes of it might change the answer.",
+      ...(picture.bits === 16 ? ["Only the upper 8 of the picture’s 16 bits are shown."] : []),
+      ...(preprocessing.steps.length
+        ? ["The size is measured on the picture as sent, before it is resized or cropped for the model."]
+        : []),
+    ].join(" ");
+    element("altered").hidden = false;
+  }
 }
 
 /** How the answer came to its end. */

@@ -2,7 +2,7 @@
 
 import { AnswerView } from "./answer.js";
 import { decoded, key, models, Problem, stream } from "./api.js";
-import { Pad, showPixels } from "./pad.js";
+import { Pad, pixelsOf, showPixels } from "./pad.js";
 import { receive, sampleAddress, samplesFor, takeSample } from "./pictures.js";
 import { curl, python } from "./snippets.js";
 
@@ -12,6 +12,8 @@ const LOOK_MS = 45;
 const STROKE_MS = 450;
 // Sizes of attack to choose from.
 const ATTACKS = 101;
+// Values of a picture that is altered here: more would keep the slider waiting.
+const LARGEST = 2 ** 22;
 
 const NORM_HINTS = {
   l1: "Sum of all pixels’ changes",
@@ -158,11 +160,21 @@ function take(picture, ms = 0) {
 
 /** Show a file on the pad, once, as the service sees it. */
 async function showOnPad(picture, signal) {
-  if (picture.pixels || picture.shown) return;
+  if (picture.pixels || picture.image) return;
   const image = await decoded(picture, signal);
   if (signal.aborted) return;
-  picture.shown = true;
+  picture.image = image;
   pad.show(image);
+}
+
+/** The pixels that an answer is about, or null where they are too many to be altered here. */
+function originalOf(picture, { width, height, mode }) {
+  if (picture.pixels) return picture;
+  const channels = mode === "RGB" ? 3 : 1;
+  // The service shows very large pictures smaller.
+  if (picture.image.width !== width || picture.image.height !== height) return null;
+  if (width * height * channels > LARGEST) return null;
+  return (picture.original ??= { pixels: pixelsOf(picture.image, channels), width, height, channels });
 }
 
 /** What is chosen, as options of the request; an empty field leaves it to the service. */
@@ -199,7 +211,7 @@ async function ask() {
         // What was left to the service is now known.
         element("confidence").value ||= data.confidence;
         element("draws").value ||= data.budget.asked;
-        view.answer(data);
+        view.answer(data, originalOf(picture, data.picture));
       }
     }
   } catch (error) {

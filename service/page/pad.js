@@ -163,6 +163,18 @@ function ink(canvas) {
   return { left, top, width: right - left, height: bottom - top, x: x / mass, y: y / mass };
 }
 
+/** The values of an opaque bitmap, pixel by pixel; of a grey one each pixel's only one. */
+export function pixelsOf(image, channels) {
+  const context = new OffscreenCanvas(image.width, image.height).getContext("2d");
+  context.drawImage(image, 0, 0);
+  const { data } = context.getImageData(0, 0, image.width, image.height);
+  const pixels = new Uint8Array(image.width * image.height * channels);
+  for (let i = 0; i < pixels.length; i++) {
+    pixels[i] = data[Math.floor(i / channels) * 4 + (i % channels)];
+  }
+  return pixels;
+}
+
 /** Show on `canvas` exactly the pixels that are sent. */
 export function showPixels(canvas, { pixels, width, height, channels }) {
   canvas.width = width;

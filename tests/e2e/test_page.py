@@ -1,5 +1,6 @@
 """The page in a real browser: Debian's Chromium, which `make test` installs if it may."""
 
+import base64
 import io
 import json
 import os
@@ -316,7 +317,7 @@ def test_a_larger_picture_starts_near_what_is_certified(visitor: Visitor, tmp_pa
     size = float((visitor.page.locator("#size-text").text_content() or "").split()[0])
     assert 0.7 * answer["certified_size"] < size <= 0.8 * answer["certified_size"]
     expect(visitor.pill).to_have_text("Robust")
-    expect(visitor.page.locator("#means")).to_contain_text("of 1,280,000 values")
+    expect(visitor.page.locator("#spread-text")).to_contain_text("All 1,280,000 pixels changed")
     expect(visitor.page.locator("#not-right")).to_contain_text("Robust does not mean right")
     assert f"target={size:.12g}&" in (visitor.page.locator("#curl").text_content() or "")
     visitor.slider.press("Home")
@@ -394,6 +395,112 @@ def test_a_file_is_shown_as_it_is_certified(visitor: Visitor, name: str) -> None
         }"""
     )
     assert shown == values.tolist()
+
+
+def canvas(page: Page, name: str, channels: int) -> np.ndarray:
+    """The values of a canvas at its own resolution."""
+    data, width, height = page.evaluate(
+        """name => {
+            const shown = document.getElementById(name);
+            const { width, height } = shown;
+            // Another canvas is read, so that the browser has nothing to say about this one.
+            const context = new OffscreenCanvas(width, height).getContext("2d");
+            context.drawImage(shown, 0, 0);
+            const { data } = context.getImageData(0, 0, width, height);
+            let text = "";
+            for (const one of data) text += String.fromCharCode(one);
+            return [btoa(text), width, height];
+        }""",
+        name,
+    )
+    values = np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 4)
+    assert (values[..., 3] == 255).all()
+    assert channels == 3 or (values[..., :1] == values[..., :3]).all(), "grey"
+    return values[..., :channels].astype(int)
+
+
+def measured(change: np.ndarray, norm: str) -> float:
+    """The size of a change of values from 0 to 255, by the definition of the norm."""
+    order = {"l1": 1, "l2": 2, "linf": np.inf}[norm]
+    return float(np.linalg.norm(change.ravel() / 255, order))
+
+
+def check_altered(visitor: Visitor, original: np.ndarray, size: float, norm: str) -> None:
+    """What is shown is what was certified, and two changes that are just as large as is said.
+
+    One level more of one value would be more than ``size``, or two levels where all take part.
+    """
+    page = visitor.page
+    title = page.locator("#altered-title")
+    floor = np.floor(size * 10 ** (3 - np.floor(np.log10(size))))
+    written = f"{floor * 10 ** (np.floor(np.log10(size)) - 3):.4g}"
+    expect(title).to_contain_text(f"size {written} in ")
+    channels = original.shape[2]
+    np.testing.assert_array_equal(canvas(page, "unaltered", channels), original)
+    for name in ("spread", "patch"):
+        change = canvas(page, name, channels) - original
+        shown = measured(change, norm)
+        least = {
+            "l1": size - 1 / 255,
+            "l2": np.sqrt(size**2 - (2 / 255) ** 2),
+            "linf": size - 1 / 255,
+        }
+        if name == "spread" and norm == "l2":  # the next level of one value did not fit
+            least["l2"] = np.sqrt(size**2 - (2 * abs(change).max() + 1) / 255**2)
+        assert least[norm] - 1e-9 < shown <= size, (name, norm)
+        pixels = int((change != 0).any(axis=2).sum())
+        total = original.shape[0] * original.shape[1]
+        text = page.locator(f"#{name}-text").text_content() or ""
+        found = re.fullmatch(
+            r"(?:All )?([\d,]+)(?: of ([\d,]+))? pixels changed, by at most (\d+) of 255 levels\. "
+            r"Size: ([\d.]+) in .*\.",
+            text,
+        )
+        assert found, text
+        numbers = [int((one or found[1]).replace(",", "")) for one in found.groups()[:3]]
+        assert numbers == [pixels, total, abs(change).max()], text
+        assert shown * (1 - 1e-3) < float(found[4]) <= shown + 1e-9, text
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
+def test_altered_pictures_are_as_large_as_the_certificate(visitor: Visitor, norm: str) -> None:
+    page = visitor.page
+    page.get_by_label("Norm").select_option(norm)
+    answer = visitor.asks(lambda: visitor.sample("A clear 3"))
+    three = np.asarray(Image.open(SAMPLES / "three.png"), dtype=int)[..., None]
+    expect(page.locator("#altered-title")).to_contain_text("the certified size")
+    check_altered(visitor, three, answer["certified_size"], norm)
+    expect(page.locator("#altered-text")).to_contain_text("The certificate covers these changes")
+    for at in (60, 100):
+        visitor.slider.fill(str(at))
+        check_altered(visitor, three, answer["attacks"]["sizes"][at], norm)
+    expect(page.locator("#altered-text")).to_contain_text("does not cover this size")
+    page.get_by_role("button", name="certified", exact=False).first.click()
+    expect(page.locator("#altered-title")).to_contain_text("the certified size")
+    check_altered(visitor, three, answer["certified_size"], norm)
+
+
+def test_a_large_picture_is_altered_at_its_own_resolution(visitor: Visitor) -> None:
+    rng = np.random.default_rng(0)
+    pixels = np.kron(rng.integers(0, 256, (20, 32, 3)), np.ones((20, 15, 1))).astype(np.uint8)
+    payload = FilePayload(name="a.png", mimeType="image/png", buffer=made.save(pixels, "PNG"))
+    choose = visitor.page.get_by_label("Choose a file")
+    answer = visitor.asks(lambda: choose.set_input_files(payload))
+    assert answer["preprocessing"]["steps"]
+    visitor.slider.fill("50")
+    check_altered(visitor, pixels.astype(int), answer["attacks"]["sizes"][50], "l2")
+    expect(visitor.page.locator("#altered-text")).to_contain_text("measured on the picture as sent")
+
+
+def test_a_picture_too_large_to_be_altered_says_so(visitor: Visitor) -> None:
+    pixels = np.zeros((2100, 2050), np.uint8)
+    payload = FilePayload(name="a.png", mimeType="image/png", buffer=made.save(pixels, "PNG"))
+    choose = visitor.page.get_by_label("Choose a file")
+    visitor.asks(lambda: choose.set_input_files(payload))
+    expect(visitor.page.locator("#altered-text")).to_contain_text(
+        "2,050 × 2,100 pixels is too large"
+    )
+    expect(visitor.page.locator("#pictures")).to_be_hidden()
 
 
 def test_pictures_are_chosen_dropped_and_pasted(visitor: Visitor) -> None:
