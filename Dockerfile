@@ -2,25 +2,30 @@
 #   docker build -t pixeldp .                                    for CPUs
 #   docker build -t pixeldp --build-arg TORCH_BACKEND=cu130 .    for CUDA 13, whose libraries it brings
 # Empty, PyTorch comes from the configured package index like everything else (a mirror: UV_INDEX_URL).
-FROM python:3.12-slim-bookworm AS build
+# Every file that is installed has a digest in locks, and the image below has one, too.
+FROM python:3.12.14-slim-bookworm@sha256:0f5b26b9518d002b6173fd61daad821fa340635ebfec5bba471013f9ca114579 AS build
 # Any user may run what is installed, and nothing is compiled to bytecode on a read-only root.
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never \
-    VIRTUAL_ENV=/opt/pixeldp
-# uv knows where PyTorch's builds are published; pip would have to be told.
-RUN pip install --no-cache-dir uv==0.13.8 && uv venv "$VIRTUAL_ENV"
+    UV_REQUIRE_HASHES=1 VIRTUAL_ENV=/opt/pixeldp
 WORKDIR /src
-COPY constraints.txt ./
+COPY locks locks
+# uv knows where PyTorch's builds are published; pip would have to be told.
+RUN pip install --no-cache-dir --require-hashes --no-deps -r locks/lock.txt && uv venv "$VIRTUAL_ENV"
 ARG TORCH_BACKEND=cpu
-# PyTorch first, and alone: it is the largest layer and changes least.
-RUN uv pip install ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"} \
-    --constraint constraints.txt torch torchvision
+# PyTorch first, and alone: it is the largest layer and changes least. Builds for CUDA need its libraries.
+RUN uv pip install --no-deps ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"} \
+        -r "locks/torch${TORCH_BACKEND:+-$TORCH_BACKEND}.txt" \
+        -r "locks/torchvision${TORCH_BACKEND:+-$TORCH_BACKEND}.txt" \
+    && if grep -qE '^Requires-Dist: (cuda|nvidia|triton)' \
+        "$VIRTUAL_ENV"/lib/python*/site-packages/torch-*.dist-info/METADATA; \
+    then uv pip install --no-deps -r locks/cuda.txt; fi
+RUN uv pip install --no-deps -r locks/serve.txt -r locks/tracing.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY service service
-RUN uv pip install ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"} \
-    --constraint constraints.txt '.[tracing]'
+RUN UV_REQUIRE_HASHES=0 uv pip install --no-deps --no-build-isolation .
 
-FROM python:3.12-slim-bookworm
+FROM python:3.12.14-slim-bookworm@sha256:0f5b26b9518d002b6173fd61daad821fa340635ebfec5bba471013f9ca114579
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin pixeldp
 COPY --from=build /opt/pixeldp /opt/pixeldp
 # There is no compiler in here, so networks run as they are written.

@@ -11,22 +11,38 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Packages come as the locks have them, each file by its digest; the project itself after them, built by
+# the locked setuptools.
+LOCKED := $(PIP) install -qq --require-hashes --no-deps --only-binary :all:
+OWN := $(PIP) install -qq --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-avx2 test-clients check soundness chaos soak bench fuzz format dist image clean
+.PHONY: help serve test test-slow test-avx2 test-clients check soundness chaos soak bench fuzz format lock sbom dist image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-# The stamps make a second run start at once; a change of the pins installs again.
-$(VENV)/.serve: pyproject.toml constraints.txt
+# The stamps make a second run start at once; a change of the locks installs again.
+# Where pip is told of a source that has PyTorch's build for processors alone, that is taken: it is a
+# tenth of the usual one for Linux, which needs CUDA's libraries besides.
+$(VENV)/.serve: pyproject.toml $(addprefix locks/,$(addsuffix .txt,serve torch torchvision cuda))
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing the pinned dependencies into $(VENV) (once) ..."
-	@$(PIP) install -qq --constraint constraints.txt --editable .
+	@echo "installing the locked dependencies into $(VENV) (once) ..."
+	@$(LOCKED) -r locks/serve.txt
+	@for name in torch torchvision; do \
+	    $(LOCKED) -r locks/$$name-cpu.txt 2>/dev/null || $(LOCKED) -r locks/$$name.txt || exit 1; done
+	@! grep -qE '^Requires-Dist: (cuda|nvidia|triton)' \
+	    $(VENV)/lib/python*/site-packages/torch-*.dist-info/METADATA || $(LOCKED) -r locks/cuda.txt
+	@$(OWN) --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.serve client/pyproject.toml
-	@$(PIP) install -qq --constraint constraints.txt --editable '.[dev]' --editable ./client
+$(VENV)/.dev: $(VENV)/.serve client/pyproject.toml locks/tracing.txt locks/dev.txt
+	@$(LOCKED) -r locks/tracing.txt -r locks/dev.txt
+	@$(OWN) --editable ./client
+	@touch $@
+
+$(VENV)/.lock: $(VENV)/.dev locks/lock.txt
+	@$(LOCKED) -r locks/lock.txt
 	@touch $@
 
 # What is missing and cannot be installed here is found missing by the tests that need it.
@@ -40,8 +56,8 @@ $(VENV)/.debian: tests/debian-packages.txt $(VENV)/.dev
 	fi
 	@touch $@
 
-$(VENV)/.bench: $(VENV)/.dev
-	@$(PIP) install -qq --constraint constraints.txt --editable '.[dev,bench]'
+$(VENV)/.bench: $(VENV)/.dev locks/bench.txt
+	@$(LOCKED) -r locks/bench.txt
 	@touch $@
 
 serve: $(VENV)/.serve ## install and serve the shipped model on 127.0.0.1:8000 (PORT= changes it)
@@ -67,10 +83,12 @@ test-avx2: $(VENV)/.dev ## what computes once more, as on a processor with AVX2 
 	@$(AVX2) $(PYTEST) -m "not slow" $(AVX2_TESTS)
 	@$(AVX2) $(PYTEST) tests/soundness
 
-check: $(VENV)/.dev ## lint, formatting, types, and known vulnerabilities of the pins
+check: $(VENV)/.dev ## lint, formatting, types, locks, and known vulnerabilities of the pins
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m tools.lock --check
+	@$(PIP) check
 	@$(BIN)/python -m tools.audit
 
 soundness: $(VENV)/.dev ## the long form of the soundness experiments, an hour (DATA= of named data sets)
@@ -104,6 +122,13 @@ bench: $(VENV)/.bench ## certificates, serving beside its peers, load (DATA= hol
 format: $(VENV)/.dev ## let ruff rewrite the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+lock: $(VENV)/.lock ## lock the dependencies anew, as pyproject.toml asks (UPGRADE=1 takes newer ones)
+	@$(BIN)/python -m tools.lock $(if $(UPGRADE),--upgrade)
+
+sbom: $(VENV)/.dev ## write what the service consists of to dist/pixeldp-VERSION.cdx.json (CycloneDX)
+	@mkdir -p dist
+	@$(BIN)/python -m tools.sbom dist
 
 dist: $(VENV)/.dev ## build the wheels and source distributions of service and client into dist
 	@$(BIN)/python -m tools.dist

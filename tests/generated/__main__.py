@@ -21,7 +21,7 @@ from tests.e2e.conftest import ROOT, Service
 
 HERE = Path(__file__).parent
 SEVEN = ROOT / "examples" / "7.png"
-PYTHON_TOOLS = HERE / "requirements.txt"
+PYTHON_TOOLS = ROOT / "locks" / "clients.txt"
 NODE_TOOLS = ("package.json", "package-lock.json", "tsconfig.json")
 
 
@@ -60,7 +60,7 @@ class Folder:
 
     def install(self) -> None:
         """Install the generators, unless that was done with the same pins before."""
-        pins = "".join((HERE / name).read_text() for name in (PYTHON_TOOLS.name, *NODE_TOOLS))
+        pins = "".join(path.read_text() for path in (PYTHON_TOOLS, *(HERE / n for n in NODE_TOOLS)))
         stamp = self.path / "installed"
         if stamp.is_file() and stamp.read_text() == pins:
             return
@@ -69,7 +69,8 @@ class Folder:
         for name in NODE_TOOLS:
             shutil.copy(HERE / name, self.path)
         venv.create(self.path / "venv", with_pip=True)
-        self.run(self.bin / "python", "-m", "pip", "install", "-q", "-r", PYTHON_TOOLS)
+        locked = ("install", "-q", "--require-hashes", "--no-deps", "-r", PYTHON_TOOLS)
+        self.run(self.bin / "python", "-m", "pip", *locked)
         self.run("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
         stamp.write_text(pins)
 
