@@ -17,7 +17,7 @@ LOCKED := $(PIP) install -qq --require-hashes --no-deps --only-binary :all:
 OWN := $(PIP) install -qq --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow test-avx2 test-clients check soundness chaos soak bench fuzz format lock sbom dist image clean
+.PHONY: help serve install test test-slow test-avx2 test-clients check soundness chaos soak bench fuzz format lock sbom dist image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,8 @@ $(VENV)/.bench: $(VENV)/.dev locks/bench.txt
 
 serve: $(VENV)/.serve ## install and serve the shipped model on 127.0.0.1:8000 (PORT= changes it)
 	@exec $(BIN)/pixeldp serve --port $(PORT)
+
+install: $(VENV)/.serve ## install the service into .venv and start nothing
 
 # Two processes: much of a test is waiting for a service that it started. The tests of a file run in
 # order in one of them, as many share what they start.
@@ -130,7 +132,7 @@ sbom: $(VENV)/.dev ## write what the service consists of to dist/pixeldp-VERSION
 	@mkdir -p dist
 	@$(BIN)/python -m tools.sbom dist
 
-dist: $(VENV)/.dev ## build the wheels and source distributions of service and client into dist
+dist: $(VENV)/.dev ## build all files of a release into dist: wheels, sources, bill of materials, checksums
 	@$(BIN)/python -m tools.dist
 
 image: ## build the container image, named by the version (TORCH_BACKEND= for CUDA)

@@ -1,12 +1,14 @@
-"""Build the source distributions and wheels of the service and of its client.
+"""Build the files of a release: distributions of service and client, bill of materials, checksums.
 
     python -m tools.dist [FOLDER]
 
 They go into ``dist`` by default. Each is built from a copy, so that nothing of earlier builds gets
 into it, and each wheel from the unpacked source distribution, which therefore lacks nothing. No
-package index is asked: the environment's own setuptools builds.
+package index is asked: the environment's own setuptools builds. SHA256SUMS has the digest of each
+file, and is what a release signs.
 """
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -14,10 +16,12 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from tools import sbom
+
 ROOT = Path(__file__).parents[1]
 # What is copied of each project; the license goes into both.
 SERVICE = ("CHANGELOG.md", "MANIFEST.in", "README.md", "SECURITY.md", "constraints.txt")
-SERVICE_FOLDERS = ("models", "service")
+SERVICE_FOLDERS = ("locks", "models", "service")
 CLIENT_FOLDERS = ("src",)
 
 
@@ -60,6 +64,21 @@ def _hook(name: str, project: Path, folder: Path) -> str:
     return done.stdout.splitlines()[-1]
 
 
+def add_sums(folder: Path, files: list[Path]) -> Path:
+    """Write the SHA-256 of files of the folder to its SHA256SUMS, as ``sha256sum`` reads them."""
+    sums = folder / "SHA256SUMS"
+    lines = [f"{hashlib.sha256(one.read_bytes()).hexdigest()}  {one.name}\n" for one in files]
+    sums.write_text("".join(lines), encoding="utf-8")
+    return sums
+
+
+def main(folder: Path) -> list[Path]:
+    """Make all files of a release in ``folder``, and return them."""
+    made = build(folder)
+    made.append(sbom.write(ROOT, folder))
+    return [*made, add_sums(folder, made)]
+
+
 if __name__ == "__main__":
-    for made in build(Path(sys.argv[1]) if sys.argv[1:] else ROOT / "dist"):
+    for made in main(Path(sys.argv[1]) if sys.argv[1:] else ROOT / "dist"):
         print(made)

@@ -2,9 +2,10 @@
 
     python -m tools.lock [--upgrade | --check]
 
-``make lock`` runs it, as it needs uv. It writes ``locks``, one file for each layer of packages that
-is installed on top of another, and ``constraints.txt``, which has all pins without hashes. Pins stay
-as they are unless ``pyproject.toml`` excludes them; ``--upgrade`` takes the newest releases.
+``make lock`` runs it, as it needs uv. It writes ``locks``, one file for each layer of packages
+that is installed on top of another, and ``constraints.txt``, which has all pins without hashes.
+Pins stay as they are unless ``pyproject.toml`` excludes them; ``--upgrade`` takes the newest
+releases.
 ``--check`` writes nothing and needs no network: it says where locks, constraints and
 ``pyproject.toml`` do not agree.
 """
@@ -40,9 +41,13 @@ CUDA = re.compile(r"(cuda|nvidia)-.*|triton")
 WITHOUT = ("pip",)
 # What is installed into an environment of its own, and so need not go with the rest.
 APART = {"clients": "tests/generated/requirements.in"}
-PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)(?P<marker> ; [^\\\n]+?)?(?= \\$|$)")
+PIN = re.compile(
+    r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)(?P<marker> ; [^\\\n]+?)?(?= \\$|$)"
+)
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
-CONSTRAINTS = "# Every package that the project runs and is tested with, pinned. Made by make lock.\n"
+CONSTRAINTS = (
+    "# Every package that the project runs and is tested with, pinned. Made by make lock.\n"
+)
 HEADER = "# Made by make lock; pip install --require-hashes --no-deps takes it.\n"
 
 
@@ -130,12 +135,14 @@ def check(root: Path) -> list[str]:
             pinned = constraints.get(name)
             if pinned is None or pinned.version != pin.version:
                 said = "nothing" if pinned is None else pinned.version
-                faults.append(f"{name}: locks/{layer}.txt has {pin.version}, constraints.txt {said}")
+                faults.append(
+                    f"{name}: locks/{layer}.txt has {pin.version}, constraints.txt {said}"
+                )
     faults += [f"{name}: in constraints.txt, in no lock" for name in set(constraints) - set(locked)]
     faults += [fault for layer, asked in _wanted(root) for fault in _lacks(layer, asked, locks)]
     for build, name in builds.items():
-        pin, usual = locks[build].get(name), locks[name].get(name)
-        if pin is None or usual is None or not _is_build(pin, usual):
+        built, usual = locks[build].get(name), locks[name].get(name)
+        if built is None or usual is None or not _is_build(built, usual):
             faults.append(f"locks/{build}.txt: no build of what locks/{name}.txt has")
     return sorted(faults)
 
@@ -155,9 +162,10 @@ def _lacks(layer: str, asked: Requirement, locks: dict[str, Pins]) -> Iterator[s
         pin = locks[there].get(name)
         if pin is not None:
             if pin.version not in asked.specifier:
-                yield f"{name}: pyproject.toml asks {asked.specifier}, locks/{there}.txt has {pin.version}"
+                said = f"pyproject.toml asks {asked.specifier}"
+                yield f"{name}: {said}, locks/{there}.txt has {pin.version}"
             return
-    yield f"{name}: pyproject.toml asks it for {layer}, but no lock that is installed then has it"
+    yield f"{name}: pyproject.toml asks it for {layer}, no lock that is installed then has it"
 
 
 def make(root: Path, upgrade: bool) -> None:
@@ -179,11 +187,11 @@ def make(root: Path, upgrade: bool) -> None:
     }
     names["serve"] = set(_compile(root, everything[:2], required, pins=pins))
     names["cuda"] = {name for name in names["serve"] if CUDA.fullmatch(name)}
-    names |= {name: {name} for name in TORCH}
+    names.update({name: {name} for name in TORCH})
     names["serve"] -= names["cuda"] | set(TORCH)
     names["lock"] = {canonicalize_name(Requirement(one).name) for one in extras["lock"]}
-    for build in builds.values():
-        for name, pin in build.items():
+    for built in builds.values():
+        for name, pin in built.items():
             hashes = dict.fromkeys([*pins[name].hashes, *pin.hashes])
             pins[name] = pins[name]._replace(hashes=tuple(hashes))
     for layer, below in LAYERS.items():
@@ -192,10 +200,10 @@ def make(root: Path, upgrade: bool) -> None:
     for build, found in builds.items():
         for name, pin in found.items():
             write(root / f"locks/{name}-{build}.txt", {name: pin})
-    for name, source in APART.items():
-        lock = root / f"locks/{name}.txt"
+    for apart, source in APART.items():
+        lock = root / f"locks/{apart}.txt"
         write(lock, _compile(root, (source,), "", kept=lock, upgrade=upgrade))
-    lines = sorted({f"{pin.name}=={pin.version}\n" for pin in pins.values()}, key=str.lower)
+    lines = [f"{pins[name].name}=={pins[name].version}\n" for name in sorted(pins)]
     (root / "constraints.txt").write_text(CONSTRAINTS + "".join(lines), encoding="utf-8")
 
 
@@ -208,7 +216,7 @@ def _compile(
     pins: Pins | None = None,
     upgrade: bool = False,
 ) -> Pins:
-    """Resolve for every platform: ``kept`` are preferred, ``pins`` must be, ``upgrade`` is neither."""
+    """Resolve for every platform; ``kept`` is preferred but for ``upgrade``, ``pins`` must be."""
     with tempfile.TemporaryDirectory() as folder:
         out, pinned = Path(folder, "out.txt"), Path(folder, "pins.txt")
         if kept is not None and kept.exists():
@@ -227,7 +235,7 @@ def _compile(
 
 
 def _build(root: Path, build: str, torch: Pins) -> Pins:
-    """Return the pins of one build of PyTorch: asked for, or else as they stand if they still fit."""
+    """Return the pins of one build of PyTorch: asked for, or as they stand if they still fit."""
     locks = [root / f"locks/{name}-{build}.txt" for name in torch]
     asked = "".join(f"{pin.name}=={pin.version}\n" for pin in torch.values())
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,7 @@
 """deploy/systemd: the unit starts what is there, and stops it as slowly as it may be."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -46,7 +47,9 @@ def test_a_stop_waits_for_what_is_in_flight() -> None:
 
 def test_files_that_its_comments_name_are_there() -> None:
     text = UNIT.read_text()
-    for name in ("constraints.txt", "deploy/systemd/pixeldp.service", "docs/operate.md"):
+    assert "make -C /opt/pixeldp install" in text
+    assert re.search("^install:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for name in ("deploy/systemd/pixeldp.service", "docs/operate.md"):
         assert f"/opt/pixeldp/{name}" in text
         assert (ROOT / name).is_file()
 
