@@ -54,7 +54,10 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_the_image_is_built_in_stages_and_runs_as_nobody_special() -> None:
-    assert len(instructions("FROM")) == 2
+    bases = [base.removesuffix(" AS build") for base in instructions("FROM")]
+    assert len(bases) == 2
+    assert re.fullmatch(r"python:3\.12\.\d+-slim-bookworm@sha256:[0-9a-f]{64}", bases[0])
+    assert bases[0] == bases[1]
     assert instructions("USER") == [str(USER)]
     assert "ARG TORCH_BACKEND=cpu" in INSTRUCTIONS
     # What builds stays behind: nothing is installed into what runs.

@@ -1,17 +1,24 @@
 """The distributions hold all that they need: installed apart from the checkout they predict."""
 
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
+import textwrap
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tools.dist import ROOT, build
+from models.bundle import describe
+from tools.dist import ROOT, add_sums, build
+from tools.lock import read
 from tools.release import PLACES, release, versions
+from tools.sbom import LAYERS, bill
 
 PACKAGES = {"pixeldp": (ROOT, ("models", "service")), "client": (ROOT / "client/src", (".",))}
 
@@ -52,6 +59,9 @@ def test_they_hold_every_file_of_the_packages_and_the_license(made: list[Path]) 
         with tarfile.open(source) as unpacked:
             names = {name.partition("/")[2] for name in unpacked.getnames()}
             assert {"LICENSE", "README.md", "pyproject.toml"} <= names
+            if source.name.startswith("pixeldp-"):
+                locks = {f"locks/{path.name}" for path in (ROOT / "locks").iterdir()}
+                assert locks <= names
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +146,56 @@ def test_nothing_new_is_no_release(project: Path) -> None:
     release(project, "1.0.0", "2030-01-02")
     with pytest.raises(ValueError, match="nothing"):
         release(project, "1.0.1", "2030-01-03")
+
+
+def test_the_bill_of_materials_has_every_package_image_and_model() -> None:
+    found = json.loads(bill(ROOT))
+    assert found["bomFormat"] == "CycloneDX"
+    assert found["metadata"]["component"]["version"] == versions(ROOT)["pyproject.toml"]
+    parts = {part["bom-ref"]: part for part in found["components"]}
+    pins = [pin for layer in LAYERS for pin in read(ROOT / f"locks/{layer}.txt").values()]
+    for pin in pins:
+        [files] = parts[f"pkg:pypi/{pin.name}@{pin.version}"]["externalReferences"]
+        assert {one["content"] for one in files["hashes"]} == set(pin.hashes)
+    [base] = [part for part in parts.values() if part["type"] == "container"]
+    assert f"@sha256:{base['hashes'][0]['content']}" in (ROOT / "Dockerfile").read_text()
+    models = [part for part in parts.values() if part["type"] == "machine-learning-model"]
+    bundles = [describe(path) for path in (ROOT / "models/zoo").iterdir() if path.is_dir()]
+    assert {f"sha256:{model['hashes'][0]['content']}" for model in models} == {
+        bundle.digest for bundle in bundles
+    }
+    assert len(parts) == len(pins) + 1 + len(bundles)
+
+
+def commands(section: str) -> str:
+    """Return the shell commands of a section of RELEASE.md, as they stand there."""
+    text = (ROOT / "RELEASE.md").read_text()
+    [block] = re.findall(rf"{section}.*?\n *```sh\n(.*?)```", text, re.DOTALL)
+    return textwrap.dedent(block)
+
+
+@pytest.mark.parametrize("altered", [None, "pixeldp-1.whl", "SHA256SUMS"])
+def test_the_checksums_are_signed_and_verified_as_it_is_written(
+    tmp_path: Path, altered: str | None
+) -> None:
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("NOT TESTED: ssh-keygen is not here; install openssh-client")
+
+    def shell(command: str, folder: Path) -> int:
+        environment = {**os.environ, "KEY": str(tmp_path / "key")}
+        shell = ["sh", "-e", "-c", command]
+        return subprocess.run(shell, cwd=folder, env=environment, capture_output=True).returncode
+
+    dist = tmp_path / "dist"
+    dist.mkdir()
+    (dist / "pixeldp-1.whl").write_bytes(b"wheel")
+    add_sums(dist, [dist / "pixeldp-1.whl"])
+    assert shell('ssh-keygen -q -t ed25519 -N "" -f "$KEY"', tmp_path) == 0
+    assert shell(commands("6. Sign the checksums"), tmp_path) == 0
+    signer = 'echo "you@example.com $(cat "$KEY.pub")" >> release-signers'
+    assert f"`{signer}`" in (ROOT / "RELEASE.md").read_text()
+    assert shell(signer, dist) == 0
+    if altered is not None:
+        with (dist / altered).open("ab") as file:
+            file.write(b"0" * 64 + b"  other\n")
+    assert (shell(commands("## Verifying a release"), dist) == 0) is (altered is None)

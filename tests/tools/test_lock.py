@@ -105,7 +105,8 @@ def test_pip_refuses_a_file_of_another_digest(tmp_path: Path) -> None:
     wheel = tmp_path / "thing-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("thing.py", "")
-        archive.writestr("thing-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: thing\n")
+        described = "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n"
+        archive.writestr("thing-1.0.dist-info/METADATA", described)
         tags = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         archive.writestr("thing-1.0.dist-info/WHEEL", tags)
         archive.writestr("thing-1.0.dist-info/RECORD", "")
