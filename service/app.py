@@ -10,7 +10,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from service import tracing
+from service import supervision, tracing
 from service.api import docs, health, models, page, predict, problems, v2, v2_repository
 from service.api.head import Head
 from service.api.middleware import Envelope
@@ -90,7 +90,9 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
                 budget=budget,
             )
             engine.start()
-            warning = asyncio.create_task(warn_of_slow_models(engine, catalogue, settings))
+            warning = supervision.once(
+                "the warning of slow models", warn_of_slow_models(engine, catalogue, settings)
+            )
             try:
                 yield
             finally:

@@ -20,7 +20,7 @@ import structlog
 import uvicorn
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 
-from service import first, logs
+from service import first, logs, supervision
 from service.app import create_app
 from service.budget import Budget
 from service.connections import LEAST_FILES, Connection, check_connections
@@ -68,13 +68,20 @@ class _Server(uvicorn.Server):
         engine: told of the stop.
         budget: of what is held for clients.
         delay: seconds for which requests are taken after a signal to stop.
+        on_broken: called with the reason when work in the background fails again and again.
     """
 
     def __init__(
-        self, config: uvicorn.Config, engine: Engine, budget: Budget, delay: float
+        self,
+        config: uvicorn.Config,
+        engine: Engine,
+        budget: Budget,
+        delay: float,
+        on_broken: Callable[[str], None],
     ) -> None:
         super().__init__(config)
         self._engine, self._budget, self._delay = engine, budget, delay
+        self._on_broken = on_broken
         self._listeners: list[socket.socket] = []
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -95,10 +102,16 @@ class _Server(uvicorn.Server):
         self._listeners = [one.dup() for one in sockets or []]
         await super().startup(sockets)
         self._chores = [
-            asyncio.create_task(
-                check_connections(lambda: self.server_state.connections, self._budget)
+            supervision.keep(
+                "the supervision of connections",
+                lambda: check_connections(lambda: self.server_state.connections, self._budget),
+                self._on_broken,
             ),
-            asyncio.create_task(_collect_garbage(lambda: self.server_state.tasks)),
+            supervision.keep(
+                "the collection of garbage",
+                lambda: _collect_garbage(lambda: self.server_state.tasks),
+                self._on_broken,
+            ),
         ]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -242,7 +255,8 @@ def serve(settings: Settings, passed_over: Sequence[str] = ()) -> None:
         )
         try:
             state = app.state
-            server = _Server(config, state.engine, state.budget, settings.stop_delay_seconds)
+            delay = settings.stop_delay_seconds
+            server = _Server(config, state.engine, state.budget, delay, broken)
             server.run(sockets=[listener])
         except SystemExit as end:
             if not end.code:  # by a signal that came before the server listened to it

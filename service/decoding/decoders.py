@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from models.images import Limits, Size, measure
-from service import logs
+from service import logs, supervision
 from service.budget import File
 from service.decoding.queue import FairQueue
 from service.decoding.reduction import BYTES_A_PIXEL, Reduced, Task, reduce_file
@@ -102,7 +102,7 @@ class Decoders:
         self._works: set[asyncio.Task[Reduced]] = set()
         self._threads = ThreadPoolExecutor(DECODERS, "decoders")
         self.trouble = ""
-        self._keeping = asyncio.create_task(self._keep())
+        self._keeping = supervision.keep("the supervision of decoders", self._keep, on_broken)
 
     @property
     def ready(self) -> bool:
@@ -135,13 +135,19 @@ class Decoders:
                 if not self._started:
                     self._on_broken(f"a decoder cannot start: {self.trouble}")
                     return
-                self._idle.remove(decoder)
-                self._idle.append(self._next(decoder))
+                self._idle[self._idle.index(decoder)] = self._next(decoder)
 
     def _next(self, decoder: "_Decoder") -> "_Decoder":
-        """Return who decodes the next picture in a decoder's place."""
-        self._decoders[decoder.name] = successor = decoder.successor()
-        return successor
+        """Return who decodes the next picture in a decoder's place.
+
+        If no process can be started, that is the one that has ended, which is tried again later.
+        """
+        try:
+            self._decoders[decoder.name] = decoder = decoder.successor()
+        except OSError as error:
+            self.trouble = f"{decoder.name}: no process can be started ({error.strerror})"
+            log.error("decoder cannot start", decoder=decoder.name, reason=error.strerror)
+        return decoder
 
     async def reduce(
         self, file: File, task: Task, owner: Hashable, admit: Callable[[Size], None]
@@ -352,8 +358,9 @@ class _Decoder:
 
     @property
     def end(self) -> str:
-        """What the process ended with, if it has ended by itself."""
-        return explain_exit(self._process.returncode, self._last_line)
+        """What the process ended with."""
+        code = self._process.poll()
+        return "it is being ended" if code is None else explain_exit(code, self._last_line)
 
     def kill(self) -> None:
         """End the process, whatever it is doing, without waiting for its end."""

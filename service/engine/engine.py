@@ -18,6 +18,7 @@ import structlog
 
 from models.certification.answer import Conclusion
 from models.precision import Calibration, Precision
+from service import supervision
 from service.catalogue import Catalogue, Served
 from service.engine import wire
 from service.engine.errors import (
@@ -175,7 +176,10 @@ class Engine:
 
     def start(self) -> None:
         """Start the workers; they become ready by themselves."""
-        self._tasks = [asyncio.create_task(post.keep(), name=post.name) for post in self._posts]
+        self._tasks = [
+            supervision.keep(f"the supervision of {post.name}", post.keep, self._on_broken)
+            for post in self._posts
+        ]
 
     async def close(self) -> None:
         """End the workers."""
@@ -347,9 +351,8 @@ class Engine:
                 self._observer.numbers(post.name, message)
             case wire.Look():
                 flight = post.flights.get(message.id)
-                if flight and flight.on_look:
-                    flight.looked = True
-                    flight.on_look(message.conclusion)
+                if flight:
+                    flight.tell(message.conclusion)
             case wire.Begun():
                 if flight := post.flights.get(message.id):
                     flight.begin_anew()

@@ -75,9 +75,19 @@ class Flight:
 
     def begin_anew(self) -> None:
         """Say to who was told of looks that they are void: those to come are of another run."""
-        if self.looked and self.on_look and not self.answer.done():
-            self.on_look(None)
+        if self.looked:
+            self.tell(None)
         self.looked = False
+
+    def tell(self, reached: Conclusion | None) -> None:
+        """Tell who asked of a look; if that fails, only this picture has no answer."""
+        if self.on_look is None or self.answer.done():
+            return
+        self.looked = True
+        try:
+            self.on_look(reached)
+        except Exception as error:
+            self.answer.set_exception(error)
 
     def admission(self) -> wire.Admit:
         """Return the message that gives it to a worker; its pixels go beside it."""

@@ -5,13 +5,14 @@ import contextlib
 import itertools
 import socket
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
 import structlog
 
 from models.precision import Calibration
+from service import supervision
 from service.engine import wire
 from service.engine.board import Board
 from service.engine.errors import LoadError
@@ -123,11 +124,19 @@ class Post:
         return max(each, default=0.0)
 
     def send(self, message: wire.ToWorker, payload: bytes = b"") -> None:
-        """Tell the worker something; nobody hears it if it is gone."""
-        if self._writer:
+        """Tell the worker something; nobody hears it if it is gone.
+
+        Whoever has something to tell is often a client's request, which has nothing to do with the
+        worker's end: what the worker had is given back when :meth:`keep` finds that it is gone.
+        """
+        if self._writer is None or self._writer.is_closing():
+            return
+        try:
             self._writer.write(wire.head(message, len(payload)))
             if payload:
                 self._writer.write(payload)
+        except (OSError, RuntimeError):  # the latter for a closed connection
+            self._writer.transport.abort()
 
     async def add(self, model: wire.Model) -> None:
         """Have the worker load a further model, and certify a probe picture with it.
@@ -207,10 +216,24 @@ class Post:
         except BaseException:
             ours.close()
             raise
-        reader, self._writer = await asyncio.open_connection(sock=ours)
-        writer = self._writer
+        # Whatever comes in between, the process is ended, and nothing of it left open.
+        async with process:
+            closed = await self._listen(ours, board, process)
+            # If it has closed its end by itself, what it ends with is to be seen.
+            code = await process.end(LAST_SECONDS if closed else 0.0)
+        if not self._reason:
+            self._reason = _explain_end(code, process.last_line)
+        return code
+
+    async def _listen(self, connection: socket.socket, board: Board, process: Process) -> bool:
+        """Listen to a worker; return whether it has closed its end by itself."""
+        try:
+            reader, writer = await asyncio.open_connection(sock=connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._writer = writer
         tasks = [asyncio.create_task(_or_abort(writer, self._watch(board, process, writer)))]
-        patience = 0.0
         try:
             self.send(self._roster.order(self))
             decoder = wire.Decoder()
@@ -223,21 +246,15 @@ class Post:
                         tasks.append(asyncio.create_task(_or_abort(writer, self._open(writer))))
                     else:
                         raise _StartAgainError
-            patience = LAST_SECONDS  # it has closed its end: what it ends with is to be seen
         except ConnectionError:
-            pass
+            return False
         finally:
             for task in tasks:
                 task.cancel()
-            if not patience:
-                process.kill()
-            writer.close()
+            writer.transport.abort()
             self._writer = None
             self._fall(board)
-        code = await process.end(patience)
-        if not self._reason:
-            self._reason = _explain_end(code, process.last_line)
-        return code
+        return True
 
     async def _open(self, writer: asyncio.StreamWriter) -> None:
         """Take pictures as soon as the worker has certified a probe picture of every model."""
@@ -371,10 +388,7 @@ def _explain_end(code: int | None, last_line: str) -> str:
     return explain_exit(code, last_line)
 
 
-async def _or_abort(writer: asyncio.StreamWriter, task: Coroutine[Any, Any, None]) -> None:
-    """Await ``task``; should it fail, give the worker up, as nobody would look after it."""
-    try:
-        await task
-    except Exception:
-        log.exception("supervision failed")
+async def _or_abort(writer: asyncio.StreamWriter, work: Awaitable[None]) -> None:
+    """Await ``work``; should it fail, give the worker up, as nobody would look after it."""
+    if await supervision.succeeds("supervision of a worker", work):
         writer.transport.abort()

@@ -13,6 +13,8 @@ from service.engine.output import Output
 
 # Nothing can be done about a process that the kernel does not let end, for a device's sake perhaps.
 _ENDING_SECONDS = 10.0
+# How long the service's own end waits for such a one.
+_LAST_SECONDS = 1.0
 
 
 class Process:
@@ -49,6 +51,20 @@ class Process:
             output.abandon()
             raise
         return cls(process, output)
+
+    async def __aenter__(self) -> Self:
+        """Be a process that is ended in any case."""
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Kill it if it still runs, and read no further."""
+        try:
+            if self._process.returncode is None:
+                self.kill()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._process.wait(), _LAST_SECONDS)
+        finally:
+            self._output.abandon()
 
     @property
     def last_line(self) -> str:

@@ -11,6 +11,7 @@ import structlog
 
 from models.bundle import Bundle, read_bundle
 from models.precision import Calibration, Precision
+from service import supervision
 from service.catalogue import Catalogue, Served
 from service.engine import wire
 from service.engine.errors import ModelGoneError, NotReadyError
@@ -140,7 +141,7 @@ class Roster:
         log.info("model loaded", model=":".join(served.key), digest=served.bundle.digest)
         if former:
             self._observer.remove_model(*former.key, former.bundle.digest)
-            leaving = asyncio.create_task(self._withdraw(former, posts))
+            leaving = supervision.once("unloading", self._withdraw(former, posts))
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
 
