@@ -1,9 +1,10 @@
 # Two commands are enough to start: `make serve` and `make test`. `make help` lists the rest.
 PYTHON ?= python3
 PORT ?= 8000
-KILLS ?= 50
+KILLS ?= 200
 DRAINS ?= 20
 SECONDS ?= 20
+CONNECTIONS ?= 10000
 REQUESTS ?= 100000
 FUZZ ?= 100000
 TORCH_BACKEND ?= cpu
@@ -102,9 +103,10 @@ fuzz: $(VENV)/.dev ## hostile requests by the hundred thousand (FUZZ= changes ho
 test-clients: $(VENV)/.dev ## generate clients from the OpenAPI document and use them (needs npm and Java)
 	@$(BIN)/python -m tests.generated
 
-chaos: $(VENV)/.dev ## kill, stop and overload a running service and count what is lost (KILLS= DRAINS= SECONDS=)
+chaos: $(VENV)/.dev ## kill, stop, flood and overload a running service, an hour (KILLS= DRAINS= SECONDS= CONNECTIONS=)
 	@mkdir -p runs
-	@$(BIN)/python -m tests.chaos --kills $(KILLS) --drains $(DRAINS) --seconds $(SECONDS) --json runs/chaos.json
+	@$(BIN)/python -m tests.chaos --kills $(KILLS) --drains $(DRAINS) --seconds $(SECONDS) \
+	    --connections $(CONNECTIONS) --json runs/chaos.json
 
 soak: $(VENV)/.dev ## ask a running service many times and see whether its memory grows (REQUESTS=)
 	@mkdir -p runs

@@ -6,7 +6,7 @@ import random
 import re
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -26,6 +26,9 @@ EXIT_SECONDS = 5.0
 # For what hangs: ten times what a slow machine takes.
 HANG_SECONDS = 300.0
 
+# What the service answers when it is not the request's fault, and says so in its documents.
+BUSY = (503, 504)
+
 Counts = dict[str, Any]
 
 
@@ -37,10 +40,18 @@ def picture_query(service: Service, clients: int, times: float = 1.0) -> str:
     return QUERY.format(draws=int(times * min(DRAWS, max(LEAST_DRAWS, bearable))))
 
 
-def metric(service: Service, name: str) -> float:
+def metric(service: Service, name: str, headers: Mapping[str, str] | None = None) -> float:
     """Return the sum of a metric over its labels."""
-    text = httpx.get(f"{service.address}/metrics", timeout=60).text
+    text = httpx.get(f"{service.address}/metrics", headers=headers, timeout=60).text
     return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.M)))
+
+
+def wait_all_ready(service: Service, headers: Mapping[str, str] | None = None) -> None:
+    """Wait until every worker takes pictures; the service is ready with the first."""
+    end = time.monotonic() + HANG_SECONDS
+    while metric(service, "pixeldp_worker_up", headers) < len(workers(service.process.pid)):
+        assert time.monotonic() < end, service.log[-2000:]
+        time.sleep(0.1)
 
 
 async def _until(condition: Any, seconds: float = HANG_SECONDS) -> None:
@@ -50,7 +61,7 @@ async def _until(condition: Any, seconds: float = HANG_SECONDS) -> None:
         await asyncio.sleep(0.02)
 
 
-async def _progress(log: Log, answers: int = 1) -> None:
+async def progress(log: Log, answers: int = 1) -> None:
     """Wait until so many further answers have come, so that the load is there."""
     goal = log.answered.total() + answers
 
@@ -65,6 +76,9 @@ def _ends(log: Log) -> Counts:
         "requests": log.requests,
         "answered": log.answered[200],
         "lost": log.failed,
+        "undocumented 5xx": sum(
+            count for status, count in log.answered.items() if status >= 500 and status not in BUSY
+        ),
         "statuses": dict(sorted(log.answered.items())),
         "broken off": dict(log.lost),
     }
@@ -81,13 +95,13 @@ def kill_workers(
         killed = 0
         async with closed_loop(service.address, query, pictures, clients) as log:
             while killed < kills:
-                await _progress(log, 2)
+                await progress(log, 2)
                 await asyncio.sleep(chance.uniform(0, 0.5))
                 found = workers(service.process.pid)
                 if found:
                     os.kill(chance.choice(found), signal.SIGKILL)
                     killed += 1
-            await _progress(log, clients)
+            await progress(log, clients)
         return {"kills": killed, **_ends(log)}
 
     counts = asyncio.run(experiment())
@@ -100,7 +114,7 @@ def kill_all_workers(service: Service, pictures: Sequence[bytes], clients: int =
     async def experiment() -> Counts:
         query = picture_query(service, clients)
         async with closed_loop(service.address, query, pictures, clients) as log:
-            await _progress(log, 2)
+            await progress(log, 2)
             for pid in workers(service.process.pid):
                 os.kill(pid, signal.SIGKILL)
 
@@ -109,7 +123,7 @@ def kill_all_workers(service: Service, pictures: Sequence[bytes], clients: int =
 
             await _until(unready)
             late = await _ask_once(service.address, pictures[0])
-            await _progress(log, clients)
+            await progress(log, clients)
         return {**_ends(log), "asked while none ran": dict(late.answered)}
 
     return asyncio.run(experiment())
@@ -117,7 +131,7 @@ def kill_all_workers(service: Service, pictures: Sequence[bytes], clients: int =
 
 async def _ask_once(address: str, picture: bytes) -> Log:
     log = Log()
-    client = Client(address, QUERY.format(draws=LEAST_DRAWS), log)
+    client = Client(address, f"/predict?{QUERY.format(draws=LEAST_DRAWS)}", log)
     await client.ask(picture)
     client.close()
     return log
@@ -129,7 +143,7 @@ def stop_worker(service: Service, pictures: Sequence[bytes], clients: int = 8) -
     async def experiment() -> Counts:
         query = picture_query(service, clients)
         async with closed_loop(service.address, query, pictures, clients) as log:
-            await _progress(log, clients)
+            await progress(log, clients)
             victim = workers(service.process.pid)[0]
             os.kill(victim, signal.SIGSTOP)
             stopped = time.monotonic()
@@ -139,7 +153,7 @@ def stop_worker(service: Service, pictures: Sequence[bytes], clients: int = 8) -
 
             await _until(replaced)
             seconds = time.monotonic() - stopped
-            await _progress(log, clients)
+            await progress(log, clients)
         return {"replaced after (s)": round(seconds, 1), **_ends(log)}
 
     return asyncio.run(experiment())
@@ -153,14 +167,14 @@ def pause_all(
     async def experiment() -> Counts:
         query = picture_query(service, clients)
         async with closed_loop(service.address, query, pictures, clients) as log:
-            await _progress(log, clients)
+            await progress(log, clients)
             before = workers(service.process.pid)
             for pid in tree(service.process.pid):
                 os.kill(pid, signal.SIGSTOP)
             await asyncio.sleep(seconds)
             for pid in [service.process.pid, *before]:
                 os.kill(pid, signal.SIGCONT)
-            await _progress(log, 2 * clients)
+            await progress(log, 2 * clients)
             replaced = len(set(before) - set(workers(service.process.pid)))
         return {"replaced": replaced, **_ends(log)}
 
@@ -172,7 +186,7 @@ def deadly_picture(service: Service, picture: bytes) -> Counts:
 
     async def experiment() -> Counts:
         log, rounds = Log(), 0
-        client = Client(service.address, QUERY.format(draws=100_000), log)
+        client = Client(service.address, f"/predict?{QUERY.format(draws=100_000)}", log)
         asking = asyncio.create_task(client.ask(picture))
         while not asking.done():
 
@@ -202,7 +216,7 @@ def drain(service: Service, pictures: Sequence[bytes], clients: int = 8) -> Coun
         processes = tree(service.process.pid)
         query = picture_query(service, clients, times=2)
         async with closed_loop(service.address, query, pictures, clients) as log:
-            await _progress(log, clients)
+            await progress(log, clients)
             service.process.terminate()
             status = await asyncio.to_thread(ready, service.address)
             # The service ends when its last answer is out, and the clients with it.
@@ -264,7 +278,7 @@ def overload(
 
     async def peak() -> tuple[float, float]:
         async with closed_loop(service.address, query, pictures, clients) as log:
-            await _progress(log, clients)
+            await progress(log, clients)
             return await rates(log, 0.0, seconds)
 
     async def asked(rate: float) -> tuple[Log, tuple[float, float]]:

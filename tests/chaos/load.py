@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -12,19 +12,22 @@ import numpy as np
 
 # No answer takes longer; whoever waits longer has lost its request.
 PATIENCE = 700.0
+PNG = {"Content-Type": "image/png"}
 
 
 @dataclass
 class Log:
     """How requests ended: ``answered`` by status, ``lost`` by reason, and when answers of 200 came.
 
-    A connection that is refused is no lost request: nobody has taken it.
+    A connection that is refused is no lost request: nobody has taken it. ``seconds`` has for each
+    answer what it took, whatever its status.
     """
 
     answered: Counter[int] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
     refused: int = 0
     times: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
 
     @property
     def requests(self) -> int:
@@ -37,19 +40,33 @@ class Log:
         return self.requests - self.answered[200]
 
 
-class Client:
-    """One keep-alive connection that POSTs pictures; it connects again when it was closed."""
+def head(target: str, headers: Mapping[str, str]) -> bytes:
+    """Return the head of a POST but for the length of its body and its end."""
+    lines = [f"{name}: {value}\r\n" for name, value in {"Host": "localhost", **headers}.items()]
+    return f"POST {target} HTTP/1.1\r\n{''.join(lines)}".encode()
 
-    def __init__(self, address: str, query: str, log: Log) -> None:
+
+class Client:
+    """One keep-alive connection that POSTs; it connects again when it was closed.
+
+    Args:
+        address: of the service.
+        target: path and query.
+        log: where it notes how its requests end.
+        headers: beside those of every request.
+    """
+
+    def __init__(
+        self, address: str, target: str, log: Log, headers: Mapping[str, str] = PNG
+    ) -> None:
         parts = urlsplit(address)
         self._host, self._port, self._log = str(parts.hostname), int(parts.port or 80), log
-        self._head = (
-            f"POST /predict?{query} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: image/png\r\n"
-        ).encode()
+        self._head = head(target, headers)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, picture: bytes) -> int | None:
         """Ask once; return the status, None if there was no answer."""
+        begun = time.monotonic()
         try:
             async with asyncio.timeout(PATIENCE):
                 status = await self._ask(picture)
@@ -61,6 +78,7 @@ class Client:
             self.close()
             return None
         self._log.answered[status] += 1
+        self._log.seconds.append(time.monotonic() - begun)
         if status == 200:
             self._log.times.append(time.monotonic())
         return status
@@ -86,7 +104,11 @@ class Client:
 
 @asynccontextmanager
 async def closed_loop(
-    address: str, query: str, pictures: Sequence[bytes], clients: int
+    address: str,
+    query: str,
+    pictures: Sequence[bytes],
+    clients: int,
+    headers: Mapping[str, str] = PNG,
 ) -> AsyncIterator[Log]:
     """Have ``clients`` ask one request after the other until the block ends; then await the last.
 
@@ -95,7 +117,7 @@ async def closed_loop(
     log, stop = Log(), asyncio.Event()
 
     async def one(number: int) -> None:
-        client = Client(address, query, log)
+        client = Client(address, f"/predict?{query}", log, headers)
         while not stop.is_set():
             refused = log.refused
             if await client.ask(pictures[number % len(pictures)]) is None:
@@ -114,7 +136,13 @@ async def closed_loop(
 
 
 async def open_loop(
-    address: str, query: str, pictures: Sequence[bytes], rate: float, seconds: float, log: Log
+    address: str,
+    query: str,
+    pictures: Sequence[bytes],
+    rate: float,
+    seconds: float,
+    log: Log,
+    headers: Mapping[str, str] = PNG,
 ) -> None:
     """Ask ``rate`` times a second at random times, whatever becomes of it; return when all ended.
 
@@ -125,7 +153,7 @@ async def open_loop(
     start = time.monotonic()
 
     async def one(number: int) -> None:
-        client = idle.pop() if idle else Client(address, query, log)
+        client = idle.pop() if idle else Client(address, f"/predict?{query}", log, headers)
         if await client.ask(pictures[number % len(pictures)]) is not None:
             idle.append(client)
 

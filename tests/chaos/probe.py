@@ -58,7 +58,7 @@ def probing(address: str) -> Iterator[Probes]:
 
 def main() -> None:
     """Probe until the input ends."""
-    taken = []
+    taken: list[tuple[int, float]] = []
     while not taken or not select.select([sys.stdin], [], [], EVERY_SECONDS)[0]:
         begun = time.monotonic()
         taken.append((ready(sys.argv[1]), time.monotonic() - begun))

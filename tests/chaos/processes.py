@@ -40,6 +40,11 @@ def workers(front: int) -> list[int]:
     return [pid for pid in children(front) if "worker" in title(pid)]
 
 
+def decoders(front: int) -> list[int]:
+    """Return the decoders of a front process."""
+    return [pid for pid in children(front) if "decoder" in title(pid)]
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs, or is stopped, but has not ended."""
     try:
@@ -60,11 +65,22 @@ def wait_gone(pids: Collection[int], seconds: float) -> list[str]:
 
 
 def memory(pid: int) -> int:
-    """Return the bytes that a process has for itself, written by it and by nobody else."""
-    text = (PROC / str(pid) / "smaps_rollup").read_text()
+    """Return the bytes that a process has for itself, written by it and by nobody else.
+
+    One that has ended has none.
+    """
+    try:
+        text = (PROC / str(pid) / "smaps_rollup").read_text()
+    except OSError:
+        return 0
     return sum(
         1024 * int(size) for size in re.findall(r"^(?:Anonymous|Swap):\s+(\d+) kB$", text, re.M)
     )
+
+
+def resident(pid: int) -> int:
+    """Return the bytes of memory that a process uses, those that it shares, too."""
+    return os.sysconf("SC_PAGE_SIZE") * int((PROC / str(pid) / "statm").read_text().split()[1])
 
 
 def processor_seconds(pid: int) -> float:

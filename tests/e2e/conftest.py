@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -20,13 +20,17 @@ PLAIN = {"PIXELDP_DEVICES": "cpu", "PIXELDP_PRECISION": "float32", "PIXELDP_PASS
 
 
 class Service:
-    """A running service, with what it wrote to standard error."""
+    """A running service, with what it wrote to standard error.
+
+    ``first`` is called in its process before it becomes the service.
+    """
 
     def __init__(
         self,
         *arguments: str,
         environment: dict[str, str] | None = None,
         folder: Path = ROOT,
+        first: Callable[[], None] | None = None,
     ) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "service.cli", "serve", "--port", "0", *arguments],
@@ -34,6 +38,7 @@ class Service:
             text=True,
             cwd=folder,
             env={**os.environ, "PIXELDP_LOG_FORMAT": "json", **(environment or {})},
+            preexec_fn=first,
         )
         self.lines: list[str] = []
         self._first = threading.Event()
