@@ -18,7 +18,7 @@ LOCKED := $(PIP) install -qq --require-hashes --no-deps --only-binary :all:
 OWN := $(PIP) install -qq --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-slow test-avx2 test-clients check soundness chaos soak bench fuzz format lock sbom dist image clean
+.PHONY: help serve install test test-slow test-avx2 test-clients check soundness chaos soak bench fuzz format docs lock sbom dist image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -59,6 +59,11 @@ $(VENV)/.debian: tests/debian-packages.txt $(VENV)/.dev
 
 $(VENV)/.bench: $(VENV)/.dev locks/bench.txt
 	@$(LOCKED) -r locks/bench.txt
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev locks/docs.txt docs/site/package-lock.json
+	@$(LOCKED) -r locks/docs.txt
+	@cd docs/site && npm ci --no-audit --no-fund --ignore-scripts --silent
 	@touch $@
 
 serve: $(VENV)/.serve ## install and serve the shipped model on 127.0.0.1:8000 (PORT= changes it)
@@ -129,6 +134,10 @@ format: $(VENV)/.dev ## let ruff rewrite the code
 
 lock: $(VENV)/.lock ## lock the dependencies anew, as pyproject.toml asks (UPGRADE=1 takes newer ones)
 	@$(BIN)/python -m tools.lock $(if $(UPGRADE),--upgrade)
+
+docs: $(VENV)/.docs $(VENV)/.debian ## build the documents' site into build/site and check it (needs npm)
+	@$(BIN)/python -m tools.site
+	@$(BIN)/python -m pytest -q tests/site/checks.py
 
 sbom: $(VENV)/.dev ## write what the service consists of to dist/pixeldp-VERSION.cdx.json (CycloneDX)
 	@mkdir -p dist

@@ -32,6 +32,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "tracing": BASE,
     "dev": (*BASE, "tracing"),
     "bench": (*BASE, "tracing", "dev"),
+    "docs": (*BASE, "tracing", "dev"),
     "lock": (),
 }
 # PyTorch comes in builds, each with its own files. Those for CUDA need packages besides.
@@ -180,23 +181,25 @@ def make(root: Path, upgrade: bool) -> None:
     pins = _compile(root, everything, required, kept=root / "constraints.txt", upgrade=upgrade)
     torch = {name: pins[name] for name in TORCH}
     builds = {build: _build(root, build, torch) for build in BUILDS}
-    names = {
-        layer: set(_compile(root, ("pyproject.toml", "--extra", layer), required, pins=pins))
+    layers = {
+        layer: _compile(root, ("pyproject.toml", "--extra", layer), required, pins=pins)
         for layer in LAYERS
-        if layer in extras and layer != "lock"
+        if layer in extras
     }
-    names["serve"] = set(_compile(root, everything[:2], required, pins=pins))
-    names["cuda"] = {name for name in names["serve"] if CUDA.fullmatch(name)}
-    names.update({name: {name} for name in TORCH})
-    names["serve"] -= names["cuda"] | set(TORCH)
-    names["lock"] = {canonicalize_name(Requirement(one).name) for one in extras["lock"]}
+    layers["lock"] = {name: pins[name] for name in _named(extras["lock"])}
+    base = _compile(root, everything[:2], required, pins=pins)
     for built in builds.values():
         for name, pin in built.items():
-            hashes = dict.fromkeys([*pins[name].hashes, *pin.hashes])
-            pins[name] = pins[name]._replace(hashes=tuple(hashes))
+            hashes = dict.fromkeys([*base[name].hashes, *pin.hashes])
+            base[name] = base[name]._replace(hashes=tuple(hashes))
+    layers |= {name: {name: base.pop(name)} for name in TORCH}
+    layers["cuda"] = {name: base.pop(name) for name in [*base] if CUDA.fullmatch(name)}
+    layers["serve"] = base
     for layer, below in LAYERS.items():
-        there = {name for lower in below for name in names[lower]}
-        write(root / f"locks/{layer}.txt", {name: pins[name] for name in names[layer] - there})
+        there = {name: pin.marker for lower in below for name, pin in layers[lower].items()}
+        # What is there on some machines alone, and needed on others now, comes again.
+        more = {name: pin for name, pin in layers[layer].items() if there.get(name) != pin.marker}
+        write(root / f"locks/{layer}.txt", more)
     for build, found in builds.items():
         for name, pin in found.items():
             write(root / f"locks/{name}-{build}.txt", {name: pin})
@@ -205,6 +208,10 @@ def make(root: Path, upgrade: bool) -> None:
         write(lock, _compile(root, (source,), "", kept=lock, upgrade=upgrade))
     lines = [f"{pins[name].name}=={pins[name].version}\n" for name in sorted(pins)]
     (root / "constraints.txt").write_text(CONSTRAINTS + "".join(lines), encoding="utf-8")
+
+
+def _named(requirements: list[str]) -> list[str]:
+    return [canonicalize_name(Requirement(one).name) for one in requirements]
 
 
 def _compile(
@@ -227,6 +234,8 @@ def _compile(
             root,
             *(*sources, "-", "--constraint", str(pinned), "--output-file", str(out)),
             *("--universal", "--python-version", minimum, "--only-binary", ":all:"),
+            # One version of a package for every platform and Python.
+            *("--fork-strategy", "fewest"),
             *("--upgrade" if upgrade else "--no-upgrade",),
             *(word for name in WITHOUT for word in ("--no-emit-package", name)),
             more=more,
