@@ -66,6 +66,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         shrink=settings.shrink,
         stall_seconds=settings.stall_seconds,
         load_seconds=settings.load_seconds,
+        check_seconds=settings.check_seconds,
         observer=metrics,
         on_broken=on_broken,
     )

@@ -31,6 +31,7 @@ from prometheus_client import (
 from models.certification.procedure import Stopped
 from service.budget import Budget
 from service.engine import wire
+from service.engine.check import CHECK_RESULTS, CheckResult
 from service.usage import Usage
 
 # From a cached probe to the default time-out of 30 s; a certified answer of a small network takes
@@ -171,6 +172,14 @@ class Metrics:
         self.out_of_memory = counter(
             "pixeldp_worker_out_of_memory", "Passes that did not fit into memory.", ["worker"]
         )
+        self.self_checks = counter(
+            "pixeldp_self_checks",
+            "Probe pictures that workers were given while they serve or before they are ready, by "
+            "whether the votes were as before (passed), were not (failed), or never came "
+            "(unanswered).",
+            ["worker", "model", "result"],
+        )
+        self._workers: list[str] = []
         self.memory_used = gauge(
             "pixeldp_device_memory_used_bytes",
             "Memory in use: of the whole device if it is a GPU, else of the worker's process.",
@@ -208,7 +217,8 @@ class Metrics:
         """
         self.build.labels(version).set(1)
         self.queue_limit.set(queue_limit)
-        for worker in workers:
+        self._workers = list(workers)
+        for worker in self._workers:
             for of_worker in (self.draws, self.slots, self.passes, self.busy, self.up):
                 of_worker.labels(worker)
             for of_worker in (self.restarts, self.passes_since, self.out_of_memory):
@@ -223,6 +233,8 @@ class Metrics:
         self.model.labels(name, version, digest).set(1)
         for robust, stopped in product(ROBUST, get_args(Stopped)):
             self.predictions.labels(name, robust, stopped)
+        for worker, result in product(self._workers, CHECK_RESULTS):
+            self.self_checks.labels(worker, name, result)
 
     def remove_model(self, name: str, version: str, digest: str) -> None:
         """Name it no longer; what it has answered stays counted."""
@@ -294,6 +306,10 @@ class Metrics:
     def worker_out_of_memory(self, worker: str) -> None:
         """Count a pass that did not fit into memory."""
         self.out_of_memory.labels(worker).inc()
+
+    def self_checked(self, worker: str, model: str, result: CheckResult) -> None:
+        """Count what came of a probe picture."""
+        self.self_checks.labels(worker, model, result).inc()
 
     def picture_requeued(self) -> None:
         """Count a picture that waits again, as its worker is gone."""

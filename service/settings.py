@@ -75,6 +75,11 @@ class Settings(BaseSettings):
         description="A worker that shows no sign of life for so long is replaced, and one that "
         "makes no pass while it has work (but a pass may take 20 times as long as it should).",
     )
+    check_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        60.0,
+        description="How long after a self-check a worker has the next: it certifies a probe "
+        "picture with each model, and is replaced if its votes are not as before; 0 is never.",
+    )
     load_seconds: Annotated[float, Field(ge=1, le=86_400)] = Field(
         300.0, description="How long a worker may take to load its models, from a slow disk, too."
     )

@@ -77,6 +77,7 @@ class Engine:
         shrink: whether draw budgets shrink when many pictures wait.
         stall_seconds: a worker that shows no sign of life for so long is replaced.
         load_seconds: how long a worker may take to load its models, or a further one.
+        check_seconds: how long after a self-check a worker is given the next; 0 is never.
         observer: told what happens.
         on_broken: called with the reason when workers cannot start, and none is ready.
     """
@@ -93,12 +94,15 @@ class Engine:
         shrink: bool,
         stall_seconds: float,
         load_seconds: float,
+        check_seconds: float,
         observer: Observer,
         on_broken: Callable[[str], None],
     ) -> None:
         self._roster = Roster(catalogue, observer, precision, pass_size, compiled)
         self._posts = [
-            Post(f"worker{i}", device, self._roster, self, stall_seconds, load_seconds)
+            Post(
+                f"worker{i}", device, self._roster, self, stall_seconds, load_seconds, check_seconds
+            )
             for i, device in enumerate(devices)
         ]
         self._limit, self._shrink = queue, shrink

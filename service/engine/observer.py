@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from service.engine import wire
+from service.engine.check import CheckResult
 
 
 class Observer(Protocol):
@@ -19,6 +20,9 @@ class Observer(Protocol):
 
     def worker_out_of_memory(self, worker: str) -> None:
         """A pass did not fit into the memory of a worker's device."""
+
+    def self_checked(self, worker: str, model: str, result: CheckResult) -> None:
+        """A worker has been given the probe picture again, and that came of it."""
 
     def picture_requeued(self) -> None:
         """A picture waits again, as its worker is gone."""

@@ -5,16 +5,20 @@ import contextlib
 import itertools
 import socket
 import time
+from collections import Counter
 from collections.abc import Awaitable, Iterable
 from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
 import structlog
 
+from models.bundle import Bundle
+from models.certification.answer import Conclusion
 from models.precision import Calibration
 from service import supervision
 from service.engine import wire
 from service.engine.board import Board
+from service.engine.check import CheckResult, Recent, WrongAnswerError, tally_of
 from service.engine.errors import LoadError
 from service.engine.failures import explain, explain_exit
 from service.engine.flights import Flight
@@ -30,6 +34,13 @@ RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
 STEADY_SECONDS = 30.0
 # For a worker that has closed its end of the socket to end by itself.
 LAST_SECONDS = 2.0
+# One that failed a self-check is steady if it served for as long as so many take.
+STEADY_CHECKS = 10
+# For so many passes a probe picture waits; it has slots in the first few. One that makes no pass is
+# found by the watch, and how long a pass takes plays no part.
+MOST_PASSES = 10_000
+# How many times as long as its self-checks take a worker is left alone after them.
+REST = 9
 # Draws that a picture takes from a pass at a time: how many pictures keep a worker's passes full.
 DRAWS_AT_A_TIME = 32
 
@@ -67,6 +78,7 @@ class Post:
         crew: who it belongs to.
         patience: seconds without a sign of life after which a worker is replaced.
         load_seconds: how long a worker may take to load its models.
+        check_seconds: how long after a self-check a worker is given the next; 0 is never.
 
     Attributes:
         loaded: whether a worker has loaded its models.
@@ -85,6 +97,7 @@ class Post:
         crew: Crew,
         patience: float,
         load_seconds: float,
+        check_seconds: float,
     ) -> None:
         self.name, self.device = name, device
         self.loaded = self.ready = False
@@ -94,6 +107,7 @@ class Post:
         self.trouble = ""
         self._roster, self._crew = roster, crew
         self._patience, self._load_seconds = patience, load_seconds
+        self._check_seconds = check_seconds
         # Why the present worker ends, as far as is known, and whether it said so itself.
         self._reason, self._told = "", False
         self._writer: asyncio.StreamWriter | None = None
@@ -101,6 +115,11 @@ class Post:
         self._changes: dict[int, asyncio.Future[Calibration | None]] = {}
         self._probes: dict[int, asyncio.Future[wire.Answer]] = {}
         self._probe_ids = itertools.count(-1, -1)
+        # How many passes were made since each of these was sent.
+        self._probe_passes: Counter[int] = Counter()
+        # The last self-checks of each model that has passed one.
+        self._recent: dict[int, Recent] = {}
+        self._checks_took = 0.0
 
     @property
     def kind(self) -> str:
@@ -161,6 +180,7 @@ class Post:
         with contextlib.suppress(LoadError):  # that it died is as good
             await self._change(model, wire.Remove(model=model))
         self.calibrations.pop(model, None)
+        self._recent.pop(model, None)
 
     async def keep(self) -> None:
         """Keep a worker at this post, for as long as the service runs."""
@@ -188,9 +208,15 @@ class Post:
                 reason=self._reason,
             )
             # One that dies young is given longer and longer before it is tried again.
-            self.failures = 0 if lived > STEADY_SECONDS else self.failures + 1
+            self.failures = 0 if lived > self._steady_seconds else self.failures + 1
             self._crew.died(self, told=self._told)
             await asyncio.sleep(RESTART_SECONDS[min(self.failures, len(RESTART_SECONDS) - 1)])
+
+    @property
+    def _steady_seconds(self) -> float:
+        """For how long a worker must have lived for its end to be no failure in a row."""
+        checks = STEADY_CHECKS * self._check_seconds if self._told else 0.0
+        return max(STEADY_SECONDS, checks)
 
     async def _serve(self) -> int | None:
         """Start one worker process, and listen to it until it ends.
@@ -257,17 +283,26 @@ class Post:
         return True
 
     async def _open(self, writer: asyncio.StreamWriter) -> None:
-        """Take pictures as soon as the worker has certified a probe picture of every model."""
-        for model in list(self.calibrations):
-            try:
-                await self._probe(model)
-            except LoadError as error:
-                if self._roster.bundle(model):
-                    self._reason, self._told = str(error), True
-                    writer.transport.abort()
-                    return
-            if not self._roster.bundle(model):  # unloaded while this worker was starting
-                await self.remove(model)
+        """Take pictures as soon as the worker has certified a probe picture of every model.
+
+        From then on it does so again and again; once it does not, its successor takes over.
+        """
+        try:
+            await self._check(self.calibrations)
+            for model in list(self.calibrations):
+                if not self._roster.bundle(model) and model not in self._changes:
+                    await self.remove(model)  # unloaded while this worker was starting
+            self._become_ready()
+            while self._check_seconds:
+                known = all(self._roster.reference(self, one).full for one in self.calibrations)
+                pause = self._check_seconds if known else 0.0
+                await asyncio.sleep(max(pause, REST * self._checks_took))
+                await self._check(self._recent)
+        except LoadError as error:
+            self._reason, self._told = str(error), True
+            writer.transport.abort()
+
+    def _become_ready(self) -> None:
         self.ready, self.trouble = True, ""
         log.info(
             "worker ready",
@@ -277,11 +312,39 @@ class Post:
         )
         self._crew.opened(self)
 
-    async def _probe(self, model: int) -> None:
-        """Have a picture certified on the same way as any other.
+    async def _check(self, models: Iterable[int]) -> None:
+        """Have a probe picture of each of ``models`` certified, and compared with those before it.
 
         Raises:
-            LoadError: it was not.
+            LoadError: one was not, or not as before.
+        """
+        began = time.monotonic()
+        for model in list(models):
+            result: CheckResult = "unanswered"
+            try:
+                await self._probe(model)
+            except LoadError as error:
+                if self._roster.bundle(model) is None:
+                    continue
+                result = "failed" if isinstance(error, WrongAnswerError) else result
+                self._checked(model, result)
+                raise
+            except asyncio.CancelledError:
+                if self._reason:  # the watch has found the worker wedged
+                    self._checked(model, result)
+                raise
+            self._checked(model, "passed")
+        self._checks_took = time.monotonic() - began
+
+    def _checked(self, model: int, result: CheckResult) -> None:
+        if self._check_seconds:
+            self._roster.checked(self, model, result)
+
+    async def _probe(self, model: int) -> None:
+        """Have a picture certified on the same way as any other, and compared with those before it.
+
+        Raises:
+            LoadError: it was not, or not as before.
         """
         bundle = self._roster.bundle(model)
         if bundle is None:
@@ -293,11 +356,24 @@ class Post:
         try:
             found = (await answer).conclusion
         finally:
-            del self._probes[number]
+            del self._probes[number], self._probe_passes[number]
         bounds = [(one.lower, one.expected, one.upper) for one in found.scores]
         true = all(0 <= lower <= mean <= upper <= 1 for lower, mean, upper in bounds)
         if not (found.draws and bounds and true and found.certified_size >= 0):
-            raise LoadError(f"{bundle.manifest.name} did not certify a probe picture: {found}")
+            reason = f"{bundle.manifest.name} did not certify a probe picture: {found}"
+            raise WrongAnswerError(reason)
+        if self._check_seconds:
+            self._compare(model, bundle, found)
+
+    def _compare(self, model: int, bundle: Bundle, found: Conclusion) -> None:
+        tally = tally_of(found.evidence.total, found.evidence.denominator)
+        recent = self._recent.get(model, Recent())
+        try:
+            self._roster.reference(self, model).compare(tally, recent)
+        except WrongAnswerError as error:
+            reason = f"its self-check of {bundle.manifest.name} failed: {error}"
+            raise WrongAnswerError(reason) from None
+        self._recent[model] = recent
 
     async def _change(self, model: int, message: wire.ToWorker) -> Calibration | None:
         if self._writer is None:
@@ -333,17 +409,21 @@ class Post:
                 _resolve(self._probes, number, message)
             case wire.Failed(id=number) | wire.Late(id=number) if number in self._probes:
                 _resolve(self._probes, number, LoadError(f"no answer to a probe: {message!r}"))
-            case (
-                wire.Look()
-                | wire.Begun()
-                | wire.Answer()
-                | wire.Late()
-                | wire.Failed()
-                | wire.Numbers()
-            ):
+            case wire.Numbers():
+                self._count_passes(message.passes)
+                self._crew.heard(self, message)
+            case wire.Look() | wire.Begun() | wire.Answer() | wire.Late() | wire.Failed():
                 self._crew.heard(self, message)
             case _:
                 log.error("unexpected message", worker=self.name, kind=message.kind)
+
+    def _count_passes(self, passes: int) -> None:
+        """Give up probe pictures that have been left without an answer for too long."""
+        for number in self._probes:
+            self._probe_passes[number] += passes
+            if self._probe_passes[number] > MOST_PASSES:
+                reason = f"no answer to a probe within {MOST_PASSES:,} passes"
+                _resolve(self._probes, number, LoadError(reason))
 
     async def _watch(self, board: Board, process: Process, writer: asyncio.StreamWriter) -> None:
         """End a worker that is wedged."""
@@ -363,13 +443,15 @@ class Post:
     def _fall(self, board: Board) -> None:
         """Give back what the worker had."""
         self.loaded = self.ready = False
-        self.calibrations = {}
+        self.calibrations, self._recent = {}, {}
         waiting: list[asyncio.Future[Any]] = [*self._changes.values(), *self._probes.values()]
         for one in waiting:
             if not one.done():
                 one.set_exception(LoadError("the worker died"))
         flights, self.flights = self.flights, {}
-        self._crew.fallen(self, flights.values(), board.running)
+        # One that is taken out for its own answers was not ended by a picture.
+        running = set() if self._told else board.running
+        self._crew.fallen(self, flights.values(), running)
 
 
 def _resolve(waiters: "dict[int, asyncio.Future[T]]", number: int, outcome: T | Exception) -> None:

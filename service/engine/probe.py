@@ -1,12 +1,15 @@
-"""The probe picture: a worker that certifies it is ready, one that only says so is not."""
+"""The probe picture: a worker that certifies it is ready, one that only says so is not.
+
+It is for nobody: no client waits for it, no key is charged for it, and no answer is counted.
+"""
 
 import time
 
 from models.bundle import Bundle
-from models.certification.division import LEAST_DRAWS
+from models.certification.division import LEAST_DRAWS as DRAWS
 from service.engine import wire
 
-# No client waits for it; a worker that never answers it is found wedged.
+# A worker that never answers it is found wedged.
 SECONDS = 3600.0
 
 
@@ -27,12 +30,12 @@ def probe(number: int, model: int, bundle: Bundle) -> tuple[wire.Admit, bytes]:
         channels=channels,
         bits=8,
         confidence=0.95,
-        max_draws=LEAST_DRAWS,
+        max_draws=DRAWS,
         target=None,
         norm=bundle.manifest.sensitivity.input_norm,
         scores=1,
         deadline=time.monotonic() + SECONDS,
-        high=True,
+        high=False,  # few draws are soon made; and no client of high priority waits for them
         progress=False,
     )
     return message, b"\x80" * (width * height * channels)

@@ -14,6 +14,7 @@ from models.precision import Calibration, Precision
 from service import supervision
 from service.catalogue import Catalogue, Served
 from service.engine import wire
+from service.engine.check import CheckResult, Reference
 from service.engine.errors import ModelGoneError, NotReadyError
 from service.engine.observer import Observer
 
@@ -51,6 +52,8 @@ class Roster:
         self._precisions: dict[tuple[str, int], Precision] = {}
         # The largest passes that fit, by post and model, where larger ones did not.
         self._ceilings: dict[tuple[str, int], int] = {}
+        # What their probe pictures are compared with, by kind of device and model.
+        self._references: dict[tuple[str, int], Reference] = {}
         self._pictures: Counter[int] = Counter()
         self._one_left = asyncio.Event()
         self._changing = asyncio.Lock()
@@ -103,6 +106,15 @@ class Roster:
         """Note the largest pass of a model that fits into the memory of the post's device."""
         self._observer.worker_out_of_memory(post.name)
         self._ceilings[post.name, model] = ceiling
+
+    def reference(self, post: "Post", model: int) -> Reference:
+        """Return what probe pictures of a model are compared with at ``post``."""
+        return self._references.setdefault((post.kind, model), Reference())
+
+    def checked(self, post: "Post", model: int, result: CheckResult) -> None:
+        """Note what came of a probe picture, unless its model is served no longer."""
+        if bundle := self.bundle(model):
+            self._observer.self_checked(post.name, bundle.manifest.name, result)
 
     async def load(self, paths: Sequence[Path], posts: Collection["Post"]) -> list[Served]:
         """See ``Engine.load_all``."""
@@ -171,6 +183,9 @@ class Roster:
             self._one_left.clear()
             await self._one_left.wait()
         del self._models[served.index], self._pictures[served.index]
+        for kind, model in list(self._references):
+            if model == served.index:
+                del self._references[kind, model]
         having = [post for post in posts if served.index in post.calibrations]
         await asyncio.gather(*(post.remove(served.index) for post in having))
 

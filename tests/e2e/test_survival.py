@@ -55,6 +55,7 @@ def with_engine(test: Callable[[Engine], Awaitable[None]], workers: int = 1) -> 
             shrink=False,
             stall_seconds=10,
             load_seconds=300,
+            check_seconds=60,
             observer=Metrics(),
             on_broken=broken.append,
         )

@@ -46,6 +46,7 @@ RANGES: dict[str, tuple[list[str], list[str]]] = {
     "queue": (["1", "1000000"], ["0", "1000001"]),
     "queue_bytes": (["1", str(2**60)], ["0", str(2**60 + 1)]),
     "stall_seconds": (["1", "86400"], ["0.9", "86401", "inf", "nan"]),
+    "check_seconds": (["0", "0.1", "86400"], ["-1", "86401", "inf", "nan"]),
     "load_seconds": (["1", "86400"], ["0.9", "86401", "inf"]),
     "stop_delay_seconds": (["0", "3600"], ["-1", "3601", "inf", "nan"]),
     "repository": (["."], ["/no/such/folder", "pyproject.toml"]),

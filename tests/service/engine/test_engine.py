@@ -59,6 +59,7 @@ def build(devices: int = 1, queue: int = 8, **more: Any) -> Engine:
         shrink=more.get("shrink", False),
         stall_seconds=10,
         load_seconds=60,
+        check_seconds=60,
         observer=Metrics(),
         on_broken=more.get("on_broken", lambda reason: None),
     )
