@@ -1,4 +1,4 @@
-"""Draw the page's samples for colour models: simple shapes, of no data set.
+"""Draw the samples of the zoo's colour model: simple shapes, of no data set.
 
 python -m docs.draw_samples
 """
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter
 
-FOLDER = Path(__file__).parents[1] / "service" / "page" / "samples"
+FOLDER = Path(__file__).parents[1] / "models" / "zoo" / "cifar10-resnet" / "samples"
 # Drawn large, then made as small as the models' pictures, so that edges are smooth.
 LARGE, SIDE = 256, 32
 
@@ -53,7 +53,11 @@ def automobile() -> Image.Image:
     return image
 
 
-SAMPLES = {"ship": ship, "airplane": airplane, "automobile": automobile}
+SAMPLES = {
+    "01-a-ship.png": ship,
+    "02-an-airplane.png": airplane,
+    "03-an-automobile.png": automobile,
+}
 
 
 def small(image: Image.Image) -> Image.Image:
@@ -64,4 +68,4 @@ def small(image: Image.Image) -> Image.Image:
 
 if __name__ == "__main__":
     for name, draw in SAMPLES.items():
-        small(draw()).save(FOLDER / f"drawn-{name}.png")
+        small(draw()).save(FOLDER / name)

@@ -1,6 +1,7 @@
 """Bundles: one model on disk, as ``model.json`` and ``weights.safetensors`` (and a card).
 
-A model that was imported from an exported program has that program's graph as ``program.json``.
+A model that was imported from an exported program has that program's graph as ``program.json``. The
+folder ``samples``, if any, holds pictures for whoever tries the model by hand.
 
 This module reads and writes the description and checks the weights file as bytes; it imports no
 torch, so that whoever only needs to know what a model is does not pay for it. ``models.pixeldp``
@@ -8,10 +9,12 @@ turns a bundle into a network.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
 import re
+import shutil
 import stat
 import unicodedata
 from collections.abc import Iterator
@@ -33,10 +36,15 @@ MANIFEST = "model.json"
 WEIGHTS: Literal["weights.safetensors"] = "weights.safetensors"
 PROGRAM: Literal["program.json"] = "program.json"
 CARD = "README.md"
+SAMPLES = "samples"
 ZOO = Path(__file__).parent / "zoo"
 # What is read of a bundle from elsewhere: bytes of each file, and how deep its description nests.
 LARGEST = {MANIFEST: 2**22, CARD: 2**20, PROGRAM: 2**26, WEIGHTS: 2**36}
 DEEPEST = 32
+# Of the samples: how many, and bytes of each. What browsers show; a name is a part of an address.
+MOST_SAMPLES, LARGEST_SAMPLE = 12, 2**18
+SAMPLE_KINDS = {".jpeg": "image/jpeg", ".jpg": "image/jpeg", ".png": "image/png"}
+_SAMPLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 # Beside control characters, what changes the lines or the order of the text around it.
 _DISTURBING = re.compile(r"[\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -209,6 +217,25 @@ class Bundle:
         except BundleError:
             return ""
 
+    @property
+    def samples(self) -> list[str]:
+        """The names of its samples' files; none when they are not as they were when it was read."""
+        try:
+            return [file.name for file in sample_files(self.path / SAMPLES)]
+        except BundleError:
+            return []
+
+    def sample(self, name: str) -> bytes:
+        """Return the file of one of its samples.
+
+        Raises:
+            BundleError: there is none of that name, or it cannot be trusted.
+        """
+        for file in sample_files(self.path / SAMPLES):
+            if file.name == name:
+                return read_sample(file)
+        raise BundleError(self.path / SAMPLES, "file", "there is no sample of that name")
+
 
 def locate(path: Path) -> Path:
     """Return the folder that ``path`` means: a name alone may be that of a model of the zoo.
@@ -229,6 +256,8 @@ def read_bundle(path: Path) -> Bundle:
             are not those that the description was written for.
     """
     bundle = describe(path)
+    for sample in sample_files(path / SAMPLES):
+        read_sample(sample)
     for file, spec in bundle.files:
         with opened(file) as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -321,8 +350,54 @@ def read_file(file: Path, spec: WeightsSpec | ProgramSpec) -> bytes:
     return content
 
 
+def sample_files(folder: Path) -> list[Path]:
+    """Find the samples in the folder ``folder``, sorted by name; none if there is no such folder.
+
+    Hidden files are passed over. Links are not followed: none is needed here.
+
+    Raises:
+        BundleError: something in it is no sample, or there are too many, or it cannot be read.
+    """
+    try:
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            raise BundleError(folder, "file", "is not a folder, but samples lie in one; remove it")
+        with os.scandir(folder) as entries:
+            visible = (entry for entry in entries if not entry.name.startswith("."))
+            found = list(itertools.islice(visible, MOST_SAMPLES + 1))
+        if len(found) > MOST_SAMPLES:
+            raise BundleError(folder, "files", f"are more than {MOST_SAMPLES}; remove some")
+        for entry in found:
+            file = folder / entry.name
+            if not entry.is_file(follow_symlinks=False):
+                raise BundleError(
+                    file, "file", "is not a regular file; put the picture itself here"
+                )
+            if not _SAMPLE_NAME.fullmatch(entry.name) or file.suffix.lower() not in SAMPLE_KINDS:
+                kinds = ", ".join(SAMPLE_KINDS)
+                reason = (
+                    f"{entry.name!a:.80} cannot be a sample's: expected at most 64 letters, "
+                    f"digits, spaces and ._- with one of {kinds} at the end"
+                )
+                raise BundleError(folder, "name", reason)
+        return sorted(folder / entry.name for entry in found)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise BundleError(folder, "file", f"cannot be read ({error.strerror})") from None
+
+
+def read_sample(file: Path) -> bytes:
+    """Read the file of a sample.
+
+    Raises:
+        BundleError: it cannot be read, or is too large.
+    """
+    with opened(file, largest=LARGEST_SAMPLE) as stream:
+        return _read(stream, file.name)
+
+
 @contextmanager
-def opened(file: Path, hint: str = "") -> Iterator[BufferedReader]:
+def opened(file: Path, hint: str = "", largest: int | None = None) -> Iterator[BufferedReader]:
     """Open a regular file of a bundle for reading, which lies in the bundle's folder.
 
     Anything but a regular file could keep its reader waiting for ever. Links are followed within
@@ -331,6 +406,7 @@ def opened(file: Path, hint: str = "") -> Iterator[BufferedReader]:
     Args:
         file: the file.
         hint: what to add where it cannot be read.
+        largest: the bytes that it may have; by default those in ``LARGEST``.
 
     Raises:
         BundleError: there is none, it is not a regular file or too large, it lies elsewhere, or it
@@ -346,8 +422,9 @@ def opened(file: Path, hint: str = "") -> Iterator[BufferedReader]:
             os.close(descriptor)
             raise BundleError(file, "file", f"is not a regular file{hint}")
         with os.fdopen(descriptor, "rb") as stream:
-            if status.st_size > LARGEST[file.name]:
-                raise _too_large(file)
+            limit = LARGEST[file.name] if largest is None else largest
+            if status.st_size > limit:
+                raise BundleError(file, "file", f"has more than {limit:,} bytes")
             yield stream
     except (OSError, RuntimeError) as error:  # the latter for links in a circle
         reason = getattr(error, "strerror", None) or error
@@ -363,10 +440,6 @@ def _read(stream: BufferedReader, name: str) -> bytes:
     return content
 
 
-def _too_large(file: Path) -> BundleError:
-    return BundleError(file, "file", f"has more than {LARGEST[file.name]:,} bytes")
-
-
 def _compare_digest(file: Path, found: str, stated: str) -> None:
     if found != stated:
         raise BundleError(file, "sha256", f"is {found}, but {MANIFEST} states {stated}")
@@ -379,6 +452,16 @@ def remove_bundle(path: Path) -> None:
     """
     for name in (MANIFEST, WEIGHTS, PROGRAM, CARD):
         (path / name).unlink(missing_ok=True)
+    remove_samples(path)
+
+
+def remove_samples(path: Path) -> None:
+    """Remove the samples of the bundle in ``path``; a link goes, and not what it leads to."""
+    samples = path / SAMPLES
+    if samples.is_symlink() or samples.is_file():
+        samples.unlink()
+    elif samples.exists():
+        shutil.rmtree(samples)
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

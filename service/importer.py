@@ -62,6 +62,10 @@ def import_(
     picture: Annotated[
         Path | None, typer.Option(help="A picture to try; a made-up one by default.")
     ] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(help="A folder of PNG or JPEG pictures for the page to offer, 12 at most."),
+    ] = None,
     draws: Annotated[int, typer.Option(min=64, help="Noise draws for the picture.")] = 256,
     confidence: Annotated[float, typer.Option(help="Of the picture's certificate.")] = 0.95,
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = (
@@ -83,6 +87,7 @@ def import_(
     from models.importing.bundling import Noise, Wanted, import_classifier
     from models.importing.sources import find_source
     from models.networks.python_networks import allow, is_builder
+    from models.samples import collect_samples
     from service.progress import Progress, cleaning_up
 
     law = mechanism or "gaussian"
@@ -102,13 +107,22 @@ def import_(
         std=_numbers("std", std),
         scoring=scoring,
     )
+    offered = collect_samples(samples) if samples else None
     shape = wanted.shape or found.shape
     pixels = _decoded(picture) if picture else _made_up(shape or (3, 8, 8))
     question = Question(confidence, draws, None, sizes)
     try:
         with cleaning_up(), Progress() as progress:
             imported = import_classifier(
-                found, wanted, front or noise, out, pixels, question, force=force, report=progress
+                found,
+                wanted,
+                front or noise,
+                out,
+                pixels,
+                question,
+                samples=offered,
+                force=force,
+                report=progress,
             )
     except ValidationError as error:
         first = error.errors()[0]

@@ -40,6 +40,13 @@ def train(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the bundle; the recipe's name.")] = None,
     version: Annotated[str, typer.Option(help="Of the bundle, a number.")] = "1",
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of PNG or JPEG pictures for the page to offer, 12 at most; for mnist "
+            "and cifar10 drawn ones by default."
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the bundle, or the checkpoint, that is there.")
     ] = False,
@@ -72,6 +79,7 @@ def train(
     from models.bundle import read_bundle
     from models.evaluation.baseline import without_noise
     from models.images import report_others
+    from models.samples import check_samples, collect_samples, shipped_samples, write_samples
     from models.training.datasets import load
     from models.training.denoising import train_denoiser
     from models.training.loop import train
@@ -98,12 +106,16 @@ def train(
     pictures = load(chosen.dataset, root, "train", download=download)
     if pictures.passed_over:
         typer.echo(f"pixeldp: {report_others(pictures.passed_over)}", err=True)
+    folder = samples or shipped_samples(chosen.dataset)
+    offered = collect_samples(folder) if folder else {}
+    check_samples(offered, pictures.shape)
     if denoiser is None:
         manifest = train(chosen, pictures, out, resume=resume, force=force)
     else:
         manifest = train_denoiser(
             chosen, pictures, read_bundle(denoiser), out, resume=resume, force=force
         )
+    write_samples(out, offered)
     spec = manifest.sensitivity
     typer.echo(
         f"{out}: {manifest.name}, {manifest.noise.mechanism} noise of scale "

@@ -1,7 +1,7 @@
 """From a classifier that was made elsewhere to a bundle, if it can be certified."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from models.networks.placement import IMAGE, divide
 from models.networks.torchvision_networks import AUXILIARY
 from models.pixeldp import PixelDP, load_network, save_network
 from models.precision import Precision
+from models.samples import check_samples, write_samples
 from models.sensitivity.modules import encoder_sensitivity
 
 Shape = tuple[int, int, int]
@@ -82,6 +83,7 @@ def import_classifier(
     pixels: NDArray[Any],
     question: Question,
     *,
+    samples: Mapping[str, bytes] | None = None,
     force: bool = False,
     report: Report = lambda doing: None,
 ) -> Imported:
@@ -95,12 +97,14 @@ def import_classifier(
         out: the bundle's folder; nothing is left in it if the classifier is refused.
         pixels: a picture [height, width, channels], 8 or 16 bits.
         question: what is asked of it, without a target.
+        samples: for whoever tries the model by hand: pictures' files by their names.
         force: replace the bundle that is in ``out``.
         report: told what is being done.
 
     Raises:
         ImportFailedError: the classifier cannot be certified, or what was said does not fit it.
-        ValueError: a name, scale or construction bound out of range.
+        ValueError: a name, scale or construction bound out of range; a sample that is no picture
+            for this model.
     """
     if (out / MANIFEST).exists() and not force:
         raise ImportFailedError(f"{out} holds a bundle; --force replaces it")
@@ -110,6 +114,7 @@ def import_classifier(
             f"{source.text} does not say which pictures it takes: give --input as channels x "
             "height x width, for example --input 3x224x224"
         )
+    check_samples(samples or {}, shape)
     if isinstance(noise, Noise):
         _scale(noise, 1.0)  # what is wrong with it is said before the network is built
     mean, std = wanted.mean or source.mean, wanted.std or source.std
@@ -139,6 +144,7 @@ def import_classifier(
         staged = Path(temporary)
         report("loading the bundle as it will be served")
         save_network(staged, manifest, network)
+        write_samples(staged, samples or {})
         model = load_model(staged)
         formats = examine(model, report)
         inquiry = answer(model, pixels, question, report)

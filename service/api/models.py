@@ -35,6 +35,7 @@ class Model(BaseModel):
     default: bool
     input_shape: tuple[int, int, int]
     labels: list[str]
+    samples: list[str]
     noise: NoisePart
     card: str
     evaluation: dict[str, Any]
@@ -59,6 +60,7 @@ def _describe(request: Request, served: Served) -> Model:
         default=predictions.catalogue.is_default(served),
         input_shape=manifest.input.shape,
         labels=list(manifest.labels),
+        samples=served.bundle.samples,
         noise=noise_part(served.bundle),
         card=served.bundle.card,
         evaluation=manifest.evaluation,

@@ -11,14 +11,15 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
+from models.bundle import SAMPLES, ZOO
 from service.api.answers import Answer
 from service.api.options import Options
-from service.api.page import FOLDER
 from service.api.problems import MEDIA_TYPE, ProblemDocument
 
 _REFERENCE = "#/components/schemas/{model}"
 # Of what FastAPI adds for errors of its own, none of which this service answers with.
 _NOT_OURS = ("HTTPValidationError", "ValidationError")
+_SEVEN = "01-a-clear-7.png"
 _BINARY = {"type": "string", "format": "binary"}
 Base64 = Annotated[
     str,
@@ -65,7 +66,7 @@ class Predictions(BaseModel):
 
 def one_picture() -> dict[str, Any]:
     """Describe the body of a request for one picture."""
-    seven = base64.b64encode((FOLDER / "samples" / "seven.png").read_bytes()).decode()
+    seven = base64.b64encode((ZOO / "mnist-cnn" / SAMPLES / _SEVEN).read_bytes()).decode()
     return _body(
         {
             "application/json": {

@@ -6,6 +6,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from starlette._utils import get_route_path
 from starlette.types import Receive, Scope, Send
 
+from models.bundle import SAMPLE_KINDS, BundleError
 from service.api.auth import requires
 from service.api.body import read_one
 from service.api.leaving import CLIENT_LEFT, unless_client_leaves
@@ -40,6 +41,18 @@ async def picture(request: Request) -> Response:
     if shown is None:
         return Response(status_code=CLIENT_LEFT)
     return Response(shown, media_type="image/png", headers={"Cache-Control": "no-store"})
+
+
+@router.get("/page/samples/{model}/{name}", dependencies=[requires("predict")])
+async def sample(request: Request, model: str, name: str) -> Response:
+    """Return one of a model's samples, which its bundle brings."""
+    predictions: Predictions = request.app.state.predictions
+    try:
+        content = predictions.find(model).bundle.sample(name)
+    except BundleError:
+        raise HTTPException(404) from None
+    kind = SAMPLE_KINDS[Path(name).suffix.lower()]
+    return Response(content, media_type=kind, headers={"Cache-Control": "no-store"})
 
 
 async def files(scope: Scope, receive: Receive, send: Send) -> None:

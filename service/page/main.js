@@ -3,7 +3,7 @@
 import { AnswerView } from "./answer.js";
 import { decoded, key, models, Problem, stream } from "./api.js";
 import { Pad, pixelsOf, showPixels } from "./pad.js";
-import { receive, sampleAddress, samplesFor, takeSample } from "./pictures.js";
+import { receive, samplesOf } from "./pictures.js";
 import { curl, python } from "./snippets.js";
 
 // Looks come faster than an eye can follow; each is shown at least so long.
@@ -71,18 +71,26 @@ async function start() {
   chooseModel();
 }
 
-function chooseModel() {
+async function chooseModel() {
   const model = (state.model = state.models[element("model").value]);
   element("norm").value = model.noise.norm;
   element("colour-field").hidden = model.input_shape[0] === 1;
   pad.shape(model.input_shape);
   pad.ink = model.input_shape[0] === 1 ? "#ffffff" : element("colour").value;
-  const samples = samplesFor(model.labels);
-  element("samples").hidden = !samples.length;
-  element("sample-list").replaceChildren(...samples.map(sampleButton));
   chooseNorm();
-  if (samples.length) useSample(samples[0]);
-  else clear();
+  clear();
+  element("samples").hidden = true;
+  element("no-samples").hidden = Boolean(model.samples.length);
+  if (!model.samples.length) return;
+  try {
+    const samples = await samplesOf(model);
+    if (state.model !== model) return;
+    showSamples(samples);
+    // Whoever was faster has drawn or dropped a picture.
+    if (!state.picture) useFile(samples[0]);
+  } catch (error) {
+    fail(error, chooseModel);
+  }
 }
 
 function chooseNorm() {
@@ -90,29 +98,36 @@ function chooseNorm() {
   view.forgetSize();
 }
 
+function showSamples(samples) {
+  for (const { src } of element("sample-list").querySelectorAll("img")) URL.revokeObjectURL(src);
+  element("sample-list").replaceChildren(...samples.map(sampleButton));
+  element("samples").hidden = false;
+}
+
 function sampleButton(sample) {
   const button = document.createElement("button");
   button.type = "button";
   button.className = "sample";
   const image = button.appendChild(new Image(44, 44));
-  image.src = sampleAddress(sample);
+  image.src = URL.createObjectURL(sample.bytes);
   image.alt = sample.text;
-  button.addEventListener("click", () => useSample(sample));
+  button.addEventListener("click", () => useFile(sample));
   return button;
 }
 
-async function useSample(sample) {
-  try {
-    useFile(await takeSample(sample));
-  } catch (error) {
-    fail(error);
-  }
+/** Certify a test pattern, for a model without samples. */
+function usePattern() {
+  element("pad-hint").hidden = true;
+  pad.drawPattern();
+  const picture = pad.picture();
+  take({ ...picture, name: picture.name.replace("drawing", "pattern"), text: "A test pattern" });
 }
 
 function useFile(picture) {
   element("pad-hint").hidden = true;
   pad.clear();
-  take(picture);
+  // A sample may be taken again.
+  take({ ...picture });
 }
 
 function clear() {
@@ -120,7 +135,11 @@ function clear() {
   forget();
   element("ask").disabled = element("request").hidden = true;
   element("pad-hint").hidden = false;
-  view.wait("Draw, choose a file, or take a sample.");
+  view.wait(noPicture());
+}
+
+function noPicture() {
+  return `There is no picture yet: draw one, choose a file${state.model.samples.length ? ", or take a sample" : ""}.`;
 }
 
 function forget() {
@@ -144,7 +163,7 @@ function take(picture, ms = 0) {
     : `Sent as it is: ${picture.text ?? picture.name}.`;
   element("canvas").setAttribute(
     "aria-label",
-    `${drawing ? "A drawing" : (picture.text ?? picture.name)}. It can be drawn on with a mouse, ` +
+    `${picture.text ?? (drawing ? "A drawing" : picture.name)}. It can be drawn on with a mouse, ` +
       "a pen or a finger.",
   );
   element("sent-text").textContent = text;
@@ -192,7 +211,7 @@ function chosen() {
 async function ask() {
   state.asking?.abort();
   const { picture } = state;
-  if (!picture) return view.wait("There is no picture yet: draw one, or take a sample.");
+  if (!picture) return view.wait(noPicture());
   const { signal } = (state.asking = new AbortController());
   const options = chosen();
   const context = { norm: element("norm").value, budget: options.max_draws };
@@ -295,6 +314,7 @@ element("norm").addEventListener("change", () => {
 for (const id of ["confidence", "draws"]) element(id).addEventListener("change", ask);
 element("colour").addEventListener("input", (event) => (pad.ink = event.target.value));
 element("clear").addEventListener("click", clear);
+element("pattern").addEventListener("click", usePattern);
 element("ask").addEventListener("click", ask);
 receive(element("file"), element("dropping"), useFile);
 for (const tab of document.querySelectorAll("[role=tab]")) {

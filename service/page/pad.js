@@ -38,6 +38,25 @@ export class Pad {
     this.onlyStrokes = true;
   }
 
+  /** Draw a test pattern: shades, edges and a disc, in colours where the model takes them. */
+  drawPattern() {
+    this.clear();
+    const { context } = this;
+    const { width, height } = this.canvas;
+    const shades = context.createLinearGradient(0, 0, width, 0);
+    const colours = this.channels === 1 ? ["#000000", "#ffffff"] : ["#204080", "#e0c060"];
+    colours.forEach((colour, i) => shades.addColorStop(i, colour));
+    context.fillStyle = shades;
+    context.fillRect(0, 0, width, height);
+    context.fillStyle = colours[1];
+    context.fillRect(0, (height * 5) / 8, width / 2, height / 8);
+    context.fillStyle = this.channels === 1 ? "#808080" : "#a03030";
+    context.beginPath();
+    context.arc((width * 5) / 8, (height * 3) / 8, Math.min(width, height) / 4, 0, 2 * Math.PI);
+    context.fill();
+    this.onlyStrokes = false;
+  }
+
   /** Show a picture, as large as it fits. */
   show(image) {
     this.clear();

@@ -2,29 +2,21 @@
 
 import { bytes } from "./api.js";
 
-const SAMPLES = [
-  { name: "seven", label: "7", text: "A clear 7" },
-  { name: "three", label: "3", text: "A clear 3" },
-  { name: "eight", label: "8", text: "A clear 8" },
-  { name: "four-or-nine", label: "4", text: "A 4 that is almost a 9" },
-  { name: "one-or-seven", label: "7", text: "A 7 that is almost a 1" },
-];
+/** What a sample shows, by the name of its file: "02-a-clear-3.png" is "A clear 3". */
+function words(file) {
+  const stem = file.replace(/\.[^.]+$/, "").replace(/^\d\d-(?=.)/, "");
+  const text = stem.replaceAll(/[-_]+/g, " ").trim() || stem;
+  return text[0].toUpperCase() + text.slice(1);
+}
 
-// Drawn for this page by docs/draw_samples.py; of no data set.
-const DRAWN = [
-  { name: "drawn-ship", label: "ship", text: "A ship, drawn by a program" },
-  { name: "drawn-airplane", label: "airplane", text: "An airplane, drawn by a program" },
-  { name: "drawn-automobile", label: "automobile", text: "An automobile, drawn by a program" },
-];
-
-/** The samples that a model with these labels can name. */
-export const samplesFor = (labels) =>
-  [...SAMPLES, ...DRAWN].filter((sample) => labels.includes(sample.label));
-
-export const sampleAddress = ({ name }) => `page/samples/${name}.png`;
-
-export async function takeSample(sample) {
-  return { bytes: await bytes(sampleAddress(sample)), type: "image/png", name: `${sample.name}.png`, text: sample.text };
+/** The samples that a model's bundle brings, as pictures to take. */
+export function samplesOf({ name, version, samples }) {
+  const folder = `page/samples/${encodeURIComponent(`${name}:${version}`)}`;
+  const take = async (file) => {
+    const content = await bytes(`${folder}/${encodeURIComponent(file)}`);
+    return { bytes: content, type: content.type, name: file, text: words(file) };
+  };
+  return Promise.all(samples.map(take));
 }
 
 export function takeFile(file) {

@@ -33,7 +33,7 @@ from models.bundle import ZOO, Manifest
 from models.images import decode
 from models.pixeldp import build_network, save_network
 from service.keys import add
-from tests.e2e.conftest import PLAIN, ROOT, Service
+from tests.e2e.conftest import PLAIN, Service
 from tests.models.images import pictures as made
 from tests.models.test_bundle import DESCRIPTION
 
@@ -42,7 +42,8 @@ if CHROMIUM is None:
     pytest.skip("the page is not tested: there is no chromium here", allow_module_level=True)
 
 expect.set_options(timeout=30_000)
-SAMPLES = ROOT / "service" / "page" / "samples"
+SAMPLES = ZOO / "mnist-cnn" / "samples"
+THREE = SAMPLES / "02-a-clear-3.png"
 ANSWERED = "#answer:not([aria-busy]) #result:not([hidden]) #facts:not([hidden])"
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 DESKTOP, PHONE = (1280, 1000), (390, 844)
@@ -197,7 +198,11 @@ def test_it_shows_a_certificate_at_once(visitor: Visitor) -> None:
 
 
 def test_samples_are_sent_as_they_are(visitor: Visitor) -> None:
-    for text, name in (("A clear 3", "three"), ("A clear 8", "eight"), ("A clear 7", "seven")):
+    for text, name in (
+        ("A clear 3", "02-a-clear-3"),
+        ("A clear 8", "03-a-clear-8"),
+        ("A clear 7", "01-a-clear-7"),
+    ):
         answer = visitor.sample(text)
         assert visitor.label == answer["label"]["name"] == text[-1]
         assert visitor.sent == (SAMPLES / f"{name}.png").read_bytes()
@@ -222,7 +227,7 @@ def test_a_drawing_is_certified(visitor: Visitor) -> None:
 def test_a_sample_can_be_drawn_on(visitor: Visitor) -> None:
     answer = visitor.asks(lambda: visitor.draw((0.3, 0.5), (0.7, 0.5)))
     pixels = np.asarray(Image.open(io.BytesIO(visitor.sent)), dtype=int)
-    sample = np.asarray(Image.open(SAMPLES / "seven.png"), dtype=int)
+    sample = np.asarray(Image.open(SAMPLES / "01-a-clear-7.png"), dtype=int)
     assert answer["picture"]["mode"] == "L"
     assert (pixels[14, 10:18] == 255).all()
     assert (pixels[:11] == sample[:11]).all(), "what was not drawn on is as it was"
@@ -467,7 +472,7 @@ def test_altered_pictures_are_as_large_as_the_certificate(visitor: Visitor, norm
     page = visitor.page
     page.get_by_label("Norm").select_option(norm)
     answer = visitor.asks(lambda: visitor.sample("A clear 3"))
-    three = np.asarray(Image.open(SAMPLES / "three.png"), dtype=int)[..., None]
+    three = np.asarray(Image.open(THREE), dtype=int)[..., None]
     expect(page.locator("#altered-title")).to_contain_text("the certified size")
     check_altered(visitor, three, answer["certified_size"], norm)
     expect(page.locator("#altered-text")).to_contain_text("The certificate covers these changes")
@@ -504,10 +509,10 @@ def test_a_picture_too_large_to_be_altered_says_so(visitor: Visitor) -> None:
 
 
 def test_pictures_are_chosen_dropped_and_pasted(visitor: Visitor) -> None:
-    page, three = visitor.page, SAMPLES / "three.png"
+    page, three = visitor.page, THREE
     answer = visitor.asks(lambda: page.get_by_label("Choose a file").set_input_files(three))
     assert answer["label"]["name"] == "3"
-    expect(page.locator("#sent-text")).to_have_text("Sent as it is: three.png.")
+    expect(page.locator("#sent-text")).to_have_text("Sent as it is: 02-a-clear-3.png.")
     for event, target, member in (
         ("drop", "DragEvent", "dataTransfer"),
         ("paste", "ClipboardEvent", "clipboardData"),
@@ -516,7 +521,8 @@ def test_pictures_are_chosen_dropped_and_pasted(visitor: Visitor) -> None:
         answer = visitor.asks(
             lambda event=event, target=target, member=member: page.evaluate(
                 """async ([event, kind, member]) => {
-                    const bytes = await (await fetch("page/samples/eight.png")).blob();
+                    const file = "page/samples/mnist-cnn/03-a-clear-8.png";
+                    const bytes = await (await fetch(file)).blob();
                     const data = new DataTransfer();
                     data.items.add(new File([bytes], "8.png", { type: "image/png" }));
                     const init = { [member]: data, bubbles: true, cancelable: true };
@@ -651,7 +657,10 @@ def test_screenshots(visitor: Visitor, tmp_path: Path) -> None:
 
 
 class Guarded:
-    """A service that asks for keys, with a model for colour pictures and many labels."""
+    """A service that asks for keys, with models for colour pictures and many labels.
+
+    One brings no samples, and one brings its own.
+    """
 
     def __init__(self, folder: Path) -> None:
         labels = [f"label {number}" for number in range(30)]
@@ -660,10 +669,17 @@ class Guarded:
         manifest = Manifest.model_validate(description)
         torch.manual_seed(0)
         save_network(folder / "colours", manifest, build_network(manifest))
+        shutil.copytree(folder / "colours", folder / "own")
+        own = manifest.model_copy(update={"name": "own"})
+        save_network(folder / "own", own, build_network(own))
+        (folder / "own" / "samples").mkdir()
+        self.sample = made.save(made.noise(16, 24, 3), "PNG")
+        (folder / "own" / "samples" / "two red_dots.PNG").write_bytes(self.sample)
         self.key = add(folder / "keys.json", "page", ["predict"], None)
         self.service = Service(
             str(ZOO / "mnist-cnn"),
             str(folder / "colours"),
+            str(folder / "own"),
             environment={**PLAIN, "PIXELDP_KEYS": str(folder / "keys.json")},
         ).wait_ready()
 
@@ -705,6 +721,17 @@ def test_colour_pictures_and_many_labels(visit: Callable[..., Visitor], guarded:
     visitor.open()
     page.get_by_label("Model").select_option(label="colours 1 · 24 × 16 colour")
     expect(page.locator("#samples")).to_be_hidden()
+    expect(page.locator("#no-samples")).to_contain_text("This model comes without samples")
+    expect(page.locator("#waiting")).to_have_text(
+        "There is no picture yet: draw one, choose a file."
+    )
+    expect(page.locator("#request")).to_be_hidden()
+    answer = visitor.asks(page.get_by_role("button", name="Use a test pattern").click)
+    assert answer["picture"] == {"width": 24, "height": 16, "mode": "RGB", "bits": 8}
+    pattern = np.asarray(Image.open(io.BytesIO(visitor.sent)))
+    assert len(np.unique(pattern.reshape(-1, 3), axis=0)) > 10
+    expect(page.get_by_role("img", name="A test pattern. It can be drawn on")).to_be_visible()
+    page.get_by_role("button", name="Clear", exact=True).click()
     page.get_by_label("Ink").fill("#ff0000")
     answer = visitor.asks(lambda: visitor.draw((0.1, 0.5), (0.9, 0.5)))
     assert answer["picture"] == {"width": 24, "height": 16, "mode": "RGB", "bits": 8}
@@ -714,3 +741,37 @@ def test_colour_pictures_and_many_labels(visit: Callable[..., Visitor], guarded:
     assert pixels[0, 0].tolist() == [255, 255, 255]
     assert page.get_by_role("row").count() == 1 + 5 + 1, "a head, five labels and all others"
     expect(page.get_by_role("row", name="all others")).to_contain_text("under attack at most")
+
+
+def test_a_model_brings_its_own_samples(visit: Callable[..., Visitor], guarded: Guarded) -> None:
+    visitor = visit(address=guarded.service.address)
+    page = visitor.page
+    page.add_init_script(f"sessionStorage.setItem('pixeldp-key', {guarded.key!r})")
+    visitor.open()
+    chosen = {"label": "own 1 · 24 × 16 colour"}
+    visitor.asks(lambda: page.get_by_label("Model").select_option(**chosen))
+    assert visitor.sent == guarded.sample
+    expect(page.get_by_role("button", name="Two red dots")).to_have_count(1)
+    expect(page.get_by_role("button", name="A clear 7")).to_have_count(0)
+    expect(page.locator("#no-samples")).to_be_hidden()
+    expect(page.locator("#sent-text")).to_have_text("Sent as it is: Two red dots.")
+    image = page.locator(".sample img")
+    assert image.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [24, 16]
+    assert visitor.sample("Two red dots")["label"]
+    original = np.asarray(Image.open(io.BytesIO(guarded.sample)), dtype=int)
+    np.testing.assert_array_equal(canvas(page, "unaltered", 3), original)
+
+
+def test_samples_are_served_to_those_who_may_ask(guarded: Guarded) -> None:
+    with httpx.Client(base_url=guarded.service.address) as client:
+        path = "/page/samples/own:1/two%20red_dots.PNG"
+        assert client.get(path).status_code == 401
+        client.headers["Authorization"] = f"Bearer {guarded.key}"
+        response = client.get(path)
+        assert response.content == guarded.sample
+        assert response.headers["Content-Type"] == "image/png"
+        assert client.get("/models/own").json()["samples"] == ["two red_dots.PNG"]
+        assert client.get("/models/colours").json()["samples"] == []
+        for wrong in ("own/none.png", "own/..%2Fmodel.json", "colours/two%20red_dots.PNG"):
+            assert client.get(f"/page/samples/{wrong}").status_code == 404, wrong
+        assert client.get("/page/samples/none/a.png").json()["type"] == "/problems/unknown-model"

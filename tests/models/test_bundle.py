@@ -5,7 +5,7 @@ import json
 import os
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ from safetensors.torch import load_file, save_file
 from models.bundle import (
     CARD,
     LARGEST,
+    LARGEST_SAMPLE,
     MANIFEST,
+    MOST_SAMPLES,
+    SAMPLES,
     WEIGHTS,
     BundleError,
     Manifest,
     read_bundle,
+    remove_bundle,
     write_manifest,
 )
 from models.loaded import load_model
@@ -458,3 +462,88 @@ def test_labels_and_names_are_plain_text(folder: Path, text: str) -> None:
         (folder / MANIFEST).write_text(before)
     change(folder, labels=["é", "鳥", "👩‍🔬 a-b_c.d'"])
     assert read_bundle(folder).manifest.labels[1] == "鳥"
+
+
+@pytest.fixture
+def samples(folder: Path) -> Path:
+    (folder / SAMPLES).mkdir()
+    return folder / SAMPLES
+
+
+def test_samples_are_read_in_the_order_of_their_names(folder: Path, samples: Path) -> None:
+    assert read_bundle(folder).samples == []
+    for name in ("02-b.jpg", "01 a.PNG", ".DS_Store"):
+        (samples / name).write_bytes(name.encode())
+    bundle = read_bundle(folder)
+    assert bundle.samples == ["01 a.PNG", "02-b.jpg"]
+    assert bundle.sample("02-b.jpg") == b"02-b.jpg"
+    for name in (".DS_Store", "03.png", "../model.json", ""):
+        with pytest.raises(BundleError, match="no sample of that name"):
+            bundle.sample(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.svg", "a.html", "a", "-a.png", "é.png", "a\n.png", "a" * 61 + ".png", "a?.png"]
+)
+def test_samples_of_other_names_are_refused(folder: Path, samples: Path, name: str) -> None:
+    (samples / name).write_bytes(b"")
+    with pytest.raises(BundleError, match="cannot be a sample's"):
+        read_bundle(folder)
+
+
+def test_samples_are_bounded(folder: Path, samples: Path) -> None:
+    for number in range(MOST_SAMPLES):
+        (samples / f"{number}.png").write_bytes(b"x" * LARGEST_SAMPLE)
+    bundle = read_bundle(folder)
+    assert len(bundle.samples) == MOST_SAMPLES
+    (samples / "0.png").write_bytes(b"x" * (LARGEST_SAMPLE + 1))
+    with pytest.raises(BundleError, match=f"more than {LARGEST_SAMPLE:,} bytes"):
+        read_bundle(folder)
+    with pytest.raises(BundleError, match="more than"):
+        bundle.sample("0.png")
+    (samples / "0.png").write_bytes(b"")
+    (samples / "one-more.png").write_bytes(b"")
+    with pytest.raises(BundleError, match=f"more than {MOST_SAMPLES}"):
+        read_bundle(folder)
+    assert bundle.samples == []
+
+
+def test_samples_are_regular_files_alone(folder: Path, samples: Path) -> None:
+    secret = folder / "secret.png"
+    secret.write_bytes(b"secret")
+    bundle = read_bundle(folder)
+    wrong: list[Callable[[Path], object]] = [
+        lambda file: file.symlink_to(secret),
+        lambda file: file.symlink_to(samples.parent / MANIFEST),
+        lambda file: os.mkfifo(file),
+        lambda file: file.mkdir(),
+    ]
+    for make in wrong:
+        make(samples / "a.png")
+        with pytest.raises(BundleError, match="not a regular file"):
+            read_bundle(folder)
+        with pytest.raises(BundleError):
+            bundle.sample("a.png")
+        if (samples / "a.png").is_dir() and not (samples / "a.png").is_symlink():
+            (samples / "a.png").rmdir()
+        else:
+            (samples / "a.png").unlink()
+    outside = folder / "outside"
+    samples.rename(outside)
+    for lead in (lambda: samples.symlink_to(outside), lambda: samples.write_bytes(b"")):
+        lead()
+        with pytest.raises(BundleError, match="not a folder"):
+            read_bundle(folder)
+        samples.unlink()
+
+
+def test_samples_go_with_their_bundle(folder: Path, samples: Path) -> None:
+    (samples / "a.png").write_bytes(b"")
+    remove_bundle(folder)
+    assert not samples.exists()
+    outside = folder / "outside"
+    outside.mkdir()
+    samples.symlink_to(outside)
+    remove_bundle(folder)
+    assert outside.exists()
+    assert not samples.is_symlink()

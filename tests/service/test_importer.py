@@ -45,6 +45,35 @@ def test_a_python_function(tmp_path: Path, capsys: Captured) -> None:
     assert "labels" in capsys.readouterr().err
 
 
+def test_samples_come_into_the_bundle(tmp_path: Path, capsys: Captured) -> None:
+    folder, out = tmp_path / "own", tmp_path / "out"
+    folder.mkdir()
+    for name in ("b.png", "a.jpg", "a.png"):
+        Image.new("RGB", (20, 10), (10, 200, 30)).save(folder / name)
+    command = ["import", SMALL, "--out", str(out), *NOISE, "--input", "1x8x8", "--draws", "64"]
+    assert main([*command, "--samples", str(folder)]) == 0
+    bundle = read_bundle(out)
+    assert bundle.samples == ["a.jpg", "a.png", "b.png"]
+    assert bundle.sample("a.jpg") == (folder / "a.jpg").read_bytes()
+    # A bundle in place of another has none of the other's samples.
+    assert main([*command, "--force"]) == 0
+    assert read_bundle(out).samples == []
+    capsys.readouterr()
+    (folder / "c.png").write_bytes(b"no picture")
+    (tmp_path / "empty").mkdir()
+    wrong = {
+        "own": "c.png: cannot be a sample of this model",
+        "empty": "holds no pictures",
+        "none": "is not a folder of pictures",
+    }
+    for name, complaint in wrong.items():
+        other = tmp_path / "refused"
+        command[3] = str(other)
+        assert main([*command, "--samples", str(tmp_path / name)]) == 1
+        assert complaint in capsys.readouterr().err
+        assert not other.exists()
+
+
 @pytest.mark.slow
 def test_one_of_torchvisions(tmp_path: Path, capsys: Captured) -> None:
     weights = tmp_path / "net.pth"

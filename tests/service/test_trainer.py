@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from models.bundle import Manifest, read_bundle
+from models.bundle import SAMPLES, ZOO, Manifest, read_bundle
+from models.samples import collect_samples, shipped_samples
 from service.cli import main
+from tests.e2e.test_page_samples import shows
 
 Captured = pytest.CaptureFixture[str]
 
@@ -29,6 +31,31 @@ def test_the_noise_can_be_said(tmp_path: Path) -> None:
     assert stated is not None
     assert (stated.size, stated.epsilon, stated.delta) == (0.2, 0.5, 0.01)
     assert manifest.training["recipe"]["scale"] is None
+
+
+def test_samples_come_into_the_bundle(tmp_path: Path, capsys: Captured) -> None:
+    trained(tmp_path / "without")
+    assert read_bundle(tmp_path / "without").samples == []
+    shipped = ZOO / "mnist-cnn" / SAMPLES
+    trained(tmp_path / "with", "--samples", str(shipped))
+    bundle = read_bundle(tmp_path / "with")
+    assert bundle.samples == read_bundle(ZOO / "mnist-cnn").samples
+    assert all(bundle.sample(name) == (shipped / name).read_bytes() for name in bundle.samples)
+    capsys.readouterr()
+    command = ["train", "digits", "--out", str(tmp_path / "none"), "--samples", str(tmp_path)]
+    assert main(command) == 1
+    assert "is not a regular file" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists(), "said before anything is trained"
+
+
+def test_those_of_named_data_sets_get_what_shows_their_labels() -> None:
+    for dataset in ("mnist", "cifar10"):
+        folder = shipped_samples(dataset)
+        assert folder
+        labels = read_bundle(folder.parent).manifest.labels
+        assert all(shows(name, labels) for name in collect_samples(folder))
+    for dataset in ("digits", "svhn", "cifar100", "mine.npz"):
+        assert shipped_samples(dataset) is None
 
 
 def test_pictures_held_out_show_what_comes_of_it(tmp_path: Path, capsys: Captured) -> None:
