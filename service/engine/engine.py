@@ -54,8 +54,6 @@ __all__ = [
 
 log = structlog.get_logger(__name__)
 
-# How long after its deadline a picture's answer may still be on its way from the worker.
-GRACE_SECONDS = 2.0
 # Under overload budgets shrink before pictures are refused: from these fills of the queue on, each
 # picture is granted only so much of the draws it asked for, but never less than this many.
 SHRINKING = ((0.5, 8), (0.25, 4), (0.125, 2))
@@ -118,7 +116,8 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Whether pictures are answered now."""
-        return not self.draining and self._roster.serves and any(post.ready for post in self._posts)
+        responds = any(post.responds for post in self._posts)
+        return responds and not self.draining and self._roster.serves
 
     @property
     def trouble(self) -> str:
@@ -234,13 +233,11 @@ class Engine:
         flight = Flight(next(self._ids), job, loop.create_future(), on_look)
         arrived = time.monotonic()
         left = max(job.deadline - arrived, 0.0)
-        timer = loop.call_later(left, self._expire, flight)
+        flight.timer = loop.call_later(left, self._expire, flight)
         self._waiting.push(flight)
         self._dispatch()
         try:
-            # At the deadline the worker answers with what it has; this is for one that does not.
-            async with asyncio.timeout(left + GRACE_SECONDS):
-                answer = await flight.answer
+            answer = await flight.answer
             assert flight.post is not None
             return Result(
                 conclusion=answer.conclusion,
@@ -251,13 +248,13 @@ class Engine:
                 compute_seconds=answer.compute_seconds,
                 looks=answer.looks,
             )
-        except TimeoutError:
-            raise DeadlineError("the worker did not answer by the deadline") from None
         finally:
-            timer.cancel()
+            flight.timer.cancel()
             self._forget(flight)
             # An error's traceback refers to this frame, and the flight to the error: no circle.
-            del timer, flight
+            # Nor with the timer, which refers to the flight.
+            flight.timer = None
+            del flight
 
     async def load(self, path: Path) -> Served:
         """Have every worker load the bundle in the folder ``path``, and serve it from then on.
@@ -298,9 +295,36 @@ class Engine:
             raise OverloadedError(f"{self.queued + self._preparing} pictures are waiting already")
 
     def _expire(self, flight: Flight) -> None:
-        """End a picture that is still in the queue at its deadline."""
-        if flight.post is None and not flight.answer.done():
+        """End a picture at its deadline if it is still in the queue.
+
+        A worker answers by itself with what it has, between two passes. Whatever keeps it from
+        that, the client is answered all the same.
+        """
+        if flight.answer.done():
+            return
+        if flight.post is None:
             flight.answer.set_exception(DeadlineError("the deadline came in the queue"))
+        else:
+            seconds = flight.post.late_seconds
+            flight.timer = asyncio.get_running_loop().call_later(seconds, self._give_up, flight)
+
+    def _give_up(self, flight: Flight) -> None:
+        """Answer in the place of a worker that has not."""
+        if flight.answer.done():
+            return
+        if flight.post:
+            del flight.post.flights[flight.id]
+            flight.post.send(wire.Cancel(id=flight.id))
+        self._end(flight)
+        self._dispatch()
+
+    def _end(self, flight: Flight) -> None:
+        """Answer with what is known of a picture whose deadline has come at a worker."""
+        if flight.draft:
+            flight.answer.set_result(flight.draft)
+        else:
+            reason = "the worker did not answer by the deadline"
+            flight.answer.set_exception(DeadlineError(reason))
 
     def _forget(self, flight: Flight) -> None:
         """Drop what is left of a flight that nobody waits for any more."""
@@ -315,7 +339,7 @@ class Engine:
 
         Some places are kept for high priority, which need not wait for any other picture to end.
         """
-        ready = [post for post in self._posts if post.ready]
+        ready = [post for post in self._posts if post.ready and not post.quiet]
         while ready and self._waiting:
             post = min(ready, key=lambda post: len(post.flights) / post.window)
             if len(post.flights) < post.window:
@@ -352,6 +376,7 @@ class Engine:
         """Take what a worker says about pictures and passes."""
         match message:
             case wire.Numbers():
+                post.longest_pass = message.longest_seconds
                 self._observer.numbers(post.name, message)
             case wire.Look():
                 flight = post.flights.get(message.id)
@@ -360,6 +385,9 @@ class Engine:
             case wire.Begun():
                 if flight := post.flights.get(message.id):
                     flight.begin_anew()
+            case wire.Answer(draft=True):
+                if flight := post.flights.get(message.id):
+                    flight.draft = message
             case wire.Answer():
                 self._settle(post, message.id, message)
             case wire.Late():
@@ -372,19 +400,47 @@ class Engine:
     def fallen(self, post: Post, flights: Iterable[Flight], running: set[int]) -> None:
         """Put the pictures of a worker that is gone back at the front of the queue."""
         self._observer.worker_up(post.name, False)
-        for flight in reversed(list(flights)):
-            flight.post = None
+        flights = list(flights)
+        for flight in flights:
             # Those that waited, or whose worker was only starting, have nothing to do with it.
             flight.deaths += running == {flight.id}
             flight.suspicions += flight.id in running and len(running) > 1
-            flight.restarts += 1
-            flight.begin_anew()
-            if flight.answer.done():
-                continue
-            if flight.deaths >= MOST_DEATHS:
+            if flight.deaths >= MOST_DEATHS and not flight.answer.done():
                 reason = f"{flight.deaths} workers died while they ran this picture alone"
                 flight.answer.set_exception(WorkersLostError(reason))
-            else:
+        self._take_back(flights)
+
+    def silent(self, post: Post) -> None:
+        """Give the pictures of a worker that shows no sign of life to others, if there are any.
+
+        They are begun anew by another number: what it may still say is of a run that is over.
+        Where it is the only one they stay: perhaps it goes on.
+        """
+        self._observer.worker_up(post.name, False)
+        if not any(other.ready and not other.quiet for other in self._posts):
+            return
+        flights, post.flights = list(post.flights.values()), {}
+        for flight in flights:
+            post.send(wire.Cancel(id=flight.id))
+            flight.id = next(self._ids)
+        self._take_back(flights)
+
+    def spoke(self, post: Post) -> None:
+        """Count with a worker again that showed no sign of life."""
+        self._observer.worker_up(post.name, True)
+        self._dispatch()
+
+    def _take_back(self, flights: list[Flight]) -> None:
+        """Put pictures that a worker had back at the front of the queue."""
+        now = time.monotonic()
+        for flight in reversed(flights):
+            if flight.job.deadline <= now and not flight.answer.done():
+                self._end(flight)
+                continue
+            flight.post = None
+            flight.restarts += 1
+            flight.begin_anew()
+            if not flight.answer.done():
                 self._waiting.push_first(flight)
                 self._observer.picture_requeued()
         self._dispatch()

@@ -58,7 +58,8 @@ class Flight:
 
     ``deaths`` counts the workers that died in a pass of its own, ``suspicions`` those that died in
     a pass that it shared, ``restarts`` those that had it at all: each run has an α of its own.
-    ``looked`` says whether looks of the present run were told of.
+    ``looked`` says whether looks of the present run were told of. ``draft`` is the answer of this
+    run should the worker say no more by the deadline, whose timer is ``timer``.
     """
 
     id: int
@@ -72,12 +73,14 @@ class Flight:
     suspicions: int = 0
     restarts: int = 0
     looked: bool = False
+    draft: wire.Answer | None = None
+    timer: asyncio.TimerHandle | None = None
 
     def begin_anew(self) -> None:
         """Say to who was told of looks that they are void: those to come are of another run."""
         if self.looked:
             self.tell(None)
-        self.looked = False
+        self.looked, self.draft = False, None
 
     def tell(self, reached: Conclusion | None) -> None:
         """Tell who asked of a look; if that fails, only this picture has no answer."""

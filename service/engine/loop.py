@@ -23,6 +23,8 @@ from service.engine.link import Link
 from service.engine.memory import device_memory
 
 _NUMBERS_EVERY_SECONDS = 1.0
+# So long before a picture's deadline, and two passes, the front is told what has been reached.
+_DRAFT_SECONDS = 0.5
 # How often an idle worker looks whether a network has been compiled or loaded.
 _BACKGROUND_SECONDS = 0.25
 
@@ -41,6 +43,7 @@ class _Client:
     progress: bool
     predictor: Predictor
     looks: list[tuple[int, float]] = field(default_factory=list)
+    drafted: int = 0
 
 
 class Loop:
@@ -73,7 +76,7 @@ class Loop:
         self._finished: deque[Callable[[], None]] = deque()
         self._turn = 0
         self._passes = self._slots = self._filled = 0
-        self._busy = 0.0
+        self._busy = self._longest = 0.0
         self._reported = time.monotonic()
         if compile_:
             predictors = {model: predictor for model, (predictor, _) in loaded.items()}
@@ -111,6 +114,7 @@ class Loop:
         now = time.monotonic()
         for lane in self._lanes:
             self._answer(lane.batcher.expire(now))
+            self._draft(lane, now)
         for _ in self._lanes:
             self._turn = (self._turn + 1) % len(self._lanes)
             lane = self._lanes[self._turn]
@@ -127,7 +131,9 @@ class Loop:
                 self._passes += 1
                 self._slots += lane.batcher.slots
                 self._filled += planned.filled
-                self._busy += time.monotonic() - now
+                took = time.monotonic() - now
+                self._busy += took
+                self._longest = max(self._longest, took)
                 break
         if now - self._reported > _NUMBERS_EVERY_SECONDS:
             self._report()
@@ -189,21 +195,25 @@ class Loop:
             if not ticket.inquiry.look:
                 messages.append(wire.Late(id=ticket.id, draws=ticket.inquiry.total.draws))
                 continue
-            conclusion = conclude(ticket.inquiry, client.scores, client.attacks)
+            answer = _word(ticket, client, now)
             if client.progress and ticket.inquiry.stopped != "deadline":
-                messages.append(wire.Look(id=ticket.id, conclusion=conclusion))
-            if not ticket.done:
-                continue
-            messages.append(
-                wire.Answer(
-                    id=ticket.id,
-                    conclusion=conclusion,
-                    execution=client.predictor.execution,
-                    queue_seconds=started - client.admitted,
-                    compute_seconds=now - started,
-                    looks=client.looks,
-                )
-            )
+                messages.append(wire.Look(id=ticket.id, conclusion=answer.conclusion))
+            if ticket.done:
+                messages.append(answer)
+        self._link.send(*messages)
+
+    def _draft(self, lane: Lane, now: float) -> None:
+        """Tell the front the last looks of pictures whose deadline is near.
+
+        These are the answers should this process be stopped, or a pass take too long.
+        """
+        near = now + _DRAFT_SECONDS + 2 * self._longest
+        messages: list[wire.Message] = []
+        for ticket in lane.batcher.tickets:
+            client = self._clients[ticket.id]
+            if ticket.deadline < near and ticket.inquiry.look > client.drafted:
+                client.drafted = ticket.inquiry.look
+                messages.append(_word(ticket, client, now, draft=True))
         self._link.send(*messages)
 
     def _end(self, tickets: Iterable[Ticket], reasons: dict[Ticket, str]) -> None:
@@ -224,7 +234,7 @@ class Loop:
         self._lanes.append(running.lane)
         for ticket in running.lane.batcher.tickets:
             client = self._clients[ticket.id]
-            client.predictor, client.looks = running.lane.predictor, []
+            client.predictor, client.looks, client.drafted = running.lane.predictor, [], 0
             self._link.send(wire.Begun(id=ticket.id))
         slots = running.calibration.pass_size
         self._link.send(
@@ -306,9 +316,24 @@ class Loop:
                     slots=self._slots,
                     filled=self._filled,
                     busy_seconds=self._busy,
+                    longest_seconds=self._longest,
                     memory_used=used,
                     memory=memory,
                 )
             )
             self._passes = self._slots = self._filled = 0
-            self._busy = 0.0
+            self._busy = self._longest = 0.0
+
+
+def _word(ticket: Ticket, client: _Client, now: float, draft: bool = False) -> wire.Answer:
+    """Return the answer to a picture as it stands; it has reached a look."""
+    started = now if ticket.started is None else ticket.started
+    return wire.Answer(
+        id=ticket.id,
+        conclusion=conclude(ticket.inquiry, client.scores, client.attacks),
+        execution=client.predictor.execution,
+        queue_seconds=started - client.admitted,
+        compute_seconds=now - started,
+        looks=client.looks,
+        draft=draft,
+    )

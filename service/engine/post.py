@@ -43,6 +43,14 @@ MOST_PASSES = 10_000
 REST = 9
 # Draws that a picture takes from a pass at a time: how many pictures keep a worker's passes full.
 DRAWS_AT_A_TIME = 32
+# A worker that shows no sign of life for so long, or does nothing though it has work, is sent no
+# more pictures; after so long those that it has go to others, if there are any. Its pass counts,
+# too: something may keep the whole process from its turn while it makes one.
+QUIET_SECONDS, SILENT_SECONDS = 0.4, 1.0
+STUCK_SECONDS = 2.0
+PASSES = 3
+# For an answer to come from the worker, beside the pass that it waits for.
+ON_ITS_WAY_SECONDS = 0.05
 
 
 class Crew(Protocol):
@@ -56,6 +64,12 @@ class Crew(Protocol):
 
     def fallen(self, post: "Post", flights: Iterable[Flight], running: set[int]) -> None:
         """Take back the pictures of a worker that is gone, which was at those ``running``."""
+
+    def silent(self, post: "Post") -> None:
+        """Note, again and again, that a worker that takes pictures shows no sign of life."""
+
+    def spoke(self, post: "Post") -> None:
+        """Note that a worker that showed none does so again."""
 
     def died(self, post: "Post", told: bool) -> None:
         """Note a death; ``told`` if the worker itself said that it cannot serve."""
@@ -83,6 +97,9 @@ class Post:
     Attributes:
         loaded: whether a worker has loaded its models.
         ready: whether it has certified a probe picture of each, so that it takes pictures.
+        quiet: whether it has shown no sign of life just now: others go first.
+        silent: whether that is so for longer; it may have been stopped.
+        longest_pass: seconds that its longest pass took lately.
         calibrations: how it runs each model, by number.
         flights: the pictures that it has, by id.
         failures: deaths in a row that came early.
@@ -100,7 +117,8 @@ class Post:
         check_seconds: float,
     ) -> None:
         self.name, self.device = name, device
-        self.loaded = self.ready = False
+        self.loaded = self.ready = self.quiet = self.silent = False
+        self.longest_pass = 0.0
         self.calibrations: dict[int, Calibration] = {}
         self.flights: dict[int, Flight] = {}
         self.failures = 0
@@ -141,6 +159,18 @@ class Post:
         """How long its longest passes should take."""
         each = (one.pass_size / one.draws_per_second for one in self.calibrations.values())
         return max(each, default=0.0)
+
+    @property
+    def responds(self) -> bool:
+        """Whether it takes pictures, and is likely to answer them."""
+        return self.ready and not self.silent
+
+    @property
+    def late_seconds(self) -> float:
+        """How long after a deadline an answer may come: it is made after the pass under way."""
+        if self.quiet:
+            return 0.0
+        return max(self.pass_seconds, self.longest_pass) + ON_ITS_WAY_SECONDS
 
     def send(self, message: wire.ToWorker, payload: bytes = b"") -> None:
         """Tell the worker something; nobody hears it if it is gone.
@@ -432,6 +462,8 @@ class Post:
             await asyncio.sleep(watch.tick)
             busy = self.loaded and bool(self.flights or self._probes)
             reason = watch.look(board, self.loaded, self.pass_seconds if busy else None)
+            if self.ready:
+                self._heed(watch)
             if reason:
                 log.error("worker is wedged", worker=self.name, reason=reason)
                 self._reason = reason
@@ -440,9 +472,29 @@ class Post:
                 writer.transport.abort()
                 return
 
+    def _heed(self, watch: Watch) -> None:
+        """Count with a worker as far as it shows signs of life."""
+        lengths = max(self.pass_seconds, self.longest_pass)
+        silent = watch.silent > max(SILENT_SECONDS, PASSES * lengths)
+        stuck = watch.stuck > max(STUCK_SECONDS, PASSES * lengths)
+        quiet = stuck or watch.silent > max(QUIET_SECONDS, lengths)
+        was_quiet, was_silent = self.quiet, self.silent
+        self.quiet, self.silent = quiet, silent
+        if silent:
+            self.trouble = f"{self.name} on {self.device}: no sign of life"
+            if not was_silent:
+                log.warning("worker is silent", worker=self.name, after_seconds=watch.silent)
+            self._crew.silent(self)
+        elif was_quiet and not quiet:
+            self.trouble = ""
+            if was_silent:
+                log.info("worker speaks again", worker=self.name)
+            self._crew.spoke(self)
+
     def _fall(self, board: Board) -> None:
         """Give back what the worker had."""
-        self.loaded = self.ready = False
+        self.loaded = self.ready = self.quiet = self.silent = False
+        self.longest_pass = 0.0
         self.calibrations, self._recent = {}, {}
         waiting: list[asyncio.Future[Any]] = [*self._changes.values(), *self._probes.values()]
         for one in waiting:

@@ -24,6 +24,8 @@ class Watch:
 
     Attributes:
         tick: how often to look, in seconds.
+        silent: seconds since the last sign of life.
+        stuck: seconds since it last did something, though it has work.
     """
 
     def __init__(
@@ -32,11 +34,11 @@ class Watch:
         load_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.tick = min(1.0, patience / 10)
+        self.tick = min(0.125, patience / 10)
         self._patience, self._load_seconds, self._clock = patience, load_seconds, clock
         self._looked = clock()
         self._beats = self._turns = -1
-        self._silent = self._stuck = self._loading = 0.0
+        self.silent = self.stuck = self._loading = 0.0
 
     def look(self, board: Board, loaded: bool, pass_seconds: float | None) -> str | None:
         """Take note of the board.
@@ -53,16 +55,16 @@ class Watch:
         awake = min(now - self._looked, 2 * self.tick)
         self._looked = now
         beats, turns = board.beats, board.turns
-        self._silent = self._silent + awake if beats == self._beats else 0.0
+        self.silent = self.silent + awake if beats == self._beats else 0.0
         idle = pass_seconds is None or turns != self._turns
-        self._stuck = 0.0 if idle else self._stuck + awake
+        self.stuck = 0.0 if idle else self.stuck + awake
         self._loading = 0.0 if loaded else self._loading + awake
         self._beats, self._turns = beats, turns
-        if self._silent > self._patience * (1.0 if loaded else STARTING):
-            return f"no sign of life for {self._silent:.1f} s"
+        if self.silent > self._patience * (1.0 if loaded else STARTING):
+            return f"no sign of life for {self.silent:.1f} s"
         if self._loading > self._load_seconds:
             reason = f"its models are not loaded after {self._loading:.1f} s"
             return f"{reason}; PIXELDP_LOAD_SECONDS allows more"
-        if self._stuck > max(self._patience, SLOW * (pass_seconds or 0.0)):
-            return f"no pass for {self._stuck:.1f} s"
+        if self.stuck > max(self._patience, SLOW * (pass_seconds or 0.0)):
+            return f"no pass for {self.stuck:.1f} s"
         return None

@@ -156,7 +156,8 @@ class Begun(_Message):
 class Answer(_Message):
     """From a worker: a picture's question is answered.
 
-    ``looks`` has for each look the draws so far and the seconds since the first pass began.
+    ``looks`` has for each look the draws so far and the seconds since the first pass began. With
+    ``draft`` the question is not answered yet: this is the answer if no better comes in time.
     """
 
     kind: Literal["answer"] = "answer"
@@ -166,6 +167,7 @@ class Answer(_Message):
     queue_seconds: float
     compute_seconds: float
     looks: list[tuple[int, float]]
+    draft: bool = False
 
 
 class Late(_Message):
@@ -196,13 +198,14 @@ class Broken(_Message):
 
 
 class Numbers(_Message):
-    """From a worker: what it has done since the last such message, for the metrics."""
+    """From a worker: what it has done since the last such message, and its longest pass."""
 
     kind: Literal["numbers"] = "numbers"
     passes: int
     slots: int
     filled: int
     busy_seconds: float
+    longest_seconds: float = 0.0
     memory_used: int
     memory: int
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _PR_SET_PDEATHSIG = 1
-_BEAT_SECONDS = 0.2
+_BEAT_SECONDS = 0.1
 # What is said of these says it all; others come with a traceback.
 _ORDINARY = (ValueError, OSError, ImportError, MemoryError, RuntimeError)
 # The front's turns are short and somebody waits for each: it need not wait for a worker's to end.

@@ -12,13 +12,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import structlog
 
 from models.bundle import ZOO, Manifest
-from models.certification.procedure import Question
+from models.certification.answer import Conclusion, conclude
+from models.certification.procedure import Inquiry, Question
+from models.certification.terms import Terms
 from models.pixeldp import build_network, save_network
-from models.precision import Calibration
+from models.precision import Calibration, Execution
 from service.catalogue import Catalogue
 from service.decoding.reduction import Reduced
 from service.engine import wire
@@ -333,6 +336,138 @@ def test_a_picture_leaves_the_queue_at_its_deadline() -> None:
         kill(engine, open_post(engine))
         assert isinstance(await refusal(engine.predict(job(deadline=0.05))), DeadlineError)
         assert engine.queued == 0
+
+    run(test)
+
+
+def conclusion() -> Conclusion:
+    """What a worker says of a picture; all of it is that of a real inquiry."""
+    inquiry = Inquiry(Question(0.95, 1000, None, "l2"), TERMS, 10, "votes")
+    votes = np.zeros((64, 10), dtype=np.int64)
+    votes[:, 3] = 1
+    inquiry.add_to_look(votes)
+    assert inquiry.look
+    return conclude(inquiry, 3, None)
+
+
+TERMS = Terms(mechanism="gaussian", scale=1.0, sensitivity=1.0, norm="l2", values=784)
+
+
+def draft(number: int) -> wire.Answer:
+    execution = Execution("pytorch", "float32", 32, False)
+    return wire.Answer(
+        id=number,
+        conclusion=conclusion(),
+        execution=execution,
+        queue_seconds=0.0,
+        compute_seconds=0.1,
+        looks=[(64, 0.1)],
+        draft=True,
+    )
+
+
+def silence(engine: Engine, post: Post) -> None:
+    """Have a worker show no sign of life for long."""
+    post.quiet = post.silent = True
+    engine.silent(post)
+
+
+def test_deadlines_are_kept_whatever_the_worker_does() -> None:
+    """It is given time for a pass; what it had reached before is the answer."""
+
+    async def test() -> None:
+        engine = build()
+        post = open_post(engine)
+        assert post.late_seconds > 0
+        jobs = [job(deadline=0.05), job(deadline=0.05), job()]
+        async with asking(engine, jobs) as tasks:
+            first, second, third = post.flights
+            for number in (first, third):
+                engine.heard(post, draft(number))
+            assert not any(task.done() for task in tasks)
+            assert (await asyncio.wait_for(tasks[0], 60)).conclusion == conclusion()
+            error = await refusal(tasks[1])
+            assert isinstance(error, DeadlineError)
+            assert "did not answer" in str(error)
+            assert list(post.flights) == [third], "others have their places"
+            engine.heard(post, draft(second))  # which comes too late for anybody
+
+    run(test)
+
+
+def test_pictures_of_a_silent_worker_go_to_others() -> None:
+    async def test() -> None:
+        engine = build(devices=2)
+        quiet = open_post(engine)
+        async with asking(engine, [job(), job(), job(deadline=-1)]) as tasks:
+            first, _, late = list(quiet.flights.values())
+            silence(engine, quiet)
+            assert len(quiet.flights) == 3, "as there is no other"
+            assert not engine.ready
+            other = open_post(engine, 1)
+            assert engine.ready
+            engine.heard(quiet, draft(late.id))
+            engine.silent(quiet)
+            assert not quiet.flights
+            assert next(iter(other.flights.values())) is first
+            assert [one.admission().restarts for one in other.flights.values()] == [1, 1]
+            assert (await asyncio.wait_for(tasks[2], 60)).conclusion == conclusion()
+            # What it says of the former run is nothing to this one.
+            engine.heard(quiet, draft(1))
+            engine.heard(quiet, wire.Failed(id=1, reason="odd"))
+            engine.heard(quiet, wire.Late(id=2))
+            assert first.draft is None
+            assert not tasks[0].done()
+            assert not tasks[1].done()
+
+    run(test)
+
+
+def test_a_quiet_worker_is_sent_no_more_until_it_speaks() -> None:
+    async def test() -> None:
+        engine = build()
+        post = open_post(engine)
+        post.quiet = True
+        assert engine.ready
+        async with asking(engine, [job()]):
+            assert (engine.queued, engine.in_flight) == (1, 0)
+            post.quiet = False
+            engine.spoke(post)
+            assert (engine.queued, engine.in_flight) == (0, 1)
+
+    run(test)
+
+
+def test_a_run_that_is_begun_anew_has_no_draft_of_the_former() -> None:
+    async def test() -> None:
+        engine = build()
+        post = open_post(engine)
+        async with asking(engine, [job(deadline=0.3)]) as [task]:
+            [number] = post.flights
+            engine.heard(post, draft(number))
+            engine.heard(post, wire.Begun(id=number))
+            assert isinstance(await refusal(task), DeadlineError)
+
+    run(test)
+
+
+def test_who_fails_to_be_told_of_looks_fails_alone() -> None:
+    async def test() -> None:
+        engine = build()
+        post = open_post(engine)
+
+        def fail(reached: Conclusion | None) -> None:
+            raise KeyError("odd")
+
+        told = asyncio.create_task(engine.predict(job(), fail))
+        async with asking(engine, [job()]) as [other]:
+            first, second = post.flights
+            for number in (first, second):
+                engine.heard(post, wire.Look(id=number, conclusion=conclusion()))
+            assert isinstance(await refusal(told), KeyError)
+            kill(engine, post)
+            assert engine.queued == 1
+            assert not other.done()
 
     run(test)
 

@@ -45,7 +45,7 @@ class Front:
     def tell(self, message: wire.ToWorker, payload: bytes = b"") -> None:
         self._socket.sendall(wire.encode(message, payload))
 
-    def ask(self, number: int, height: int = 8, **more: Any) -> None:
+    def ask(self, number: int, height: int = 8, seconds: float = 500, **more: Any) -> None:
         asked: dict[str, Any] = {"max_draws": 256, "progress": False, "model": 0, **more}
         message = wire.Admit(
             id=number,
@@ -57,7 +57,7 @@ class Front:
             target=None,
             norm="l2",
             scores=3,
-            deadline=time.monotonic() + 500,
+            deadline=time.monotonic() + seconds,
             high=False,
             **asked,
         )
@@ -152,6 +152,25 @@ def start() -> Iterator[Starter]:
     yield starter
     error = starter.end()
     assert error is None or isinstance(error, FrontGoneError)
+
+
+def test_the_front_is_told_what_is_reached_before_the_deadline(
+    predictor: Predictor, start: Starter
+) -> None:
+    front = start(predictor)
+    front.ask(1, max_draws=2**22, seconds=5)
+    front.ask(2, max_draws=2**22)
+    end = front.wait(wire.Answer, lambda one: one.id == 1 and not one.draft)
+    assert end.conclusion.stopped == "deadline"
+    answers = [one for one in front.received if isinstance(one, wire.Answer)]
+    assert {one.id for one in answers} == {1}, "the deadline of the other is not near"
+    drafts = [one for one in answers if one.draft]
+    assert drafts
+    assert drafts == answers[: len(drafts)]
+    for draft in drafts:
+        assert draft.conclusion.stopped == "deadline"
+        assert draft.conclusion.draws <= end.conclusion.draws
+        assert draft.looks == end.looks[: len(draft.looks)]
 
 
 def test_pictures_are_answered(start: Starter, predictor: Predictor) -> None:

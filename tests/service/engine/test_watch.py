@@ -108,3 +108,14 @@ def test_a_pause_of_the_whole_machine_is_held_against_nobody(case: Case) -> None
     # Workers may take a moment longer to be woken than the front process.
     assert case.last(PATIENCE / 2, nothing) is None
     assert case.last(PATIENCE, working) is None
+
+
+def test_silence_and_standing_still_are_told_before_they_are_too_long(case: Case) -> None:
+    assert case.last(2.0, working) is None
+    assert case.watch.silent == case.watch.stuck == 0.0
+    assert case.last(2.0, nothing) is None
+    assert case.watch.silent == case.watch.stuck == 2.0
+    assert case.last(1.0, beating) is None
+    assert (case.watch.silent, case.watch.stuck) == (0.0, 3.0)
+    assert case.last(1.0, beating, pass_seconds=None) is None
+    assert case.watch.stuck == 0.0
