@@ -118,7 +118,7 @@ export class AnswerView {
     element("label").textContent = label.name;
     element("label").classList.toggle("long", label.name.length > 2);
     element("claim").textContent = certified
-      ? `No change of the picture up to size ${down(certified)} in ${NORMS[norm]} can make this ` +
+      ? `No change to the picture up to size ${down(certified)} in ${NORMS[norm]} can make this ` +
         `anything but ${label.name}, ${how}.`
       : `${label.name} leads, but nothing is certified ${how}.`;
   }
@@ -147,10 +147,10 @@ export class AnswerView {
 
     const { lowest, highest } = reading(this.told, at);
     element("reading").textContent = robust
-      ? `An attacker of this size can push ${label.name} no lower than ${below(lowest)}, and no ` +
-        `other label above ${above(highest)}.`
-      : `This is more than is proven: such an attacker might push ${label.name} down to ` +
-        `${below(lowest)}, and another label up to ${above(highest)}.`;
+      ? `An attack of this size can push the score of ${label.name} no lower than ${below(lowest)}, ` +
+        `and that of any other label no higher than ${above(highest)}.`
+      : `This is more than is proven: such an attack might push the score of ${label.name} down to ` +
+        `${below(lowest)}, and that of another label up to ${above(highest)}.`;
     clearTimeout(this.later);
     if (this.told.picture) this.later = setTimeout(() => this.#alter(), REST_MS);
     const name = document.createElement("b");
@@ -180,11 +180,11 @@ export class AnswerView {
     }
     element("altered-text").textContent = [
       original
-        ? "Values change by whole levels and stop at black and white; each size stated is that of the change shown."
+        ? "Values change in whole levels and stop at black and white. The sizes given are those of the changes shown."
         : `A picture of ${whole(picture.width)} × ${whole(picture.height)} pixels is too large to be altered here.`,
       certified >= size
         ? "The certificate covers these changes, and all others up to this size."
-        : "The certificate does not cover this size: some changes of it might change the answer.",
+        : "The certificate does not cover this size: some changes of this size might change the answer.",
       ...(picture.bits === 16 ? ["Only the upper 8 of the picture’s 16 bits are shown."] : []),
       ...(preprocessing.steps.length
         ? ["The size is measured on the picture as sent, before it is resized or cropped for the model."]
@@ -197,9 +197,9 @@ export class AnswerView {
 /** How the answer came to its end. */
 function ended({ draws, stopped, budget, timing_ms: timing, compute }) {
   const where = `${whole(draws)} draws in ${whole(Math.ceil(timing.total))} ms on ${compute.device}`;
-  if (stopped === "deadline") return `${where}; the time was up`;
+  if (stopped === "deadline") return `${where}; time ran out`;
   if (budget.granted < budget.asked) {
-    return `${where}; the budget was cut to ${whole(budget.granted)}, since many pictures wait`;
+    return `${where}; the budget was cut to ${whole(budget.granted)}, because many pictures are waiting`;
   }
   return where;
 }

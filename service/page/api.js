@@ -27,7 +27,7 @@ async function send(path, init = {}) {
     if (error.name === "AbortError") throw error;
     throw new Problem({
       title: "The service cannot be reached",
-      detail: "There was no answer. See whether it still runs, then try again.",
+      detail: "There was no answer. Check that the service is running, then try again.",
     });
   }
   if (response.ok) return response;
@@ -85,7 +85,7 @@ export async function* stream(picture, options, signal) {
   if (answered) return;
   throw new Problem({
     title: "The answer broke off",
-    detail: "The connection ended before the answer was whole. Try again.",
+    detail: "The connection ended before the answer was complete. Try again.",
   });
 }
 

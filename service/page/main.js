@@ -2,6 +2,7 @@
 
 import { AnswerView } from "./answer.js";
 import { decoded, key, models, Problem, stream } from "./api.js";
+import { whole } from "./format.js";
 import { Pad, pixelsOf, showPixels } from "./pad.js";
 import { receive, samplesOf } from "./pictures.js";
 import { curl, python } from "./snippets.js";
@@ -16,34 +17,53 @@ const ATTACKS = 101;
 const LARGEST = 2 ** 22;
 
 const NORM_HINTS = {
-  l1: "Sum of all pixels’ changes",
-  l2: "Root of the summed squares",
-  linf: "Largest change of a pixel",
+  l1: "Sum of all changes",
+  l2: "Root of the sum of squares",
+  linf: "Largest single change",
 };
 
 // What a person on this page can do, where the service speaks to programs.
 const WORDS = {
   "not-a-picture": {
     title: "This file is not a picture that can be read",
-    advice: "Choose another, or save it again as PNG or JPEG.",
+    says: ({ detail }) => `${found(detail)} Choose another file, or save the picture as PNG or JPEG.`,
   },
   "unsupported-media-type": {
-    title: "This kind of file is not read",
-    advice: "Choose another, or save it as PNG or JPEG.",
+    title: "Files of this kind are not read",
+    says: () => "Choose another file, or save the picture as PNG or JPEG.",
   },
   "too-many-bytes": {
     title: "This file is too large",
-    advice: "Make the picture smaller, or save it as JPEG.",
+    says: ({ members }) =>
+      `It may have at most ${whole(members.limit_bytes)} bytes. Make the picture smaller, or save it as JPEG.`,
   },
   "too-many-pixels": {
     title: "This picture has too many pixels",
-    advice: "Make it smaller and try again.",
+    says: ({ members }) =>
+      `It may have at most ${whole(members.limit_pixels)}. Make it smaller and try again.`,
   },
   "deadline-before-first-look": {
     title: "This model is too slow for an answer in time",
-    advice: "Ask for fewer draws, or wait until others have their answers.",
+    says: ({ members }) =>
+      `It made ${whole(members.draws)} draws, and the first look takes ${whole(members.draws_needed)}. ` +
+      "Try again when fewer pictures are waiting.",
   },
 };
+// Asking again about the same file would change nothing.
+const USELESS = [
+  "not-a-picture",
+  "unsupported-media-type",
+  "too-many-bytes",
+  "too-many-pixels",
+  "cannot-certify-preprocessing",
+];
+
+/** What a file is instead of a picture, as far as the service could tell. */
+function found(detail) {
+  const [, what] = /^[^:]+: (.+?)\. Accepted are /.exec(detail) ?? [];
+  if (what === "an empty body") return "It is empty.";
+  return what ? `Found: ${what}.` : "";
+}
 
 const element = (id) => document.getElementById(id);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -131,15 +151,20 @@ function useFile(picture) {
 }
 
 function clear() {
+  drop();
+  view.wait(noPicture());
+}
+
+/** Have no picture, and nothing that could be done with one. */
+function drop() {
   pad.clear();
   forget();
   element("ask").disabled = element("request").hidden = true;
   element("pad-hint").hidden = false;
-  view.wait(noPicture());
 }
 
 function noPicture() {
-  return `There is no picture yet: draw one, choose a file${state.model.samples.length ? ", or take a sample" : ""}.`;
+  return `There is no picture yet: draw one, choose a file${state.model.samples.length ? ", or try a sample" : ""}.`;
 }
 
 function forget() {
@@ -243,13 +268,16 @@ async function ask() {
 /** Say what went wrong, and try again by itself where that helps. */
 function fail(error, again) {
   if (!(error instanceof Problem)) throw error;
+  element("request").hidden = true;
   if (error.kind === "not-ready") {
     view.wait(`${error.detail} Trying again …`);
     state.later = setTimeout(again, 1000 * error.members.retry_after_s);
     return;
   }
-  const { title, advice = "" } = WORDS[error.kind] ?? error;
-  view.problem({ title, detail: `${advice} ${error.detail ?? ""}`.trim(), kind: error.kind });
+  const { title, says } = WORDS[error.kind] ?? error;
+  const detail = says ? says(error).trim() : error.detail;
+  if (USELESS.includes(error.kind)) drop();
+  view.problem({ title, detail, kind: error.kind });
   markWrong(error.members.option);
   if (error.status === 401 || error.status === 403) askForKey(again);
   else element("problem").scrollIntoView({ block: "nearest" });

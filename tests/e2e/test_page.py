@@ -186,7 +186,7 @@ def test_it_shows_a_certificate_at_once(visitor: Visitor) -> None:
     expect(visitor.pill).to_have_text("Robust")
     claim = visitor.page.locator("#claim").text_content() or ""
     assert re.fullmatch(
-        r"No change of the picture up to size [\d.]+ in L2 can make this anything but 7, with 95% "
+        r"No change to the picture up to size [\d.]+ in L2 can make this anything but 7, with 95% "
         r"confidence\.",
         claim,
     )
@@ -360,10 +360,41 @@ def test_errors_are_sentences(visitor: Visitor) -> None:
         FilePayload(name="note.txt", mimeType="image/png", buffer=b"no picture")
     )
     expect(visitor.problem).to_contain_text("not a picture that can be read")
+    page.get_by_role("button", name="A clear 3").click()
+    page.wait_for_selector(ANSWERED, state="attached")
     page.context.set_offline(True)
     page.get_by_role("button", name="A clear 3").click()
     expect(visitor.problem).to_contain_text("The service cannot be reached")
     page.context.set_offline(False)
+    excused(visitor)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"hello", "Found: bytes of no known kind. Choose another file"),
+        (b"%PDF-1.7\n", "Found: a PDF. Choose another file"),
+        (b"", "It is empty. Choose another file"),
+        (made.png_header(60_000, 60_000, 8, 0), "too many pixels. It may have at most "),
+        (b"x" * 2**25, "too large. It may have at most "),
+    ],
+)
+def test_a_wrong_file_leaves_nothing_to_ask_or_to_copy(
+    visitor: Visitor, content: bytes, sentence: str
+) -> None:
+    page = visitor.page
+    if content.startswith(b"\x89PNG"):
+        content += made.chunk(b"IDAT", b"") + made.chunk(b"IEND", b"")
+    choose = page.get_by_label("Choose a file")
+    choose.set_input_files(FilePayload(name="a.png", mimeType="", buffer=content))
+    expect(visitor.problem).to_contain_text(sentence)
+    expect(visitor.problem).not_to_contain_text("body")
+    for part in ("#request", "#sent", "#result"):
+        expect(page.locator(part)).to_be_hidden()
+    expect(page.locator("#pad-hint")).to_be_visible()
+    expect(page.get_by_role("button", name="Certify again")).to_be_disabled()
+    visitor.sample("A clear 3")
+    expect(page.locator("#request")).to_be_visible()
     excused(visitor)
 
 
