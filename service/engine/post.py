@@ -294,6 +294,8 @@ class Post:
             self.send(self._roster.order(self))
             decoder = wire.Decoder()
             while data := await reader.read(_CHUNK):
+                if self._told:
+                    break  # what it still says of pictures is not to be relied on
                 for message, _ in decoder.feed(data):
                     if not isinstance(message, wire.Ready):
                         self._receive(message)

@@ -183,11 +183,10 @@ class Roster:
             self._one_left.clear()
             await self._one_left.wait()
         del self._models[served.index], self._pictures[served.index]
-        for kind, model in list(self._references):
-            if model == served.index:
-                del self._references[kind, model]
         having = [post for post in posts if served.index in post.calibrations]
         await asyncio.gather(*(post.remove(served.index) for post in having))
+        for kind in {post.kind for post in posts}:
+            self._references.pop((kind, served.index), None)
 
     def _model(self, served: Served, post: "Post") -> wire.Model:
         return wire.Model(

@@ -25,6 +25,8 @@ from models.precision import Calibration, Execution
 from service.catalogue import Catalogue
 from service.decoding.reduction import Reduced
 from service.engine import wire
+from service.engine.board import Board
+from service.engine.check import WrongAnswerError
 from service.engine.engine import LEAST_GRANTED, LONGEST_RETRY, Engine
 from service.engine.errors import (
     CannotEncodeError,
@@ -36,7 +38,7 @@ from service.engine.errors import (
     WorkersLostError,
 )
 from service.engine.flights import Job
-from service.engine.post import Post
+from service.engine.post import MOST_PASSES, STEADY_CHECKS, STEADY_SECONDS, Post
 from service.metrics import Metrics
 from tests.models.test_bundle import DESCRIPTION
 
@@ -514,6 +516,62 @@ def test_answers_and_failures_reach_who_asked() -> None:
             assert isinstance(await refusal(tasks[1]), DeadlineError)
 
     run(test)
+
+
+def test_a_worker_taken_out_for_its_own_answers_was_not_ended_by_a_picture() -> None:
+    async def test() -> None:
+        engine = build()
+        post = open_post(engine)
+        async with asking(engine, [job()]) as [task]:
+            [flight] = post.flights.values()
+            for told, deaths in ((True, 0), (True, 0), (False, 1)):
+                board = Board.create()
+                board.begin([flight.id])
+                post._told = told
+                post._fall(board)
+                board.close()
+                assert (flight.deaths, flight.suspicions) == (deaths, 0)
+                open_post(engine)
+            assert flight.restarts == 3
+            assert not task.done()
+
+    run(test)
+
+
+def test_a_probe_picture_waits_for_so_many_passes_and_no_longer() -> None:
+    """Whatever time they take; a worker that makes none is found by the watch."""
+
+    async def test() -> None:
+        post = open_post(build())
+        probing = asyncio.create_task(post._probe(0))
+        await asyncio.sleep(0)
+        half = wire.Numbers(
+            passes=MOST_PASSES // 2,
+            slots=0,
+            filled=0,
+            busy_seconds=0.0,
+            memory_used=0,
+            memory=0,
+        )
+        for _ in range(2):
+            post._receive(half)
+        await asyncio.sleep(0)
+        assert not probing.done()
+        post._receive(half)
+        error = await refusal(probing)
+        assert isinstance(error, LoadError)
+        assert not isinstance(error, WrongAnswerError)
+        assert not post._probes
+        assert not post._probe_passes
+
+    run(test)
+
+
+def test_who_fails_self_checks_again_and_again_is_not_steady_for_living_long() -> None:
+    post = build()._posts[0]
+    assert post._steady_seconds == STEADY_SECONDS
+    post._told = True
+    assert post._steady_seconds == STEADY_CHECKS * 60
 
 
 def test_a_model_that_is_served_no_longer() -> None:
