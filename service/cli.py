@@ -20,6 +20,7 @@ import typer
 from service import (
     calculator,
     evaluator,
+    health_command,
     importer,
     inspector,
     key_commands,
@@ -27,6 +28,7 @@ from service import (
     streams,
     trainer,
 )
+from service.address import ADDRESSES_ONLY
 
 BAD_INPUT, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -127,12 +129,18 @@ def serve(
     pass_size: Annotated[
         int | None, typer.Option(help="Draws in a forward pass; measured by default.")
     ] = None,
+    uds: Annotated[str | None, typer.Option(hidden=True)] = None,
+    fd: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve models over HTTP.
 
     Everything else is set in the environment: PIXELDP_CONFIDENCE, PIXELDP_MAX_DRAWS and so on, as
     docs/reference.md lists. An empty variable is one that is not set.
     """
+    # Other servers have these, which are passed to this one as well.
+    for name, socket in {"--uds": uds, "--fd": fd}.items():
+        if socket is not None:
+            raise typer.BadParameter(f"{name}: {ADDRESSES_ONLY}")
     with first.stops_at_once():
         given = {
             "models": models,
@@ -169,6 +177,7 @@ def _serve(given: dict[str, Any]) -> None:
 
 calculator.register(app)
 evaluator.register(app)
+health_command.register(app)
 importer.register(app)
 inspector.register(app)
 key_commands.register(app)

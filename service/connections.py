@@ -15,7 +15,6 @@ nothing make room, oldest first, and if none does, further ones are answered if 
 
 import asyncio
 import contextlib
-import json
 import re
 import resource
 import secrets
@@ -27,11 +26,14 @@ from typing import Any, Literal
 
 import h11
 import structlog
+from fastapi import Response
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from service.api.problems import MEDIA_TYPE, PROBLEMS, Problem
+from service.api.prefix import find_prefix, look_at_head
+from service.api.problems import PROBLEMS, Problem, forwarded_prefix
 from service.api.security import HEADERS
+from service.api.v2_errors import V2_PREFIX, as_v2
 from service.budget import Budget
 
 log = structlog.get_logger(__name__)
@@ -71,6 +73,7 @@ class _Parser(h11.Connection):
     """h11's parser, but for what no honest client sends."""
 
     _chunks = _chunked = 0
+    head = b""  # of a request that could not be read
 
     def next_event(self) -> Any:
         """Return the next event.
@@ -80,11 +83,17 @@ class _Parser(h11.Connection):
                 which those before the service may have read in the other; and for a body in tiny
                 chunks, each of which takes as much time as a large one.
         """
-        before = len(self.trailing_data[0]) if self.their_state is h11.IDLE else 0
-        event = super().next_event()
+        unread = self.trailing_data[0] if self.their_state is h11.IDLE else b""
+        try:
+            return self._checked(super().next_event(), unread)
+        except h11.RemoteProtocolError:
+            self.head = unread
+            raise
+
+    def _checked(self, event: Any, unread: bytes) -> Any:
         if isinstance(event, h11.Request):
             # By itself h11 judges heads that are not there yet, and takes any that comes at once.
-            if before - len(self.trailing_data[0]) > MAX_HEADER_BYTES:
+            if len(unread) - len(self.trailing_data[0]) > MAX_HEADER_BYTES:
                 raise h11.RemoteProtocolError("the head is too large", error_status_hint=431)
             event = _in_origin_form(event)
             self._chunks = self._chunked = 0
@@ -128,7 +137,7 @@ class Connection(H11Protocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.conn = _Parser(h11.SERVER, MAX_HEADER_BYTES)
+        self.conn = self._parser = _Parser(h11.SERVER, MAX_HEADER_BYTES)
         self._phase: Phase = "idle"
         self._begun = self.moved = self.loop.time()
         self._received = 0
@@ -327,29 +336,40 @@ class Connection(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             begun, asked = self.cycle.response_started, True
             scope: Any = self.cycle.scope
+            path, prefix = scope["path"], find_prefix(scope["headers"])
             scope["refused"] = PROBLEMS[name].status, name
             self.cycle.disconnected = True  # the application need not go on
             self.cycle.message_event.set()
+        else:
+            path, prefix = look_at_head(self._parser.head or self.conn.trailing_data[0])
         if not begun:
-            document = json.dumps(Problem(name, detail).document()).encode()
+            document = _document(Problem(name, detail), path, prefix)
             headers = [
-                (b"content-type", MEDIA_TYPE.encode()),
-                (b"content-length", str(len(document)).encode()),
+                *document.raw_headers,
                 (b"connection", b"close"),
                 (b"x-request-id", secrets.token_hex(8).encode()),
                 *self.server_state.default_headers,
                 *HEADERS,
             ]
-            status = PROBLEMS[name].status
-            reason = HTTPStatus(status).phrase.encode()
-            answer = h11.Response(status_code=status, headers=headers, reason=reason)
+            reason = HTTPStatus(document.status_code).phrase.encode()
+            answer = h11.Response(status_code=document.status_code, headers=headers, reason=reason)
             with contextlib.suppress(h11.LocalProtocolError):
-                for event in (answer, h11.Data(data=document), h11.EndOfMessage()):
+                for event in (answer, h11.Data(data=bytes(document.body)), h11.EndOfMessage()):
                     self.transport.write(self.conn.send(event) or b"")
             if not asked:  # else it is counted as that request
                 app: Any = self.config.app
-                app.state.metrics.requests.labels("other", str(status), name).inc()
+                status = str(PROBLEMS[name].status)
+                app.state.metrics.requests.labels("other", status, name).inc()
         self.transport.close()
+
+
+def _document(problem: Problem, path: str, prefix: str) -> Response:
+    """Return the answer to a request for ``path`` that came by way of a proxy's ``prefix``."""
+    token = forwarded_prefix.set(prefix)
+    try:
+        return as_v2(problem) if path.startswith(V2_PREFIX) else problem.response()
+    finally:
+        forwarded_prefix.reset(token)
 
 
 _GONE = select.POLLHUP | select.POLLERR

@@ -21,6 +21,7 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 
 from service import first, logs, supervision
+from service.address import BACKLOG, listen, refuse_passed_sockets, resolve, url
 from service.app import create_app
 from service.budget import Budget
 from service.connections import LEAST_FILES, Connection, check_connections
@@ -32,11 +33,6 @@ log = structlog.get_logger(__name__)
 SAMPLE = Path(__file__).parents[1] / "examples" / "7.png"
 
 
-# Connections that may wait to be accepted.
-BACKLOG = 2048
-# Of each answer, bytes that the system takes over before its client has read them (it doubles the
-# number). They are memory of the service like any other, where its memory is limited.
-SEND_BYTES = 2**15
 # At the end of a stop: for what came on the last connections to be read.
 LAST_SECONDS = 0.2
 # Between collections of what is new.
@@ -210,10 +206,13 @@ def serve(settings: Settings, passed_over: Sequence[str] = ()) -> None:
         KeysNeededError: it would be open to other machines.
         FewFilesError: the system allows too few open files.
         KeysError: the file of keys cannot be read.
-        CannotServeError: the address is taken, or a worker cannot start.
+        CannotListenError: the address is taken, or none of this machine's.
+        CannotServeError: a worker cannot start.
         BundleError: a model's bundle cannot be trusted.
     """
-    if not (settings.keys or settings.on_loopback or settings.allow_keyless):
+    refuse_passed_sockets(os.environ)
+    address = resolve(settings.host, settings.port)
+    if not (settings.keys or address.on_loopback or settings.allow_keyless):
         raise KeysNeededError(
             f"on {settings.host} other machines could use the service, and no keys are set: make "
             "one by pixeldp keys add NAME --keys FILE and set PIXELDP_KEYS=FILE, or set "
@@ -235,7 +234,7 @@ def serve(settings: Settings, passed_over: Sequence[str] = ()) -> None:
 
     app = create_app(settings, broken)
     app.state.metrics.watch_log(lambda: outlet.dropped)
-    with _bind(settings.host, settings.port) as listener:
+    with listen(address) as listener:
         print(_announcement(listener), file=sys.stderr, flush=True)
         config = uvicorn.Config(
             app,
@@ -284,41 +283,8 @@ def raise_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        # A name may stand for several addresses; the first is meant.
-        family, *_, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise _cannot_listen(host, port, error) from None
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # connections inherit it
-    if family == socket.AF_INET6:
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # :: is IPv4, too
-    try:
-        listener.bind(address)
-        listener.listen(BACKLOG)  # from now on clients wait instead of being refused
-    except OSError as error:
-        listener.close()
-        raise _cannot_listen(host, port, error) from None
-    return listener
-
-
-def _cannot_listen(host: str, port: int, error: Exception) -> CannotServeError:
-    reason = error.strerror if isinstance(error, OSError) else error
-    shown = f"[{host}]" if ":" in host else host
-    return CannotServeError(
-        f"cannot listen on {shown}:{port} ({reason}); choose another port (--port, PIXELDP_PORT) "
-        "or address (--host, PIXELDP_HOST)"
-    )
-
-
 def _announcement(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    host = f"[{host}]" if ":" in host else host
-    address = f"http://{host}:{port}"
+    address = url(*listener.getsockname()[:2])
     lines = [
         f"PixelDP answers on {address} (interactive documentation: {address}/docs)",
         "The workers load and measure the models first, which takes minutes for large ones; until "

@@ -1,6 +1,5 @@
 """Settings, from the environment (``PIXELDP_…``) and the command line, checked at start."""
 
-import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,7 +12,7 @@ from models.bundle import ZOO, locate
 from models.certification.division import LEAST_DRAWS
 from models.images import MOST_PIXELS
 from models.precision import Precision
-from service import devices
+from service import address, devices
 from service.environment import PREFIX, Environment
 
 _DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
@@ -29,7 +28,9 @@ class Settings(BaseSettings):
     )
 
     host: str = Field(
-        "127.0.0.1", description="The address to listen on; others than this machine's need keys."
+        "127.0.0.1",
+        description="The address to listen on, or its name; others than this machine's own need "
+        "keys. 0.0.0.0 is every address of IPv4, and :: every one of IPv6 and IPv4.",
     )
     port: Annotated[int, Field(ge=0, le=65535)] = Field(
         8000, description="The port; 0 takes a free one and prints it."
@@ -150,6 +151,11 @@ class Settings(BaseSettings):
         "lack of room, keys or rate, which only debug has.",
     )
 
+    @field_validator("host")
+    @classmethod
+    def _address(cls, host: str) -> str:
+        return address.clean(host)
+
     @field_validator("root_path")
     @classmethod
     def _without_last_slash(cls, value: str) -> str:
@@ -209,14 +215,6 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return where settings come from: the command line first, then the environment."""
         return init_settings, Environment(settings_cls)
-
-    @property
-    def on_loopback(self) -> bool:
-        """Whether only this machine can reach the service."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
 
     def worker_devices(self) -> list[str]:
         """Return the device of each worker to start."""

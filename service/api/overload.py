@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.problems import MEDIA_TYPE, Problem
+from service.api.problems import MEDIA_TYPE, Problem, root_path
 from service.engine.engine import Engine
 from service.metrics import Metrics
 
@@ -46,7 +46,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         retry = self._engine.retry_seconds
-        content, kind = _answer(path == _V2_PATH, retry)
+        content, kind = _answer(path == _V2_PATH, retry, root_path())
         scope["problem"], scope["route"] = "overloaded", _Route(path)
         self._metrics.refused.labels("overloaded").inc()
         headers = [
@@ -59,14 +59,16 @@ class Gate:
 
 
 @lru_cache
-def _answer(v2: bool, retry: int) -> tuple[bytes, bytes]:
-    """Return the refusal and its media type."""
+def _answer(v2: bool, retry: int, below: str) -> tuple[bytes, bytes]:
+    """Return the refusal and its media type; its link leads below the path ``below``."""
     detail = "As many pictures are waiting as may."
     problem = Problem("overloaded", detail, retry_after_s=retry)
     if v2:
         error = {"error": f"{problem.name}: {detail}"}
         return json.dumps(error).encode(), b"application/json"
-    return json.dumps(problem.document()).encode(), MEDIA_TYPE.encode()
+    document = problem.document()
+    assert document["type"].startswith(f"{below}/")
+    return json.dumps(document).encode(), MEDIA_TYPE.encode()
 
 
 def no_room(engine: Engine) -> Problem:

@@ -1,16 +1,41 @@
 """A service that lies below a path of its proxy's, as ``https://example.org/pixeldp/``."""
 
 import re
+from collections.abc import Iterable
 
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.problems import forwarded_prefix
+from service.api.problems import forwarded_prefix, root_path
 
 # What proxies that take a path off, as Traefik does, say it was. It only says where links lead, and
 # only in the answer to whoever sent it; nothing but plain paths comes through.
 _HEADER = b"x-forwarded-prefix"
 _PLAIN = re.compile(rb"(?=.{1,200}$)(/[A-Za-z0-9._~-]+)+/?")
+
+_LINE = re.compile(rb"^x-forwarded-prefix:(.{0,300})$", re.IGNORECASE | re.MULTILINE)
+_TARGET = re.compile(rb"\s*\S+ (?:https?://[^/\s]+)?(/\S*)", re.IGNORECASE)
+
+
+def find_prefix(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return what a request says was taken off, if it says it once and plainly."""
+    return _believed([value for name, value in headers if name == _HEADER])
+
+
+def look_at_head(head: bytes) -> tuple[str, str]:
+    """Return path and prefix of a request that cannot be read, as far as they can be made out.
+
+    Args:
+        head: its bytes, which may be cut off or broken anywhere.
+    """
+    target = _TARGET.match(head)
+    path = target[1].decode("latin-1") if target else ""
+    return path.removeprefix(root_path()), _believed([one.strip() for one in _LINE.findall(head)])
+
+
+def _believed(values: list[bytes]) -> str:
+    plain = len(values) == 1 and _PLAIN.fullmatch(values[0])
+    return values[0].decode().rstrip("/") if plain else ""
 
 
 class Prefix:
@@ -30,9 +55,7 @@ class Prefix:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = [value for name, value in scope["headers"] if name == _HEADER]
-        if len(given) == 1 and _PLAIN.fullmatch(given[0]):
-            forwarded_prefix.set(given[0].decode().rstrip("/"))
+        forwarded_prefix.set(find_prefix(scope["headers"]))
         if self._root and scope["path"] == self._root:
             # The page's own links are relative: without the slash they would lead elsewhere.
             await RedirectResponse(f"{self._root}/", 308)(scope, receive, send)

@@ -15,9 +15,11 @@ import httpx
 import pytest
 
 from service import keys
+from service.address import url
 from tests.deploy.conftest import free_port, start
 from tests.deploy.test_container import USER, instructions, last_stage
 from tests.deploy.tools import ROOT
+from tests.service.test_address import has_ipv6
 
 # $1 becomes a root folder of its own that holds the system's programs, Python, its packages, and at
 # /image what the image would hold, all of it read-only; /tmp can be written. $2 is where Python is,
@@ -145,11 +147,20 @@ def test_it_answers_those_who_have_a_key(running: Running) -> None:
             assert client.get(path).status_code == 200, path
 
 
+def test_it_is_asked_over_both_families(running: Running) -> None:
+    hosts = ["127.0.0.1", "::1"] if has_ipv6() else ["127.0.0.1"]
+    for host in hosts:
+        assert httpx.get(f"{url(host, running.port)}/health/live", timeout=300).status_code == 200
+
+
 def test_the_probe_of_the_image_tells_ready_from_not(running: Running) -> None:
-    [probe] = re.findall(r'CMD \["python", "-c", +("(?:[^"])*")\]', last_stage())
+    [probe] = re.findall(r"HEALTHCHECK .*CMD (\[.*\])", last_stage())
+    name, *arguments = json.loads(probe)
+    assert name == "pixeldp"
+    command = [sys.executable, "-P", "-m", "service.cli", *arguments]
     for port, status in ((running.port, 0), (free_port(), 1)):
         # It is asked straight, whatever proxy others are asked by.
-        variables = {**os.environ, "PIXELDP_PORT": str(port), "http_proxy": "http://127.0.0.1:9"}
-        command = [sys.executable, "-c", json.loads(probe)]
-        done = subprocess.run(command, env=variables, capture_output=True, check=False)
+        others = {**os.environ, "http_proxy": "http://127.0.0.1:9"}
+        variables = {**others, **environment(port), "PATH": os.environ["PATH"], "PYTHONPATH": ""}
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, check=False)
         assert done.returncode == status, done.stderr

@@ -45,7 +45,7 @@ class Service:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         assert self._first.wait(START_SECONDS), "the service wrote nothing"
-        found = re.search(r"http://[0-9.]+:\d+", self.log)
+        found = re.search(r"http://(\[[^\]]+\]|[0-9.]+):\d+", self.log)
         if not found:
             self.stop()
             raise AssertionError(f"the service did not start: {self.log}")

@@ -132,7 +132,7 @@ def one(client: socket.socket) -> bytes:
     return received
 
 
-def check(answer: bytes, status: int, name: str) -> dict[str, Any]:
+def check(answer: bytes, status: int, name: str, below: str = "") -> dict[str, Any]:
     head, _, body = answer.partition(b"\r\n\r\n")
     lines = head.decode().lower().splitlines()
     assert lines[0].startswith(f"http/1.1 {status} ")
@@ -140,7 +140,7 @@ def check(answer: bytes, status: int, name: str) -> dict[str, Any]:
     assert "connection: close" in lines
     assert "x-content-type-options: nosniff" in lines
     problem: dict[str, Any] = json.loads(body)
-    assert problem["type"] == f"/problems/{name}"
+    assert problem["type"] == f"{below}/problems/{name}"
     assert problem["status"] == status
     return problem
 
@@ -243,6 +243,75 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 def chunks(size: int, count: int) -> bytes:
     return (b"%x\r\n" % size + b"x" * size + b"\r\n") * count
+
+
+PREFIX = b"X-Forwarded-Prefix: /tools/pixeldp/\r\n"
+# Requests that are refused before they are whole, and how.
+BROKEN = [
+    (b"GET /x HTTP/1.1\r\nHost: x\r\n" + PREFIX + b"A b: c\r\n\r\n", 400, "malformed-request"),
+    (b"GET /x HTTP/1.1\r\n" + PREFIX.lower() + b"\r\n", 400, "malformed-request"),
+    (b"GET /x HTTP/1.1\r\nHost: x\r\n" + PREFIX + b"X: y\r\n" * 20_000, 431, "head-too-large"),
+    (b"GET /x HTTP/1.1\r\nHost: x\r\n" + PREFIX + b"X: y\r\n", 408, "too-slow"),
+    (POST.replace(b"Content", PREFIX + b"Content") + b"some", 408, "too-slow"),
+]
+
+
+@pytest.mark.parametrize(("request_", "status", "name"), BROKEN)
+def test_problems_of_broken_requests_lead_below_the_prefix_of_a_proxy(
+    connect: Callable[[], socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+    request_: bytes,
+    status: int,
+    name: str,
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "BODY_SECONDS", 0.5)
+    client = connect()
+    client.sendall(request_)
+    check(rest(client), status, name, "/tools/pixeldp")
+    other = connect()
+    # That of one request says nothing about another.
+    other.sendall(request_.replace(b"Prefix", b"Suffix").replace(b"prefix", b"suffix"))
+    check(rest(other), status, name)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"X-Forwarded-Prefix: //evil.example\r\n",
+        b"X-Forwarded-Prefix: /a\r\nX-Forwarded-Prefix: /b\r\n",
+        b"X-Forwarded-Prefix:" + b" " * 60_000 + b"/a b\r\n",
+        b"Y: X-Forwarded-Prefix: /a\r\n",
+    ],
+)
+def test_only_plain_prefixes_of_broken_requests_are_believed(
+    connect: Callable[[], socket.socket], line: bytes
+) -> None:
+    client = connect()
+    client.sendall(b"GET / HTTP/1.1\r\n" + line + b"\r\n")
+    check(rest(client), 400, "malformed-request")
+
+
+@pytest.mark.parametrize("target", [b"/v2/models/a/infer", b"http://x/v2/models/a/infer"])
+@pytest.mark.parametrize(("request_", "status", "name"), BROKEN)
+def test_broken_requests_of_the_inference_protocol_have_its_errors(
+    connect: Callable[[], socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+    request_: bytes,
+    status: int,
+    name: str,
+    target: bytes,
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "BODY_SECONDS", 0.5)
+    client = connect()
+    method, _, version = request_.partition(b"\r\n")[0].split()
+    line = b"%b %b %b" % (method, target, version)
+    client.sendall(line + b"\r\n" + request_.partition(b"\r\n")[2])
+    head, _, body = rest(client).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"content-type: application/json" in head.lower()
+    assert json.loads(body)["error"].startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize(("size", "count"), [(1, 900), (600, 3000)])

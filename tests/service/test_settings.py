@@ -34,7 +34,10 @@ def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 # For each setting what is taken, at both ends of its range, and what is not. Services at either end
 # of all ranges at once answer pictures in tests/e2e/test_settings.py.
 RANGES: dict[str, tuple[list[str], list[str]]] = {
-    "host": (["::", "0.0.0.0", "localhost"], []),
+    "host": (
+        ["::", "0.0.0.0", "localhost"],
+        ["/run/a", "unix:/run/a", "127.0.0.1:80", "http://a", "1::2::3"],
+    ),
     "port": (["0", "65535"], ["-1", "65536", "http", "1.5"]),
     "root_path": (["/a/b"], ["a", "/a b"]),
     "models": (["mnist-cnn", "/a,/b", '["/a"]'], [",", "[]"]),
@@ -194,21 +197,3 @@ def test_devices() -> None:
 def test_without_gpus_processors_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert set(Settings().worker_devices()) == {"cpu"}
-
-
-@pytest.mark.parametrize(
-    ("host", "on_loopback"),
-    [
-        ("127.0.0.1", True),
-        ("127.8.8.8", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("192.0.2.1", False),
-        ("localhost.example", False),
-        ("", False),
-    ],
-)
-def test_who_can_reach_an_address(host: str, on_loopback: bool) -> None:
-    assert Settings(host=host).on_loopback is on_loopback
