@@ -1,0 +1,76 @@
+"""What developers and their programs read: forms, hooks, the dev container, editors' settings."""
+
+import configparser
+import json
+import re
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from tools.lock import ROOT
+
+FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+BIN = Path(sys.executable).parent
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_forms_keep_to_their_schema(form: Path) -> None:
+    name = "github-issue-config" if form.stem == "config" else "github-issue-forms"
+    schema = resources.files("check_jsonschema") / f"builtin_schemas/vendor/{name}.json"
+    jsonschema.validate(yaml.safe_load(form.read_text()), json.loads(schema.read_text()))
+
+
+def hooks() -> dict[str, list[str]]:
+    """Return the command of each hook."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    [local] = config["repos"]
+    assert local["repo"] == "local", "nothing is fetched that no lock has"
+    return {hook["id"]: hook["entry"].split() for hook in local["hooks"]}
+
+
+def test_hooks_are_what_make_check_runs() -> None:
+    recipe = re.search(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe
+    checked = recipe[1].replace("$(BIN)", ".venv/bin")
+    for name, entry in hooks().items():
+        command = " ".join(word for word in entry if word not in ("--check", "--force-exclude"))
+        assert command in checked, name
+
+
+@pytest.mark.parametrize("name", ["format", "ruff"])
+def test_hooks_pass_what_is_right_and_fail_what_is_wrong(name: str, tmp_path: Path) -> None:
+    program, *arguments = hooks()[name]
+    command = [str(BIN / Path(program).name), *arguments]
+    done = subprocess.run(
+        [*command, str(ROOT / "tools" / "lock.py")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("import os\nx = {  'a':1 }\n")
+    assert subprocess.run([*command, wrong], cwd=ROOT, capture_output=True).returncode == 1
+
+
+def test_the_dev_container_is_built_on_the_image_of_the_service() -> None:
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    built = ROOT / ".devcontainer" / container["build"]["dockerfile"]
+    bases = [
+        re.findall(r"^FROM (\S+)", file.read_text(), re.MULTILINE)[0]
+        for file in (built, ROOT / "Dockerfile")
+    ]
+    assert bases[0] == bases[1]
+    assert f"useradd --create-home --shell /bin/bash {container['remoteUser']}" in built.read_text()
+    done = subprocess.run([BIN / "hadolint", built], capture_output=True, text=True)
+    assert done.stdout + done.stderr == ""
+
+
+def test_editors_have_the_line_length_of_ruff() -> None:
+    parser = configparser.ConfigParser()
+    parser.read_string("[top]\n" + (ROOT / ".editorconfig").read_text())
+    assert (
+        f"line-length = {parser['*']['max_line_length']}\n" in (ROOT / "pyproject.toml").read_text()
+    )
