@@ -18,7 +18,7 @@ LOCKED := $(PIP) install -qq --require-hashes --no-deps --only-binary :all:
 OWN := $(PIP) install -qq --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-slow test-avx2 test-clients check soundness chaos soak bench fuzz format docs lock sbom dist image clean
+.PHONY: help serve install test test-quick test-slow test-avx2 test-clients check soundness chaos soak bench fuzz format docs lock sbom dist image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -77,6 +77,10 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: $(VENV)/.dev $(VENV)/.debian ## install what the tests need and run them, but for the slow ones
 	@$(PYTEST) -m "not slow"
+
+test-quick: $(VENV)/.dev ## in under a minute: certificates, sensitivities, decoding, settings
+	@$(PYTEST) -m "not slow" tests/models/certification tests/models/sensitivity tests/models/images \
+	    tests/service/test_settings.py
 
 test-slow: $(VENV)/.dev $(VENV)/.debian ## services started by the dozen in hostile surroundings, families of networks
 	@$(PYTEST) -m slow

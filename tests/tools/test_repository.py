@@ -74,3 +74,21 @@ def test_editors_have_the_line_length_of_ruff() -> None:
     assert (
         f"line-length = {parser['*']['max_line_length']}\n" in (ROOT / "pyproject.toml").read_text()
     )
+
+
+def test_contributing_names_targets_and_folders_of_tests_that_are_there() -> None:
+    text, makefile = (ROOT / "CONTRIBUTING.md").read_text(), (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"\bmake ([a-z0-9-]+)", text + (ROOT / "RELEASE.md").read_text()))
+    assert targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    [table] = re.findall(r"^\| folder of `tests`.*\n((?:\|.*\n)+)", text, re.MULTILINE)
+    rows = [re.findall("`([a-z/]+)`", row.split("|")[1]) for row in table.splitlines()[1:]]
+    named = {name for row in rows for name in row}
+    folders = {path.parent for path in (ROOT / "tests").rglob("*.py")} - {ROOT / "tests"}
+    there = {folder.relative_to(ROOT / "tests").as_posix() for folder in folders}
+    assert named <= there
+    for folder in there:
+        assert any(folder == name or folder.startswith(f"{name}/") for name in named) or any(
+            name.startswith(f"{folder}/") for name in named
+        ), folder
