@@ -83,7 +83,7 @@ def test_contributing_names_targets_and_folders_of_tests_that_are_there() -> Non
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     [table] = re.findall(r"^\| folder of `tests`.*\n((?:\|.*\n)+)", text, re.MULTILINE)
-    rows = [re.findall("`([a-z/]+)`", row.split("|")[1]) for row in table.splitlines()[1:]]
+    rows = [re.findall("`([a-z0-9/]+)`", row.split("|")[1]) for row in table.splitlines()[1:]]
     named = {name for row in rows for name in row}
     folders = {path.parent for path in (ROOT / "tests").rglob("*.py")} - {ROOT / "tests"}
     there = {folder.relative_to(ROOT / "tests").as_posix() for folder in folders}
