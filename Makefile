@@ -79,8 +79,8 @@ test: $(VENV)/.dev $(VENV)/.debian ## install what the tests need and run them, 
 	@$(PYTEST) -m "not slow"
 
 test-quick: $(VENV)/.dev ## in under a minute: certificates, sensitivities, decoding, settings
-	@$(PYTEST) -m "not slow" tests/models/certification tests/models/sensitivity tests/models/images \
-	    tests/service/test_settings.py
+	@$(BIN)/python -m pytest -n 2 -m "not slow" tests/models/certification \
+	    tests/models/sensitivity tests/models/images tests/service/test_settings.py
 
 test-slow: $(VENV)/.dev $(VENV)/.debian ## services started by the dozen in hostile surroundings, families of networks
 	@$(PYTEST) -m slow
