@@ -17,6 +17,7 @@ from service.api import base64_text
 from service.api.apart import SMALL, apart
 from service.api.auth import charge_bytes
 from service.api.encoding import MOST_TIMES, decompress, find_encoding
+from service.api.options import Options
 from service.api.overload import no_room
 from service.api.problems import Problem
 from service.budget import File, Holding, NoRoomError
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 # In a JSON body: far more than options and pictures there can be.
 _MOST_PARTS = 10_000
+# In a form, beside its pictures, and in one of those fields.
+_MOST_FIELDS, _MOST_TEXT = 64, 1000
 _READ_AS_RAW = ("image/", "application/octet-stream", "binary/octet-stream")
 _CURLS_OWN = "application/x-www-form-urlencoded"
 # What taking a large body apart takes beside it, times its size: as text, decoded, and in parts.
@@ -33,10 +36,14 @@ _APART_TIMES = 4
 
 @dataclass(frozen=True)
 class Body:
-    """The pictures of a request as they were sent, and the options beside them."""
+    """The pictures of a request as they were sent, and the options beside them.
+
+    Those of a ``form`` are text.
+    """
 
     pictures: list[File]
     options: dict[str, Any]
+    form: bool = False
 
 
 async def read_one(request: Request, limit: int, seconds: float) -> Body:
@@ -59,11 +66,12 @@ async def read_one(request: Request, limit: int, seconds: float) -> Body:
             picture, options = await _apart(request, content, _one_of_json)
             return _hold(request, [picture], options)
         if kind == "multipart/form-data":
-            pictures = await _apart(request, content, partial(_form, request.headers, most=1))
+            work = partial(_form, request.headers, most=1)
+            pictures, options = await _apart(request, content, work)
             if len(pictures) != 1:
                 detail = "The form must have one field image; for several use /predict/batch."
                 raise Problem("malformed-request", detail)
-            return _hold(request, pictures, {})
+            return _hold(request, pictures, options, form=True)
     raise _unsupported(kind, "image/png (or another image type), ")
 
 
@@ -77,17 +85,21 @@ async def read_many(request: Request, limit: int, seconds: float, most: int) -> 
                 request, *await _apart(request, content, partial(_many_of_json, most=most))
             )
         if kind == "multipart/form-data":
-            form = await _apart(request, content, partial(_form, request.headers, most=most))
-            if not form:
+            work = partial(_form, request.headers, most=most)
+            pictures, options = await _apart(request, content, work)
+            if not pictures:
                 detail = "The form has no field image; send one a picture."
                 raise Problem("malformed-request", detail)
-            return _hold(request, form, {})
+            _check_count(len(pictures), most)
+            return _hold(request, pictures, options, form=True)
     raise _unsupported(kind, "")
 
 
-def _hold(request: Request, pictures: list[bytes], options: dict[str, Any]) -> Body:
+def _hold(
+    request: Request, pictures: list[bytes], options: dict[str, Any], form: bool = False
+) -> Body:
     holding: Holding = request.scope["holding"]
-    return Body([held(picture, holding) for picture in pictures], options)
+    return Body([held(picture, holding) for picture in pictures], options, form)
 
 
 def held(content: bytes, holding: Holding) -> File:
@@ -271,13 +283,14 @@ class _Files(MultiPartParser):
         super().on_headers_finished()
 
 
-def _form(headers: Headers, content: bytes, most: int) -> list[bytes]:
-    """Return the files of a form's fields ``image``."""
+def _form(headers: Headers, content: bytes, most: int) -> tuple[list[bytes], dict[str, Any]]:
+    """Return the files of a form's fields ``image``, and the options in its other fields."""
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield content
 
-    parser = _Files(headers, stream(), max_files=most, max_fields=most)
+    fields = most + _MOST_FIELDS
+    parser = _Files(headers, stream(), max_files=fields, max_fields=fields)
     parser.spool_max_size = len(content) + 1  # never onto a disk
     try:
         items = _run(parser.parse()).multi_items()
@@ -285,14 +298,35 @@ def _form(headers: Headers, content: bytes, most: int) -> list[bytes]:
         raise Problem("malformed-request", f"The form cannot be read: {error.message}.") from None
     except (ValueError, LookupError, OverflowError) as error:  # charsets and headers of strangers
         raise Problem("malformed-request", f"The form cannot be read ({error}).") from None
-    pictures = []
+    pictures: list[bytes] = []
+    options: dict[str, Any] = {}
     for name, value in items:
-        if name != "image":
-            detail = f"The form has a field {name!r}; only image is read. Options go in the query."
-            raise Problem("malformed-request", detail)
         assert isinstance(value, UploadFile)
-        pictures.append(value.file.read())
-    return pictures
+        if name == "image":
+            pictures.append(value.file.read())
+        elif name not in Options.model_fields:
+            there = ", ".join(Options.model_fields)
+            detail = (
+                f"The form has a field {name[:40]!r}; there are image, and the options {there}."
+            )
+            raise Problem("malformed-request", detail)
+        elif (text := _text(name, value.file.read(_MOST_TEXT + 1))) != options.get(name, text):
+            detail = f"The form has two fields {name} with different values; give it once."
+            raise Problem("malformed-request", detail, option=name)
+        elif text:  # browsers send what is not filled in as well
+            options[name] = text
+    return pictures, options
+
+
+def _text(name: str, value: bytes) -> str:
+    """Return the text of a form's field."""
+    try:
+        if len(value) <= _MOST_TEXT:
+            return value.decode().strip()
+    except UnicodeDecodeError:
+        pass
+    detail = f"The field {name} of the form is no option's text; pictures are in the field image."
+    raise Problem("malformed-request", detail, option=name)
 
 
 def _run(parsing: Coroutine[Any, Any, T]) -> T:

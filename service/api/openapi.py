@@ -104,7 +104,21 @@ def _body(content: dict[str, Any]) -> dict[str, Any]:
 
 def _form(image: dict[str, Any]) -> dict[str, Any]:
     """Describe a form, in its place: generators that make no type of forms miss a component."""
-    return {"schema": {"type": "object", "properties": {"image": image}, "required": ["image"]}}
+    properties = {"image": image, **_fields()}
+    return {"schema": {"type": "object", "properties": properties, "required": ["image"]}}
+
+
+def _fields() -> dict[str, Any]:
+    """Describe the options as fields of a form, where there is no null: what is empty is left out.
+
+    One of several kinds is text, which generators write into a form as it is.
+    """
+    fields: dict[str, Any] = {}
+    for name, schema in Options.model_json_schema()["properties"].items():
+        kinds = [kind for kind in schema["anyOf"] if kind != {"type": "null"}]
+        kind = kinds[0] if len(kinds) == 1 else {"type": "string"}
+        fields[name] = {**kind, "description": schema["description"]}
+    return fields
 
 
 def _reference(name: str) -> dict[str, str]:

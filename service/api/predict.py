@@ -197,5 +197,6 @@ def _merge(request: Request, query: Options, body: Body) -> Options:
     for name in given.keys() & others.keys():
         if given[name] != others[name]:
             detail = f"{name} is one value in the query and another in the body; give it once."
-            raise Problem("option-out-of-range", detail, option=name)
+            kind = "malformed-request" if body.form else "option-out-of-range"
+            raise Problem(kind, detail, option=name)
     return parse(given | others)

@@ -34,6 +34,9 @@ ELSEWHERE = {
     "config": "What a model takes and returns is at GET /v2/models/NAME, its noise at "
     "GET /models/NAME.",
     "stats": "Counts and times are at GET /metrics.",
+    "generate": "Pictures are sent to POST /v2/models/NAME/infer.",
+    "generate_stream": "Looks at an answer on its way are at POST /predict/stream.",
+    "models": "Models are listed at GET /models, and at POST /v2/repository/index.",
     "setting": "Traces are set by OTEL_EXPORTER_OTLP_ENDPOINT.",
     "logging": "The log is set by PIXELDP_LOG_LEVEL and PIXELDP_LOG_FORMAT.",
     "status": "Tensors are sent in the request, not by shared memory.",
@@ -51,7 +54,12 @@ def _served(request: Request) -> Served:
     if ":" in name:
         raise Problem("unknown-model", f"No model {name[:80]!r} is served.")
     predictions: Predictions = request.app.state.predictions
-    return predictions.find(name if version is None else f"{name}:{version}")
+    try:
+        return predictions.find(name if version is None else f"{name}:{version}")
+    except Problem:
+        if name in ELSEWHERE:  # as /v2/models/stats, of all models
+            raise _nothing(request) from None
+        raise
 
 
 Model = Annotated[Served, Depends(_served)]
@@ -140,11 +148,16 @@ async def infer(request: Request, model: Model) -> Response:
 @router.api_route("/{path:path}", methods=METHODS)
 async def nothing(request: Request) -> JSONResponse:
     """Answer in this protocol's form whatever else is asked for."""
+    raise _nothing(request)
+
+
+def _nothing(request: Request) -> Problem:
+    """Return the problem that the protocol has nothing at the request's path."""
     last = request.url.path.rstrip("/").rpartition("/")[2]
     asked = f"There is no {request.method} {request.url.path}"
     if instead := ELSEWHERE.get(last):
-        raise Problem("not-found", f"{asked}: of Triton's extensions there are {_LIST}. {instead}")
-    raise Problem("not-found", f"{asked}.")
+        return Problem("not-found", f"{asked}: of Triton's extensions there are {_LIST}. {instead}")
+    return Problem("not-found", f"{asked}.")
 
 
 async def _predict(

@@ -22,13 +22,13 @@ class Tensor:
     """A batch of pictures of the right shape; ``picture``: (height, width, channels), if fixed."""
 
     name: str
-    batch: int
+    shape: tuple[int, ...]
     picture: tuple[int, int, int] | None
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The whole shape."""
-        return (self.batch, *(self.picture or (1,)))
+    def batch(self) -> int:
+        """How many pictures there are."""
+        return self.shape[0]
 
 
 def shape_of(
@@ -56,17 +56,21 @@ def shape_of(
     kind, rest = inputs[name]
     if datatype != kind:
         raise _bad(f"{name} is {kind}, not {datatype[:16]!r}.")
-    if len(shape) != 1 + len(rest) or tuple(shape[1:]) != rest:
+    # An element of bytes is a picture: n of them are [n] as well.
+    flat = name == "IMAGE_BYTES" and len(shape) == 1
+    if not flat and (not shape or tuple(shape[1:]) != rest):
         expected = ["batch", *rest]
-        other = "" if name != "IMAGE" else " Other pictures can be sent as files in IMAGE_BYTES."
+        or_flat = "" if name == "IMAGE" else " or [batch]"
+        other = " Other pictures can be sent as files in IMAGE_BYTES." if name == "IMAGE" else ""
         raise _bad(
-            f"{name} must have the shape {expected}, not {shape[:8]}.".replace("'", "") + other
+            f"{name} must have the shape {expected}{or_flat}, not {shape[:8]}.".replace("'", "")
+            + other
         )
     if not 1 <= shape[0] <= most:
         raise _bad(f"{name} has a batch of {shape[0]}; expected 1 to {most}.")
     if name == "IMAGE" and channels not in _PNM:
         raise _bad(f"The model takes {channels} channels; pictures have 1 or 3.")
-    return Tensor(name, shape[0], (height, width, channels) if name == "IMAGE" else None)
+    return Tensor(name, tuple(shape), (height, width, channels) if name == "IMAGE" else None)
 
 
 def from_binary(tensor: Tensor, blob: bytes) -> list[bytes]:

@@ -4,13 +4,16 @@ import base64
 import gzip
 import http.client
 import json
+import subprocess
 import zlib
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from service.api.options import Options
 from tests.e2e.conftest import Service
 
 PNG = {"Content-Type": "image/png"}
@@ -147,6 +150,63 @@ def test_equal_values_are_no_contradiction(client: httpx.Client, seven: bytes) -
         response = client.post(f"/predict?{given}", json=body)
         assert response.status_code == 422
         assert response.json()["option"] == given.partition("=")[0]
+
+
+def test_options_may_be_fields_of_a_form(client: httpx.Client, seven: bytes) -> None:
+    """As curl -F target=0.5 and pages send them; a field that is not filled in is not given."""
+    fields = {"target": "0.5", "max_draws": " 400\n", "evidence": "true", "scores": "all"}
+    fields |= {"norm": "", "confidence": ""}
+    for query in ("", "?target=0.50&max_draws=400"):
+        answer = check_seven(
+            client.post(f"/predict{query}", data=fields, files={"image": ("7.png", seven)})
+        )
+        assert answer["target"] == 0.5
+        assert answer["budget"]["asked"] == 400
+        assert answer["evidence"]
+        assert len(answer["scores"]) == 10
+    files = [("image", ("7.png", seven)), ("image", ("8.png", seven))]
+    batch = client.post("/predict/batch", data=fields, files=files).json()["predictions"]
+    assert [one["target"] for one in batch] == [0.5, 0.5]
+    stream = client.post("/predict/stream", data=fields, files=files[:1]).text
+    assert '"target":0.5' in stream.split("event: answer")[1]
+
+
+@pytest.mark.parametrize(
+    ("query", "fields", "status", "name"),
+    [
+        ("target=0.1", {"target": "0.5"}, 400, "malformed-request"),
+        ("", {"target": ["0.5", "0.1"]}, 400, "malformed-request"),
+        ("", {"target": "-1"}, 422, "option-out-of-range"),
+        ("", {"target": "0.5 m"}, 422, "option-out-of-range"),
+        ("", {"target": "9" * 2000}, 400, "malformed-request"),
+        ("", {"target": ["0.5"] * 400}, 400, "malformed-request"),
+        ("", {"max_draws": "1e9"}, 422, "option-out-of-range"),
+    ],
+)
+def test_fields_of_a_form_that_cannot_be_used(
+    client: httpx.Client, seven: bytes, query: str, fields: Any, status: int, name: str
+) -> None:
+    for path in ("/predict", "/predict/batch", "/predict/stream"):
+        response = client.post(f"{path}?{query}", data=fields, files={"image": seven})
+        assert (response.status_code, response.json()["type"]) == (status, f"/problems/{name}")
+
+
+def test_a_field_that_is_no_option_is_told_which_there_are(
+    client: httpx.Client, seven: bytes
+) -> None:
+    for fields in ({"tarrget": "0.5"}, {"images": "x"}):
+        response = client.post("/predict", data=fields, files={"image": seven})
+        assert response.status_code == 400
+        assert next(iter(fields)) in response.json()["detail"]
+        for option in ("image", *Options.model_fields):
+            assert option in response.json()["detail"]
+
+
+def test_curl_sends_options_as_fields(service: Service, tmp_path: Path, seven: bytes) -> None:
+    (tmp_path / "7.png").write_bytes(seven)
+    command = ["curl", "-sS", "-F", f"image=@{tmp_path}/7.png", "-F", "target=0.5"]
+    done = subprocess.run([*command, f"{service.address}/predict"], capture_output=True, check=True)
+    assert json.loads(done.stdout)["robust"] is True
 
 
 def test_a_target_may_be_a_whole_url(service: Service, seven: bytes) -> None:

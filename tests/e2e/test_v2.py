@@ -343,7 +343,12 @@ MALFORMED: list[tuple[Any, str]] = [
     (tensor(data=None, parameters={"binary_data_size": -1}), "not a length"),
     (tensor(data=None, parameters={"binary_data_size": 784.0}), "not a length"),
     (tensor(data=None, parameters={"binary_data_size": 0}), "0 bytes; expected 784"),
-    (tensor(name="IMAGE_BYTES", datatype="BYTES", shape=[1], data=["x"]), "[batch, 1]"),
+    (tensor(name="IMAGE_BYTES", datatype="BYTES", shape=[1, 2], data=["x"]), "[batch, 1] or [b"),
+    (tensor(name="IMAGE_BYTES", datatype="BYTES", shape=[], data=["x"]), "[batch, 1] or [batch]"),
+    (tensor(name="IMAGE_BYTES", datatype="BYTES", shape=[0], data=[]), "a batch of 0"),
+    (tensor(name="IMAGE_BYTES", datatype="BYTES", shape=[2], data=["x"]), "neither flat"),
+    (tensor(name="IMAGE_BYTES", datatype="BYTES", shape=[1], data=[["x"]]), "base64"),
+    (tensor(name="IMAGE", datatype="UINT8", shape=[784], data=[0] * 784), "[batch, 28, 28, 1], n"),
     (tensor(name="IMAGE_BYTES", datatype="BYTES", shape=[1, 1], data=["%"]), "base64"),
     (tensor(name="IMAGE_BYTES", datatype="BYTES", shape=[1, 1], data=[7]), "base64"),
     (tensor(name="IMAGE_BYTES", datatype="BYTES", shape=[2, 1], data=[""]), "neither flat"),
@@ -480,6 +485,7 @@ def test_mlservers_codecs_are_understood(
     bodies = [
         mlserver("IMAGE", "UINT8", list(pixels.shape), values, "np"),
         mlserver("IMAGE_BYTES", "BYTES", [1, 1], [text], "base64"),
+        mlserver("IMAGE_BYTES", "BYTES", [1], [text], "base64"),
     ]
     for body in bodies:
         response = client.post(INFER, json=body)
@@ -487,6 +493,23 @@ def test_mlservers_codecs_are_understood(
         outputs = {one["name"]: one["data"] for one in response.json()["outputs"]}
         assert outputs["LABEL"] == [7]
         assert "id" not in response.json()
+
+
+@pytest.mark.parametrize("shape", [[2], [2, 1]])
+@pytest.mark.parametrize("binary", [True, False])
+def test_several_pictures_are_a_batch_in_either_shape(
+    service: Service, seven: bytes, shape: list[int], binary: bool
+) -> None:
+    blank = b"P5 28 28 255\n" + bytes(784)
+    contents = [seven, blank] if binary else [base64.b64encode(seven), base64.b64encode(blank)]
+    tensor = triton.InferInput("IMAGE_BYTES", shape, "BYTES")
+    values = np.array(contents, dtype=object).reshape(shape)
+    tensor.set_data_from_numpy(values, binary_data=binary)
+    with triton.InferenceServerClient(service.address[7:]) as stock:
+        answered = stock.infer("mnist-cnn", [tensor])
+    labels, sizes = answered.as_numpy("LABEL"), answered.as_numpy("SIZE")
+    assert labels.shape == sizes.shape == (2, 1)
+    assert labels[0] == 7
 
 
 def test_nulls_are_not_given(client: httpx.Client, pixels: np.ndarray) -> None:
@@ -514,6 +537,13 @@ def test_nulls_are_not_given(client: httpx.Client, pixels: np.ndarray) -> None:
     [
         ("models/mnist-cnn/config", "/v2/models/NAME"),
         ("models/mnist-cnn/versions/1/stats", "/metrics"),
+        ("models/mnist-cnn/stats", "/metrics"),
+        ("models/stats", "/metrics"),
+        ("models/nothing/stats", "/metrics"),
+        ("models/mnist-cnn/versions/1/config", "/v2/models/NAME"),
+        ("models/mnist-cnn/trace/setting", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("models/mnist-cnn/generate_stream", "/predict/stream"),
+        ("models", "/v2/repository/index"),
         ("systemsharedmemory/status", "shared memory"),
         ("logging", "PIXELDP_LOG_LEVEL"),
     ],

@@ -40,6 +40,14 @@ answer = predict.sync(client=client, body=both, target=0.5)
 assert isinstance(answer, Answer), answer
 assert answer.evidence
 
+# Options beside the file, as fields of its form.
+fields = PredictFilesBody(image=file(), target=0.5, max_draws=400, evidence=True, scores="all")
+answer = predict.sync(client=client, body=fields)
+assert isinstance(answer, Answer), answer
+assert answer.target == 0.5
+assert answer.budget.asked == 400
+assert answer.evidence
+
 several = PredictBatchFilesBody(image=[file(), file()])
 for body in (PredictBatchRequest(images=[image, "bm8="]), several):
     answers = predict_batch.sync(client=client, body=body)
