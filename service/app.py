@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import supervision, tracing
 from service.api import docs, health, models, page, predict, problems, v2, v2_repository
+from service.api.apart import Bodies
 from service.api.head import Head
 from service.api.middleware import Envelope
 from service.api.openapi import Described
@@ -23,14 +24,15 @@ from service.catalogue import Catalogue, UnknownModelError
 from service.decoding.decoders import Decoders
 from service.defaults import check_defaults
 from service.engine.engine import Engine
-from service.keys import UNLIMITED, Keys
+from service.engine.flights import SHARED
+from service.keys import Keys
 from service.metrics import Metrics
 from service.settings import Settings
 from service.slowness import warn_of_slow_models
 
 log = structlog.get_logger(__name__)
 
-# Small pictures decoded, and bodies taken apart, at once.
+# Small pictures decoded at once, and as many bodies taken apart.
 THREADS = 2
 
 
@@ -78,9 +80,12 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ThreadPoolExecutor(THREADS, "small") as pool:
             decoders = Decoders(
-                settings.max_pixels, settings.max_bytes, settings.queue, UNLIMITED, pool, on_broken
+                settings.max_pixels, settings.max_bytes, settings.queue, SHARED, pool, on_broken
             )
-            predictions = Predictions(settings, catalogue, engine, metrics, traces, pool, decoders)
+            bodies = Bodies(THREADS, settings.queue)
+            predictions = Predictions(
+                settings, catalogue, engine, metrics, traces, bodies, decoders
+            )
             app.state.predictions = predictions
             metrics.watch(
                 ready=lambda: predictions.ready,
@@ -101,6 +106,7 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
                 warning.cancel()
                 await engine.close()
                 decoders.close()
+                bodies.close()
                 if traces:
                     await asyncio.to_thread(traces.close)
 

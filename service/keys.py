@@ -10,6 +10,7 @@ The file is read again whenever it changes, so adding and removing keys needs no
 
 import hashlib
 import hmac
+import itertools
 import math
 import secrets
 import time
@@ -68,9 +69,15 @@ class Allowance:
 
     Args:
         rate: draws a second; None is without limit.
+
+    Attributes:
+        number: tells it from others; 0 is ``UNLIMITED``, which all share who have no key.
     """
 
+    _numbers = itertools.count()
+
     def __init__(self, rate: float | None) -> None:
+        self.number = next(self._numbers)
         self.rate = rate
         self._most = math.inf if rate is None else rate * BURST_SECONDS
         self._level, self._at = self._most, time.monotonic()

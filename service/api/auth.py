@@ -7,7 +7,7 @@ is open, which the service is only on loopback or where an operator said so.
 """
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -115,9 +115,19 @@ def check_priority() -> None:
         raise _lacking("priority")
 
 
-def owner() -> Hashable:
-    """Return who shares what the caller is given: the key, or nobody in particular."""
-    return _caller.get().allowance
+def owner() -> int:
+    """Return who shares what the caller is given: the key's number, or 0 for who has none."""
+    return _caller.get().allowance.number
+
+
+def refuse_debt() -> None:
+    """Refuse a caller in debt, what its own request was charged so far apart.
+
+    Raises:
+        Problem: ``rate-limited``.
+    """
+    caller = _caller.get()
+    _refuse_debt(caller.allowance, caller.received)
 
 
 def charge_bytes(engine: Engine, size: int) -> None:

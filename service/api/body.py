@@ -14,13 +14,14 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from service.api import base64_text
-from service.api.apart import SMALL, apart
+from service.api.apart import SMALL, Bodies
 from service.api.auth import charge_bytes
 from service.api.encoding import MOST_TIMES, decompress, find_encoding
 from service.api.options import Options
 from service.api.overload import no_room
 from service.api.problems import Problem
 from service.budget import File, Holding, NoRoomError
+from service.decoding.queue import FullError
 
 T = TypeVar("T")
 
@@ -111,8 +112,23 @@ def held(content: bytes, holding: Holding) -> File:
 async def _apart(request: Request, content: bytes, work: Callable[[bytes], T]) -> T:
     """Take a body apart; a large one in a thread, after making sure that there is room."""
     with room(request, _APART_TIMES * len(content) if len(content) > SMALL else 0):
-        pool = request.app.state.predictions.pool
-        return await apart(pool, len(content), lambda: work(content))
+        return await in_turn(request, len(content), lambda: work(content))
+
+
+async def in_turn(request: Request, size: int, work: Callable[[], T]) -> T:
+    """Return what ``work`` returns; with input of a large size, when it is the caller's turn.
+
+    Raises:
+        Problem: ``overloaded``, ``rate-limited``.
+    """
+    predictions = request.app.state.predictions
+    try:
+        bodies: Bodies = predictions.bodies
+        return await bodies.apart(size, work)
+    except FullError:
+        detail = "Too many large bodies wait to be taken apart."
+        retry = predictions.engine.retry_seconds
+        raise Problem("overloaded", detail, retry_after_s=retry) from None
 
 
 @contextmanager
@@ -221,11 +237,10 @@ async def whole(request: Request, limit: int, seconds: float) -> AsyncIterator[b
 
 async def _unpacked(request: Request, packed: bytes, encoding: str, limit: int) -> bytes:
     """Decompress a body, after making sure that there is room for what it may hold."""
-    predictions = request.app.state.predictions
     most = min(limit, MOST_TIMES * len(packed))
     with room(request, most):
-        plain = await apart(predictions.pool, most, lambda: decompress(packed, encoding, limit))
-        charge_bytes(predictions.engine, len(plain))
+        plain = await in_turn(request, most, lambda: decompress(packed, encoding, limit))
+        charge_bytes(request.app.state.predictions.engine, len(plain))
     return plain
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from models.images import (
 )
 from models.preprocessing import CannotCertify, Preprocessing
 from service.api.answers import Answer, Compute, Look, Timing, answer, look
+from service.api.apart import Bodies
 from service.api.auth import LEAST_COST, Bill, charge, check_priority, owner
 from service.api.options import Asked, Options, resolve
 from service.api.problems import Problem
@@ -64,7 +64,7 @@ class Predictions:
     engine: Engine
     metrics: Metrics
     tracing: Tracing | None
-    pool: ThreadPoolExecutor
+    bodies: Bodies
     decoders: Decoders
 
     @property
@@ -122,7 +122,7 @@ class Predictions:
         deadline = arrived + asked.timeout_ms / 1000
         try:
             async with asyncio.timeout(deadline - begun):
-                with self.engine.preparing():
+                with self.engine.preparing(owner()):
                     shape = served.bundle.manifest.input.shape
                     task, speed = (
                         Task(self.settings.max_pixels, shape),
@@ -141,6 +141,7 @@ class Predictions:
                 attacks=asked.attacks,
                 deadline=deadline,
                 high=options.priority == "high",
+                owner=owner(),
             )
             result = await self.engine.predict(
                 job, on_look and (lambda so_far: on_look(so_far and look(so_far, served.bundle)))
@@ -215,7 +216,7 @@ class Predictions:
         """
         task = Task(self.settings.max_pixels, side=side)
         try:
-            with charge(LEAST_COST) as bill, self.engine.preparing():
+            with charge(LEAST_COST) as bill, self.engine.preparing(owner()):
                 return (await self._decode(file, task, bill, self.engine.speed())).content
         except NotReadyError as error:
             raise Problem("not-ready", f"{error}.", retry_after_s=READY_SECONDS) from None

@@ -13,9 +13,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from service.api.answers import Answer, headers_together
-from service.api.apart import apart
 from service.api.auth import requires
-from service.api.body import held, room, whole
+from service.api.body import held, in_turn, room, whole
 from service.api.leaving import CLIENT_LEFT, unless_client_leaves
 from service.api.options import Options, parse, resolve
 from service.api.predictions import READY_SECONDS, Predictions
@@ -127,8 +126,8 @@ async def infer(request: Request, model: Model) -> Response:
     header = request.headers.get("inference-header-content-length")
     async with whole(request, settings.max_bytes, settings.timeout_ms / 1000) as content:
         with room(request, room_apart(len(content), header)):
-            inference = await apart(
-                predictions.pool,
+            inference = await in_turn(
+                request,
                 len(content),
                 lambda: read_inference(content, header, manifest.input.shape, settings.max_batch),
             )

@@ -20,6 +20,8 @@ from models.noise import Features
 LEVEL_DRAWS = 256
 # One slot in so many is for pictures that stand behind others, and one pass for those to be alone.
 ONE_IN = 4
+# Parts of a pass for a caller with a picture of high priority; without one, a caller has one part.
+HIGH_PARTS = ONE_IN - 1
 
 
 @dataclass(eq=False)
@@ -32,6 +34,7 @@ class Ticket:
         inquiry: its draws so far and what they say.
         deadline: when it must be answered, on the caller's clock.
         high: whether it goes before those that are not.
+        owner: whose it is: callers share each pass.
         alone: how many of its next passes are for no other picture.
         started: when its first pass was planned.
         issued: draws planned so far.
@@ -42,6 +45,7 @@ class Ticket:
     inquiry: Inquiry
     deadline: float
     high: bool = False
+    owner: int = 0
     alone: int = 0
     started: float | None = None
     issued: int = 0
@@ -141,11 +145,13 @@ class Batcher:
     def plan(self, now: float) -> Pass | None:
         """Fill the slots of the next pass; None when there is nothing to draw.
 
-        High priority goes first, then those with fewer draws, then the older: each gets what it
-        needs to its next look. But a quarter of the pass is for whoever has gone longest without a
-        slot of those that stand behind the first in priority or draws, so that nobody starves.
-        Slots that are left take further draws of the same pictures rather than padding. Pictures
-        that are to be alone have every fourth pass, one to each.
+        Each caller has an equal share, three times as large with a picture of high priority; what
+        one has no use for goes to the others. Within a share, high priority goes first, then those
+        with fewer draws, then the older: each gets what it needs to its next look. But a quarter is
+        for whoever has gone longest without a slot of those that stand behind the first in priority
+        or draws, so that nobody starves. Slots that are left take further draws of the same
+        pictures rather than padding. Pictures that are to be alone have every fourth pass, one to
+        each.
         """
         if not self._tickets:
             return None
@@ -156,19 +162,15 @@ class Batcher:
             turn = [min(alone, key=_served)]
         else:
             turn = [ticket for ticket in turn if not ticket.alone]
-        free = self.slots
-        given: dict[int, int] = {}
-        behind = [ticket for ticket in turn if self._stand(ticket) > self._stand(turn[0])]
-        if behind:
-            longest = min(behind, key=_served)
-            given[longest.id] = min(self._wanted(longest), max(self.slots // ONE_IN, 1))
-            free -= given[longest.id]
-        for ticket in turn:
-            if not free:
-                break
-            more = min(self._wanted(ticket) - given.get(ticket.id, 0), free)
-            given[ticket.id] = given.get(ticket.id, 0) + more
-            free -= more
+        given = dict.fromkeys((ticket.id for ticket in turn), 0)
+        for tickets, slots in _shares(turn, self.slots):
+            behind = [ticket for ticket in tickets if self._stand(ticket) > self._stand(tickets[0])]
+            if behind:
+                longest = min(behind, key=_served)
+                given[longest.id] = min(self._wanted(longest), max(slots // ONE_IN, 1))
+                slots -= given[longest.id]
+            self._give(tickets, slots, given)
+        free = self._give(turn, self.slots - sum(given.values()), given)
         for ticket in turn:
             if not free:
                 break
@@ -176,7 +178,7 @@ class Batcher:
             more = min(max(spare, 0), free)
             given[ticket.id] += more
             free -= more
-        chosen = [ticket for ticket in turn if given.get(ticket.id)]
+        chosen = [ticket for ticket in turn if given[ticket.id]]
         if not chosen:
             return None  # every draw of use is under way already
         counts = [given[ticket.id] for ticket in chosen]
@@ -214,6 +216,16 @@ class Batcher:
                 if ticket.inquiry.look > look:
                     yield ticket
 
+    def _give(self, tickets: Iterable[Ticket], free: int, given: dict[int, int]) -> int:
+        """Give each what it needs to its next look, of ``free`` slots; return those left."""
+        for ticket in tickets:
+            if not free:
+                break
+            more = min(self._wanted(ticket) - given[ticket.id], free)
+            given[ticket.id] += more
+            free -= more
+        return free
+
     def _leave(self, tickets: Iterable[Ticket]) -> None:
         for ticket in tickets:
             self._tickets.pop(ticket.id, None)
@@ -230,6 +242,26 @@ class Batcher:
         ahead = ticket.issued - inquiry.total.draws
         left = inquiry.question.max_draws - ticket.issued
         return min(max(inquiry.wanted - ahead, 0), left)
+
+
+def _shares(turn: Iterable[Ticket], slots: int) -> Iterator[tuple[list[Ticket], int]]:
+    """Divide a pass among callers: the pictures of each, in their order, and its slots.
+
+    Each caller has one slot at least; if there are more callers than slots, those have one who have
+    gone longest without.
+    """
+    owners: dict[int, list[Ticket]] = {}
+    for ticket in turn:
+        owners.setdefault(ticket.owner, []).append(ticket)
+    longest = sorted(owners.values(), key=lambda tickets: min(map(_served, tickets)))
+    parts = [HIGH_PARTS if tickets[0].high else 1 for tickets in longest]
+    free = slots
+    for tickets, part in zip(longest, parts, strict=True):
+        share = min(max(slots * part // sum(parts), 1), free)
+        if not share:
+            return
+        yield tickets, share
+        free -= share
 
 
 def _served(ticket: Ticket) -> int:

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ from service.engine.errors import (
     OverloadedError,
     WorkersLostError,
 )
-from service.engine.flights import MOST_DEATHS, Flight, Job, Result, Waiting
+from service.engine.flights import MOST_DEATHS, SHARED, Flight, Flights, Job, Result, Waiting
 from service.engine.observer import Observer
 from service.engine.post import RESTART_SECONDS, Post
 from service.engine.roster import Roster
@@ -107,8 +108,8 @@ class Engine:
         self._observer, self._on_broken = observer, on_broken
         self._ids = itertools.count(1)
         self._waiting = Waiting()
-        # Pictures that are being decoded.
-        self._preparing = 0
+        # Pictures that are being decoded, by whose they are.
+        self._preparing: Counter[int] = Counter()
         self._tasks: list[asyncio.Task[None]] = []
         self.opened_once = False
         self.draining = False
@@ -137,12 +138,16 @@ class Engine:
     @property
     def full(self) -> bool:
         """Whether no further picture may wait."""
-        return self.queued + self._preparing >= self._limit
+        return self.queued + self._preparing.total() >= self._limit
 
     @property
     def shrinkage(self) -> int:
         """What draw budgets are divided by at present; 1 unless too many pictures wait."""
-        fill = self.queued / self._limit if self._shrink else 0.0
+        return self._shrinkage(self.queued)
+
+    def _shrinkage(self, waiting: int) -> int:
+        """Return what draw budgets are divided by while so many pictures wait."""
+        fill = waiting / self._limit if self._shrink else 0.0
         return next((divisor for least, divisor in SHRINKING if fill >= least), 1)
 
     @property
@@ -192,19 +197,22 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @contextmanager
-    def preparing(self) -> Iterator[None]:
+    def preparing(self, owner: int = SHARED) -> Iterator[None]:
         """Hold a place in the queue for a picture while it is decoded.
+
+        Args:
+            owner: whose it is.
 
         Raises:
             NotReadyError: no worker has been ready yet.
-            OverloadedError: there is no place.
+            OverloadedError: there is no place, or this caller has half of them.
         """
-        self._check()
-        self._preparing += 1
+        self._check(owner)
+        self._preparing[owner] += 1
         try:
             yield
         finally:
-            self._preparing -= 1
+            self._preparing[owner] -= 1
 
     async def predict(
         self, job: Job, on_look: Callable[[Conclusion | None], None] | None = None
@@ -219,7 +227,7 @@ class Engine:
         Raises:
             EngineError: see its tree.
         """
-        self._check()
+        self._check(job.owner)
         try:
             with self._roster.picture(job.model):
                 return await self._fly(job, on_look)
@@ -288,11 +296,15 @@ class Engine:
         """
         await self._roster.unload(name, self._posts)
 
-    def _check(self) -> None:
+    def _check(self, owner: int) -> None:
         if not self.opened_once:
             raise NotReadyError("the workers are still loading the models")
         if self.full:
-            raise OverloadedError(f"{self.queued + self._preparing} pictures are waiting already")
+            waiting = self.queued + self._preparing.total()
+            raise OverloadedError(f"{waiting} pictures are waiting already")
+        mine = self._waiting.of(owner) + self._preparing[owner]
+        if owner != SHARED and mine >= max(self._limit // 2, 1):
+            raise OverloadedError(f"{mine} pictures of this key are waiting already")
 
     def _expire(self, flight: Flight) -> None:
         """End a picture at its deadline if it is still in the queue.
@@ -335,23 +347,19 @@ class Engine:
             self._dispatch()
 
     def _dispatch(self) -> None:
-        """Give waiting pictures to the workers with the fewest.
-
-        Some places are kept for high priority, which need not wait for any other picture to end.
-        """
+        """Give waiting pictures to the workers with the fewest."""
         ready = [post for post in self._posts if post.ready and not post.quiet]
         while ready and self._waiting:
             post = min(ready, key=lambda post: len(post.flights) / post.window)
-            if len(post.flights) < post.window:
-                flight = self._waiting.pop()
-            elif self._waiting.any_high and len(post.flights) < post.window * 5 // 4:
-                flight = self._waiting.pop_high()
-            else:
+            flight = self._waiting.pop(post.flights, post.window)
+            if flight is None:
                 return
             flight.post, flight.sent = post, time.monotonic()
             asked = flight.job.question.max_draws
             # Fixed before the first draw, as the division of α needs it to be.
-            flight.granted = min(asked, max(asked // self.shrinkage, LEAST_GRANTED))
+            # Only those pay for a full queue of whom many wait.
+            shrinkage = self._shrinkage(self._waiting.likewise(flight.job.owner))
+            flight.granted = min(asked, max(asked // shrinkage, LEAST_GRANTED))
             post.flights[flight.id] = flight
             post.send(flight.admission(), flight.job.picture.content)
 
@@ -419,7 +427,7 @@ class Engine:
         self._observer.worker_up(post.name, False)
         if not any(other.ready and not other.quiet for other in self._posts):
             return
-        flights, post.flights = list(post.flights.values()), {}
+        flights, post.flights = list(post.flights.values()), Flights()
         for flight in flights:
             post.send(wire.Cancel(id=flight.id))
             flight.id = next(self._ids)

@@ -1,7 +1,7 @@
 """A picture's way through the front process: what is asked, where it is, what comes of it."""
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter, UserDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Deaths of workers in passes of one picture, after which it is taken to be their cause.
 MOST_DEATHS = 2
+# The owner that stands for many.
+SHARED = 0
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Job:
     """A question about a picture.
 
     ``deadline`` is on the clock of ``time.monotonic``, which all processes of a machine share.
+    ``owner`` tells callers apart, who share the workers; ``SHARED`` are all who have no key.
     """
 
     model: int
@@ -34,6 +37,7 @@ class Job:
     deadline: float
     high: bool = False
     attacks: int | None = None
+    owner: int = SHARED
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class Flight:
             attacks=self.job.attacks,
             deadline=self.job.deadline,
             high=self.job.high,
+            owner=self.job.owner,
             progress=self.on_look is not None,
             alone=self._alone,
             restarts=self.restarts,
@@ -128,8 +133,47 @@ class Flight:
         return min(before, 1) if before < MOST_DEATHS else self.granted
 
 
+class Flights(UserDict[int, Flight]):
+    """The pictures that a worker has, by id; and how many of them are whose."""
+
+    def __init__(self) -> None:
+        self._of: Counter[int] = Counter()
+        super().__init__()
+
+    def __setitem__(self, number: int, flight: Flight) -> None:
+        """Add one."""
+        super().__setitem__(number, flight)
+        self._of[flight.job.owner] += 1
+
+    def __delitem__(self, number: int) -> None:
+        """Take one out."""
+        self._of[self[number].job.owner] -= 1
+        super().__delitem__(number)
+
+    def of(self, owner: int) -> int:
+        """How many are a caller's."""
+        return self._of[owner]
+
+    def admits(self, owner: int, high: bool, window: int) -> bool:
+        """Whether there is a place for one more.
+
+        Some places are kept for high priority, which need not wait for any other picture to end.
+        And each key has some, whatever the others have.
+
+        Args:
+            owner: whose it is.
+            high: whether it is of high priority.
+            window: places for pictures of normal priority.
+        """
+        if owner != SHARED and self.of(owner) < window // 4:
+            return True
+        return len(self) < (window * 5 // 4 if high else window)
+
+
 class Waiting:
     """The queue: high priority goes first, but one turn in four is normal's, so none starves.
+
+    Of those of a priority, who has the fewest pictures with a worker goes first.
 
     Attributes:
         draws: what those that wait have asked for together, by model.
@@ -137,51 +181,66 @@ class Waiting:
 
     def __init__(self) -> None:
         self.draws: Counter[int] = Counter()
-        self._high: deque[Flight] = deque()
-        self._normal: deque[Flight] = deque()
+        # By priority and owner; no queue is empty.
+        self._queues: dict[bool, dict[int, deque[Flight]]] = {True: {}, False: {}}
+        self._of: Counter[int] = Counter()
         self._turn = 0
 
     def __len__(self) -> int:
-        return len(self._high) + len(self._normal)
+        return self._of.total()
+
+    def of(self, owner: int) -> int:
+        """How many are a caller's."""
+        return self._of[owner]
+
+    def likewise(self, owner: int) -> int:
+        """How many would wait if each caller who waits had as many as this one."""
+        return self.of(owner) * sum(count > 0 for count in self._of.values())
 
     def push(self, flight: Flight) -> None:
-        """Let a picture wait behind those of its priority."""
+        """Let a picture wait behind those of its priority and owner."""
         self._queue(flight).append(flight)
         self._count(flight, 1)
 
     def push_first(self, flight: Flight) -> None:
-        """Let a picture wait before those of its priority."""
+        """Let a picture wait before those of its priority and owner."""
         self._queue(flight).appendleft(flight)
         self._count(flight, 1)
 
-    @property
-    def any_high(self) -> bool:
-        """Whether any of high priority waits."""
-        return bool(self._high)
+    def pop(self, flights: Flights, window: int) -> Flight | None:
+        """Take the next one out for which a worker has a place; None if there is none.
 
-    def pop_high(self) -> Flight:
-        """Take out the next one of high priority; there must be one."""
-        return self._out(self._high.popleft())
-
-    def pop(self) -> Flight:
-        """Take the next one out; there must be one."""
-        self._turn = (self._turn + 1) % 4
-        first, second = (self._high, self._normal) if self._turn else (self._normal, self._high)
-        return self._out((first or second).popleft())
+        Args:
+            flights: what the worker has.
+            window: its places.
+        """
+        turn = (self._turn + 1) % 4
+        for high in (True, False) if turn else (False, True):
+            queues = self._queues[high]
+            able = [owner for owner in queues if flights.admits(owner, high, window)]
+            if able:
+                self._turn = turn
+                owner = min(able, key=lambda one: (flights.of(one), queues[one][0].id))
+                flight = queues[owner][0]
+                self.remove(flight)
+                return flight
+        return None
 
     def remove(self, flight: Flight) -> None:
         """Take one out, if it is there."""
-        queue = self._queue(flight)
-        if flight in queue:
+        queues, owner = self._queues[flight.job.high], flight.job.owner
+        queue = queues.get(owner, ())
+        if queue and flight in queue:
             queue.remove(flight)
+            if not queue:
+                del queues[owner]
             self._count(flight, -1)
-
-    def _out(self, flight: Flight) -> Flight:
-        self._count(flight, -1)
-        return flight
 
     def _count(self, flight: Flight, sign: int) -> None:
         self.draws[flight.job.model] += sign * flight.job.question.max_draws
+        self._of[flight.job.owner] += sign
+        if not self._of[flight.job.owner]:
+            del self._of[flight.job.owner]
 
     def _queue(self, flight: Flight) -> deque[Flight]:
-        return self._high if flight.job.high else self._normal
+        return self._queues[flight.job.high].setdefault(flight.job.owner, deque())

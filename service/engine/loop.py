@@ -173,6 +173,7 @@ class Loop:
                 inquiry,
                 message.deadline,
                 high=message.high,
+                owner=message.owner,
                 alone=message.alone,
             )
         )

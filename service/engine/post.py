@@ -21,7 +21,7 @@ from service.engine.board import Board
 from service.engine.check import CheckResult, Recent, WrongAnswerError, tally_of
 from service.engine.errors import LoadError
 from service.engine.failures import explain, explain_exit
-from service.engine.flights import Flight
+from service.engine.flights import Flight, Flights
 from service.engine.probe import probe
 from service.engine.process import Process
 from service.engine.roster import Roster
@@ -120,7 +120,7 @@ class Post:
         self.loaded = self.ready = self.quiet = self.silent = False
         self.longest_pass = 0.0
         self.calibrations: dict[int, Calibration] = {}
-        self.flights: dict[int, Flight] = {}
+        self.flights = Flights()
         self.failures = 0
         self.trouble = ""
         self._roster, self._crew = roster, crew
@@ -502,7 +502,7 @@ class Post:
         for one in waiting:
             if not one.done():
                 one.set_exception(LoadError("the worker died"))
-        flights, self.flights = self.flights, {}
+        flights, self.flights = self.flights, Flights()
         # One that is taken out for its own answers was not ended by a picture.
         running = set() if self._told else board.running
         self._crew.fallen(self, flights.values(), running)

@@ -50,7 +50,8 @@ class Admit(_Message):
 
     The payload holds its pixels, or the model's input if it is ``prepared``. ``sensitivities`` are
     Δ(p,q) of the preprocessing that took long to find: p, q and the value.
-    It was begun anew ``restarts`` times before, and shares none of its first ``alone`` passes.
+    ``owner`` tells callers apart. It was begun anew ``restarts`` times before, and shares none of
+    its first ``alone`` passes.
     """
 
     kind: Literal["admit"] = "admit"
@@ -70,6 +71,7 @@ class Admit(_Message):
     attacks: int | None = None
     deadline: float
     high: bool
+    owner: int = 0
     progress: bool
     alone: int = 0
     restarts: int = 0

@@ -22,9 +22,10 @@ def ticket(
     target: float | None = None,
     deadline: float = 1e9,
     high: bool = False,
+    owner: int = 0,
 ) -> Ticket:
     inquiry = Inquiry(Question(0.99, max_draws, target, "l2"), TERMS, LABELS, "votes")
-    return Ticket(number, NOTHING, inquiry, deadline, high)
+    return Ticket(number, NOTHING, inquiry, deadline, high, owner)
 
 
 def votes(planned: Pass, label: int = 0) -> np.ndarray:
@@ -111,6 +112,60 @@ def test_high_priority_does_not_wait_for_pictures_that_came_before() -> None:
         assert planned is not None
         list(batcher.record(planned, votes(planned)))
     assert urgent.done
+
+
+def passes_to(batcher: Batcher, ticket: Ticket) -> int:
+    """Return in how many passes from now on a picture is answered."""
+    for number in range(1, 1000):
+        planned = batcher.plan(0.0)
+        assert planned is not None
+        list(batcher.record(planned, votes(planned)))
+        if ticket.done:
+            return number
+    raise AssertionError("it is never answered")
+
+
+@pytest.mark.parametrize(
+    ("high", "most"),
+    [(False, 3), (True, 6)],  # 96 draws at half of 64 a pass, or at a quarter
+)
+@pytest.mark.parametrize("draws", [64, 1000, 100_000])
+def test_a_key_with_many_pictures_leaves_another_its_share(
+    draws: int, high: bool, most: int
+) -> None:
+    batcher = Batcher(64)
+    for number in range(200):
+        batcher.admit(ticket(number, max_draws=draws, high=high, owner=1))
+    for number in range(1000, 1010):
+        modest = ticket(number, max_draws=96, owner=2)
+        batcher.admit(modest)
+        assert passes_to(batcher, modest) <= most
+
+
+def test_what_one_has_no_use_for_goes_to_the_others() -> None:
+    batcher = Batcher(256)
+    batcher.admit(ticket(0, max_draws=64, owner=1))
+    batcher.admit(ticket(1, max_draws=10_000, owner=2))
+    planned = batcher.plan(0.0)
+    assert planned is not None
+    assert dict(zip([one.id for one in planned.tickets], planned.counts, strict=True)) == {
+        0: 64,
+        1: 192,
+    }
+
+
+def test_of_more_callers_than_slots_each_has_its_turn() -> None:
+    batcher = Batcher(8)
+    for number in range(20):
+        batcher.admit(ticket(number, max_draws=1000, owner=number))
+    served = set()
+    for _ in range(3):
+        planned = batcher.plan(0.0)
+        assert planned is not None
+        assert planned.filled == 8
+        list(batcher.record(planned, votes(planned)))
+        served |= {one.id for one in planned.tickets}
+    assert served == set(range(20))
 
 
 def test_a_stream_of_short_pictures_does_not_starve_a_long_one() -> None:

@@ -37,7 +37,7 @@ from service.engine.errors import (
     OverloadedError,
     WorkersLostError,
 )
-from service.engine.flights import Job
+from service.engine.flights import SHARED, Flights, Job
 from service.engine.post import MOST_PASSES, STEADY_CHECKS, STEADY_SECONDS, Post
 from service.metrics import Metrics
 from tests.models.test_bundle import DESCRIPTION
@@ -46,11 +46,15 @@ BYTES = 100
 
 
 def job(
-    deadline: float = 60.0, high: bool = False, max_draws: int = 1000, size: int = BYTES
+    deadline: float = 60.0,
+    high: bool = False,
+    max_draws: int = 1000,
+    size: int = BYTES,
+    owner: int = SHARED,
 ) -> Job:
     picture = Reduced(size, 1, "L", 8, [], False, bytes(size))
     question = Question(0.95, max_draws, None, "l2")
-    return Job(0, picture, question, 10, time.monotonic() + deadline, high)
+    return Job(0, picture, question, 10, time.monotonic() + deadline, high, owner=owner)
 
 
 def build(devices: int = 1, queue: int = 8, **more: Any) -> Engine:
@@ -81,7 +85,7 @@ def open_post(engine: Engine, number: int = 0, pass_size: int = 32) -> Post:
 
 def kill(engine: Engine, post: Post, running: set[int] | None = None) -> None:
     post.loaded = post.ready = False
-    flights, post.flights = post.flights, {}
+    flights, post.flights = post.flights, Flights()
     engine.fallen(post, flights.values(), set(flights) if running is None else running)
 
 
@@ -93,7 +97,7 @@ async def asking(engine: Engine, jobs: list[Job]) -> AsyncIterator[list[asyncio.
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert engine._preparing == engine.queued == engine.in_flight == 0
+    assert engine._preparing.total() == engine.queued == engine.in_flight == 0
 
 
 async def refusal(task: Awaitable[Any]) -> BaseException:
@@ -498,6 +502,48 @@ def test_budgets_shrink_as_the_queue_fills() -> None:
         async with asking(engine, [job(max_draws=200) for _ in range(8)]):
             granted = {one.granted for one in engine._posts[0].flights.values()}
             assert min(granted) >= LEAST_GRANTED
+
+    run(test)
+
+
+def test_a_key_has_places_of_its_own_whatever_another_has() -> None:
+    async def test() -> None:
+        engine = build(queue=1000)
+        post = open_post(engine)
+        greedy = [job(owner=1, high=number % 2 == 0) for number in range(100)]
+        async with asking(engine, greedy + [job(owner=2) for _ in range(3)]) as tasks:
+            own = tasks[100:]
+            owners = [one.job.owner for one in post.flights.values()]
+            assert owners.count(2) == post.window // 4 < len(own)
+            waiting = engine.queued
+            for task in own[:2]:
+                task.cancel()
+            await asyncio.gather(*own[:2], return_exceptions=True)
+            # The third goes before all those that came before it.
+            assert [one.job.owner for one in post.flights.values()].count(2) == 1
+            assert engine.queued == waiting - 1
+
+    run(test)
+
+
+def test_a_key_has_half_of_the_queue() -> None:
+    async def test() -> None:
+        engine = build(queue=8, shrink=True)
+        post = open_post(engine)
+        async with asking(engine, [job(owner=1) for _ in range(post.window + 4)]) as tasks:
+            assert isinstance(await refusal(engine.predict(job(owner=1))), OverloadedError)
+            with pytest.raises(OverloadedError), engine.preparing(1):
+                pass
+            assert not engine.full
+            with engine.preparing(2):
+                other = asyncio.create_task(engine.predict(job(max_draws=8000, owner=2)))
+                await asyncio.sleep(0)
+            [flight] = [one for one in post.flights.values() if one.job.owner == 2]
+            assert engine.shrinkage > 1
+            assert flight.granted == 8000, "only those pay for a full queue of whom many wait"
+            tasks.append(other)
+            other.cancel()
+            await asyncio.gather(other, return_exceptions=True)
 
     run(test)
 
