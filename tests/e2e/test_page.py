@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -33,7 +34,9 @@ from models.bundle import ZOO, Manifest
 from models.images import decode
 from models.pixeldp import build_network, save_network
 from service.keys import add
+from tests.chaos.processes import workers
 from tests.e2e.conftest import PLAIN, Service
+from tests.e2e.own_network import OwnNetwork, picture
 from tests.models.images import pictures as made
 from tests.models.test_bundle import DESCRIPTION
 
@@ -806,3 +809,38 @@ def test_samples_are_served_to_those_who_may_ask(guarded: Guarded) -> None:
         for wrong in ("own/none.png", "own/..%2Fmodel.json", "colours/two%20red_dots.PNG"):
             assert client.get(f"/page/samples/{wrong}").status_code == 404, wrong
         assert client.get("/page/samples/none/a.png").json()["type"] == "/problems/unknown-model"
+
+
+# What the page says while it waits: a sentence may be gone before a test looks.
+WATCH = """
+    const waiting = document.querySelector("#waiting");
+    window.said = [];
+    const options = { childList: true, characterData: true, subtree: true };
+    new MutationObserver(() => said.push(waiting.textContent)).observe(waiting, options);
+"""
+
+
+def test_looks_are_void_when_their_worker_is_lost(
+    visit: Callable[..., Visitor], tmp_path: Path
+) -> None:
+    own = OwnNetwork(tmp_path)
+    running = own.serve()
+    try:
+        visitor = visit(address=running.address)
+        page = visitor.page
+        page.goto(visitor.address)
+        dark = FilePayload(name="a.png", mimeType="image/png", buffer=picture(tmp_path, 51))
+        own.say("hold")
+        page.get_by_label("Choose a file").set_input_files(dark)
+        expect(page.locator("#result")).to_be_visible()  # the looks before
+        page.evaluate(WATCH)
+        [worker] = workers(running.process.pid)
+        os.kill(worker, signal.SIGKILL)
+        own.unsay("hold")
+        page.wait_for_selector(ANSWERED, state="attached", timeout=300_000)
+        assert page.evaluate("said") == ["The picture is begun anew; earlier looks are void."]
+        told: str = page.evaluate("heard.at(-1).told")
+        assert told.count("event: restart") == told.count("event: answer") == 1
+        assert visitor.label == "0"
+    finally:
+        assert running.stop() == 0

@@ -1,9 +1,14 @@
-"""A stream whose worker is lost says that it begins anew."""
+"""A stream whose worker is lost, or runs out of memory, says that it begins anew.
 
+The network holds its passes until that has happened, so that no machine is too fast for it.
+"""
+
+import asyncio
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,53 +16,75 @@ import pytest
 
 import pixeldp_client
 from models.verification import verify
-from tests.chaos.processes import title, workers
+from tests.chaos.processes import workers
 from tests.e2e.conftest import Service
+from tests.e2e.own_network import OwnNetwork, picture
 
-PNG = {"Content-Type": "image/png"}
-# So many that the worker is lost long before they are made.
-DRAWS = 30_000
+DARK = 51
+DRAWS = 4000
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> OwnNetwork:
+    return OwnNetwork(tmp_path_factory.mktemp("own"))
+
+
+@pytest.fixture(scope="module")
+def alone(own: OwnNetwork) -> Iterator[Service]:
+    running = own.serve()
+    yield running
+    assert running.stop() == 0
 
 
 @pytest.fixture
-def alone() -> Iterator[Service]:
-    running = Service("--devices", "cpu", "--no-compile").wait_ready()
-    try:
-        yield running
-    finally:
-        assert running.stop() == 0
+def dark(own: OwnNetwork, alone: Service, tmp_path: Path) -> Iterator[bytes]:
+    """A picture that is held after its first looks."""
+    alone.wait_ready()
+    own.say("hold")
+    yield picture(tmp_path, DARK)
+    own.unsay("hold", "held", "full")
 
 
-def lose_worker(service: Service) -> None:
-    [worker] = [pid for pid in workers(service.process.pid) if "worker" in title(pid)]
+def lose_worker(own: OwnNetwork, service: Service) -> None:
+    [worker] = workers(service.process.pid)
     os.kill(worker, signal.SIGKILL)
+    own.unsay("hold")
 
 
-def events(service: Service, seven: bytes) -> Iterator[tuple[str, Any]]:
-    """Ask in a stream, and yield its events; the worker is lost after the first look."""
+def run_out_of_memory(own: OwnNetwork, service: Service) -> None:
+    own.say("full")
+    own.unsay("hold")
+
+
+def events(
+    service: Service, content: bytes, after_first: Callable[[], None]
+) -> Iterator[tuple[str, Any]]:
+    """Ask in a stream, and yield its events."""
     query = f"confidence=0.999&max_draws={DRAWS}&evidence=true&timeout_ms=600000"
-    with httpx.stream(
-        "POST",
-        f"{service.address}/predict/stream?{query}",
-        content=seven,
-        headers=PNG,
-        timeout=600,
-    ) as response:
+    url = f"{service.address}/predict/stream?{query}"
+    with httpx.stream("POST", url, content=content, timeout=600) as response:
         assert response.status_code == 200
-        name, lost = "", False
+        name, first = "", True
         for line in response.iter_lines():
             field, _, value = line.partition(": ")
             if field == "event":
                 name = value
             elif field == "data":
-                if not lost:
-                    lose_worker(service)
-                    lost = True
+                if first:
+                    after_first()
+                    first = False
                 yield name, json.loads(value)
 
 
-def test_a_stream_over_two_runs(alone: Service, seven: bytes) -> None:
-    told = list(events(alone, seven))
+@pytest.mark.parametrize("trouble", [lose_worker, run_out_of_memory])
+def test_a_stream_over_two_runs(
+    own: OwnNetwork,
+    alone: Service,
+    dark: bytes,
+    trouble: Callable[[OwnNetwork, Service], None],
+) -> None:
+    before = workers(alone.process.pid)
+    told = list(events(alone, dark, lambda: trouble(own, alone)))
     names = [name for name, _ in told]
     begun = names.index("restart")
     assert names == ["look"] * begun + ["restart"] + ["look"] * (len(names) - begun - 2) + [
@@ -70,18 +97,44 @@ def test_a_stream_over_two_runs(alone: Service, seven: bytes) -> None:
     assert after[0] < DRAWS
     answer = told[-1][1]
     assert answer["evidence"]["restarts"] == 1
+    assert answer["draws"] == DRAWS
     assert answer["certified_size"] > 0
     assert verify(answer) == []
+    # Memory that ran out costs no worker.
+    assert (workers(alone.process.pid) == before) == (trouble is run_out_of_memory)
 
 
-def test_the_client_tells_of_it(alone: Service, seven: bytes) -> None:
-    lost, told = False, []
+def check(told: list[Any]) -> None:
+    """Check what a client was told: looks, that they are void, further looks, the prediction."""
+    kinds = [type(step) for step in told]
+    begun = kinds.index(pixeldp_client.Restart)
+    assert begun >= 1
+    assert set(kinds[:begun]) == {pixeldp_client.Look}
+    assert set(kinds[begun + 1 : -1]) <= {pixeldp_client.Look}
+    assert kinds[-1] is pixeldp_client.Prediction
+    assert "void" in told[begun].detail
+
+
+def test_the_client_tells_of_it(own: OwnNetwork, alone: Service, dark: bytes) -> None:
+    told: list[Any] = []
     with pixeldp_client.Client(alone.address) as client:
-        for step in client.stream(seven, confidence=0.999, max_draws=DRAWS, timeout=600):
-            if not lost:
-                lose_worker(alone)
-                lost = True
+        for step in client.stream(dark, confidence=0.999, max_draws=DRAWS, timeout=600):
+            if not told:
+                lose_worker(own, alone)
             told.append(step)
-    [restart] = [step for step in told if isinstance(step, pixeldp_client.Restart)]
-    assert "void" in restart.detail
-    assert isinstance(told[-1], pixeldp_client.Prediction)
+    check(told)
+
+
+def test_the_client_for_asyncio_tells_of_it(own: OwnNetwork, alone: Service, dark: bytes) -> None:
+    told: list[Any] = []
+
+    async def listen() -> None:
+        async with pixeldp_client.AsyncClient(alone.address) as client:
+            stream = client.stream(dark, confidence=0.999, max_draws=DRAWS, timeout=600)
+            async for step in stream:
+                if not told:
+                    lose_worker(own, alone)
+                told.append(step)
+
+    asyncio.run(listen())
+    check(told)
