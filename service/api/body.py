@@ -188,7 +188,7 @@ def _unsupported(kind: str, raw: str) -> Problem:
     expected = f"expected {raw}multipart/form-data or application/json"
     hint = ""
     if kind == _CURLS_OWN:
-        hint = ", curl's own choice: add -H 'Content-Type: image/png'"
+        hint = ", curl's own choice: send it by --data-binary, add -H 'Content-Type: image/png'"
     return Problem("unsupported-media-type", f"The body is said to be {kind}{hint}; {expected}.")
 
 

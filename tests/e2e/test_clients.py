@@ -4,6 +4,7 @@ import base64
 import gzip
 import http.client
 import json
+import socket
 import subprocess
 import zlib
 from pathlib import Path
@@ -215,3 +216,58 @@ def test_a_target_may_be_a_whole_url(service: Service, seven: bytes) -> None:
     connection.request("POST", f"{service.address}/predict?target=0.5", body=seven, headers=PNG)
     assert connection.getresponse().status == 200
     connection.close()
+
+
+def send(service: Service, target: str, *lines: str, version: str = "1.1", body: bytes) -> bytes:
+    """Send a request as it is written here; return all that comes back."""
+    address = urlsplit(service.address)
+    assert address.hostname
+    assert address.port
+    head = [f"POST {target} HTTP/{version}", f"Host: {address.netloc}", "Connection: close", *lines]
+    with socket.create_connection((address.hostname, address.port), timeout=300) as connection:
+        connection.sendall("\r\n".join([*head, "", ""]).encode() + body)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    return answer
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Expect: 100-continue"],
+        ["Content-Type: image/jpeg; charset=binary"],
+        ["Content-Type: IMAGE/PNG", "Accept: text/html"],
+        ["Content-Encoding: identity"],
+    ],
+)
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_heads_that_change_nothing(
+    service: Service, seven: bytes, lines: list[str], version: str
+) -> None:
+    lines = [*lines, f"Content-Length: {len(seven)}"]
+    answer = send(service, "/%70redict?target=0.5", *lines, version=version, body=seven)
+    expected = b"HTTP/1.1 100 Continue\r\n" if "Expect" in lines[0] and version == "1.1" else b""
+    assert answer.startswith(expected)
+    assert b"HTTP/1.1 200 OK" in answer
+    assert b'"robust":true' in answer
+
+
+def test_chunks_may_have_extensions_and_trailers(service: Service, seven: bytes) -> None:
+    chunks = b"%x;a=b\r\n" % len(seven) + seven + b"\r\n0\r\nX-Trailer: a\r\n\r\n"
+    lines = ["Transfer-Encoding: Chunked", "Trailer: X-Trailer"]
+    assert b'"robust":true' in send(service, "/predict?target=0.5", *lines, body=chunks)
+
+
+@pytest.mark.parametrize("path", ["//predict", "/predict/", "/./predict", "/pr%ZZ", "/%FF"])
+def test_paths_that_are_others(service: Service, path: str) -> None:
+    answer = send(service, path, "Content-Length: 0", body=b"")
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b'"type":"/problems/not-found"' in answer
+
+
+def test_curl_without_a_type_is_told_what_to_add(client: httpx.Client, seven: bytes) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    response = client.post("/predict", content=seven, headers=headers)
+    assert response.status_code == 415
+    assert "--data-binary, add -H 'Content-Type: image/png'" in response.json()["detail"]
