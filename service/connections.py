@@ -73,6 +73,7 @@ class _Parser(h11.Connection):
     """h11's parser, but for what no honest client sends."""
 
     _chunks = _chunked = 0
+    _skipped = False
     head = b""  # of a request that could not be read
 
     def next_event(self) -> Any:
@@ -84,6 +85,10 @@ class _Parser(h11.Connection):
                 chunks, each of which takes as much time as a large one.
         """
         unread = self.trailing_data[0] if self.their_state is h11.IDLE else b""
+        # One empty line before a request, as after a body by old clients (RFC 9112, section 2.2).
+        if unread.startswith(b"\r\n") and not self._skipped:
+            self._skipped, unread = True, unread[2:]
+            self._receive_buffer.maybe_extract_at_most(2)
         try:
             return self._checked(super().next_event(), unread)
         except h11.RemoteProtocolError:
@@ -97,6 +102,7 @@ class _Parser(h11.Connection):
                 raise h11.RemoteProtocolError("the head is too large", error_status_hint=431)
             event = _in_origin_form(event)
             self._chunks = self._chunked = 0
+            self._skipped = False
             if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
                 raise h11.RemoteProtocolError("Content-Length and Transfer-Encoding together")
         elif isinstance(event, h11.Data) and event.chunk_end:

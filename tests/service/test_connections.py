@@ -167,6 +167,21 @@ def test_what_is_no_http_is_answered_by_a_problem(
     assert app.begun == 0
 
 
+def test_an_empty_line_before_a_request_is_passed_over(
+    connect: Callable[[], socket.socket], app: App
+) -> None:
+    client = connect()
+    for start in (b"\r\n", b"", b"\r\n"):
+        for part in (start, GET):
+            client.sendall(part)
+        assert one(client).startswith(b"HTTP/1.1 200")
+    client.sendall(POST + 100 * b"x" + b"\r\n" + GET)
+    assert one(client).startswith(b"HTTP/1.1 200")
+    client.sendall(b"\r\n\r\n" + GET)
+    assert rest(client).partition(b"HTTP/1.1 400 ")[1]
+    assert app.begun == 5
+
+
 def test_a_body_that_breaks_off_into_nonsense(
     connect: Callable[[], socket.socket], app: App
 ) -> None:
