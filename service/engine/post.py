@@ -503,8 +503,12 @@ class Post:
             if not one.done():
                 one.set_exception(LoadError("the worker died"))
         flights, self.flights = self.flights, Flights()
-        # One that is taken out for its own answers was not ended by a picture.
-        running = set() if self._told else board.running
+        running = board.running
+        if self._told:
+            # It is taken out for its own answers: no picture ended it, and no draft of its stands.
+            running = set()
+            for flight in flights.values():
+                flight.draft = None
         self._crew.fallen(self, flights.values(), running)
 
 

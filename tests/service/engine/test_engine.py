@@ -574,12 +574,29 @@ def test_a_worker_taken_out_for_its_own_answers_was_not_ended_by_a_picture() -> 
                 board = Board.create()
                 board.begin([flight.id])
                 post._told = told
+                flight.draft = draft(flight.id)
                 post._fall(board)
                 board.close()
                 assert (flight.deaths, flight.suspicions) == (deaths, 0)
                 open_post(engine)
             assert flight.restarts == 3
             assert not task.done()
+
+    run(test)
+
+
+def test_no_draft_of_a_worker_found_wrong_is_an_answer() -> None:
+    async def test() -> None:
+        engine = build()
+        post = open_post(engine)
+        async with asking(engine, [job(deadline=0.0)]) as [task]:
+            [flight] = post.flights.values()
+            engine.heard(post, draft(flight.id))
+            post._told = True
+            board = Board.create()
+            post._fall(board)
+            board.close()
+            assert isinstance(await refusal(task), DeadlineError)
 
     run(test)
 
