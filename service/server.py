@@ -4,14 +4,17 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import os
 import resource
 import shlex
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence, Sized
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -35,6 +38,9 @@ SAMPLE = Path(__file__).parents[1] / "examples" / "7.png"
 
 # At the end of a stop: for what came on the last connections to be read.
 LAST_SECONDS = 0.2
+# Beyond the longest time that a request may take, until those that still go on are given up; and
+# from then until the process ends in any case.
+DRAIN_SECONDS, END_SECONDS = 3, 5.0
 # Between collections of what is new.
 NEW_GARBAGE_SECONDS = 0.1
 # Between collections of everything, times what the last one took, and within these seconds. While
@@ -79,10 +85,13 @@ class _Server(uvicorn.Server):
         self._engine, self._budget, self._delay = engine, budget, delay
         self._on_broken = on_broken
         self._listeners: list[socket.socket] = []
+        self.at_stop: Callable[[], None] = lambda: None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop: readiness fails at once, what is in flight is still answered."""
-        self._engine.draining = True
+        if not self._engine.draining:
+            self._engine.draining = True
+            self.at_stop()
         log.info(
             "asked to stop",
             signal=signal.Signals(sig).name,
@@ -112,6 +121,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take requests for a little longer, then none, and wait for the last answer."""
+        self._engine.stop_changes()
         # Clients are told with each answer, and do not send another request into a closed door.
         self.server_state.default_headers = [*self.server_state.default_headers, CLOSE_HEADER]
         for connection in list(self.server_state.connections):
@@ -244,8 +254,7 @@ def serve(settings: Settings, passed_over: Sequence[str] = ()) -> None:
             http=Connection,
             ws="none",
             lifespan="on",  # or a start that fails would pass for one without anything to start
-            # Each request has a deadline of its own, so that this is never for ever.
-            timeout_graceful_shutdown=settings.timeout_ms_limit // 1000 + 60,
+            timeout_graceful_shutdown=drain_seconds(settings),
             backlog=BACKLOG,
             log_config=None,
             access_log=False,
@@ -256,6 +265,8 @@ def serve(settings: Settings, passed_over: Sequence[str] = ()) -> None:
             state = app.state
             delay = settings.stop_delay_seconds
             server = _Server(config, state.engine, state.budget, delay, broken)
+            most = delay + LAST_SECONDS + drain_seconds(settings) + END_SECONDS
+            server.at_stop = partial(end_at_last, most)
             server.run(sockets=[listener])
         except SystemExit as end:
             if not end.code:  # by a signal that came before the server listened to it
@@ -265,6 +276,28 @@ def serve(settings: Settings, passed_over: Sequence[str] = ()) -> None:
     log.info("stopped", status=1 if reasons else 0)
     if reasons:
         raise CannotServeError(reasons[0])
+
+
+def drain_seconds(settings: Settings) -> int:
+    """Return how long requests that are under way at a stop may go on: to their own deadlines."""
+    return math.ceil(settings.timeout_ms_limit / 1000) + DRAIN_SECONDS
+
+
+def end_at_last(seconds: float) -> None:
+    """End the process with status 1 if it still runs after so many seconds, whatever it is at.
+
+    Whoever stops a service waits for its end, and kills what is not over in time; what the service
+    has started must not be left behind then.
+    """
+
+    def end() -> None:
+        log.error("the stop takes too long, and is cut short", seconds=seconds)
+        sys.stderr.close()  # which writes what is waiting
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def raise_files() -> None:

@@ -217,12 +217,17 @@ class Predictions:
         task = Task(self.settings.max_pixels, side=side)
         try:
             with charge(LEAST_COST) as bill, self.engine.preparing(owner()):
-                return (await self._decode(file, task, bill, self.engine.speed())).content
+                async with asyncio.timeout(self.settings.timeout_ms / 1000):
+                    return (await self._decode(file, task, bill, self.engine.speed())).content
         except NotReadyError as error:
             raise Problem("not-ready", f"{error}.", retry_after_s=READY_SECONDS) from None
         except OverloadedError as error:
             retry = self.engine.retry_seconds
             raise Problem("overloaded", f"{error}.", retry_after_s=retry) from None
+        except TimeoutError:
+            detail = f"The picture was not decoded within {self.settings.timeout_ms / 1000:g} s."
+            retry = self.engine.retry_seconds
+            raise Problem("overloaded", detail, retry_after_s=retry) from None
 
     def find(self, name: str | None) -> Served:
         """Return the model called ``name``, or raise the problem that there is none."""

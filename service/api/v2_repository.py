@@ -3,7 +3,6 @@
 All of it needs the scope admin.
 """
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.bundle import BundleError
+from service import reading
 from service.api.auth import requires
 from service.api.body import whole
 from service.api.predictions import READY_SECONDS, Predictions
@@ -19,7 +19,7 @@ from service.api.v2_errors import Unsupported, V2Route
 from service.catalogue import UnknownModelError
 from service.confinement import NotConfinedError
 from service.engine.engine import LoadError, NotReadyError
-from service.repository import Repository, RepositoryError
+from service.repository import RepositoryError
 
 MOST_BYTES = 65_536
 
@@ -69,7 +69,10 @@ async def index(request: Request) -> list[dict[str, str]]:
     if body.ready:
         return list(entries.values())
     root = predictions.settings.repository
-    stored, broken = await asyncio.to_thread(Repository(root).list) if root else ([], {})
+    try:
+        stored, broken = await reading.index(root) if root else ([], {})
+    except LoadError as error:
+        raise Problem("cannot-load", str(error)) from None
     known = [(one.name, one.version) for one in stored]
     for key in [*known, *predictions.catalogue.folders]:
         entries.setdefault(key, _entry(*key, "UNAVAILABLE", "not loaded"))
@@ -88,7 +91,7 @@ async def load(request: Request, name: str, version: str | None = None) -> dict[
     version = version or body.version()
     predictions: Predictions = request.app.state.predictions
     try:
-        paths = await asyncio.to_thread(_folders, predictions, name, version)
+        paths = await _folders(predictions, name, version)
         await predictions.engine.load_all(paths)
     except NotConfinedError as error:
         raise Problem("unknown-model", str(error)) from None
@@ -99,13 +102,14 @@ async def load(request: Request, name: str, version: str | None = None) -> dict[
     return {}
 
 
-def _folders(predictions: Predictions, name: str, version: str | None) -> list[Path]:
+async def _folders(predictions: Predictions, name: str, version: str | None) -> list[Path]:
     """Return where the versions of a model lie, the lowest first, or where one does.
 
     Raises:
         Unsupported: there is no repository, and the model was never served.
         NotConfinedError: there is none.
         RepositoryError: one of them has another name or version in its description.
+        LoadError: they were not read in time.
     """
     root = predictions.settings.repository
     found = {
@@ -115,7 +119,7 @@ def _folders(predictions: Predictions, name: str, version: str | None) -> list[P
         raise Unsupported("no repository is set to load from (PIXELDP_REPOSITORY)")
     if root is not None:
         try:
-            found |= {stored.version: stored.path for stored in Repository(root).find(name)}
+            found |= {one.version: one.path for one in await reading.find(root, name)}
         except NotConfinedError:
             if not found:
                 raise
@@ -140,6 +144,8 @@ async def unload(request: Request, name: str, version: str | None = None) -> dic
         await predictions.engine.unload(name if version is None else f"{name}:{version}")
     except UnknownModelError as error:
         raise Problem("unknown-model", str(error.args[0])) from None
+    except NotReadyError as error:
+        raise Problem("not-ready", f"{error}.", retry_after_s=READY_SECONDS) from None
     return {}
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import threading
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -40,6 +42,9 @@ LEFT_SECONDS = 5.0
 _TRIES = 2
 # How often it is looked whether decoders have ended, and at most after many ends in a row.
 _LOOK_SECONDS, _LONGEST_SECONDS = 0.25, 5.0
+# In so many looks in a row a process was found stopped that is given up: when all of the service is
+# stopped and goes on, the front may be the first.
+_STOPPED_LOOKS = 4
 
 
 class DecoderLostError(Exception):
@@ -128,6 +133,8 @@ class Decoders:
             await asyncio.sleep(min(_LOOK_SECONDS * 2**self._failures, _LONGEST_SECONDS))
             if any(decoder.started for decoder in self._idle):
                 self._started, self._failures, self.trouble = True, 0, ""
+            for decoder in self._decoders.values():
+                decoder.end_if_stopped()
             for decoder in [one for one in self._idle if not one.alive]:
                 self._failures += 1
                 self.trouble = f"{decoder.name}: {decoder.end}"
@@ -317,6 +324,7 @@ class _Decoder:
     def __init__(self, name: str, memory: int) -> None:
         self.name, self._bound = name, memory
         self._ended = self._greeted = False
+        self._stopped_looks = 0
         self._last_line = ""
         ours, theirs = socket.socketpair()
         with theirs:
@@ -362,10 +370,30 @@ class _Decoder:
         code = self._process.poll()
         return "it is being ended" if code is None else explain_exit(code, self._last_line)
 
+    def end_if_stopped(self) -> None:
+        """End the process if it is stopped, as by SIGSTOP, in several looks in a row.
+
+        It holds nothing that another could not begin anew, and whoever waits for it may have long.
+        """
+        self._stopped_looks = self._stopped_looks + 1 if self.alive and self._is_stopped() else 0
+        if self._stopped_looks >= _STOPPED_LOOKS:
+            log.error("decoder is stopped, and ended", decoder=self.name)
+            self.kill()
+
+    def _is_stopped(self) -> bool:
+        try:
+            status = Path(f"/proc/{self._process.pid}/stat").read_text()
+        except OSError:  # it has ended, or the system does not tell
+            return False
+        return status.rpartition(")")[2].split()[0] in "Tt"
+
     def kill(self) -> None:
         """End the process, whatever it is doing, without waiting for its end."""
         self._ended = True
         self._process.kill()
+        # Whoever waits for its word need not wait for the kernel to end it.
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._link.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
         threading.Thread(target=self._process.wait, daemon=True).start()
 
     def successor(self) -> "_Decoder":

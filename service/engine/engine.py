@@ -97,7 +97,7 @@ class Engine:
         observer: Observer,
         on_broken: Callable[[str], None],
     ) -> None:
-        self._roster = Roster(catalogue, observer, precision, pass_size, compiled)
+        self._roster = Roster(catalogue, observer, precision, pass_size, compiled, load_seconds)
         self._posts = [
             Post(
                 f"worker{i}", device, self._roster, self, stall_seconds, load_seconds, check_seconds
@@ -189,6 +189,10 @@ class Engine:
             for post in self._posts
         ]
 
+    def stop_changes(self) -> None:
+        """Give up loading and unloading models: whatever they wait for, the service is to end."""
+        self._roster.stop()
+
     async def close(self) -> None:
         """End the workers."""
         self.draining = True
@@ -275,8 +279,8 @@ class Engine:
 
         Raises:
             BundleError: the bundle cannot be trusted.
-            NotReadyError: no worker is ready.
-            LoadError: a worker could not load it; says why.
+            NotReadyError: no worker is ready, or the service stops.
+            LoadError: it was not read in time, or a worker could not load it; says why.
         """
         [served] = await self.load_all([path])
         return served
@@ -293,6 +297,7 @@ class Engine:
 
         Raises:
             UnknownModelError: it is not served.
+            NotReadyError: the service stops.
         """
         await self._roster.unload(name, self._posts)
 

@@ -299,7 +299,7 @@ class Post:
                 for message, _ in decoder.feed(data):
                     if not isinstance(message, wire.Ready):
                         self._receive(message)
-                    elif self._roster.agree(self, message.calibrations):
+                    elif self._is_like_others(message.calibrations):
                         self.loaded, self.calibrations = True, message.calibrations
                         tasks.append(asyncio.create_task(_or_abort(writer, self._open(writer))))
                     else:
@@ -313,6 +313,10 @@ class Post:
             self._writer = None
             self._fall(board)
         return True
+
+    def _is_like_others(self, calibrations: dict[int, Calibration]) -> bool:
+        """Whether a worker that has started has all models, and runs them as others do."""
+        return self._roster.agree(self, calibrations) and self._roster.complete(calibrations)
 
     async def _open(self, writer: asyncio.StreamWriter) -> None:
         """Take pictures as soon as the worker has certified a probe picture of every model.

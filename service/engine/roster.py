@@ -2,16 +2,16 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
-from models.bundle import Bundle, read_bundle
+from models.bundle import Bundle
 from models.precision import Calibration, Precision
-from service import supervision
+from service import reading, supervision
 from service.catalogue import Catalogue, Served
 from service.engine import wire
 from service.engine.check import CheckResult, Reference
@@ -33,6 +33,7 @@ class Roster:
         precision: the number format of h; None to measure which is fastest.
         pass_size: slots of every pass; None to measure how many are enough.
         compiled: whether workers may compile the models, and use that where it is faster.
+        load_seconds: how long reading a bundle may take.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class Roster:
         precision: Precision | None,
         pass_size: int | None,
         compiled: bool,
+        load_seconds: float,
     ) -> None:
         self._catalogue, self._observer = catalogue, observer
         # Those that workers have: one that is being loaded or unloaded is not in the catalogue.
         self._models = {served.index: served for served in catalogue.models}
         self._precision, self._pass_size, self._compile = precision, pass_size, compiled
+        self._load_seconds = load_seconds
         # By kind of device and model. What the first worker chooses is binding for the others and
         # for all restarts: a certificate speaks of one network, and formats differ in some votes.
         self._precisions: dict[tuple[str, int], Precision] = {}
@@ -56,7 +59,10 @@ class Roster:
         self._references: dict[tuple[str, int], Reference] = {}
         self._pictures: Counter[int] = Counter()
         self._one_left = asyncio.Event()
-        self._changing = asyncio.Lock()
+        # One change at a time of each name: what hangs over one model keeps no other.
+        self._changing: dict[str, asyncio.Lock] = {}
+        self._stopping = False
+        self._under_way: set[asyncio.Timeout] = set()
         self._leaving: set[asyncio.Task[None]] = set()
 
     @contextmanager
@@ -95,12 +101,16 @@ class Roster:
         )
 
     def agree(self, post: "Post", calibrations: dict[int, Calibration]) -> bool:
-        """Say whether a worker has every model, in the number formats of those before it."""
+        """Say whether a worker runs models in the number formats of those before it."""
         same = [
             self._precisions.setdefault((post.kind, model), one.precision) == one.precision
             for model, one in calibrations.items()
         ]
-        return all(same) and self._models.keys() <= calibrations.keys()
+        return all(same)
+
+    def complete(self, calibrations: dict[int, Calibration]) -> bool:
+        """Say whether a worker has every model."""
+        return self._models.keys() <= calibrations.keys()
 
     def too_large(self, post: "Post", model: int, ceiling: int) -> None:
         """Note the largest pass of a model that fits into the memory of the post's device."""
@@ -118,18 +128,57 @@ class Roster:
 
     async def load(self, paths: Sequence[Path], posts: Collection["Post"]) -> list[Served]:
         """See ``Engine.load_all``."""
-        async with self._changing:
-            bundles = [await asyncio.to_thread(read_bundle, path) for path in paths]
-            added: list[Served] = []
-            try:
-                found = [await self._prepare(bundle, added, posts) for bundle in bundles]
-            except BaseException:
-                for served in added:
-                    await self._withdraw(served, posts)
-                raise
-            for served in added:
-                self._serve(served, posts)
-            return found
+        async with self._change():
+            bundles = [await reading.bundle(path, self._load_seconds) for path in paths]
+            async with self._alone({bundle.manifest.name for bundle in bundles}):
+                return await self._load(bundles, posts)
+
+    async def _load(self, bundles: list[Bundle], posts: Collection["Post"]) -> list[Served]:
+        added: list[Served] = []
+        try:
+            found = [await self._prepare(bundle, added, posts) for bundle in bundles]
+        except BaseException:
+            for served in added if not self._stopping else ():
+                await self._withdraw(served, posts)
+            raise
+        for served in added:
+            self._serve(served, posts)
+        return found
+
+    def stop(self) -> None:
+        """Give up all changes that are under way, and begin no other."""
+        self._stopping = True
+        for change in self._under_way:
+            change.reschedule(asyncio.get_running_loop().time())
+
+    @asynccontextmanager
+    async def _change(self) -> AsyncIterator[None]:
+        """Change what is served, until the service stops.
+
+        Raises:
+            NotReadyError: it does.
+        """
+        stopping = NotReadyError("the service is stopping")
+        if self._stopping:
+            raise stopping
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._under_way.add(limit)
+                try:
+                    yield
+                finally:
+                    self._under_way.discard(limit)
+        except TimeoutError:
+            raise stopping from None
+
+    @asynccontextmanager
+    async def _alone(self, names: Iterable[str]) -> AsyncIterator[None]:
+        """Wait until nobody else changes models of these names."""
+        async with AsyncExitStack() as stack:
+            for name in sorted(names):
+                lock = self._changing.setdefault(name, asyncio.Lock())
+                await stack.enter_async_context(lock)
+            yield
 
     async def _prepare(
         self, bundle: Bundle, added: list[Served], posts: Collection["Post"]
@@ -159,7 +208,7 @@ class Roster:
 
     async def unload(self, name: str, posts: Collection["Post"]) -> None:
         """See ``Engine.unload``."""
-        async with self._changing:
+        async with self._change(), self._alone([name.partition(":")[0]]):
             leaving = self._catalogue.named(name)
             for served in leaving:
                 self._catalogue.drop(served)

@@ -1,0 +1,142 @@
+"""A disk that hangs keeps neither other models nor the end of the service."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from models.bundle import ZOO
+from tests.e2e.conftest import PLAIN, Service
+from tests.hanging_disk import CannotMountError, HangingDisk
+
+pytestmark = pytest.mark.slow
+
+NAME = "mnist-cnn"
+HANG_SECONDS = 300.0
+
+
+def named(folder: Path, name: str) -> Path:
+    shutil.copytree(ZOO / NAME, folder)
+    file = folder / "model.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "name": name}))
+    return folder
+
+
+@contextlib.contextmanager
+def hanging_disk(source: Path, folder: Path) -> Iterator[Callable[[], bool]]:
+    """A disk on which the weights cannot be read to their end."""
+    disk = HangingDisk(source, folder, "weights.safetensors")
+    try:
+        yield lambda: disk.asked.wait(HANG_SECONDS)
+    finally:
+        disk.close()
+
+
+@contextlib.contextmanager
+def stopped_reader(source: Path, folder: Path) -> Iterator[Callable[[], bool]]:
+    """A process that reads is stopped, which looks the same and needs no right to mount."""
+    shutil.copytree(source, folder)
+    seen: list[int] = []
+    found, over = threading.Event(), threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.002) and len(seen) < 2:
+            for file in Path("/proc").glob("[0-9]*/cmdline"):
+                pid = int(file.parent.name)
+                with contextlib.suppress(OSError):
+                    if b"service.reading" in file.read_bytes() and pid not in seen:
+                        seen.append(pid)
+                        if len(seen) == 2:
+                            os.kill(pid, signal.SIGSTOP)
+                            found.set()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield lambda: found.wait(HANG_SECONDS)
+    finally:
+        over.set()
+        thread.join()
+
+
+def can_mount(folder: Path) -> bool:
+    folder.mkdir()
+    try:
+        HangingDisk(folder, folder / "disk", "nothing").close()
+    except CannotMountError:
+        return False
+    return True
+
+
+@pytest.fixture
+def hanging(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], bool]]:
+    """A repository in which ``slow`` hangs and ``quick`` does not; says when the first does."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    named(root / "quick", "quick")
+    source = named(tmp_path / "source", "slow")
+    how = hanging_disk if can_mount(tmp_path / "tried") else stopped_reader
+    if request.param == "stopped":
+        how = stopped_reader
+    with how(source, root / "slow") as begun:
+        yield begun
+
+
+@contextlib.contextmanager
+def loading(service: Service) -> Iterator[list[httpx.Response]]:
+    """Meanwhile the model that hangs is asked for; what is yielded has the answer at the end."""
+    answers: list[httpx.Response] = []
+    url = f"{service.address}/v2/repository/models/slow/load"
+    asking = threading.Thread(
+        target=lambda: answers.append(httpx.post(url, timeout=HANG_SECONDS)), daemon=True
+    )
+    asking.start()
+    yield answers
+    asking.join(HANG_SECONDS)
+
+
+@pytest.mark.parametrize("hanging", ["disk", "stopped"], indirect=True)
+def test_a_load_that_hangs_is_given_up_and_keeps_nothing_else(
+    hanging: Callable[[], bool], tmp_path: Path, seven: bytes
+) -> None:
+    settings = {
+        **PLAIN,
+        "PIXELDP_REPOSITORY": str(tmp_path / "repository"),
+        "PIXELDP_LOAD_SECONDS": "20",
+    }
+    service = Service(str(ZOO / NAME), environment=settings).wait_ready()
+    try:
+        with loading(service) as answers:
+            assert hanging()
+            others = f"{service.address}/v2/repository/models"
+            assert httpx.post(f"{others}/quick/load").status_code == 200
+            asked = f"{service.address}/predict?model=quick"
+            assert httpx.post(asked, content=seven).status_code == 200
+            assert httpx.post(f"{others}/quick/unload").status_code == 200
+            assert httpx.get(f"{service.address}/health/ready").status_code == 200
+            assert not answers
+        assert answers[0].status_code == 400
+        assert "was not read within" in answers[0].text
+        known = httpx.get(f"{service.address}/models").json()["models"]
+        assert [model["name"] for model in known] == [NAME]
+    finally:
+        assert service.stop() == 0, service.log
+
+
+@pytest.mark.parametrize("hanging", ["disk", "stopped"], indirect=True)
+def test_a_stop_does_not_wait_for_it(hanging: Callable[[], bool], tmp_path: Path) -> None:
+    settings = {**PLAIN, "PIXELDP_REPOSITORY": str(tmp_path / "repository")}
+    service = Service(str(ZOO / NAME), environment=settings).wait_ready()
+    with loading(service) as answers:
+        assert hanging()
+        code = service.stop()
+    assert code == 0, service.log
+    assert answers[0].status_code == 503
+    assert "stopping" in answers[0].text
