@@ -52,6 +52,8 @@ _DISTURBING = re.compile(r"[\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u
 # program (models.networks.rows), or the word of the operator who brings Python; each is also tried.
 RowsBasis = Literal["built-in", "proven", "operator"]
 DENOISED = "denoised"
+# What is put in front of a classifier; and noise in the image, before every layer.
+AUTOENCODER, IMAGE = "autoencoder", "image"
 _BUILT_IN = ("cnn", "fast-resnet", "resnet", "strided-cnn", "wide-resnet", "torchvision")
 _ROWS: dict[str, RowsBasis] = {**dict.fromkeys(_BUILT_IN, "built-in"), "exported": "proven"}
 

@@ -20,9 +20,9 @@ from service.api.overload import Gate
 from service.api.predictions import Predictions
 from service.api.prefix import Prefix
 from service.budget import Budget
-from service.catalogue import Catalogue, UnknownModelError
+from service.catalogue import Catalogue
+from service.checks import read_catalogue
 from service.decoding.decoders import Decoders
-from service.defaults import check_defaults
 from service.engine.engine import Engine
 from service.engine.flights import SHARED
 from service.keys import Keys
@@ -36,12 +36,15 @@ log = structlog.get_logger(__name__)
 THREADS = 2
 
 
-def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
+def create_app(
+    settings: Settings, on_broken: Callable[[str], None], catalogue: Catalogue | None = None
+) -> FastAPI:
     """Build the application.
 
     Args:
         settings: checked settings.
         on_broken: called with the reason when workers cannot start.
+        catalogue: the models to serve, if they have been read.
 
     Raises:
         BundleError: a model's bundle cannot be trusted.
@@ -49,14 +52,9 @@ def create_app(settings: Settings, on_broken: Callable[[str], None]) -> FastAPI:
         KeysError: the file of keys cannot be read.
         UselessDefaultsError: as they are set, no request without options could be answered.
     """
-    try:
-        catalogue = Catalogue(settings.models, settings.default_model)
-    except UnknownModelError as error:
-        raise ValueError(f"PIXELDP_DEFAULT_MODEL: {error.args[0]}") from None
+    catalogue = catalogue or read_catalogue(settings)
     metrics = Metrics()
     budget = Budget(settings.queue_bytes)
-    for bundle in catalogue.bundles:
-        check_defaults(settings, bundle)
     traces = tracing.start(version("pixeldp"))
     engine = Engine(
         catalogue,

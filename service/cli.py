@@ -10,6 +10,7 @@ from service import first
 # isort: on
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ from service import (
 )
 from service.address import ADDRESSES_ONLY
 
+# Of typer: what begins a complaint about a name, and what introduces those that are near.
+_UNKNOWN, _NEAR = re.compile("No such (option|command)"), re.compile("Possible opt|Did you mean")
 BAD_INPUT, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
@@ -63,11 +66,24 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _usage(error: typer.TyperException) -> str:
-    """Say what is wrong with a command line, and where all that it may have is listed."""
+    """Say what is wrong with a command line, and what there is, here or where that is listed."""
     message, context = error.format_message(), getattr(error, "ctx", None)
     if context is None:
         return message
-    return f"{message.rstrip('.')}; {context.command_path} --help lists what there is"
+    # What checks values names its own kind of error.
+    sentence = message.replace("Value error, ", "").rstrip(".")
+    said = f"{sentence}; {context.command_path} --help lists what there is"
+    if _UNKNOWN.match(sentence) and not _NEAR.search(sentence):
+        said += f": {', '.join(_known(context, sentence))}"
+    return said
+
+
+def _known(context: typer.Context, sentence: str) -> list[str]:
+    """Return the commands that a context has, or the options, whichever a sentence misses."""
+    if "command" in sentence:
+        return list(getattr(context.command, "commands", {}))
+    options = {one for parameter in context.command.params for one in parameter.opts}
+    return sorted(one for one in {*options, "--help"} if one.startswith("--"))
 
 
 def _reason(error: OSError) -> str:
@@ -166,11 +182,18 @@ def _serve(given: dict[str, Any]) -> None:
     except ValidationError as error:
         raise ValueError(explain(error, set(given))) from None
 
+    from service.address import refuse_passed_sockets, resolve
+    from service.checks import KeysNeededError, check_keys, read_catalogue
     from service.keys import KeysError
-    from service.server import KeysNeededError, serve
 
     try:
-        serve(settings, passed_over)
+        refuse_passed_sockets(os.environ)
+        check_keys(settings, resolve(settings.host, settings.port))
+        catalogue = read_catalogue(settings)
+
+        from service.server import serve
+
+        serve(settings, passed_over, catalogue)
     except (KeysError, KeysNeededError) as error:
         raise typer.Exit(_fail(str(error), BAD_USAGE)) from None
 

@@ -9,6 +9,14 @@ CGROUPS = Path("/sys/fs/cgroup")
 DEVICES = Path("/dev")
 
 
+_NAME = re.compile(r"cpu|cuda(:\d{1,3})?")
+
+
+def is_device(name: str) -> bool:
+    """Say whether ``name`` is that of a device; not whether it is there."""
+    return _NAME.fullmatch(name) is not None
+
+
 def automatic() -> list[str]:
     """Return the device of each worker where nobody has chosen: each GPU, else each processor."""
     return [f"cuda:{i}" for i in range(_gpus())] or ["cpu"] * processors()
@@ -28,7 +36,7 @@ def _gpus() -> int:
     """Count the NVIDIA GPUs that this process may use, with the PyTorch that it has."""
     present = _present(DEVICES)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if not present or not _built_for_cuda():
+    if not present or not built_for_cuda():
         return 0
     return present if visible is None else _named(visible, present)
 
@@ -55,7 +63,7 @@ def _named(visible: str, present: int) -> int:
     return count
 
 
-def _built_for_cuda() -> bool:
+def built_for_cuda() -> bool:
     """Say whether the installed PyTorch can use NVIDIA GPUs; that is in a file of its own."""
     try:
         spec = find_spec("torch")

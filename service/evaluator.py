@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from service.device_option import DeviceOption, check_device
+
 if TYPE_CHECKING:
-    from models.evaluation.attacks import AttackName
+    from models.evaluation.asked import AttackName
     from models.evaluation.figures import CertifiedAccuracy, Evaluation, Interval
 
 
@@ -26,7 +28,7 @@ def _attacks(text: str | None) -> "tuple[AttackName, ...]":
 
 
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    bundle: Annotated[Path, typer.Argument(help="The bundle: a folder, or a name of the zoo.")],
     data: Annotated[
         str,
         typer.Option(
@@ -53,12 +55,16 @@ def evaluate(
     attack_steps: Annotated[int, typer.Option(min=1, help="Gradient steps.")] = 20,
     attack_draws: Annotated[int, typer.Option(min=1, help="Noise draws a gradient.")] = 16,
     baseline: Annotated[
-        Path | None, typer.Option(help="A bundle to use without noise, from train --undefended.")
+        Path | None,
+        typer.Option(
+            help="A bundle to use without noise, from train --undefended: a folder, or a name of "
+            "the zoo."
+        ),
     ] = None,
     plots: Annotated[
         Path | None, typer.Option(help="Folder for plots as PNG and SVG (needs matplotlib).")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: DeviceOption = None,
     precision: Annotated[
         Literal["float32", "bfloat16"] | None,
         typer.Option(help="What the network runs in; by default the fastest here."),
@@ -76,23 +82,35 @@ def evaluate(
     """
     sizes, names = _radii(radii), _attacks(attack)
 
-    import torch
-
-    from models.bundle import read_bundle
-    from models.evaluation.evaluate import Attacks, Running, evaluate, record
-    from models.evaluation.plots import check_matplotlib, plot
+    from models.bundle import locate, read_bundle
+    from models.certification.procedure import Question
+    from models.evaluation.asked import Attacks, check_data, check_matplotlib, check_radii
     from models.images import report_others
     from models.training.datasets import load
 
+    check_device(device)
+    check_radii(sizes)
     if plots is not None:
         check_matplotlib()
-    if threads is not None:
-        torch.set_num_threads(threads)
+    read = read_bundle(locate(bundle))
+    beside = None if baseline is None else read_bundle(locate(baseline))
+    Question(confidence, draws, None, norm or read.manifest.sensitivity.input_norm)
     pictures = load(data, root, split, download=download)
     if pictures.passed_over:
         typer.echo(f"pixeldp: {report_others(pictures.passed_over)}", err=True)
+    asked = Attacks(names, attack_pictures, attack_steps, attack_draws)
+    check_data(read.manifest, pictures, asked, beside)
+
+    import torch
+
+    from models.device import find_device
+    from models.evaluation.evaluate import Running, evaluate, record
+    from models.evaluation.plots import plot
+
+    if threads is not None:
+        torch.set_num_threads(threads)
     evaluation = evaluate(
-        read_bundle(bundle),
+        read,
         pictures,
         every=every,
         max_draws=draws,
@@ -100,12 +118,12 @@ def evaluate(
         radii=sizes,
         norm=norm,
         dataset=f"{Path(data).name} ({split})",
-        attacks=Attacks(names, attack_pictures, attack_steps, attack_draws),
-        baseline=baseline,
-        running=Running(device, precision, pass_size, seed),
+        attacks=asked,
+        baseline=None if beside is None else beside.path,
+        running=Running(find_device(device), precision, pass_size, seed),
     )
     if write:
-        record(bundle, evaluation)
+        record(read.path, evaluation)
     files = plot(evaluation, plots) if plots is not None else []
     typer.echo(evaluation.model_dump_json(indent=2) if json else _table(evaluation))
     for file in files:

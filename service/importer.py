@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from service.device_option import DeviceOption, check_device
 from service.noise_options import (
     Bound,
     Delta,
@@ -46,7 +47,10 @@ def import_(
     std: Numbers = None,
     denoiser: Annotated[
         Path | None,
-        typer.Option(help="Put this bundle's denoiser in front; the noise is what it has learnt."),
+        typer.Option(
+            help="Put this bundle's denoiser in front, with the noise that it has learnt; a "
+            "folder, or a name of the zoo."
+        ),
     ] = None,
     mechanism: MechanismOption = None,
     scale: Scale = None,
@@ -66,6 +70,7 @@ def import_(
         Path | None,
         typer.Option(help="A folder of PNG or JPEG pictures for the page to offer, 12 at most."),
     ] = None,
+    device: DeviceOption = None,
     draws: Annotated[int, typer.Option(min=64, help="Noise draws for the picture.")] = 256,
     confidence: Annotated[float, typer.Option(help="Of the picture's certificate.")] = 0.95,
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = (
@@ -79,25 +84,23 @@ def import_(
     in the current folder, and is run: give only what you trust. timm:, cohen:, hf: and onnx: are
     reserved for sources to come.
     """
-    from pydantic import ValidationError
-
-    from models.bundle import read_bundle
+    from models.bundle import locate, read_bundle
     from models.certification.certificates import MECHANISM_NORMS
     from models.certification.procedure import Question
-    from models.importing.bundling import Noise, Wanted, import_classifier
-    from models.importing.sources import find_source
-    from models.networks.python_networks import allow, is_builder
+    from models.importing.wanted import Noise, Wanted, check_wanted, needs_input
     from models.samples import collect_samples
-    from service.progress import Progress, cleaning_up
+    from models.source_names import TORCHVISION, check_source, check_weights, is_builder
 
+    check_source(source)
+    if weights is not None:
+        check_weights(weights)
+    check_device(device)
     law = mechanism or "gaussian"
     noise = Noise(law, scale, construction_bound(bound, epsilon, delta, law), norm)
-    front = None if denoiser is None else read_bundle(denoiser)
+    front = None if denoiser is None else read_bundle(locate(denoiser))
     if front and noise != Noise():
         raise ValueError("a denoiser brings the noise that it was trained for; leave out the noise")
     sizes = norm or (front.manifest.sensitivity.input_norm if front else MECHANISM_NORMS[law])
-    found = find_source(source, weights)
-    allowed = allow(source) if is_builder(source) else None
     wanted = Wanted(
         name=name,
         version=version,
@@ -108,11 +111,29 @@ def import_(
         scoring=scoring,
     )
     offered = collect_samples(samples) if samples else None
-    shape = wanted.shape or found.shape
-    pixels = _decoded(picture) if picture else _made_up(shape or (3, 8, 8))
     question = Question(confidence, draws, None, sizes)
+    if is_builder(source) and wanted.shape is None:
+        raise needs_input(source)
+    known = 3 if source in TORCHVISION else None
+    channels = wanted.shape[0] if wanted.shape else known
+    check_wanted(wanted, front or noise, out, channels, force=force)
+    given = None if picture is None else _decoded(picture)
+
+    from pydantic import ValidationError
+
+    from models.device import find_device
+    from models.importing.bundling import import_classifier
+    from models.importing.sources import find_source
+    from models.networks.python_networks import allow
+    from service.progress import Progress, cleaning_up
+
+    chosen = find_device(device)
+    allowed = allow(source) if is_builder(source) else None
     try:
         with cleaning_up(), Progress() as progress:
+            progress("reading the source")
+            found = find_source(source, weights)
+            pixels = _made_up(wanted.shape or found.shape or (3, 8, 8)) if given is None else given
             imported = import_classifier(
                 found,
                 wanted,
@@ -121,6 +142,7 @@ def import_(
                 pixels,
                 question,
                 samples=offered,
+                device=chosen,
                 force=force,
                 report=progress,
             )

@@ -14,7 +14,7 @@ HEADINGS = ("layer", "kind", "norms", "sensitivity", "method")
 
 
 def sensitivity(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    bundle: Annotated[Path, typer.Argument(help="The bundle: a folder, or a name of the zoo.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print how far each layer before the noise can move, how that was proven, and the product.
@@ -22,11 +22,13 @@ def sensitivity(
     The bounds are computed from the weights. What the bundle states stands below: certificates
     divide by that, and a bundle that states less than is proven is refused.
     """
-    from models.bundle import read_bundle
+    from models.bundle import locate, read_bundle
+
+    loaded = read_bundle(locate(bundle))
+
     from models.pixeldp import load_network
     from models.sensitivity.modules import layer_sensitivities, product
 
-    loaded = read_bundle(bundle)
     manifest = loaded.manifest
     stated = manifest.sensitivity
     rows = layer_sensitivities(

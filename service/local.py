@@ -1,6 +1,8 @@
 """``pixeldp predict`` and ``models``: answers without a running service."""
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -8,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from service.device_option import DeviceOption, check_device
 
 if TYPE_CHECKING:
     from models.certification.procedure import Question
@@ -24,7 +28,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of 
 def predict(
     pictures: Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")],
     model: Annotated[
-        Path | None, typer.Option(help="The bundle's folder; mnist-cnn by default.")
+        Path | None,
+        typer.Option(help="The bundle: a folder, or a name of the zoo; mnist-cnn by default."),
     ] = None,
     target: Annotated[float | None, typer.Option(help="The size that you need.")] = None,
     confidence: Annotated[float, typer.Option(help="That everything answered holds.")] = 0.95,
@@ -32,7 +37,7 @@ def predict(
     norm: Annotated[
         Literal["l1", "l2", "linf"] | None, typer.Option(help="Of sizes; the model's own.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: DeviceOption = None,
     as_json: Json = False,
 ) -> int:
     """Say what is in pictures, and how far each can be altered without changing that.
@@ -41,21 +46,29 @@ def predict(
     """
     if not 0 < confidence < 1:
         raise typer.BadParameter(f"confidence must lie between 0 and 1, not {confidence:g}")
+    check_device(device)
     files = list(_files(pictures))
+
+    from models.bundle import ZOO, describe, locate
+    from models.certification.procedure import Question
+
+    bundle = describe(ZOO / "mnist-cnn" if model is None else locate(model))
+    sizes_in = norm or bundle.manifest.sensitivity.input_norm
+    question = Question(confidence, max_draws, target, sizes_in)
+    if not any(file.exists() for file in files):
+        for file in files:
+            typer.echo(f"pixeldp: {file}: {os.strerror(errno.ENOENT)}", err=True)
+        return SKIPPED
 
     from tqdm import tqdm
 
-    from models.bundle import ZOO
     from models.calibration import calibrate
-    from models.certification.procedure import Question
+    from models.device import find_device
     from models.images import PictureFileError
     from models.loaded import load_model
     from models.preprocessing import CannotCertify
 
-    loaded = load_model(model or ZOO / "mnist-cnn")
-    sizes_in = norm or loaded.manifest.sensitivity.input_norm
-    question = Question(confidence, max_draws, target, sizes_in)
-    predictor, _ = calibrate(loaded, device, None, PASS)
+    predictor, _ = calibrate(load_model(bundle), find_device(device), None, PASS)
     skipped = 0
     if not as_json:
         typer.echo(_row("label", "size", "robust", "draws", "picture"))
@@ -83,14 +96,16 @@ def predict(
 
 def models(
     folders: Annotated[
-        list[Path] | None, typer.Argument(help="Bundles, or folders of them; the zoo by default.")
+        list[Path] | None,
+        typer.Argument(help="Bundles, folders of them, or names of the zoo; the zoo by default."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """List bundles: what they take, their noise, and what was measured of them."""
-    from models.bundle import MANIFEST, ZOO, read_bundle
+    from models.bundle import MANIFEST, ZOO, locate, read_bundle
 
-    for folder in folders or [ZOO]:
+    for given in folders or [ZOO]:
+        folder = locate(given)
         found = [folder] if (folder / MANIFEST).exists() else sorted(folder.glob(f"*/{MANIFEST}"))
         if not found:
             raise ValueError(f"{folder}: no bundle here; expected {MANIFEST} or folders with one")

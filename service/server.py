@@ -27,6 +27,8 @@ from service import first, logs, supervision
 from service.address import BACKLOG, listen, refuse_passed_sockets, resolve, url
 from service.app import create_app
 from service.budget import Budget
+from service.catalogue import Catalogue
+from service.checks import check_keys
 from service.connections import LEAST_FILES, Connection, check_connections
 from service.engine.engine import Engine
 from service.settings import Settings
@@ -56,10 +58,6 @@ class CannotServeError(ValueError):
 
 class FewFilesError(CannotServeError):
     """The system allows too few open files."""
-
-
-class KeysNeededError(CannotServeError):
-    """Other machines could reach the service, and nobody would need a key."""
 
 
 class _Server(uvicorn.Server):
@@ -205,12 +203,15 @@ async def _collect_garbage(requests: Callable[[], Sized]) -> None:
             pause = min(max(ALL_GARBAGE_TIMES * (ended - begun), LEAST_PAUSE), MOST_PAUSE)
 
 
-def serve(settings: Settings, passed_over: Sequence[str] = ()) -> None:
+def serve(
+    settings: Settings, passed_over: Sequence[str] = (), catalogue: Catalogue | None = None
+) -> None:
     """Serve until a signal to stop.
 
     Args:
         settings: checked settings.
         passed_over: variables of the environment that only look like settings, for the log.
+        catalogue: the models to serve, if they have been read; see :mod:`service.checks`.
 
     Raises:
         KeysNeededError: it would be open to other machines.
@@ -222,12 +223,7 @@ def serve(settings: Settings, passed_over: Sequence[str] = ()) -> None:
     """
     refuse_passed_sockets(os.environ)
     address = resolve(settings.host, settings.port)
-    if not (settings.keys or address.on_loopback or settings.allow_keyless):
-        raise KeysNeededError(
-            f"on {settings.host} other machines could use the service, and no keys are set: make "
-            "one by pixeldp keys add NAME --keys FILE and set PIXELDP_KEYS=FILE, or set "
-            "PIXELDP_ALLOW_KEYLESS=true if whoever can reach it may use it"
-        )
+    check_keys(settings, address)
     setproctitle.setproctitle("pixeldp-front")
     outlet = logs.open_outlet()
     logs.configure(settings.log_format, settings.log_level)
@@ -242,7 +238,7 @@ def serve(settings: Settings, passed_over: Sequence[str] = ()) -> None:
         reasons.append(reason)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    app = create_app(settings, broken)
+    app = create_app(settings, broken, catalogue)
     app.state.metrics.watch_log(lambda: outlet.dropped)
     with listen(address) as listener:
         print(_announcement(listener), file=sys.stderr, flush=True)

@@ -1,6 +1,5 @@
 """Settings, from the environment (``PIXELDP_…``) and the command line, checked at start."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -15,7 +14,6 @@ from models.precision import Precision
 from service import address, devices
 from service.environment import PREFIX, Environment
 
-_DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
 # More workers than any machine has use for.
 _MOST_WORKERS = 1024
 
@@ -112,7 +110,9 @@ class Settings(BaseSettings):
     )
 
     shrink: bool = Field(
-        True, description="Whether draw budgets shrink when many pictures wait, before any is shed."
+        True,
+        description="Whether draw budgets shrink when many pictures wait, before any is shed, and "
+        "when a model is too slow for a first look by a request's deadline.",
     )
 
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -192,7 +192,7 @@ class Settings(BaseSettings):
     @classmethod
     def _known_devices(cls, given: str) -> str:
         names = [name.strip() for name in given.split(",")]
-        known = all(_DEVICE.fullmatch(name) for name in names if name)
+        known = all(devices.is_device(name) for name in names if name)
         if given != "auto" and not (known and any(names) and len(names) <= _MOST_WORKERS):
             raise ValueError("expected auto or a list such as cpu,cpu or cuda:0,cuda:1")
         return given

@@ -8,12 +8,11 @@ import structlog
 from models.certification.division import LEAST_DRAWS
 from service.catalogue import Catalogue
 from service.engine.engine import Engine
+from service.engine.pace import MARGIN
 from service.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-# For decoding, passes that are not full, and work that others have in between.
-MARGIN = 2.0
 _LOOK_SECONDS = 0.2
 
 

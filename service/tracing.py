@@ -53,8 +53,8 @@ class RequestSpan:
         context = self._span.get_span_context()
         return b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, context.trace_flags)
 
-    def end(self, method: str, route: str, status: int, outcome: str) -> None:
-        """End the span, with what came of the request."""
+    def end(self, method: str, route: str, status: int, outcome: str, key: str | None) -> None:
+        """End the span, with what came of the request, and the name of the key that asked."""
         from opentelemetry.context import detach
         from opentelemetry.trace import StatusCode
 
@@ -67,6 +67,8 @@ class RequestSpan:
                 "pixeldp.outcome": outcome,
             }
         )
+        if key is not None:
+            self._span.set_attribute("pixeldp.key", key)
         if status >= 500:
             self._span.set_status(StatusCode.ERROR, outcome)
         self._span.end()

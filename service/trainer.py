@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from models.precision import Precision
+from service.device_option import DeviceOption, check_device
 from service.noise_options import (
     Bound,
     Delta,
@@ -36,7 +37,10 @@ def train(
     root: Annotated[Path | None, typer.Option(help="Folder that holds a named data set.")] = None,
     denoiser: Annotated[
         Path | None,
-        typer.Option(help="Train a denoiser in front of this bundle's classifier, left as it is."),
+        typer.Option(
+            help="Train a denoiser in front of this bundle's classifier, left as it is; a folder, "
+            "or a name of the zoo."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the bundle; the recipe's name.")] = None,
     version: Annotated[str, typer.Option(help="Of the bundle, a number.")] = "1",
@@ -61,6 +65,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
     download: Annotated[bool, typer.Option(help="Let torchvision fetch the data set.")] = False,
+    device: DeviceOption = None,
     precision: Annotated[
         Precision | None,
         typer.Option(help="What the network trains in; by default what is faster here."),
@@ -76,14 +81,12 @@ def train(
     ] = False,
 ) -> None:
     """Train a model by a recipe and save it as a bundle."""
-    from models.bundle import read_bundle
-    from models.evaluation.baseline import without_noise
+    from models.bundle import locate, read_bundle
     from models.images import report_others
     from models.samples import check_samples, collect_samples, shipped_samples, write_samples
-    from models.training.datasets import load
-    from models.training.denoising import train_denoiser
-    from models.training.loop import train
-    from models.training.recipe import find_recipe
+    from models.training.checks import check_data, check_denoiser, check_folder
+    from models.training.datasets import check_root, load
+    from models.training.recipe import find_recipe, without_noise
 
     given = {
         "name": name,
@@ -103,18 +106,28 @@ def train(
         chosen = without_noise(chosen)
     changes = {name: value for name, value in given.items() if value is not None}
     chosen = chosen.changed(**changes, **noise)
+    check_device(device)
+    check_folder(out, resume=resume, force=force)
+    front = None if denoiser is None else read_bundle(locate(denoiser))
+    check_root(chosen.dataset, root)
+    check_denoiser(chosen, front)
     pictures = load(chosen.dataset, root, "train", download=download)
     if pictures.passed_over:
         typer.echo(f"pixeldp: {report_others(pictures.passed_over)}", err=True)
+    check_data(chosen, front, pictures)
     folder = samples or shipped_samples(chosen.dataset)
     offered = collect_samples(folder) if folder else {}
     check_samples(offered, pictures.shape)
-    if denoiser is None:
-        manifest = train(chosen, pictures, out, resume=resume, force=force)
+
+    from models.device import find_device
+    from models.training.denoising import train_denoiser
+    from models.training.loop import train
+
+    how: dict[str, Any] = {"device": find_device(device), "resume": resume, "force": force}
+    if front is None:
+        manifest = train(chosen, pictures, out, **how)
     else:
-        manifest = train_denoiser(
-            chosen, pictures, read_bundle(denoiser), out, resume=resume, force=force
-        )
+        manifest = train_denoiser(chosen, pictures, front, out, **how)
     write_samples(out, offered)
     spec = manifest.sensitivity
     typer.echo(

@@ -28,11 +28,14 @@ Clopper-Pearson look at a number of counted draws that is fixed when the pilot e
 from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.certification.bounds import Bound
 from models.certification.tally import Scoring, Tally
+
+if TYPE_CHECKING:
+    from models.certification.bounds import Bound
 
 CERTIFICATE_SHARE = 0.9
 # How much of the certificate's α betting gets for votes, with a target and without one.
@@ -81,7 +84,7 @@ class Division:
     fixed_rival: float
     scores: float
 
-    def of(self, bound: Bound) -> tuple[float, float]:
+    def of(self, bound: "Bound") -> tuple[float, float]:
         """The chances that the label's and the rivals' own bound may miss."""
         if bound == "betting":
             return self.betting_label, self.betting_rival

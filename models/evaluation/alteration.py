@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from models.certification.arrays import Floats, Integers
 from models.certification.norms import Norm
-from models.evaluation.attacks import ATTACKS, AttackName, LogScores
+from models.evaluation.asked import AttackName
+from models.evaluation.attacks import ATTACKS, LogScores
 
 # 8-bit pixels in steps of 16-bit ones: 65535 = 257·255.
 WIDER = 257

@@ -12,17 +12,14 @@ because the scores of a network without noise round to 0 and 1 where their gradi
 
 from collections.abc import Callable
 from math import log
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.certification.norms import Norm, check_norm
+from models.evaluation.asked import AttackName
 from models.pixeldp import PixelDP
-
-AttackName = Literal["pgd", "carlini-wagner"]
-ATTACK_NAMES: tuple[AttackName, ...] = get_args(AttackName)
 
 # Pictures [batch, c, h, w] in [0, 1] to log expected scores [batch, K], differentiable.
 LogScores = Callable[[Tensor], Tensor]

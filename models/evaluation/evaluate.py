@@ -16,15 +16,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from models.bundle import Bundle, Manifest, read_bundle, write_manifest
+from models.bundle import Bundle, read_bundle, write_manifest
 from models.calibration import calibrate
 from models.certification.arrays import Floats, Integers
 from models.certification.norms import Norm
 from models.certification.procedure import Question
 from models.certification.reach import reachable_size
+from models.device import find_device
 from models.evaluation.alteration import Attack, alter
 from models.evaluation.answers import answers, repeatable_key
-from models.evaluation.attacks import AttackName, LogScores, noisy_scores
+from models.evaluation.asked import RADII, Attacks, check_data, check_radii
+from models.evaluation.attacks import LogScores, noisy_scores
 from models.evaluation.baseline import Baseline
 from models.evaluation.figures import (
     AttackFigures,
@@ -44,31 +46,8 @@ from models.training.datasets import DataSet
 
 T = TypeVar("T")
 
-# At which certified accuracy is reported, and attacks are made.
-RADII: dict[Norm, tuple[float, ...]] = {
-    "l1": (0.5, 1.0, 1.5, 2.0),
-    "l2": (0.25, 0.5, 0.75, 1.0),
-    "linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255),
-}
 # Noisy pictures in one step of an attack.
 ATTACK_ROWS = {"cpu": 512, "cuda": 8192}
-
-
-@dataclass(frozen=True)
-class Attacks:
-    """How to attack.
-
-    Attributes:
-        names: which attacks to run, one after another.
-        pictures: how many of the pictures to attack, evenly spaced among them.
-        steps: gradient steps of each attack.
-        draws: noise draws that each gradient is averaged over.
-    """
-
-    names: tuple[AttackName, ...] = ()
-    pictures: int = 100
-    steps: int = 20
-    draws: int = 16
 
 
 @dataclass(frozen=True)
@@ -226,11 +205,13 @@ def evaluate(
     norm = norm or manifest.sensitivity.input_norm
     radii = tuple(radii) or RADII[norm]
     question = Question(confidence=confidence, max_draws=max_draws, target=None, norm=norm)
-    _check(manifest, data, every, radii, attacks)
-    _check_device(running.device)
-    plain = Baseline(baseline, manifest, running.device) if baseline else None
-    if plain:
-        _check_shape(manifest, data, "a baseline")
+    if every < 1:
+        raise ValueError(f"every must be at least 1, not {every}")
+    check_radii(radii)
+    beside = read_bundle(baseline) if baseline else None
+    check_data(manifest, data, attacks, beside)
+    device = find_device(running.device)
+    plain = Baseline(beside, manifest, device) if beside else None
     model = load_model(bundle)
     predictor = running.load(model)
     run = _Evaluator(model, predictor, question, data.every(every), radii, attacks, progress)
@@ -243,7 +224,7 @@ def evaluate(
         if running.seed is not None:
             torch.manual_seed(running.seed)
         attacked = run.under_attack(leaders)
-        beside = run.beside(plain) if plain else None
+        compared = run.beside(plain) if plain else None
     return Evaluation(
         model=manifest.name,
         version=manifest.version,
@@ -261,7 +242,7 @@ def evaluate(
         largest_size=reachable_size(question, terms, manifest.scoring, len(manifest.labels)),
         uncertified=int((sizes == 0).sum()),
         attacks=attacked,
-        baseline=beside,
+        baseline=compared,
         draws=draws,
         seconds=round(seconds, 2),
         draws_per_second=round(draws / seconds, 1),
@@ -282,39 +263,3 @@ def record(path: Path, evaluation: Evaluation) -> None:
     manifest = read_bundle(path).manifest
     summary: dict[str, Any] = evaluation.model_copy(update={"curve": ()}).model_dump(mode="json")
     write_manifest(path, manifest.model_copy(update={"evaluation": summary}))
-
-
-def _check(
-    manifest: Manifest, data: DataSet, every: int, radii: Sequence[float], attacks: Attacks
-) -> None:
-    if every < 1:
-        raise ValueError(f"every must be at least 1, not {every}")
-    if not all(radius > 0 for radius in radii):
-        raise ValueError(f"radii must be above 0, not {list(radii)}")
-    if data.names != manifest.labels:
-        raise ValueError(
-            f"the data set's labels ({_few(data.names)}) are not "
-            f"those of {manifest.name} ({_few(manifest.labels)})"
-        )
-    if attacks.names:
-        _check_shape(manifest, data, "an attack")
-
-
-def _check_shape(manifest: Manifest, data: DataSet, what: str) -> None:
-    if data.shape != manifest.input.shape:
-        raise ValueError(
-            f"{what} needs pictures of the model's own channels, height and width, "
-            f"{list(manifest.input.shape)}; these have {list(data.shape)}"
-        )
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason}); try cpu") from None
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join([*names[:5], "…"] if len(names) > 5 else names) + f"; {len(names)} in all"

@@ -27,7 +27,7 @@ from scipy.stats import binomtest
 
 from models.certification.arrays import Floats, Integers
 from models.certification.norms import Norm
-from models.evaluation.attacks import AttackName
+from models.evaluation.asked import AttackName
 from models.precision import Precision
 
 LEVEL = 0.95

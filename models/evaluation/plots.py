@@ -4,14 +4,12 @@ Colours are those of Okabe and Ito, which people of every colour vision tell apa
 dashes and markers besides.
 """
 
-import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.evaluation.attacks import AttackName
+from models.evaluation.asked import AttackName, check_matplotlib
 from models.evaluation.figures import CertifiedAccuracy, Evaluation
 from models.files import write_whole
 
@@ -34,15 +32,6 @@ SETTINGS: Any = {  # matplotlib's own type lists every key there is
     # The same figures make the same file.
     "svg.hashsalt": "pixeldp",
 }
-
-
-def check_matplotlib() -> None:
-    """Raise a ValueError that says what to do if there is no matplotlib."""
-    if find_spec("matplotlib") is None:
-        raise ValueError(
-            "plots are drawn by matplotlib, which is not installed: "
-            f"{sys.executable} -m pip install 'pixeldp[plots]'"
-        )
 
 
 def plot(evaluation: Evaluation, folder: Path) -> list[Path]:

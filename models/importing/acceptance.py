@@ -14,10 +14,10 @@ from torch import Tensor
 from models.bundle import BundleError
 from models.calibration import calibrate
 from models.certification.procedure import Inquiry, Question
-from models.importing.files import ImportFailedError
 from models.loaded import LoadedModel
 from models.precision import PRECISIONS, Precision
 from models.predictor import Predictor
+from models.source_names import ImportFailedError
 from models.trial import RowsError
 
 # Told what is being done.
@@ -28,8 +28,10 @@ ROWS = 8
 SECONDS_ALONE = 10.0
 
 
-def examine(model: LoadedModel, report: Report = lambda doing: None) -> tuple[Precision, ...]:
-    """Try h of ``model`` in each number format.
+def examine(
+    model: LoadedModel, device: str, report: Report = lambda doing: None
+) -> tuple[Precision, ...]:
+    """Try h of ``model`` in each number format, on a torch device.
 
     Returns:
         The formats that it runs in, float32 always.
@@ -40,7 +42,7 @@ def examine(model: LoadedModel, report: Report = lambda doing: None) -> tuple[Pr
     formats: list[Precision] = []
     for precision in PRECISIONS:
         report(f"trying it in {precision}")
-        predictor = Predictor(model, ROWS, precision=precision)
+        predictor = Predictor(model, ROWS, device, precision)
         rng = np.random.default_rng(0)
         channels, *sides = model.manifest.input.shape
         pictures = [
@@ -59,14 +61,14 @@ def examine(model: LoadedModel, report: Report = lambda doing: None) -> tuple[Pr
             raise ImportFailedError(str(error)) from None
         _try(predictor, logits)
         formats.append(precision)
-    _try_as_served(model)
+    _try_as_served(model, device)
     return tuple(formats)
 
 
-def _try_as_served(model: LoadedModel) -> None:
+def _try_as_served(model: LoadedModel, device: str) -> None:
     """Try h as the service would run it on this machine."""
     try:
-        predictor, found = calibrate(model, "cpu", None, None)
+        predictor, found = calibrate(model, device, None, None)
         affordable = int(SECONDS_ALONE * found.draws_per_second / predictor.pass_size / 2)
         predictor.try_rows(min(predictor.pass_size, max(affordable, 1)))
     except BundleError as error:
@@ -92,10 +94,11 @@ def answer(
     model: LoadedModel,
     pixels: NDArray[np.uint8] | NDArray[np.uint16],
     question: Question,
+    device: str,
     report: Report = lambda doing: None,
 ) -> Inquiry:
     """Answer ``question``, which has no target, for ``pixels`` [height, width, channels]."""
-    predictor = Predictor(model, ROWS)
+    predictor = Predictor(model, ROWS, device)
     encoded = predictor.encode(pixels)
     manifest = model.manifest
     inquiry = Inquiry(question, encoded.terms, len(manifest.labels), manifest.scoring)

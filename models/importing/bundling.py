@@ -13,7 +13,6 @@ from models.bundle import (
     MANIFEST,
     Architecture,
     Bundle,
-    ConstructionBound,
     InputShape,
     Manifest,
     NoiseSpec,
@@ -21,15 +20,13 @@ from models.bundle import (
     WeightsSpec,
     remove_bundle,
 )
-from models.certification.certificates import MECHANISM_NORMS, Mechanism, construction_scale
-from models.certification.norms import Norm
+from models.certification.certificates import MECHANISM_NORMS
 from models.certification.procedure import Inquiry, Question
-from models.certification.tally import Scoring
 from models.files import locked
 from models.importing.acceptance import Report, answer, examine
-from models.importing.files import ImportFailedError
 from models.importing.fitting import fit
 from models.importing.sources import Source, build_source, count_labels
+from models.importing.wanted import Noise, Shape, Wanted, check_wanted, needs_input
 from models.loaded import load_model
 from models.networks import DENOISED
 from models.networks.autoencoder import CLASSIFIER, behind, build_autoencoder
@@ -39,31 +36,7 @@ from models.pixeldp import PixelDP, load_network, save_network
 from models.precision import Precision
 from models.samples import check_samples, write_samples
 from models.sensitivity.modules import encoder_sensitivity
-
-Shape = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Noise in the image: its law, and its scale or the construction bound that gives it."""
-
-    mechanism: Mechanism = "gaussian"
-    scale: float | None = None
-    construction_bound: ConstructionBound | None = None
-    norm: Norm | None = None
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is said about the bundle; None where the source knows, or has a usual value."""
-
-    name: str | None = None
-    version: str = "1"
-    shape: Shape | None = None
-    labels: Sequence[str] | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-    scoring: Scoring = "votes"
+from models.source_names import ImportFailedError
 
 
 @dataclass(frozen=True)
@@ -84,6 +57,7 @@ def import_classifier(
     question: Question,
     *,
     samples: Mapping[str, bytes] | None = None,
+    device: str = "cpu",
     force: bool = False,
     report: Report = lambda doing: None,
 ) -> Imported:
@@ -98,6 +72,7 @@ def import_classifier(
         pixels: a picture [height, width, channels], 8 or 16 bits.
         question: what is asked of it, without a target.
         samples: for whoever tries the model by hand: pictures' files by their names.
+        device: what it is tried on, a torch device.
         force: replace the bundle that is in ``out``.
         report: told what is being done.
 
@@ -106,20 +81,12 @@ def import_classifier(
         ValueError: a name, scale or construction bound out of range; a sample that is no picture
             for this model.
     """
-    if (out / MANIFEST).exists() and not force:
-        raise ImportFailedError(f"{out} holds a bundle; --force replaces it")
     shape = wanted.shape or source.shape
+    check_wanted(wanted, noise, out, shape and shape[0], force=force)
     if shape is None:
-        raise ImportFailedError(
-            f"{source.text} does not say which pictures it takes: give --input as channels x "
-            "height x width, for example --input 3x224x224"
-        )
+        raise needs_input(source.text)
     check_samples(samples or {}, shape)
-    if isinstance(noise, Noise):
-        _scale(noise, 1.0)  # what is wrong with it is said before the network is built
     mean, std = wanted.mean or source.mean, wanted.std or source.std
-    _check_range("mean", mean)
-    _check_range("std", std)
     built, arguments, labels = _build(
         source,
         shape,
@@ -146,8 +113,8 @@ def import_classifier(
         save_network(staged, manifest, network)
         write_samples(staged, samples or {})
         model = load_model(staged)
-        formats = examine(model, report)
-        inquiry = answer(model, pixels, question, report)
+        formats = examine(model, device, report)
+        inquiry = answer(model, pixels, question, device, report)
         with locked(out / MANIFEST):
             if (out / MANIFEST).exists() and not force:
                 raise ImportFailedError(f"{out} has come to hold a bundle; --force replaces it")
@@ -191,16 +158,6 @@ def _put(staged: Path, out: Path) -> None:
         file.replace(out / file.name)
 
 
-def _check_range(name: str, values: Sequence[float] | None) -> None:
-    """Refuse what normalises values of 0 to 255: pictures have values of 0 to 1 here."""
-    if values and any(abs(value) > 1 for value in values):
-        given, divided = (", ".join(f"{value / by:.4g}" for value in values) for by in (1, 255))
-        raise ImportFailedError(
-            f"{name} {given} seems to be for pictures of 0 to 255; here they are of 0 to 1: divide "
-            f"mean and std by 255 ({name} {divided})"
-        )
-
-
 def _assemble(
     source: Source,
     built: nn.Sequential,
@@ -213,10 +170,6 @@ def _assemble(
     training: dict[str, Any] = {"imported": source.record}
     if isinstance(noise, Bundle):
         front = noise.manifest
-        if front.architecture.name != DENOISED:
-            raise ImportFailedError(
-                f"{noise.path} holds no denoiser; train one with pixeldp train --denoiser"
-            )
         if front.input.shape != shape:
             raise ImportFailedError(
                 f"the denoiser of {noise.path} takes {list(front.input.shape)}, the classifier "
@@ -236,7 +189,7 @@ def _assemble(
         proven = encoder_sensitivity(nn.Identity(), shape, norm, MECHANISM_NORMS[noise.mechanism])
         spec = NoiseSpec(
             mechanism=noise.mechanism,
-            scale=_scale(noise, proven.value),
+            scale=noise.scale_at(proven.value),
             placement=IMAGE,
             construction_bound=noise.construction_bound,
         )
@@ -271,18 +224,6 @@ def _assemble(
             training = {**training, "imported": record}
             manifest = manifest.model_copy(update={"training": training})
     return network, manifest
-
-
-def _scale(noise: Noise, sensitivity: float) -> float:
-    bound = noise.construction_bound
-    if (noise.scale is None) == (bound is None):
-        raise ImportFailedError(
-            "give either the noise's scale or a construction bound, for example --scale 0.25"
-        )
-    if bound is None:
-        assert noise.scale is not None
-        return noise.scale
-    return construction_scale(noise.mechanism, bound.size, bound.epsilon, bound.delta, sensitivity)
 
 
 def _load_denoiser(network: PixelDP, other: PixelDP) -> None:

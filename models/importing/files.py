@@ -17,6 +17,7 @@ from torch import Tensor
 
 from models.bundle import LARGEST, PROGRAM
 from models.networks.exported import DTYPES, STORED, Exported, attribute, reduced
+from models.source_names import ImportFailedError
 
 # torch.export stores its archives unpacked; somebody may have packed one to send it.
 MOST_TIMES, SPARE_BYTES = 4, 2**22
@@ -27,10 +28,6 @@ _NESTED = (
     *("params", "module", "ema", "ema_state_dict", "state_dict_ema", "model_ema", "params_ema"),
 )
 _SHOWN = 4
-
-
-class ImportFailedError(ValueError):
-    """What cannot be made a bundle, and why."""
 
 
 @dataclass(frozen=True)

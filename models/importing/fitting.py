@@ -8,7 +8,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from models.importing.files import ImportFailedError
+from models.source_names import ImportFailedError
 
 # What PyTorch puts into the names of a network's parts: compilation, data parallelism, and more.
 _WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})

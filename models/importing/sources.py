@@ -1,13 +1,6 @@
-"""Where a classifier comes from, by what is given to ``pixeldp import``. The whole grammar:
+"""Where a classifier comes from, by what is given to ``pixeldp import``.
 
-==================  =============================================================================
-net.pt2             the file of a program saved by ``torch.export``
-prefix:…            ``timm:``, ``cohen:``, ``hf:`` and ``onnx:`` are reserved for sources to come,
-                    before any module of that name
-file.py:function    a function of a file, which builds an ``nn.Module``
-module:function     a function of a module: installed, on PYTHONPATH or in the current folder
-name                one of torchvision's classifiers, such as resnet50
-==================  =============================================================================
+The grammar stands in :mod:`models.source_names`.
 """
 
 import hashlib
@@ -21,15 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from models import networks
-from models.importing.files import ImportFailedError, read_archive, read_weights
+from models.importing.files import read_archive, read_weights
 from models.networks.imported import Contiguous
-from models.networks.python_networks import absolute, is_builder
-from models.networks.torchvision_networks import is_torchvision, usual
+from models.networks.python_networks import absolute
+from models.networks.torchvision_networks import usual
+from models.source_names import ARCHIVE, ImportFailedError, check_source, is_builder
 
 Shape = tuple[int, int, int]
-ARCHIVE = ".pt2"
-# Sources to come.
-RESERVED = ("timm", "cohen", "hf", "onnx")
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ def find_source(text: str, weights: Path | None) -> Source:
     """Find out what ``text`` is, and read its weights.
 
     Args:
-        text: by the grammar above.
+        text: by the grammar of :mod:`models.source_names`.
         weights: the file of its weights; an archive has its own.
 
     Raises:
@@ -77,6 +68,7 @@ def find_source(text: str, weights: Path | None) -> Source:
     if text.endswith(ARCHIVE):
         if weights is not None:
             raise ImportFailedError(f"{text} has its own weights; leave out {weights}")
+        check_source(text)
         file = Path(text)
         archive = read_archive(file)
         return Source(
@@ -89,7 +81,7 @@ def find_source(text: str, weights: Path | None) -> Source:
             program=archive.program,
             record={**record, "source": file.name, "sha256": _digest(file)},
         )
-    _check_reserved(text)
+    check_source(text)
     tensors = None
     if weights is not None:
         tensors = read_weights(weights)
@@ -101,17 +93,9 @@ def find_source(text: str, weights: Path | None) -> Source:
         arguments: dict[str, Any] = {"builder": absolute(text)}
         if code.endswith(".py"):
             file = Path(code)
-            if not file.is_file():
-                raise ImportFailedError(f"there is no file {code}")
             record["code"] = {"file": file.name, "sha256": _digest(file)}
             text = f"{file.name}:{function}"
         return Source(text, _name(text), "python", arguments, tensors=tensors, record=record)
-    if not is_torchvision(text):
-        raise ImportFailedError(
-            f"{text!r} is no classifier: expected an archive of torch.export ({ARCHIVE}), a Python "
-            "module:function or file.py:function that builds one, or a name of torchvision's, as "
-            "resnet50 or vit_b_16"
-        )
     known = usual(text)
     return Source(
         text,
@@ -206,16 +190,6 @@ def _count(network: nn.Module, shape: Shape) -> int:
             f"the network returns {found} for 2 pictures; expected logits [2, labels]"
         )
     return logits.shape[1]
-
-
-def _check_reserved(text: str) -> None:
-    prefix, colon, _ = text.partition(":")
-    if colon and prefix in RESERVED:
-        raise ImportFailedError(
-            f"{prefix}: is reserved for a kind of source that this version does not read yet; save "
-            f"the network by torch.export and import the {ARCHIVE} file (a module of your own that "
-            f"is called {prefix} is given as its file: {prefix}.py:function)"
-        )
 
 
 def _name(text: str) -> str:

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from models.bundle import AUTOENCODER as AUTOENCODER
 from models.networks.imported import Frozen
 from models.networks.resnet import Residual
 
 Shape = tuple[int, int, int]
 
 # Names of the two parts, and so the beginnings of their weights' names.
-AUTOENCODER, CLASSIFIER = "autoencoder", "classifier"
+CLASSIFIER = "classifier"
 
 
 def build_autoencoder(

@@ -4,7 +4,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-IMAGE = "image"
+from models.bundle import IMAGE as IMAGE
+
 FIRST_LAYER = "layer1"
 
 

@@ -13,7 +13,6 @@ import hashlib
 import importlib
 import importlib.util
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,16 +25,11 @@ from torch.nn.parameter import is_lazy
 
 from models.networks.imported import normalised
 from models.networks.torchvision_operators import declare_missing_operators
+from models.source_names import BUILDER
 
 ALLOWED = "PIXELDP_BUILDERS"
-_PATTERN = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*|[^:,\0]*[^:,\0/]\.py):([A-Za-z_]\w*)")
 # The project's own packages, which a module of the same name cannot stand beside.
 _OWN = ("models", "service")
-
-
-def is_builder(text: str) -> bool:
-    """Whether ``text`` is ``module:function`` or ``file.py:function``."""
-    return _PATTERN.fullmatch(text) is not None
 
 
 def absolute(builder: str) -> str:
@@ -217,7 +211,7 @@ def _odd(tensor: Tensor) -> str | None:
 
 def _parts(builder: str) -> tuple[str, str]:
     """Return a module's name or a file's whole path, and the function's name."""
-    match = _PATTERN.fullmatch(builder)
+    match = BUILDER.fullmatch(builder)
     if match is None:
         raise ValueError(f"builder {builder!r}: expected module:function or file.py:function")
     return _whole(match[1]), match[2]

@@ -8,6 +8,7 @@ from torch import nn
 
 from models.networks.imported import normalised
 from models.networks.torchvision_operators import declare_missing_operators
+from models.source_names import TORCHVISION
 
 Shape = tuple[int, int, int]
 
@@ -23,11 +24,6 @@ class Usual:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     labels: tuple[str, ...]
-
-
-def is_torchvision(model: str) -> bool:
-    """Whether torchvision has a classifier called ``model``."""
-    return model in _names()
 
 
 def usual(model: str) -> Usual:
@@ -84,15 +80,8 @@ def build_torchvision(
 _WITH_HEADS = ("googlenet", "inception_v3")
 
 
-def _names() -> list[str]:
-    declare_missing_operators()
-    from torchvision import models
-
-    names: list[str] = models.list_models(module=models)
-    return names
-
-
 def _check(model: str) -> None:
-    known = _names()
-    if model not in known:
-        raise ValueError(f"torchvision has no classifier {model!r}; it has: {', '.join(known)}")
+    if model not in TORCHVISION:
+        known = ", ".join(sorted(TORCHVISION))
+        raise ValueError(f"torchvision has no classifier {model!r}; it has: {known}")
+    declare_missing_operators()

@@ -16,14 +16,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from models.files import write_whole
+from models.training.checks import CHECKPOINT, TrainingError
 from models.training.recipe import Recipe
 
-CHECKPOINT = "checkpoint.json"
 FORMAT_VERSION = 1
-
-
-class TrainingError(ValueError):
-    """A training that cannot start or go on: says why, and what to do."""
 
 
 @dataclass
@@ -49,6 +45,7 @@ def write_checkpoint(
     data_digest: str,
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
+    device: torch.device,
     progress: Progress,
 ) -> None:
     """Write where the training stands, the state of the random numbers included."""
@@ -57,6 +54,8 @@ def write_checkpoint(
     for index, entries in state["state"].items():
         tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in entries.items()}
     tensors["random"] = torch.get_rng_state()
+    if device.type == "cuda":
+        tensors["random_cuda"] = torch.cuda.get_rng_state(device)
     # Copies, because weights that share memory cannot be saved.
     layout = torch.contiguous_format
     content = save({name: tensor.clone(memory_format=layout) for name, tensor in tensors.items()})
@@ -80,6 +79,7 @@ def read_checkpoint(
     data_digest: str,
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
+    device: torch.device,
 ) -> tuple[Recipe, Progress]:
     """Bring network, optimiser and random numbers to where the training stood.
 
@@ -103,6 +103,8 @@ def read_checkpoint(
         tensors = _tensors(folder / str(document["tensors"]["file"]), document["tensors"]["sha256"])
         _restore(network, optimiser, document["optimiser"], tensors)
         torch.set_rng_state(tensors["random"])
+        if device.type == "cuda" and "random_cuda" in tensors:  # it may have begun on the CPU
+            torch.cuda.set_rng_state(tensors["random_cuda"], device)
         return recipe, Progress(**document["progress"])
     except TrainingError:
         raise

@@ -93,11 +93,19 @@ class DataSet:
         Raises:
             DataSetError: there are not that many to spare.
         """
-        if not 0 < count < len(self):
-            raise DataSetError(f"cannot hold {count} of {len(self)} pictures back")
+        self.check_spare(count)
         held = np.arange(count) * len(self) // count
         rest = np.setdiff1d(np.arange(len(self)), held)
         return self._some(rest), self._some(held)
+
+    def check_spare(self, count: int) -> None:
+        """Make sure that ``count`` pictures can be held back.
+
+        Raises:
+            DataSetError: there are not that many to spare.
+        """
+        if not 0 < count < len(self):
+            raise DataSetError(f"cannot hold {count} of {len(self)} pictures back")
 
     def digest(self) -> str:
         """Return the SHA-256 of shape, pixels and labels, in hexadecimal.

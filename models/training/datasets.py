@@ -6,6 +6,7 @@ By name: ``mnist``, ``svhn``, ``cifar10``, ``cifar100`` and ``imagenet`` from to
 subfolder of picture files per label.
 """
 
+from difflib import get_close_matches
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -23,7 +24,7 @@ from models.images import (
     read_picture,
 )
 from models.training.data import DataSet, DataSetError
-from models.training.named import LOADERS, Split, digits
+from models.training.named import LOADERS, Split, digits, find_named
 
 __all__ = ["DataSet", "DataSetError", "Split", "load"]
 
@@ -50,22 +51,47 @@ def load(name_or_path: str, root: Path | None, split: Split, *, download: bool =
     if name_or_path == "digits":
         return digits(split)
     if name_or_path in LOADERS:
-        if root is None:
-            raise DataSetError(
-                f"{name_or_path} needs the folder that holds it, torchvision's root: --root FOLDER"
-            )
+        check_root(name_or_path, root)
+        assert root is not None
         if shards := _shards(root / name_or_path, split):
             return _joined(shards)
         return _checked(LOADERS[name_or_path](root, split, download), name_or_path)
     path = Path(name_or_path)
+    if names := _roots(path, split):
+        choices = " or ".join(f"--data {name} --root {path}" for name in names)
+        raise DataSetError(f"{path}: is the folder that holds {' and '.join(names)}: {choices}")
     if shards := _shards(path, split):
         return _joined(shards)
     if path.is_dir():
         return _checked(_folders(path), name_or_path)
     if path.suffix == ".npz":
         return _checked(_npz(path), name_or_path)
-    known = ", ".join(sorted([*LOADERS, "digits"]))
-    raise DataSetError(f"no data set {name_or_path!r}: {LAYOUT}; known names: {known}")
+    known = sorted([*LOADERS, "digits"])
+    near = get_close_matches(name_or_path, known, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise DataSetError(
+        f"no data set {name_or_path!r}: {LAYOUT}; known names: {', '.join(known)}{hint}"
+    )
+
+
+def _roots(folder: Path, split: Split) -> list[str]:
+    """Return the names of the data sets that lie in ``folder``, as ``load`` takes them from it."""
+    if not folder.is_dir() or _shards(folder, split):
+        return []
+    sharded = [name for name in LOADERS if _shards(folder / name, split)]
+    return sorted({*find_named(folder), *sharded})
+
+
+def check_root(name_or_path: str, root: Path | None) -> None:
+    """Make sure that it is said where a named data set lies.
+
+    Raises:
+        DataSetError: it is not.
+    """
+    if name_or_path in LOADERS and root is None:
+        raise DataSetError(
+            f"{name_or_path} needs the folder that holds it, torchvision's root: --root FOLDER"
+        )
 
 
 def _checked(data: DataSet, source: str) -> DataSet:

@@ -18,9 +18,8 @@ from models import networks
 from models.bundle import Architecture, Bundle, Manifest
 from models.certification.arrays import Integers
 from models.networks.autoencoder import AUTOENCODER, CLASSIFIER
-from models.networks.placement import IMAGE
 from models.pixeldp import load_network
-from models.training.checkpoint import TrainingError
+from models.training.checks import check_data, check_denoiser
 from models.training.data import DataSet
 from models.training.loop import Training, train
 from models.training.losses import draws_loss
@@ -33,6 +32,7 @@ def train_denoiser(
     classifier: Bundle,
     out: Path,
     *,
+    device: str = "cpu",
     resume: bool = False,
     force: bool = False,
     progress: bool = True,
@@ -42,7 +42,16 @@ def train_denoiser(
     Other arguments, result and errors as of :func:`models.training.loop.train`.
     """
     begin = partial(DenoiserTraining, classifier=classifier)
-    return train(recipe, data, out, begin=begin, resume=resume, force=force, progress=progress)
+    return train(
+        recipe,
+        data,
+        out,
+        begin=begin,
+        device=device,
+        resume=resume,
+        force=force,
+        progress=progress,
+    )
 
 
 class DenoiserTraining(Training):
@@ -53,29 +62,21 @@ class DenoiserTraining(Training):
     Args:
         recipe: its architecture is ``autoencoder``.
         data: pictures of the size that the classifier takes.
+        device: a torch device.
         classifier: a bundle whose noise goes into the image, so that all of its network is h.
 
     Raises:
         TrainingError: the classifier, the recipe and the data do not fit.
     """
 
-    def __init__(self, recipe: Recipe, data: DataSet, classifier: Bundle) -> None:
+    def __init__(
+        self, recipe: Recipe, data: DataSet, device: str = "cpu", *, classifier: Bundle
+    ) -> None:
         front = classifier.manifest
-        if recipe.architecture.name != AUTOENCODER or recipe.denoiser is None:
-            raise TrainingError(
-                f"recipe {recipe.name} trains a whole network; leave out --denoiser, or take the "
-                "recipe of a denoiser"
-            )
-        if front.noise.placement != IMAGE or front.architecture.name == networks.DENOISED:
-            raise TrainingError(
-                f"{classifier.path}: has layers before its noise or a denoiser already; expected a "
-                "plain classifier, from pixeldp import or trained with noise in the image"
-            )
-        if data.shape != front.input.shape:
-            raise TrainingError(
-                f"the data's pictures are {list(data.shape)}, but {classifier.path} takes "
-                f"{list(front.input.shape)} (channels, height, width)"
-            )
+        check_denoiser(recipe, classifier)
+        check_data(recipe, classifier, data)
+        goal = recipe.denoiser
+        assert goal is not None
         self._classifier = classifier
         plain = load_network(classifier).classifier
         whole = Architecture(
@@ -85,11 +86,12 @@ class DenoiserTraining(Training):
                 CLASSIFIER: front.architecture.model_dump(),
             },
         )
-        goal = recipe.denoiser.model_copy(update={"classifier": classifier.digest})
+        goal = goal.model_copy(update={"classifier": classifier.digest})
         program = None if classifier.program is None else classifier.program.read_bytes()
         super().__init__(
             recipe.changed(architecture=whole.model_dump(), denoiser=goal.model_dump()),
             replace(data, names=front.labels),
+            device,
             program,
         )
         self._restoration = goal.restoration
@@ -132,5 +134,6 @@ class DenoiserTraining(Training):
             images = data.images[start : start + self.recipe.batch_size]
             pictures = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255
             with torch.no_grad():
-                found.append(self._behind(pictures).argmax(dim=1).numpy())
+                labels = self._behind(pictures.to(self.device)).argmax(dim=1)
+            found.append(labels.cpu().numpy())
         return np.concatenate(found)

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from models import networks
 from models.bundle import (
-    MANIFEST,
     InputShape,
     Manifest,
     NoiseSpec,
@@ -30,17 +29,16 @@ from models.sensitivity.operators import Sensitivity
 from models.sensitivity.projection import project_
 from models.training.augmentation import augment
 from models.training.checkpoint import (
-    CHECKPOINT,
     Progress,
-    TrainingError,
     read_checkpoint,
     remove_checkpoint,
     write_checkpoint,
 )
+from models.training.checks import CHECKPOINT, TrainingError, check_denoiser, check_folder
 from models.training.datasets import DataSet
 from models.training.losses import draws_loss
 from models.training.recipe import Recipe
-from models.training.watch import watch, watched_size
+from models.training.watch import fork_random, watch, watched_size
 
 # The number formats are compared by steps of at most so many pictures, in turns.
 TRIAL_PICTURES, TRIALS = 16, 3
@@ -51,7 +49,8 @@ def train(
     data: DataSet,
     out: Path,
     *,
-    begin: "Callable[[Recipe, DataSet], Training] | None" = None,
+    begin: "Callable[[Recipe, DataSet, str], Training] | None" = None,
+    device: str = "cpu",
     resume: bool = False,
     force: bool = False,
     progress: bool = True,
@@ -63,6 +62,7 @@ def train(
         data: the training pictures.
         out: the bundle's folder; checkpoints are kept in it until the training is done.
         begin: what sets the training up; a denoiser's is another than a whole network's.
+        device: what h is trained on, a torch device.
         resume: go on from the checkpoint in ``out``, if there is one, in the number format that
             it began in. On the same machine the weights end as they would have without the
             interruption.
@@ -74,28 +74,25 @@ def train(
         The bundle's description.
 
     Raises:
-        TrainingError: ``out`` is taken or being written to, the checkpoint does not fit, or the
-            loss is not finite.
+        TrainingError: ``out`` is taken or being written to, the checkpoint does not fit, the
+            device has too little memory, or the loss is not finite.
         ValueError: a recipe that does not fit the network or the data.
     """
-    if (out / MANIFEST).exists() and not force:
-        raise TrainingError(
-            f"{out} holds a finished bundle; --force replaces it, or choose another folder"
-        )
-    if (out / CHECKPOINT).exists() and not (resume or force):
-        raise TrainingError(
-            f"{out} holds an unfinished training; --resume goes on with it, --force begins again"
-        )
-    if recipe.denoiser and begin is None:
-        raise TrainingError(
-            f"recipe {recipe.name} trains a denoiser; say in front of which classifier (--denoiser)"
-        )
-    with _surroundings(recipe):
-        training = (begin or Training)(recipe, data)
-        with _alone(out):
-            if not resume:
-                remove_checkpoint(out)
-            return training.run(out, progress)
+    check_folder(out, resume=resume, force=force)
+    if begin is None:
+        check_denoiser(recipe, None)
+    with _surroundings(recipe, device):
+        try:
+            training = (begin or Training)(recipe, data, device)
+            with _alone(out):
+                if not resume:
+                    remove_checkpoint(out)
+                return training.run(out, progress)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{device} has too little free memory for {recipe.name} in batches of "
+                f"{recipe.batch_size} ({str(error).splitlines()[0]}); train with --device cpu"
+            ) from None
 
 
 @contextmanager
@@ -114,12 +111,12 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _surroundings(recipe: Recipe) -> Iterator[None]:
+def _surroundings(recipe: Recipe, device: str) -> Iterator[None]:
     """Seed and threads as the recipe says, and as they were afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.threads)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with fork_random(device):
             torch.manual_seed(recipe.seed)
             yield
     finally:
@@ -127,14 +124,31 @@ def _surroundings(recipe: Recipe) -> Iterator[None]:
 
 
 class Training:
-    """One training under way. ``program`` is that of an exported classifier inside the network."""
+    """One training under way.
 
-    def __init__(self, recipe: Recipe, data: DataSet, program: bytes | None = None) -> None:
+    h is on the device, and so is what it is trained on. g, of few layers, stays on the CPU, where
+    its Δ is kept and proven after every step.
+
+    Args:
+        recipe: how.
+        data: the training pictures.
+        device: a torch device.
+        program: that of an exported classifier inside the network.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: DataSet,
+        device: str = "cpu",
+        program: bytes | None = None,
+    ) -> None:
         self._data_digest = data.digest()
         self.held_out: DataSet | None = None
         if recipe.held_out:
             data, self.held_out = data.apart(recipe.held_out)
         self.recipe, self.data, self._program = recipe, data, program
+        self.device = torch.device(device)
         self.progress = Progress()
         self._noise_norm = MECHANISM_NORMS[recipe.mechanism]
         self._labels = torch.from_numpy(data.labels)
@@ -142,7 +156,7 @@ class Training:
         self._keep_sensitivity()
         self.manifest()  # What is wrong with the description shows now, not after the last epoch.
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.network.classifier.to(memory_format=layout)  # type: ignore[call-overload]
+        self.network.classifier.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self._optimiser = torch.optim.AdamW(
             self.network.parameters(),
             lr=recipe.optimiser.learning_rate,
@@ -154,7 +168,7 @@ class Training:
         """Train to the end, from the checkpoint in ``out`` if there is one."""
         if (out / CHECKPOINT).exists():
             self.recipe, self.progress = read_checkpoint(
-                out, self.recipe, self._data_digest, self.network, self._optimiser
+                out, self.recipe, self._data_digest, self.network, self._optimiser, self.device
             )
         elif self.recipe.precision is None:
             self.recipe = self.recipe.changed(precision=self._faster(progress))
@@ -182,6 +196,7 @@ class Training:
                     self._data_digest,
                     self.network,
                     self._optimiser,
+                    self.device,
                     self.progress,
                 )
                 if progress:
@@ -228,6 +243,7 @@ class Training:
                 },
                 "seconds": round(self.progress.seconds, 1),
                 "cpu_seconds": round(self.progress.cpu_seconds, 1),
+                "device": self.device.type,
                 "torch": torch.__version__,
             },
             weights=WeightsSpec(sha256="0" * 64),
@@ -295,12 +311,14 @@ class Training:
         taken: dict[Precision, list[float]] = {precision: [] for precision in PRECISIONS}
         asked = self.recipe
         self.network.train()
-        with torch.random.fork_rng(devices=[]):
+        with fork_random(str(self.device)):
             for _ in range(TRIALS):
                 for precision, times in taken.items():
                     self.recipe = asked.changed(precision=precision)
                     began = time.perf_counter()
                     self._gradients(batch, 0)
+                    if self.device.type == "cuda":
+                        torch.cuda.synchronize(self.device)
                     times.append(time.perf_counter() - began)
         self.recipe = asked
         self._optimiser.zero_grad()
@@ -332,16 +350,16 @@ class Training:
 
     def _gradients(self, batch: Tensor, step: int) -> tuple[Tensor, float]:
         """Set the gradients of a step; return the loss and the share of draws that were right."""
-        recipe, labels = self.recipe, self._labels[batch]
+        recipe, labels = self.recipe, self._labels[batch].to(self.device)
         pictures = torch.from_numpy(self.data.images[batch.numpy()]).permute(0, 3, 1, 2)
         pictures = augment(pictures.contiguous().float() / 255, recipe.augmentation)
-        features = self.network.encode(pictures)
+        features = self.network.encode(pictures).to(self.device)
         noisy = self.network.perturb(
             features.repeat(recipe.draws, *[1] * (features.dim() - 1)), self._scale(step)
         )
         if recipe.channels_last and noisy.dim() == 4:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
-        loss, accuracy = self._loss(noisy, pictures, labels)
+        loss, accuracy = self._loss(noisy, pictures.to(self.device), labels)
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), accuracy
@@ -361,14 +379,19 @@ class Training:
         return draws_loss(logits, labels, self.recipe.consistency), accuracy
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
+        enabled = self.recipe.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _watch(self) -> None:
         """Certify the pictures held out with the network as it is now."""
         if self.held_out:
             assert self.recipe.precision is not None  # since the training began
             self.progress.accuracy, self.progress.certified = watch(
-                self.network, self.manifest(), self.held_out, self.recipe.precision
+                self.network,
+                self.manifest(),
+                self.held_out,
+                self.recipe.precision,
+                str(self.device),
             )
 
     def _scale(self, step: int) -> float:

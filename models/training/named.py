@@ -1,4 +1,7 @@
-"""The data sets that are known by name: torchvision's, and the digits inside scikit-learn."""
+"""The data sets that are known by name: torchvision's, and the digits inside scikit-learn.
+
+torchvision, and PyTorch with it, is imported only where there are files for it to read.
+"""
 
 import gzip
 import shutil
@@ -10,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from models.networks.torchvision_operators import declare_missing_operators
 from models.training.data import DataSet, DataSetError, FilePictures, as_array
 
 Split = Literal["train", "test"]
@@ -41,10 +43,8 @@ def digits(split: Split) -> DataSet:
 
 def mnist(root: Path, split: Split, download: bool) -> DataSet:
     """Load MNIST, packed as it is published or not."""
-    declare_missing_operators()
-    from torchvision.datasets import MNIST
-
-    raw = root / "MNIST" / "raw"
+    raw = root / _PLACES["mnist"]
+    MNIST = _torchvision("MNIST", raw, download)
     packed = {name: raw / f"{name}.gz" for name in _MNIST_FILES}
     if all(file.is_file() for file in packed.values()) and not all(
         (raw / name).is_file() for name in packed
@@ -64,39 +64,30 @@ def mnist(root: Path, split: Split, download: bool) -> DataSet:
 
 def svhn(root: Path, split: Split, download: bool) -> DataSet:
     """Load the house numbers of Street View, cropped to one digit each."""
-    declare_missing_operators()
-    from torchvision.datasets import SVHN
-
     expected = root / f"{split}_32x32.mat"
-    data = _from_torchvision(SVHN, root, expected, download, split=split)
+    kind = _torchvision("SVHN", expected, download)
+    data = _from_torchvision(kind, root, expected, download, split=split)
     images = np.ascontiguousarray(data.data.transpose(0, 2, 3, 1))
     return DataSet(images, data.labels, tuple(str(label) for label in range(10)))
 
 
 def cifar10(root: Path, split: Split, download: bool) -> DataSet:
     """Load CIFAR-10."""
-    declare_missing_operators()
-    from torchvision.datasets import CIFAR10
-
-    return _cifar(CIFAR10, root, split, download)
+    return _cifar("CIFAR10", root, split, download)
 
 
 def cifar100(root: Path, split: Split, download: bool) -> DataSet:
     """Load CIFAR-100, with its fine labels."""
-    declare_missing_operators()
-    from torchvision.datasets import CIFAR100
-
-    return _cifar(CIFAR100, root, split, download)
+    return _cifar("CIFAR100", root, split, download)
 
 
 def imagenet(root: Path, split: Split, download: bool) -> DataSet:
     """Load ImageNet 2012, whose validation pictures are the test; pixels are read as needed."""
-    declare_missing_operators()
-    from torchvision.datasets import ImageNet
-
     part = "train" if split == "train" else "val"
     expected = root / f"ILSVRC2012_img_{part}.tar"
-    data = _from_torchvision(ImageNet, root, expected, None, split=part)
+    unpacked = root / part
+    kind = _torchvision("ImageNet", unpacked if unpacked.is_dir() else expected, None)
+    data = _from_torchvision(kind, root, expected, None, split=part)
     samples = [(Path(file), label) for file, label in data.samples]
     kept = [(file, label) for file, label in samples if file.name not in _IMAGENET_CMYK]
     passed_over = tuple(file for file, _ in samples if file.name in _IMAGENET_CMYK)
@@ -136,6 +127,15 @@ LOADERS: dict[str, Loader] = {
     "svhn": svhn,
 }
 
+# What lies in the root of each, by which it is known.
+_PLACES = {
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "imagenet": "ILSVRC2012_*.tar*",
+    "mnist": "MNIST/raw",
+    "svhn": "*_32x32.mat",
+}
+
 _MNIST_FILES = tuple(
     f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
 )
@@ -149,10 +149,32 @@ def _unpack(source: Path, target: Path) -> None:
         raise DataSetError(f"{source}: cannot be unpacked ({error}); fetch it again") from None
 
 
-def _cifar(kind: Any, root: Path, split: Split, download: bool) -> DataSet:
-    expected = root / kind.base_folder
+def find_named(folder: Path) -> list[str]:
+    """Return the names of torchvision's data sets whose root ``folder`` seems to be."""
+    return [name for name, place in _PLACES.items() if any(folder.glob(place))]
+
+
+def _cifar(name: str, root: Path, split: Split, download: bool) -> DataSet:
+    expected = root / _PLACES[name.lower()]
+    kind = _torchvision(name, expected, download)
     data = _from_torchvision(kind, root, expected, download, train=split == "train")
     return DataSet(data.data, np.array(data.targets, dtype=np.int64), tuple(data.classes))
+
+
+def _torchvision(name: str, expected: Path, download: bool | None) -> Any:
+    """Return torchvision's data set ``name``, whose files lie at ``expected``.
+
+    Raises:
+        DataSetError: nothing lies there, and it is not to be fetched.
+    """
+    if not (download or expected.exists()):
+        raise _missing(name, expected, download)
+    from models.networks.torchvision_operators import declare_missing_operators
+
+    declare_missing_operators()
+    from torchvision import datasets
+
+    return getattr(datasets, name)
 
 
 def _from_torchvision(
@@ -163,11 +185,15 @@ def _from_torchvision(
     try:
         return kind(root, **options)
     except (RuntimeError, OSError) as error:
-        advice = "put them there or let --download fetch them"
-        if download is None:
-            advice = "put them there; they need an account at image-net.org"
-        elif download:
-            advice = f"the download failed ({str(error).splitlines()[0]})"
-        raise DataSetError(
-            f"{expected}: torchvision's {kind.__name__} files are missing here or damaged; {advice}"
-        ) from None
+        raise _missing(kind.__name__, expected, download, str(error)) from None
+
+
+def _missing(name: str, expected: Path, download: bool | None, reason: str = "") -> DataSetError:
+    advice = "put them there or let --download fetch them"
+    if download is None:
+        advice = "put them there; they need an account at image-net.org"
+    elif download:
+        advice = f"the download failed ({reason.splitlines()[0]})"
+    return DataSetError(
+        f"{expected}: torchvision's {name} files are missing here or damaged; {advice}"
+    )

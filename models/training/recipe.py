@@ -3,6 +3,7 @@
 A recipe is written whole into the bundle that it leads to.
 """
 
+from difflib import get_close_matches
 from typing import Annotated, Any, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,6 +12,9 @@ from models.bundle import Architecture, ConstructionBound, Name, Positive, Versi
 from models.certification.certificates import Mechanism, construction_scale
 from models.certification.norms import Norm
 from models.precision import Precision
+
+# A bundle states a scale above 0. This one is too small for the service to draw.
+NO_NOISE = 1e-6
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -147,7 +151,8 @@ class Recipe(_Part):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "recipe"
-            raise ValueError(f"{field}: {first['msg']}") from None
+            given = f", not {first['input']!r}" if first["loc"] else ""
+            raise ValueError(f"{field}: {first['msg']}{given}") from None
 
     def noise_scale(self, sensitivity: float) -> float:
         """Return the scale of the noise where g's Δ is ``sensitivity``.
@@ -172,8 +177,35 @@ def find_recipe(name: str) -> Recipe:
     for recipe in RECIPES:
         if recipe.name == name:
             return recipe
-    known = ", ".join(recipe.name for recipe in RECIPES)
-    raise ValueError(f"no recipe {name!r}; known: {known}")
+    known = [recipe.name for recipe in RECIPES]
+    near = get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ValueError(f"no recipe {name!r}; known: {', '.join(known)}{hint}")
+
+
+def without_noise(recipe: Recipe) -> Recipe:
+    """Return the same network's recipe without noise, and without what noise needed.
+
+    Raises:
+        ValueError: a denoiser's recipe.
+    """
+    if recipe.denoiser:
+        raise ValueError(
+            f"recipe {recipe.name} trains a denoiser, which is nothing without noise; the baseline "
+            "is the bundle of the classifier behind it"
+        )
+    return recipe.changed(
+        name=f"{recipe.name}-undefended",
+        placement="image",
+        mechanism="gaussian",
+        norm="l2",
+        scale=NO_NOISE,
+        construction_bound=None,
+        draws=1,
+        consistency=None,
+        noise_warm_up=0,
+        held_out=None,
+    )
 
 
 RECIPES = (

@@ -1,6 +1,7 @@
 """How a training is coming along: certified accuracy of a few pictures, with few draws each."""
 
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -19,13 +20,18 @@ CONFIDENCE = 0.95
 PASS_SIZE = 128
 
 
+def fork_random(device: str) -> AbstractContextManager[None]:
+    """Put the random numbers of the CPU and of ``device`` back where they were, afterwards."""
+    return torch.random.fork_rng(devices=[] if device == "cpu" else [torch.device(device)])
+
+
 def watched_size(manifest: Manifest) -> float:
     """Return the size that is watched: half the noise's scale over Δ, in the norm of Δ."""
     return 0.5 * manifest.noise.scale / manifest.sensitivity.value
 
 
 def watch(
-    network: PixelDP, manifest: Manifest, pictures: DataSet, precision: Precision
+    network: PixelDP, manifest: Manifest, pictures: DataSet, precision: Precision, device: str
 ) -> tuple[float, float]:
     """Return the accuracy, and the certified accuracy at :func:`watched_size`.
 
@@ -34,9 +40,9 @@ def watch(
     """
     question = Question(CONFIDENCE, DRAWS, None, manifest.sensitivity.input_norm)
     right = certified = 0
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+    with tempfile.TemporaryDirectory() as folder, fork_random(device):
         save_network(Path(folder), manifest, network)
-        predictor = Predictor(load_model(Path(folder)), PASS_SIZE, precision=precision)
+        predictor = Predictor(load_model(Path(folder)), PASS_SIZE, device, precision)
         for index, inquiry in answers(predictor, pictures.images, question):
             if inquiry.total.leader == pictures.labels[index]:
                 right += 1

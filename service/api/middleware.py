@@ -113,7 +113,7 @@ class Envelope:
             self._metrics.latency.labels(route).observe(seconds)
             self._metrics.used(usage, str(status))
             if span:
-                span.end(method, route, status, outcome)
+                span.end(method, route, status, outcome, usage.key)
             (log.debug if probe or status in _QUIET else log.info)(
                 "request",
                 method=method,

@@ -35,6 +35,7 @@ from service.engine.errors import (
 )
 from service.engine.flights import MOST_DEATHS, SHARED, Flight, Flights, Job, Result, Waiting
 from service.engine.observer import Observer
+from service.engine.pace import fitting
 from service.engine.post import RESTART_SECONDS, Post
 from service.engine.roster import Roster
 
@@ -73,7 +74,7 @@ class Engine:
         pass_size: slots of every pass; None to measure how many are enough.
         compiled: whether workers may compile the models, and use that where it is faster.
         queue: pictures that may wait; more are refused.
-        shrink: whether draw budgets shrink when many pictures wait.
+        shrink: whether draw budgets shrink when many pictures wait, or when there is no time.
         stall_seconds: a worker that shows no sign of life for so long is replaced.
         load_seconds: how long a worker may take to load its models, or a further one.
         check_seconds: how long after a self-check a worker is given the next; 0 is never.
@@ -360,13 +361,25 @@ class Engine:
             if flight is None:
                 return
             flight.post, flight.sent = post, time.monotonic()
-            asked = flight.job.question.max_draws
-            # Fixed before the first draw, as the division of α needs it to be.
-            # Only those pay for a full queue of whom many wait.
-            shrinkage = self._shrinkage(self._waiting.likewise(flight.job.owner))
-            flight.granted = min(asked, max(asked // shrinkage, LEAST_GRANTED))
+            flight.granted = self._grant(flight.job, post)
             post.flights[flight.id] = flight
             post.send(flight.admission(), flight.job.picture.content)
+
+    def _grant(self, job: Job, post: Post) -> int:
+        """Return a picture's draw budget, before its first draw, as the division of α needs it.
+
+        It is less than asked under overload, and where the worker, among its other pictures, is too
+        slow for any look by the deadline. Neither depends on the draws that the picture will have.
+        """
+        asked = job.question.max_draws
+        # Only those pay for a full queue of whom many wait.
+        shrinkage = self._shrinkage(self._waiting.likewise(job.owner))
+        granted = min(asked, max(asked // shrinkage, LEAST_GRANTED))
+        found = post.calibrations.get(job.model)
+        if found is None or not self._shrink:
+            return granted
+        share = found.draws_per_second / (len(post.flights) + 1)
+        return fitting(granted, share, job.deadline - time.monotonic())
 
     def _settle(self, post: Post, number: int, outcome: wire.Answer | EngineError) -> None:
         flight = post.flights.pop(number, None)

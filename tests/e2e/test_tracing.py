@@ -10,10 +10,12 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
+from pathlib import Path
 
 import httpx
 import pytest
 
+from service.keys import add
 from tests.e2e.conftest import PLAIN, ROOT, Service
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra pixeldp[tracing] is not installed")
@@ -131,6 +133,28 @@ def test_a_request_and_its_pictures_are_traced(collector: Collector, seven: byte
     assert [span.name for span in within] == ["prediction"] * 2
     # What the caller does not sample is not sent; nor are probes, which wait_ready asked.
     assert len([span for span in spans if span.kind == Span.SPAN_KIND_SERVER]) == 2
+
+
+def test_spans_name_the_key_that_asked(collector: Collector, seven: bytes, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    secret = add(keys, "alice", ["predict"], None)
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.address,
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "PIXELDP_KEYS": str(keys),
+        **PLAIN,
+    }
+    running = Service(environment=environment).wait_ready()
+    try:
+        for key in (secret, f"{secret[:-1]}x"):
+            headers = PNG | {"X-API-Key": key}
+            httpx.post(f"{running.address}/predict", content=seven, headers=headers, timeout=300)
+    finally:
+        assert running.stop() == 0, running.log
+    asked = [attributes(span) for span in collector.spans if span.name == "POST /predict"]
+    told = {span["http.response.status_code"]: span.get("pixeldp.key") for span in asked}
+    assert told == {200: "alice", 401: None}
+    assert secret not in str(collector.spans)
 
 
 def test_a_collector_that_is_away_disturbs_nothing(seven: bytes) -> None:

@@ -9,6 +9,7 @@ import pytest
 from models.bundle import read_bundle
 from service.cli import app, main
 
+SEVEN = Path(__file__).parents[2] / "examples" / "7.png"
 Captured = pytest.CaptureFixture[str]
 
 
@@ -131,7 +132,55 @@ def test_an_option_means_the_same_in_every_command() -> None:
         for option, kind in get_type_hints(command.callback).items():
             kinds = set(get_args(kind) or (kind,)) - {type(None)}
             meant.setdefault(option, {})[command.callback.__name__] = kinds
-    for option in ("data", "root", "version", "force", "download", "threads"):
+    for option in ("data", "root", "version", "force", "device", "download", "threads"):
         first, *others = meant[option].values()
         assert others, f"only one command has {option}"
         assert all(kinds == first for kinds in others), meant[option]
+
+
+def test_every_command_that_runs_a_network_has_the_device() -> None:
+    found = {}
+    for command in app.registered_commands:
+        assert command.callback is not None
+        hints = get_type_hints(command.callback, include_extras=True)
+        if "device" in hints:
+            found[command.callback.__name__.strip("_")] = hints["device"]
+    assert sorted(found) == ["evaluate", "import", "predict", "train"]
+    assert all(hint == found["train"] for hint in found.values())
+
+
+def test_train_on_a_device(tmp_path: Path) -> None:
+    options = ["--epochs", "1", "--device", "cpu"]
+    assert main(["train", "digits", "--out", str(tmp_path), *options]) == 0
+    assert read_bundle(tmp_path).manifest.training["device"] == "cpu"
+
+
+def test_a_name_of_the_zoo_is_taken_by_every_command(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But a folder of that name goes first, whatever is in it."""
+    images = np.random.default_rng(0).integers(0, 256, (10, 28, 28, 1), dtype=np.uint8)
+    names = np.array([str(number) for number in range(10)])
+    np.savez(tmp_path / "own.npz", images=images, labels=np.arange(10), names=names)
+    monkeypatch.chdir(tmp_path)
+    options = ["--data", "own.npz", "--every", "10", "--draws", "64"]
+    commands = {
+        "evaluate": ["evaluate", "mnist-cnn", *options],
+        "baseline": ["evaluate", "mnist-cnn", *options, "--baseline", "mnist-cnn"],
+        "predict": ["predict", str(SEVEN), "--model", "mnist-cnn", "--max-draws", "64"],
+        "sensitivity": ["sensitivity", "mnist-cnn"],
+        "models": ["models", "mnist-cnn"],
+    }
+    for command, line in commands.items():
+        assert main(line) == 0, command
+        assert capsys.readouterr().out, command
+    denoiser = ["train", "digits-denoiser", "--denoiser", "mnist-cnn", "--out", "out"]
+    assert main(denoiser) == 1
+    assert "zoo/mnist-cnn takes [1, 28, 28]" in capsys.readouterr().err
+    front = ["import", "resnet18", "--denoiser", "mnist-cnn", "--out", "out", "--input", "3x28x28"]
+    assert main(front) == 1
+    assert "zoo/mnist-cnn holds no denoiser" in capsys.readouterr().err
+    (tmp_path / "mnist-cnn").mkdir()
+    for command, line in {**commands, "denoiser": denoiser, "front": front}.items():
+        assert main(line) == 1, command
+        assert capsys.readouterr().err.startswith("pixeldp: mnist-cnn"), command

@@ -13,7 +13,7 @@ Captured = pytest.CaptureFixture[str]
 
 
 def test_predict_answers_a_file(capsys: Captured) -> None:
-    assert main(["predict", str(SEVEN), "--target", "0.3", "--json"]) == 0
+    assert main(["predict", str(SEVEN), "--target", "0.3", "--json", "--device", "cpu"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["file"] == str(SEVEN)
     assert answer["label"] == {"index": 7, "name": "7"}

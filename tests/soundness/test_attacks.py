@@ -21,7 +21,8 @@ from models.certification.norms import NORMS, Norm
 from models.certification.procedure import Inquiry, Question
 from models.evaluation.alteration import Attack, alter, lengths
 from models.evaluation.answers import answers
-from models.evaluation.attacks import ATTACK_NAMES, AttackName, noisy_scores
+from models.evaluation.asked import ATTACK_NAMES, AttackName
+from models.evaluation.attacks import noisy_scores
 from models.pixeldp import load_network
 from models.predictor import Predictor
 from tests.soundness.forms import ATTACKED, LONG, fastest

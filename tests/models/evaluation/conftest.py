@@ -2,10 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from models.evaluation.baseline import without_noise
 from models.training.datasets import DataSet, load
 from models.training.loop import train
-from models.training.recipe import find_recipe
+from models.training.recipe import find_recipe, without_noise
 
 
 @pytest.fixture(scope="package")

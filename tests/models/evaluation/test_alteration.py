@@ -8,7 +8,8 @@ from models.bundle import read_bundle
 from models.certification.norms import NORMS, Norm
 from models.evaluation.alteration import Attack, alter, lengths
 from models.evaluation.answers import repeatable_key
-from models.evaluation.attacks import ATTACK_NAMES, AttackName, noisy_scores
+from models.evaluation.asked import ATTACK_NAMES, AttackName
+from models.evaluation.attacks import noisy_scores
 from models.loaded import load_model
 from models.pixeldp import load_network
 from models.predictor import Predictor

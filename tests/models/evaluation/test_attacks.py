@@ -7,9 +7,9 @@ from scipy import optimize
 from torch import nn
 
 from models.certification.norms import NORMS, Norm
+from models.evaluation.asked import AttackName
 from models.evaluation.attacks import (
     ATTACKS,
-    AttackName,
     _project_l1,
     _steepest,
     noisy_scores,

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from models.bundle import read_bundle
-from models.evaluation.baseline import NO_NOISE, Baseline, without_noise
+from models.evaluation.baseline import Baseline
 from models.pixeldp import load_network
 from models.training.datasets import DataSet
-from models.training.recipe import RECIPES, Recipe
+from models.training.recipe import NO_NOISE, RECIPES, Recipe, without_noise
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
@@ -27,7 +27,7 @@ def test_every_recipe_but_a_denoisers_has_an_undefended_twin(recipe: Recipe) -> 
 def test_it_draws_no_noise_at_all(bundle: Path, undefended: Path, digits: DataSet) -> None:
     model = read_bundle(bundle).manifest
     for path in (bundle, undefended):
-        baseline = Baseline(path, model)
+        baseline = Baseline(read_bundle(path), model)
         network = load_network(read_bundle(path))
         pictures = torch.from_numpy(digits.images).permute(0, 3, 1, 2).float() / 255
         with torch.inference_mode():
@@ -41,4 +41,4 @@ def test_another_kind_of_model_is_no_baseline(bundle: Path) -> None:
     model = read_bundle(bundle).manifest
     other = model.model_copy(update={"labels": ("a", "b"), "name": "letters"})
     with pytest.raises(ValueError, match=r"of letters, 2 labels of \[1, 8, 8\] pictures"):
-        Baseline(bundle, other)
+        Baseline(read_bundle(bundle), other)

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from models.bundle import BundleError, ConstructionBound, read_bundle
 from models.certification.procedure import Question
 from models.importing.bundling import Imported, Noise, Wanted, import_classifier
-from models.importing.files import ImportFailedError
 from models.importing.sources import find_source
 from models.networks.python_networks import ALLOWED
 from models.pixeldp import load_network
 from models.precision import PRECISIONS
+from models.source_names import ImportFailedError
 from tests.models.importing import classifiers
 from tests.models.importing.classifiers import LABELS, SHAPE, small
 

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.importing.files import ImportFailedError, read_archive, read_weights
+from models.importing.files import read_archive, read_weights
 from models.networks.exported import Exported
+from models.source_names import ImportFailedError
 from tests.models.importing.classifiers import SHAPE, Small, small
 
 ANY = {0: torch.export.Dim.DYNAMIC}

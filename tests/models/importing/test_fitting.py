@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from models.importing.files import ImportFailedError
 from models.importing.fitting import fit
+from models.source_names import ImportFailedError
 from tests.models.importing.classifiers import Small, small
 
 State = dict[str, Tensor]

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.importing.files import ImportFailedError, read_archive
+from models.importing.files import read_archive
 from models.networks.exported import Exported
 from models.networks.torchvision_operators import declare_missing_operators
+from models.source_names import ImportFailedError
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from models import networks
-from models.networks.torchvision_networks import is_torchvision, usual
+from models.networks.torchvision_networks import usual
+from models.networks.torchvision_operators import declare_missing_operators
+from models.source_names import TORCHVISION
 
 PLAIN = {"mean": [0.0] * 3, "std": [1.0] * 3}
 
@@ -64,5 +66,10 @@ def test_what_torchvision_does_not_have(
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
         networks.build("torchvision", shape, 7, "image", {"model": model, **PLAIN})
-    assert is_torchvision("resnet50")
-    assert not is_torchvision("fcn_resnet50")
+
+
+def test_the_names_are_torchvisions_own() -> None:
+    declare_missing_operators()
+    from torchvision import models
+
+    assert sorted(models.list_models(module=models)) == sorted(TORCHVISION)

@@ -10,20 +10,19 @@ from safetensors.torch import load_file, save_file
 from models.bundle import read_bundle
 from models.certification.procedure import Question
 from models.evaluation.answers import answers
-from models.evaluation.baseline import without_noise
 from models.importing.bundling import Imported, Noise, Wanted, import_classifier
-from models.importing.files import ImportFailedError
 from models.importing.sources import find_source
 from models.loaded import load_model
 from models.networks.python_networks import ALLOWED
 from models.pixeldp import load_network
 from models.predictor import Predictor
+from models.source_names import ImportFailedError
 from models.training import loop
-from models.training.checkpoint import TrainingError
+from models.training.checks import TrainingError
 from models.training.datasets import DataSet, load
 from models.training.denoising import train_denoiser
 from models.training.loop import train
-from models.training.recipe import find_recipe
+from models.training.recipe import find_recipe, without_noise
 from tests.models.importing import classifiers
 from tests.models.training.test_loop import interrupted_after
 

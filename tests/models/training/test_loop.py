@@ -15,7 +15,7 @@ from models.pixeldp import load_network
 from models.precision import PRECISIONS, Precision
 from models.sensitivity.modules import encoder_sensitivity
 from models.training import checkpoint, loop
-from models.training.checkpoint import CHECKPOINT, TrainingError
+from models.training.checks import CHECKPOINT, TrainingError
 from models.training.datasets import DataSet, load
 from models.training.loop import Training, train
 from models.training.recipe import Recipe, find_recipe

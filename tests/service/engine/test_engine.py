@@ -18,6 +18,7 @@ import structlog
 
 from models.bundle import ZOO, Manifest
 from models.certification.answer import Conclusion, conclude
+from models.certification.division import LEAST_DRAWS
 from models.certification.procedure import Inquiry, Question
 from models.certification.terms import Terms
 from models.pixeldp import build_network, save_network
@@ -74,11 +75,11 @@ def build(devices: int = 1, queue: int = 8, **more: Any) -> Engine:
     )
 
 
-def open_post(engine: Engine, number: int = 0, pass_size: int = 32) -> Post:
+def open_post(engine: Engine, number: int = 0, pass_size: int = 32, speed: float = 1000.0) -> Post:
     """Have a worker be ready at a post; passes of 32 slots make a window of 8 pictures."""
     post = engine._posts[number]
     post.loaded = post.ready = True
-    post.calibrations = {0: Calibration("float32", pass_size, 1000.0)}
+    post.calibrations = {0: Calibration("float32", pass_size, speed)}
     engine.opened(post)
     return post
 
@@ -546,6 +547,32 @@ def test_a_key_has_half_of_the_queue() -> None:
             await asyncio.gather(other, return_exceptions=True)
 
     run(test)
+
+
+def granted(speed: float, deadline: float, asked: int, pictures: int = 1) -> list[int]:
+    found: list[int] = []
+
+    async def test() -> None:
+        engine = build(shrink=True)
+        kill(engine, open_post(engine))
+        jobs = [job(deadline=deadline, max_draws=asked) for _ in range(pictures)]
+        async with asking(engine, jobs):
+            open_post(engine, speed=speed)
+            found.extend(one.granted for one in engine._posts[0].flights.values())
+
+    run(test)
+    return found
+
+
+def test_budgets_fit_into_the_time_that_is_left() -> None:
+    assert granted(1000.0, 60.0, 100_000) == [100_000], "the deadline ends it, at a look"
+    assert granted(1.0, 60.0, 1000) == [LEAST_DRAWS], "the fewest, though it may be late"
+    [some] = granted(4.0, 60.0, 1000)
+    assert 100 <= some <= 120
+    assert granted(4.0, 60.0, 80) == [80]
+    first, *others = granted(4.0, 60.0, 1000, pictures=4)
+    assert first == some
+    assert others == [LEAST_DRAWS] * 3, "they share the worker"
 
 
 def test_answers_and_failures_reach_who_asked() -> None:

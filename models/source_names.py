@@ -1,0 +1,89 @@
+"""What may name a classifier that was made elsewhere, without importing anything to find out.
+
+The whole grammar of ``pixeldp import``:
+
+==================  =============================================================================
+net.pt2             the file of a program saved by ``torch.export``
+prefix:…            ``timm:``, ``cohen:``, ``hf:`` and ``onnx:`` are reserved for sources to come,
+                    before any module of that name
+file.py:function    a function of a file, which builds an ``nn.Module``
+module:function     a function of a module: installed, on PYTHONPATH or in the current folder
+name                one of torchvision's classifiers, such as resnet50
+==================  =============================================================================
+"""
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+ARCHIVE = ".pt2"
+# Sources to come.
+RESERVED = ("timm", "cohen", "hf", "onnx")
+BUILDER = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*|[^:,\0]*[^:,\0/]\.py):([A-Za-z_]\w*)")
+# The classifiers of the torchvision that is required; a test holds the list to that.
+_TORCHVISION = """
+alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161
+densenet169 densenet201 efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3
+efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7 efficientnet_v2_l
+efficientnet_v2_m efficientnet_v2_s googlenet inception_v3 maxvit_t mnasnet0_5 mnasnet0_75
+mnasnet1_0 mnasnet1_3 mobilenet_v2 mobilenet_v3_large mobilenet_v3_small regnet_x_16gf
+regnet_x_1_6gf regnet_x_32gf regnet_x_3_2gf regnet_x_400mf regnet_x_800mf regnet_x_8gf
+regnet_y_128gf regnet_y_16gf regnet_y_1_6gf regnet_y_32gf regnet_y_3_2gf regnet_y_400mf
+regnet_y_800mf regnet_y_8gf resnet101 resnet152 resnet18 resnet34 resnet50 resnext101_32x8d
+resnext101_64x4d resnext50_32x4d shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5
+shufflenet_v2_x2_0 squeezenet1_0 squeezenet1_1 swin_b swin_s swin_t swin_v2_b swin_v2_s swin_v2_t
+vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn vit_b_16 vit_b_32 vit_h_14 vit_l_16
+vit_l_32 wide_resnet101_2 wide_resnet50_2
+"""
+TORCHVISION = frozenset(_TORCHVISION.split())
+
+
+class ImportFailedError(ValueError):
+    """What cannot be made a bundle, and why."""
+
+
+def is_builder(text: str) -> bool:
+    """Whether ``text`` is ``module:function`` or ``file.py:function``."""
+    return BUILDER.fullmatch(text) is not None
+
+
+def check_source(text: str) -> None:
+    """Make sure that ``text`` names a source, and that its file is there if it has one.
+
+    Raises:
+        ImportFailedError: it does not; says what is expected.
+    """
+    code, colon, _ = text.partition(":")
+    if text.endswith(ARCHIVE):
+        _check_file(Path(text), "taken")
+    elif colon and code in RESERVED:
+        raise ImportFailedError(
+            f"{code}: is reserved for a kind of source that this version does not read yet; save "
+            f"the network by torch.export and import the {ARCHIVE} file (a module of your own that "
+            f"is called {code} is given as its file: {code}.py:function)"
+        )
+    elif is_builder(text):
+        if code.endswith(".py"):
+            _check_file(Path(code), "imported")
+    elif text not in TORCHVISION:
+        near = get_close_matches(text, sorted(TORCHVISION), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ImportFailedError(
+            f"{text!r} is no classifier: expected an archive of torch.export ({ARCHIVE}), a "
+            "Python module:function or file.py:function that builds one, or a name of "
+            f"torchvision's, as resnet50 or vit_b_16{hint}"
+        )
+
+
+def check_weights(file: Path) -> None:
+    """Make sure that there is a file with weights.
+
+    Raises:
+        ImportFailedError: there is none.
+    """
+    _check_file(file, "read as weights")
+
+
+def _check_file(file: Path, use: str) -> None:
+    if not file.is_file():
+        raise ImportFailedError(f"{file}: cannot be {use} (there is no file {file})")

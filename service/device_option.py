@@ -1,0 +1,31 @@
+"""The option ``--device`` of every command that runs a network."""
+
+from typing import Annotated
+
+import typer
+
+from service import devices
+
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda or cuda:N; by default CUDA where there is a GPU."),
+]
+
+
+def check_device(name: str | None) -> None:
+    """Refuse what is no device, or certainly none here, while PyTorch is not imported yet.
+
+    Raises:
+        ValueError: says what is expected, or why it cannot be used.
+    """
+    if name is None:
+        return
+    if not devices.is_device(name):
+        raise ValueError(
+            f"device {name!r} cannot be used: expected --device cpu, cuda or cuda:N, such as cuda:0"
+        )
+    if name != "cpu" and not devices.built_for_cuda():
+        raise ValueError(
+            f"device {name!r} cannot be used here (the installed PyTorch is built without CUDA); "
+            "leave out --device, or install a PyTorch with CUDA"
+        )
