@@ -73,10 +73,10 @@ WRONG = {
     "serve nope": "nope/model.json",
     "serve mnist-cnn mnist-cnn": "is served from another folder already",
     "serve --host 0.0.0.0": "other machines could use the service",
-    "serve --zzz": "lists what there is: --compile, --devices, --help, --host",
+    "serve --zzz": "lists what there is: --compile, --devices, ",
     "serve --prot 1": "Possible options: --host, --port",
     "fly": "lists what there is: serve, ",
-    "evaluat mnist-cnn": "Did you mean 'evaluate'?",
+    "evaluat mnist-cnn": "Did you mean 'evaluate'",
     "keys zz": "lists what there is: add, list, remove",
     "predict a.png --norm l3": "'--norm': 'l3' is not one of 'l1', 'l2', 'linf'",
 }
