@@ -16,10 +16,10 @@ from pathlib import Path
 _HEADER = struct.Struct("<IIQQIIIHH")
 _OUT = struct.Struct("<IiQ")
 _ATTRIBUTES = struct.Struct("<QQQQQQIIIIIIIIII")
-LOOKUP, FORGET, GETATTR, OPEN, READ, RELEASE, FLUSH = 1, 2, 3, 14, 15, 18, 25
-INIT, OPENDIR, READDIR, RELEASEDIR, INTERRUPT, BATCH_FORGET = 26, 27, 28, 29, 36, 42
-_SILENT = {FORGET, INTERRUPT, BATCH_FORGET}
-_DETACH = 2
+# Operations that the kernel asks for, by its header linux/fuse.h.
+_READ, _FORGET, _INTERRUPT, _BATCH_FORGET = 15, 2, 36, 42
+_SILENT = {_FORGET, _INTERRUPT, _BATCH_FORGET}
+_FORCE, _DETACH = 1, 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -52,6 +52,7 @@ class HangingDisk:
 
     def close(self) -> None:
         """Let go of all who wait: what they asked for fails."""
+        _libc.umount2(bytes(self.folder), _FORCE)  # which breaks the connection, if no more
         _libc.umount2(bytes(self.folder), _DETACH)
         with contextlib.suppress(OSError):
             os.close(self._device)
@@ -66,7 +67,7 @@ class HangingDisk:
             body = asked[_HEADER.size :]
             if code in _SILENT:
                 continue
-            if code == READ and self._files[node - 2][0] == self._hangs:
+            if code == _READ and self._files[node - 2][0] == self._hangs:
                 self.asked.set()
                 continue
             try:
@@ -79,25 +80,25 @@ class HangingDisk:
 
     def _answer(self, code: int, node: int, body: bytes) -> bytes:
         match code:
-            case 26:
+            case 26:  # INIT: its version, and what it takes
                 return struct.pack("<IIIIHHI", 7, 31, 0, 0, 16, 16, 2**16) + bytes(40)
-            case 1:
+            case 1:  # LOOKUP
                 names = [name for name, _ in self._files]
                 name = body.rstrip(b"\0").decode()
                 if name not in names:
                     raise OSError(errno.ENOENT, name)
                 found = names.index(name) + 2
                 return struct.pack("<QQQQII", found, 0, 60, 60, 0, 0) + self._attributes(found)
-            case 3:
+            case 3:  # GETATTR
                 return struct.pack("<QII", 60, 0, 0) + self._attributes(node)
-            case 14 | 27:
+            case 14 | 27:  # OPEN, OPENDIR
                 return struct.pack("<QII", 1, 0, 0)
-            case 15:
+            case 15:  # READ
                 _, offset, size = struct.unpack_from("<QQI", body)
                 return self._files[node - 2][1][offset : offset + size]
-            case 28:
+            case 28:  # READDIR
                 return self._entries(struct.unpack_from("<QQ", body)[1])
-            case 18 | 25 | 29:
+            case 18 | 25 | 29:  # RELEASE, FLUSH, RELEASEDIR
                 return b""
         raise OSError(errno.ENOSYS, str(code))
 

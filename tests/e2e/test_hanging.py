@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from models.bundle import ZOO
+from tests.chaos.processes import decoders, workers
 from tests.e2e.conftest import PLAIN, Service
 from tests.hanging_disk import CannotMountError, HangingDisk
 
@@ -132,10 +133,13 @@ def test_a_load_that_hangs_is_given_up_and_keeps_nothing_else(
 
 @pytest.mark.parametrize("hanging", ["disk", "stopped"], indirect=True)
 def test_a_stop_does_not_wait_for_it(hanging: Callable[[], bool], tmp_path: Path) -> None:
+    """Nor for workers and decoders that are stopped."""
     settings = {**PLAIN, "PIXELDP_REPOSITORY": str(tmp_path / "repository")}
     service = Service(str(ZOO / NAME), environment=settings).wait_ready()
     with loading(service) as answers:
         assert hanging()
+        for pid in workers(service.process.pid) + decoders(service.process.pid):
+            os.kill(pid, signal.SIGSTOP)
         code = service.stop()
     assert code == 0, service.log
     assert answers[0].status_code == 503
