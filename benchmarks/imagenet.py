@@ -50,7 +50,7 @@ def export(model: str, weights: Path | None, file: Path) -> None:
 def pixeldp(*arguments: str) -> float:
     """Run a command and return how many seconds it took."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-P", "-m", "service.cli", *arguments], check=True)
+    subprocess.run([sys.executable, "-P", "-m", "service.cli.main", *arguments], check=True)
     return time.perf_counter() - began
 
 

@@ -247,7 +247,8 @@ def serving(
 ) -> Iterator[tuple[int, int]]:
     """Run the service with its defaults; yield its port and the process id of its front."""
     port = free_port()
-    command = [sys.executable, "-P", "-m", "service.cli", "serve", str(bundle), "--port", str(port)]
+    command = [sys.executable, "-P", "-m", "service.cli.main", "serve", str(bundle)]
+    command += ["--port", str(port)]
     ready = f"http://127.0.0.1:{port}/health/ready"
     with running([*command, *options], ready, seconds) as process:
         yield port, process.pid

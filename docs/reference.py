@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 from models.bundle import ZOO
 from models.training.recipe import RECIPES
 from service.app import create_app
-from service.cli import app, main
+from service.cli.main import app, main
 from service.metrics import Metrics
 from service.settings import Settings, allowed
 

@@ -26,7 +26,7 @@ from pixeldp_client import (
     Unauthorized,
     Unreachable,
 )
-from service.cli import main
+from service.cli.main import main
 from tests.e2e.conftest import ROOT, Service
 
 # Noise alone, in which the shipped model sees an 8 and a 3 about as often.

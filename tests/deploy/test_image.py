@@ -117,7 +117,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     command = [
         *("unshare", "--mount", "sh", "-c", CONFINE, "confine", *folders),
         *(*user, *rights, "env", "-i", *variables),
-        *(f"{sys.prefix}/bin/python", "-P", "-m", "service.cli", "serve"),
+        *(f"{sys.prefix}/bin/python", "-P", "-m", "service.cli.main", "serve"),
     ]
     log = folder / "service.log"
     process = start(command, log, lambda: answers(f"http://127.0.0.1:{port}"))
@@ -157,7 +157,7 @@ def test_the_probe_of_the_image_tells_ready_from_not(running: Running) -> None:
     [probe] = re.findall(r"HEALTHCHECK .*CMD (\[.*\])", last_stage())
     name, *arguments = json.loads(probe)
     assert name == "pixeldp"
-    command = [sys.executable, "-P", "-m", "service.cli", *arguments]
+    command = [sys.executable, "-P", "-m", "service.cli.main", *arguments]
     for port, status in ((running.port, 0), (free_port(), 1)):
         # It is asked straight, whatever proxy others are asked by.
         others = {**os.environ, "http_proxy": "http://127.0.0.1:9"}

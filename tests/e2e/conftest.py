@@ -33,7 +33,7 @@ class Service:
         first: Callable[[], None] | None = None,
     ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "service.cli", "serve", "--port", "0", *arguments],
+            [sys.executable, "-P", "-m", "service.cli.main", "serve", "--port", "0", *arguments],
             stderr=subprocess.PIPE,
             text=True,
             cwd=folder,

@@ -60,7 +60,7 @@ class OwnNetwork:
         self.code = folder / "own.py"
         self.code.write_text(CODE)
         self.bundle = folder / "bundle"
-        command = [sys.executable, "-P", "-m", "service.cli", "import", f"{self.code}:build"]
+        command = [sys.executable, "-P", "-m", "service.cli.main", "import", f"{self.code}:build"]
         options = ["--input", "1x8x8", "--scale", "0.25", "--draws", "64"]
         done = subprocess.run(
             [*command, "--out", str(self.bundle), "--name", "own", *options],

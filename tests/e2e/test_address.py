@@ -14,7 +14,7 @@ from tests.service.test_address import has_ipv6
 
 pytestmark = pytest.mark.slow
 
-CLI = [sys.executable, "-P", "-m", "service.cli"]
+CLI = [sys.executable, "-P", "-m", "service.cli.main"]
 KEYLESS = {"PIXELDP_ALLOW_KEYLESS": "true"}
 V4, V6 = "127.0.0.1", "::1"
 

@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from docs.reference import FILE, document
-from service.cli import app
+from service.cli.main import app
 from tests.e2e.conftest import ROOT, Service
 
 NAMES = (

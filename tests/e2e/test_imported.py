@@ -15,7 +15,7 @@ from PIL import Image
 
 from models.networks import build
 from models.networks.python_networks import ALLOWED
-from service.cli import main
+from service.cli.main import main
 from tests.e2e.conftest import PLAIN, Service
 from tests.models.importing import classifiers
 
@@ -93,7 +93,15 @@ def test_a_service_that_does_not_allow_the_python_does_not_start(
     bundles: dict[str, Path],
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "service.cli", "serve", str(bundles["python"]), "--port", "0"],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "service.cli.main",
+            "serve",
+            str(bundles["python"]),
+            "--port=0",
+        ],
         capture_output=True,
         text=True,
         timeout=300,

@@ -242,7 +242,7 @@ def test_no_log_line_has_a_key(keyed: Keyed, seven: bytes) -> None:
 
 def refusal(*arguments: str, **environment: str) -> str:
     run = subprocess.run(
-        [sys.executable, "-P", "-m", "service.cli", "serve", "--port", "0", *arguments],
+        [sys.executable, "-P", "-m", "service.cli.main", "serve", "--port", "0", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,

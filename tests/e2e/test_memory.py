@@ -238,7 +238,7 @@ def test_with_too_few_files_the_service_does_not_start() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (LEAST_FILES - 1, LEAST_FILES - 1))
 
     run = subprocess.run(
-        [sys.executable, "-m", "service.cli", "serve", "--port", "0"],
+        [sys.executable, "-m", "service.cli.main", "serve", "--port", "0"],
         capture_output=True,
         text=True,
         cwd=ROOT,

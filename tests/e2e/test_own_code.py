@@ -18,7 +18,7 @@ from PIL import Image
 
 from models.bundle import read_bundle
 from models.networks.python_networks import ALLOWED
-from service.cli import INTERRUPTED
+from service.cli.main import INTERRUPTED
 from tests.e2e.conftest import Service
 
 pytestmark = pytest.mark.slow

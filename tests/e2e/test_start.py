@@ -22,7 +22,7 @@ from tests.models.test_bundle import DESCRIPTION
 
 pytestmark = pytest.mark.slow
 
-SERVE = [sys.executable, "-P", "-m", "service.cli", "serve", "--port", "0", "--devices", "cpu"]
+SERVE = [sys.executable, "-P", "-m", "service.cli.main", "serve", "--port", "0", "--devices", "cpu"]
 PNG = {"Content-Type": "image/png"}
 
 

@@ -95,7 +95,7 @@ class Service:
 def running(stderr: int | IO[bytes] | None, shell: str = "") -> Iterator[Service]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    command = [sys.executable, "-m", "service.cli", "serve"]
+    command = [sys.executable, "-m", "service.cli.main", "serve"]
     if shell:
         command = ["sh", "-c", f'exec "$@" {shell}', "sh", *command]
     service = Service(command, port, stderr)
@@ -177,7 +177,7 @@ import os, sys
 terminal = os.open(sys.argv[1], os.O_RDWR)
 for descriptor in (0, 1, 2):
     os.dup2(terminal, descriptor)
-os.execv(sys.executable, [sys.executable, "-m", "service.cli", "serve"])
+os.execv(sys.executable, [sys.executable, "-m", "service.cli.main", "serve"])
 """
 
 
@@ -186,7 +186,7 @@ def test_it_can_be_stopped_while_it_is_starting_even_as_the_first_process_of_a_c
     container = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
     if not shutil.which("unshare") or subprocess.run([*container, "true"]).returncode:
         pytest.skip("NOT TESTED: a first process takes Linux and the right to make namespaces")
-    command = [*container, sys.executable, "-m", "service.cli", "serve", "--port", "0"]
+    command = [*container, sys.executable, "-m", "service.cli.main", "serve", "--port", "0"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + START_SECONDS
     while process.poll() is None:

@@ -83,7 +83,7 @@ WRONG = {
 
 PROGRAM = f"""
 import contextlib, io, json, sys
-from service.cli import main
+from service.cli.main import main
 for line in json.load(sys.stdin):
     before = set(sys.modules)
     with contextlib.redirect_stderr(io.StringIO()) as said:
@@ -146,7 +146,7 @@ def test_a_device_of_another_build_needs_no_torch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from service import devices
-    from service.cli import main
+    from service.cli.main import main
 
     monkeypatch.setattr(devices, "built_for_cuda", lambda: False)
     for command in (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models.bundle import read_bundle
-from service.cli import app, main
+from service.cli.main import app, main
 
 SEVEN = Path(__file__).parents[2] / "examples" / "7.png"
 Captured = pytest.CaptureFixture[str]
@@ -110,7 +110,7 @@ def test_train_without_noise(tmp_path: Path, capsys: Captured) -> None:
 
 def test_help_needs_no_torch() -> None:
     program = (
-        "import sys; from service.cli import main; status = main(['--help']); "
+        "import sys; from service.cli.main import main; status = main(['--help']); "
         "sys.exit(status or 'torch' in sys.modules or 'pydantic' in sys.modules)"
     )
     done = subprocess.run(

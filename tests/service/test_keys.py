@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cli import main
+from service.cli.main import main
 from service.keys import BURST_SECONDS, Allowance, Keys, KeysError, add, digest, read, remove
 
 
@@ -179,7 +179,7 @@ def test_a_link_to_the_keys_stays_a_link(path: Path, tmp_path: Path) -> None:
 
 
 def test_as_many_keys_are_stored_as_were_made_at_a_time(path: Path) -> None:
-    adding = "import sys; from service.cli import main; sys.exit(main(sys.argv[1:]))"
+    adding = "import sys; from service.cli.main import main; sys.exit(main(sys.argv[1:]))"
     names = [f"key{i}" for i in range(8)]
     command = [sys.executable, "-c", adding, "keys", "add", "--keys", str(path)]
     running = [subprocess.Popen([*command, name], stdout=subprocess.DEVNULL) for name in names]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PIXELDP = f"{sys.executable} -m service.cli"
+PIXELDP = f"{sys.executable} -m service.cli.main"
 ROOT = Path(__file__).parents[2]
 
 
@@ -55,6 +55,6 @@ def test_a_name_in_no_encoding_comes_out_as_it_is(tmp_path: Path) -> None:
     file = os.fsencode(tmp_path) + b"/\xff.png"
     with open(file, "wb") as stream:
         stream.write((ROOT / "examples" / "7.png").read_bytes())
-    command = [sys.executable.encode(), b"-m", b"service.cli", b"predict", file]
+    command = [sys.executable.encode(), b"-m", b"service.cli.main", b"predict", file]
     done = subprocess.run(command, capture_output=True, cwd=ROOT, check=True)
     assert file in done.stdout

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from service.progress import Progress
+from service.cli.progress import Progress
 
 Captured = pytest.CaptureFixture[str]
 

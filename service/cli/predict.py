@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from service.device_option import DeviceOption, check_device
+from service.cli.device_option import DeviceOption, check_device
 
 if TYPE_CHECKING:
     from models.certification.procedure import Question

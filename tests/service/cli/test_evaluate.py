@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from models.bundle import read_bundle
-from service.cli import main
+from service.cli.main import main
 
 Captured = pytest.CaptureFixture[str]
 

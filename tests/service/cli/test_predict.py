@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from models.bundle import ZOO, read_bundle
-from service.cli import main
+from service.cli.main import main
 
-SEVEN = Path(__file__).parents[2] / "examples" / "7.png"
+SEVEN = Path(__file__).parents[3] / "examples" / "7.png"
 Captured = pytest.CaptureFixture[str]
 
 

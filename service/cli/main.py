@@ -18,18 +18,16 @@ from typing import Annotated, Any
 
 import typer
 
-from service import (
-    calculator,
-    evaluator,
-    health_command,
-    importer,
-    inspector,
-    key_commands,
-    local,
-    streams,
-    trainer,
-)
+from service import streams
 from service.address import ADDRESSES_ONLY
+from service.cli import calculate as calculator
+from service.cli import evaluate as evaluator
+from service.cli import health as health_command
+from service.cli import import_model as importer
+from service.cli import keys as key_commands
+from service.cli import predict as local
+from service.cli import sensitivity as inspector
+from service.cli import train as trainer
 
 # Of typer: what begins a complaint about a name, and what introduces those that are near.
 _UNKNOWN, _NEAR = re.compile("No such (option|command)"), re.compile("Possible opt|Did you mean")

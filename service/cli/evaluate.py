@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from service.device_option import DeviceOption, check_device
+from service.cli.device_option import DeviceOption, check_device
 
 if TYPE_CHECKING:
     from models.evaluation.asked import AttackName

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from models.bundle import read_bundle
 from models.networks.python_networks import ALLOWED
-from service.cli import main
+from service.cli.main import main
 from tests.models.importing import classifiers
 
 Captured = pytest.CaptureFixture[str]

@@ -6,7 +6,7 @@ import pytest
 
 from models.bundle import SAMPLES, ZOO, Manifest, read_bundle
 from models.samples import collect_samples, shipped_samples
-from service.cli import main
+from service.cli.main import main
 from tests.e2e.test_page_samples import shows
 
 Captured = pytest.CaptureFixture[str]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from models.precision import Precision
-from service.device_option import DeviceOption, check_device
-from service.noise_options import (
+from service.cli.device_option import DeviceOption, check_device
+from service.cli.noise_options import (
     Bound,
     Delta,
     Epsilon,

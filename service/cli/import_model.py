@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from service.device_option import DeviceOption, check_device
-from service.noise_options import (
+from service.cli.device_option import DeviceOption, check_device
+from service.cli.noise_options import (
     Bound,
     Delta,
     Epsilon,
@@ -125,7 +125,7 @@ def import_(
     from models.importing.bundling import import_classifier
     from models.importing.sources import find_source
     from models.networks.python_networks import allow
-    from service.progress import Progress, cleaning_up
+    from service.cli.progress import Progress, cleaning_up
 
     chosen = find_device(device)
     allowed = allow(source) if is_builder(source) else None
