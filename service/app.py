@@ -10,7 +10,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from service import supervision, tracing
+from service import tracing
 from service.api import docs, health, models, page, predict, problems, v2, v2_repository
 from service.api.apart import Bodies
 from service.api.head import Head
@@ -29,6 +29,7 @@ from service.keys import Keys
 from service.metrics import Metrics
 from service.settings import Settings
 from service.slowness import warn_of_slow_models
+from service.system import tasks as supervision
 
 log = structlog.get_logger(__name__)
 

@@ -1,8 +1,8 @@
 """Logs: structured, as JSON lines or for a person at a console, on standard error.
 
-Whoever logs never waits for whoever reads (``service/outlet.py``). What workers write, their own
-lines of the log as well as what libraries print, comes to the front process through pipes, and from
-there goes the same way.
+Whoever logs never waits for whoever reads (``service/system/outlet.py``). What workers write, their
+own lines of the log as well as what libraries print, comes to the front process through pipes, and
+from there goes the same way.
 """
 
 import atexit
@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 import structlog
 
 from service.keys import PREFIX
-from service.outlet import Outlet
+from service.system.outlet import Outlet
 
 _KEY = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 # How a worker logs: form, level and whether in colours, from its front process.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.bundle import MANIFEST, BundleError, read_document
-from service.confinement import NotConfinedError, confined
+from service.system.confinement import NotConfinedError, confined
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 

@@ -23,7 +23,7 @@ import structlog
 import uvicorn
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 
-from service import first, logs, supervision
+from service import logs
 from service.address import BACKLOG, listen, refuse_passed_sockets, resolve, url
 from service.app import create_app
 from service.budget import Budget
@@ -32,6 +32,8 @@ from service.checks import check_keys
 from service.connections import LEAST_FILES, Connection, check_connections
 from service.engine.engine import Engine
 from service.settings import Settings
+from service.system import signals as first
+from service.system import tasks as supervision
 
 log = structlog.get_logger(__name__)
 

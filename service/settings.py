@@ -11,8 +11,9 @@ from models.bundle import ZOO, locate
 from models.certification.division import LEAST_DRAWS
 from models.images import MOST_PIXELS
 from models.precision import Precision
-from service import address, devices
-from service.environment import PREFIX, Environment
+from service import address
+from service.system import devices
+from service.system.environment import PREFIX, Environment
 
 # More workers than any machine has use for.
 _MOST_WORKERS = 1024

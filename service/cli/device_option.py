@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from service import devices
+from service.system import devices
 
 DeviceOption = Annotated[
     str | None,

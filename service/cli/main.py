@@ -6,7 +6,7 @@ status 1; a command line that makes no sense is status 2.
 """
 
 # isort: off
-from service import first
+from service.system import signals as first
 # isort: on
 
 import os
@@ -18,7 +18,6 @@ from typing import Annotated, Any
 
 import typer
 
-from service import streams
 from service.address import ADDRESSES_ONLY
 from service.cli import calculate as calculator
 from service.cli import evaluate as evaluator
@@ -28,6 +27,7 @@ from service.cli import keys as key_commands
 from service.cli import predict as local
 from service.cli import sensitivity as inspector
 from service.cli import train as trainer
+from service.system import streams
 
 # Of typer: what begins a complaint about a name, and what introduces those that are near.
 _UNKNOWN, _NEAR = re.compile("No such (option|command)"), re.compile("Possible opt|Did you mean")
@@ -171,8 +171,8 @@ def serve(
 def _serve(given: dict[str, Any]) -> None:
     from pydantic import ValidationError
 
-    from service.environment import check
     from service.settings import Settings, explain
+    from service.system.environment import check
 
     passed_over = check(os.environ, Settings.model_fields)
     try:

@@ -19,7 +19,6 @@ import structlog
 
 from models.certification.answer import Conclusion
 from models.precision import Calibration, Precision
-from service import supervision
 from service.catalogue import Catalogue, Served
 from service.engine import wire
 from service.engine.errors import (
@@ -38,6 +37,7 @@ from service.engine.observer import Observer
 from service.engine.pace import fitting
 from service.engine.post import RESTART_SECONDS, Post
 from service.engine.roster import Roster
+from service.system import tasks as supervision
 
 __all__ = [
     "CannotEncodeError",

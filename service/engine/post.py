@@ -15,7 +15,6 @@ import structlog
 from models.bundle import Bundle
 from models.certification.answer import Conclusion
 from models.precision import Calibration
-from service import supervision
 from service.engine import wire
 from service.engine.board import Board
 from service.engine.check import CheckResult, Recent, WrongAnswerError, tally_of
@@ -26,6 +25,7 @@ from service.engine.probe import probe
 from service.engine.process import Process
 from service.engine.roster import Roster
 from service.engine.watch import Watch
+from service.system import tasks as supervision
 
 log = structlog.get_logger(__name__)
 

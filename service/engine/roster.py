@@ -11,12 +11,13 @@ import structlog
 
 from models.bundle import Bundle
 from models.precision import Calibration, Precision
-from service import reading, supervision
 from service.catalogue import Catalogue, Served
 from service.engine import wire
 from service.engine.check import CheckResult, Reference
 from service.engine.errors import ModelGoneError, NotReadyError
 from service.engine.observer import Observer
+from service.system import reading
+from service.system import tasks as supervision
 
 if TYPE_CHECKING:
     from service.engine.post import Post

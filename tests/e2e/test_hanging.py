@@ -57,7 +57,7 @@ def stopped_reader(source: Path, folder: Path) -> Iterator[Callable[[], bool]]:
             for file in Path("/proc").glob("[0-9]*/cmdline"):
                 pid = int(file.parent.name)
                 with contextlib.suppress(OSError):
-                    reads = b"service.reading" in file.read_bytes()
+                    reads = b"service.system.reading" in file.read_bytes()
                     if reads and pid not in seen and parent(parent(pid)) == os.getpid():
                         seen.append(pid)
                         if len(seen) == 2:

@@ -145,8 +145,8 @@ def test_what_makes_no_sense_is_answered_at_once(
 def test_a_device_of_another_build_needs_no_torch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from service import devices
     from service.cli.main import main
+    from service.system import devices
 
     monkeypatch.setattr(devices, "built_for_cuda", lambda: False)
     for command in (

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from models.bundle import ZOO, read_bundle
 from service.defaults import UselessDefaultsError, check_defaults
-from service.environment import UnknownVariableError, check
 from service.settings import Settings, explain
+from service.system.environment import UnknownVariableError, check
 
 
 def test_defaults_are_what_a_newcomer_meets() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PIXELDP = f"{sys.executable} -m service.cli.main"
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def run(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.confinement import NotConfinedError, confined
+from service.system.confinement import NotConfinedError, confined
 
 
 @pytest.fixture

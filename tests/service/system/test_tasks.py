@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 import structlog
 
-from service import supervision
-from service.supervision import PAUSES, keep, once
+from service.system import tasks as supervision
+from service.system.tasks import PAUSES, keep, once
 
 
 @pytest.fixture(autouse=True)

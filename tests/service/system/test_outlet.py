@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from service.outlet import LONGEST_LINE, MOST_BYTES, Outlet
+from service.system.outlet import LONGEST_LINE, MOST_BYTES, Outlet
 
 LINE = "x" * 999 + "\n"
 
@@ -119,7 +119,7 @@ def test_whoever_never_ends_a_line_is_not_waited_for(pipe: Pipe) -> None:
 
 FULL = """
 import os, resource, sys
-from service.outlet import Outlet
+from service.system.outlet import Outlet
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 told = []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service import devices
+from service.system import devices
 
 
 def quota(root: Path, groups: str, files: dict[str, str]) -> float | None:

@@ -1,0 +1,1 @@
+"""What the service needs of the operating system: processes, signals, streams, variables."""
