@@ -5,9 +5,9 @@ is closed: one that sends nothing, or a head or a body drop by drop, or that doe
 answer. What is no HTTP is answered by a problem document, as every error is. And no request is
 worked on for a client who has left.
 
-What a connection holds is counted (``service/budget.py``): bytes that were read and not yet taken
-by a request, and answers that the client has not taken. When all connections together hold too
-much, those whose clients have been slow for longest are cut.
+What a connection holds is counted (``service/http/guards/budget.py``): bytes that were read and not
+yet taken by a request, and answers that the client has not taken. When all connections together
+hold too much, those whose clients have been slow for longest are cut.
 
 Files are kept for probes: when there are as many connections as there may be, those that ask
 nothing make room, oldest first, and if none does, further ones are answered if they are probes.
@@ -34,7 +34,7 @@ from service.api.prefix import find_prefix, look_at_head
 from service.api.problems import PROBLEMS, Problem, forwarded_prefix
 from service.api.security import HEADERS
 from service.api.v2_errors import V2_PREFIX, as_v2
-from service.budget import Budget
+from service.http.guards.budget import Budget
 
 log = structlog.get_logger(__name__)
 

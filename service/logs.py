@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 
 import structlog
 
-from service.keys import PREFIX
+from service.http.guards.keys import PREFIX
 from service.system.outlet import Outlet
 
 _KEY = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")

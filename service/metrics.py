@@ -29,9 +29,9 @@ from prometheus_client import (
 )
 
 from models.certification.procedure import Stopped
-from service.budget import Budget
 from service.engine import wire
 from service.engine.check import CHECK_RESULTS, CheckResult
+from service.http.guards.budget import Budget
 from service.usage import Usage
 
 # From a cached probe to the default time-out of 30 s; a certified answer of a small network takes

@@ -26,11 +26,11 @@ from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from service import logs
 from service.address import BACKLOG, listen, refuse_passed_sockets, resolve, url
 from service.app import create_app
-from service.budget import Budget
 from service.catalogue import Catalogue
 from service.checks import check_keys
 from service.connections import LEAST_FILES, Connection, check_connections
 from service.engine.engine import Engine
+from service.http.guards.budget import Budget
 from service.settings import Settings
 from service.system import signals as first
 from service.system import tasks as supervision

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from service.api.auth import owner, refuse_debt
 from service.decoding.queue import FairQueue
 from service.engine.flights import SHARED
+from service.http.guards.auth import owner, refuse_debt
 
 T = TypeVar("T")
 

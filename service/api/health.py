@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Request, Response
 
 from service.api import problems
-from service.api.auth import requires
 from service.api.problems import Problem
+from service.http.guards.auth import requires
 from service.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["operations"])

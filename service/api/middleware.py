@@ -12,11 +12,11 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.leaving import CLIENT_LEFT
 from service.api.problems import Problem
 from service.api.security import HEADERS
 from service.api.v2_errors import V2_PREFIX, as_v2
-from service.budget import REQUEST_BYTES, Budget, Holding
+from service.http.guards.budget import REQUEST_BYTES, Budget, Holding
+from service.http.guards.client_gone import CLIENT_LEFT
 from service.metrics import Metrics
 from service.tracing import Tracing
 from service.usage import begin

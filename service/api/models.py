@@ -9,9 +9,9 @@ from models.bundle import RowsBasis
 from models.precision import Calibration, Precision, Provider
 from service.api import problems
 from service.api.answers import NoisePart, model_name, noise_part
-from service.api.auth import REFUSALS, requires
 from service.api.problems import Problem
 from service.catalogue import Served, UnknownModelError
+from service.http.guards.auth import REFUSALS, requires
 
 
 class Calibrated(BaseModel):

@@ -7,11 +7,11 @@ from starlette._utils import get_route_path
 from starlette.types import Receive, Scope, Send
 
 from models.bundle import SAMPLE_KINDS, BundleError
-from service.api.auth import requires
-from service.api.body import read_one
-from service.api.leaving import CLIENT_LEFT, unless_client_leaves
 from service.api.predictions import Predictions
 from service.api.static import Found, read_folder
+from service.http.guards.auth import requires
+from service.http.guards.client_gone import CLIENT_LEFT, unless_client_leaves
+from service.http.guards.uploads import read_one
 
 # As long as a screen is likely to need.
 SHOWN_SIDE = 1024

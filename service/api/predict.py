@@ -10,13 +10,13 @@ from fastapi.responses import StreamingResponse
 
 from service.api import openapi, problems
 from service.api.answers import Answer, Look, headers_together
-from service.api.auth import REFUSALS, requires
-from service.api.body import Body, read_many, read_one
-from service.api.leaving import CLIENT_LEFT, unless_client_leaves
 from service.api.options import Options, parse, resolve
 from service.api.predictions import Predictions
 from service.api.problems import Problem
-from service.budget import File, Holding
+from service.http.guards.auth import REFUSALS, requires
+from service.http.guards.budget import File, Holding
+from service.http.guards.client_gone import CLIENT_LEFT, unless_client_leaves
+from service.http.guards.uploads import Body, read_many, read_one
 
 _EVENT = {
     "type": "object",

@@ -19,10 +19,8 @@ from models.images import (
 from models.preprocessing import CannotCertify, Preprocessing
 from service.api.answers import Answer, Compute, Look, Timing, answer, look
 from service.api.apart import Bodies
-from service.api.auth import LEAST_COST, Bill, charge, check_priority, owner
 from service.api.options import Asked, Options, resolve
 from service.api.problems import Problem
-from service.budget import File, NoRoomError
 from service.catalogue import Catalogue, Served, UnknownModelError
 from service.decoding.decoders import (
     DecoderLostError,
@@ -43,6 +41,8 @@ from service.engine.engine import (
     OverloadedError,
     WorkersLostError,
 )
+from service.http.guards.auth import LEAST_COST, Bill, charge, check_priority, owner
+from service.http.guards.budget import File, NoRoomError
 from service.metrics import Metrics
 from service.settings import Settings
 from service.slowness import first_answer_ms

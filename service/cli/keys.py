@@ -28,7 +28,7 @@ def add(
     ] = None,
 ) -> None:
     """Make a key and print it, once: only its digest is stored."""
-    from service.keys import add
+    from service.http.guards.keys import add
 
     typer.echo(add(path, name, scopes.split(","), rate))
 
@@ -36,7 +36,7 @@ def add(
 @keys.command("list")
 def list_(path: File) -> None:
     """List the keys, which is to say their names: the keys themselves are nowhere."""
-    from service.keys import read
+    from service.http.guards.keys import read
 
     for key in read(path):
         rate = "no limit" if key.rate is None else f"{key.rate:g} draws/s"
@@ -47,7 +47,7 @@ def list_(path: File) -> None:
 @keys.command()
 def remove(name: Name, path: File) -> None:
     """Remove a key: a running service refuses it from the next request on."""
-    from service.keys import remove
+    from service.http.guards.keys import remove
 
     remove(path, name)
 

@@ -182,7 +182,7 @@ def _serve(given: dict[str, Any]) -> None:
 
     from service.address import refuse_passed_sockets, resolve
     from service.checks import KeysNeededError, check_keys, read_catalogue
-    from service.keys import KeysError
+    from service.http.guards.keys import KeysError
 
     try:
         refuse_passed_sockets(os.environ)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from service.keys import add
+from service.http.guards.keys import add
 from tests.chaos import deadlines, endings, experiments, hoards, shares
 from tests.chaos.attacks import seven
 from tests.chaos.experiments import EXIT_SECONDS, PROBE_SECONDS, Counts

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from service.keys import add
+from service.http.guards.keys import add
 from tests.chaos.attacks import attacks
 from tests.chaos.experiments import HANG_SECONDS, metric, wait_all_ready
 from tests.chaos.load import PNG, Log, open_loop

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.keys import add
+from service.http.guards.keys import add
 from tests.chaos import deadlines, endings, hoards, shares
 from tests.chaos.hoards import Group
 from tests.chaos.processes import memory

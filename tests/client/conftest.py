@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pixeldp_client import Client
-from service.keys import add
+from service.http.guards.keys import add
 from tests.e2e.conftest import PLAIN, ROOT, Service
 
 Behaviour = Callable[["Handler"], None]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service import keys
+from service.http.guards import keys
 from tests.e2e.conftest import PLAIN, Service
 
 START_SECONDS = 300

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from service import keys
 from service.address import url
+from service.http.guards import keys
 from tests.deploy.conftest import free_port, start
 from tests.deploy.test_container import USER, instructions, last_stage
 from tests.deploy.tools import ROOT

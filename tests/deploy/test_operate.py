@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from service import keys
+from service.http.guards import keys
 from service.settings import Settings
 from tests.deploy import promql
 from tests.deploy.tools import ROOT

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.keys import add, remove
+from service.http.guards.keys import add, remove
 from tests.e2e.conftest import PLAIN, ROOT, Service
 from tests.e2e.test_visibility import logged
 

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from service.connections import LEAST_FILES
-from service.keys import add
+from service.http.guards.keys import add
 from tests.e2e.conftest import ROOT, Service
 
 pytestmark = pytest.mark.slow

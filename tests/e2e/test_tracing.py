@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.keys import add
+from service.http.guards.keys import add
 from tests.e2e.conftest import PLAIN, ROOT, Service
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra pixeldp[tracing] is not installed")

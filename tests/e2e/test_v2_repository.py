@@ -15,7 +15,7 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from models.bundle import ZOO
-from service.keys import add
+from service.http.guards.keys import add
 from tests.e2e.conftest import PLAIN, ROOT, Service
 
 NAME, SECOND = "mnist-cnn", "second"

@@ -18,8 +18,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from service import connections
-from service.budget import SMALL, Budget, Holding
 from service.connections import Connection, check_connections
+from service.http.guards.budget import SMALL, Budget, Holding
 from service.metrics import Metrics
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

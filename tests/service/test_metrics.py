@@ -2,8 +2,8 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.budget import Budget
 from service.engine import wire
+from service.http.guards.budget import Budget
 from service.metrics import Metrics
 
 

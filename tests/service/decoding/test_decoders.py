@@ -19,10 +19,10 @@ from models.images import Limits, Size, decode, measure
 from models.loaded import load_model
 from models.predictor import Predictor
 from models.preprocessing import plan
-from service.budget import Budget, File, Holding
 from service.decoding import decoders as module
 from service.decoding.decoders import DecoderLostError, Decoders, NoMemoryError, RefusedError
 from service.decoding.reduction import FLOAT, Reduced, Task, reduce_file
+from service.http.guards.budget import Budget, File, Holding
 
 MAX_PIXELS = 4_000_000
 TASK = Task(MAX_PIXELS, (1, 28, 28))

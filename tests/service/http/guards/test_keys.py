@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from service.cli.main import main
-from service.keys import BURST_SECONDS, Allowance, Keys, KeysError, add, digest, read, remove
+from service.http.guards.keys import (
+    BURST_SECONDS,
+    Allowance,
+    Keys,
+    KeysError,
+    add,
+    digest,
+    read,
+    remove,
+)
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ class Allowance:
     """A token bucket of draws, which are what answers cost: passes have only so many slots.
 
     What takes processor time before the first draw, receiving and decoding, is counted in draws,
-    too (``service.api.auth``).
+    too (``service.http.guards.auth``).
 
     A picture's whole budget is taken before its first draw, and what it did not use is given back
     with the answer, so that many requests at once cannot pass before the first is counted. Whoever

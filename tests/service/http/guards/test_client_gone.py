@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.api.leaving import unless_client_leaves
+from service.http.guards.client_gone import unless_client_leaves
 
 
 class Picture:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from service.budget import REQUEST_BYTES, SMALL, Budget, File, Holding, NoRoomError
+from service.http.guards.budget import REQUEST_BYTES, SMALL, Budget, File, Holding, NoRoomError
 
 MOST = 64 * SMALL
 LARGE = SMALL + 1

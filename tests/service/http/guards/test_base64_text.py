@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from service.api.base64_text import decode
+from service.http.guards.base64_text import decode
 
 DATA = bytes(range(256)) * 5 + b"\xfb\xff\xfe"
 

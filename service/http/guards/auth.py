@@ -18,10 +18,10 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 
 from service.api import problems
 from service.api.problems import Problem
-from service.api.sites import refuse_other_sites
-from service.budget import Holding, NoRoomError
 from service.engine.engine import Engine
-from service.keys import UNLIMITED, Allowance, Keys, Scope
+from service.http.guards.budget import Holding, NoRoomError
+from service.http.guards.keys import UNLIMITED, Allowance, Keys, Scope
+from service.http.guards.sites import refuse_other_sites
 from service.usage import current
 
 # What a picture costs at least, in draws, be it refused: reading and decoding it is work, too.

@@ -7,7 +7,7 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from service.api.problems import Problem
-from service.api.sites import is_ours, refuse_other_sites
+from service.http.guards.sites import is_ours, refuse_other_sites
 from service.settings import Settings
 
 FOREIGN = "http://evil.example"

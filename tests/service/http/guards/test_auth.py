@@ -32,7 +32,7 @@ def routes(app: Any) -> Iterator[APIRoute]:
 
 def needs_key(route: APIRoute) -> bool:
     calls = [dependency.call for dependency in route.dependant.dependencies]
-    return any(getattr(call, "__module__", "") == "service.api.auth" for call in calls)
+    return any(getattr(call, "__module__", "") == "service.http.guards.auth" for call in calls)
 
 
 def test_every_route_needs_a_key_but_those_that_are_meant_to_be_open(app: FastAPI) -> None:
