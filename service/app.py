@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from service import tracing
-from service.api import docs, health, models, page, predict, problems, v2, v2_repository
+from service.api import docs, health, models, page, predict, problems
 from service.api.apart import Bodies
 from service.api.head import Head
 from service.api.middleware import Envelope
@@ -26,6 +26,8 @@ from service.engine.flights import SHARED
 from service.http.guards.budget import Budget
 from service.http.guards.keys import Keys
 from service.http.guards.overload import Gate
+from service.http.v2 import repository as v2_repository
+from service.http.v2 import routes as v2
 from service.metrics import Metrics
 from service.settings import Settings
 from service.slowness import warn_of_slow_models

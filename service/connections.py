@@ -33,8 +33,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from service.api.prefix import find_prefix, look_at_head
 from service.api.problems import PROBLEMS, Problem, forwarded_prefix
 from service.api.security import HEADERS
-from service.api.v2_errors import V2_PREFIX, as_v2
 from service.http.guards.budget import Budget
+from service.http.v2.errors import V2_PREFIX, as_v2
 
 log = structlog.get_logger(__name__)
 

@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import Problem
 from service.api.security import HEADERS
-from service.api.v2_errors import V2_PREFIX, as_v2
 from service.http.guards.budget import REQUEST_BYTES, Budget, Holding
 from service.http.guards.client_gone import CLIENT_LEFT
+from service.http.v2.errors import V2_PREFIX, as_v2
 from service.metrics import Metrics
 from service.tracing import Tracing
 from service.usage import begin

@@ -6,8 +6,9 @@ from typing import Any
 import httpx
 from fastapi.routing import APIRoute
 
-from service.api import v2, v2_repository
-from service.api.v2_response import OUTPUTS
+from service.http.v2 import repository as v2_repository
+from service.http.v2 import routes as v2
+from service.http.v2.response import OUTPUTS
 from tests.e2e.conftest import ROOT
 
 ANSWERS = (ROOT / "docs" / "answers.md").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from service.api.answers import Answer
-from service.api.v2_response import OUTPUTS
+from service.http.v2.response import OUTPUTS
 from tests.e2e.conftest import ROOT, Service
 
 NAMES = ["LABEL", "SCORES", "SCORES_LOWER", "SCORES_UPPER", "SIZE", "ROBUST", "TARGET", "DRAWS"]

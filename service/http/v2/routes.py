@@ -16,14 +16,14 @@ from service.api.answers import Answer, headers_together
 from service.api.options import Options, parse, resolve
 from service.api.predictions import READY_SECONDS, Predictions
 from service.api.problems import Problem
-from service.api.v2_errors import V2Route
-from service.api.v2_request import read_inference, room_apart
-from service.api.v2_response import OUTPUTS, respond
 from service.catalogue import Served
 from service.http.guards.auth import requires
 from service.http.guards.budget import File
 from service.http.guards.client_gone import CLIENT_LEFT, unless_client_leaves
 from service.http.guards.uploads import held, in_turn, room, whole
+from service.http.v2.errors import V2Route
+from service.http.v2.request import read_inference, room_apart
+from service.http.v2.response import OUTPUTS, respond
 
 PLATFORM = "pytorch_pixeldp"
 EXTENSIONS = ["binary_tensor_data", "model_repository"]

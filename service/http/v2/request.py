@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from service.api.apart import SMALL
 from service.api.problems import Problem
-from service.api.v2_errors import Unsupported
-from service.api.v2_response import OUTPUTS
-from service.api.v2_tensors import from_binary, from_json, shape_of
+from service.http.v2.errors import Unsupported
+from service.http.v2.response import OUTPUTS
+from service.http.v2.tensors import from_binary, from_json, shape_of
 
 # Parameters that are options of /predict, by the same names.
 _OPTIONS = ("target", "norm", "confidence", "max_draws")

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from models.bundle import BundleError
 from service.api.predictions import READY_SECONDS, Predictions
 from service.api.problems import Problem
-from service.api.v2_errors import Unsupported, V2Route
 from service.catalogue import UnknownModelError
 from service.engine.engine import LoadError, NotReadyError
 from service.http.guards.auth import requires
 from service.http.guards.uploads import whole
+from service.http.v2.errors import Unsupported, V2Route
 from service.repository import RepositoryError
 from service.system import reading
 from service.system.confinement import NotConfinedError
