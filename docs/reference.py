@@ -15,9 +15,9 @@ from pydantic_core import PydanticUndefined
 
 from models.bundle import ZOO
 from models.training.recipe import RECIPES
-from service.app import create_app
 from service.cli.main import app, main
-from service.metrics import Metrics
+from service.http.app import create_app
+from service.http.metrics import Metrics
 from service.settings import Settings, allowed
 
 FILE = Path(__file__).with_name("reference.md")

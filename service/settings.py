@@ -11,7 +11,7 @@ from models.bundle import ZOO, locate
 from models.certification.division import LEAST_DRAWS
 from models.images import MOST_PIXELS
 from models.precision import Precision
-from service import address
+from service.http import address
 from service.system import devices
 from service.system.environment import PREFIX, Environment
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from service.address import clean, near, resolve, url
+from service.http.address import clean, near, resolve, url
 
 HOST, PORT = "127.0.0.1", 8000
 SECONDS = 2.0

@@ -18,7 +18,6 @@ from typing import Annotated, Any
 
 import typer
 
-from service.address import ADDRESSES_ONLY
 from service.cli import calculate as calculator
 from service.cli import evaluate as evaluator
 from service.cli import health as health_command
@@ -27,6 +26,7 @@ from service.cli import keys as key_commands
 from service.cli import predict as local
 from service.cli import sensitivity as inspector
 from service.cli import train as trainer
+from service.http.address import ADDRESSES_ONLY
 from service.system import streams
 
 # Of typer: what begins a complaint about a name, and what introduces those that are near.
@@ -180,8 +180,8 @@ def _serve(given: dict[str, Any]) -> None:
     except ValidationError as error:
         raise ValueError(explain(error, set(given))) from None
 
-    from service.address import refuse_passed_sockets, resolve
-    from service.checks import KeysNeededError, check_keys, read_catalogue
+    from service.http.address import refuse_passed_sockets, resolve
+    from service.http.checks import KeysNeededError, check_keys, read_catalogue
     from service.http.guards.keys import KeysError
 
     try:
@@ -189,7 +189,7 @@ def _serve(given: dict[str, Any]) -> None:
         check_keys(settings, resolve(settings.host, settings.port))
         catalogue = read_catalogue(settings)
 
-        from service.server import serve
+        from service.http.server import serve
 
         serve(settings, passed_over, catalogue)
     except (KeysError, KeysNeededError) as error:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from service.connections import LEAST_FILES
+from service.http.connections import LEAST_FILES
 from tests.chaos.attacks import (
     BINARY,
     MANY_DRAWS,
@@ -217,7 +217,10 @@ def hoard(
     """Have so many connections send a request and read nothing, and measure memory meanwhile."""
     kills = group.kills() if group else 0
     front, together = [0], [0]
-    with probing(service.address) as probes, Crowd(service.address, request, connections) as crowd:
+    with (
+        probing(service.http.address) as probes,
+        Crowd(service.http.address, request, connections) as crowd,
+    ):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             assert service.process.poll() is None, service.log[-2000:]
@@ -242,7 +245,7 @@ def answers_again(service: Service, key: str) -> int:
     end = time.monotonic() + HANG_SECONDS
     while True:
         headers = {**PNG, "X-API-Key": key}
-        url = f"{service.address}/predict?max_draws=64&timeout_ms=60000"
+        url = f"{service.http.address}/predict?max_draws=64&timeout_ms=60000"
         status = httpx.post(url, content=seven(), headers=headers, timeout=HANG_SECONDS).status_code
         if status != 503 or time.monotonic() > end:
             return status

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.api.problems import PROBLEMS
+from service.http.problems import PROBLEMS
 from tests.deploy import promql
 from tests.deploy.conftest import Operated, free_port, replaced, start, stop
 from tests.deploy.tools import ROOT, tool

@@ -116,7 +116,7 @@ def test_the_front_imports_no_torch_for_them(bundles: dict[str, Path]) -> None:
     program = f"""
 import sys
 from pathlib import Path
-import service.server
+import service.http.server
 from service.catalogue import Catalogue
 
 Catalogue([Path(path) for path in {[str(path) for path in bundles.values()]}])

@@ -18,7 +18,7 @@ from service.catalogue import Catalogue
 from service.decoding.reduction import Reduced
 from service.engine.engine import Engine
 from service.engine.flights import Job
-from service.metrics import Metrics
+from service.http.metrics import Metrics
 from tests.chaos.processes import workers
 from tests.e2e.conftest import PLAIN, START_SECONDS, Service
 
@@ -125,7 +125,7 @@ def descriptors(service: Service) -> Counter[str]:
 def wait_whole(service: Service) -> None:
     """Wait until both workers are ready."""
     end = time.monotonic() + START_SECONDS
-    with httpx.Client(base_url=service.address) as client:
+    with httpx.Client(base_url=service.http.address) as client:
         while True:
             lines = client.get("/metrics").text.splitlines()
             up = [line for line in lines if line.startswith("pixeldp_worker_up{")]

@@ -180,7 +180,7 @@ def test_without_the_extra_it_says_what_to_install() -> None:
                 if name.startswith(("opentelemetry.sdk", "opentelemetry.exporter")):
                     raise ImportError(name)
         sys.meta_path.insert(0, Hidden())
-        from service import tracing
+        from service.http import tracing
         assert tracing.start("1") is None
     """
     environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}

@@ -17,7 +17,7 @@ from models import verification
 from models.certification.answer import follow
 from models.preprocessing import CannotCertify, plan
 from models.verification import MalformedAnswerError
-from service.api.answers import Answer
+from service.http.api.answers import Answer
 from tests.models.test_verification import answer, at, containers, is_word, leaves, named, others
 from tools import second_verifier
 

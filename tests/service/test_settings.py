@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.bundle import ZOO, read_bundle
-from service.defaults import UselessDefaultsError, check_defaults
+from service.http.defaults import UselessDefaultsError, check_defaults
 from service.settings import Settings, explain
 from service.system.environment import UnknownVariableError, check
 

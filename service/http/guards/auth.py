@@ -16,13 +16,13 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from service.api import problems
-from service.api.problems import Problem
 from service.engine.engine import Engine
+from service.http import problems
 from service.http.guards.budget import Holding, NoRoomError
 from service.http.guards.keys import UNLIMITED, Allowance, Keys, Scope
 from service.http.guards.sites import refuse_other_sites
-from service.usage import current
+from service.http.problems import Problem
+from service.http.usage import current
 
 # What a picture costs at least, in draws, be it refused: reading and decoding it is work, too.
 LEAST_COST = 64

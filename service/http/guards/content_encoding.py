@@ -4,7 +4,7 @@ import zlib
 
 from starlette.datastructures import Headers
 
-from service.api.problems import Problem
+from service.http.problems import Problem
 
 READ = "gzip, deflate"
 # Deflate makes at most so many bytes of one: a match of 258 takes two bits.

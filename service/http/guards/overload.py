@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.problems import MEDIA_TYPE, Problem, root_path
 from service.engine.engine import Engine
-from service.metrics import Metrics
+from service.http.metrics import Metrics
+from service.http.problems import MEDIA_TYPE, Problem, root_path
 
 _PATHS = ("/predict", "/predict/batch", "/predict/stream")
 _V2_PATH = "/v2/models/{name}/infer"

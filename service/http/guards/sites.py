@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 
-from service.api.problems import Problem
+from service.http.problems import Problem
 
 _READING = ("GET", "HEAD", "OPTIONS")
 

@@ -13,15 +13,15 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from service.api.apart import SMALL, Bodies
-from service.api.options import Options
-from service.api.problems import Problem
 from service.decoding.queue import FullError
+from service.http.api.options import Options
 from service.http.guards import base64_text
 from service.http.guards.auth import charge_bytes
+from service.http.guards.bodies import SMALL, Bodies
 from service.http.guards.budget import File, Holding, NoRoomError
 from service.http.guards.content_encoding import MOST_TIMES, decompress, find_encoding
 from service.http.guards.overload import no_room
+from service.http.problems import Problem
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from service.api.problems import Problem, out_of_range
+from service.http.problems import Problem, out_of_range
 
 log = structlog.get_logger(__name__)
 

@@ -10,12 +10,12 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.bundle import BundleError
-from service.api.predictions import READY_SECONDS, Predictions
-from service.api.problems import Problem
 from service.catalogue import UnknownModelError
 from service.engine.engine import LoadError, NotReadyError
 from service.http.guards.auth import requires
 from service.http.guards.uploads import whole
+from service.http.predictions import READY_SECONDS, Predictions
+from service.http.problems import Problem
 from service.http.v2.errors import Unsupported, V2Route
 from service.repository import RepositoryError
 from service.system import reading

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from service.api.apart import SMALL
-from service.api.problems import Problem
+from service.http.guards.bodies import SMALL
+from service.http.problems import Problem
 from service.http.v2.errors import Unsupported
 from service.http.v2.response import OUTPUTS
 from service.http.v2.tensors import from_binary, from_json, shape_of

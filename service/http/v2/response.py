@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import Response
 from numpy.typing import NDArray
 
-from service.api.answers import Answer, LabelScore
+from service.http.api.answers import Answer, LabelScore
 
 _DTYPES = {"INT64": "<i8", "FP32": "<f4", "BOOL": "?"}
 

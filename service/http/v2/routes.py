@@ -12,15 +12,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from service.api.answers import Answer, headers_together
-from service.api.options import Options, parse, resolve
-from service.api.predictions import READY_SECONDS, Predictions
-from service.api.problems import Problem
 from service.catalogue import Served
+from service.http.api.answers import Answer, headers_together
+from service.http.api.options import Options, parse, resolve
 from service.http.guards.auth import requires
 from service.http.guards.budget import File
 from service.http.guards.client_gone import CLIENT_LEFT, unless_client_leaves
 from service.http.guards.uploads import held, in_turn, room, whole
+from service.http.predictions import READY_SECONDS, Predictions
+from service.http.problems import Problem
 from service.http.v2.errors import V2Route
 from service.http.v2.request import read_inference, room_apart
 from service.http.v2.response import OUTPUTS, respond

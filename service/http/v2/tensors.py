@@ -10,8 +10,8 @@ from itertools import chain
 from math import prod
 from typing import Any
 
-from service.api.problems import Problem
 from service.http.guards import base64_text
+from service.http.problems import Problem
 
 # The magic numbers of PGM and PPM, which are a header before the very same values.
 _PNM = {1: b"P5", 3: b"P6"}

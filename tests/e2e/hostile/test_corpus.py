@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api.problems import PROBLEMS
+from service.http.problems import PROBLEMS
 from tests.e2e.hostile.conftest import PNG, Watched
 from tests.e2e.hostile.corpus import Hostile, corpus
 

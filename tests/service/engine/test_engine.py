@@ -40,7 +40,7 @@ from service.engine.errors import (
 )
 from service.engine.flights import SHARED, Flights, Job
 from service.engine.post import MOST_PASSES, STEADY_CHECKS, STEADY_SECONDS, Post
-from service.metrics import Metrics
+from service.http.metrics import Metrics
 from tests.models.test_bundle import DESCRIPTION
 
 BYTES = 100

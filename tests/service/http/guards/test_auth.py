@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from service.app import create_app
+from service.http.app import create_app
 from service.settings import Settings
 
 OPEN = {

@@ -6,8 +6,8 @@ import zlib
 import pytest
 from starlette.datastructures import Headers
 
-from service.api.problems import Problem
 from service.http.guards.content_encoding import decompress, find_encoding
+from service.http.problems import Problem
 
 DATA = bytes(range(256)) * 40
 BARE = zlib.compressobj(wbits=-15)

@@ -6,8 +6,8 @@ import pytest
 from fastapi import Request
 from pydantic import ValidationError
 
-from service.api.problems import Problem
 from service.http.guards.sites import is_ours, refuse_other_sites
+from service.http.problems import Problem
 from service.settings import Settings
 
 FOREIGN = "http://evil.example"

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from models.bundle import SAMPLES, ZOO
-from service.api.answers import Answer
-from service.api.options import Options
-from service.api.problems import MEDIA_TYPE, ProblemDocument
+from service.http.api.answers import Answer
+from service.http.api.options import Options
+from service.http.problems import MEDIA_TYPE, ProblemDocument
 
 _REFERENCE = "#/components/schemas/{model}"
 # Of what FastAPI adds for errors of its own, none of which this service answers with.

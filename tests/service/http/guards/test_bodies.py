@@ -5,12 +5,12 @@ import threading
 
 import pytest
 
-from service.api.apart import SMALL, Bodies
-from service.api.problems import Problem
 from service.decoding.queue import FullError
 from service.http.guards import auth
 from service.http.guards.auth import Caller
+from service.http.guards.bodies import SMALL, Bodies
 from service.http.guards.keys import Allowance
+from service.http.problems import Problem
 
 LARGE = SMALL + 1
 

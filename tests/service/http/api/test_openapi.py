@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from models.images import decode
-from service.api.options import Options, parse
-from service.api.problems import PROBLEMS
-from service.app import create_app
+from service.http.api.options import Options, parse
+from service.http.app import create_app
+from service.http.problems import PROBLEMS
 from service.settings import Settings
 
 

@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter, Request, Response
 
-from service.api import problems
-from service.api.problems import Problem
+from service.http import problems
 from service.http.guards.auth import requires
-from service.metrics import CONTENT_TYPE
+from service.http.metrics import CONTENT_TYPE
+from service.http.problems import Problem
 
 router = APIRouter(tags=["operations"])
 

@@ -8,15 +8,16 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from service.api import openapi, problems
-from service.api.answers import Answer, Look, headers_together
-from service.api.options import Options, parse, resolve
-from service.api.predictions import Predictions
-from service.api.problems import Problem
+from service.http import problems
+from service.http.api import openapi
+from service.http.api.answers import Answer, Look, headers_together
+from service.http.api.options import Options, parse, resolve
 from service.http.guards.auth import REFUSALS, requires
 from service.http.guards.budget import File, Holding
 from service.http.guards.client_gone import CLIENT_LEFT, unless_client_leaves
 from service.http.guards.uploads import Body, read_many, read_one
+from service.http.predictions import Predictions
+from service.http.problems import Problem
 
 _EVENT = {
     "type": "object",

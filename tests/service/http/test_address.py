@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from service.address import (
+from service.http.address import (
     CannotListenError,
     clean,
     listen,

@@ -15,8 +15,8 @@ from models.certification.procedure import Stopped
 from models.certification.tally import Scoring
 from models.precision import Precision, Provider
 from models.preprocessing import Preprocessing
-from service.api.options import Asked
 from service.decoding.reduction import Reduced
+from service.http.api.options import Asked
 
 
 class _Part(BaseModel):

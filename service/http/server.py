@@ -24,12 +24,12 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 
 from service import logs
-from service.address import BACKLOG, listen, refuse_passed_sockets, resolve, url
-from service.app import create_app
 from service.catalogue import Catalogue
-from service.checks import check_keys
-from service.connections import LEAST_FILES, Connection, check_connections
 from service.engine.engine import Engine
+from service.http.address import BACKLOG, listen, refuse_passed_sockets, resolve, url
+from service.http.app import create_app
+from service.http.checks import check_keys
+from service.http.connections import LEAST_FILES, Connection, check_connections
 from service.http.guards.budget import Budget
 from service.settings import Settings
 from service.system import signals as first
@@ -37,7 +37,7 @@ from service.system import tasks as supervision
 
 log = structlog.get_logger(__name__)
 
-SAMPLE = Path(__file__).parents[1] / "examples" / "7.png"
+SAMPLE = Path(__file__).parents[2] / "examples" / "7.png"
 
 
 # At the end of a stop: for what came on the last connections to be read.
@@ -213,7 +213,7 @@ def serve(
     Args:
         settings: checked settings.
         passed_over: variables of the environment that only look like settings, for the log.
-        catalogue: the models to serve, if they have been read; see :mod:`service.checks`.
+        catalogue: the models to serve, if they have been read; see :mod:`service.http.checks`.
 
     Raises:
         KeysNeededError: it would be open to other machines.

@@ -4,7 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.engine import wire
 from service.http.guards.budget import Budget
-from service.metrics import Metrics
+from service.http.metrics import Metrics
 
 
 def started() -> Metrics:

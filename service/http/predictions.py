@@ -17,10 +17,6 @@ from models.images import (
     TooManyPixels,
 )
 from models.preprocessing import CannotCertify, Preprocessing
-from service.api.answers import Answer, Compute, Look, Timing, answer, look
-from service.api.apart import Bodies
-from service.api.options import Asked, Options, resolve
-from service.api.problems import Problem
 from service.catalogue import Catalogue, Served, UnknownModelError
 from service.decoding.decoders import (
     DecoderLostError,
@@ -41,13 +37,17 @@ from service.engine.engine import (
     OverloadedError,
     WorkersLostError,
 )
+from service.http.api.answers import Answer, Compute, Look, Timing, answer, look
+from service.http.api.options import Asked, Options, resolve
 from service.http.guards.auth import LEAST_COST, Bill, charge, check_priority, owner
+from service.http.guards.bodies import Bodies
 from service.http.guards.budget import File, NoRoomError
-from service.metrics import Metrics
+from service.http.metrics import Metrics
+from service.http.problems import Problem
+from service.http.slowness import first_answer_ms
+from service.http.tracing import Tracing
+from service.http.usage import current
 from service.settings import Settings
-from service.slowness import first_answer_ms
-from service.tracing import Tracing
-from service.usage import current
 
 # For workers to become ready.
 READY_SECONDS = 1

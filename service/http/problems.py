@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
-from service.api.security import policy
+from service.http.security import policy
 
 log = structlog.get_logger(__name__)
 

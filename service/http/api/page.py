@@ -7,15 +7,15 @@ from starlette._utils import get_route_path
 from starlette.types import Receive, Scope, Send
 
 from models.bundle import SAMPLE_KINDS, BundleError
-from service.api.predictions import Predictions
-from service.api.static import Found, read_folder
 from service.http.guards.auth import requires
 from service.http.guards.client_gone import CLIENT_LEFT, unless_client_leaves
 from service.http.guards.uploads import read_one
+from service.http.predictions import Predictions
+from service.http.static import Found, read_folder
 
 # As long as a screen is likely to need.
 SHOWN_SIDE = 1024
-FOLDER = Path(__file__).parents[1] / "page"
+FOLDER = Path(__file__).parents[2] / "page"
 FILES = read_folder(FOLDER)
 
 router = APIRouter(include_in_schema=False)

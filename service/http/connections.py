@@ -30,10 +30,10 @@ from fastapi import Response
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from service.api.prefix import find_prefix, look_at_head
-from service.api.problems import PROBLEMS, Problem, forwarded_prefix
-from service.api.security import HEADERS
 from service.http.guards.budget import Budget
+from service.http.prefix import find_prefix, look_at_head
+from service.http.problems import PROBLEMS, Problem, forwarded_prefix
+from service.http.security import HEADERS
 from service.http.v2.errors import V2_PREFIX, as_v2
 
 log = structlog.get_logger(__name__)

@@ -8,8 +8,8 @@ from models.bundle import ZOO
 from models.certification.division import LEAST_DRAWS
 from service.catalogue import Catalogue
 from service.engine.engine import Engine
+from service.http.slowness import first_answer_ms, warn_of_slow_models
 from service.settings import Settings
-from service.slowness import first_answer_ms, warn_of_slow_models
 
 
 class Speeds:

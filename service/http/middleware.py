@@ -12,14 +12,14 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import Problem
-from service.api.security import HEADERS
 from service.http.guards.budget import REQUEST_BYTES, Budget, Holding
 from service.http.guards.client_gone import CLIENT_LEFT
+from service.http.metrics import Metrics
+from service.http.problems import Problem
+from service.http.security import HEADERS
+from service.http.tracing import Tracing
+from service.http.usage import begin
 from service.http.v2.errors import V2_PREFIX, as_v2
-from service.metrics import Metrics
-from service.tracing import Tracing
-from service.usage import begin
 
 log = structlog.get_logger(__name__)
 

@@ -32,7 +32,7 @@ from models.certification.procedure import Stopped
 from service.engine import wire
 from service.engine.check import CHECK_RESULTS, CheckResult
 from service.http.guards.budget import Budget
-from service.usage import Usage
+from service.http.usage import Usage
 
 # From a cached probe to the default time-out of 30 s; a certified answer of a small network takes
 # milliseconds, one of a large network seconds.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.problems import forwarded_prefix, root_path
+from service.http.problems import forwarded_prefix, root_path
 
 # What proxies that take a path off, as Traefik does, say it was. It only says where links lead, and
 # only in the answer to whoever sent it; nothing but plain paths comes through.

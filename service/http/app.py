@@ -10,27 +10,27 @@ import structlog
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from service import tracing
-from service.api import docs, health, models, page, predict, problems
-from service.api.apart import Bodies
-from service.api.head import Head
-from service.api.middleware import Envelope
-from service.api.openapi import Described
-from service.api.predictions import Predictions
-from service.api.prefix import Prefix
 from service.catalogue import Catalogue
-from service.checks import read_catalogue
 from service.decoding.decoders import Decoders
 from service.engine.engine import Engine
 from service.engine.flights import SHARED
+from service.http import problems, tracing
+from service.http.api import docs, health, models, page, predict
+from service.http.api.openapi import Described
+from service.http.checks import read_catalogue
+from service.http.guards.bodies import Bodies
 from service.http.guards.budget import Budget
 from service.http.guards.keys import Keys
 from service.http.guards.overload import Gate
+from service.http.head import Head
+from service.http.metrics import Metrics
+from service.http.middleware import Envelope
+from service.http.predictions import Predictions
+from service.http.prefix import Prefix
+from service.http.slowness import warn_of_slow_models
 from service.http.v2 import repository as v2_repository
 from service.http.v2 import routes as v2
-from service.metrics import Metrics
 from service.settings import Settings
-from service.slowness import warn_of_slow_models
 from service.system import tasks as supervision
 
 log = structlog.get_logger(__name__)
@@ -122,7 +122,7 @@ def create_app(
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
-        # Its own spans would carry paths and queries as they were sent; see service/tracing.py.
+        # Its own spans would carry paths and queries as they were sent (service/http/tracing.py).
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.engine, app.state.metrics = engine, metrics

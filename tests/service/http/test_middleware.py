@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.api.middleware import parse_traceparent
+from service.http.middleware import parse_traceparent
 
 TRACE, SPAN = b"4bf92f3577b34da6a3ce929d0e0e4736", b"00f067aa0ba902b7"
 GOOD = b"00-" + TRACE + b"-" + SPAN + b"-01"

@@ -7,11 +7,11 @@ from pydantic import BaseModel
 
 from models.bundle import RowsBasis
 from models.precision import Calibration, Precision, Provider
-from service.api import problems
-from service.api.answers import NoisePart, model_name, noise_part
-from service.api.problems import Problem
 from service.catalogue import Served, UnknownModelError
+from service.http import problems
+from service.http.api.answers import NoisePart, model_name, noise_part
 from service.http.guards.auth import REFUSALS, requires
+from service.http.problems import Problem
 
 
 class Calibrated(BaseModel):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.server import LEAST_PAUSE, MANY_REQUESTS, NEW_GARBAGE_SECONDS, _collect_garbage
+from service.http.server import LEAST_PAUSE, MANY_REQUESTS, NEW_GARBAGE_SECONDS, _collect_garbage
 
 
 class Knot:

@@ -17,10 +17,10 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from service import connections
-from service.connections import Connection, check_connections
+from service.http import connections
+from service.http.connections import Connection, check_connections
 from service.http.guards.budget import SMALL, Budget, Holding
-from service.metrics import Metrics
+from service.http.metrics import Metrics
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"

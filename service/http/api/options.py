@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from models.certification.division import LEAST_DRAWS
 from models.certification.norms import Norm
 from models.certification.procedure import Question
-from service.api.problems import Problem, out_of_range
 from service.catalogue import Served
+from service.http.problems import Problem, out_of_range
 from service.settings import Settings
 
 # Up to so many labels an answer shows the scores of all by default, else of so few.

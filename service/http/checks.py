@@ -3,9 +3,9 @@
 Nothing that takes long to import is needed to tell: neither FastAPI nor PyTorch.
 """
 
-from service.address import Address
 from service.catalogue import Catalogue, UnknownModelError
-from service.defaults import check_defaults
+from service.http.address import Address
+from service.http.defaults import check_defaults
 from service.http.guards.keys import read
 from service.settings import Settings
 

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import JSONResponse
 
-from service.api.problems import Problem, root_path
-from service.api.security import policy
-from service.api.static import Found, StaticFile
+from service.http.problems import Problem, root_path
+from service.http.security import policy
+from service.http.static import Found, StaticFile
 
 router = APIRouter(include_in_schema=False)
 

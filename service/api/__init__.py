@@ -1,1 +1,0 @@
-"""The routes, one module for each resource. Nothing here knows of torch."""
