@@ -20,7 +20,7 @@ import structlog
 from models.certification.answer import Conclusion
 from models.precision import Calibration, Precision
 from service.catalogue import Catalogue, Served
-from service.engine import wire
+from service.engine import messages as wire
 from service.engine.errors import (
     CannotEncodeError,
     DeadlineError,
@@ -32,11 +32,11 @@ from service.engine.errors import (
     OverloadedError,
     WorkersLostError,
 )
-from service.engine.flights import MOST_DEATHS, SHARED, Flight, Flights, Job, Result, Waiting
 from service.engine.observer import Observer
 from service.engine.pace import fitting
-from service.engine.post import RESTART_SECONDS, Post
-from service.engine.roster import Roster
+from service.engine.queue import MOST_DEATHS, SHARED, Flight, Flights, Job, Result, Waiting
+from service.engine.served import Roster
+from service.engine.supervisor import RESTART_SECONDS, Post
 from service.system import tasks as supervision
 
 __all__ = [

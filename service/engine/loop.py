@@ -15,12 +15,12 @@ from models.certification.procedure import Inquiry, Question
 from models.precision import Calibration
 from models.predictor import Predictor
 from service.decoding.reduction import FLOAT
-from service.engine import wire
+from service.engine import messages as wire
 from service.engine.batcher import Ticket
-from service.engine.board import Board
-from service.engine.lane import Lane, Running, free, without
-from service.engine.link import Link
+from service.engine.channel import Link
 from service.engine.memory import device_memory
+from service.engine.pass_runner import Lane, Running, free, without
+from service.engine.status import Board
 
 _NUMBERS_EVERY_SECONDS = 1.0
 # So long before a picture's deadline, and two passes, the front is told what has been reached.

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from service.engine import wire
+from service.engine import messages as wire
 from service.engine.check import CheckResult
 
 

@@ -7,7 +7,7 @@ import time
 
 from models.bundle import Bundle
 from models.certification.division import LEAST_DRAWS as DRAWS
-from service.engine import wire
+from service.engine import messages as wire
 
 # A worker that never answers it is found wedged.
 SECONDS = 3600.0

@@ -8,8 +8,8 @@ import sys
 from typing import Self
 
 from service import logs
-from service.engine.board import Board
 from service.engine.output import Output
+from service.engine.status import Board
 
 # Nothing can be done about a process that the kernel does not let end, for a device's sake perhaps.
 _ENDING_SECONDS = 10.0

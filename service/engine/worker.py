@@ -25,10 +25,10 @@ import structlog
 from models.bundle import MANIFEST, Bundle, BundleError, describe
 from models.precision import Calibration
 from service import logs
-from service.engine import wire
-from service.engine.board import Board
+from service.engine import messages as wire
+from service.engine.channel import FrontGoneError, Link
 from service.engine.failures import explain
-from service.engine.link import FrontGoneError, Link
+from service.engine.status import Board
 
 if TYPE_CHECKING:
     from models.predictor import Predictor

@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from service.catalogue import Catalogue
 from service.decoding.decoders import Decoders
 from service.engine.engine import Engine
-from service.engine.flights import SHARED
+from service.engine.queue import SHARED
 from service.http import problems, tracing
 from service.http.api import docs, health, models, page, predict
 from service.http.api.openapi import Described

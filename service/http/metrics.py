@@ -29,7 +29,7 @@ from prometheus_client import (
 )
 
 from models.certification.procedure import Stopped
-from service.engine import wire
+from service.engine import messages as wire
 from service.engine.check import CHECK_RESULTS, CheckResult
 from service.http.guards.budget import Budget
 from service.http.usage import Usage

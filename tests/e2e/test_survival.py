@@ -17,7 +17,7 @@ from models.certification.procedure import Question
 from service.catalogue import Catalogue
 from service.decoding.reduction import Reduced
 from service.engine.engine import Engine
-from service.engine.flights import Job
+from service.engine.queue import Job
 from service.http.metrics import Metrics
 from tests.chaos.processes import workers
 from tests.e2e.conftest import PLAIN, START_SECONDS, Service

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from service.decoding.queue import FairQueue
-from service.engine.flights import SHARED
+from service.engine.queue import SHARED
 from service.http.guards.auth import owner, refuse_debt
 
 T = TypeVar("T")

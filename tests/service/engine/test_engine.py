@@ -25,8 +25,7 @@ from models.pixeldp import build_network, save_network
 from models.precision import Calibration, Execution
 from service.catalogue import Catalogue
 from service.decoding.reduction import Reduced
-from service.engine import wire
-from service.engine.board import Board
+from service.engine import messages as wire
 from service.engine.check import WrongAnswerError
 from service.engine.engine import LEAST_GRANTED, LONGEST_RETRY, Engine
 from service.engine.errors import (
@@ -38,8 +37,9 @@ from service.engine.errors import (
     OverloadedError,
     WorkersLostError,
 )
-from service.engine.flights import SHARED, Flights, Job
-from service.engine.post import MOST_PASSES, STEADY_CHECKS, STEADY_SECONDS, Post
+from service.engine.queue import SHARED, Flights, Job
+from service.engine.status import Board
+from service.engine.supervisor import MOST_PASSES, STEADY_CHECKS, STEADY_SECONDS, Post
 from service.http.metrics import Metrics
 from tests.models.test_bundle import DESCRIPTION
 

@@ -20,12 +20,12 @@ from models.loaded import load_model
 from models.pixeldp import build_network, save_network
 from models.precision import Calibration
 from models.predictor import Predictor
-from service.engine import wire
+from service.engine import messages as wire
 from service.engine.batcher import Pass, Ticket
-from service.engine.board import Board
-from service.engine.lane import Lane
-from service.engine.link import FrontGoneError, Link
+from service.engine.channel import FrontGoneError, Link
 from service.engine.loop import Loop
+from service.engine.pass_runner import Lane
+from service.engine.status import Board
 from tests.conftest import HAS_COMPILER
 from tests.models.test_bundle import DESCRIPTION
 
@@ -443,7 +443,7 @@ def test_a_compiled_network_takes_over_between_pictures(
 
 
 def test_a_compiled_network_comes_too_late_for_a_smaller_pass(predictor: Predictor) -> None:
-    from service.engine.lane import Running
+    from service.engine.pass_runner import Running
 
     running = Running.begin(0, predictor, Calibration("float32", SLOTS, 1.0))
     compiled = copy.copy(predictor)

@@ -6,7 +6,7 @@ import pytest
 
 from models.bundle import Bundle, BundleError, Manifest, read_bundle, write_manifest
 from models.pixeldp import build_network, save_network
-from service.engine import wire
+from service.engine import messages as wire
 from service.engine.worker import load
 from tests.models.test_bundle import DESCRIPTION
 

@@ -2,7 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.engine import wire
+from service.engine import messages as wire
 from service.http.guards.budget import Budget
 from service.http.metrics import Metrics
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from service.engine.board import Board
-from service.engine.watch import SLOW, STARTING, Watch
+from service.engine.status import Board
+from service.engine.watchdog import SLOW, STARTING, Watch
 
 PATIENCE = 10.0
 LOAD_SECONDS = 600.0

@@ -10,10 +10,10 @@ from models.certification.answer import Conclusion
 from models.certification.procedure import Question
 from models.precision import Execution
 from service.decoding.reduction import Reduced
-from service.engine import wire
+from service.engine import messages as wire
 
 if TYPE_CHECKING:
-    from service.engine.post import Post
+    from service.engine.supervisor import Post
 
 
 # Deaths of workers in passes of one picture, after which it is taken to be their cause.

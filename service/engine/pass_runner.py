@@ -1,8 +1,8 @@
 """Passes of one model, and what becomes of them when the device's memory does not hold them.
 
 A pass that does not fit is halved. Halved passes are another h, as kernels differ with their
-shapes, and a picture must be drawn for by one h from beginning to end: so a model changes its lane,
-and the pictures of the former lane begin anew in the next.
+shapes, and a picture must be drawn for by one h from beginning to end: so a model changes its
+runner, and the pictures of the former lane begin anew in the next.
 """
 
 import copy

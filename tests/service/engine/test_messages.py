@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from models.certification.answer import conclude
 from models.certification.procedure import Inquiry, Question, Terms
 from models.precision import Execution
-from service.engine import wire
+from service.engine import messages as wire
 
 
 def admit(number: int) -> wire.Admit:

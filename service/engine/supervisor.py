@@ -15,16 +15,16 @@ import structlog
 from models.bundle import Bundle
 from models.certification.answer import Conclusion
 from models.precision import Calibration
-from service.engine import wire
-from service.engine.board import Board
+from service.engine import messages as wire
 from service.engine.check import CheckResult, Recent, WrongAnswerError, tally_of
 from service.engine.errors import LoadError
 from service.engine.failures import explain, explain_exit
-from service.engine.flights import Flight, Flights
 from service.engine.probe import probe
 from service.engine.process import Process
-from service.engine.roster import Roster
-from service.engine.watch import Watch
+from service.engine.queue import Flight, Flights
+from service.engine.served import Roster
+from service.engine.status import Board
+from service.engine.watchdog import Watch
 from service.system import tasks as supervision
 
 log = structlog.get_logger(__name__)

@@ -4,7 +4,7 @@ import select
 import socket
 from collections.abc import Iterator
 
-from service.engine import wire
+from service.engine import messages as wire
 
 _CHUNK = 1 << 20
 

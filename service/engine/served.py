@@ -12,7 +12,7 @@ import structlog
 from models.bundle import Bundle
 from models.precision import Calibration, Precision
 from service.catalogue import Catalogue, Served
-from service.engine import wire
+from service.engine import messages as wire
 from service.engine.check import CheckResult, Reference
 from service.engine.errors import ModelGoneError, NotReadyError
 from service.engine.observer import Observer
@@ -20,7 +20,7 @@ from service.system import reading
 from service.system import tasks as supervision
 
 if TYPE_CHECKING:
-    from service.engine.post import Post
+    from service.engine.supervisor import Post
 
 log = structlog.get_logger(__name__)
 

@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 
-from service.engine.board import Board
+from service.engine.status import Board
 
 WRITER = """
 import os, signal, sys
-from service.engine.board import Board
+from service.engine.status import Board
 board = Board(int(sys.argv[1]))
 board.beat()
 board.begin([7, 8])

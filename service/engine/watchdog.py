@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from service.engine.board import Board
+from service.engine.status import Board
 
 # Reading PyTorch's libraries from a cold disk can stop a whole process for longer than any pass.
 STARTING = 12.0
