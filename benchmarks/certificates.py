@@ -23,9 +23,9 @@ from models.calibration import calibrate
 from models.certification.comparison import cohen_size, paper_size
 from models.certification.procedure import Inquiry, Question, Terms
 from models.certification.tally import Tally
+from models.data.datasets import load
 from models.loaded import load_model
 from models.predictor import Predictor
-from models.training.datasets import load
 
 PASS = 512
 COHEN_SELECTION = 100

@@ -29,7 +29,7 @@ from benchmarks.outcomes import latencies, outcomes
 from benchmarks.report import Figures
 from benchmarks.service import CORES, Service, png, processor_seconds, serving, settle
 from models.bundle import ZOO, read_bundle
-from models.training.datasets import load
+from models.data.datasets import load
 
 CLIENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 # Numbers of clients of whom each would wait longer are left out.

@@ -44,7 +44,7 @@ from benchmarks.service import (
     settle,
 )
 from models.bundle import ZOO
-from models.training.datasets import load
+from models.data.datasets import load
 
 # Arrivals at a share of a slow peer's capacity are so few that all of them would take hours.
 LONGEST_ARRIVALS_SECONDS = 300.0

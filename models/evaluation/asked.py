@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from models.bundle import Bundle, Manifest
 from models.certification.norms import Norm
-from models.training.data import DataSet
+from models.data.labelled import DataSet
 
 AttackName = Literal["pgd", "carlini-wagner"]
 ATTACK_NAMES: tuple[AttackName, ...] = get_args(AttackName)

@@ -22,6 +22,7 @@ from models.certification.arrays import Floats, Integers
 from models.certification.norms import Norm
 from models.certification.procedure import Question
 from models.certification.reach import reachable_size
+from models.data.datasets import DataSet
 from models.device import find_device
 from models.evaluation.alteration import Attack, alter
 from models.evaluation.answers import answers, repeatable_key
@@ -42,7 +43,6 @@ from models.noise import system_key
 from models.precision import Precision
 from models.predictor import Predictor
 from models.preprocessing import Pixels
-from models.training.datasets import DataSet
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from models.bundle import AUTOENCODER, DENOISED, IMAGE, MANIFEST, Bundle
-from models.training.data import DataSet
+from models.data.labelled import DataSet
 from models.training.recipe import Recipe
 
 CHECKPOINT = "checkpoint.json"

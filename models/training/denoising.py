@@ -17,10 +17,10 @@ from torch import Tensor
 from models import networks
 from models.bundle import Architecture, Bundle, Manifest
 from models.certification.arrays import Integers
+from models.data.labelled import DataSet
 from models.networks.autoencoder import AUTOENCODER, CLASSIFIER
 from models.pixeldp import load_network
 from models.training.checks import check_data, check_denoiser
-from models.training.data import DataSet
 from models.training.loop import Training, train
 from models.training.losses import draws_loss
 from models.training.recipe import Recipe

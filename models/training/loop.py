@@ -21,6 +21,7 @@ from models.bundle import (
     remove_bundle,
 )
 from models.certification.certificates import MECHANISM_NORMS
+from models.data.datasets import DataSet
 from models.files import locked
 from models.pixeldp import PixelDP, save_network
 from models.precision import PRECISIONS, Precision
@@ -35,7 +36,6 @@ from models.training.checkpoint import (
     write_checkpoint,
 )
 from models.training.checks import CHECKPOINT, TrainingError, check_denoiser, check_folder
-from models.training.datasets import DataSet
 from models.training.losses import draws_loss
 from models.training.recipe import Recipe
 from models.training.watch import fork_random, watch, watched_size

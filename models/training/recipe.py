@@ -84,7 +84,7 @@ class Recipe(_Part):
     Attributes:
         name: of the recipe, and of the bundle.
         version: of the bundle.
-        dataset: what ``models.training.datasets.load`` takes.
+        dataset: what ``models.data.datasets.load`` takes.
         architecture: the network and its arguments; of a denoiser, ``autoencoder`` and its.
         placement: where the noise goes.
         mechanism: the noise law.

@@ -8,12 +8,12 @@ import torch
 
 from models.bundle import Manifest
 from models.certification.procedure import Question
+from models.data.labelled import DataSet
 from models.evaluation.answers import answers
 from models.loaded import load_model
 from models.pixeldp import PixelDP, save_network
 from models.precision import Precision
 from models.predictor import Predictor
-from models.training.data import DataSet
 
 DRAWS = 128
 CONFIDENCE = 0.95

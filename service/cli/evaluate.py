@@ -84,9 +84,9 @@ def evaluate(
 
     from models.bundle import locate, read_bundle
     from models.certification.procedure import Question
+    from models.data.datasets import load
     from models.evaluation.asked import Attacks, check_data, check_matplotlib, check_radii
     from models.images import report_others
-    from models.training.datasets import load
 
     check_device(device)
     check_radii(sizes)

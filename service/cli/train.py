@@ -82,10 +82,10 @@ def train(
 ) -> None:
     """Train a model by a recipe and save it as a bundle."""
     from models.bundle import locate, read_bundle
+    from models.data.datasets import check_root, load
     from models.images import report_others
     from models.samples import check_samples, collect_samples, shipped_samples, write_samples
     from models.training.checks import check_data, check_denoiser, check_folder
-    from models.training.datasets import check_root, load
     from models.training.recipe import find_recipe, without_noise
 
     given = {

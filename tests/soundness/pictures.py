@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.bundle import Bundle
-from models.training.datasets import DataSetError, load
+from models.data.datasets import DataSetError, load
 from tests.soundness.forms import DATA
 
 Picture = NDArray[np.uint8]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from models.training.datasets import DataSet, load
+from models.data.datasets import DataSet, load
 from models.training.loop import train
 from models.training.recipe import find_recipe, without_noise
 

@@ -6,6 +6,7 @@ import torch
 
 from models.bundle import read_bundle
 from models.certification.norms import NORMS, Norm
+from models.data.datasets import DataSet
 from models.evaluation.alteration import Attack, alter, lengths
 from models.evaluation.answers import repeatable_key
 from models.evaluation.asked import ATTACK_NAMES, AttackName
@@ -13,7 +14,6 @@ from models.evaluation.attacks import noisy_scores
 from models.loaded import load_model
 from models.pixeldp import load_network
 from models.predictor import Predictor
-from models.training.datasets import DataSet
 
 
 @pytest.mark.parametrize("name", ATTACK_NAMES)

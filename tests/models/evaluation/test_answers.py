@@ -7,11 +7,11 @@ import torch
 
 from models.bundle import read_bundle
 from models.certification.procedure import Question
+from models.data.datasets import DataSet
 from models.evaluation.answers import answers, repeatable_key, share
 from models.loaded import load_model
 from models.pixeldp import load_network
 from models.predictor import Predictor
-from models.training.datasets import DataSet
 
 DRAWS = 200
 QUESTION = Question(confidence=0.999, max_draws=DRAWS, target=None, norm="l2")

@@ -5,11 +5,11 @@ import pytest
 
 from models.bundle import Bundle, BundleError, read_bundle
 from models.certification.procedure import Question
+from models.data.datasets import DataSet
 from models.evaluation.answers import answers
 from models.evaluation.evaluate import Attacks, Running, evaluate, record
 from models.evaluation.figures import Evaluation
 from models.loaded import load_model
-from models.training.datasets import DataSet
 
 DRAWS = 200
 RUNNING = Running(precision="float32", pass_size=96)

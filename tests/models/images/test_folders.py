@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.data.datasets import DataSetError, load
+from models.data.labelled import FilePictures
 from models.images import (
     SUFFIXES,
     PictureFileError,
@@ -18,8 +20,6 @@ from models.images import (
     read_picture,
     report_others,
 )
-from models.training.data import FilePictures
-from models.training.datasets import DataSetError, load
 from tests.models.images import pictures as made
 from tests.models.images.pictures import noise, save
 

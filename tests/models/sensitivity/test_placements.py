@@ -10,12 +10,12 @@ from models.bundle import Architecture, read_bundle
 from models.certification.certificates import MECHANISM_NORMS, Mechanism
 from models.certification.norms import Norm, convert
 from models.certification.procedure import Question
+from models.data.datasets import DataSet, load
 from models.evaluation.answers import answers, repeatable_key
 from models.loaded import load_model
 from models.pixeldp import load_network
 from models.predictor import Predictor
 from models.sensitivity.modules import encoder_sensitivity
-from models.training.datasets import DataSet, load
 from models.training.loop import Training, train
 from models.training.recipe import Recipe, find_recipe
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from models.bundle import read_bundle
 from models.certification.procedure import Question
+from models.data.datasets import DataSet, load
 from models.evaluation.answers import answers
 from models.importing.bundling import Imported, Noise, Wanted, import_classifier
 from models.importing.sources import find_source
@@ -19,7 +20,6 @@ from models.predictor import Predictor
 from models.source_names import ImportFailedError
 from models.training import loop
 from models.training.checks import TrainingError
-from models.training.datasets import DataSet, load
 from models.training.denoising import train_denoiser
 from models.training.loop import train
 from models.training.recipe import find_recipe, without_noise

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.training.datasets import DataSetError, load
+from models.data.datasets import DataSetError, load
 
 
 def write_mnist(root: Path, packed: bool) -> tuple[np.ndarray, np.ndarray]:

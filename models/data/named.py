@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from models.training.data import DataSet, DataSetError, FilePictures, as_array
+from models.data.labelled import DataSet, DataSetError, FilePictures, as_array
 
 Split = Literal["train", "test"]
 Loader = Callable[[Path, Split, bool], DataSet]

@@ -13,6 +13,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
+from models.data.labelled import DataSet, DataSetError
+from models.data.named import LOADERS, Split, digits, find_named
 from models.images import (
     MOST_PIXELS,
     SUFFIXES,
@@ -23,8 +25,6 @@ from models.images import (
     is_hidden,
     read_picture,
 )
-from models.training.data import DataSet, DataSetError
-from models.training.named import LOADERS, Split, digits, find_named
 
 __all__ = ["DataSet", "DataSetError", "Split", "load"]
 

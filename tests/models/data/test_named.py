@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
+from models.data.datasets import load
+from models.data.labelled import DataSetError, FilePictures
 from models.networks.torchvision_operators import declare_missing_operators
-from models.training.data import DataSetError, FilePictures
-from models.training.datasets import load
 
 declare_missing_operators()
 
