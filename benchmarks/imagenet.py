@@ -26,7 +26,7 @@ from benchmarks.report import Figures
 from benchmarks.service import Service, png, serving
 from models.importing.files import read_weights
 from models.networks import build
-from models.networks.torchvision_networks import usual
+from models.networks.foreign.torchvision import usual
 
 PICTURES = 2
 # So many draws as a slow machine makes in so long, but enough for a label.

@@ -49,7 +49,8 @@ _SAMPLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 _DISTURBING = re.compile(r"[\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 # What stands for rows that are alone: code that this project chose, the proof of an exported
-# program (models.networks.rows), or the word of the operator who brings Python; each is also tried.
+# program (models.networks.foreign.rows), or the word of the operator who brings Python; each is
+# also tried.
 RowsBasis = Literal["built-in", "proven", "operator"]
 DENOISED = "denoised"
 # What is put in front of a classifier; and noise in the image, before every layer.
@@ -138,7 +139,7 @@ class WeightsSpec(_Part):
 
 
 class ProgramSpec(_Part):
-    """The graph of an exported program (``models.networks.exported``), and its bytes' SHA-256."""
+    """The graph of an exported program (``networks.foreign.exported``), and its bytes' SHA-256."""
 
     file: Literal["program.json"] = PROGRAM
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -29,7 +29,7 @@ from models.bundle import (
 )
 from models.certification.certificates import Mechanism
 from models.files import write_whole
-from models.networks.exported import program_of
+from models.networks.foreign.exported import program_of
 from models.networks.limit import limited
 from models.sensitivity.modules import Pair, encoder_sensitivities
 from models.sensitivity.operators import Sensitivity

@@ -1,10 +1,10 @@
 """The trial of h as it serves: is each row of a pass a function of that row alone?
 
 The certificate takes h to be one function of one row. For exported programs that is proven
-(:mod:`models.networks.rows`), and for the networks of this project it is known; but kernels, number
-formats and compilers come between what is proven and what runs. So each h is tried on the machine,
-in the number format and at the pass size that it serves with, whenever it is made: at import, at
-every load, when it has been compiled, and when passes become smaller.
+(:mod:`models.networks.foreign.rows`), and for the networks of this project it is known; but
+kernels, number formats and compilers come between what is proven and what runs. So each h is tried
+on the machine, in the number format and at the pass size that it serves with, whenever it is made:
+at import, at every load, when it has been compiled, and when passes become smaller.
 
 No trial is enough for a network that somebody made to pass it. Of Python that an operator brings it
 shows the usual mistakes, and the model's record says that its rows are the operator's word.

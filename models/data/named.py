@@ -169,7 +169,7 @@ def _torchvision(name: str, expected: Path, download: bool | None) -> Any:
     """
     if not (download or expected.exists()):
         raise _missing(name, expected, download)
-    from models.networks.torchvision_operators import declare_missing_operators
+    from models.networks.foreign.torchvision_operators import declare_missing_operators
 
     declare_missing_operators()
     from torchvision import datasets

@@ -1,8 +1,9 @@
 """What h has to be, whatever it is: tried before a bundle is made of it.
 
 The certificate takes h to be any function of one row. An exported program has been proven to be one
-(:mod:`models.networks.rows`); here the long form of :mod:`models.trial` follows, with each row kept
-by itself, at a small pass size in every number format and at the pass size that would serve here.
+(:mod:`models.networks.foreign.rows`); here the long form of :mod:`models.trial` follows, with each
+row kept by itself, at a small pass size in every number format and at the pass size that would
+serve here.
 """
 
 from collections.abc import Callable

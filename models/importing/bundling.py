@@ -30,8 +30,8 @@ from models.importing.wanted import Noise, Shape, Wanted, check_wanted, needs_in
 from models.loaded import load_model
 from models.networks import DENOISED
 from models.networks.autoencoder import CLASSIFIER, behind, build_autoencoder
+from models.networks.foreign.torchvision import AUXILIARY
 from models.networks.placement import IMAGE, divide
-from models.networks.torchvision_networks import AUXILIARY
 from models.pixeldp import PixelDP, load_network, save_network
 from models.precision import Precision
 from models.samples import check_samples, write_samples

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.bundle import LARGEST, PROGRAM
-from models.networks.exported import DTYPES, STORED, Exported, attribute, reduced
+from models.networks.foreign.exported import DTYPES, STORED, Exported, attribute, reduced
 from models.source_names import ImportFailedError
 
 # torch.export stores its archives unpacked; somebody may have packed one to send it.

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from models import networks
 from models.importing.files import read_archive, read_weights
-from models.networks.imported import Contiguous
-from models.networks.python_networks import absolute
-from models.networks.torchvision_networks import usual
+from models.networks.foreign.python import absolute
+from models.networks.foreign.torchvision import usual
+from models.networks.foreign.wrapping import Contiguous
 from models.source_names import ARCHIVE, ImportFailedError, check_source, is_builder
 
 Shape = tuple[int, int, int]

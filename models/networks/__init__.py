@@ -8,11 +8,11 @@ from torch import nn
 from models.bundle import DENOISED as DENOISED
 from models.networks.autoencoder import behind, build_autoencoder
 from models.networks.cnn import build_cnn, build_strided_cnn
-from models.networks.exported import build_exported
+from models.networks.foreign.exported import build_exported
+from models.networks.foreign.python import build_python
+from models.networks.foreign.torchvision import build_torchvision
 from models.networks.placement import divide
-from models.networks.python_networks import build_python
 from models.networks.resnet import build_fast_resnet, build_resnet, build_wide_resnet
-from models.networks.torchvision_networks import build_torchvision
 
 Shape = tuple[int, int, int]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from models.bundle import AUTOENCODER as AUTOENCODER
-from models.networks.imported import Frozen
+from models.networks.foreign.wrapping import Frozen
 from models.networks.resnet import Residual
 
 Shape = tuple[int, int, int]

@@ -124,7 +124,7 @@ def import_(
     from models.device import find_device
     from models.importing.bundling import import_classifier
     from models.importing.sources import find_source
-    from models.networks.python_networks import allow
+    from models.networks.foreign.python import allow
     from service.cli.progress import Progress, cleaning_up
 
     chosen = find_device(device)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from models.networks.python_networks import ALLOWED
+from models.networks.foreign.python import ALLOWED
 from tests.e2e.conftest import PLAIN, Service
 
 CODE = '''

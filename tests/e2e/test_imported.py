@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from models.networks import build
-from models.networks.python_networks import ALLOWED
+from models.networks.foreign.python import ALLOWED
 from service.cli.main import main
 from tests.e2e.conftest import PLAIN, Service
 from tests.models.importing import classifiers

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from models.bundle import read_bundle
-from models.networks.python_networks import ALLOWED
+from models.networks.foreign.python import ALLOWED
 from service.cli.main import INTERRUPTED
 from tests.e2e.conftest import Service
 

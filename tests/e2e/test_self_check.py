@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from models.networks.python_networks import ALLOWED
+from models.networks.foreign.python import ALLOWED
 from tests.chaos.processes import workers
 from tests.e2e.conftest import PLAIN, START_SECONDS, Service
 

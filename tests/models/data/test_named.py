@@ -13,7 +13,7 @@ from scipy.io import savemat
 
 from models.data.datasets import load
 from models.data.labelled import DataSetError, FilePictures
-from models.networks.torchvision_operators import declare_missing_operators
+from models.networks.foreign.torchvision_operators import declare_missing_operators
 
 declare_missing_operators()
 

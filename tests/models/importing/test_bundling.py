@@ -12,7 +12,7 @@ from models.bundle import BundleError, ConstructionBound, read_bundle
 from models.certification.procedure import Question
 from models.importing.bundling import Imported, Noise, Wanted, import_classifier
 from models.importing.sources import find_source
-from models.networks.python_networks import ALLOWED
+from models.networks.foreign.python import ALLOWED
 from models.pixeldp import load_network
 from models.precision import PRECISIONS
 from models.source_names import ImportFailedError

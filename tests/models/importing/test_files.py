@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.importing.files import read_archive, read_weights
-from models.networks.exported import Exported
+from models.networks.foreign.exported import Exported
 from models.source_names import ImportFailedError
 from tests.models.importing.classifiers import SHAPE, Small, small
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from models import networks
 from models.networks.autoencoder import build_autoencoder
-from models.networks.imported import Frozen
+from models.networks.foreign.wrapping import Frozen
 
 CLASSIFIER = {"name": "cnn", "arguments": {"channels": [2, 3], "hidden": 4}}
 

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from models.bundle import read_bundle
-from models.networks.python_networks import ALLOWED
+from models.networks.foreign.python import ALLOWED
 from service.cli.main import main
 from tests.models.importing import classifiers
 
@@ -77,7 +77,7 @@ def test_samples_come_into_the_bundle(tmp_path: Path, capsys: Captured) -> None:
 @pytest.mark.slow
 def test_one_of_torchvisions(tmp_path: Path, capsys: Captured) -> None:
     weights = tmp_path / "net.pth"
-    from models.networks.torchvision_operators import declare_missing_operators
+    from models.networks.foreign.torchvision_operators import declare_missing_operators
 
     declare_missing_operators()
     from torchvision.models import shufflenet_v2_x0_5

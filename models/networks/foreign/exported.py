@@ -3,8 +3,8 @@
 ``torch.export.load`` must not be given what others made: it unpickles, evaluates expressions, and
 calls whatever function of ``torch`` a graph names. This module reads the graph that is inside of a
 ``.pt2`` archive (``models/model.json``; its schema is ``torch/_export/serde/schema.py``) and builds
-it again from those operators that ``models.networks.aten`` lets pass. A bundle keeps the graph as
-``program.json``, less what is not needed to run it, and the weights with its others.
+it again from those operators that ``models.networks.foreign.aten`` lets pass. A bundle keeps the
+graph as ``program.json``, less what is not needed to run it, and the weights with its others.
 """
 
 import json
@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from models.networks import aten, rows
-from models.networks.imported import normalised
+from models.networks.foreign import aten, rows
+from models.networks.foreign.wrapping import normalised
 
 SCHEMA_MAJOR = 8
 DTYPES = {
@@ -49,7 +49,8 @@ STORED = {
 class Exported(nn.Module):
     """A program as a module: its weights are buffers, called as in the program.
 
-    There is none of which it is not proven that its rows are alone (:mod:`models.networks.rows`).
+    There is none of which it is not proven that its rows are alone
+    (:mod:`models.networks.foreign.rows`).
 
     Args:
         program: ``program.json``, as :func:`reduced` makes it.
@@ -83,7 +84,7 @@ def build_exported(
 ) -> nn.Sequential:
     """Build normalisation and the program, with weights still to be loaded.
 
-    Arguments but ``program`` and errors as of :func:`models.networks.imported.normalised`.
+    Arguments but ``program`` and errors as of :func:`models.networks.foreign.wrapping.normalised`.
     """
     network = Exported(program)
     if network.shape != shape:

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from models.networks.imported import normalised
-from models.networks.torchvision_operators import declare_missing_operators
+from models.networks.foreign.torchvision_operators import declare_missing_operators
+from models.networks.foreign.wrapping import normalised
 from models.source_names import BUILDER
 
 ALLOWED = "PIXELDP_BUILDERS"
@@ -71,7 +71,7 @@ def build_python(
             [batch, labels].
         mean: of each channel.
         std: of each channel.
-        layout: as of :func:`models.networks.imported.normalised`.
+        layout: as of :func:`models.networks.foreign.wrapping.normalised`.
 
     Raises:
         ValueError: the code is not allowed or cannot be imported, or its function does not return

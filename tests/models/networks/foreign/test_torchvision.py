@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from models import networks
-from models.networks.torchvision_networks import usual
-from models.networks.torchvision_operators import declare_missing_operators
+from models.networks.foreign.torchvision import usual
+from models.networks.foreign.torchvision_operators import declare_missing_operators
 from models.source_names import TORCHVISION
 
 PLAIN = {"mean": [0.0] * 3, "std": [1.0] * 3}

@@ -22,8 +22,9 @@ F may depend on the stored tensors and on B, which are fixed for a model that se
 other row, not on r, and not on anything that a former call of the program left behind.
 
 **Theorem.** If every call of a program satisfies the rule of its operator in
-:mod:`models.networks.row_rules` and what it returns is *rows (0, 1, 1)*, then its output's row r is
-F(x_r): a function of the input's row r alone, the same at every place of the pass, for every B ≥ 2.
+:mod:`models.networks.foreign.row_rules` and what it returns is *rows (0, 1, 1)*, then its output's
+row r is F(x_r): a function of the input's row r alone, the same at every place of the pass, for
+every B ≥ 2.
 
 *Proof*, by induction over the calls. The pictures are rows (0, 1, 1) with the identity for F, the
 stored tensors are constant. Each rule names the operator, and for each of its arguments which

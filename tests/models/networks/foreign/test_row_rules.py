@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.networks import aten, rows
-from models.networks import row_rules as rules
-from models.networks.rows import CONSTANT, ROWS, RefusedError, Rows, Size, Unusable, Value
+from models.networks.foreign import aten, rows
+from models.networks.foreign import row_rules as rules
+from models.networks.foreign.rows import CONSTANT, ROWS, RefusedError, Rows, Size, Unusable, Value
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ FRESH = {
 import sys
 import models.predictor
 assert "torchvision" not in sys.modules
-from models.networks.torchvision_operators import declare_missing_operators
+from models.networks.foreign.torchvision_operators import declare_missing_operators
 first = declare_missing_operators()
 import torchvision
 from torchvision.transforms import v2
@@ -20,7 +20,7 @@ import torch
 library = torch.library.Library("torchvision", "DEF")
 library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-from models.networks.torchvision_operators import declare_missing_operators
+from models.networks.foreign.torchvision_operators import declare_missing_operators
 assert declare_missing_operators() is None
 """,
 }

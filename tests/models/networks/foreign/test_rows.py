@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.importing.files import read_archive
-from models.networks.exported import Exported
-from models.networks.torchvision_operators import declare_missing_operators
+from models.networks.foreign.exported import Exported
+from models.networks.foreign.torchvision_operators import declare_missing_operators
 from models.source_names import ImportFailedError
 
 pytestmark = pytest.mark.slow

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from models.networks.imported import normalised
-from models.networks.torchvision_operators import declare_missing_operators
+from models.networks.foreign.torchvision_operators import declare_missing_operators
+from models.networks.foreign.wrapping import normalised
 from models.source_names import TORCHVISION
 
 Shape = tuple[int, int, int]

@@ -2,7 +2,8 @@
 
 What is not on this list a program may not use: an operator, an overload of it, or an argument. None
 of those on it draws numbers, reads files or memory that was not written, or gets an answer's shape
-from the values of a picture. :mod:`models.networks.rows` is the proof that rests on the list.
+from the values of a picture. :mod:`models.networks.foreign.rows` is the proof that rests on the
+list.
 """
 
 import operator
@@ -13,8 +14,8 @@ from typing import Any
 
 import torch
 
-from models.networks import row_rules as rules
-from models.networks.rows import Place, RefusedError, Rule
+from models.networks.foreign import row_rules as rules
+from models.networks.foreign.rows import Place, RefusedError, Rule
 
 PREFIX = "torch.ops.aten."
 # Arithmetic of sizes, which depend on how many pictures there are.

@@ -1,9 +1,9 @@
 """The operators that an exported program may call, each with its rule about rows.
 
-The words are those of :mod:`models.networks.rows`: each function here takes a call of which some
-argument is rows (or a size) and returns the claim of the output, or refuses. Its docstring says
-why the claim holds. What the list does not name (an operator, an overload, an argument) a program
-may not use.
+The words are those of :mod:`models.networks.foreign.rows`: each function here takes a call of which
+some argument is rows (or a size) and returns the claim of the output, or refuses. Its docstring
+says why the claim holds. What the list does not name (an operator, an overload, an argument) a
+program may not use.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from models.networks.rows import UNUSABLE, Call, Claim, RefusedError, Rows, Size, Value
+from models.networks.foreign.rows import UNUSABLE, Call, Claim, RefusedError, Rows, Size, Value
 
 # Views of more parts than any classifier has.
 MOST_PARTS = 4096

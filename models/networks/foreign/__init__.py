@@ -1,0 +1,1 @@
+"""Networks that were made elsewhere, and the proof that their rows do not mix."""
