@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.comparison import cohen_size, paper_size
 from models.bundle import ZOO
 from models.calibration import calibrate
-from models.certification.comparison import cohen_size, paper_size
 from models.certification.procedure import Inquiry, Question, Terms
 from models.certification.tally import Tally
 from models.data.datasets import load

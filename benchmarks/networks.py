@@ -25,7 +25,7 @@ from models.calibration import calibrate, compare
 from models.certification.answer import conclude
 from models.certification.procedure import Inquiry, Question
 from models.loaded import load_model
-from models.pixeldp import build_network, load_network, save_network
+from models.network import build_network, load_network, save_network
 from models.predictor import Predictor
 
 LABELS = (10, 100, 1000)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.bundle import read_bundle
 from models.certification.bounds import clopper_pearson_lower
-from models.pixeldp import load_network
+from models.network import load_network
 
 SELECTION = 100
 # Draws a forward pass of the loop; Cohen et al. use 400 to 1,000.

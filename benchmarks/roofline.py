@@ -24,9 +24,9 @@ import torch
 from benchmarks.http import Reply
 from benchmarks.outcomes import Outcomes, outcomes
 from benchmarks.service import Service
+from models.execution import Precision
 from models.loaded import load_model
 from models.noise import Features
-from models.precision import Precision
 from models.predictor import Predictor
 
 TURN_SECONDS = 0.5

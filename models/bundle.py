@@ -4,7 +4,7 @@ A model that was imported from an exported program has that program's graph as `
 folder ``samples``, if any, holds pictures for whoever tries the model by hand.
 
 This module reads and writes the description and checks the weights file as bytes; it imports no
-torch, so that whoever only needs to know what a model is does not pay for it. ``models.pixeldp``
+torch, so that whoever only needs to know what a model is does not pay for it. ``models.network``
 turns a bundle into a network.
 """
 

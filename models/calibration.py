@@ -10,8 +10,8 @@ from dataclasses import replace
 import torch
 
 from models.bundle import MANIFEST, BundleError
+from models.execution import PRECISIONS, Calibration, Precision
 from models.loaded import LoadedModel
-from models.precision import PRECISIONS, Calibration, Precision
 from models.predictor import Predictor
 from models.trial import RowsError
 

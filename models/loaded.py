@@ -13,10 +13,10 @@ from torch import nn
 from models.bundle import MANIFEST, Bundle, BundleError, Manifest, describe
 from models.certification.certificates import DEFAULTS
 from models.certification.norms import Norm
+from models.network import PixelDP, load_proven
 from models.networks.folding import fold
 from models.networks.placement import IMAGE
 from models.noise import PIXEL_STEP, GridNoise
-from models.pixeldp import PixelDP, load_proven
 from models.sensitivity.error import EncoderError, encoder_error
 from models.sensitivity.modules import Pair
 from models.sensitivity.operators import Sensitivity
@@ -67,7 +67,7 @@ def load_model(source: Bundle | Path) -> LoadedModel:
         source: its bundle, or the folder of it.
 
     Raises:
-        BundleError: the bundle cannot be trusted; see ``models.pixeldp.load_network``.
+        BundleError: the bundle cannot be trusted; see ``models.network.load_network``.
     """
     bundle = source if isinstance(source, Bundle) else describe(source)
     network, sensitivities = load_proven(bundle)

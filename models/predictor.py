@@ -25,10 +25,10 @@ from models.certification.tally import draw_scores
 from models.certification.terms import Delta, Terms, strongest
 from models.compile_cache import keep_apart
 from models.device_noise import DeviceNoise
+from models.execution import Execution, Precision
 from models.loaded import LoadedModel
 from models.networks.placement import IMAGE
 from models.noise import Features, Key, system_key
-from models.precision import Execution, Precision
 from models.preprocessing import CHANNELS, Preprocessing, plan
 from models.trial import try_rows
 

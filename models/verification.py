@@ -24,7 +24,7 @@ from models.certification.norms import NORMS
 from models.certification.procedure import CERTIFYING, Findings, Question
 from models.certification.tally import DENOMINATORS, SCORINGS, Scoring, Tally
 from models.certification.terms import Delta, Terms
-from models.precision import PRECISIONS, Provider
+from models.execution import PRECISIONS, Provider
 from models.preprocessing import CHANNELS, DEPTHS, LARGEST_SIDE, CannotCertify, plan
 
 # What only the service can know, or what was asked; all else follows from it. The names of labels

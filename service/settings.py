@@ -9,8 +9,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from models.bundle import ZOO, locate
 from models.certification.division import LEAST_DRAWS
+from models.execution import Precision
 from models.images import MOST_PIXELS
-from models.precision import Precision
 from service.http import address
 from service.system import devices
 from service.system.environment import PREFIX, Environment

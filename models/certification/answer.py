@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from models.certification.arrays import Floats
-from models.certification.attacks import Attacks, attack_sizes, attacks, known, reached
+from models.certification.attack_bounds import Attacks, attack_sizes, attacks, known, reached
 from models.certification.bounds import Bound, betting_lower, betting_upper
 from models.certification.certificates import PAPER, Certificate
 from models.certification.norms import NORMS, Norm

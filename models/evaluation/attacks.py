@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from models.certification.norms import Norm, check_norm
 from models.evaluation.asked import AttackName
-from models.pixeldp import PixelDP
+from models.network import PixelDP
 
 # Pictures [batch, c, h, w] in [0, 1] to log expected scores [batch, K], differentiable.
 LogScores = Callable[[Tensor], Tensor]

@@ -14,7 +14,7 @@ from models.bundle import Bundle, Manifest
 from models.certification.arrays import Integers
 from models.evaluation.asked import check_baseline
 from models.evaluation.attacks import LogScores, plain_scores
-from models.pixeldp import load_network
+from models.network import load_network
 
 
 class Baseline:

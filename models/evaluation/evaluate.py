@@ -38,9 +38,9 @@ from models.evaluation.figures import (
     certified_curve,
     interval,
 )
+from models.execution import Precision
 from models.loaded import LoadedModel, load_model
 from models.noise import system_key
-from models.precision import Precision
 from models.predictor import Predictor
 from models.preprocessing import Pixels
 

@@ -28,7 +28,7 @@ from scipy.stats import binomtest
 from models.certification.arrays import Floats, Integers
 from models.certification.norms import Norm
 from models.evaluation.asked import AttackName
-from models.precision import Precision
+from models.execution import Precision
 
 LEVEL = 0.95
 # A curve has between half as many points and about this many.

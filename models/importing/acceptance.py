@@ -15,8 +15,8 @@ from torch import Tensor
 from models.bundle import BundleError
 from models.calibration import calibrate
 from models.certification.procedure import Inquiry, Question
+from models.execution import PRECISIONS, Precision
 from models.loaded import LoadedModel
-from models.precision import PRECISIONS, Precision
 from models.predictor import Predictor
 from models.source_names import ImportFailedError
 from models.trial import RowsError

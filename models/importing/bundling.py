@@ -22,18 +22,18 @@ from models.bundle import (
 )
 from models.certification.certificates import MECHANISM_NORMS
 from models.certification.procedure import Inquiry, Question
+from models.execution import Precision
 from models.files import locked
 from models.importing.acceptance import Report, answer, examine
 from models.importing.fitting import fit
 from models.importing.sources import Source, build_source, count_labels
 from models.importing.wanted import Noise, Shape, Wanted, check_wanted, needs_input
 from models.loaded import load_model
+from models.network import PixelDP, load_network, save_network
 from models.networks import DENOISED
 from models.networks.autoencoder import CLASSIFIER, behind, build_autoencoder
 from models.networks.foreign.torchvision import AUXILIARY
 from models.networks.placement import IMAGE, divide
-from models.pixeldp import PixelDP, load_network, save_network
-from models.precision import Precision
 from models.samples import check_samples, write_samples
 from models.sensitivity.modules import encoder_sensitivity
 from models.source_names import ImportFailedError

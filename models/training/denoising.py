@@ -18,8 +18,8 @@ from models import networks
 from models.bundle import Architecture, Bundle, Manifest
 from models.certification.arrays import Integers
 from models.data.labelled import DataSet
+from models.network import load_network
 from models.networks.autoencoder import AUTOENCODER, CLASSIFIER
-from models.pixeldp import load_network
 from models.training.checks import check_data, check_denoiser
 from models.training.loop import Training, train
 from models.training.losses import draws_loss

@@ -22,9 +22,9 @@ from models.bundle import (
 )
 from models.certification.certificates import MECHANISM_NORMS
 from models.data.datasets import DataSet
+from models.execution import PRECISIONS, Precision
 from models.files import locked
-from models.pixeldp import PixelDP, save_network
-from models.precision import PRECISIONS, Precision
+from models.network import PixelDP, save_network
 from models.sensitivity.modules import encoder_sensitivity
 from models.sensitivity.operators import Sensitivity
 from models.sensitivity.projection import project_
@@ -37,8 +37,8 @@ from models.training.checkpoint import (
 )
 from models.training.checks import CHECKPOINT, TrainingError, check_denoiser, check_folder
 from models.training.losses import draws_loss
+from models.training.monitor import fork_random, watch, watched_size
 from models.training.recipe import Recipe
-from models.training.watch import fork_random, watch, watched_size
 
 # The number formats are compared by steps of at most so many pictures, in turns.
 TRIAL_PICTURES, TRIALS = 16, 3

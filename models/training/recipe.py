@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from models.bundle import Architecture, ConstructionBound, Name, Positive, Version
 from models.certification.certificates import Mechanism, construction_scale
 from models.certification.norms import Norm
-from models.precision import Precision
+from models.execution import Precision
 
 # A bundle states a scale above 0. This one is too small for the service to draw.
 NO_NOISE = 1e-6

@@ -26,7 +26,7 @@ def sensitivity(
 
     loaded = read_bundle(locate(bundle))
 
-    from models.pixeldp import load_network
+    from models.network import load_network
     from models.sensitivity.modules import layer_sensitivities, product
 
     manifest = loaded.manifest

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from models.precision import Precision
+from models.execution import Precision
 from service.cli.device_option import DeviceOption, check_device
 from service.cli.noise_options import (
     Bound,

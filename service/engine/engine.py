@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 
 from models.certification.answer import Conclusion
-from models.precision import Calibration, Precision
+from models.execution import Calibration, Precision
 from service.catalogue import Catalogue, Served
 from service.engine import messages as wire
 from service.engine.errors import (

@@ -12,7 +12,7 @@ import structlog
 
 from models.certification.answer import conclude
 from models.certification.procedure import Inquiry, Question
-from models.precision import Calibration
+from models.execution import Calibration
 from models.predictor import Predictor
 from service.decoding.reduction import FLOAT
 from service.engine import messages as wire

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from models.certification.answer import Conclusion
 from models.certification.norms import Norm
-from models.precision import Calibration, Execution, Precision
+from models.execution import Calibration, Execution, Precision
 
 _LENGTHS = struct.Struct("<II")
 

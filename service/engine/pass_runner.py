@@ -16,7 +16,7 @@ import torch
 
 from models.calibration import LEAST_PASS, compare
 from models.certification.arrays import Integers
-from models.precision import Calibration
+from models.execution import Calibration
 from models.predictor import Predictor
 from models.trial import RowsError
 from service.engine.batcher import Batcher, Pass, Ticket

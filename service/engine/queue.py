@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from models.certification.answer import Conclusion
 from models.certification.procedure import Question
-from models.precision import Execution
+from models.execution import Execution
 from service.decoding.reduction import Reduced
 from service.engine import messages as wire
 

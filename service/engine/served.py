@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from models.bundle import Bundle
-from models.precision import Calibration, Precision
+from models.execution import Calibration, Precision
 from service.catalogue import Catalogue, Served
 from service.engine import messages as wire
 from service.engine.check import CheckResult, Reference

@@ -14,7 +14,7 @@ import structlog
 
 from models.bundle import Bundle
 from models.certification.answer import Conclusion
-from models.precision import Calibration
+from models.execution import Calibration
 from service.engine import messages as wire
 from service.engine.check import CheckResult, Recent, WrongAnswerError, tally_of
 from service.engine.errors import LoadError

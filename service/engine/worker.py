@@ -23,7 +23,7 @@ import setproctitle
 import structlog
 
 from models.bundle import MANIFEST, Bundle, BundleError, describe
-from models.precision import Calibration
+from models.execution import Calibration
 from service import logs
 from service.engine import messages as wire
 from service.engine.channel import FrontGoneError, Link

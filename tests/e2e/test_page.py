@@ -32,7 +32,7 @@ from playwright.sync_api import (
 
 from models.bundle import ZOO, Manifest
 from models.images import decode
-from models.pixeldp import build_network, save_network
+from models.network import build_network, save_network
 from service.http.guards.keys import add
 from tests.chaos.processes import workers
 from tests.e2e.conftest import PLAIN, Service

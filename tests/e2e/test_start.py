@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from models.bundle import WEIGHTS, Manifest
-from models.pixeldp import build_network, save_network
+from models.network import build_network, save_network
 from tests.chaos.processes import workers
 from tests.e2e.conftest import START_SECONDS, Service
 from tests.models.test_bundle import DESCRIPTION

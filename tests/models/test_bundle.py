@@ -28,7 +28,7 @@ from models.bundle import (
     write_manifest,
 )
 from models.loaded import load_model
-from models.pixeldp import build_network, load_network, save_network
+from models.network import build_network, load_network, save_network
 from models.predictor import Predictor
 
 DESCRIPTION: dict[str, Any] = {

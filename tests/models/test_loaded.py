@@ -13,9 +13,9 @@ import torch
 
 from models.bundle import BundleError, Manifest, read_bundle
 from models.calibration import calibrate
+from models.execution import PRECISIONS
 from models.loaded import load_model
-from models.pixeldp import build_network, save_network
-from models.precision import PRECISIONS
+from models.network import build_network, save_network
 from models.predictor import Predictor
 from tests.models.test_bundle import DESCRIPTION, RESIDUAL
 

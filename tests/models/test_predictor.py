@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from models.bundle import Manifest
+from models.execution import PRECISIONS, Precision
 from models.loaded import MOST_REACH, STEPS, grid_noise, load_model
+from models.network import build_network, save_network
 from models.noise import PIXEL_STEP, SUBSTEPS, Features
-from models.pixeldp import build_network, save_network
-from models.precision import PRECISIONS, Precision
 from models.predictor import Predictor
 from models.preprocessing import CannotCertify
 from models.sensitivity.modules import encoder_sensitivity

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.bundle import MANIFEST, BundleError, Manifest
-from models.pixeldp import build_network, save_network
+from models.network import build_network, save_network
 from service.catalogue import Catalogue, UnknownModelError
 from tests.models.test_bundle import DESCRIPTION
 

@@ -23,7 +23,7 @@ from models.evaluation.alteration import Attack, alter, lengths
 from models.evaluation.answers import answers
 from models.evaluation.asked import ATTACK_NAMES, AttackName
 from models.evaluation.attacks import noisy_scores
-from models.pixeldp import load_network
+from models.network import load_network
 from models.predictor import Predictor
 from tests.soundness.forms import ATTACKED, LONG, fastest
 from tests.soundness.pictures import Picture, pictures_for

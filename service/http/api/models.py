@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from models.bundle import RowsBasis
-from models.precision import Calibration, Precision, Provider
+from models.execution import Calibration, Precision, Provider
 from service.catalogue import Served, UnknownModelError
 from service.http import problems
 from service.http.api.answers import NoisePart, model_name, noise_part

@@ -12,7 +12,7 @@ from models.evaluation.answers import repeatable_key
 from models.evaluation.asked import ATTACK_NAMES, AttackName
 from models.evaluation.attacks import noisy_scores
 from models.loaded import load_model
-from models.pixeldp import load_network
+from models.network import load_network
 from models.predictor import Predictor
 
 

@@ -10,7 +10,7 @@ from models.certification.procedure import Question
 from models.data.datasets import DataSet
 from models.evaluation.answers import answers, repeatable_key, share
 from models.loaded import load_model
-from models.pixeldp import load_network
+from models.network import load_network
 from models.predictor import Predictor
 
 DRAWS = 200

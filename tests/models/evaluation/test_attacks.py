@@ -15,7 +15,7 @@ from models.evaluation.attacks import (
     noisy_scores,
     plain_scores,
 )
-from models.pixeldp import PixelDP
+from models.network import PixelDP
 
 PIXELS = 16
 ORDERS: dict[Norm, float] = {"l1": 1, "l2": 2, "linf": torch.inf}

@@ -7,7 +7,7 @@ import torch
 from models.bundle import read_bundle
 from models.data.datasets import DataSet
 from models.evaluation.baseline import Baseline
-from models.pixeldp import load_network
+from models.network import load_network
 from models.training.recipe import NO_NOISE, RECIPES, Recipe, without_noise
 
 

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 
 from models.bundle import BundleError, ConstructionBound, read_bundle
 from models.certification.procedure import Question
+from models.execution import PRECISIONS
 from models.importing.bundling import Imported, Noise, Wanted, import_classifier
 from models.importing.sources import find_source
+from models.network import load_network
 from models.networks.foreign.python import ALLOWED
-from models.pixeldp import load_network
-from models.precision import PRECISIONS
 from models.source_names import ImportFailedError
 from tests.models.importing import classifiers
 from tests.models.importing.classifiers import LABELS, SHAPE, small

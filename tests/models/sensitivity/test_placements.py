@@ -13,7 +13,7 @@ from models.certification.procedure import Question
 from models.data.datasets import DataSet, load
 from models.evaluation.answers import answers, repeatable_key
 from models.loaded import load_model
-from models.pixeldp import load_network
+from models.network import load_network
 from models.predictor import Predictor
 from models.sensitivity.modules import encoder_sensitivity
 from models.training.loop import Training, train

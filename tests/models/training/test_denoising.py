@@ -14,8 +14,8 @@ from models.evaluation.answers import answers
 from models.importing.bundling import Imported, Noise, Wanted, import_classifier
 from models.importing.sources import find_source
 from models.loaded import load_model
+from models.network import load_network
 from models.networks.foreign.python import ALLOWED
-from models.pixeldp import load_network
 from models.predictor import Predictor
 from models.source_names import ImportFailedError
 from models.training import loop

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from models.bundle import CARD, WEIGHTS, read_bundle
 from models.certification.certificates import construction_scale
 from models.data.datasets import DataSet, load
+from models.execution import PRECISIONS, Precision
 from models.files import locked, write_whole
-from models.pixeldp import load_network
-from models.precision import PRECISIONS, Precision
+from models.network import load_network
 from models.sensitivity.modules import encoder_sensitivity
 from models.training import checkpoint, loop
 from models.training.checks import CHECKPOINT, TrainingError

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.bundle import ZOO, Manifest
-from models.pixeldp import build_network, save_network
+from models.network import build_network, save_network
 from models.sensitivity.modules import encoder_sensitivity
 from service.cli.main import main
 from tests.models.test_bundle import DESCRIPTION, RESIDUAL, change

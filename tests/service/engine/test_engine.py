@@ -21,8 +21,8 @@ from models.certification.answer import Conclusion, conclude
 from models.certification.division import LEAST_DRAWS
 from models.certification.procedure import Inquiry, Question
 from models.certification.terms import Terms
-from models.pixeldp import build_network, save_network
-from models.precision import Calibration, Execution
+from models.execution import Calibration, Execution
+from models.network import build_network, save_network
 from service.catalogue import Catalogue
 from service.decoding.reduction import Reduced
 from service.engine import messages as wire

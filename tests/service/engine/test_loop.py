@@ -16,9 +16,9 @@ from torch import nn
 from models import calibration
 from models.bundle import Manifest
 from models.certification.procedure import Inquiry, Question
+from models.execution import Calibration
 from models.loaded import load_model
-from models.pixeldp import build_network, save_network
-from models.precision import Calibration
+from models.network import build_network, save_network
 from models.predictor import Predictor
 from service.engine import messages as wire
 from service.engine.batcher import Pass, Ticket

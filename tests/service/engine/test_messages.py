@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from models.certification.answer import conclude
 from models.certification.procedure import Inquiry, Question, Terms
-from models.precision import Execution
+from models.execution import Execution
 from service.engine import messages as wire
 
 

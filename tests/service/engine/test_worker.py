@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from models.bundle import Bundle, BundleError, Manifest, read_bundle, write_manifest
-from models.pixeldp import build_network, save_network
+from models.network import build_network, save_network
 from service.engine import messages as wire
 from service.engine.worker import load
 from tests.models.test_bundle import DESCRIPTION

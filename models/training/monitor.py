@@ -10,9 +10,9 @@ from models.bundle import Manifest
 from models.certification.procedure import Question
 from models.data.labelled import DataSet
 from models.evaluation.answers import answers
+from models.execution import Precision
 from models.loaded import load_model
-from models.pixeldp import PixelDP, save_network
-from models.precision import Precision
+from models.network import PixelDP, save_network
 from models.predictor import Predictor
 
 DRAWS = 128

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 from models.certification.answer import Conclusion, conclude
-from models.certification.attacks import (
+from models.certification.attack_bounds import (
     Attacks,
     Known,
     _significant,
