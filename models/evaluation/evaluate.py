@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from models.answering import answers, repeatable_key
 from models.bundle import Bundle, read_bundle, write_manifest
 from models.calibration import calibrate
 from models.certification.arrays import Floats, Integers
@@ -25,7 +26,6 @@ from models.certification.reach import reachable_size
 from models.data.datasets import DataSet
 from models.device import find_device
 from models.evaluation.alteration import Attack, alter
-from models.evaluation.answers import answers, repeatable_key
 from models.evaluation.asked import RADII, Attacks, check_data, check_radii
 from models.evaluation.attacks import LogScores, noisy_scores
 from models.evaluation.baseline import Baseline

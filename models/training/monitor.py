@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
+from models.answering import answers
 from models.bundle import Manifest
 from models.certification.procedure import Question
 from models.data.labelled import DataSet
-from models.evaluation.answers import answers
 from models.execution import Precision
 from models.loaded import load_model
 from models.network import PixelDP, save_network

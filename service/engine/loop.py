@@ -10,13 +10,13 @@ from functools import partial
 import numpy as np
 import structlog
 
+from models.batcher import Ticket
 from models.certification.answer import conclude
 from models.certification.procedure import Inquiry, Question
 from models.execution import Calibration
 from models.predictor import Predictor
 from service.decoding.reduction import FLOAT
 from service.engine import messages as wire
-from service.engine.batcher import Ticket
 from service.engine.channel import Link
 from service.engine.memory import device_memory
 from service.engine.pass_runner import Lane, Running, free, without

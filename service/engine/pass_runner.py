@@ -14,12 +14,12 @@ import numpy as np
 import structlog
 import torch
 
+from models.batcher import Batcher, Pass, Ticket
 from models.calibration import LEAST_PASS, compare
 from models.certification.arrays import Integers
 from models.execution import Calibration
 from models.predictor import Predictor
 from models.trial import RowsError
-from service.engine.batcher import Batcher, Pass, Ticket
 
 log = structlog.get_logger(__name__)
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from models.answering import answers
 from models.bundle import ZOO, Bundle, read_bundle
 from models.certification.arrays import Floats, Integers
 from models.certification.norms import NORMS, Norm
 from models.certification.procedure import Inquiry, Question
 from models.evaluation.alteration import Attack, alter, lengths
-from models.evaluation.answers import answers
 from models.evaluation.asked import ATTACK_NAMES, AttackName
 from models.evaluation.attacks import noisy_scores
 from models.network import load_network

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from models.answering import repeatable_key
 from models.bundle import read_bundle
 from models.certification.norms import NORMS, Norm
 from models.data.datasets import DataSet
 from models.evaluation.alteration import Attack, alter, lengths
-from models.evaluation.answers import repeatable_key
 from models.evaluation.asked import ATTACK_NAMES, AttackName
 from models.evaluation.attacks import noisy_scores
 from models.loaded import load_model

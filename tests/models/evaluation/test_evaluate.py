@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
+from models.answering import answers
 from models.bundle import Bundle, BundleError, read_bundle
 from models.certification.procedure import Question
 from models.data.datasets import DataSet
-from models.evaluation.answers import answers
 from models.evaluation.evaluate import Attacks, Running, evaluate, record
 from models.evaluation.figures import Evaluation
 from models.loaded import load_model

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+from models.answering import answers, repeatable_key
 from models.bundle import Architecture, read_bundle
 from models.certification.certificates import MECHANISM_NORMS, Mechanism
 from models.certification.norms import Norm, convert
 from models.certification.procedure import Question
 from models.data.datasets import DataSet, load
-from models.evaluation.answers import answers, repeatable_key
 from models.loaded import load_model
 from models.network import load_network
 from models.predictor import Predictor

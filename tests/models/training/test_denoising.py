@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from models.answering import answers
 from models.bundle import read_bundle
 from models.certification.procedure import Question
 from models.data.datasets import DataSet, load
-from models.evaluation.answers import answers
 from models.importing.bundling import Imported, Noise, Wanted, import_classifier
 from models.importing.sources import find_source
 from models.loaded import load_model

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from models import calibration
+from models.batcher import Pass, Ticket
 from models.bundle import Manifest
 from models.certification.procedure import Inquiry, Question
 from models.execution import Calibration
@@ -21,7 +22,6 @@ from models.loaded import load_model
 from models.network import build_network, save_network
 from models.predictor import Predictor
 from service.engine import messages as wire
-from service.engine.batcher import Pass, Ticket
 from service.engine.channel import FrontGoneError, Link
 from service.engine.loop import Loop
 from service.engine.pass_runner import Lane

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.batcher import Batcher, Pass, Ticket
 from models.certification.procedure import Inquiry, Question, Terms
 from models.noise import Features
-from service.engine.batcher import Batcher, Pass, Ticket
 
 LABELS = 4
 TERMS = Terms("gaussian", 0.5, 1.0, "l2", 784)

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from models.answering import answers, repeatable_key, share
 from models.bundle import read_bundle
 from models.certification.procedure import Question
 from models.data.datasets import DataSet
-from models.evaluation.answers import answers, repeatable_key, share
 from models.loaded import load_model
 from models.network import load_network
 from models.predictor import Predictor
