@@ -4,7 +4,7 @@ import select
 import socket
 from collections.abc import Iterator
 
-from service.engine import messages as wire
+from service.engine import messages
 
 _CHUNK = 1 << 20
 
@@ -13,7 +13,7 @@ class FrontGoneError(Exception):
     """The other end of the socket is closed."""
 
 
-class Link:
+class Channel:
     """Messages from and to the front process."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -21,9 +21,9 @@ class Link:
         # Its descriptor may have a number that select() cannot take: above 1,023.
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
-        self._decoder = wire.Decoder()
+        self._decoder = messages.Decoder()
 
-    def receive(self, wait: float | None) -> Iterator[tuple[wire.Message, bytes]]:
+    def receive(self, wait: float | None) -> Iterator[tuple[messages.Message, bytes]]:
         """Yield what has come in, waiting up to ``wait`` seconds for it; None is for ever.
 
         Raises:
@@ -39,14 +39,14 @@ class Link:
             yield from self._decoder.feed(data)
             wait = 0.0
 
-    def send(self, *messages: wire.Message) -> None:
+    def send(self, *outgoing: messages.Message) -> None:
         """Send messages in order.
 
         Raises:
             FrontGoneError: the front process is gone.
         """
-        if messages:
+        if outgoing:
             try:
-                self._socket.sendall(b"".join(map(wire.encode, messages)))
+                self._socket.sendall(b"".join(map(messages.encode, outgoing)))
             except OSError:
                 raise FrontGoneError from None

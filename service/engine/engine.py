@@ -20,7 +20,7 @@ import structlog
 from models.certification.answer import Conclusion
 from models.execution import Calibration, Precision
 from service.catalogue import Catalogue, Served
-from service.engine import messages as wire
+from service.engine import messages
 from service.engine.errors import (
     CannotEncodeError,
     DeadlineError,
@@ -34,9 +34,9 @@ from service.engine.errors import (
 )
 from service.engine.observer import Observer
 from service.engine.pace import fitting
-from service.engine.queue import MOST_DEATHS, SHARED, Flight, Flights, Job, Result, Waiting
-from service.engine.served import Roster
-from service.engine.supervisor import RESTART_SECONDS, Post
+from service.engine.queue import MOST_DEATHS, SHARED, Entry, Flights, Job, Queue, Result
+from service.engine.served import ServedModels
+from service.engine.supervisor import RESTART_SECONDS, Supervisor
 from service.system import tasks as supervision
 
 __all__ = [
@@ -98,17 +98,25 @@ class Engine:
         observer: Observer,
         on_broken: Callable[[str], None],
     ) -> None:
-        self._roster = Roster(catalogue, observer, precision, pass_size, compiled, load_seconds)
-        self._posts = [
-            Post(
-                f"worker{i}", device, self._roster, self, stall_seconds, load_seconds, check_seconds
+        self._served_models = ServedModels(
+            catalogue, observer, precision, pass_size, compiled, load_seconds
+        )
+        self._supervisors = [
+            Supervisor(
+                f"worker{i}",
+                device,
+                self._served_models,
+                self,
+                stall_seconds,
+                load_seconds,
+                check_seconds,
             )
             for i, device in enumerate(devices)
         ]
         self._limit, self._shrink = queue, shrink
         self._observer, self._on_broken = observer, on_broken
         self._ids = itertools.count(1)
-        self._waiting = Waiting()
+        self._waiting = Queue()
         # Pictures that are being decoded, by whose they are.
         self._preparing: Counter[int] = Counter()
         self._tasks: list[asyncio.Task[None]] = []
@@ -118,13 +126,15 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Whether pictures are answered now."""
-        responds = any(post.responds for post in self._posts)
-        return responds and not self.draining and self._roster.serves
+        responds = any(supervisor.responds for supervisor in self._supervisors)
+        return responds and not self.draining and self._served_models.serves
 
     @property
     def trouble(self) -> str:
         """Why a worker is gone that is to be ready again; empty if none is."""
-        return next((post.trouble for post in self._posts if post.trouble), "")
+        return next(
+            (supervisor.trouble for supervisor in self._supervisors if supervisor.trouble), ""
+        )
 
     @property
     def queued(self) -> int:
@@ -134,7 +144,7 @@ class Engine:
     @property
     def in_flight(self) -> int:
         """Pictures that a worker has."""
-        return sum(len(post.flights) for post in self._posts)
+        return sum(len(supervisor.entries) for supervisor in self._supervisors)
 
     @property
     def full(self) -> bool:
@@ -154,12 +164,12 @@ class Engine:
     @property
     def workers(self) -> list[str]:
         """The names of the workers."""
-        return [post.name for post in self._posts]
+        return [supervisor.name for supervisor in self._supervisors]
 
     @property
     def calibrations(self) -> list[dict[int, Calibration]]:
         """How each ready worker runs each model, by number."""
-        return [post.calibrations for post in self._posts if post.ready]
+        return [supervisor.calibrations for supervisor in self._supervisors if supervisor.ready]
 
     def speed(self, model: int | None = None) -> float:
         """Return the draws a second that a ready worker makes of a model, or of any; 0 if none."""
@@ -186,13 +196,15 @@ class Engine:
     def start(self) -> None:
         """Start the workers; they become ready by themselves."""
         self._tasks = [
-            supervision.keep(f"the supervision of {post.name}", post.keep, self._on_broken)
-            for post in self._posts
+            supervision.keep(
+                f"the supervision of {supervisor.name}", supervisor.keep, self._on_broken
+            )
+            for supervisor in self._supervisors
         ]
 
     def stop_changes(self) -> None:
         """Give up loading and unloading models: whatever they wait for, the service is to end."""
-        self._roster.stop()
+        self._served_models.stop()
 
     async def close(self) -> None:
         """End the workers."""
@@ -234,7 +246,7 @@ class Engine:
         """
         self._check(job.owner)
         try:
-            with self._roster.picture(job.model):
+            with self._served_models.picture(job.model):
                 return await self._fly(job, on_look)
         except WorkersLostError as error:
             digest = await asyncio.to_thread(lambda: job.picture.digest)
@@ -243,31 +255,31 @@ class Engine:
 
     async def _fly(self, job: Job, on_look: Callable[[Conclusion | None], None] | None) -> Result:
         loop = asyncio.get_running_loop()
-        flight = Flight(next(self._ids), job, loop.create_future(), on_look)
+        entry = Entry(next(self._ids), job, loop.create_future(), on_look)
         arrived = time.monotonic()
         left = max(job.deadline - arrived, 0.0)
-        flight.timer = loop.call_later(left, self._expire, flight)
-        self._waiting.push(flight)
+        entry.timer = loop.call_later(left, self._expire, entry)
+        self._waiting.push(entry)
         self._dispatch()
         try:
-            answer = await flight.answer
-            assert flight.post is not None
+            answer = await entry.answer
+            assert entry.supervisor is not None
             return Result(
                 conclusion=answer.conclusion,
-                granted=flight.granted,
-                device=flight.post.device,
+                granted=entry.granted,
+                device=entry.supervisor.device,
                 execution=answer.execution,
-                queue_seconds=flight.sent - arrived + answer.queue_seconds,
+                queue_seconds=entry.sent - arrived + answer.queue_seconds,
                 compute_seconds=answer.compute_seconds,
                 looks=answer.looks,
             )
         finally:
-            flight.timer.cancel()
-            self._forget(flight)
-            # An error's traceback refers to this frame, and the flight to the error: no circle.
-            # Nor with the timer, which refers to the flight.
-            flight.timer = None
-            del flight
+            entry.timer.cancel()
+            self._forget(entry)
+            # An error's traceback refers to this frame, and the entry to the error: no circle.
+            # Nor with the timer, which refers to the entry.
+            entry.timer = None
+            del entry
 
     async def load(self, path: Path) -> Served:
         """Have every worker load the bundle in the folder ``path``, and serve it from then on.
@@ -288,7 +300,7 @@ class Engine:
 
     async def load_all(self, paths: Sequence[Path]) -> list[Served]:
         """Load several bundles as :meth:`load` does one: if one of them fails, none is served."""
-        return await self._roster.load(paths, self._posts)
+        return await self._served_models.load(paths, self._supervisors)
 
     async def unload(self, name: str) -> None:
         """Serve the model called ``name`` or ``name:version`` no longer; no version means all.
@@ -300,7 +312,7 @@ class Engine:
             UnknownModelError: it is not served.
             NotReadyError: the service stops.
         """
-        await self._roster.unload(name, self._posts)
+        await self._served_models.unload(name, self._supervisors)
 
     def _check(self, owner: int) -> None:
         if not self.opened_once:
@@ -312,60 +324,66 @@ class Engine:
         if owner != SHARED and mine >= max(self._limit // 2, 1):
             raise OverloadedError(f"{mine} pictures of this key are waiting already")
 
-    def _expire(self, flight: Flight) -> None:
+    def _expire(self, entry: Entry) -> None:
         """End a picture at its deadline if it is still in the queue.
 
         A worker answers by itself with what it has, between two passes. Whatever keeps it from
         that, the client is answered all the same.
         """
-        if flight.answer.done():
+        if entry.answer.done():
             return
-        if flight.post is None:
-            flight.answer.set_exception(DeadlineError("the deadline came in the queue"))
+        if entry.supervisor is None:
+            entry.answer.set_exception(DeadlineError("the deadline came in the queue"))
         else:
-            seconds = flight.post.late_seconds
-            flight.timer = asyncio.get_running_loop().call_later(seconds, self._give_up, flight)
+            seconds = entry.supervisor.late_seconds
+            entry.timer = asyncio.get_running_loop().call_later(seconds, self._give_up, entry)
 
-    def _give_up(self, flight: Flight) -> None:
+    def _give_up(self, entry: Entry) -> None:
         """Answer in the place of a worker that has not."""
-        if flight.answer.done():
+        if entry.answer.done():
             return
-        if flight.post:
-            del flight.post.flights[flight.id]
-            flight.post.send(wire.Cancel(id=flight.id))
-        self._end(flight)
+        if entry.supervisor:
+            del entry.supervisor.entries[entry.id]
+            entry.supervisor.send(messages.Cancel(id=entry.id))
+        self._end(entry)
         self._dispatch()
 
-    def _end(self, flight: Flight) -> None:
+    def _end(self, entry: Entry) -> None:
         """Answer with what is known of a picture whose deadline has come at a worker."""
-        if flight.draft:
-            flight.answer.set_result(flight.draft)
+        if entry.draft:
+            entry.answer.set_result(entry.draft)
         else:
             reason = "the worker did not answer by the deadline"
-            flight.answer.set_exception(DeadlineError(reason))
+            entry.answer.set_exception(DeadlineError(reason))
 
-    def _forget(self, flight: Flight) -> None:
-        """Drop what is left of a flight that nobody waits for any more."""
-        if flight.post is None:
-            self._waiting.remove(flight)
-        elif flight.post.flights.pop(flight.id, None):
-            flight.post.send(wire.Cancel(id=flight.id))
+    def _forget(self, entry: Entry) -> None:
+        """Drop what is left of a entry that nobody waits for any more."""
+        if entry.supervisor is None:
+            self._waiting.remove(entry)
+        elif entry.supervisor.entries.pop(entry.id, None):
+            entry.supervisor.send(messages.Cancel(id=entry.id))
             self._dispatch()
 
     def _dispatch(self) -> None:
         """Give waiting pictures to the workers with the fewest."""
-        ready = [post for post in self._posts if post.ready and not post.quiet]
+        ready = [
+            supervisor
+            for supervisor in self._supervisors
+            if supervisor.ready and not supervisor.quiet
+        ]
         while ready and self._waiting:
-            post = min(ready, key=lambda post: len(post.flights) / post.window)
-            flight = self._waiting.pop(post.flights, post.window)
-            if flight is None:
+            supervisor = min(
+                ready, key=lambda supervisor: len(supervisor.entries) / supervisor.window
+            )
+            entry = self._waiting.pop(supervisor.entries, supervisor.window)
+            if entry is None:
                 return
-            flight.post, flight.sent = post, time.monotonic()
-            flight.granted = self._grant(flight.job, post)
-            post.flights[flight.id] = flight
-            post.send(flight.admission(), flight.job.picture.content)
+            entry.supervisor, entry.sent = supervisor, time.monotonic()
+            entry.granted = self._grant(entry.job, supervisor)
+            supervisor.entries[entry.id] = entry
+            supervisor.send(entry.admission(), entry.job.picture.content)
 
-    def _grant(self, job: Job, post: Post) -> int:
+    def _grant(self, job: Job, supervisor: Supervisor) -> int:
         """Return a picture's draw budget, before its first draw, as the division of α needs it.
 
         It is less than asked under overload, and where the worker, among its other pictures, is too
@@ -375,109 +393,111 @@ class Engine:
         # Only those pay for a full queue of whom many wait.
         shrinkage = self._shrinkage(self._waiting.likewise(job.owner))
         granted = min(asked, max(asked // shrinkage, LEAST_GRANTED))
-        found = post.calibrations.get(job.model)
+        found = supervisor.calibrations.get(job.model)
         if found is None or not self._shrink:
             return granted
-        share = found.draws_per_second / (len(post.flights) + 1)
+        share = found.draws_per_second / (len(supervisor.entries) + 1)
         return fitting(granted, share, job.deadline - time.monotonic())
 
-    def _settle(self, post: Post, number: int, outcome: wire.Answer | EngineError) -> None:
-        flight = post.flights.pop(number, None)
-        if flight and not flight.answer.done():
+    def _settle(
+        self, supervisor: Supervisor, number: int, outcome: messages.Answer | EngineError
+    ) -> None:
+        entry = supervisor.entries.pop(number, None)
+        if entry and not entry.answer.done():
             if isinstance(outcome, EngineError):
-                flight.answer.set_exception(outcome)
+                entry.answer.set_exception(outcome)
             else:
-                flight.answer.set_result(outcome)
+                entry.answer.set_result(outcome)
         self._dispatch()
 
-    # What the posts tell: see ``Crew``.
+    # What the supervisors tell: see ``Crew``.
 
-    def opened(self, post: Post) -> None:
-        """Note that a post takes pictures now."""
+    def opened(self, supervisor: Supervisor) -> None:
+        """Note that a supervisor takes pictures now."""
         self.opened_once = True
-        self._observer.worker_up(post.name, True)
+        self._observer.worker_up(supervisor.name, True)
         self._dispatch()
 
-    def heard(self, post: Post, message: wire.FromWorker) -> None:
+    def heard(self, supervisor: Supervisor, message: messages.FromWorker) -> None:
         """Take what a worker says about pictures and passes."""
         match message:
-            case wire.Numbers():
-                post.longest_pass = message.longest_seconds
-                self._observer.numbers(post.name, message)
-            case wire.Look():
-                flight = post.flights.get(message.id)
-                if flight:
-                    flight.tell(message.conclusion)
-            case wire.Begun():
-                if flight := post.flights.get(message.id):
-                    flight.begin_anew()
-            case wire.Answer(draft=True):
-                if flight := post.flights.get(message.id):
-                    flight.draft = message
-            case wire.Answer():
-                self._settle(post, message.id, message)
-            case wire.Late():
+            case messages.Numbers():
+                supervisor.longest_pass = message.longest_seconds
+                self._observer.numbers(supervisor.name, message)
+            case messages.Look():
+                entry = supervisor.entries.get(message.id)
+                if entry:
+                    entry.tell(message.conclusion)
+            case messages.Begun():
+                if entry := supervisor.entries.get(message.id):
+                    entry.begin_anew()
+            case messages.Answer(draft=True):
+                if entry := supervisor.entries.get(message.id):
+                    entry.draft = message
+            case messages.Answer():
+                self._settle(supervisor, message.id, message)
+            case messages.Late():
                 late = DeadlineError("the deadline came before the first look", message.draws)
-                self._settle(post, message.id, late)
-            case wire.Failed():
+                self._settle(supervisor, message.id, late)
+            case messages.Failed():
                 kind = ModelFailedError if message.model else CannotEncodeError
-                self._settle(post, message.id, kind(message.reason))
+                self._settle(supervisor, message.id, kind(message.reason))
 
-    def fallen(self, post: Post, flights: Iterable[Flight], running: set[int]) -> None:
+    def fallen(self, supervisor: Supervisor, entries: Iterable[Entry], running: set[int]) -> None:
         """Put the pictures of a worker that is gone back at the front of the queue."""
-        self._observer.worker_up(post.name, False)
-        flights = list(flights)
-        for flight in flights:
+        self._observer.worker_up(supervisor.name, False)
+        entries = list(entries)
+        for entry in entries:
             # Those that waited, or whose worker was only starting, have nothing to do with it.
-            flight.deaths += running == {flight.id}
-            flight.suspicions += flight.id in running and len(running) > 1
-            if flight.deaths >= MOST_DEATHS and not flight.answer.done():
-                reason = f"{flight.deaths} workers died while they ran this picture alone"
-                flight.answer.set_exception(WorkersLostError(reason))
-        self._take_back(flights)
+            entry.deaths += running == {entry.id}
+            entry.suspicions += entry.id in running and len(running) > 1
+            if entry.deaths >= MOST_DEATHS and not entry.answer.done():
+                reason = f"{entry.deaths} workers died while they ran this picture alone"
+                entry.answer.set_exception(WorkersLostError(reason))
+        self._take_back(entries)
 
-    def silent(self, post: Post) -> None:
+    def silent(self, supervisor: Supervisor) -> None:
         """Give the pictures of a worker that shows no sign of life to others, if there are any.
 
         They are begun anew by another number: what it may still say is of a run that is over.
         Where it is the only one they stay: perhaps it goes on.
         """
-        self._observer.worker_up(post.name, False)
-        if not any(other.ready and not other.quiet for other in self._posts):
+        self._observer.worker_up(supervisor.name, False)
+        if not any(other.ready and not other.quiet for other in self._supervisors):
             return
-        flights, post.flights = list(post.flights.values()), Flights()
-        for flight in flights:
-            post.send(wire.Cancel(id=flight.id))
-            flight.id = next(self._ids)
-        self._take_back(flights)
+        entries, supervisor.entries = list(supervisor.entries.values()), Flights()
+        for entry in entries:
+            supervisor.send(messages.Cancel(id=entry.id))
+            entry.id = next(self._ids)
+        self._take_back(entries)
 
-    def spoke(self, post: Post) -> None:
+    def spoke(self, supervisor: Supervisor) -> None:
         """Count with a worker again that showed no sign of life."""
-        self._observer.worker_up(post.name, True)
+        self._observer.worker_up(supervisor.name, True)
         self._dispatch()
 
-    def _take_back(self, flights: list[Flight]) -> None:
+    def _take_back(self, entries: list[Entry]) -> None:
         """Put pictures that a worker had back at the front of the queue."""
         now = time.monotonic()
-        for flight in reversed(flights):
-            if flight.job.deadline <= now and not flight.answer.done():
-                self._end(flight)
+        for entry in reversed(entries):
+            if entry.job.deadline <= now and not entry.answer.done():
+                self._end(entry)
                 continue
-            flight.post = None
-            flight.restarts += 1
-            flight.begin_anew()
-            if not flight.answer.done():
-                self._waiting.push_first(flight)
+            entry.supervisor = None
+            entry.restarts += 1
+            entry.begin_anew()
+            if not entry.answer.done():
+                self._waiting.push_first(entry)
                 self._observer.picture_requeued()
         self._dispatch()
 
-    def died(self, post: Post, told: bool) -> None:
+    def died(self, supervisor: Supervisor, told: bool) -> None:
         """Note a death; give the service up if workers cannot serve.
 
         That is so if one fails before any was ever ready, for whatever reason, and if none is ready
         and one has said again and again that it cannot load its models.
         """
-        self._observer.worker_died(post.name)
-        lasting = not self.opened_once or (told and post.failures >= len(RESTART_SECONDS))
-        if lasting and not any(one.ready for one in self._posts):
-            self._on_broken(f"a worker cannot start: {post.trouble}")
+        self._observer.worker_died(supervisor.name)
+        lasting = not self.opened_once or (told and supervisor.failures >= len(RESTART_SECONDS))
+        if lasting and not any(one.ready for one in self._supervisors):
+            self._on_broken(f"a worker cannot start: {supervisor.trouble}")

@@ -16,11 +16,11 @@ from models.certification.procedure import Inquiry, Question
 from models.execution import Calibration
 from models.predictor import Predictor
 from service.decoding.reduction import FLOAT
-from service.engine import messages as wire
-from service.engine.channel import Link
+from service.engine import messages
+from service.engine.channel import Channel
 from service.engine.memory import device_memory
-from service.engine.pass_runner import Lane, Running, free, without
-from service.engine.status import Board
+from service.engine.pass_runner import PassRunner, Running, free, without
+from service.engine.status import SharedStatus
 
 _NUMBERS_EVERY_SECONDS = 1.0
 # So long before a picture's deadline, and two passes, the front is told what has been reached.
@@ -30,7 +30,7 @@ _BACKGROUND_SECONDS = 0.25
 
 log = structlog.get_logger(__name__)
 
-Loader = Callable[[wire.Model], tuple[Predictor, Calibration]]
+Loader = Callable[[messages.Model], tuple[Predictor, Calibration]]
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Loop:
 
     Args:
         link: to the front process.
-        board: where the front process sees what this one is at.
+        status: where the front process sees what this one is at.
         loaded: each model by number, and how it is run.
         loader: loads a further model; called in a thread of its own.
         compile_: whether to compile the models in the background, and use what is faster.
@@ -59,16 +59,16 @@ class Loop:
 
     def __init__(
         self,
-        link: Link,
-        board: Board,
+        channel: Channel,
+        status: SharedStatus,
         loaded: dict[int, tuple[Predictor, Calibration]],
         loader: Loader,
         compile_: bool,
     ) -> None:
-        self._link, self._board, self._loader = link, board, loader
+        self._channel, self._status, self._loader = channel, status, loader
         self._models = {model: Running.begin(model, *one) for model, one in loaded.items()}
         # Those of the models, and further ones that only finish what they have.
-        self._lanes = [running.lane for running in self._models.values()]
+        self._runners = [running.runner for running in self._models.values()]
         self._clients: dict[int, _Client] = {}
         self._device = next((one.device for one, _ in loaded.values()), "cpu")
         # What threads in the background have done is taken over between passes.
@@ -85,51 +85,51 @@ class Loop:
     def run(self) -> None:
         """Serve until the front process goes."""
         while True:
-            idle = not any(lane.batcher for lane in self._lanes)
+            idle = not any(runner.batcher for runner in self._runners)
             if idle:
                 self._report()
-            for message, payload in self._link.receive(self._patience() if idle else 0.0):
+            for message, payload in self._channel.receive(self._patience() if idle else 0.0):
                 self._receive(message, payload)
             while self._finished:
                 self._finished.popleft()()
             self._step()
 
-    def _receive(self, message: wire.Message, payload: bytes) -> None:
+    def _receive(self, message: messages.Message, payload: bytes) -> None:
         match message:
-            case wire.Admit():
-                self._board.begin([message.id])
+            case messages.Admit():
+                self._status.begin([message.id])
                 self._admit(message, payload)
-                self._board.end()
-            case wire.Cancel():
+                self._status.end()
+            case messages.Cancel():
                 self._clients.pop(message.id, None)
-                for lane in self._lanes:
-                    lane.batcher.cancel(message.id)
-            case wire.Add():
+                for runner in self._runners:
+                    runner.batcher.cancel(message.id)
+            case messages.Add():
                 self._start(partial(self._load, message.model))
-            case wire.Remove():
+            case messages.Remove():
                 self._remove(message.model)
 
     def _step(self) -> None:
         """Make one pass of the next model that has pictures in flight."""
         now = time.monotonic()
-        for lane in self._lanes:
-            self._answer(lane.batcher.expire(now))
-            self._draft(lane, now)
-        for _ in self._lanes:
-            self._turn = (self._turn + 1) % len(self._lanes)
-            lane = self._lanes[self._turn]
-            planned = lane.batcher.plan(now)
+        for runner in self._runners:
+            self._answer(runner.batcher.expire(now))
+            self._draft(runner, now)
+        for _ in self._runners:
+            self._turn = (self._turn + 1) % len(self._runners)
+            runner = self._runners[self._turn]
+            planned = runner.batcher.plan(now)
             if planned:
-                self._board.begin([ticket.id for ticket in planned.tickets])
-                made = lane.run(planned)
+                self._status.begin([ticket.id for ticket in planned.tickets])
+                made = runner.run(planned)
                 if made is None:
-                    self._halve(lane)
+                    self._halve(runner)
                 else:
-                    self._end(lane.batcher.fail(made.failed), made.failed)
-                    self._answer(lane.batcher.record(planned, made.scores))
-                self._board.end()
+                    self._end(runner.batcher.fail(made.failed), made.failed)
+                    self._answer(runner.batcher.record(planned, made.scores))
+                self._status.end()
                 self._passes += 1
-                self._slots += lane.batcher.slots
+                self._slots += runner.batcher.slots
                 self._filled += planned.filled
                 took = time.monotonic() - now
                 self._busy += took
@@ -138,12 +138,14 @@ class Loop:
         if now - self._reported > _NUMBERS_EVERY_SECONDS:
             self._report()
 
-    def _admit(self, message: wire.Admit, pixels: bytes) -> None:
+    def _admit(self, message: messages.Admit, pixels: bytes) -> None:
         running = self._models.get(message.model)
         if running is None:
-            self._link.send(wire.Failed(id=message.id, reason="the model is served no longer"))
+            self._channel.send(
+                messages.Failed(id=message.id, reason="the model is served no longer")
+            )
             return
-        predictor = running.lane.predictor
+        predictor = running.runner.predictor
         kind = np.dtype("<u1" if message.bits == 8 else "<u2")
         shape = (message.height, message.width, message.channels)
         try:
@@ -155,7 +157,7 @@ class Loop:
             else:
                 encoded = predictor.encode(np.frombuffer(pixels, dtype=kind).reshape(shape))
         except ValueError as error:
-            self._link.send(wire.Failed(id=message.id, reason=str(error)))
+            self._channel.send(messages.Failed(id=message.id, reason=str(error)))
             return
         manifest = predictor.manifest
         question = Question(
@@ -166,7 +168,7 @@ class Loop:
             message.restarts,
         )
         inquiry = Inquiry(question, encoded.terms, len(manifest.labels), manifest.scoring)
-        running.lane.batcher.admit(
+        running.runner.batcher.admit(
             Ticket(
                 message.id,
                 encoded.features,
@@ -182,7 +184,7 @@ class Loop:
         )
 
     def _answer(self, tickets: Iterable[Ticket]) -> None:
-        messages: list[wire.Message] = []
+        outgoing: list[messages.Message] = []
         now = time.monotonic()
         for ticket in tickets:
             client = self._clients[ticket.id]
@@ -194,28 +196,28 @@ class Loop:
             elif not client.progress:
                 continue
             if not ticket.inquiry.look:
-                messages.append(wire.Late(id=ticket.id, draws=ticket.inquiry.total.draws))
+                outgoing.append(messages.Late(id=ticket.id, draws=ticket.inquiry.total.draws))
                 continue
             answer = _word(ticket, client, now)
             if client.progress and ticket.inquiry.stopped != "deadline":
-                messages.append(wire.Look(id=ticket.id, conclusion=answer.conclusion))
+                outgoing.append(messages.Look(id=ticket.id, conclusion=answer.conclusion))
             if ticket.done:
-                messages.append(answer)
-        self._link.send(*messages)
+                outgoing.append(answer)
+        self._channel.send(*outgoing)
 
-    def _draft(self, lane: Lane, now: float) -> None:
+    def _draft(self, runner: PassRunner, now: float) -> None:
         """Tell the front the last looks of pictures whose deadline is near.
 
         These are the answers should this process be stopped, or a pass take too long.
         """
         near = now + _DRAFT_SECONDS + 2 * self._longest
-        messages: list[wire.Message] = []
-        for ticket in lane.batcher.tickets:
+        outgoing: list[messages.Message] = []
+        for ticket in runner.batcher.tickets:
             client = self._clients[ticket.id]
             if ticket.deadline < near and ticket.inquiry.look > client.drafted:
                 client.drafted = ticket.inquiry.look
-                messages.append(_word(ticket, client, now, draft=True))
-        self._link.send(*messages)
+                outgoing.append(_word(ticket, client, now, draft=True))
+        self._channel.send(*outgoing)
 
     def _end(self, tickets: Iterable[Ticket], reasons: dict[Ticket, str]) -> None:
         """Answer pictures at which h failed with their last look, those without one not at all."""
@@ -225,21 +227,23 @@ class Loop:
                 continue
             del self._clients[ticket.id]
             reason = f"the model failed at this picture: {reasons[ticket]}"
-            self._link.send(wire.Failed(id=ticket.id, reason=reason, model=True))
+            self._channel.send(messages.Failed(id=ticket.id, reason=reason, model=True))
 
-    def _halve(self, lane: Lane) -> None:
+    def _halve(self, runner: PassRunner) -> None:
         """Make passes of a model half as large, as this one did not fit into memory."""
-        running = self._models[lane.model]
-        running.halve(lane)
-        self._lanes.remove(lane)
-        self._lanes.append(running.lane)
-        for ticket in running.lane.batcher.tickets:
+        running = self._models[runner.model]
+        running.halve(runner)
+        self._runners.remove(runner)
+        self._runners.append(running.runner)
+        for ticket in running.runner.batcher.tickets:
             client = self._clients[ticket.id]
-            client.predictor, client.looks, client.drafted = running.lane.predictor, [], 0
-            self._link.send(wire.Begun(id=ticket.id))
+            client.predictor, client.looks, client.drafted = running.runner.predictor, [], 0
+            self._channel.send(messages.Begun(id=ticket.id))
         slots = running.calibration.pass_size
-        self._link.send(
-            wire.Recalibrated(model=lane.model, calibration=running.calibration, ceiling=slots)
+        self._channel.send(
+            messages.Recalibrated(
+                model=runner.model, calibration=running.calibration, ceiling=slots
+            )
         )
 
     # In the background: a thread never touches what the loop uses, but leaves word in _finished.
@@ -273,46 +277,46 @@ class Loop:
         if running is None:
             return
         if running.compiled(compiled):
-            # The former lane keeps the pictures that it has: none of them meets another h.
-            self._lanes.append(running.lane)
-            self._link.send(wire.Recalibrated(model=model, calibration=running.calibration))
+            # The former runner keeps the pictures that it has: none of them meets another h.
+            self._runners.append(running.runner)
+            self._channel.send(messages.Recalibrated(model=model, calibration=running.calibration))
         else:
             log.info("compiled it is not faster, going on without", model=model)
 
-    def _load(self, model: wire.Model) -> None:
+    def _load(self, model: messages.Model) -> None:
         try:
             predictor, calibration = self._loader(model)
         except Exception as error:  # whatever it was, the other models go on
             reason = str(error) or type(error).__name__
-            refusal = wire.NotAdded(model=model.number, reason=reason)
-            self._finished.append(partial(self._link.send, refusal))
+            refusal = messages.NotAdded(model=model.number, reason=reason)
+            self._finished.append(partial(self._channel.send, refusal))
         else:
             self._finished.append(partial(self._add, model.number, predictor, calibration))
 
     def _add(self, model: int, predictor: Predictor, calibration: Calibration) -> None:
         self._models[model] = Running.begin(model, predictor, calibration)
         self._device = predictor.device
-        self._lanes.append(self._models[model].lane)
-        self._link.send(wire.Added(model=model, calibration=calibration))
+        self._runners.append(self._models[model].runner)
+        self._channel.send(messages.Added(model=model, calibration=calibration))
 
     def _remove(self, model: int) -> None:
-        for lane in self._lanes:
-            if lane.model == model:
-                for ticket in lane.batcher.withdraw():
+        for runner in self._runners:
+            if runner.model == model:
+                for ticket in runner.batcher.withdraw():
                     del self._clients[ticket.id]
                     reason = "the model is served no longer"
-                    self._link.send(wire.Failed(id=ticket.id, reason=reason))
-        self._lanes = without(self._lanes, model)
+                    self._channel.send(messages.Failed(id=ticket.id, reason=reason))
+        self._runners = without(self._runners, model)
         self._models.pop(model, None)
         free()
-        self._link.send(wire.Removed(model=model))
+        self._channel.send(messages.Removed(model=model))
 
     def _report(self) -> None:
         self._reported = time.monotonic()
         if self._passes:
             used, memory = device_memory(self._device)
-            self._link.send(
-                wire.Numbers(
+            self._channel.send(
+                messages.Numbers(
                     passes=self._passes,
                     slots=self._slots,
                     filled=self._filled,
@@ -326,10 +330,10 @@ class Loop:
             self._busy = self._longest = 0.0
 
 
-def _word(ticket: Ticket, client: _Client, now: float, draft: bool = False) -> wire.Answer:
+def _word(ticket: Ticket, client: _Client, now: float, draft: bool = False) -> messages.Answer:
     """Return the answer to a picture as it stands; it has reached a look."""
     started = now if ticket.started is None else ticket.started
-    return wire.Answer(
+    return messages.Answer(
         id=ticket.id,
         conclusion=conclude(ticket.inquiry, client.scores, client.attacks),
         execution=client.predictor.execution,

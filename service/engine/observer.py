@@ -2,14 +2,14 @@
 
 from typing import Protocol
 
-from service.engine import messages as wire
+from service.engine import messages
 from service.engine.check import CheckResult
 
 
 class Observer(Protocol):
     """Who wants to know what the engine does: the metrics."""
 
-    def numbers(self, worker: str, numbers: wire.Numbers) -> None:
+    def numbers(self, worker: str, numbers: messages.Numbers) -> None:
         """Take what a worker has done since it last said."""
 
     def worker_up(self, worker: str, up: bool) -> None:

@@ -2,7 +2,7 @@
 
 A pass that does not fit is halved. Halved passes are another h, as kernels differ with their
 shapes, and a picture must be drawn for by one h from beginning to end: so a model changes its
-runner, and the pictures of the former lane begin anew in the next.
+runner, and the pictures of the former runner begin anew in the next.
 """
 
 import copy
@@ -24,7 +24,7 @@ from models.trial import RowsError
 log = structlog.get_logger(__name__)
 
 
-class Lane:
+class PassRunner:
     """One h and the pictures that it draws for, from their first draw to their last."""
 
     def __init__(self, model: int, predictor: Predictor) -> None:
@@ -100,20 +100,20 @@ def _first_line(error: Exception) -> str:
 
 @dataclass
 class Running:
-    """How one model runs: the lane that takes pictures, and the network as it was loaded."""
+    """How one model runs: the runner that takes pictures, and the network as it was loaded."""
 
     eager: Predictor
     calibration: Calibration
-    lane: Lane
+    runner: PassRunner
 
     @classmethod
     def begin(cls, model: int, predictor: Predictor, calibration: Calibration) -> "Running":
         """Run a model as it was loaded."""
-        return cls(predictor, calibration, Lane(model, predictor))
+        return cls(predictor, calibration, PassRunner(model, predictor))
 
     def compiled(self, predictor: Predictor) -> bool:
         """Change to a compiled network if that is worth it, and say so."""
-        former = self.lane
+        former = self.runner
         if predictor.pass_size != former.batcher.slots:
             return False  # passes have become smaller while it was compiled
         try:
@@ -122,16 +122,16 @@ class Running:
             found = None
         if found is None:
             return False
-        self.calibration, self.lane = found, Lane(former.model, predictor)
+        self.calibration, self.runner = found, PassRunner(former.model, predictor)
         return True
 
-    def halve(self, lane: Lane) -> None:
-        """Take pictures into passes of half the size of ``lane``'s, with those that it has.
+    def halve(self, runner: PassRunner) -> None:
+        """Take pictures into passes of half the size of ``runner``'s, with those that it has.
 
         Raises:
             RuntimeError: not even the smallest pass fits, or none leaves the rows alone.
         """
-        smaller, slots = copy.copy(self.eager), lane.batcher.slots // 2
+        smaller, slots = copy.copy(self.eager), runner.batcher.slots // 2
         while True:
             if slots < LEAST_PASS:
                 raise RuntimeError(f"not even a pass of {LEAST_PASS} draws fits into memory")
@@ -146,14 +146,14 @@ class Running:
             free()
             slots //= 2
         self.calibration = replace(self.calibration, pass_size=slots, compiled=False)
-        self.lane = Lane(lane.model, smaller)
-        for ticket in lane.batcher.withdraw():
-            self.lane.batcher.admit(ticket)
+        self.runner = PassRunner(runner.model, smaller)
+        for ticket in runner.batcher.withdraw():
+            self.runner.batcher.admit(ticket)
 
 
-def without(lanes: Iterable[Lane], model: int) -> list[Lane]:
-    """Return the lanes that are not of ``model``."""
-    return [lane for lane in lanes if lane.model != model]
+def without(runners: Iterable[PassRunner], model: int) -> list[PassRunner]:
+    """Return the runners that are not of ``model``."""
+    return [runner for runner in runners if runner.model != model]
 
 
 def free() -> None:

@@ -7,13 +7,13 @@ import time
 
 from models.bundle import Bundle
 from models.certification.division import LEAST_DRAWS as DRAWS
-from service.engine import messages as wire
+from service.engine import messages
 
 # A worker that never answers it is found wedged.
 SECONDS = 3600.0
 
 
-def probe(number: int, model: int, bundle: Bundle) -> tuple[wire.Admit, bytes]:
+def probe(number: int, model: int, bundle: Bundle) -> tuple[messages.Admit, bytes]:
     """Return what asks for a certificate of a mid-grey picture, as for any other, and its pixels.
 
     Args:
@@ -22,7 +22,7 @@ def probe(number: int, model: int, bundle: Bundle) -> tuple[wire.Admit, bytes]:
         bundle: the model.
     """
     channels, height, width = bundle.manifest.input.shape
-    message = wire.Admit(
+    message = messages.Admit(
         id=number,
         model=model,
         width=width,

@@ -9,7 +9,7 @@ from typing import Self
 
 from service import logs
 from service.engine.output import Output
-from service.engine.status import Board
+from service.engine.status import SharedStatus
 
 # Nothing can be done about a process that the kernel does not let end, for a device's sake perhaps.
 _ENDING_SECONDS = 10.0
@@ -24,13 +24,13 @@ class Process:
         self._process, self._output = process, output
 
     @classmethod
-    async def start(cls, name: str, connection: socket.socket, board: Board) -> Self:
+    async def start(cls, name: str, connection: socket.socket, status: SharedStatus) -> Self:
         """Start a worker.
 
         Args:
             name: what it is called.
             connection: its end of the socket pair.
-            board: where it shows what it is at.
+            status: where it shows what it is at.
 
         Raises:
             OSError: the system has no room for it; nothing is left open.
@@ -40,8 +40,8 @@ class Process:
             with os.fdopen(written, "wb") as end:
                 process = await asyncio.create_subprocess_exec(
                     *python("service.engine.worker", "--name", name),
-                    *("--fd", str(connection.fileno()), "--board", str(board.descriptor)),
-                    pass_fds=(connection.fileno(), board.descriptor),
+                    *("--fd", str(connection.fileno()), "--status", str(status.descriptor)),
+                    pass_fds=(connection.fileno(), status.descriptor),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=end,
                     stderr=end,

@@ -10,10 +10,10 @@ from models.certification.answer import Conclusion
 from models.certification.procedure import Question
 from models.execution import Execution
 from service.decoding.reduction import Reduced
-from service.engine import messages as wire
+from service.engine import messages
 
 if TYPE_CHECKING:
-    from service.engine.supervisor import Post
+    from service.engine.supervisor import Supervisor
 
 
 # Deaths of workers in passes of one picture, after which it is taken to be their cause.
@@ -57,8 +57,8 @@ class Result:
 
 
 @dataclass(eq=False)
-class Flight:
-    """A job on its way: ``post`` has it, or it waits.
+class Entry:
+    """A job on its way: ``supervisor`` has it, or it waits.
 
     ``deaths`` counts the workers that died in a pass of its own, ``suspicions`` those that died in
     a pass that it shared, ``restarts`` those that had it at all: each run has an α of its own.
@@ -68,16 +68,16 @@ class Flight:
 
     id: int
     job: Job
-    answer: asyncio.Future[wire.Answer]
+    answer: asyncio.Future[messages.Answer]
     on_look: Callable[[Conclusion | None], None] | None
     granted: int = 0
-    post: "Post | None" = None
+    supervisor: "Supervisor | None" = None
     sent: float = 0.0
     deaths: int = 0
     suspicions: int = 0
     restarts: int = 0
     looked: bool = False
-    draft: wire.Answer | None = None
+    draft: messages.Answer | None = None
     timer: asyncio.TimerHandle | None = None
 
     def begin_anew(self) -> None:
@@ -96,10 +96,10 @@ class Flight:
         except Exception as error:
             self.answer.set_exception(error)
 
-    def admission(self) -> wire.Admit:
+    def admission(self) -> messages.Admit:
         """Return the message that gives it to a worker; its pixels go beside it."""
         picture, question = self.job.picture, self.job.question
-        return wire.Admit(
+        return messages.Admit(
             id=self.id,
             model=self.job.model,
             width=picture.width,
@@ -133,17 +133,17 @@ class Flight:
         return min(before, 1) if before < MOST_DEATHS else self.granted
 
 
-class Flights(UserDict[int, Flight]):
+class Flights(UserDict[int, Entry]):
     """The pictures that a worker has, by id; and how many of them are whose."""
 
     def __init__(self) -> None:
         self._of: Counter[int] = Counter()
         super().__init__()
 
-    def __setitem__(self, number: int, flight: Flight) -> None:
+    def __setitem__(self, number: int, entry: Entry) -> None:
         """Add one."""
-        super().__setitem__(number, flight)
-        self._of[flight.job.owner] += 1
+        super().__setitem__(number, entry)
+        self._of[entry.job.owner] += 1
 
     def __delitem__(self, number: int) -> None:
         """Take one out."""
@@ -170,7 +170,7 @@ class Flights(UserDict[int, Flight]):
         return len(self) < (window * 5 // 4 if high else window)
 
 
-class Waiting:
+class Queue:
     """The queue: high priority goes first, but one turn in four is normal's, so none starves.
 
     Of those of a priority, who has the fewest pictures with a worker goes first.
@@ -182,7 +182,7 @@ class Waiting:
     def __init__(self) -> None:
         self.draws: Counter[int] = Counter()
         # By priority and owner; no queue is empty.
-        self._queues: dict[bool, dict[int, deque[Flight]]] = {True: {}, False: {}}
+        self._queues: dict[bool, dict[int, deque[Entry]]] = {True: {}, False: {}}
         self._of: Counter[int] = Counter()
         self._turn = 0
 
@@ -197,50 +197,50 @@ class Waiting:
         """How many would wait if each caller who waits had as many as this one."""
         return self.of(owner) * sum(count > 0 for count in self._of.values())
 
-    def push(self, flight: Flight) -> None:
+    def push(self, entry: Entry) -> None:
         """Let a picture wait behind those of its priority and owner."""
-        self._queue(flight).append(flight)
-        self._count(flight, 1)
+        self._queue(entry).append(entry)
+        self._count(entry, 1)
 
-    def push_first(self, flight: Flight) -> None:
+    def push_first(self, entry: Entry) -> None:
         """Let a picture wait before those of its priority and owner."""
-        self._queue(flight).appendleft(flight)
-        self._count(flight, 1)
+        self._queue(entry).appendleft(entry)
+        self._count(entry, 1)
 
-    def pop(self, flights: Flights, window: int) -> Flight | None:
+    def pop(self, entries: Flights, window: int) -> Entry | None:
         """Take the next one out for which a worker has a place; None if there is none.
 
         Args:
-            flights: what the worker has.
+            entries: what the worker has.
             window: its places.
         """
         turn = (self._turn + 1) % 4
         for high in (True, False) if turn else (False, True):
             queues = self._queues[high]
-            able = [owner for owner in queues if flights.admits(owner, high, window)]
+            able = [owner for owner in queues if entries.admits(owner, high, window)]
             if able:
                 self._turn = turn
-                owner = min(able, key=lambda one: (flights.of(one), queues[one][0].id))
-                flight = queues[owner][0]
-                self.remove(flight)
-                return flight
+                owner = min(able, key=lambda one: (entries.of(one), queues[one][0].id))
+                entry = queues[owner][0]
+                self.remove(entry)
+                return entry
         return None
 
-    def remove(self, flight: Flight) -> None:
+    def remove(self, entry: Entry) -> None:
         """Take one out, if it is there."""
-        queues, owner = self._queues[flight.job.high], flight.job.owner
+        queues, owner = self._queues[entry.job.high], entry.job.owner
         queue = queues.get(owner, ())
-        if queue and flight in queue:
-            queue.remove(flight)
+        if queue and entry in queue:
+            queue.remove(entry)
             if not queue:
                 del queues[owner]
-            self._count(flight, -1)
+            self._count(entry, -1)
 
-    def _count(self, flight: Flight, sign: int) -> None:
-        self.draws[flight.job.model] += sign * flight.job.question.max_draws
-        self._of[flight.job.owner] += sign
-        if not self._of[flight.job.owner]:
-            del self._of[flight.job.owner]
+    def _count(self, entry: Entry, sign: int) -> None:
+        self.draws[entry.job.model] += sign * entry.job.question.max_draws
+        self._of[entry.job.owner] += sign
+        if not self._of[entry.job.owner]:
+            del self._of[entry.job.owner]
 
-    def _queue(self, flight: Flight) -> deque[Flight]:
-        return self._queues[flight.job.high].setdefault(flight.job.owner, deque())
+    def _queue(self, entry: Entry) -> deque[Entry]:
+        return self._queues[entry.job.high].setdefault(entry.job.owner, deque())

@@ -12,7 +12,7 @@ import structlog
 from models.bundle import Bundle
 from models.execution import Calibration, Precision
 from service.catalogue import Catalogue, Served
-from service.engine import messages as wire
+from service.engine import messages
 from service.engine.check import CheckResult, Reference
 from service.engine.errors import ModelGoneError, NotReadyError
 from service.engine.observer import Observer
@@ -20,12 +20,12 @@ from service.system import reading
 from service.system import tasks as supervision
 
 if TYPE_CHECKING:
-    from service.engine.supervisor import Post
+    from service.engine.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
 
 
-class Roster:
+class ServedModels:
     """The models, by number.
 
     Args:
@@ -92,19 +92,19 @@ class Roster:
         served = self._models.get(model)
         return served.bundle if served else None
 
-    def order(self, post: "Post") -> wire.Load:
-        """Return what a worker that starts at ``post`` is to load."""
-        return wire.Load(
-            models=[self._model(served, post) for served in self._models.values()],
-            device=post.device,
+    def order(self, supervisor: "Supervisor") -> messages.Load:
+        """Return what a worker that starts at ``supervisor`` is to load."""
+        return messages.Load(
+            models=[self._model(served, supervisor) for served in self._models.values()],
+            device=supervisor.device,
             pass_size=self._pass_size,
             compile=self._compile,
         )
 
-    def agree(self, post: "Post", calibrations: dict[int, Calibration]) -> bool:
+    def agree(self, supervisor: "Supervisor", calibrations: dict[int, Calibration]) -> bool:
         """Say whether a worker runs models in the number formats of those before it."""
         same = [
-            self._precisions.setdefault((post.kind, model), one.precision) == one.precision
+            self._precisions.setdefault((supervisor.kind, model), one.precision) == one.precision
             for model, one in calibrations.items()
         ]
         return all(same)
@@ -113,37 +113,41 @@ class Roster:
         """Say whether a worker has every model."""
         return self._models.keys() <= calibrations.keys()
 
-    def too_large(self, post: "Post", model: int, ceiling: int) -> None:
-        """Note the largest pass of a model that fits into the memory of the post's device."""
-        self._observer.worker_out_of_memory(post.name)
-        self._ceilings[post.name, model] = ceiling
+    def too_large(self, supervisor: "Supervisor", model: int, ceiling: int) -> None:
+        """Note the largest pass of a model that fits into the memory of the supervisor's device."""
+        self._observer.worker_out_of_memory(supervisor.name)
+        self._ceilings[supervisor.name, model] = ceiling
 
-    def reference(self, post: "Post", model: int) -> Reference:
-        """Return what probe pictures of a model are compared with at ``post``."""
-        return self._references.setdefault((post.kind, model), Reference())
+    def reference(self, supervisor: "Supervisor", model: int) -> Reference:
+        """Return what probe pictures of a model are compared with at ``supervisor``."""
+        return self._references.setdefault((supervisor.kind, model), Reference())
 
-    def checked(self, post: "Post", model: int, result: CheckResult) -> None:
+    def checked(self, supervisor: "Supervisor", model: int, result: CheckResult) -> None:
         """Note what came of a probe picture, unless its model is served no longer."""
         if bundle := self.bundle(model):
-            self._observer.self_checked(post.name, bundle.manifest.name, result)
+            self._observer.self_checked(supervisor.name, bundle.manifest.name, result)
 
-    async def load(self, paths: Sequence[Path], posts: Collection["Post"]) -> list[Served]:
+    async def load(
+        self, paths: Sequence[Path], supervisors: Collection["Supervisor"]
+    ) -> list[Served]:
         """See ``Engine.load_all``."""
         async with self._change():
             bundles = [await reading.bundle(path, self._load_seconds) for path in paths]
             async with self._alone({bundle.manifest.name for bundle in bundles}):
-                return await self._load(bundles, posts)
+                return await self._load(bundles, supervisors)
 
-    async def _load(self, bundles: list[Bundle], posts: Collection["Post"]) -> list[Served]:
+    async def _load(
+        self, bundles: list[Bundle], supervisors: Collection["Supervisor"]
+    ) -> list[Served]:
         added: list[Served] = []
         try:
-            found = [await self._prepare(bundle, added, posts) for bundle in bundles]
+            found = [await self._prepare(bundle, added, supervisors) for bundle in bundles]
         except BaseException:
             for served in added if not self._stopping else ():
-                await self._withdraw(served, posts)
+                await self._withdraw(served, supervisors)
             raise
         for served in added:
-            self._serve(served, posts)
+            self._serve(served, supervisors)
         return found
 
     def stop(self) -> None:
@@ -182,32 +186,32 @@ class Roster:
             yield
 
     async def _prepare(
-        self, bundle: Bundle, added: list[Served], posts: Collection["Post"]
+        self, bundle: Bundle, added: list[Served], supervisors: Collection["Supervisor"]
     ) -> Served:
         """Have the workers load a model, unless it is served already; nobody sees it yet."""
         served = self._catalogue.number(bundle)
         for one in self._catalogue.models:
             if (one.key, one.bundle.digest) == (served.key, served.bundle.digest):
                 return one
-        if not any(post.ready for post in posts):
+        if not any(supervisor.ready for supervisor in supervisors):
             raise NotReadyError("no worker is ready to load a model")
         self._models[served.index] = served  # from now on, workers that start load it, too
         added.append(served)
-        await self._add(served, [post for post in posts if post.loaded])
+        await self._add(served, [supervisor for supervisor in supervisors if supervisor.loaded])
         return served
 
-    def _serve(self, served: Served, posts: Collection["Post"]) -> None:
+    def _serve(self, served: Served, supervisors: Collection["Supervisor"]) -> None:
         """Let clients see a model that the workers have."""
         former = self._catalogue.put(served)
         self._observer.add_model(*served.key, served.bundle.digest)
         log.info("model loaded", model=":".join(served.key), digest=served.bundle.digest)
         if former:
             self._observer.remove_model(*former.key, former.bundle.digest)
-            leaving = supervision.once("unloading", self._withdraw(former, posts))
+            leaving = supervision.once("unloading", self._withdraw(former, supervisors))
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
 
-    async def unload(self, name: str, posts: Collection["Post"]) -> None:
+    async def unload(self, name: str, supervisors: Collection["Supervisor"]) -> None:
         """See ``Engine.unload``."""
         async with self._change(), self._alone([name.partition(":")[0]]):
             leaving = self._catalogue.named(name)
@@ -215,34 +219,36 @@ class Roster:
                 self._catalogue.drop(served)
                 self._observer.remove_model(*served.key, served.bundle.digest)
             for served in leaving:
-                await self._withdraw(served, posts)
+                await self._withdraw(served, supervisors)
                 log.info("model unloaded", model=":".join(served.key))
 
-    async def _add(self, served: Served, posts: list["Post"]) -> None:
+    async def _add(self, served: Served, supervisors: list["Supervisor"]) -> None:
         # The first of each kind of device chooses the number format.
-        first = list({post.kind: post for post in reversed(posts)}.values())
-        for some in (first, [post for post in posts if post not in first]):
-            adding = [post.add(self._model(served, post)) for post in some]
+        first = list({supervisor.kind: supervisor for supervisor in reversed(supervisors)}.values())
+        for some in (first, [supervisor for supervisor in supervisors if supervisor not in first]):
+            adding = [supervisor.add(self._model(served, supervisor)) for supervisor in some]
             for outcome in await asyncio.gather(*adding, return_exceptions=True):
                 if outcome:
                     raise outcome
 
-    async def _withdraw(self, served: Served, posts: Collection["Post"]) -> None:
+    async def _withdraw(self, served: Served, supervisors: Collection["Supervisor"]) -> None:
         """Have workers forget a model that is not in the catalogue, after its last picture."""
         while self._pictures[served.index]:
             self._one_left.clear()
             await self._one_left.wait()
         del self._models[served.index], self._pictures[served.index]
-        having = [post for post in posts if served.index in post.calibrations]
-        await asyncio.gather(*(post.remove(served.index) for post in having))
-        for kind in {post.kind for post in posts}:
+        having = [
+            supervisor for supervisor in supervisors if served.index in supervisor.calibrations
+        ]
+        await asyncio.gather(*(supervisor.remove(served.index) for supervisor in having))
+        for kind in {supervisor.kind for supervisor in supervisors}:
             self._references.pop((kind, served.index), None)
 
-    def _model(self, served: Served, post: "Post") -> wire.Model:
-        return wire.Model(
+    def _model(self, served: Served, supervisor: "Supervisor") -> messages.Model:
+        return messages.Model(
             number=served.index,
             path=str(served.bundle.path),
             digest=served.bundle.digest,
-            precision=self._precisions.get((post.kind, served.index), self._precision),
-            ceiling=self._ceilings.get((post.name, served.index)),
+            precision=self._precisions.get((supervisor.kind, served.index), self._precision),
+            ceiling=self._ceilings.get((supervisor.name, served.index)),
         )

@@ -1,7 +1,7 @@
 """What a worker last wrote down, in memory that outlives it.
 
 A worker may be killed at any moment, and one that hangs says nothing. So it does not tell the front
-process what it is at: it writes it on a board, memory that both map, at the cost of a few stores a
+process what it is at: it writes it on a status, memory that both map, at the cost of a few stores a
 pass.
 """
 
@@ -20,7 +20,7 @@ _BEATS, _TURNS, _COUNT, _FIRST = range(4)
 _BYTES = 8 * (_FIRST + _MOST)
 
 
-class Board:
+class SharedStatus:
     """The memory behind a file descriptor.
 
     - ``beats`` grows as long as the process lives and is not stopped, whatever it is doing.
@@ -34,7 +34,7 @@ class Board:
 
     @classmethod
     def create(cls) -> Self:
-        """Return an empty board."""
+        """Return an empty status."""
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("pixeldp-board")
         else:

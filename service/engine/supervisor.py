@@ -1,4 +1,4 @@
-"""A post: where one worker serves on one device. When it dies, its successor takes over."""
+"""A supervisor: where one worker serves on one device. When it dies, its successor takes over."""
 
 import asyncio
 import contextlib
@@ -15,16 +15,16 @@ import structlog
 from models.bundle import Bundle
 from models.certification.answer import Conclusion
 from models.execution import Calibration
-from service.engine import messages as wire
+from service.engine import messages
 from service.engine.check import CheckResult, Recent, WrongAnswerError, tally_of
 from service.engine.errors import LoadError
 from service.engine.failures import explain, explain_exit
 from service.engine.probe import probe
 from service.engine.process import Process
-from service.engine.queue import Flight, Flights
-from service.engine.served import Roster
-from service.engine.status import Board
-from service.engine.watchdog import Watch
+from service.engine.queue import Entry, Flights
+from service.engine.served import ServedModels
+from service.engine.status import SharedStatus
+from service.engine.watchdog import Watchdog
 from service.system import tasks as supervision
 
 log = structlog.get_logger(__name__)
@@ -53,25 +53,25 @@ PASSES = 3
 ON_ITS_WAY_SECONDS = 0.05
 
 
-class Crew(Protocol):
-    """Who the posts belong to: the engine."""
+class Owner(Protocol):
+    """Who the supervisors belong to: the engine."""
 
-    def opened(self, post: "Post") -> None:
-        """Note that a post takes pictures now."""
+    def opened(self, supervisor: "Supervisor") -> None:
+        """Note that a supervisor takes pictures now."""
 
-    def heard(self, post: "Post", message: wire.FromWorker) -> None:
+    def heard(self, supervisor: "Supervisor", message: messages.FromWorker) -> None:
         """Take what a worker says about pictures and passes."""
 
-    def fallen(self, post: "Post", flights: Iterable[Flight], running: set[int]) -> None:
+    def fallen(self, supervisor: "Supervisor", entries: Iterable[Entry], running: set[int]) -> None:
         """Take back the pictures of a worker that is gone, which was at those ``running``."""
 
-    def silent(self, post: "Post") -> None:
+    def silent(self, supervisor: "Supervisor") -> None:
         """Note, again and again, that a worker that takes pictures shows no sign of life."""
 
-    def spoke(self, post: "Post") -> None:
+    def spoke(self, supervisor: "Supervisor") -> None:
         """Note that a worker that showed none does so again."""
 
-    def died(self, post: "Post", told: bool) -> None:
+    def died(self, supervisor: "Supervisor", told: bool) -> None:
         """Note a death; ``told`` if the worker itself said that it cannot serve."""
 
 
@@ -82,14 +82,14 @@ class _StartAgainError(Exception):
     """A worker is not as the others are; its successor will be."""
 
 
-class Post:
-    """One post.
+class Supervisor:
+    """One supervisor.
 
     Args:
         name: of the workers that serve here.
         device: theirs.
-        roster: what they load.
-        crew: who it belongs to.
+        served models: what they load.
+        owner: who it belongs to.
         patience: seconds without a sign of life after which a worker is replaced.
         load_seconds: how long a worker may take to load its models.
         check_seconds: how long after a self-check a worker is given the next; 0 is never.
@@ -101,7 +101,7 @@ class Post:
         silent: whether that is so for longer; it may have been stopped.
         longest_pass: seconds that its longest pass took lately.
         calibrations: how it runs each model, by number.
-        flights: the pictures that it has, by id.
+        entries: the pictures that it has, by id.
         failures: deaths in a row that came early.
         trouble: why its last worker is gone; empty once another is ready.
     """
@@ -110,8 +110,8 @@ class Post:
         self,
         name: str,
         device: str,
-        roster: Roster,
-        crew: Crew,
+        served_models: ServedModels,
+        owner: Owner,
         patience: float,
         load_seconds: float,
         check_seconds: float,
@@ -120,10 +120,10 @@ class Post:
         self.loaded = self.ready = self.quiet = self.silent = False
         self.longest_pass = 0.0
         self.calibrations: dict[int, Calibration] = {}
-        self.flights = Flights()
+        self.entries = Flights()
         self.failures = 0
         self.trouble = ""
-        self._roster, self._crew = roster, crew
+        self._served_models, self._owner = served_models, owner
         self._patience, self._load_seconds = patience, load_seconds
         self._check_seconds = check_seconds
         # Why the present worker ends, as far as is known, and whether it said so itself.
@@ -131,7 +131,7 @@ class Post:
         self._writer: asyncio.StreamWriter | None = None
         # Who waits for the worker's word on a model, and for its answer to a probe picture.
         self._changes: dict[int, asyncio.Future[Calibration | None]] = {}
-        self._probes: dict[int, asyncio.Future[wire.Answer]] = {}
+        self._probes: dict[int, asyncio.Future[messages.Answer]] = {}
         self._probe_ids = itertools.count(-1, -1)
         # How many passes were made since each of these was sent.
         self._probe_passes: Counter[int] = Counter()
@@ -172,7 +172,7 @@ class Post:
             return 0.0
         return max(self.pass_seconds, self.longest_pass) + ON_ITS_WAY_SECONDS
 
-    def send(self, message: wire.ToWorker, payload: bytes = b"") -> None:
+    def send(self, message: messages.ToWorker, payload: bytes = b"") -> None:
         """Tell the worker something; nobody hears it if it is gone.
 
         Whoever has something to tell is often a client's request, which has nothing to do with the
@@ -181,13 +181,13 @@ class Post:
         if self._writer is None or self._writer.is_closing():
             return
         try:
-            self._writer.write(wire.head(message, len(payload)))
+            self._writer.write(messages.head(message, len(payload)))
             if payload:
                 self._writer.write(payload)
         except (OSError, RuntimeError):  # the latter for a closed connection
             self._writer.transport.abort()
 
-    async def add(self, model: wire.Model) -> None:
+    async def add(self, model: messages.Model) -> None:
         """Have the worker load a further model, and certify a probe picture with it.
 
         Raises:
@@ -195,25 +195,25 @@ class Post:
         """
         try:
             async with asyncio.timeout(self._load_seconds):
-                found = await self._change(model.number, wire.Add(model=model))
+                found = await self._change(model.number, messages.Add(model=model))
         except TimeoutError:
             reason = f"it was not loaded within {self._load_seconds:g} s"
             raise LoadError(f"{reason}; PIXELDP_LOAD_SECONDS allows more") from None
         assert found is not None
         self.calibrations[model.number] = found
-        if not self._roster.agree(self, self.calibrations):
+        if not self._served_models.agree(self, self.calibrations):
             raise LoadError("it runs in another number format than on the other workers")
         await self._probe(model.number)
 
     async def remove(self, model: int) -> None:
         """Have the worker forget a model."""
         with contextlib.suppress(LoadError):  # that it died is as good
-            await self._change(model, wire.Remove(model=model))
+            await self._change(model, messages.Remove(model=model))
         self.calibrations.pop(model, None)
         self._recent.pop(model, None)
 
     async def keep(self) -> None:
-        """Keep a worker at this post, for as long as the service runs."""
+        """Keep a worker at this supervisor, for as long as the service runs."""
         while True:
             started = time.monotonic()
             self._reason, self._told = "", False
@@ -239,7 +239,7 @@ class Post:
             )
             # One that dies young is given longer and longer before it is tried again.
             self.failures = 0 if lived > self._steady_seconds else self.failures + 1
-            self._crew.died(self, told=self._told)
+            self._owner.died(self, told=self._told)
             await asyncio.sleep(RESTART_SECONDS[min(self.failures, len(RESTART_SECONDS) - 1)])
 
     @property
@@ -258,30 +258,32 @@ class Post:
             OSError: it cannot be started.
             _StartAgainError: it is as it should be, but for what it found fastest.
         """
-        board = Board.create()
+        status = SharedStatus.create()
         try:
-            return await self._converse(board)
+            return await self._converse(status)
         finally:
-            board.close()
+            status.close()
 
-    async def _converse(self, board: Board) -> int | None:
+    async def _converse(self, status: SharedStatus) -> int | None:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                process = await Process.start(self.name, theirs, board)
+                process = await Process.start(self.name, theirs, status)
         except BaseException:
             ours.close()
             raise
         # Whatever comes in between, the process is ended, and nothing of it left open.
         async with process:
-            closed = await self._listen(ours, board, process)
+            closed = await self._listen(ours, status, process)
             # If it has closed its end by itself, what it ends with is to be seen.
             code = await process.end(LAST_SECONDS if closed else 0.0)
         if not self._reason:
             self._reason = _explain_end(code, process.last_line)
         return code
 
-    async def _listen(self, connection: socket.socket, board: Board, process: Process) -> bool:
+    async def _listen(
+        self, connection: socket.socket, status: SharedStatus, process: Process
+    ) -> bool:
         """Listen to a worker; return whether it has closed its end by itself."""
         try:
             reader, writer = await asyncio.open_connection(sock=connection)
@@ -289,15 +291,15 @@ class Post:
             connection.close()
             raise
         self._writer = writer
-        tasks = [asyncio.create_task(_or_abort(writer, self._watch(board, process, writer)))]
+        tasks = [asyncio.create_task(_or_abort(writer, self._watch(status, process, writer)))]
         try:
-            self.send(self._roster.order(self))
-            decoder = wire.Decoder()
+            self.send(self._served_models.order(self))
+            decoder = messages.Decoder()
             while data := await reader.read(_CHUNK):
                 if self._told:
                     break  # what it still says of pictures is not to be relied on
                 for message, _ in decoder.feed(data):
-                    if not isinstance(message, wire.Ready):
+                    if not isinstance(message, messages.Ready):
                         self._receive(message)
                     elif self._is_like_others(message.calibrations):
                         self.loaded, self.calibrations = True, message.calibrations
@@ -311,12 +313,14 @@ class Post:
                 task.cancel()
             writer.transport.abort()
             self._writer = None
-            self._fall(board)
+            self._fall(status)
         return True
 
     def _is_like_others(self, calibrations: dict[int, Calibration]) -> bool:
         """Whether a worker that has started has all models, and runs them as others do."""
-        return self._roster.agree(self, calibrations) and self._roster.complete(calibrations)
+        return self._served_models.agree(self, calibrations) and self._served_models.complete(
+            calibrations
+        )
 
     async def _open(self, writer: asyncio.StreamWriter) -> None:
         """Take pictures as soon as the worker has certified a probe picture of every model.
@@ -326,11 +330,13 @@ class Post:
         try:
             await self._check(self.calibrations)
             for model in list(self.calibrations):
-                if not self._roster.bundle(model) and model not in self._changes:
+                if not self._served_models.bundle(model) and model not in self._changes:
                     await self.remove(model)  # unloaded while this worker was starting
             self._become_ready()
             while self._check_seconds:
-                known = all(self._roster.reference(self, one).full for one in self.calibrations)
+                known = all(
+                    self._served_models.reference(self, one).full for one in self.calibrations
+                )
                 pause = self._check_seconds if known else 0.0
                 await asyncio.sleep(max(pause, REST * self._checks_took))
                 await self._check(self._recent)
@@ -346,7 +352,7 @@ class Post:
             device=self.device,
             calibrations=[asdict(one) for one in self.calibrations.values()],
         )
-        self._crew.opened(self)
+        self._owner.opened(self)
 
     async def _check(self, models: Iterable[int]) -> None:
         """Have a probe picture of each of ``models`` certified, and compared with those before it.
@@ -360,7 +366,7 @@ class Post:
             try:
                 await self._probe(model)
             except LoadError as error:
-                if self._roster.bundle(model) is None:
+                if self._served_models.bundle(model) is None:
                     continue
                 result = "failed" if isinstance(error, WrongAnswerError) else result
                 self._checked(model, result)
@@ -374,7 +380,7 @@ class Post:
 
     def _checked(self, model: int, result: CheckResult) -> None:
         if self._check_seconds:
-            self._roster.checked(self, model, result)
+            self._served_models.checked(self, model, result)
 
     async def _probe(self, model: int) -> None:
         """Have a picture certified on the same way as any other, and compared with those before it.
@@ -382,11 +388,11 @@ class Post:
         Raises:
             LoadError: it was not, or not as before.
         """
-        bundle = self._roster.bundle(model)
+        bundle = self._served_models.bundle(model)
         if bundle is None:
             raise LoadError("the model is served no longer")
         number = next(self._probe_ids)
-        answer: asyncio.Future[wire.Answer] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[messages.Answer] = asyncio.get_running_loop().create_future()
         self._probes[number] = answer
         self.send(*probe(number, model, bundle))
         try:
@@ -405,13 +411,13 @@ class Post:
         tally = tally_of(found.evidence.total, found.evidence.denominator)
         recent = self._recent.get(model, Recent())
         try:
-            self._roster.reference(self, model).compare(tally, recent)
+            self._served_models.reference(self, model).compare(tally, recent)
         except WrongAnswerError as error:
             reason = f"its self-check of {bundle.manifest.name} failed: {error}"
             raise WrongAnswerError(reason) from None
         self._recent[model] = recent
 
-    async def _change(self, model: int, message: wire.ToWorker) -> Calibration | None:
+    async def _change(self, model: int, message: messages.ToWorker) -> Calibration | None:
         if self._writer is None:
             raise LoadError("the worker is gone")
         done: asyncio.Future[Calibration | None] = asyncio.get_running_loop().create_future()
@@ -422,34 +428,40 @@ class Post:
         finally:
             del self._changes[model]
 
-    def _receive(self, message: wire.Message) -> None:
+    def _receive(self, message: messages.Message) -> None:
         match message:
-            case wire.Added(model=model) if model not in self._changes:
-                self.send(wire.Remove(model=model))  # nobody waits for it any more
-            case wire.Added():
+            case messages.Added(model=model) if model not in self._changes:
+                self.send(messages.Remove(model=model))  # nobody waits for it any more
+            case messages.Added():
                 _resolve(self._changes, message.model, message.calibration)
-            case wire.NotAdded():
+            case messages.NotAdded():
                 _resolve(self._changes, message.model, LoadError(message.reason))
-            case wire.Removed():
+            case messages.Removed():
                 _resolve(self._changes, message.model, None)
-            case wire.Recalibrated():
+            case messages.Recalibrated():
                 self.calibrations[message.model] = message.calibration
                 found = asdict(message.calibration)
                 log.info("worker runs otherwise", worker=self.name, calibration=found)
                 if message.ceiling is not None:
-                    self._roster.too_large(self, message.model, message.ceiling)
-            case wire.Broken():
+                    self._served_models.too_large(self, message.model, message.ceiling)
+            case messages.Broken():
                 log.error("worker cannot load", worker=self.name, reason=message.reason)
                 self._reason, self._told = message.reason, True
-            case wire.Answer(id=number) if number in self._probes:
+            case messages.Answer(id=number) if number in self._probes:
                 _resolve(self._probes, number, message)
-            case wire.Failed(id=number) | wire.Late(id=number) if number in self._probes:
+            case messages.Failed(id=number) | messages.Late(id=number) if number in self._probes:
                 _resolve(self._probes, number, LoadError(f"no answer to a probe: {message!r}"))
-            case wire.Numbers():
+            case messages.Numbers():
                 self._count_passes(message.passes)
-                self._crew.heard(self, message)
-            case wire.Look() | wire.Begun() | wire.Answer() | wire.Late() | wire.Failed():
-                self._crew.heard(self, message)
+                self._owner.heard(self, message)
+            case (
+                messages.Look()
+                | messages.Begun()
+                | messages.Answer()
+                | messages.Late()
+                | messages.Failed()
+            ):
+                self._owner.heard(self, message)
             case _:
                 log.error("unexpected message", worker=self.name, kind=message.kind)
 
@@ -461,13 +473,15 @@ class Post:
                 reason = f"no answer to a probe within {MOST_PASSES:,} passes"
                 _resolve(self._probes, number, LoadError(reason))
 
-    async def _watch(self, board: Board, process: Process, writer: asyncio.StreamWriter) -> None:
+    async def _watch(
+        self, status: SharedStatus, process: Process, writer: asyncio.StreamWriter
+    ) -> None:
         """End a worker that is wedged."""
-        watch = Watch(self._patience, self._load_seconds)
+        watch = Watchdog(self._patience, self._load_seconds)
         while True:
             await asyncio.sleep(watch.tick)
-            busy = self.loaded and bool(self.flights or self._probes)
-            reason = watch.look(board, self.loaded, self.pass_seconds if busy else None)
+            busy = self.loaded and bool(self.entries or self._probes)
+            reason = watch.look(status, self.loaded, self.pass_seconds if busy else None)
             if self.ready:
                 self._heed(watch)
             if reason:
@@ -478,7 +492,7 @@ class Post:
                 writer.transport.abort()
                 return
 
-    def _heed(self, watch: Watch) -> None:
+    def _heed(self, watch: Watchdog) -> None:
         """Count with a worker as far as it shows signs of life."""
         lengths = max(self.pass_seconds, self.longest_pass)
         silent = watch.silent > max(SILENT_SECONDS, PASSES * lengths)
@@ -490,14 +504,14 @@ class Post:
             self.trouble = f"{self.name} on {self.device}: no sign of life"
             if not was_silent:
                 log.warning("worker is silent", worker=self.name, after_seconds=watch.silent)
-            self._crew.silent(self)
+            self._owner.silent(self)
         elif was_quiet and not quiet:
             self.trouble = ""
             if was_silent:
                 log.info("worker speaks again", worker=self.name)
-            self._crew.spoke(self)
+            self._owner.spoke(self)
 
-    def _fall(self, board: Board) -> None:
+    def _fall(self, status: SharedStatus) -> None:
         """Give back what the worker had."""
         self.loaded = self.ready = self.quiet = self.silent = False
         self.longest_pass = 0.0
@@ -506,14 +520,14 @@ class Post:
         for one in waiting:
             if not one.done():
                 one.set_exception(LoadError("the worker died"))
-        flights, self.flights = self.flights, Flights()
-        running = board.running
+        entries, self.entries = self.entries, Flights()
+        running = status.running
         if self._told:
             # It is taken out for its own answers: no picture ended it, and no draft of its stands.
             running = set()
-            for flight in flights.values():
-                flight.draft = None
-        self._crew.fallen(self, flights.values(), running)
+            for entry in entries.values():
+                entry.draft = None
+        self._owner.fallen(self, entries.values(), running)
 
 
 def _resolve(waiters: "dict[int, asyncio.Future[T]]", number: int, outcome: T | Exception) -> None:

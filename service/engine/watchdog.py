@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from service.engine.status import Board
+from service.engine.status import SharedStatus
 
 # Reading PyTorch's libraries from a cold disk can stop a whole process for longer than any pass.
 STARTING = 12.0
@@ -11,8 +11,8 @@ STARTING = 12.0
 SLOW = 20.0
 
 
-class Watch:
-    """Watches one worker process through what is on its board.
+class Watchdog:
+    """Watches one worker process through what is on its status.
 
     Time is counted only while the watcher itself is awake: when the whole machine is paused, the
     workers have the whole of their patience afterwards.
@@ -40,11 +40,11 @@ class Watch:
         self._beats = self._turns = -1
         self.silent = self.stuck = self._loading = 0.0
 
-    def look(self, board: Board, loaded: bool, pass_seconds: float | None) -> str | None:
-        """Take note of the board.
+    def look(self, status: SharedStatus, loaded: bool, pass_seconds: float | None) -> str | None:
+        """Take note of the status.
 
         Args:
-            board: the worker's.
+            status: the worker's.
             loaded: whether it has loaded its models.
             pass_seconds: how long its longest passes should take; None while it has no work.
 
@@ -54,7 +54,7 @@ class Watch:
         now = self._clock()
         awake = min(now - self._looked, 2 * self.tick)
         self._looked = now
-        beats, turns = board.beats, board.turns
+        beats, turns = status.beats, status.turns
         self.silent = self.silent + awake if beats == self._beats else 0.0
         idle = pass_seconds is None or turns != self._turns
         self.stuck = 0.0 if idle else self.stuck + awake

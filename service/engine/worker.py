@@ -1,8 +1,8 @@
 """A worker: one process that makes passes on one device.
 
-    python -P -m service.engine.worker --name worker0 --fd 7 --board 8
+    python -P -m service.engine.worker --name worker0 --fd 7 --status 8
 
-The file descriptors are its end of a socket pair with the front process, and the board. When the
+The file descriptors are its end of a socket pair with the front process, and the status. When the
 front goes, the kernel ends the worker (and the closed socket would, too), so that nothing is left
 behind.
 """
@@ -25,10 +25,10 @@ import structlog
 from models.bundle import MANIFEST, Bundle, BundleError, describe
 from models.execution import Calibration
 from service import logs
-from service.engine import messages as wire
-from service.engine.channel import FrontGoneError, Link
+from service.engine import messages
+from service.engine.channel import Channel, FrontGoneError
 from service.engine.failures import explain
-from service.engine.status import Board
+from service.engine.status import SharedStatus
 
 if TYPE_CHECKING:
     from models.predictor import Predictor
@@ -52,14 +52,14 @@ def _die_with_parent() -> None:
             raise FrontGoneError
 
 
-def _beat(board: Board) -> None:
+def _beat(status: SharedStatus) -> None:
     """Show for ever that this process is not stopped, and that its threads get their turns."""
     while True:
-        board.beat()
+        status.beat()
         time.sleep(_BEAT_SECONDS)
 
 
-def _describe(model: wire.Model) -> Bundle:
+def _describe(model: messages.Model) -> Bundle:
     """Read a description, and make sure that it is still what the front process speaks of."""
     bundle = describe(Path(model.path))
     if bundle.digest != model.digest:
@@ -68,7 +68,9 @@ def _describe(model: wire.Model) -> Bundle:
     return bundle
 
 
-def load(device: str, pass_size: int | None, model: wire.Model) -> "tuple[Predictor, Calibration]":
+def load(
+    device: str, pass_size: int | None, model: messages.Model
+) -> "tuple[Predictor, Calibration]":
     """Load a model in the way that is fastest here; measuring also warms it up.
 
     Raises:
@@ -96,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Started by the service; not by hand.")
     parser.add_argument("--name", required=True)
     parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--board", type=int, required=True)
+    parser.add_argument("--status", type=int, required=True)
     arguments = parser.parse_args()
     setproctitle.setproctitle(f"pixeldp-{arguments.name}")
     logs.configure_worker()
@@ -104,18 +106,18 @@ def main() -> None:
     # reaches the whole group; the front decides when workers end.
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, signal.SIG_IGN)
-    link, board = Link(socket.socket(fileno=arguments.fd)), Board(arguments.board)
+    channel, status = Channel(socket.socket(fileno=arguments.fd)), SharedStatus(arguments.status)
     try:
         _die_with_parent()
-        threading.Thread(target=_beat, args=[board], daemon=True).start()
-        message, _ = next(link.receive(wait=None))
-        assert isinstance(message, wire.Load)
-        _serve(link, board, message)
+        threading.Thread(target=_beat, args=[status], daemon=True).start()
+        message, _ = next(channel.receive(wait=None))
+        assert isinstance(message, messages.Load)
+        _serve(channel, status, message)
     except FrontGoneError:
         sys.exit(0)
 
 
-def _serve(link: Link, board: Board, message: wire.Load) -> None:
+def _serve(channel: Channel, status: SharedStatus, message: messages.Load) -> None:
     """Load the models and serve them."""
     loader = partial(load, message.device, message.pass_size)
     try:
@@ -129,12 +131,12 @@ def _serve(link: Link, board: Board, message: wire.Load) -> None:
     except BaseException as error:  # whatever it was, a person must see it
         if not isinstance(error, _ORDINARY):
             log.exception("cannot load the models")
-        link.send(wire.Broken(reason=explain(error, message.device)))
+        channel.send(messages.Broken(reason=explain(error, message.device)))
         sys.exit(1)
     found = {number: calibration for number, (_, calibration) in loaded.items()}
     os.nice(_NICENESS)  # only now: somebody waits for the start, too
-    link.send(wire.Ready(calibrations=found))
-    Loop(link, board, loaded, loader, message.compile).run()
+    channel.send(messages.Ready(calibrations=found))
+    Loop(channel, status, loaded, loader, message.compile).run()
 
 
 if __name__ == "__main__":

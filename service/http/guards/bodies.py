@@ -31,7 +31,7 @@ class Bodies:
         """End the threads, after what they are at."""
         self._pool.shutdown()
 
-    async def apart(self, size: int, work: Callable[[], T]) -> T:
+    async def run(self, size: int, work: Callable[[], T]) -> T:
         """Return what ``work`` returns; if its input is large, it is called in a thread.
 
         Args:

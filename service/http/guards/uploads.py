@@ -124,7 +124,7 @@ async def in_turn(request: Request, size: int, work: Callable[[], T]) -> T:
     predictions = request.app.state.predictions
     try:
         bodies: Bodies = predictions.bodies
-        return await bodies.apart(size, work)
+        return await bodies.run(size, work)
     except FullError:
         detail = "Too many large bodies wait to be taken apart."
         retry = predictions.engine.retry_seconds

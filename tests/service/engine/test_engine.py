@@ -25,7 +25,7 @@ from models.execution import Calibration, Execution
 from models.network import build_network, save_network
 from service.catalogue import Catalogue
 from service.decoding.reduction import Reduced
-from service.engine import messages as wire
+from service.engine import messages
 from service.engine.check import WrongAnswerError
 from service.engine.engine import LEAST_GRANTED, LONGEST_RETRY, Engine
 from service.engine.errors import (
@@ -38,8 +38,8 @@ from service.engine.errors import (
     WorkersLostError,
 )
 from service.engine.queue import SHARED, Flights, Job
-from service.engine.status import Board
-from service.engine.supervisor import MOST_PASSES, STEADY_CHECKS, STEADY_SECONDS, Post
+from service.engine.status import SharedStatus
+from service.engine.supervisor import MOST_PASSES, STEADY_CHECKS, STEADY_SECONDS, Supervisor
 from service.http.metrics import Metrics
 from tests.models.test_bundle import DESCRIPTION
 
@@ -75,19 +75,21 @@ def build(devices: int = 1, queue: int = 8, **more: Any) -> Engine:
     )
 
 
-def open_post(engine: Engine, number: int = 0, pass_size: int = 32, speed: float = 1000.0) -> Post:
-    """Have a worker be ready at a post; passes of 32 slots make a window of 8 pictures."""
-    post = engine._posts[number]
-    post.loaded = post.ready = True
-    post.calibrations = {0: Calibration("float32", pass_size, speed)}
-    engine.opened(post)
-    return post
+def open_supervisor(
+    engine: Engine, number: int = 0, pass_size: int = 32, speed: float = 1000.0
+) -> Supervisor:
+    """Have a worker be ready at a supervisor; passes of 32 slots make a window of 8 pictures."""
+    supervisor = engine._supervisors[number]
+    supervisor.loaded = supervisor.ready = True
+    supervisor.calibrations = {0: Calibration("float32", pass_size, speed)}
+    engine.opened(supervisor)
+    return supervisor
 
 
-def kill(engine: Engine, post: Post, running: set[int] | None = None) -> None:
-    post.loaded = post.ready = False
-    flights, post.flights = post.flights, Flights()
-    engine.fallen(post, flights.values(), set(flights) if running is None else running)
+def kill(engine: Engine, supervisor: Supervisor, running: set[int] | None = None) -> None:
+    supervisor.loaded = supervisor.ready = False
+    entries, supervisor.entries = supervisor.entries, Flights()
+    engine.fallen(supervisor, entries.values(), set(entries) if running is None else running)
 
 
 @asynccontextmanager
@@ -123,7 +125,7 @@ def test_without_a_model_it_is_not_ready() -> None:
     async def test() -> None:
         catalogue = Catalogue([ZOO / "mnist-cnn"])
         engine = build(catalogue=catalogue)
-        open_post(engine)
+        open_supervisor(engine)
         assert engine.ready
         catalogue.drop(catalogue.models[0])
         assert not engine.ready
@@ -134,12 +136,12 @@ def test_without_a_model_it_is_not_ready() -> None:
 def test_while_all_workers_start_again_pictures_wait() -> None:
     async def test() -> None:
         engine = build()
-        post = open_post(engine)
-        kill(engine, post)
+        supervisor = open_supervisor(engine)
+        kill(engine, supervisor)
         assert not engine.ready
         async with asking(engine, [job(), job()]) as tasks:
             assert engine.queued == 2
-            open_post(engine)
+            open_supervisor(engine)
             assert (engine.queued, engine.in_flight) == (0, 2)
             assert not any(task.done() for task in tasks)
 
@@ -149,12 +151,12 @@ def test_while_all_workers_start_again_pictures_wait() -> None:
 def test_a_picture_is_refused_after_two_workers_died_while_running_it() -> None:
     async def test() -> None:
         engine = build()
-        post = open_post(engine)
+        supervisor = open_supervisor(engine)
         with structlog.testing.capture_logs() as logs:
             async with asking(engine, [job()]) as [task]:
-                kill(engine, post)
+                kill(engine, supervisor)
                 assert engine.queued == 1
-                kill(engine, open_post(engine))
+                kill(engine, open_supervisor(engine))
                 assert isinstance(await refusal(task), WorkersLostError)
         digest = job().picture.digest
         assert [entry["picture"] for entry in logs if "picture" in entry] == [f"sha256:{digest}"]
@@ -165,20 +167,20 @@ def test_a_picture_is_refused_after_two_workers_died_while_running_it() -> None:
 def test_waiting_and_starting_do_not_count() -> None:
     async def test() -> None:
         engine = build()
-        post = open_post(engine)
+        supervisor = open_supervisor(engine)
         async with asking(engine, [job(), job()]) as tasks:
-            first, second = post.flights
+            first, second = supervisor.entries
             for _ in range(5):
-                kill(engine, post, running=set())
-                open_post(engine)
-            flights = post.flights
-            assert flights[first].deaths == flights[first].suspicions == 0
+                kill(engine, supervisor, running=set())
+                open_supervisor(engine)
+            entries = supervisor.entries
+            assert entries[first].deaths == entries[first].suspicions == 0
             for _ in range(2):
-                kill(engine, post, running={first})
-                flights = open_post(engine).flights
+                kill(engine, supervisor, running={first})
+                entries = open_supervisor(engine).entries
             assert isinstance(await refusal(tasks[0]), WorkersLostError)
             assert not tasks[1].done()
-            assert flights[second].deaths == flights[second].suspicions == 0
+            assert entries[second].deaths == entries[second].suspicions == 0
 
     run(test)
 
@@ -188,21 +190,21 @@ def test_who_shared_a_deadly_pass_is_cleared_in_one_of_its_own() -> None:
 
     async def test() -> None:
         engine = build()
-        post = open_post(engine)
+        supervisor = open_supervisor(engine)
         async with asking(engine, [job(), job()]) as tasks:
-            deadly, other = post.flights
-            kill(engine, post, running={deadly, other})
-            flights = open_post(engine).flights
-            assert [flight.admission().alone for flight in flights.values()] == [1, 1]
-            kill(engine, post, running={deadly})
-            flights = open_post(engine).flights
-            assert flights[deadly].admission().alone == 1000
-            assert flights[other].admission().alone == 1
-            kill(engine, post, running={deadly})
+            deadly, other = supervisor.entries
+            kill(engine, supervisor, running={deadly, other})
+            entries = open_supervisor(engine).entries
+            assert [entry.admission().alone for entry in entries.values()] == [1, 1]
+            kill(engine, supervisor, running={deadly})
+            entries = open_supervisor(engine).entries
+            assert entries[deadly].admission().alone == 1000
+            assert entries[other].admission().alone == 1
+            kill(engine, supervisor, running={deadly})
             assert isinstance(await refusal(tasks[0]), WorkersLostError)
-            open_post(engine)
+            open_supervisor(engine)
             assert not tasks[1].done()
-            assert post.flights.keys() == {other}
+            assert supervisor.entries.keys() == {other}
 
     run(test)
 
@@ -210,13 +212,13 @@ def test_who_shared_a_deadly_pass_is_cleared_in_one_of_its_own() -> None:
 def test_many_shared_deaths_refuse_nobody() -> None:
     async def test() -> None:
         engine = build()
-        post = open_post(engine)
+        supervisor = open_supervisor(engine)
         async with asking(engine, [job(), job()]) as tasks:
             for _ in range(10):
-                kill(engine, post)
-                open_post(engine)
+                kill(engine, supervisor)
+                open_supervisor(engine)
             assert not any(task.done() for task in tasks)
-            assert all(flight.admission().alone == 1000 for flight in post.flights.values())
+            assert all(entry.admission().alone == 1000 for entry in supervisor.entries.values())
 
     run(test)
 
@@ -226,16 +228,16 @@ def test_each_run_of_a_picture_is_counted() -> None:
 
     async def test() -> None:
         engine = build()
-        post = open_post(engine)
+        supervisor = open_supervisor(engine)
         async with asking(engine, [job(), job()]) as tasks:
-            first, _ = post.flights
-            assert [one.admission().restarts for one in post.flights.values()] == [0, 0]
+            first, _ = supervisor.entries
+            assert [one.admission().restarts for one in supervisor.entries.values()] == [0, 0]
             for restarts in (1, 2, 3):
-                kill(engine, post, running=set())
-                open_post(engine)
-                found = [one.admission().restarts for one in post.flights.values()]
+                kill(engine, supervisor, running=set())
+                open_supervisor(engine)
+                found = [one.admission().restarts for one in supervisor.entries.values()]
                 assert found == [restarts, restarts], "whatever it was that ended the run"
-            assert post.flights[first].deaths == 0
+            assert supervisor.entries[first].deaths == 0
             assert not any(task.done() for task in tasks)
 
     run(test)
@@ -244,13 +246,13 @@ def test_each_run_of_a_picture_is_counted() -> None:
 def test_pictures_of_a_dead_worker_go_first_and_in_order() -> None:
     async def test() -> None:
         engine = build()
-        post = open_post(engine)
-        async with asking(engine, [job() for _ in range(post.window + 3)]):
-            before = list(post.flights)
-            assert len(before) == post.window
+        supervisor = open_supervisor(engine)
+        async with asking(engine, [job() for _ in range(supervisor.window + 3)]):
+            before = list(supervisor.entries)
+            assert len(before) == supervisor.window
             assert engine.queued == 3
-            kill(engine, post, running=set())
-            assert list(open_post(engine).flights) == before
+            kill(engine, supervisor, running=set())
+            assert list(open_supervisor(engine).entries) == before
 
     run(test)
 
@@ -260,7 +262,7 @@ def test_a_refused_picture_is_freed_at_once() -> None:
 
     async def test() -> None:
         engine = build()
-        kill(engine, open_post(engine))
+        kill(engine, open_supervisor(engine))
         asked = job(deadline=0.01)
         picture = weakref.ref(asked.picture)
         gc.disable()
@@ -279,10 +281,12 @@ def test_a_refused_picture_is_freed_at_once() -> None:
 def test_high_priority_does_not_wait_for_a_place() -> None:
     async def test() -> None:
         engine = build()
-        post = open_post(engine)
-        normal, high = [job() for _ in range(post.window)], [job(high=True) for _ in range(3)]
+        supervisor = open_supervisor(engine)
+        normal, high = [job() for _ in range(supervisor.window)], [job(high=True) for _ in range(3)]
         async with asking(engine, normal + high):
-            assert [one.job.high for one in post.flights.values()] == [False] * post.window + [
+            assert [one.job.high for one in supervisor.entries.values()] == [
+                False
+            ] * supervisor.window + [
                 True,
                 True,
             ]
@@ -294,9 +298,9 @@ def test_high_priority_does_not_wait_for_a_place() -> None:
 def test_the_queue_is_bounded_in_pictures() -> None:
     async def test() -> None:
         engine = build(queue=4)
-        post = open_post(engine)
-        async with asking(engine, [job() for _ in range(post.window + 4)]):
-            assert (engine.in_flight, engine.queued) == (post.window, 4)
+        supervisor = open_supervisor(engine)
+        async with asking(engine, [job() for _ in range(supervisor.window + 4)]):
+            assert (engine.in_flight, engine.queued) == (supervisor.window, 4)
             assert engine.full
             assert isinstance(await refusal(engine.predict(job())), OverloadedError)
             with pytest.raises(OverloadedError), engine.preparing():
@@ -308,7 +312,7 @@ def test_the_queue_is_bounded_in_pictures() -> None:
 def test_pictures_that_are_being_decoded_have_their_place() -> None:
     async def test() -> None:
         engine = build(queue=2)
-        open_post(engine)
+        open_supervisor(engine)
         with engine.preparing(), engine.preparing():
             assert engine.full
             assert isinstance(await refusal(engine.predict(job())), OverloadedError)
@@ -320,9 +324,9 @@ def test_pictures_that_are_being_decoded_have_their_place() -> None:
 def test_clients_are_told_to_wait_for_as_long_as_the_queue_takes() -> None:
     async def test() -> None:
         engine = build(queue=100)
-        post = open_post(engine)  # 1000 draws a second
+        supervisor = open_supervisor(engine)  # 1000 draws a second
         assert engine.retry_seconds == 1
-        async with asking(engine, [job(max_draws=1000) for _ in range(post.window + 10)]):
+        async with asking(engine, [job(max_draws=1000) for _ in range(supervisor.window + 10)]):
             assert engine.queued == 10
             assert engine.retry_seconds == 5, "when half of ten seconds' draws are made"
             more = [asyncio.create_task(engine.predict(job(max_draws=100_000))) for _ in range(2)]
@@ -340,7 +344,7 @@ def test_clients_are_told_to_wait_for_as_long_as_the_queue_takes() -> None:
 def test_a_picture_leaves_the_queue_at_its_deadline() -> None:
     async def test() -> None:
         engine = build()
-        kill(engine, open_post(engine))
+        kill(engine, open_supervisor(engine))
         assert isinstance(await refusal(engine.predict(job(deadline=0.05))), DeadlineError)
         assert engine.queued == 0
 
@@ -360,9 +364,9 @@ def conclusion() -> Conclusion:
 TERMS = Terms(mechanism="gaussian", scale=1.0, sensitivity=1.0, norm="l2", values=784)
 
 
-def draft(number: int) -> wire.Answer:
+def draft(number: int) -> messages.Answer:
     execution = Execution("pytorch", "float32", 32, False)
-    return wire.Answer(
+    return messages.Answer(
         id=number,
         conclusion=conclusion(),
         execution=execution,
@@ -373,10 +377,10 @@ def draft(number: int) -> wire.Answer:
     )
 
 
-def silence(engine: Engine, post: Post) -> None:
+def silence(engine: Engine, supervisor: Supervisor) -> None:
     """Have a worker show no sign of life for long."""
-    post.quiet = post.silent = True
-    engine.silent(post)
+    supervisor.quiet = supervisor.silent = True
+    engine.silent(supervisor)
 
 
 def test_deadlines_are_kept_whatever_the_worker_does() -> None:
@@ -384,20 +388,20 @@ def test_deadlines_are_kept_whatever_the_worker_does() -> None:
 
     async def test() -> None:
         engine = build()
-        post = open_post(engine)
-        assert post.late_seconds > 0
+        supervisor = open_supervisor(engine)
+        assert supervisor.late_seconds > 0
         jobs = [job(deadline=0.05), job(deadline=0.05), job()]
         async with asking(engine, jobs) as tasks:
-            first, second, third = post.flights
+            first, second, third = supervisor.entries
             for number in (first, third):
-                engine.heard(post, draft(number))
+                engine.heard(supervisor, draft(number))
             assert not any(task.done() for task in tasks)
             assert (await asyncio.wait_for(tasks[0], 60)).conclusion == conclusion()
             error = await refusal(tasks[1])
             assert isinstance(error, DeadlineError)
             assert "did not answer" in str(error)
-            assert list(post.flights) == [third], "others have their places"
-            engine.heard(post, draft(second))  # which comes too late for anybody
+            assert list(supervisor.entries) == [third], "others have their places"
+            engine.heard(supervisor, draft(second))  # which comes too late for anybody
 
     run(test)
 
@@ -405,24 +409,24 @@ def test_deadlines_are_kept_whatever_the_worker_does() -> None:
 def test_pictures_of_a_silent_worker_go_to_others() -> None:
     async def test() -> None:
         engine = build(devices=2)
-        quiet = open_post(engine)
+        quiet = open_supervisor(engine)
         async with asking(engine, [job(), job(), job(deadline=-1)]) as tasks:
-            first, _, late = list(quiet.flights.values())
+            first, _, late = list(quiet.entries.values())
             silence(engine, quiet)
-            assert len(quiet.flights) == 3, "as there is no other"
+            assert len(quiet.entries) == 3, "as there is no other"
             assert not engine.ready
-            other = open_post(engine, 1)
+            other = open_supervisor(engine, 1)
             assert engine.ready
             engine.heard(quiet, draft(late.id))
             engine.silent(quiet)
-            assert not quiet.flights
-            assert next(iter(other.flights.values())) is first
-            assert [one.admission().restarts for one in other.flights.values()] == [1, 1]
+            assert not quiet.entries
+            assert next(iter(other.entries.values())) is first
+            assert [one.admission().restarts for one in other.entries.values()] == [1, 1]
             assert (await asyncio.wait_for(tasks[2], 60)).conclusion == conclusion()
             # What it says of the former run is nothing to this one.
             engine.heard(quiet, draft(1))
-            engine.heard(quiet, wire.Failed(id=1, reason="odd"))
-            engine.heard(quiet, wire.Late(id=2))
+            engine.heard(quiet, messages.Failed(id=1, reason="odd"))
+            engine.heard(quiet, messages.Late(id=2))
             assert first.draft is None
             assert not tasks[0].done()
             assert not tasks[1].done()
@@ -433,13 +437,13 @@ def test_pictures_of_a_silent_worker_go_to_others() -> None:
 def test_a_quiet_worker_is_sent_no_more_until_it_speaks() -> None:
     async def test() -> None:
         engine = build()
-        post = open_post(engine)
-        post.quiet = True
+        supervisor = open_supervisor(engine)
+        supervisor.quiet = True
         assert engine.ready
         async with asking(engine, [job()]):
             assert (engine.queued, engine.in_flight) == (1, 0)
-            post.quiet = False
-            engine.spoke(post)
+            supervisor.quiet = False
+            engine.spoke(supervisor)
             assert (engine.queued, engine.in_flight) == (0, 1)
 
     run(test)
@@ -448,11 +452,11 @@ def test_a_quiet_worker_is_sent_no_more_until_it_speaks() -> None:
 def test_a_run_that_is_begun_anew_has_no_draft_of_the_former() -> None:
     async def test() -> None:
         engine = build()
-        post = open_post(engine)
+        supervisor = open_supervisor(engine)
         async with asking(engine, [job(deadline=0.3)]) as [task]:
-            [number] = post.flights
-            engine.heard(post, draft(number))
-            engine.heard(post, wire.Begun(id=number))
+            [number] = supervisor.entries
+            engine.heard(supervisor, draft(number))
+            engine.heard(supervisor, messages.Begun(id=number))
             assert isinstance(await refusal(task), DeadlineError)
 
     run(test)
@@ -461,18 +465,18 @@ def test_a_run_that_is_begun_anew_has_no_draft_of_the_former() -> None:
 def test_who_fails_to_be_told_of_looks_fails_alone() -> None:
     async def test() -> None:
         engine = build()
-        post = open_post(engine)
+        supervisor = open_supervisor(engine)
 
         def fail(reached: Conclusion | None) -> None:
             raise KeyError("odd")
 
         told = asyncio.create_task(engine.predict(job(), fail))
         async with asking(engine, [job()]) as [other]:
-            first, second = post.flights
+            first, second = supervisor.entries
             for number in (first, second):
-                engine.heard(post, wire.Look(id=number, conclusion=conclusion()))
+                engine.heard(supervisor, messages.Look(id=number, conclusion=conclusion()))
             assert isinstance(await refusal(told), KeyError)
-            kill(engine, post)
+            kill(engine, supervisor)
             assert engine.queued == 1
             assert not other.done()
 
@@ -482,11 +486,11 @@ def test_who_fails_to_be_told_of_looks_fails_alone() -> None:
 def test_high_priority_goes_first_but_starves_nobody() -> None:
     async def test() -> None:
         engine = build(queue=100)
-        kill(engine, open_post(engine))
+        kill(engine, open_supervisor(engine))
         jobs = [job() for _ in range(4)] + [job(high=True) for _ in range(16)]
         async with asking(engine, jobs):
-            flights = open_post(engine, pass_size=32 * 50).flights.values()
-            order = "".join("h" if flight.job.high else "n" for flight in flights)
+            entries = open_supervisor(engine, pass_size=32 * 50).entries.values()
+            order = "".join("h" if entry.job.high else "n" for entry in entries)
             assert order == "hhhn" * 4 + "hhhh"
 
     run(test)
@@ -495,13 +499,13 @@ def test_high_priority_goes_first_but_starves_nobody() -> None:
 def test_budgets_shrink_as_the_queue_fills() -> None:
     async def test() -> None:
         engine = build(queue=8, shrink=True)
-        kill(engine, open_post(engine))
+        kill(engine, open_supervisor(engine))
         async with asking(engine, [job(max_draws=8000) for _ in range(8)]):
-            flights = open_post(engine, pass_size=32 * 50).flights.values()
+            entries = open_supervisor(engine, pass_size=32 * 50).entries.values()
             # Seven others wait behind the first, of eight that may.
-            assert [one.granted for one in flights] == [1000] * 4 + [2000] * 2 + [4000, 8000]
+            assert [one.granted for one in entries] == [1000] * 4 + [2000] * 2 + [4000, 8000]
         async with asking(engine, [job(max_draws=200) for _ in range(8)]):
-            granted = {one.granted for one in engine._posts[0].flights.values()}
+            granted = {one.granted for one in engine._supervisors[0].entries.values()}
             assert min(granted) >= LEAST_GRANTED
 
     run(test)
@@ -510,18 +514,18 @@ def test_budgets_shrink_as_the_queue_fills() -> None:
 def test_a_key_has_places_of_its_own_whatever_another_has() -> None:
     async def test() -> None:
         engine = build(queue=1000)
-        post = open_post(engine)
+        supervisor = open_supervisor(engine)
         greedy = [job(owner=1, high=number % 2 == 0) for number in range(100)]
         async with asking(engine, greedy + [job(owner=2) for _ in range(3)]) as tasks:
             own = tasks[100:]
-            owners = [one.job.owner for one in post.flights.values()]
-            assert owners.count(2) == post.window // 4 < len(own)
+            owners = [one.job.owner for one in supervisor.entries.values()]
+            assert owners.count(2) == supervisor.window // 4 < len(own)
             waiting = engine.queued
             for task in own[:2]:
                 task.cancel()
             await asyncio.gather(*own[:2], return_exceptions=True)
             # The third goes before all those that came before it.
-            assert [one.job.owner for one in post.flights.values()].count(2) == 1
+            assert [one.job.owner for one in supervisor.entries.values()].count(2) == 1
             assert engine.queued == waiting - 1
 
     run(test)
@@ -530,8 +534,8 @@ def test_a_key_has_places_of_its_own_whatever_another_has() -> None:
 def test_a_key_has_half_of_the_queue() -> None:
     async def test() -> None:
         engine = build(queue=8, shrink=True)
-        post = open_post(engine)
-        async with asking(engine, [job(owner=1) for _ in range(post.window + 4)]) as tasks:
+        supervisor = open_supervisor(engine)
+        async with asking(engine, [job(owner=1) for _ in range(supervisor.window + 4)]) as tasks:
             assert isinstance(await refusal(engine.predict(job(owner=1))), OverloadedError)
             with pytest.raises(OverloadedError), engine.preparing(1):
                 pass
@@ -539,9 +543,9 @@ def test_a_key_has_half_of_the_queue() -> None:
             with engine.preparing(2):
                 other = asyncio.create_task(engine.predict(job(max_draws=8000, owner=2)))
                 await asyncio.sleep(0)
-            [flight] = [one for one in post.flights.values() if one.job.owner == 2]
+            [entry] = [one for one in supervisor.entries.values() if one.job.owner == 2]
             assert engine.shrinkage > 1
-            assert flight.granted == 8000, "only those pay for a full queue of whom many wait"
+            assert entry.granted == 8000, "only those pay for a full queue of whom many wait"
             tasks.append(other)
             other.cancel()
             await asyncio.gather(other, return_exceptions=True)
@@ -554,11 +558,11 @@ def granted(speed: float, deadline: float, asked: int, pictures: int = 1) -> lis
 
     async def test() -> None:
         engine = build(shrink=True)
-        kill(engine, open_post(engine))
+        kill(engine, open_supervisor(engine))
         jobs = [job(deadline=deadline, max_draws=asked) for _ in range(pictures)]
         async with asking(engine, jobs):
-            open_post(engine, speed=speed)
-            found.extend(one.granted for one in engine._posts[0].flights.values())
+            open_supervisor(engine, speed=speed)
+            found.extend(one.granted for one in engine._supervisors[0].entries.values())
 
     run(test)
     return found
@@ -578,11 +582,11 @@ def test_budgets_fit_into_the_time_that_is_left() -> None:
 def test_answers_and_failures_reach_who_asked() -> None:
     async def test() -> None:
         engine = build()
-        post = open_post(engine)
+        supervisor = open_supervisor(engine)
         async with asking(engine, [job(), job()]) as tasks:
-            first, second = post.flights
-            engine.heard(post, wire.Failed(id=first, reason="too odd"))
-            engine.heard(post, wire.Late(id=second))
+            first, second = supervisor.entries
+            engine.heard(supervisor, messages.Failed(id=first, reason="too odd"))
+            engine.heard(supervisor, messages.Late(id=second))
             error = await refusal(tasks[0])
             assert isinstance(error, CannotEncodeError)
             assert "too odd" in str(error)
@@ -594,19 +598,19 @@ def test_answers_and_failures_reach_who_asked() -> None:
 def test_a_worker_taken_out_for_its_own_answers_was_not_ended_by_a_picture() -> None:
     async def test() -> None:
         engine = build()
-        post = open_post(engine)
+        supervisor = open_supervisor(engine)
         async with asking(engine, [job()]) as [task]:
-            [flight] = post.flights.values()
+            [entry] = supervisor.entries.values()
             for told, deaths in ((True, 0), (True, 0), (False, 1)):
-                board = Board.create()
-                board.begin([flight.id])
-                post._told = told
-                flight.draft = draft(flight.id)
-                post._fall(board)
-                board.close()
-                assert (flight.deaths, flight.suspicions) == (deaths, 0)
-                open_post(engine)
-            assert flight.restarts == 3
+                status = SharedStatus.create()
+                status.begin([entry.id])
+                supervisor._told = told
+                entry.draft = draft(entry.id)
+                supervisor._fall(status)
+                status.close()
+                assert (entry.deaths, entry.suspicions) == (deaths, 0)
+                open_supervisor(engine)
+            assert entry.restarts == 3
             assert not task.done()
 
     run(test)
@@ -615,14 +619,14 @@ def test_a_worker_taken_out_for_its_own_answers_was_not_ended_by_a_picture() -> 
 def test_no_draft_of_a_worker_found_wrong_is_an_answer() -> None:
     async def test() -> None:
         engine = build()
-        post = open_post(engine)
+        supervisor = open_supervisor(engine)
         async with asking(engine, [job(deadline=0.0)]) as [task]:
-            [flight] = post.flights.values()
-            engine.heard(post, draft(flight.id))
-            post._told = True
-            board = Board.create()
-            post._fall(board)
-            board.close()
+            [entry] = supervisor.entries.values()
+            engine.heard(supervisor, draft(entry.id))
+            supervisor._told = True
+            status = SharedStatus.create()
+            supervisor._fall(status)
+            status.close()
             assert isinstance(await refusal(task), DeadlineError)
 
     run(test)
@@ -632,10 +636,10 @@ def test_a_probe_picture_waits_for_so_many_passes_and_no_longer() -> None:
     """Whatever time they take; a worker that makes none is found by the watch."""
 
     async def test() -> None:
-        post = open_post(build())
-        probing = asyncio.create_task(post._probe(0))
+        supervisor = open_supervisor(build())
+        probing = asyncio.create_task(supervisor._probe(0))
         await asyncio.sleep(0)
-        half = wire.Numbers(
+        half = messages.Numbers(
             passes=MOST_PASSES // 2,
             slots=0,
             filled=0,
@@ -644,30 +648,30 @@ def test_a_probe_picture_waits_for_so_many_passes_and_no_longer() -> None:
             memory=0,
         )
         for _ in range(2):
-            post._receive(half)
+            supervisor._receive(half)
         await asyncio.sleep(0)
         assert not probing.done()
-        post._receive(half)
+        supervisor._receive(half)
         error = await refusal(probing)
         assert isinstance(error, LoadError)
         assert not isinstance(error, WrongAnswerError)
-        assert not post._probes
-        assert not post._probe_passes
+        assert not supervisor._probes
+        assert not supervisor._probe_passes
 
     run(test)
 
 
 def test_who_fails_self_checks_again_and_again_is_not_steady_for_living_long() -> None:
-    post = build()._posts[0]
-    assert post._steady_seconds == STEADY_SECONDS
-    post._told = True
-    assert post._steady_seconds == STEADY_CHECKS * 60
+    supervisor = build()._supervisors[0]
+    assert supervisor._steady_seconds == STEADY_SECONDS
+    supervisor._told = True
+    assert supervisor._steady_seconds == STEADY_CHECKS * 60
 
 
 def test_a_model_that_is_served_no_longer() -> None:
     async def test() -> None:
         engine = build()
-        open_post(engine)
+        open_supervisor(engine)
         async with asking(engine, [job()]) as [task]:
             leaving = asyncio.create_task(engine.unload("mnist-cnn"))
             await asyncio.sleep(0)
@@ -698,11 +702,11 @@ def test_a_model_that_a_worker_cannot_load_changes_nothing(tmp_path: Path) -> No
     async def test() -> None:
         catalogue = Catalogue([ZOO / "mnist-cnn"])
         engine = build(catalogue=catalogue)
-        post = open_post(engine)
-        with pytest.raises(LoadError, match="gone"):  # there is no process behind this post
+        supervisor = open_supervisor(engine)
+        with pytest.raises(LoadError, match="gone"):  # there is no process behind this supervisor
             await engine.load(tmp_path)
         assert [served.index for served in catalogue.models] == [0]
-        assert [model.number for model in engine._roster.order(post).models] == [0]
+        assert [model.number for model in engine._served_models.order(supervisor).models] == [0]
         assert (await engine.load(ZOO / "mnist-cnn")).index == 0, "what is served stays as it is"
 
     run(test)
@@ -710,9 +714,9 @@ def test_a_model_that_a_worker_cannot_load_changes_nothing(tmp_path: Path) -> No
 
 def fail(engine: Engine, number: int, reason: str, told: bool = False) -> None:
     """Have a worker fail, as its post tells of it."""
-    post = engine._posts[number]
-    post.trouble = f"{post.name} on {post.device}: {reason}"
-    engine.died(post, told)
+    supervisor = engine._supervisors[number]
+    supervisor.trouble = f"{supervisor.name} on {supervisor.device}: {reason}"
+    engine.died(supervisor, told)
 
 
 def test_whatever_fails_before_any_worker_was_ready_ends_the_service() -> None:
@@ -729,13 +733,13 @@ def test_once_one_was_ready_workers_are_waited_for() -> None:
     async def test() -> None:
         reasons: list[str] = []
         engine = build(devices=2, on_broken=reasons.append)
-        open_post(engine, 1)
+        open_supervisor(engine, 1)
         fail(engine, 0, "first", told=True)
         assert engine.trouble == "worker0 on cpu: first"
-        kill(engine, engine._posts[1])
+        kill(engine, engine._supervisors[1])
         fail(engine, 0, "second", told=True)
         assert not reasons, "it may be over soon, and pictures wait"
-        engine._posts[0].failures = 9
+        engine._supervisors[0].failures = 9
         fail(engine, 0, "third")
         assert not reasons, "as before: it was killed, say"
         fail(engine, 0, "fourth", told=True)

@@ -21,11 +21,11 @@ from models.execution import Calibration
 from models.loaded import load_model
 from models.network import build_network, save_network
 from models.predictor import Predictor
-from service.engine import messages as wire
-from service.engine.channel import FrontGoneError, Link
+from service.engine import messages
+from service.engine.channel import Channel, FrontGoneError
 from service.engine.loop import Loop
-from service.engine.pass_runner import Lane
-from service.engine.status import Board
+from service.engine.pass_runner import PassRunner
+from service.engine.status import SharedStatus
 from tests.conftest import HAS_COMPILER
 from tests.models.test_bundle import DESCRIPTION
 
@@ -35,19 +35,19 @@ M = TypeVar("M")
 
 
 class Front:
-    """The other end of the socket pair, and the board."""
+    """The other end of the socket pair, and the status."""
 
-    def __init__(self, connection: socket.socket, board: Board) -> None:
-        self._socket, self.board = connection, board
-        self._decoder = wire.Decoder()
-        self.received: list[wire.Message] = []
+    def __init__(self, connection: socket.socket, status: SharedStatus) -> None:
+        self._socket, self.status = connection, status
+        self._decoder = messages.Decoder()
+        self.received: list[messages.Message] = []
 
-    def tell(self, message: wire.ToWorker, payload: bytes = b"") -> None:
-        self._socket.sendall(wire.encode(message, payload))
+    def tell(self, message: messages.ToWorker, payload: bytes = b"") -> None:
+        self._socket.sendall(messages.encode(message, payload))
 
     def ask(self, number: int, height: int = 8, seconds: float = 500, **more: Any) -> None:
         asked: dict[str, Any] = {"max_draws": 256, "progress": False, "model": 0, **more}
-        message = wire.Admit(
+        message = messages.Admit(
             id=number,
             width=8,
             height=height,
@@ -76,8 +76,8 @@ class Front:
             self.received += [message for message, _ in received]
         raise AssertionError(f"never came; there were {[one.kind for one in self.received]}")
 
-    def answer(self, number: int) -> wire.Answer:
-        return self.wait(wire.Answer, lambda one: one.id == number)
+    def answer(self, number: int) -> messages.Answer:
+        return self.wait(messages.Answer, lambda one: one.id == number)
 
 
 class Small(nn.Module):
@@ -118,9 +118,9 @@ class Starter:
     def __call__(
         self, predictor: Predictor, compile_: bool = False, further: Predictor | None = None
     ) -> Front:
-        board = Board.create()
+        status = SharedStatus.create()
 
-        def loader(model: wire.Model) -> tuple[Predictor, Calibration]:
+        def loader(model: messages.Model) -> tuple[Predictor, Calibration]:
             if further is None:
                 raise ValueError("there is no such bundle")
             return further, Calibration("float32", SLOTS, 1.0)
@@ -128,14 +128,14 @@ class Starter:
         def serve() -> None:
             loaded = {0: (predictor, Calibration("float32", SLOTS, 1.0))}
             try:
-                Loop(Link(self._theirs), board, loaded, loader, compile_).run()
+                Loop(Channel(self._theirs), status, loaded, loader, compile_).run()
             except BaseException as error:
                 self.error = error
                 self._theirs.close()
 
         self._thread = threading.Thread(target=serve)
         self._thread.start()
-        return Front(self._ours, board)
+        return Front(self._ours, status)
 
     def end(self) -> BaseException | None:
         """Have the front go; return what the loop ended with."""
@@ -160,9 +160,9 @@ def test_the_front_is_told_what_is_reached_before_the_deadline(
     front = start(predictor)
     front.ask(1, max_draws=2**22, seconds=5)
     front.ask(2, max_draws=2**22)
-    end = front.wait(wire.Answer, lambda one: one.id == 1 and not one.draft)
+    end = front.wait(messages.Answer, lambda one: one.id == 1 and not one.draft)
     assert end.conclusion.stopped == "deadline"
-    answers = [one for one in front.received if isinstance(one, wire.Answer)]
+    answers = [one for one in front.received if isinstance(one, messages.Answer)]
     assert {one.id for one in answers} == {1}, "the deadline of the other is not near"
     drafts = [one for one in answers if one.draft]
     assert drafts
@@ -179,9 +179,9 @@ def test_pictures_are_answered(start: Starter, predictor: Predictor) -> None:
         front.ask(number)
     for number in range(5):
         assert front.answer(number).conclusion.draws == 256
-    front.wait(wire.Numbers)  # which come when there is nothing to do
-    assert front.board.turns > 5
-    assert front.board.running == set()
+    front.wait(messages.Numbers)  # which come when there is nothing to do
+    assert front.status.turns > 5
+    assert front.status.running == set()
 
 
 def test_a_picture_that_cannot_be_encoded_disturbs_no_other(
@@ -191,7 +191,7 @@ def test_a_picture_that_cannot_be_encoded_disturbs_no_other(
     front.ask(1)
     front.ask(2, height=0)
     front.ask(3)
-    assert front.wait(wire.Failed).id == 2
+    assert front.wait(messages.Failed).id == 2
     assert front.answer(1).conclusion.draws == front.answer(3).conclusion.draws == 256
 
 
@@ -200,7 +200,7 @@ def test_numbers_come_when_there_is_nothing_left_to_do(
 ) -> None:
     front = start(predictor)
     front.ask(1, max_draws=100)
-    numbers = front.wait(wire.Numbers)
+    numbers = front.wait(messages.Numbers)
     assert (numbers.passes, numbers.slots, numbers.filled) == (2, 2 * SLOTS, 100)
 
 
@@ -217,7 +217,7 @@ def test_the_board_says_which_pictures_a_pass_is_for(start: Starter, predictor: 
     front = start(predictor)
     front.ask(5)
     assert reached.wait(60)
-    assert front.board.running == {5}
+    assert front.status.running == {5}
     go_on.set()
     front.answer(5)
 
@@ -228,7 +228,7 @@ def test_a_suspect_has_its_first_passes_to_itself(start: Starter, predictor: Pre
 
     class Noting(Small):
         def forward(self, noisy: torch.Tensor) -> torch.Tensor:
-            seen.append(front.board.running)
+            seen.append(front.status.running)
             return super().forward(noisy)
 
     predictor._classifier = Noting(predictor._classifier, SLOTS)
@@ -252,7 +252,7 @@ def test_a_pass_that_does_not_fit_into_memory_is_halved(
     for number in range(3):
         assert front.answer(number).conclusion.draws == 256
     assert front.answer(0).conclusion.evidence.restarts == 1
-    changes = [one for one in front.received if isinstance(one, wire.Recalibrated)]
+    changes = [one for one in front.received if isinstance(one, messages.Recalibrated)]
     # Each size is tried before pictures are drawn for in it.
     assert [one.ceiling for one in changes] == [16]
     assert [one.calibration.pass_size for one in changes] == [16]
@@ -268,16 +268,16 @@ def test_draws_before_memory_ran_out_do_not_count(start: Starter, predictor: Pre
     small = predictor._classifier = Small(predictor._classifier, rows=SLOTS)
     front = start(predictor)
     front.ask(1, max_draws=20_000, progress=True)
-    look = front.wait(wire.Look)
+    look = front.wait(messages.Look)
     assert look.conclusion.draws >= 64
     small.rows = 32  # as if another process had taken the memory
     answer = front.answer(1)
     assert answer.conclusion.draws == 20_000
     halves = small.sizes.count(32)
     assert halves * 32 >= 20_000, "every draw of the answer came from passes of the new size"
-    begun = front.received.index(wire.Begun(id=1))
+    begun = front.received.index(messages.Begun(id=1))
     runs = [
-        {one.conclusion.evidence.restarts for one in part if isinstance(one, wire.Look)}
+        {one.conclusion.evidence.restarts for one in part if isinstance(one, messages.Look)}
         for part in (front.received[:begun], front.received[begun:])
     ]
     assert runs == [{0}, {1}], "each run's looks have its own part of α"
@@ -301,10 +301,10 @@ def test_a_picture_at_which_h_fails_is_refused(start: Starter, predictor: Predic
     front = start(predictor)
     front.ask(1, max_draws=640)
     front.answer(1)
-    assert not [one for one in front.received if isinstance(one, wire.Failed)]
+    assert not [one for one in front.received if isinstance(one, messages.Failed)]
     failing.least = -50.0
     front.ask(2)
-    refusal = front.wait(wire.Failed)
+    refusal = front.wait(messages.Failed)
     assert (refusal.id, refusal.model) == (2, True)
     assert "ArithmeticError: beyond what it was made for" in refusal.reason
     failing.least = 50.0
@@ -317,10 +317,10 @@ def test_after_a_look_it_is_answered_with_that(start: Starter, predictor: Predic
     failing = predictor._classifier = Failing(predictor._classifier, least=50.0)
     front = start(predictor)
     front.ask(1, max_draws=100_000, progress=True)
-    front.wait(wire.Look)
+    front.wait(messages.Look)
     failing.least = -50.0
     answer = front.answer(1).conclusion
-    looks = [one.conclusion for one in front.received if isinstance(one, wire.Look)]
+    looks = [one.conclusion for one in front.received if isinstance(one, messages.Look)]
     assert answer.stopped == "deadline"
     assert answer.evidence == looks[-1].evidence or answer.draws > looks[-1].draws
     assert answer.certified_size >= looks[-1].certified_size
@@ -328,16 +328,16 @@ def test_after_a_look_it_is_answered_with_that(start: Starter, predictor: Predic
 
 def test_neighbours_keep_the_noise_that_was_drawn_for_them(predictor: Predictor) -> None:
     """A pass at which h fails for one picture gives the others what it would have given them."""
-    lane = Lane(0, predictor)
+    runner = PassRunner(0, predictor)
     grey = predictor.encode(np.full((8, 8, 1), 128, np.uint8))
     question = Question(0.99, 256, None, "l2")
     counts = (20, 24, 16)
     for number in range(3):
         inquiry = Inquiry(question, grey.terms, len(predictor.manifest.labels), "votes")
-        lane.batcher.admit(Ticket(number, grey.features, inquiry, deadline=1e9))
+        runner.batcher.admit(Ticket(number, grey.features, inquiry, deadline=1e9))
     rows = np.zeros(SLOTS, np.intp)
     rows[: sum(counts)] = np.repeat(np.arange(3), counts)
-    planned = Pass(tuple(lane.batcher.tickets), counts, rows)
+    planned = Pass(tuple(runner.batcher.tickets), counts, rows)
     noisy = predictor.noisy([grey.features] * 3, rows)
     second = slice(counts[0], counts[0] + counts[1])
     expected = predictor.score(noisy)
@@ -345,7 +345,7 @@ def test_neighbours_keep_the_noise_that_was_drawn_for_them(predictor: Predictor)
     noisy[second.start + 3, 0, 0, 0] = 100.0
     predictor._classifier = Failing(predictor._classifier, least=99.0)
     predictor.noisy = lambda *_: noisy  # type: ignore[method-assign]
-    made = lane.run(planned)
+    made = runner.run(planned)
     assert made is not None
     assert [ticket.id for ticket in made.failed] == [1]
     kept = np.ones(len(noisy), bool)
@@ -353,10 +353,10 @@ def test_neighbours_keep_the_noise_that_was_drawn_for_them(predictor: Predictor)
     kept[planned.filled :] = False
     assert np.array_equal(made.scores[kept], expected[kept])
     assert not made.scores[second].any()
-    [left] = lane.batcher.fail(made.failed)
+    [left] = runner.batcher.fail(made.failed)
     assert left.id == 1
-    list(lane.batcher.record(planned, made.scores))
-    assert {ticket.id: ticket.inquiry.total.draws for ticket in lane.batcher.tickets} == {
+    list(runner.batcher.record(planned, made.scores))
+    assert {ticket.id: ticket.inquiry.total.draws for ticket in runner.batcher.tickets} == {
         0: counts[0],
         2: counts[2],
     }
@@ -375,7 +375,7 @@ def test_memory_that_runs_out_on_a_processor_halves_passes_too(
     front = start(predictor)
     front.ask(1)
     assert front.answer(1).conclusion.draws == 256
-    assert front.wait(wire.Recalibrated).ceiling == 16
+    assert front.wait(messages.Recalibrated).ceiling == 16
 
 
 def test_what_does_not_fit_at_all_ends_the_worker(predictor: Predictor) -> None:
@@ -384,7 +384,7 @@ def test_what_does_not_fit_at_all_ends_the_worker(predictor: Predictor) -> None:
     front = starter(predictor)
     front.ask(1)
     with pytest.raises((AssertionError, OSError)):
-        front.wait(wire.Answer)
+        front.wait(messages.Answer)
     error = starter.end()
     assert isinstance(error, RuntimeError)
     assert "not even a pass of 8" in str(error)
@@ -395,17 +395,17 @@ def test_a_further_model_is_loaded_beside_the_first(
 ) -> None:
     front = start(predictor, further=load(tmp_path / "further", "further"))
     front.ask(1, max_draws=50_000)
-    model = wire.Model(number=4, path="unused", digest="", precision=None)
-    front.tell(wire.Add(model=model))
-    assert front.wait(wire.Added).calibration.pass_size == SLOTS
+    model = messages.Model(number=4, path="unused", digest="", precision=None)
+    front.tell(messages.Add(model=model))
+    assert front.wait(messages.Added).calibration.pass_size == SLOTS
     front.ask(2, model=4)
     assert front.answer(2).conclusion.draws == 256
     front.ask(3, model=4, max_draws=100_000)
-    front.tell(wire.Remove(model=4))
-    assert front.wait(wire.Removed).model == 4
-    assert front.wait(wire.Failed).id == 3
+    front.tell(messages.Remove(model=4))
+    assert front.wait(messages.Removed).model == 4
+    assert front.wait(messages.Failed).id == 3
     front.ask(5, model=4)
-    assert "no longer" in front.wait(wire.Failed, lambda one: one.id == 5).reason
+    assert "no longer" in front.wait(messages.Failed, lambda one: one.id == 5).reason
     assert front.answer(1).conclusion.draws == 50_000
 
 
@@ -413,8 +413,10 @@ def test_a_model_that_cannot_be_loaded_changes_nothing(
     start: Starter, predictor: Predictor
 ) -> None:
     front = start(predictor)
-    front.tell(wire.Add(model=wire.Model(number=4, path="unused", digest="", precision=None)))
-    refusal = front.wait(wire.NotAdded)
+    front.tell(
+        messages.Add(model=messages.Model(number=4, path="unused", digest="", precision=None))
+    )
+    refusal = front.wait(messages.NotAdded)
     assert (refusal.model, refusal.reason) == (4, "there is no such bundle")
     front.ask(1)
     assert front.answer(1).conclusion.draws == 256
@@ -431,13 +433,13 @@ def test_a_compiled_network_takes_over_between_pictures(
         assert front.answer(1).conclusion.draws == 256
         return
     answered, end = 0, time.monotonic() + 500
-    while not any(isinstance(one, wire.Recalibrated) for one in front.received):
+    while not any(isinstance(one, messages.Recalibrated) for one in front.received):
         assert time.monotonic() < end, "the network was never compiled"
         answered += 1
         front.ask(answered, max_draws=640)
         front.answer(answered)
         time.sleep(0.1)  # leaves the processor to the compiler
-    assert front.wait(wire.Recalibrated).calibration.compiled
+    assert front.wait(messages.Recalibrated).calibration.compiled
     front.ask(answered + 1)
     assert front.answer(answered + 1).execution.compiled
 
@@ -447,6 +449,6 @@ def test_a_compiled_network_comes_too_late_for_a_smaller_pass(predictor: Predict
 
     running = Running.begin(0, predictor, Calibration("float32", SLOTS, 1.0))
     compiled = copy.copy(predictor)
-    running.halve(running.lane)
+    running.halve(running.runner)
     assert not running.compiled(compiled)
-    assert running.lane.batcher.slots == SLOTS // 2
+    assert running.runner.batcher.slots == SLOTS // 2

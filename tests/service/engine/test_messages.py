@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from models.certification.answer import conclude
 from models.certification.procedure import Inquiry, Question, Terms
 from models.execution import Execution
-from service.engine import messages as wire
+from service.engine import messages
 
 
-def admit(number: int) -> wire.Admit:
-    return wire.Admit(
+def admit(number: int) -> messages.Admit:
+    return messages.Admit(
         id=number,
         model=0,
         width=3,
@@ -36,8 +36,8 @@ def admit(number: int) -> wire.Admit:
     cuts=st.lists(st.integers(1, 40), min_size=1, max_size=20),
 )
 def test_messages_come_out_as_they_went_in(payloads: list[bytes], cuts: list[int]) -> None:
-    stream = b"".join(wire.encode(admit(i), payload) for i, payload in enumerate(payloads))
-    decoder, found, start, step = wire.Decoder(), [], 0, 0
+    stream = b"".join(messages.encode(admit(i), payload) for i, payload in enumerate(payloads))
+    decoder, found, start, step = messages.Decoder(), [], 0, 0
     while start < len(stream):
         end = start + cuts[step % len(cuts)]
         found += list(decoder.feed(stream[start:end]))
@@ -52,7 +52,7 @@ def test_a_conclusion_survives_the_wire_to_the_last_digit() -> None:
     scores = np.zeros((96, 10), dtype=np.int64)
     scores[:, 7] = 1
     inquiry.add(scores)
-    message = wire.Answer(
+    message = messages.Answer(
         id=3,
         conclusion=conclude(inquiry, 10),
         execution=Execution("pytorch", "bfloat16", 256, False),
@@ -60,11 +60,11 @@ def test_a_conclusion_survives_the_wire_to_the_last_digit() -> None:
         compute_seconds=1 / 3,
         looks=[(64, 1 / 7), (96, 1 / 3)],
     )
-    [(received, payload)] = wire.Decoder().feed(wire.encode(message))
+    [(received, payload)] = messages.Decoder().feed(messages.encode(message))
     assert received == message
     assert payload == b""
 
 
 def test_an_unknown_message_is_an_error() -> None:
     with pytest.raises(ValidationError):
-        list(wire.Decoder().feed(b"\x10\0\0\0\0\0\0\0" + b'{"kind":"dance"}'))
+        list(messages.Decoder().feed(b"\x10\0\0\0\0\0\0\0" + b'{"kind":"dance"}'))

@@ -1,48 +1,48 @@
-"""The board survives the process that wrote on it."""
+"""The status survives the process that wrote on it."""
 
 import os
 import signal
 import subprocess
 import sys
 
-from service.engine.status import Board
+from service.engine.status import SharedStatus
 
 WRITER = """
 import os, signal, sys
-from service.engine.status import Board
-board = Board(int(sys.argv[1]))
-board.beat()
-board.begin([7, 8])
-board.end()
-board.begin([5, -1, 2**40])
+from service.engine.status import SharedStatus
+status = SharedStatus(int(sys.argv[1]))
+status.beat()
+status.begin([7, 8])
+status.end()
+status.begin([5, -1, 2**40])
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_what_a_killed_process_was_at_is_still_to_be_read() -> None:
-    board = Board.create()
-    assert (board.beats, board.turns, board.running) == (0, 0, set())
-    command = [sys.executable, "-c", WRITER, str(board.descriptor)]
-    code = subprocess.run(command, pass_fds=[board.descriptor], check=False).returncode
+    status = SharedStatus.create()
+    assert (status.beats, status.turns, status.running) == (0, 0, set())
+    command = [sys.executable, "-c", WRITER, str(status.descriptor)]
+    code = subprocess.run(command, pass_fds=[status.descriptor], check=False).returncode
     assert code == -signal.SIGKILL
-    assert (board.beats, board.turns) == (1, 1)
-    assert board.running == {5, -1, 2**40}
-    board.close()
+    assert (status.beats, status.turns) == (1, 1)
+    assert status.running == {5, -1, 2**40}
+    status.close()
 
 
 def test_boards_give_their_memory_back() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        Board.create().close()
+        SharedStatus.create().close()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_work_that_is_done_is_not_running() -> None:
-    board = Board.create()
-    board.begin(range(300))
-    assert board.running == set(range(300))
-    board.begin([1])
-    assert board.running == {1}
-    board.end()
-    assert board.running == set()
-    board.close()
+    status = SharedStatus.create()
+    status.begin(range(300))
+    assert status.running == set(range(300))
+    status.begin([1])
+    assert status.running == {1}
+    status.end()
+    assert status.running == set()
+    status.close()

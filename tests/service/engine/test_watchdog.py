@@ -4,24 +4,24 @@ from collections.abc import Callable
 
 import pytest
 
-from service.engine.status import Board
-from service.engine.watchdog import SLOW, STARTING, Watch
+from service.engine.status import SharedStatus
+from service.engine.watchdog import SLOW, STARTING, Watchdog
 
 PATIENCE = 10.0
 LOAD_SECONDS = 600.0
 
 
 class Case:
-    """A watch, a board, and the time."""
+    """A watch, a status, and the time."""
 
     def __init__(self) -> None:
-        self.now, self.board = 0.0, Board.create()
-        self.watch = Watch(PATIENCE, LOAD_SECONDS, lambda: self.now)
+        self.now, self.status = 0.0, SharedStatus.create()
+        self.watch = Watchdog(PATIENCE, LOAD_SECONDS, lambda: self.now)
 
     def last(
         self,
         seconds: float,
-        worker: Callable[[Board], None],
+        worker: Callable[[SharedStatus], None],
         loaded: bool = True,
         pass_seconds: float | None = 0.01,
     ) -> str | None:
@@ -29,8 +29,8 @@ class Case:
         end = self.now + seconds
         while self.now < end:
             self.now += self.watch.tick
-            worker(self.board)
-            verdict = self.watch.look(self.board, loaded, pass_seconds)
+            worker(self.status)
+            verdict = self.watch.look(self.status, loaded, pass_seconds)
             if verdict:
                 return verdict
         return None
@@ -41,18 +41,18 @@ def case() -> Case:
     return Case()
 
 
-def nothing(board: Board) -> None:
+def nothing(status: SharedStatus) -> None:
     pass
 
 
-def beating(board: Board) -> None:
-    board.beat()
+def beating(status: SharedStatus) -> None:
+    status.beat()
 
 
-def working(board: Board) -> None:
-    board.beat()
-    board.begin([1])
-    board.end()
+def working(status: SharedStatus) -> None:
+    status.beat()
+    status.begin([1])
+    status.end()
 
 
 def test_a_worker_that_works_is_left_alone(case: Case) -> None:
@@ -104,7 +104,7 @@ def test_how_long_loading_took_is_forgotten_afterwards(case: Case) -> None:
 def test_a_pause_of_the_whole_machine_is_held_against_nobody(case: Case) -> None:
     assert case.last(PATIENCE / 2, working) is None
     case.now += 3600.0
-    assert case.watch.look(case.board, True, 0.01) is None
+    assert case.watch.look(case.status, True, 0.01) is None
     # Workers may take a moment longer to be woken than the front process.
     assert case.last(PATIENCE / 2, nothing) is None
     assert case.last(PATIENCE, working) is None

@@ -6,7 +6,7 @@ import pytest
 
 from models.bundle import Bundle, BundleError, Manifest, read_bundle, write_manifest
 from models.network import build_network, save_network
-from service.engine import messages as wire
+from service.engine import messages
 from service.engine.worker import load
 from tests.models.test_bundle import DESCRIPTION
 
@@ -18,8 +18,8 @@ def bundle(tmp_path: Path) -> Bundle:
     return read_bundle(tmp_path)
 
 
-def model(bundle: Bundle, ceiling: int | None = None) -> wire.Model:
-    return wire.Model(
+def model(bundle: Bundle, ceiling: int | None = None) -> messages.Model:
+    return messages.Model(
         number=0, path=str(bundle.path), digest=bundle.digest, precision="float32", ceiling=ceiling
     )
 

@@ -27,7 +27,7 @@ def test_a_key_with_many_bodies_leaves_another_a_thread() -> None:
 
     async def ask(name: str, caller: Caller) -> None:
         auth._caller.set(caller)
-        await bodies.apart(LARGE, lambda: work(name))
+        await bodies.run(LARGE, lambda: work(name))
 
     async def test() -> None:
         greedy, modest = Caller(Allowance(None)), Caller(Allowance(None))
@@ -53,7 +53,7 @@ def test_who_comes_into_debt_while_its_body_waits_is_refused() -> None:
 
     async def ask() -> None:
         auth._caller.set(Caller(allowance))
-        await bodies.apart(LARGE, work)
+        await bodies.run(LARGE, work)
 
     async def test() -> list[BaseException | None]:
         return await asyncio.gather(*(ask() for _ in range(10)), return_exceptions=True)
@@ -68,7 +68,7 @@ def test_as_many_wait_as_may_and_a_key_has_a_quarter() -> None:
     bodies, go = Bodies(1, 4), threading.Event()
 
     async def ask() -> None:
-        await bodies.apart(LARGE, lambda: go.wait(60))
+        await bodies.run(LARGE, lambda: go.wait(60))
 
     async def test() -> None:
         auth._caller.set(Caller(Allowance(None)))
@@ -91,7 +91,7 @@ def test_who_leaves_keeps_its_thread_until_the_work_is_done() -> None:
         go.wait(60)
 
     async def test() -> None:
-        task = asyncio.create_task(bodies.apart(LARGE, work))
+        task = asyncio.create_task(bodies.run(LARGE, work))
         assert await asyncio.to_thread(begun.wait, 60)
         task.cancel()
         await asyncio.sleep(0.05)
