@@ -26,7 +26,7 @@ from benchmarks.report import Figures
 from benchmarks.service import Service, png, serving
 from models.importing.files import read_weights
 from models.networks import build
-from models.networks.foreign.torchvision import usual
+from models.networks.foreign.torchvision import find_defaults
 
 PICTURES = 2
 # So many draws as a slow machine makes in so long, but enough for a label.
@@ -36,7 +36,7 @@ CONFIDENCE = 0.95
 
 def export(model: str, weights: Path | None, file: Path) -> None:
     """Write the classifier as an exported program."""
-    side = usual(model).size
+    side = find_defaults(model).size
     plain = {"mean": [0.0] * 3, "std": [1.0] * 3}
     _, h = build("torchvision", (3, side, side), 1000, "image", {"model": model, **plain})
     network = h.get_submodule("network").eval()
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
-    known, figures = usual(arguments.model), Figures()
+    known, figures = find_defaults(arguments.model), Figures()
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (PICTURES, known.size, known.size, 3), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as temporary:

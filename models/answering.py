@@ -19,7 +19,7 @@ from models.preprocessing import Pixels
 IN_FLIGHT = 8
 
 
-def answers(
+def answer_all(
     predictor: Predictor, images: Pixels, question: Question
 ) -> Iterator[tuple[int, Inquiry]]:
     """Answer ``question``, which has no target, for each picture of [N, height, width, channels].
@@ -39,7 +39,7 @@ def answers(
             return
         # Without a target nobody stops before the last draw.
         left = [question.max_draws - inquiry.total.draws for *_, inquiry in active]
-        counts = share(left, predictor.pass_size)
+        counts = divide_slots(left, predictor.pass_size)
         rows = np.repeat(np.arange(len(active)), counts)
         # Rows of the last pass that nobody needs are drawn and dropped.
         padded = np.zeros(predictor.pass_size, dtype=np.intp)
@@ -54,7 +54,7 @@ def answers(
         active = [entry for entry in active if not entry[2].stopped]
 
 
-def share(remaining: Sequence[int], slots: int) -> list[int]:
+def divide_slots(remaining: Sequence[int], slots: int) -> list[int]:
     """Divide a pass's slots evenly; what one cannot use goes to the others."""
     counts = [0] * len(remaining)
     for position, index in enumerate(sorted(range(len(remaining)), key=remaining.__getitem__)):

@@ -59,7 +59,7 @@ LEAST_DRAWS = PILOT_BLOCK + LOOK_BLOCK
 RESTARTS_SHARE = 2.0**-20
 
 
-def share(restarts: int) -> float:
+def share_of_run(restarts: int) -> float:
     """Return how much of α belongs to a run before which a picture was begun anew so many times.
 
     A picture is begun anew by another worker (i times by then), or by the same one in smaller
@@ -116,7 +116,7 @@ def divide(
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie strictly between 0 and 1, not {confidence}")
-    alpha = share(restarts) * (1 - confidence)
+    alpha = share_of_run(restarts) * (1 - confidence)
     part = BETTING_SHARE_TARGET if targeted else BETTING_SHARE_SIZE
     if scoring != "votes":
         part = 1.0

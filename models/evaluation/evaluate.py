@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from models.answering import answers, repeatable_key
+from models.answering import answer_all, repeatable_key
 from models.bundle import Bundle, read_bundle, write_manifest
 from models.calibration import calibrate
 from models.certification.arrays import Floats, Integers
@@ -94,7 +94,7 @@ class _Evaluator:
         """Return the leading label and the certified size of each picture, [N]."""
         leaders = np.empty(len(images), dtype=np.int64)
         sizes = np.empty(len(images))
-        found = answers(self.predictor, images, self.question)
+        found = answer_all(self.predictor, images, self.question)
         for index, inquiry in self._bar(found, doing, len(images)):
             leaders[index], sizes[index] = inquiry.total.leader, inquiry.size
             self.draws += inquiry.total.draws

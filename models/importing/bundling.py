@@ -31,7 +31,7 @@ from models.importing.wanted import Noise, Shape, Wanted, check_wanted, needs_in
 from models.loaded import load_model
 from models.network import PixelDP, load_network, save_network
 from models.networks import DENOISED
-from models.networks.autoencoder import CLASSIFIER, behind, build_autoencoder
+from models.networks.autoencoder import CLASSIFIER, build_autoencoder, prepend
 from models.networks.foreign.torchvision import AUXILIARY
 from models.networks.placement import IMAGE, divide
 from models.samples import check_samples, write_samples
@@ -212,7 +212,7 @@ def _assemble(
     whole = built
     if isinstance(noise, Bundle):
         autoencoder = noise.manifest.architecture.arguments["autoencoder"]
-        whole = behind(build_autoencoder(shape, **autoencoder), built)
+        whole = prepend(build_autoencoder(shape, **autoencoder), built)
     encoder, h = divide(whole, spec.placement)
     network = PixelDP(encoder, h, spec.mechanism, spec.scale)
     if isinstance(noise, Bundle):
@@ -228,9 +228,9 @@ def _assemble(
 
 def _load_denoiser(network: PixelDP, other: PixelDP) -> None:
     """Copy g and the autoencoder, and leave the classifier alone."""
-    behind = f"classifier.{CLASSIFIER}."
+    prepend = f"classifier.{CLASSIFIER}."
     state = {
-        name: value for name, value in other.state_dict().items() if not name.startswith(behind)
+        name: value for name, value in other.state_dict().items() if not name.startswith(prepend)
     }
     network.load_state_dict({**network.state_dict(), **state})
 

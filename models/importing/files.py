@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.bundle import LARGEST, PROGRAM
-from models.networks.foreign.exported import DTYPES, STORED, Exported, attribute, reduced
+from models.networks.foreign.exported import DTYPES, STORED, Exported, attribute, strip
 from models.source_names import ImportFailedError
 
 # torch.export stores its archives unpacked; somebody may have packed one to send it.
@@ -102,7 +102,7 @@ def read_archive(file: Path) -> Archive:
                     f"PyTorch {torch.__version__} writes"
                 )
             document = archive.read(models[0])
-            program = reduced(document)
+            program = strip(document)
             root, name = models[0].split("/models/")
             name = name.removesuffix(".json")
             tensors = {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models import networks
 from models.importing.files import read_archive, read_weights
 from models.networks.foreign.python import absolute
-from models.networks.foreign.torchvision import usual
+from models.networks.foreign.torchvision import find_defaults
 from models.networks.foreign.wrapping import Contiguous
 from models.source_names import ARCHIVE, ImportFailedError, check_source, is_builder
 
@@ -96,7 +96,7 @@ def find_source(text: str, weights: Path | None) -> Source:
             record["code"] = {"file": file.name, "sha256": _digest(file)}
             text = f"{file.name}:{function}"
         return Source(text, _name(text), "python", arguments, tensors=tensors, record=record)
-    known = usual(text)
+    known = find_defaults(text)
     return Source(
         text,
         _name(text),

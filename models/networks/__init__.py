@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from models.bundle import DENOISED as DENOISED
-from models.networks.autoencoder import behind, build_autoencoder
+from models.networks.autoencoder import build_autoencoder, prepend
 from models.networks.cnn import build_cnn, build_strided_cnn
 from models.networks.foreign.exported import build_exported
 from models.networks.foreign.python import build_python
@@ -84,4 +84,4 @@ def _denoised(
     classifier: Mapping[str, Any],
 ) -> nn.Sequential:
     whole = _whole(classifier["name"], shape, labels, classifier["arguments"], program)
-    return behind(build_autoencoder(shape, **autoencoder), whole)
+    return prepend(build_autoencoder(shape, **autoencoder), whole)

@@ -75,7 +75,7 @@ def build_autoencoder(
     return nn.Sequential(Residual(whole))
 
 
-def behind(autoencoder: nn.Sequential, classifier: nn.Module) -> nn.Sequential:
+def prepend(autoencoder: nn.Sequential, classifier: nn.Module) -> nn.Sequential:
     """Return ``classifier``, frozen, behind ``autoencoder``."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     parts[AUTOENCODER] = autoencoder

@@ -71,7 +71,7 @@ def encoder_sensitivity(
         ValueError: a layer without a proven bound, weights that are not finite, or a shape that
             does not fit.
     """
-    return whole(layer_sensitivities(encoder, input_shape, p, q))
+    return combine(layer_sensitivities(encoder, input_shape, p, q))
 
 
 def encoder_sensitivities(
@@ -80,11 +80,11 @@ def encoder_sensitivities(
     """Bound Δ(p,q) of g for every pair of norms; arguments and errors as above."""
     check_encoder(encoder, input_shape)
     return {
-        pair: whole(rows) for pair, rows in _compose(encoder, tuple(input_shape), "")[0].items()
+        pair: combine(rows) for pair, rows in _compose(encoder, tuple(input_shape), "")[0].items()
     }
 
 
-def whole(rows: Sequence[LayerSensitivity]) -> Sensitivity:
+def combine(rows: Sequence[LayerSensitivity]) -> Sensitivity:
     """Return the bound that the rows of g multiply to, with their methods."""
     if len(rows) == 1:
         return rows[0].sensitivity

@@ -22,9 +22,9 @@ from torch import nn
 from models.certification.norms import Norm
 from models.sensitivity.modules import (
     LayerSensitivity,
+    combine,
     layer_sensitivities,
     product,
-    whole,
 )
 from models.sensitivity.operators import Sensitivity
 
@@ -62,7 +62,7 @@ def project_(
         if not _scale_paths(rows, hair):
             value = product(rows)
             if value <= bound:
-                return whole(rows)
+                return combine(rows)
             if not _weights(rows):
                 raise ValueError(
                     f"the sensitivity before the noise is {value:.6g} and cannot be kept at "

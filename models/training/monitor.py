@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from models.answering import answers
+from models.answering import answer_all
 from models.bundle import Manifest
 from models.certification.procedure import Question
 from models.data.labelled import DataSet
@@ -43,7 +43,7 @@ def watch(
     with tempfile.TemporaryDirectory() as folder, fork_random(device):
         save_network(Path(folder), manifest, network)
         predictor = Predictor(load_model(Path(folder)), PASS_SIZE, device, precision)
-        for index, inquiry in answers(predictor, pictures.images, question):
+        for index, inquiry in answer_all(predictor, pictures.images, question):
             if inquiry.total.leader == pictures.labels[index]:
                 right += 1
                 certified += inquiry.size >= watched_size(manifest)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.answering import answers, repeatable_key, share
+from models.answering import answer_all, divide_slots, repeatable_key
 from models.bundle import read_bundle
 from models.certification.procedure import Question
 from models.data.datasets import DataSet
@@ -26,7 +26,7 @@ def test_every_picture_gets_its_own_draws(bundle: Path, digits: DataSet) -> None
     network = load_network(read_bundle(bundle))
     generator = torch.Generator().manual_seed(1)
     seen = set()
-    for index, inquiry in answers(predictor(bundle), digits.images, QUESTION):
+    for index, inquiry in answer_all(predictor(bundle), digits.images, QUESTION):
         seen.add(index)
         assert inquiry.stopped == "max_draws"
         picture = torch.from_numpy(digits.images[index]).permute(2, 0, 1).float() / 255
@@ -42,7 +42,7 @@ def test_every_picture_gets_its_own_draws(bundle: Path, digits: DataSet) -> None
 
 def test_a_seed_repeats_the_noise_and_another_does_not(bundle: Path, digits: DataSet) -> None:
     def sums(seed: int) -> list[list[int]]:
-        found = answers(predictor(bundle, seed), digits.images[:9], QUESTION)
+        found = answer_all(predictor(bundle, seed), digits.images[:9], QUESTION)
         return [inquiry.total.sums.tolist() for _, inquiry in sorted(found, key=lambda one: one[0])]
 
     assert sums(1) == sums(1)
@@ -69,4 +69,4 @@ def test_keys_differ_from_each_other() -> None:
 def test_slots_are_shared_evenly_and_none_is_wasted(
     remaining: Sequence[int], slots: int, counts: list[int]
 ) -> None:
-    assert share(remaining, slots) == counts
+    assert divide_slots(remaining, slots) == counts

@@ -15,7 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.answering import answers
+from models.answering import answer_all
 from models.bundle import ZOO, Bundle, read_bundle
 from models.certification.arrays import Floats, Integers
 from models.certification.norms import NORMS, Norm
@@ -65,7 +65,7 @@ def certify(
     while len(images) < count:
         block = list(islice(pictures, count - len(images)))
         assert block, f"only {len(images)} pictures could be certified, of {count} wanted"
-        for index, inquiry in answers(predictor, np.stack(block), question):
+        for index, inquiry in answer_all(predictor, np.stack(block), question):
             if inquiry.size > 0:
                 images.append(block[index])
                 inquiries.append(inquiry)

@@ -162,7 +162,7 @@ def _axes(rows: _List) -> None:
     rows.add(
         _ALONG, rules.along, "self", "dim dtype half_to_float descending stable k largest sorted"
     )
-    rows.add(_REDUCED, rules.reduced, "self", "dim keepdim dtype unbiased correction ord p k")
+    rows.add(_REDUCED, rules.reduce_axes, "self", "dim keepdim dtype unbiased correction ord p k")
     rows.add("flip", rules.turned, "self", "dims")
     rows.add("roll", rules.turned, "self", "dims shifts")
     rows.add("tril triu", rules.triangle, "self", "diagonal")

@@ -97,7 +97,7 @@ def program_of(network: nn.Module) -> bytes | None:
     return next((part.program for part in network.modules() if isinstance(part, Exported)), None)
 
 
-def reduced(model: bytes) -> bytes:
+def strip(model: bytes) -> bytes:
     """Return what is needed of an archive's ``model.json``: the graph without traces of its author.
 
     Raises:

@@ -106,7 +106,7 @@ def along(call: Call) -> Claim:
     return _apart(call["self"], call["dim"])
 
 
-def reduced(call: Call) -> Claim:
+def reduce_axes(call: Call) -> Claim:
     """Like :func:`along`, over several axes that vanish or are kept with one element."""
     value: Value = call["self"]
     dims = call.get("dim")

@@ -17,7 +17,7 @@ AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 
 
 @dataclass(frozen=True)
-class Usual:
+class Defaults:
     """What torchvision's own weights of a classifier take: its side, normalisation, and labels."""
 
     size: int
@@ -26,7 +26,7 @@ class Usual:
     labels: tuple[str, ...]
 
 
-def usual(model: str) -> Usual:
+def find_defaults(model: str) -> Defaults:
     """Return what the weights that torchvision offers by default go with; nothing is fetched.
 
     Raises:
@@ -42,7 +42,7 @@ def usual(model: str) -> Usual:
         # Their weights were trained on 2x − 1. torchvision gets there from the usual normalisation
         # by transform_input, which is off here.
         mean = std = (0.5, 0.5, 0.5)
-    return Usual(how.crop_size[0], mean, std, tuple(weights.meta["categories"]))
+    return Defaults(how.crop_size[0], mean, std, tuple(weights.meta["categories"]))
 
 
 def build_torchvision(

@@ -59,7 +59,7 @@ async def read_one(request: Request, limit: int, seconds: float) -> Body:
         Problem: the body is too large, of a wrong type, or malformed.
     """
     kind = _media_type(request)
-    async with whole(request, limit, seconds) as content:
+    async with read_body(request, limit, seconds) as content:
         kind = kind or _look(content)
         if kind.startswith(_READ_AS_RAW):
             return _hold(request, [content], {})
@@ -79,7 +79,7 @@ async def read_one(request: Request, limit: int, seconds: float) -> Body:
 async def read_many(request: Request, limit: int, seconds: float, most: int) -> Body:
     """Read a request for up to ``most`` pictures; otherwise as :func:`read_one`."""
     kind = _media_type(request)
-    async with whole(request, limit, seconds) as content:
+    async with read_body(request, limit, seconds) as content:
         kind = kind or _look(content)
         if kind == "application/json":
             return _hold(
@@ -193,7 +193,7 @@ def _unsupported(kind: str, raw: str) -> Problem:
 
 
 @asynccontextmanager
-async def whole(request: Request, limit: int, seconds: float) -> AsyncIterator[bytes]:
+async def read_body(request: Request, limit: int, seconds: float) -> AsyncIterator[bytes]:
     """Read the whole body, stopping as soon as it is too large or takes too long; decompress it.
 
     Its request holds it for as long as the block runs, which is to take it apart.

@@ -13,7 +13,7 @@ from models.bundle import BundleError
 from service.catalogue import UnknownModelError
 from service.engine.engine import LoadError, NotReadyError
 from service.http.guards.auth import requires
-from service.http.guards.uploads import whole
+from service.http.guards.uploads import read_body
 from service.http.predictions import READY_SECONDS, Predictions
 from service.http.problems import Problem
 from service.http.v2.errors import Unsupported, V2Route
@@ -152,7 +152,7 @@ async def unload(request: Request, name: str, version: str | None = None) -> dic
 async def _read(request: Request) -> _Body:
     """Read the body, which may be empty."""
     settings = request.app.state.predictions.settings
-    async with whole(request, MOST_BYTES, settings.timeout_ms / 1000) as content:
+    async with read_body(request, MOST_BYTES, settings.timeout_ms / 1000) as content:
         try:
             return _Body.model_validate_json(content or b"{}")
         except ValidationError:

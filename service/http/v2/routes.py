@@ -18,7 +18,7 @@ from service.http.api.options import Options, parse, resolve
 from service.http.guards.auth import requires
 from service.http.guards.budget import File
 from service.http.guards.client_gone import CLIENT_LEFT, unless_client_leaves
-from service.http.guards.uploads import held, in_turn, room, whole
+from service.http.guards.uploads import held, in_turn, read_body, room
 from service.http.predictions import READY_SECONDS, Predictions
 from service.http.problems import Problem
 from service.http.v2.errors import V2Route
@@ -124,7 +124,7 @@ async def infer(request: Request, model: Model) -> Response:
     settings, manifest = predictions.settings, model.bundle.manifest
     arrived: float = request.scope["arrived"]
     header = request.headers.get("inference-header-content-length")
-    async with whole(request, settings.max_bytes, settings.timeout_ms / 1000) as content:
+    async with read_body(request, settings.max_bytes, settings.timeout_ms / 1000) as content:
         with room(request, room_apart(len(content), header)):
             inference = await in_turn(
                 request,

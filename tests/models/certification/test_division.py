@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.certification.division import LEAST_DRAWS, divide, looks, pilot_ends, share
+from models.certification.division import LEAST_DRAWS, divide, looks, pilot_ends, share_of_run
 from models.certification.tally import SCORINGS, Scoring, Tally
 
 
@@ -32,12 +32,12 @@ def test_nothing_exceeds_alpha(scoring: Scoring, targeted: bool, confidence: flo
 
 def test_all_runs_together_have_alpha() -> None:
     """Runs are numbered by two counts, of which only the sum decides: n + 1 have the sum n."""
-    shares = [Fraction(share(restarts)) for restarts in range(200)]
+    shares = [Fraction(share_of_run(restarts)) for restarts in range(200)]
     together = sum((n + 1) * one for n, one in enumerate(shares))
     assert 1 - Fraction(1, 2**50) <= together <= 1 + Fraction(1, 2**50)
     assert 1 - shares[0] < Fraction(1, 10**6), "whoever is not begun anew does not feel it"
     first, second = divide(0.95, "votes", True), divide(0.95, "votes", True, restarts=1)
-    assert second.betting_label == pytest.approx(first.betting_label * share(1), rel=1e-6)
+    assert second.betting_label == pytest.approx(first.betting_label * share_of_run(1), rel=1e-6)
 
 
 def test_shares() -> None:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from models.answering import answers
+from models.answering import answer_all
 from models.bundle import Bundle, BundleError, read_bundle
 from models.certification.procedure import Question
 from models.data.datasets import DataSet
@@ -26,7 +26,7 @@ def test_the_figures_are_those_of_a_plain_recount(bundle: Path, digits: DataSet)
     question = Question(confidence=0.999, max_draws=DRAWS, target=None, norm="l2")
     right, robust, uncertified, sizes, draws = 0, dict.fromkeys(radii, 0), 0, [], 0
     reached = dict.fromkeys(radii, 0)
-    for index, inquiry in answers(RUNNING.load(load_model(bundle)), digits.images, question):
+    for index, inquiry in answer_all(RUNNING.load(load_model(bundle)), digits.images, question):
         means = list(inquiry.total.means)
         label = means.index(max(means))
         draws += inquiry.total.draws

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.answering import answers, repeatable_key
+from models.answering import answer_all, repeatable_key
 from models.bundle import Architecture, read_bundle
 from models.certification.certificates import MECHANISM_NORMS, Mechanism
 from models.certification.norms import Norm, convert
@@ -79,7 +79,7 @@ def test_what_is_trained_is_certified(
     assert 0.1 * kept < spec.value <= kept
     predictor = Predictor(load_model(bundle), 64, key=repeatable_key(0))
     question = Question(confidence=0.9, max_draws=192, target=None, norm=norm)
-    found = dict(answers(predictor, digits.images[:8], question))
+    found = dict(answer_all(predictor, digits.images[:8], question))
     sizes = [inquiry.size for inquiry in found.values()]
     assert len(sizes) == 8
     # Nobody can be certified further than all draws allow: a few scales, in units of the Δ's.

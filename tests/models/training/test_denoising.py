@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.answering import answers
+from models.answering import answer_all
 from models.bundle import read_bundle
 from models.certification.procedure import Question
 from models.data.datasets import DataSet, load
@@ -55,7 +55,7 @@ def certified(bundle: Path, size: float) -> float:
     predictor = Predictor(load_model(bundle), 256)
     return sum(
         inquiry.size >= size and inquiry.total.leader == data.labels[index]
-        for index, inquiry in answers(predictor, data.images, QUESTION)
+        for index, inquiry in answer_all(predictor, data.images, QUESTION)
     ) / len(data)
 
 

@@ -589,7 +589,7 @@ DRAWS: dict[Callable[..., Any], Callable[[Draw, list[str], Any], Arguments]] = {
     rules.like: _self,
     rules.prelu: _prelu,
     rules.along: _axis,
-    rules.reduced: _axis,
+    rules.reduce_axes: _axis,
     rules.turned: _axis,
     rules.triangle: _self,
     rules.reshaped: _shape,

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from models import networks
-from models.networks.foreign.torchvision import usual
+from models.networks.foreign.torchvision import find_defaults
 from models.networks.foreign.torchvision_operators import declare_missing_operators
 from models.source_names import TORCHVISION
 
@@ -43,7 +43,7 @@ def test_normalisation_comes_first() -> None:
 
 
 def test_what_torchvisions_own_weights_take() -> None:
-    resnet, inception = usual("resnet50"), usual("inception_v3")
+    resnet, inception = find_defaults("resnet50"), find_defaults("inception_v3")
     assert (resnet.size, inception.size) == (224, 299)
     assert resnet.mean == (0.485, 0.456, 0.406)
     # (x − .485)/.229 · .229/.5 + (.485 − .5)/.5 = (x − .5)/.5, torchvision's transform_input.
