@@ -1,66 +1,55 @@
-"""Answers for many pictures at once, by the very procedure that serves them.
+"""The loop that draws until a question is answered: for evaluation, training and the command line.
 
-A pilot, counted draws in passes shared with other pictures, looks, bounds and rounding are those of
-the service; only the queue before them is simpler.
+Draws share passes by the batcher of the service's workers, so that pilot, looks, bounds and
+rounding are those of the service. What workers have besides are clients that come and go.
 """
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator
 
-import numpy as np
-
+from models.batcher import Batcher, Ticket
 from models.certification.procedure import Inquiry, Question
 from models.noise import Key
-from models.predictor import Encoded, Predictor
+from models.predictor import Predictor
 from models.preprocessing import Pixels
 
-# So many pictures share a pass, as they do in a busy service.
+# So many pictures share passes, as they do in a busy service.
 IN_FLIGHT = 8
 
 
 def answer_all(
-    predictor: Predictor, images: Pixels, question: Question
+    predictor: Predictor,
+    images: Iterable[Pixels],
+    question: Question,
+    report: Callable[[int], None] = lambda drawn: None,
 ) -> Iterator[tuple[int, Inquiry]]:
-    """Answer ``question``, which has no target, for each picture of [N, height, width, channels].
+    """Answer ``question`` for each picture [height, width, channels].
+
+    ``report`` is told before each pass how many draws were made for all of them.
 
     Yields:
         The index of a picture and its finished inquiry, in the order in which they finish.
     """
-    waiting = iter(range(len(images)))
+    waiting = enumerate(images)
     manifest = predictor.manifest
-    active: list[tuple[int, Encoded, Inquiry]] = []
+    batcher = Batcher(predictor.pass_size)
+    drawn = 0
     while True:
-        while len(active) < IN_FLIGHT and (index := next(waiting, None)) is not None:
-            encoded = predictor.encode(images[index])
+        for index, image in itertools.islice(waiting, IN_FLIGHT - len(batcher)):
+            encoded = predictor.encode(image)
             inquiry = Inquiry(question, encoded.terms, len(manifest.labels), manifest.scoring)
-            active.append((index, encoded, inquiry))
-        if not active:
+            batcher.admit(Ticket(index, encoded.features, inquiry, deadline=math.inf))
+        planned = batcher.plan(0.0)
+        if planned is None:
             return
-        # Without a target nobody stops before the last draw.
-        left = [question.max_draws - inquiry.total.draws for *_, inquiry in active]
-        counts = divide_slots(left, predictor.pass_size)
-        rows = np.repeat(np.arange(len(active)), counts)
-        # Rows of the last pass that nobody needs are drawn and dropped.
-        padded = np.zeros(predictor.pass_size, dtype=np.intp)
-        padded[: len(rows)] = rows
-        scores = predictor.run([encoded.features for _, encoded, _ in active], padded)
-        for own, (index, _, inquiry) in zip(
-            np.split(scores[: len(rows)], np.cumsum(counts)[:-1]), active, strict=True
-        ):
-            inquiry.add(own)
-            if inquiry.stopped:
-                yield index, inquiry
-        active = [entry for entry in active if not entry[2].stopped]
-
-
-def divide_slots(remaining: Sequence[int], slots: int) -> list[int]:
-    """Divide a pass's slots evenly; what one cannot use goes to the others."""
-    counts = [0] * len(remaining)
-    for position, index in enumerate(sorted(range(len(remaining)), key=remaining.__getitem__)):
-        fair = (slots - sum(counts)) // (len(remaining) - position)
-        counts[index] = min(remaining[index], fair)
-    return counts
+        report(drawn)
+        scores = predictor.run([ticket.features for ticket in planned.tickets], planned.rows)
+        drawn += planned.filled
+        for ticket in batcher.record(planned, scores):
+            if ticket.done:
+                yield ticket.id, ticket.inquiry
 
 
 def repeatable_key(seed: int) -> Key:

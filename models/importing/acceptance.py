@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.answering import answer_all
 from models.bundle import BundleError
 from models.calibration import calibrate
 from models.certification.procedure import Inquiry, Question
@@ -99,11 +100,13 @@ def answer(
     report: Report = lambda doing: None,
 ) -> Inquiry:
     """Answer ``question``, which has no target, for ``pixels`` [height, width, channels]."""
-    predictor = Predictor(model, ROWS, device)
-    encoded = predictor.encode(pixels)
-    manifest = model.manifest
-    inquiry = Inquiry(question, encoded.terms, len(manifest.labels), manifest.scoring)
-    while not inquiry.stopped:
-        report(f"answering a picture, {inquiry.total.draws} of {question.max_draws} draws made")
-        inquiry.add(predictor.run([encoded.features], np.zeros(ROWS, dtype=np.intp)))
+    drawing = "answering a picture, {} of {} draws made".format
+    _, inquiry = next(
+        answer_all(
+            Predictor(model, ROWS, device),
+            [pixels],
+            question,
+            lambda drawn: report(drawing(drawn, question.max_draws)),
+        )
+    )
     return inquiry

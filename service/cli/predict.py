@@ -149,18 +149,12 @@ def _files(paths: list[Path]) -> Iterator[Path]:
 def _answer(predictor: "Predictor", file: Path, question: "Question") -> dict[str, Any]:
     from dataclasses import asdict
 
-    import numpy as np
-
+    from models.answering import answer_all
     from models.certification.answer import conclude
-    from models.certification.procedure import Inquiry
     from models.images import read_picture
 
-    encoded = predictor.encode(read_picture(file).array())
+    _, inquiry = next(answer_all(predictor, [read_picture(file).array()], question))
     names = predictor.manifest.labels
-    inquiry = Inquiry(question, encoded.terms, len(names), predictor.manifest.scoring)
-    rows = np.zeros(predictor.pass_size, dtype=np.intp)
-    while not inquiry.stopped:
-        inquiry.add(predictor.run([encoded.features], rows))
     answer = conclude(inquiry, SHOWN_SCORES)
     model, device = predictor.bundle, predictor.device
     return {

@@ -1,11 +1,9 @@
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
-from models.answering import answer_all, divide_slots, repeatable_key
+from models.answering import answer_all, repeatable_key
 from models.bundle import read_bundle
 from models.certification.procedure import Question
 from models.data.datasets import DataSet
@@ -54,19 +52,3 @@ def test_keys_differ_from_each_other() -> None:
     keys = [one() for _ in range(50)] + [other() for _ in range(50)]
     assert len(set(keys)) == 100
     assert {len(key) for key in keys} == {32}
-
-
-@pytest.mark.parametrize(
-    ("remaining", "slots", "counts"),
-    [
-        ([100, 100, 100], 9, [3, 3, 3]),
-        ([100, 1, 100], 9, [4, 1, 4]),
-        ([2, 1], 9, [2, 1]),
-        ([5], 9, [5]),
-        ([50, 50, 50], 10, [3, 3, 4]),
-    ],
-)
-def test_slots_are_shared_evenly_and_none_is_wasted(
-    remaining: Sequence[int], slots: int, counts: list[int]
-) -> None:
-    assert divide_slots(remaining, slots) == counts
