@@ -1,0 +1,171 @@
+"""Who may import whom, as docs/architecture.md has it."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.names import ROOT, Module, modules
+
+MODULES = modules()
+
+# By part of the project, what no module of it may import, at the top or inside a function.
+FORBIDDEN = {
+    "models": ("service",),
+    "models.certification": ("torch", "torchvision", "PIL", "pydantic"),
+    "models.images": ("torch", "torchvision"),
+    "service.decoding": ("torch", "torchvision"),
+    "service.engine": ("service.http", "service.cli", "fastapi", "starlette", "uvicorn", "h11"),
+    "service.http": ("torch", "torchvision", "service.cli"),
+    "service.system": ("models", "service.engine", "service.http", "service.decoding"),
+}
+# What takes long to import, and is needed by few commands.
+HEAVY = ("torch", "torchvision", "numpy", "scipy", "fastapi", "pydantic", "PIL", "uvicorn")
+
+
+def imports(module: Module, body: list[ast.stmt], *, everywhere: bool) -> Iterator[str]:
+    """Yield what a module imports: modules, and names in modules, dotted.
+
+    Args:
+        module: the module.
+        body: its statements.
+        everywhere: inside functions, too, and for type checkers alone; else what runs when the
+            module is imported.
+    """
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = module.package.split(".")[: -node.level + 1 or None] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not everywhere:
+            continue
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from imports(
+                module, [*(node.body if everywhere else []), *node.orelse], everywhere=everywhere
+            )
+        else:
+            for inner in ("body", "orelse", "finalbody"):
+                yield from imports(module, getattr(node, inner, []), everywhere=everywhere)
+            for clause in [*getattr(node, "handlers", []), *getattr(node, "cases", [])]:
+                yield from imports(module, clause.body, everywhere=everywhere)
+
+
+def within(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
+
+
+def needs(module: Module) -> set[str]:
+    """Return the project's modules that ``module`` needs when it is imported."""
+    found = set()
+    for name in imports(module, module.tree.body, everywhere=False):
+        parent = name.rpartition(".")[0]
+        found |= {name} & MODULES.keys() or {parent} & MODULES.keys()
+    return found - {module.name}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Return a way from some module back to itself; none if there is no such way."""
+    done: set[str] = set()
+
+    def search(name: str, way: list[str]) -> list[str]:
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name in done:
+            return []
+        for other in sorted(graph[name]):
+            if found := search(other, [*way, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next(filter(None, (search(name, []) for name in sorted(graph))), [])
+
+
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_no_part_imports_what_it_must_not_know(part: str) -> None:
+    wrong = [
+        (module.name, name)
+        for module in MODULES.values()
+        if within(module.name, part)
+        for name in imports(module, module.tree.body, everywhere=True)
+        if any(within(name, other) for other in FORBIDDEN[part])
+    ]
+    assert wrong == []
+
+
+def test_certification_needs_nothing_but_numpy_and_scipy() -> None:
+    part = "models.certification"
+    wrong = [
+        (module.name, name)
+        for module in MODULES.values()
+        if within(module.name, part)
+        for name in imports(module, module.tree.body, everywhere=True)
+        if not within(name, part)
+        and name.partition(".")[0] not in {"numpy", "scipy", *sys.stdlib_module_names}
+    ]
+    assert wrong == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {name: needs(module) for name, module in MODULES.items()}
+    assert sum(map(len, graph.values())) > len(graph)  # imports were found at all
+    assert circle(graph) == []
+
+
+def test_a_circle_is_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"d", "b"}, "d": set()}
+    assert circle(graph) == ["b", "c", "b"]
+    assert circle({**graph, "c": {"d"}}) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "top", "everywhere"),
+    [
+        ("import torch", {"torch"}, {"torch"}),
+        ("from models import noise", {"models.noise"}, {"models.noise"}),
+        ("from . import terms", {"models.x.terms"}, {"models.x.terms"}),
+        ("from ..y import z", {"models.y.z"}, {"models.y.z"}),
+        ("def f():\n  import torch", set(), {"torch"}),
+        ("if TYPE_CHECKING:\n  import torch", set(), {"torch"}),
+        ("try:\n  import a\nexcept E:\n  import b", {"a", "b"}, {"a", "b"}),
+        ("class C:\n  import a", {"a"}, {"a"}),
+        ("with x:\n  import a", {"a"}, {"a"}),
+        ("match x:\n  case 1:\n    import a", {"a"}, {"a"}),
+    ],
+)
+def test_imports_are_found(source: str, top: set[str], everywhere: set[str]) -> None:
+    module = Module("models.x.m", ROOT / "models" / "x" / "m.py", ast.parse(source))
+    assert set(imports(module, module.tree.body, everywhere=False)) == top
+    assert set(imports(module, module.tree.body, everywhere=True)) == everywhere
+
+
+def loaded_by(*names: str) -> set[str]:
+    """Return what is loaded in a new process that imports ``names``."""
+    program = f"import {', '.join(names)}, sys; print(*sys.modules)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_command_line_imports_nothing_heavy() -> None:
+    loaded = loaded_by(*(name for name in MODULES if within(name, "service.cli")))
+    assert "service.cli.main" in loaded
+    assert loaded & set(HEAVY) == set()
+
+
+def test_the_front_process_does_without_torch() -> None:
+    loaded = loaded_by("service.http.server", "service.decoding.process")
+    assert "fastapi" in loaded
+    assert loaded & {"torch", "torchvision"} == set()
+
+
+def test_certification_loads_nothing_of_the_project() -> None:
+    names = [name for name in MODULES if within(name, "models.certification")]
+    loaded = loaded_by(*names)
+    own = {name for name in loaded if name.partition(".")[0] in ("models", "service")}
+    assert own == {"models", *names}
+    assert "torch" not in loaded
