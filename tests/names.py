@@ -45,7 +45,8 @@ def members(body: list[ast.stmt]) -> Iterator[tuple[str, list[ast.stmt]]]:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
                 yield name, []
             case ast.Assign(targets=targets):
-                yield from ((target.id, []) for target in targets if isinstance(target, ast.Name))
+                names = [name for target in targets for name in ast.walk(target)]
+                yield from ((name.id, []) for name in names if isinstance(name, ast.Name))
             case ast.AnnAssign(target=ast.Name(id=name)):
                 yield name, []
             case ast.If(body=inner, orelse=orelse):
