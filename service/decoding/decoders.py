@@ -22,9 +22,9 @@ from service import logs
 from service.decoding.queue import FairQueue
 from service.decoding.reduction import BYTES_A_PIXEL, Reduced, Task, reduce_file
 from service.engine.failures import explain_exit
-from service.engine.process import environment, python
 from service.http.guards.budget import File
 from service.system import tasks as supervision
+from service.system.programs import environment, python
 
 log = structlog.get_logger(__name__)
 

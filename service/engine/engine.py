@@ -34,7 +34,7 @@ from service.engine.errors import (
 )
 from service.engine.observer import Observer
 from service.engine.pace import fitting
-from service.engine.queue import MOST_DEATHS, SHARED, Entry, Flights, Job, Queue, Result
+from service.engine.queue import MOST_DEATHS, SHARED, Entries, Entry, Job, Queue, Result
 from service.engine.served import ServedModels
 from service.engine.supervisor import RESTART_SECONDS, Supervisor
 from service.system import tasks as supervision
@@ -410,7 +410,7 @@ class Engine:
                 entry.answer.set_result(outcome)
         self._dispatch()
 
-    # What the supervisors tell: see ``Crew``.
+    # What the supervisors tell: see ``Owner``.
 
     def opened(self, supervisor: Supervisor) -> None:
         """Note that a supervisor takes pictures now."""
@@ -465,7 +465,7 @@ class Engine:
         self._observer.worker_up(supervisor.name, False)
         if not any(other.ready and not other.quiet for other in self._supervisors):
             return
-        entries, supervisor.entries = list(supervisor.entries.values()), Flights()
+        entries, supervisor.entries = list(supervisor.entries.values()), Entries()
         for entry in entries:
             supervisor.send(messages.Cancel(id=entry.id))
             entry.id = next(self._ids)

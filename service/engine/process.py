@@ -4,12 +4,11 @@ import asyncio
 import contextlib
 import os
 import socket
-import sys
 from typing import Self
 
-from service import logs
 from service.engine.output import Output
 from service.engine.status import SharedStatus
+from service.system.programs import environment, python
 
 # Nothing can be done about a process that the kernel does not let end, for a device's sake perhaps.
 _ENDING_SECONDS = 10.0
@@ -91,17 +90,3 @@ class Process:
                 await self._output.close()
                 return code
         return None
-
-
-def python(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs a module of ours in a process of its own.
-
-    The current folder is never first on its path: it may hold anything, under any name.
-    """
-    return [sys.executable, "-P", "-m", module, *arguments]
-
-
-def environment() -> dict[str, str]:
-    """Return a process's environment; in its PYTHONPATH an empty part is not the current folder."""
-    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    return {**os.environ, **logs.worker_environment(), "PYTHONPATH": os.pathsep.join(paths)}

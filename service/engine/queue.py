@@ -133,7 +133,7 @@ class Entry:
         return min(before, 1) if before < MOST_DEATHS else self.granted
 
 
-class Flights(UserDict[int, Entry]):
+class Entries(UserDict[int, Entry]):
     """The pictures that a worker has, by id; and how many of them are whose."""
 
     def __init__(self) -> None:
@@ -207,7 +207,7 @@ class Queue:
         self._queue(entry).appendleft(entry)
         self._count(entry, 1)
 
-    def pop(self, entries: Flights, window: int) -> Entry | None:
+    def pop(self, entries: Entries, window: int) -> Entry | None:
         """Take the next one out for which a worker has a place; None if there is none.
 
         Args:

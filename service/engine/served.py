@@ -11,12 +11,12 @@ import structlog
 
 from models.bundle import Bundle
 from models.execution import Calibration, Precision
+from service import reading
 from service.catalogue import Catalogue, Served
 from service.engine import messages
 from service.engine.check import CheckResult, Reference
 from service.engine.errors import ModelGoneError, NotReadyError
 from service.engine.observer import Observer
-from service.system import reading
 from service.system import tasks as supervision
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class ServedModels:
         # By kind of device and model. What the first worker chooses is binding for the others and
         # for all restarts: a certificate speaks of one network, and formats differ in some votes.
         self._precisions: dict[tuple[str, int], Precision] = {}
-        # The largest passes that fit, by post and model, where larger ones did not.
+        # The largest passes that fit, by supervisor and model, where larger ones did not.
         self._ceilings: dict[tuple[str, int], int] = {}
         # What their probe pictures are compared with, by kind of device and model.
         self._references: dict[tuple[str, int], Reference] = {}

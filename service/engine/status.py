@@ -36,7 +36,7 @@ class SharedStatus:
     def create(cls) -> Self:
         """Return an empty status."""
         if hasattr(os, "memfd_create"):
-            descriptor = os.memfd_create("pixeldp-board")
+            descriptor = os.memfd_create("pixeldp-status")
         else:
             with tempfile.TemporaryFile() as file:
                 descriptor = os.dup(file.fileno())

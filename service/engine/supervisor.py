@@ -21,7 +21,7 @@ from service.engine.errors import LoadError
 from service.engine.failures import explain, explain_exit
 from service.engine.probe import probe
 from service.engine.process import Process
-from service.engine.queue import Entry, Flights
+from service.engine.queue import Entries, Entry
 from service.engine.served import ServedModels
 from service.engine.status import SharedStatus
 from service.engine.watchdog import Watchdog
@@ -88,7 +88,7 @@ class Supervisor:
     Args:
         name: of the workers that serve here.
         device: theirs.
-        served models: what they load.
+        served_models: what they load.
         owner: who it belongs to.
         patience: seconds without a sign of life after which a worker is replaced.
         load_seconds: how long a worker may take to load its models.
@@ -120,7 +120,7 @@ class Supervisor:
         self.loaded = self.ready = self.quiet = self.silent = False
         self.longest_pass = 0.0
         self.calibrations: dict[int, Calibration] = {}
-        self.entries = Flights()
+        self.entries = Entries()
         self.failures = 0
         self.trouble = ""
         self._served_models, self._owner = served_models, owner
@@ -520,7 +520,7 @@ class Supervisor:
         for one in waiting:
             if not one.done():
                 one.set_exception(LoadError("the worker died"))
-        entries, self.entries = self.entries, Flights()
+        entries, self.entries = self.entries, Entries()
         running = status.running
         if self._told:
             # It is taken out for its own answers: no picture ended it, and no draft of its stands.

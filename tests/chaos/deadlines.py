@@ -53,7 +53,7 @@ CASES: dict[str, tuple[Callable[[int], list[int]], Callable[[], bytes]]] = {
 
 def pass_seconds(service: Service) -> float:
     """Return how long the longest pass takes, as measured at the start."""
-    ways = httpx.get(f"{service.http.address}/models").json()["models"][0]["calibrations"]
+    ways = httpx.get(f"{service.address}/models").json()["models"][0]["calibrations"]
     return max(float(way["workers"]) * way["pass_size"] / way["draws_per_second"] for way in ways)
 
 
@@ -65,7 +65,7 @@ def stop(service: Service, name: str, seconds: float = STOPPED_SECONDS, clients:
 
     async def experiment() -> Counts:
         pictures = [picture()]
-        async with closed_loop(service.http.address, QUERY, pictures, clients) as log:
+        async with closed_loop(service.address, QUERY, pictures, clients) as log:
             await progress(log)
             before = len(log.seconds)
             stopped = choose(service.process.pid)

@@ -61,7 +61,7 @@ def _stop(pids: list[int]) -> None:
 async def workers_stopped(service: Service, timeout_ms: int) -> AsyncIterator[object]:
     """Stop all workers while they have pictures."""
     query = QUERY.format(timeout_ms=timeout_ms)
-    async with closed_loop(service.http.address, query, [seven()], CLIENTS) as log:
+    async with closed_loop(service.address, query, [seven()], CLIENTS) as log:
         await progress(log)
         _stop(workers(service.process.pid))
         yield log
@@ -71,7 +71,7 @@ async def workers_stopped(service: Service, timeout_ms: int) -> AsyncIterator[ob
 async def decoders_stopped(service: Service, timeout_ms: int) -> AsyncIterator[object]:
     """Stop all decoders while they have pictures."""
     query = QUERY.format(timeout_ms=timeout_ms)
-    async with closed_loop(service.http.address, query, [tiny_webp()], CLIENTS) as log:
+    async with closed_loop(service.address, query, [tiny_webp()], CLIENTS) as log:
         await progress(log)
         _stop(decoders(service.process.pid))
         yield log
@@ -80,7 +80,7 @@ async def decoders_stopped(service: Service, timeout_ms: int) -> AsyncIterator[o
 @asynccontextmanager
 async def log_unread(service: Service, timeout_ms: int) -> AsyncIterator[object]:
     """Have the service log more than its pipe holds, and go on."""
-    async with httpx.AsyncClient(base_url=service.http.address, timeout=HANG_SECONDS) as client:
+    async with httpx.AsyncClient(base_url=service.address, timeout=HANG_SECONDS) as client:
         for _ in range(LINES):
             await client.get("/models")
         yield client
@@ -89,7 +89,7 @@ async def log_unread(service: Service, timeout_ms: int) -> AsyncIterator[object]
 @asynccontextmanager
 async def load_hanging(service: Service, timeout_ms: int) -> AsyncIterator[object]:
     """Stop all workers while they load a model."""
-    async with httpx.AsyncClient(base_url=service.http.address, timeout=HANG_SECONDS) as client:
+    async with httpx.AsyncClient(base_url=service.address, timeout=HANG_SECONDS) as client:
         _stop(workers(service.process.pid))
         loading = asyncio.create_task(client.post(f"/v2/repository/models/{ANOTHER}/load"))
         await asyncio.sleep(1.0)
@@ -100,7 +100,7 @@ async def load_hanging(service: Service, timeout_ms: int) -> AsyncIterator[objec
 @asynccontextmanager
 async def answers_unread(service: Service, timeout_ms: int) -> AsyncIterator[object]:
     """Ask for much on many connections and read nothing."""
-    parts = urlsplit(service.http.address)
+    parts = urlsplit(service.address)
     stream = post(f"/predict/stream?{QUERY.format(timeout_ms=timeout_ms)}", seven(), PNG)
     file = hoards()["the largest file"] + b"\r\n"
     writers = []

@@ -34,7 +34,7 @@ Counts = dict[str, Any]
 
 def picture_query(service: Service, clients: int, times: float = 1.0) -> str:
     """Return the query of requests that take what the machine makes soon, for all ``clients``."""
-    ways = httpx.get(f"{service.http.address}/models").json()["models"][0]["calibrations"]
+    ways = httpx.get(f"{service.address}/models").json()["models"][0]["calibrations"]
     speed = sum(way["draws_per_second"] for way in ways)
     bearable = speed * LONGEST_ANSWER_SECONDS / clients
     return QUERY.format(draws=int(times * min(DRAWS, max(LEAST_DRAWS, bearable))))
@@ -42,7 +42,7 @@ def picture_query(service: Service, clients: int, times: float = 1.0) -> str:
 
 def metric(service: Service, name: str, headers: Mapping[str, str] | None = None) -> float:
     """Return the sum of a metric over its labels."""
-    text = httpx.get(f"{service.http.address}/metrics", headers=headers, timeout=60).text
+    text = httpx.get(f"{service.address}/metrics", headers=headers, timeout=60).text
     return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.M)))
 
 
@@ -93,7 +93,7 @@ def kill_workers(
     async def experiment() -> Counts:
         query = picture_query(service, clients)
         killed = 0
-        async with closed_loop(service.http.address, query, pictures, clients) as log:
+        async with closed_loop(service.address, query, pictures, clients) as log:
             while killed < kills:
                 await progress(log, 2)
                 await asyncio.sleep(chance.uniform(0, 0.5))
@@ -113,16 +113,16 @@ def kill_all_workers(service: Service, pictures: Sequence[bytes], clients: int =
 
     async def experiment() -> Counts:
         query = picture_query(service, clients)
-        async with closed_loop(service.http.address, query, pictures, clients) as log:
+        async with closed_loop(service.address, query, pictures, clients) as log:
             await progress(log, 2)
             for pid in workers(service.process.pid):
                 os.kill(pid, signal.SIGKILL)
 
             async def unready() -> bool:
-                return await asyncio.to_thread(ready, service.http.address) == 503
+                return await asyncio.to_thread(ready, service.address) == 503
 
             await _until(unready)
-            late = await _ask_once(service.http.address, pictures[0])
+            late = await _ask_once(service.address, pictures[0])
             await progress(log, clients)
         return {**_ends(log), "asked while none ran": dict(late.answered)}
 
@@ -142,7 +142,7 @@ def stop_worker(service: Service, pictures: Sequence[bytes], clients: int = 8) -
 
     async def experiment() -> Counts:
         query = picture_query(service, clients)
-        async with closed_loop(service.http.address, query, pictures, clients) as log:
+        async with closed_loop(service.address, query, pictures, clients) as log:
             await progress(log, clients)
             victim = workers(service.process.pid)[0]
             os.kill(victim, signal.SIGSTOP)
@@ -166,7 +166,7 @@ def pause_all(
 
     async def experiment() -> Counts:
         query = picture_query(service, clients)
-        async with closed_loop(service.http.address, query, pictures, clients) as log:
+        async with closed_loop(service.address, query, pictures, clients) as log:
             await progress(log, clients)
             before = workers(service.process.pid)
             for pid in tree(service.process.pid):
@@ -186,7 +186,7 @@ def deadly_picture(service: Service, picture: bytes) -> Counts:
 
     async def experiment() -> Counts:
         log, rounds = Log(), 0
-        client = Client(service.http.address, f"/predict?{QUERY.format(draws=100_000)}", log)
+        client = Client(service.address, f"/predict?{QUERY.format(draws=100_000)}", log)
         asking = asyncio.create_task(client.ask(picture))
         while not asking.done():
 
@@ -201,7 +201,7 @@ def deadly_picture(service: Service, picture: bytes) -> Counts:
             rounds += 1
             await asyncio.sleep(0.2)
         client.close()
-        after = await _ask_once(service.http.address, picture)
+        after = await _ask_once(service.address, picture)
         return {"deaths": rounds, "answered": dict(log.answered), "the next": dict(after.answered)}
 
     counts = asyncio.run(experiment())
@@ -215,10 +215,10 @@ def drain(service: Service, pictures: Sequence[bytes], clients: int = 8) -> Coun
     async def experiment() -> Counts:
         processes = tree(service.process.pid)
         query = picture_query(service, clients, times=2)
-        async with closed_loop(service.http.address, query, pictures, clients) as log:
+        async with closed_loop(service.address, query, pictures, clients) as log:
             await progress(log, clients)
             service.process.terminate()
-            status = await asyncio.to_thread(ready, service.http.address)
+            status = await asyncio.to_thread(ready, service.address)
             # The service ends when its last answer is out, and the clients with it.
             code = await asyncio.to_thread(service.process.wait, HANG_SECONDS)
             ended = time.monotonic()
@@ -277,13 +277,13 @@ def overload(
         return answers / passed, used / passed
 
     async def peak() -> tuple[float, float]:
-        async with closed_loop(service.http.address, query, pictures, clients) as log:
+        async with closed_loop(service.address, query, pictures, clients) as log:
             await progress(log, clients)
             return await rates(log, 0.0, seconds)
 
     async def asked(rate: float) -> tuple[Log, tuple[float, float]]:
         log = Log()
-        load = open_loop(service.http.address, query, pictures, rate, 2 * seconds, log)
+        load = open_loop(service.address, query, pictures, rate, 2 * seconds, log)
         _, found = await asyncio.gather(load, rates(log, seconds, 2 * seconds))
         return log, found
 
@@ -293,7 +293,7 @@ def overload(
     pids = [os.getpid(), service.process.pid, *workers(service.process.pid)]
     before = [processor_seconds(pid) for pid in pids]
     start = time.monotonic()
-    with probing(service.http.address) as probes:
+    with probing(service.address) as probes:
         log, (good, good_draws) = asyncio.run(asked(times * most))
     took = time.monotonic() - start
     shares = [

@@ -218,8 +218,8 @@ def hoard(
     kills = group.kills() if group else 0
     front, together = [0], [0]
     with (
-        probing(service.http.address) as probes,
-        Crowd(service.http.address, request, connections) as crowd,
+        probing(service.address) as probes,
+        Crowd(service.address, request, connections) as crowd,
     ):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -245,7 +245,7 @@ def answers_again(service: Service, key: str) -> int:
     end = time.monotonic() + HANG_SECONDS
     while True:
         headers = {**PNG, "X-API-Key": key}
-        url = f"{service.http.address}/predict?max_draws=64&timeout_ms=60000"
+        url = f"{service.address}/predict?max_draws=64&timeout_ms=60000"
         status = httpx.post(url, content=seven(), headers=headers, timeout=HANG_SECONDS).status_code
         if status != 503 or time.monotonic() > end:
             return status

@@ -58,7 +58,7 @@ async def soak(service: Service, requests: int, clients: int) -> tuple[Log, list
     """Send so many requests; return how they ended, and what was read meanwhile."""
     readings: list[dict[str, Any]] = []
     begun = time.monotonic()
-    async with closed_loop(service.http.address, QUERY, pictures(), clients) as log:
+    async with closed_loop(service.address, QUERY, pictures(), clients) as log:
         while log.requests < requests:
             await asyncio.sleep(0.05)
             if service.process.poll() is not None:

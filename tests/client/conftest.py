@@ -38,7 +38,7 @@ def service(key: str, key_file: Path) -> Iterator[Service]:
 
 @pytest.fixture
 def client(service: Service, key: str) -> Iterator[Client]:
-    with Client(service.http.address, api_key=key) as one:
+    with Client(service.address, api_key=key) as one:
         yield one
 
 
@@ -122,7 +122,7 @@ def misbehave() -> Iterator[Callable[..., Misbehaving]]:
 @pytest.fixture
 def relay(service: Service) -> Behaviour:
     """Behave: hand the request to the real service, and its answer back."""
-    host, port = service.http.address.removeprefix("http://").split(":")
+    host, port = service.address.removeprefix("http://").split(":")
 
     def behave(handler: Handler) -> None:
         received = re.sub(rb"(?i)\r\nconnection: [^\r]*", b"", handler.received)

@@ -118,7 +118,7 @@ def test_a_fallback_is_not_for_requests_that_are_wrong(
 
     with pytest.raises(BadRequest):
         client.predict_or(b"nothing", fail, target=0.5)
-    with pytest.raises(Unauthorized), Client(service.http.address) as stranger:
+    with pytest.raises(Unauthorized), Client(service.address) as stranger:
         stranger.predict_or(seven, fail, target=0.5)
     with Client("http://127.0.0.1:9", timeout=0.2) as lost:
         assert isinstance(lost.predict_or(seven, lambda reason: reason, target=1), Unreachable)
@@ -203,7 +203,7 @@ def test_errors_say_what_the_service_says(client: Client, service: Service, seve
         assert str(caught.value).startswith(f"{problem}: ")
         assert caught.value.request_id
     for key in (None, "pixeldp_wrong"):
-        with Client(service.http.address, api_key=key) as stranger:
+        with Client(service.address, api_key=key) as stranger:
             with pytest.raises(Unauthorized, match="no-key") as refused:
                 stranger.predict(seven)
             assert refused.value.status == 401
@@ -218,7 +218,7 @@ def test_threads_may_share_a_client(client: Client, seven: bytes) -> None:
 
 def test_the_asynchronous_client(service: Service, key: str, seven: bytes) -> None:
     async def run() -> None:
-        async with AsyncClient(service.http.address, api_key=key) as client:
+        async with AsyncClient(service.address, api_key=key) as client:
             assert await client.ready()
             assert [model.name for model in await client.models()] == ["mnist-cnn"]
             answers = await asyncio.gather(*(client.predict(seven, target=0.5) for _ in range(8)))
@@ -258,7 +258,7 @@ import sys
 for name in ("numpy", "PIL", "torch", "models", "service", "pydantic"):
     sys.modules[name] = None
 from pixeldp_client import Client
-with Client({service.http.address!r}, api_key={key!r}) as client:
+with Client({service.address!r}, api_key={key!r}) as client:
     print(client.predict("examples/7.png", target=0.5).label.name)
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)

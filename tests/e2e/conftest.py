@@ -92,7 +92,7 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture
 def client(service: Service) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service.http.address) as client:
+    with httpx.Client(base_url=service.address) as client:
         yield client
 
 

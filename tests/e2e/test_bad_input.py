@@ -301,7 +301,7 @@ def test_options_given_twice_or_of_a_wrong_kind(client: httpx.Client, seven: byt
 
 def test_an_offer_to_upgrade_does_not_lose_the_body(service: Any, seven: bytes) -> None:
     """As curl --http2 and Java's client make; the answer comes over HTTP/1.1."""
-    host, port = service.http.address.removeprefix("http://").split(":")
+    host, port = service.address.removeprefix("http://").split(":")
     head = (
         f"POST /predict?target=0.5 HTTP/1.1\r\nHost: {host}\r\n"
         "Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\n"
@@ -318,7 +318,7 @@ def test_an_offer_to_upgrade_does_not_lose_the_body(service: Any, seven: bytes) 
 
 
 def test_an_upload_that_never_ends_is_given_up(service: Any) -> None:
-    host, port = service.http.address.removeprefix("http://").split(":")
+    host, port = service.address.removeprefix("http://").split(":")
     head = (
         f"POST /predict?timeout_ms=500 HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\n"
         "Content-Length: 5000\r\n\r\n"

@@ -11,7 +11,7 @@ def test_pictures_that_the_service_gives_up_are_counted(service: Any, seven: byt
         def query(self, n: int) -> str:
             return f"max_draws={n}&timeout_ms=1"
 
-    port = int(service.http.address.rpartition(":")[2])
+    port = int(service.address.rpartition(":")[2])
     hurried = Hurried(port, 0.999, [seven] * 8)
     once = iter([True] * 2 * CORES + [False] * 1000)
     replies, _ = hurried.saturate_batches(100_000, lambda: next(once))

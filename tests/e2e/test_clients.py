@@ -76,7 +76,7 @@ def test_other_encodings_are_refused_with_those_that_are_read(
 
 @pytest.mark.parametrize("kind", [None, "", "binary/octet-stream", "IMAGE/PNG", "image/nonsense"])
 def test_a_picture_is_taken_by_its_bytes(service: Service, seven: bytes, kind: str | None) -> None:
-    address = urlsplit(service.http.address)
+    address = urlsplit(service.address)
     connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=300)
     headers = {} if kind is None else {"Content-Type": kind}
     connection.request("POST", "/predict", body=seven, headers=headers)
@@ -206,25 +206,21 @@ def test_a_field_that_is_no_option_is_told_which_there_are(
 def test_curl_sends_options_as_fields(service: Service, tmp_path: Path, seven: bytes) -> None:
     (tmp_path / "7.png").write_bytes(seven)
     command = ["curl", "-sS", "-F", f"image=@{tmp_path}/7.png", "-F", "target=0.5"]
-    done = subprocess.run(
-        [*command, f"{service.http.address}/predict"], capture_output=True, check=True
-    )
+    done = subprocess.run([*command, f"{service.address}/predict"], capture_output=True, check=True)
     assert json.loads(done.stdout)["robust"] is True
 
 
 def test_a_target_may_be_a_whole_url(service: Service, seven: bytes) -> None:
-    address = urlsplit(service.http.address)
+    address = urlsplit(service.address)
     connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=300)
-    connection.request(
-        "POST", f"{service.http.address}/predict?target=0.5", body=seven, headers=PNG
-    )
+    connection.request("POST", f"{service.address}/predict?target=0.5", body=seven, headers=PNG)
     assert connection.getresponse().status == 200
     connection.close()
 
 
 def send(service: Service, target: str, *lines: str, version: str = "1.1", body: bytes) -> bytes:
     """Send a request as it is written here; return all that comes back."""
-    address = urlsplit(service.http.address)
+    address = urlsplit(service.address)
     assert address.hostname
     assert address.port
     head = [f"POST {target} HTTP/{version}", f"Host: {address.netloc}", "Connection: close", *lines]

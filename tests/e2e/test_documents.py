@@ -76,7 +76,7 @@ def test_every_command_works(words: list[str], folder: Path, service: Service) -
         pinned = f"\n{what}==" in (ROOT / "constraints.txt").read_text()
         assert pinned or (ROOT / what / "pyproject.toml").is_file()
     elif program == "curl":
-        local = [word.replace("http://127.0.0.1:8000", service.http.address) for word in arguments]
+        local = [word.replace("http://127.0.0.1:8000", service.address) for word in arguments]
         done = subprocess.run(
             ["curl", "-sS", *local], cwd=folder, capture_output=True, text=True, check=True
         )
@@ -114,9 +114,9 @@ def parse(arguments: list[str]) -> None:
     "code", [block for block in blocks("python") if ">>>" not in block.values[0]]
 )
 def test_every_snippet_runs(code: str, service: Service) -> None:
-    local = code.replace("http://127.0.0.1:8000", service.http.address)
+    local = code.replace("http://127.0.0.1:8000", service.address)
     # Later snippets of a document use the client that its first one opens.
-    opened = f"from pixeldp_client import Client\nclient = Client({service.http.address!r})\n"
+    opened = f"from pixeldp_client import Client\nclient = Client({service.address!r})\n"
     if "from pixeldp_client" not in code:
         local = opened + local
     subprocess.run([sys.executable, "-c", local], cwd=ROOT, check=True)

@@ -97,15 +97,13 @@ def test_the_example_runs(service: Service, tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         return done.stdout
 
-    robust, rest, summary = run(
-        service.http.address, str(undecided), "--target", "0.5"
-    ).splitlines()
+    robust, rest, summary = run(service.address, str(undecided), "--target", "0.5").splitlines()
     assert robust.startswith("examples/7.png: 7, certified at 0.")
     assert rest.startswith(f"{undecided}: for a person, as the prediction ")
     assert summary == "1 of 2 pictures are for a person"
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"nothing")
-    robust, rest, summary = run(service.http.address, str(broken)).splitlines()
+    robust, rest, summary = run(service.address, str(broken)).splitlines()
     assert rest.startswith(f"{broken}: for a person, as not-a-picture: ")
     assert summary == "1 of 2 pictures are for a person"
     gone = run("http://127.0.0.1:9", "--timeout", "0.2")
@@ -114,7 +112,7 @@ def test_the_example_runs(service: Service, tmp_path: Path) -> None:
 
 
 def test_the_example_ends_at_a_wrong_option(service: Service) -> None:
-    command = [sys.executable, "examples/fallback.py", service.http.address, "examples/7.png"]
+    command = [sys.executable, "examples/fallback.py", service.address, "examples/7.png"]
     command += ["--target", "-1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2

@@ -57,7 +57,7 @@ def stopped_reader(source: Path, folder: Path) -> Iterator[Callable[[], bool]]:
             for file in Path("/proc").glob("[0-9]*/cmdline"):
                 pid = int(file.parent.name)
                 with contextlib.suppress(OSError):
-                    reads = b"service.system.reading" in file.read_bytes()
+                    reads = b"service.reading" in file.read_bytes()
                     if reads and pid not in seen and parent(parent(pid)) == os.getpid():
                         seen.append(pid)
                         if len(seen) == 2:
@@ -100,7 +100,7 @@ def hanging(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable
 def loading(service: Service) -> Iterator[list[httpx.Response]]:
     """Meanwhile the model that hangs is asked for; what is yielded has the answer at the end."""
     answers: list[httpx.Response] = []
-    url = f"{service.http.address}/v2/repository/models/slow/load"
+    url = f"{service.address}/v2/repository/models/slow/load"
     asking = threading.Thread(
         target=lambda: answers.append(httpx.post(url, timeout=HANG_SECONDS)), daemon=True
     )
@@ -122,16 +122,16 @@ def test_a_load_that_hangs_is_given_up_and_keeps_nothing_else(
     try:
         with loading(service) as answers:
             assert hanging()
-            others = f"{service.http.address}/v2/repository/models"
+            others = f"{service.address}/v2/repository/models"
             assert httpx.post(f"{others}/quick/load").status_code == 200
-            asked = f"{service.http.address}/predict?model=quick"
+            asked = f"{service.address}/predict?model=quick"
             assert httpx.post(asked, content=seven).status_code == 200
             assert httpx.post(f"{others}/quick/unload").status_code == 200
-            assert httpx.get(f"{service.http.address}/health/ready").status_code == 200
+            assert httpx.get(f"{service.address}/health/ready").status_code == 200
             assert not answers
         assert answers[0].status_code == 400
         assert "was not read within" in answers[0].text
-        known = httpx.get(f"{service.http.address}/models").json()["models"]
+        known = httpx.get(f"{service.address}/models").json()["models"]
         assert [model["name"] for model in known] == [NAME]
     finally:
         assert service.stop() == 0, service.log

@@ -45,7 +45,7 @@ def test_head_is_get_without_a_body(client: httpx.Client, path: str) -> None:
 
 
 def test_a_connection_goes_on_after_head(service: Service) -> None:
-    address = urlsplit(service.http.address)
+    address = urlsplit(service.address)
     connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=300)
     for _ in range(2):
         for method in ("HEAD", "GET"):

@@ -204,7 +204,7 @@ def test_a_key_is_charged_for_pixels(tmp_path: Path) -> None:
     modest, other = add(keys, "modest", ["predict"], 1000), add(keys, "other", ["predict"], None)
     service = Watched(PIXELDP_KEYS=str(keys))
     try:
-        url, picture = f"{service.http.address}/predict?max_draws=64", webp(5000)
+        url, picture = f"{service.address}/predict?max_draws=64", webp(5000)
         seven = (ROOT / "examples" / "7.png").read_bytes()
 
         async def ask() -> tuple[list[int], list[int]]:

@@ -89,7 +89,7 @@ def test_import_evaluate_and_serve(folder: Path, source: str) -> None:
     service = Service(str(folder / "out"), environment=settings, folder=folder).wait_ready()
     raw = {"Content-Type": "image/png"}
     content = (folder / "a.png").read_bytes()
-    reply = httpx.post(f"{service.http.address}/predict?max_draws=64", content=content, headers=raw)
+    reply = httpx.post(f"{service.address}/predict?max_draws=64", content=content, headers=raw)
     assert service.stop() == 0
     assert reply.json()["model"]["name"] == "mine"
 

@@ -155,7 +155,7 @@ def visit(browser: Browser, service: Service) -> Iterator[Callable[..., Visitor]
     visitors: list[Visitor] = []
 
     def open_window(
-        size: tuple[int, int] = DESKTOP, address: str = service.http.address, **options: Any
+        size: tuple[int, int] = DESKTOP, address: str = service.address, **options: Any
     ) -> Visitor:
         width, height = size
         # Answers at once, so that a test does not watch what comes in; one test does.

@@ -61,7 +61,7 @@ def events(
 ) -> Iterator[tuple[str, Any]]:
     """Ask in a stream, and yield its events."""
     query = f"confidence=0.999&max_draws={DRAWS}&evidence=true&timeout_ms=600000"
-    url = f"{service.http.address}/predict/stream?{query}"
+    url = f"{service.address}/predict/stream?{query}"
     with httpx.stream("POST", url, content=content, timeout=600) as response:
         assert response.status_code == 200
         name, first = "", True

@@ -45,7 +45,7 @@ class Asked(threading.Thread):
     def __init__(self, service: Service, picture: bytes, **options: Any) -> None:
         super().__init__()
         self._url, self._picture, self._options = (
-            f"{service.http.address}/predict",
+            f"{service.address}/predict",
             picture,
             options,
         )
@@ -66,7 +66,7 @@ class Asked(threading.Thread):
 
 
 def gauge(service: Service, name: str) -> float:
-    lines = httpx.get(f"{service.http.address}/metrics").text.splitlines()
+    lines = httpx.get(f"{service.address}/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
@@ -80,7 +80,7 @@ def wait_gauge(service: Service, name: str, value: float) -> None:
 def wait_status(service: Service, status: int) -> str:
     """Wait until readiness has a status; return its body."""
     end = time.monotonic() + START_SECONDS
-    while (answer := httpx.get(f"{service.http.address}/health/ready")).status_code != status:
+    while (answer := httpx.get(f"{service.address}/health/ready")).status_code != status:
         assert time.monotonic() < end, service.log
         time.sleep(0.02)
     return answer.text

@@ -141,7 +141,7 @@ def test_a_worker_starts_however_many_files_are_open(seven: bytes) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with running(subprocess.DEVNULL) as service, ExitStack() as stack:
-        _, port = service.http.address.rsplit(":", 1)
+        _, port = service.address.rsplit(":", 1)
         for _ in range(MANY_CONNECTIONS):
             one = stack.enter_context(socket.create_connection(("127.0.0.1", int(port)), 30))
             one.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")

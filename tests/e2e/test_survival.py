@@ -1,6 +1,7 @@
 """Workers that die at the worst moments: nobody else's picture is lost, and nothing stays open."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -118,14 +119,17 @@ def pair() -> Iterator[Service]:
 
 def descriptors(service: Service) -> Counter[str]:
     """Return what the front process has open, by kind."""
-    folder = Path(f"/proc/{service.process.pid}/fd")
-    return Counter(os.readlink(one).partition(":")[0] for one in folder.iterdir())
+    kinds: Counter[str] = Counter()
+    for one in Path(f"/proc/{service.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            kinds[os.readlink(one).partition(":")[0]] += 1
+    return kinds
 
 
 def wait_whole(service: Service) -> None:
     """Wait until both workers are ready."""
     end = time.monotonic() + START_SECONDS
-    with httpx.Client(base_url=service.http.address) as client:
+    with httpx.Client(base_url=service.address) as client:
         while True:
             lines = client.get("/metrics").text.splitlines()
             up = [line for line in lines if line.startswith("pixeldp_worker_up{")]

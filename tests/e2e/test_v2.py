@@ -36,7 +36,7 @@ def pixels(seven: bytes) -> np.ndarray:
 
 @pytest.fixture
 def stock(service: Service) -> Any:
-    with triton.InferenceServerClient(service.http.address.removeprefix("http://")) as client:
+    with triton.InferenceServerClient(service.address.removeprefix("http://")) as client:
         yield client
 
 
@@ -128,7 +128,7 @@ def test_inference(
 
 def test_inference_by_asyncio(service: Service, pixels: np.ndarray) -> None:
     async def ask() -> list[Any]:
-        address = service.http.address.removeprefix("http://")
+        address = service.address.removeprefix("http://")
         async with triton_aio.InferenceServerClient(address) as client:
             assert await client.is_server_ready()
             assert (await client.get_model_metadata("mnist-cnn"))["name"] == "mnist-cnn"
@@ -460,7 +460,7 @@ def test_errors_have_the_protocols_form_everywhere(
 
 
 def test_the_example_runs(service: Service) -> None:
-    command = [sys.executable, "examples/open_inference.py", service.http.address[7:]]
+    command = [sys.executable, "examples/open_inference.py", service.address[7:]]
     pictures = ["examples/7.png", "examples/7.png"]
     done = subprocess.run([*command, *pictures], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -505,7 +505,7 @@ def test_several_pictures_are_a_batch_in_either_shape(
     tensor = triton.InferInput("IMAGE_BYTES", shape, "BYTES")
     values = np.array(contents, dtype=object).reshape(shape)
     tensor.set_data_from_numpy(values, binary_data=binary)
-    with triton.InferenceServerClient(service.http.address[7:]) as stock:
+    with triton.InferenceServerClient(service.address[7:]) as stock:
         answered = stock.infer("mnist-cnn", [tensor])
     labels, sizes = answered.as_numpy("LABEL"), answered.as_numpy("SIZE")
     assert labels.shape == sizes.shape == (2, 1)

@@ -57,7 +57,7 @@ def running(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     )
     try:
         # Until it is ready it says so in the protocol's own form.
-        infer = f"{service.http.address}/v2/models/{NAME}/infer"
+        infer = f"{service.address}/v2/models/{NAME}/infer"
         given = {**bearer(secrets["predict"]), "Inference-Header-Content-Length": "0"}
         while (answer := httpx.post(infer, content=bytes(784), headers=given)).status_code != 200:
             assert answer.status_code == 503, answer.text
@@ -190,10 +190,10 @@ def test_bodies_that_are_none(running: Any, admin: dict[str, str], body: str) ->
 
 
 def test_without_a_repository_nothing_can_be_loaded(service: Service) -> None:
-    response = httpx.post(f"{service.http.address}/v2/repository/models/{SECOND}/load")
+    response = httpx.post(f"{service.address}/v2/repository/models/{SECOND}/load")
     assert response.status_code == 501
     assert "PIXELDP_REPOSITORY" in response.json()["error"]
-    [entry] = httpx.post(f"{service.http.address}/v2/repository/index").json()
+    [entry] = httpx.post(f"{service.address}/v2/repository/index").json()
     assert entry == {"name": NAME, "version": "1", "state": "READY", "reason": ""}
 
 

@@ -243,6 +243,6 @@ def test_other_sites_are_let_in_only_by_name(own: Service, service: Service) -> 
         not in httpx.options(f"{own.address}/predict", headers=other).headers
     )
     # By default nobody is.
-    refused = httpx.options(f"{service.http.address}/predict", headers=asked)
+    refused = httpx.options(f"{service.address}/predict", headers=asked)
     assert refused.status_code == 405
     assert "Access-Control-Allow-Origin" not in refused.headers

@@ -142,9 +142,9 @@ def main() -> None:
     service = Service(environment={"PIXELDP_DEVICES": "cpu", "PIXELDP_COMPILE": "false"})
     try:
         service.wait_ready()
-        folder = Folder(arguments.work.resolve(), service.http.address)
+        folder = Folder(arguments.work.resolve(), service.address)
         folder.install()
-        document = httpx.get(f"{service.http.address}/openapi.json").content
+        document = httpx.get(f"{service.address}/openapi.json").content
         (folder.path / "openapi.json").write_bytes(document)
         for generate in GENERATORS:
             generate(folder)

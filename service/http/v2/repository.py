@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.bundle import BundleError
+from service import reading
 from service.catalogue import UnknownModelError
 from service.engine.engine import LoadError, NotReadyError
 from service.http.guards.auth import requires
@@ -18,7 +19,6 @@ from service.http.predictions import READY_SECONDS, Predictions
 from service.http.problems import Problem
 from service.http.v2.errors import Unsupported, V2Route
 from service.repository import RepositoryError
-from service.system import reading
 from service.system.confinement import NotConfinedError
 
 MOST_BYTES = 65_536

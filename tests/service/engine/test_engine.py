@@ -37,7 +37,7 @@ from service.engine.errors import (
     OverloadedError,
     WorkersLostError,
 )
-from service.engine.queue import SHARED, Flights, Job
+from service.engine.queue import SHARED, Entries, Job
 from service.engine.status import SharedStatus
 from service.engine.supervisor import MOST_PASSES, STEADY_CHECKS, STEADY_SECONDS, Supervisor
 from service.http.metrics import Metrics
@@ -88,7 +88,7 @@ def open_supervisor(
 
 def kill(engine: Engine, supervisor: Supervisor, running: set[int] | None = None) -> None:
     supervisor.loaded = supervisor.ready = False
-    entries, supervisor.entries = supervisor.entries, Flights()
+    entries, supervisor.entries = supervisor.entries, Entries()
     engine.fallen(supervisor, entries.values(), set(entries) if running is None else running)
 
 
@@ -713,7 +713,7 @@ def test_a_model_that_a_worker_cannot_load_changes_nothing(tmp_path: Path) -> No
 
 
 def fail(engine: Engine, number: int, reason: str, told: bool = False) -> None:
-    """Have a worker fail, as its post tells of it."""
+    """Have a worker fail, as its supervisor tells of it."""
     supervisor = engine._supervisors[number]
     supervisor.trouble = f"{supervisor.name} on {supervisor.device}: {reason}"
     engine.died(supervisor, told)

@@ -9,7 +9,7 @@ import pytest
 from models.bundle import read_bundle
 from service.cli.main import app, main
 
-SEVEN = Path(__file__).parents[2] / "examples" / "7.png"
+SEVEN = Path(__file__).parents[3] / "examples" / "7.png"
 Captured = pytest.CaptureFixture[str]
 
 

@@ -1,6 +1,6 @@
 """Bundles read in a process apart, within a deadline: a disk that hangs keeps but its reader.
 
-    python -P -m service.system.reading
+    python -P -m service.reading
 
 Whoever reads from a disk that does not answer (over a network, or by FUSE) may be beyond any
 signal until it does, SIGKILL included, and so is the process whose thread it is. So the front reads
@@ -20,9 +20,9 @@ from typing import Any
 
 from models.bundle import Bundle, BundleError, Manifest, read_bundle
 from service.engine.errors import LoadError
-from service.engine.process import environment, python
 from service.repository import Repository, RepositoryError, Stored
 from service.system.confinement import NotConfinedError
+from service.system.programs import environment, python
 
 # Readers that hang, after which no further one is started.
 MOST_READERS = 8
@@ -97,7 +97,7 @@ async def _ask(asked: dict[str, str], seconds: float, advice: str = "see to the 
 
 def _start() -> "subprocess.Popen[bytes]":
     pipe = subprocess.PIPE
-    command, variables = python("service.system.reading"), environment()
+    command, variables = python("service.reading"), environment()
     process = subprocess.Popen(  # noqa: S603 - our own program
         command, stdin=pipe, stdout=pipe, stderr=pipe, env=variables
     )
