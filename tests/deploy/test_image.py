@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import httpx
 import pytest
-from tests.service.test_address import has_ipv6
 
 from service.http.address import url
 from service.http.guards import keys
 from tests.deploy.conftest import free_port, start
 from tests.deploy.test_container import USER, instructions, last_stage
 from tests.deploy.tools import ROOT
+from tests.service.http.test_address import has_ipv6
 
 # $1 becomes a root folder of its own that holds the system's programs, Python, its packages, and at
 # /image what the image would hold, all of it read-only; /tmp can be written. $2 is where Python is,

@@ -77,6 +77,7 @@ class OwnNetwork:
             ALLOWED: str(self.code),
             "PIXELDP_COMPILE": "false",
             "PIXELDP_STALL_SECONDS": "3600",
+            "PIXELDP_CHECK_SECONDS": "0",  # a check's passes would be counted, too
             **environment,
         }
         return Service(str(self.bundle), environment=settings).wait_ready()

@@ -7,10 +7,10 @@ import time
 
 import httpx
 import pytest
-from tests.service.test_address import has_ipv6
 
 from service.http.address import url
 from tests.e2e.conftest import PLAIN, ROOT, START_SECONDS, Service
+from tests.service.http.test_address import has_ipv6
 
 pytestmark = pytest.mark.slow
 

@@ -204,6 +204,14 @@ def test_malformed_forms(client: httpx.Client, seven: bytes) -> None:
         assert response.headers["Content-Type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("head", ['name="image', 'name=image; x="', 'name="image\\"'])
+def test_a_quote_left_open_in_the_head_of_a_part(client: httpx.Client, head: str) -> None:
+    part = f"--x\r\nContent-Disposition: form-data; {head}\r\n\r\nabc\r\n--x--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    for path in ("/predict", "/predict/batch"):
+        check(client.post(path, content=part, headers=headers), "malformed-request")
+
+
 def test_batches_with_unusable_options(client: httpx.Client, seven: bytes) -> None:
     encoded = base64.b64encode(seven).decode()
     response = client.post("/predict/batch", json={"images": [encoded], "require": "robust"})

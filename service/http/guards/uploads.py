@@ -316,7 +316,9 @@ def _form(headers: Headers, content: bytes, most: int) -> tuple[list[bytes], dic
     pictures: list[bytes] = []
     options: dict[str, Any] = {}
     for name, value in items:
-        assert isinstance(value, UploadFile)
+        if not isinstance(value, UploadFile):  # what a quote left open has swallowed
+            detail = "The form has a part whose Content-Disposition cannot be read."
+            raise Problem("malformed-request", detail)
         if name == "image":
             pictures.append(value.file.read())
         elif name not in Options.model_fields:
