@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,7 +28,6 @@ from models.files import locked, write_whole
 log = structlog.get_logger(__name__)
 
 Scope = Literal["predict", "priority", "metrics", "admin"]
-SCOPES: tuple[Scope, ...] = get_args(Scope)
 # Tells a key from other secrets, for people and for scanners that look for leaked ones.
 PREFIX = "pixeldp_"
 # What a key that was idle may draw at once, in seconds of its rate.
