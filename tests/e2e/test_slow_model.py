@@ -1,0 +1,76 @@
+"""A model that is too slow for the draws that were asked for gets fewer, and still answers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from models.certification.division import LEAST_DRAWS
+from models.networks.foreign.python import ALLOWED
+from tests.e2e.conftest import PLAIN, Service
+from tests.e2e.own_network import picture
+
+pytestmark = pytest.mark.slow
+
+# At most 48 draws a second, whatever the machine.
+CODE = """
+from time import sleep
+
+import torch
+from torch import nn
+
+
+class Slow(nn.Module):
+    def forward(self, x):
+        sleep(len(x) / 48)
+        mean = x.flatten(1).mean(1)
+        return 100 * torch.stack([0.5 - mean, mean - 0.5], 1)
+
+
+def build():
+    return Slow()
+"""
+
+
+def test_it_answers_with_fewer_draws_rather_than_not_at_all(tmp_path: Path) -> None:
+    code, bundle = tmp_path / "own.py", tmp_path / "bundle"
+    code.write_text(CODE)
+    options = ["--input", "1x8x8", "--scale", "0.25", "--draws", "64", "--name", "own"]
+    command = [sys.executable, "-P", "-m", "service.cli.main", "import", f"{code}:build"]
+    subprocess.run([*command, "--out", str(bundle), *options], check=True)
+    settings = {
+        **PLAIN,
+        ALLOWED: str(code),
+        "PIXELDP_PASS_SIZE": "16",
+        "PIXELDP_COMPILE": "false",
+        "PIXELDP_CHECK_SECONDS": "0",
+    }
+    service = Service(str(bundle), environment=settings).wait_ready()
+    try:
+        asked = {"timeout_ms": 3000, "max_draws": 1000}
+        found = httpx.post(
+            f"{service.address}/predict",
+            params=asked,
+            content=picture(tmp_path, 51),
+            headers={"Content-Type": "image/png"},
+        )
+        assert found.status_code == 200, found.text
+        answer = found.json()
+        assert answer["budget"]["asked"] == 1000
+        # Twice as many would fit if nothing else took time.
+        assert LEAST_DRAWS <= answer["budget"]["granted"] <= 48 * 3 / 2
+        assert answer["draws"] <= answer["budget"]["granted"]
+        assert answer["label"]["index"] == 0
+        late = httpx.post(
+            f"{service.address}/predict",
+            params={"timeout_ms": 1000},
+            content=picture(tmp_path, 51),
+            headers={"Content-Type": "image/png"},
+        )
+        assert late.status_code == 504
+        assert late.json()["draws_per_second"] <= 48
+        assert late.json()["timeout_ms_needed"] > 1000
+    finally:
+        service.stop()
