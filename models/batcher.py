@@ -20,7 +20,8 @@ from models.noise import Features
 LEVEL_DRAWS = 256
 # One slot in so many is for pictures that stand behind others, and one pass for those to be alone.
 ONE_IN = 4
-# Parts of a pass for a caller with a picture of high priority; without one, a caller has one part.
+# Parts of a pass for a caller with a picture of high priority, at most; without one, a caller has
+# one part.
 HIGH_PARTS = ONE_IN - 1
 
 
@@ -145,8 +146,9 @@ class Batcher:
     def plan(self, now: float) -> Pass | None:
         """Fill the slots of the next pass; None when there is nothing to draw.
 
-        Each caller has an equal share, three times as large with a picture of high priority; what
-        one has no use for goes to the others. Within a share, high priority goes first, then those
+        Each caller has an equal share, up to three times as large with a picture of high priority,
+        as long as the others have half of the pass; what one has no use for goes to the others.
+        Within a share, high priority goes first, then those
         with fewer draws, then the older: each gets what it needs to its next look. But a quarter is
         for whoever has gone longest without a slot of those that stand behind the first in priority
         or draws, so that nobody starves. Slots that are left take further draws of the same
@@ -254,10 +256,14 @@ def _shares(turn: Iterable[Ticket], slots: int) -> Iterator[tuple[list[Ticket], 
     for ticket in turn:
         owners.setdefault(ticket.owner, []).append(ticket)
     longest = sorted(owners.values(), key=lambda tickets: min(map(_served, tickets)))
-    parts = [HIGH_PARTS if tickets[0].high else 1 for tickets in longest]
+    high = sum(tickets[0].high for tickets in longest)
+    # Half of the pass is for the others: one who alone has all of it takes twice as long then, not
+    # four times, however much of high priority there is.
+    most = min(max((len(longest) - high) / max(high, 1), 1.0), HIGH_PARTS)
+    parts = [most if tickets[0].high else 1.0 for tickets in longest]
     free = slots
     for tickets, part in zip(longest, parts, strict=True):
-        share = min(max(slots * part // sum(parts), 1), free)
+        share = min(max(int(slots * part / sum(parts)), 1), free)
         if not share:
             return
         yield tickets, share

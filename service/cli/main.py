@@ -6,7 +6,7 @@ status 1; a command line that makes no sense is status 2.
 """
 
 # isort: off
-from service.system import signals as first
+from service.system import signals
 # isort: on
 
 import os
@@ -18,14 +18,9 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli import calculate as calculator
-from service.cli import evaluate as evaluator
+from service.cli import calculate, evaluate, import_model, predict, sensitivity, train
 from service.cli import health as health_command
-from service.cli import import_model as importer
 from service.cli import keys as key_commands
-from service.cli import predict as local
-from service.cli import sensitivity as inspector
-from service.cli import train as trainer
 from service.http.address import ADDRESSES_ONLY
 from service.system import streams
 
@@ -155,7 +150,7 @@ def serve(
     for name, socket in {"--uds": uds, "--fd": fd}.items():
         if socket is not None:
             raise typer.BadParameter(f"{name}: {ADDRESSES_ONLY}")
-    with first.stops_at_once():
+    with signals.stops_at_once():
         given = {
             "models": models,
             "host": host,
@@ -196,14 +191,14 @@ def _serve(given: dict[str, Any]) -> None:
         raise typer.Exit(_fail(str(error), BAD_USAGE)) from None
 
 
-calculator.register(app)
-evaluator.register(app)
+calculate.register(app)
+evaluate.register(app)
 health_command.register(app)
-importer.register(app)
-inspector.register(app)
+import_model.register(app)
+sensitivity.register(app)
 key_commands.register(app)
-local.register(app)
-trainer.register(app)
+predict.register(app)
+train.register(app)
 
 if __name__ == "__main__":
     sys.exit(main())

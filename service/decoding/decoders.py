@@ -23,7 +23,7 @@ from service.decoding.queue import FairQueue
 from service.decoding.reduction import BYTES_A_PIXEL, Reduced, Task, reduce_file
 from service.engine.failures import explain_exit
 from service.http.guards.budget import File
-from service.system import tasks as supervision
+from service.system import background
 from service.system.programs import environment, python
 
 log = structlog.get_logger(__name__)
@@ -108,7 +108,7 @@ class Decoders:
         self._works: set[asyncio.Task[Reduced]] = set()
         self._threads = ThreadPoolExecutor(DECODERS, "decoders")
         self.trouble = ""
-        self._keeping = supervision.keep("the supervision of decoders", self._keep, on_broken)
+        self._keeping = background.keep("the supervision of decoders", self._keep, on_broken)
 
     @property
     def ready(self) -> bool:

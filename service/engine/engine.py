@@ -37,7 +37,7 @@ from service.engine.pace import fitting
 from service.engine.queue import MOST_DEATHS, SHARED, Entries, Entry, Job, Queue, Result
 from service.engine.served import ServedModels
 from service.engine.supervisor import RESTART_SECONDS, Supervisor
-from service.system import tasks as supervision
+from service.system import background
 
 __all__ = [
     "CannotEncodeError",
@@ -196,7 +196,7 @@ class Engine:
     def start(self) -> None:
         """Start the workers; they become ready by themselves."""
         self._tasks = [
-            supervision.keep(
+            background.keep(
                 f"the supervision of {supervisor.name}", supervisor.keep, self._on_broken
             )
             for supervisor in self._supervisors

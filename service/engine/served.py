@@ -17,7 +17,7 @@ from service.engine import messages
 from service.engine.check import CheckResult, Reference
 from service.engine.errors import ModelGoneError, NotReadyError
 from service.engine.observer import Observer
-from service.system import tasks as supervision
+from service.system import background
 
 if TYPE_CHECKING:
     from service.engine.supervisor import Supervisor
@@ -207,7 +207,7 @@ class ServedModels:
         log.info("model loaded", model=":".join(served.key), digest=served.bundle.digest)
         if former:
             self._observer.remove_model(*former.key, former.bundle.digest)
-            leaving = supervision.once("unloading", self._withdraw(former, supervisors))
+            leaving = background.once("unloading", self._withdraw(former, supervisors))
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
 

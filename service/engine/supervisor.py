@@ -25,7 +25,7 @@ from service.engine.queue import Entries, Entry
 from service.engine.served import ServedModels
 from service.engine.status import SharedStatus
 from service.engine.watchdog import Watchdog
-from service.system import tasks as supervision
+from service.system import background
 
 log = structlog.get_logger(__name__)
 
@@ -548,5 +548,5 @@ def _explain_end(code: int | None, last_line: str) -> str:
 
 async def _or_abort(writer: asyncio.StreamWriter, work: Awaitable[None]) -> None:
     """Await ``work``; should it fail, give the worker up, as nobody would look after it."""
-    if await supervision.succeeds("supervision of a worker", work):
+    if await background.succeeds("supervision of a worker", work):
         writer.transport.abort()

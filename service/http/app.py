@@ -31,7 +31,7 @@ from service.http.slowness import warn_of_slow_models
 from service.http.v2 import repository as v2_repository
 from service.http.v2 import routes as v2
 from service.settings import Settings
-from service.system import tasks as supervision
+from service.system import background
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +97,7 @@ def create_app(
                 budget=budget,
             )
             engine.start()
-            warning = supervision.once(
+            warning = background.once(
                 "the warning of slow models", warn_of_slow_models(engine, catalogue, settings)
             )
             try:

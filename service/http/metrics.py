@@ -29,7 +29,7 @@ from prometheus_client import (
 )
 
 from models.certification.procedure import Stopped
-from service.engine import messages as wire
+from service.engine import messages
 from service.engine.check import CHECK_RESULTS, CheckResult
 from service.http.guards.budget import Budget
 from service.http.usage import Usage
@@ -283,7 +283,7 @@ class Metrics:
             (self.key_received, usage.received),
         ]
 
-    def numbers(self, worker: str, numbers: wire.Numbers) -> None:
+    def numbers(self, worker: str, numbers: messages.Numbers) -> None:
         """Add what a worker has done."""
         self.passes.labels(worker).inc(numbers.passes)
         self.passes_since.labels(worker).inc(numbers.passes)

@@ -18,6 +18,7 @@ from service.http.metrics import Metrics
 from service.http.problems import Problem
 from service.http.security import HEADERS
 from service.http.tracing import Tracing
+from service.http.turns import Turns
 from service.http.usage import begin
 from service.http.v2.errors import V2_PREFIX, as_v2
 
@@ -52,6 +53,7 @@ class Envelope:
     ) -> None:
         self._app, self._metrics, self._tracing = app, metrics, tracing
         self._budget = budget
+        self._turns = Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -93,6 +95,8 @@ class Envelope:
         try:
             with Holding(self._budget) as scope["holding"]:
                 scope["holding"].count(REQUEST_BYTES)
+                if not probe:
+                    await self._turns.begin()
                 await (refusal or self._app)(scope, receive_counted, send_enveloped)
         except ClientDisconnect:
             pass  # nobody is left to answer

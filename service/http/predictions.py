@@ -98,7 +98,7 @@ class Predictions:
         try:
             if options.priority == "high":
                 check_priority()
-            with charge(asked.max_draws) as bill:
+            with charge(asked.max_draws, self.engine.speed(served.index)) as bill:
                 answered = await self._predict(file, options, served, asked, arrived, bill, on_look)
                 bill.draws = answered.draws
             usage.answers += 1
@@ -216,9 +216,10 @@ class Predictions:
         """
         task = Task(self.settings.max_pixels, side=side)
         try:
-            with charge(LEAST_COST) as bill, self.engine.preparing(owner()):
+            speed = self.engine.speed()
+            with charge(LEAST_COST, speed) as bill, self.engine.preparing(owner()):
                 async with asyncio.timeout(self.settings.timeout_ms / 1000):
-                    return (await self._decode(file, task, bill, self.engine.speed())).content
+                    return (await self._decode(file, task, bill, speed)).content
         except NotReadyError as error:
             raise Problem("not-ready", f"{error}.", retry_after_s=READY_SECONDS) from None
         except OverloadedError as error:

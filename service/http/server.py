@@ -32,14 +32,16 @@ from service.http.checks import check_keys
 from service.http.connections import LEAST_FILES, Connection, check_connections
 from service.http.guards.budget import Budget
 from service.settings import Settings
-from service.system import signals as first
-from service.system import tasks as supervision
+from service.system import background, signals
 
 log = structlog.get_logger(__name__)
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "7.png"
 
 
+# Connections that are accepted in one turn of the event loop. It accepts one for each descriptor,
+# so there are as many of the same socket.
+ACCEPTED_IN_A_TURN = 16
 # At the end of a stop: for what came on the last connections to be read.
 LAST_SECONDS = 0.2
 # Beyond the longest time that a request may take, until those that still go on are given up; and
@@ -103,16 +105,17 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening."""
-        # While there is a second descriptor, closing the first drops no connection.
+        # While there is a further descriptor, closing the others drops no connection.
         self._listeners = [one.dup() for one in sockets or []]
-        await super().startup(sockets)
+        doors = [one.dup() for one in sockets or [] for _ in range(ACCEPTED_IN_A_TURN - 1)]
+        await super().startup([*(sockets or []), *doors])
         self._chores = [
-            supervision.keep(
+            background.keep(
                 "the supervision of connections",
                 lambda: check_connections(lambda: self.server_state.connections, self._budget),
                 self._on_broken,
             ),
-            supervision.keep(
+            background.keep(
                 "the collection of garbage",
                 lambda: _collect_garbage(lambda: self.server_state.tasks),
                 self._on_broken,
@@ -165,13 +168,13 @@ class _Server(uvicorn.Server):
         So does SIGHUP where it tells that the terminal is gone. Elsewhere it asks servers to read
         their files again, and this one need not be asked.
         """
-        handlers: dict[signal.Signals, first.Handler] = {
+        handlers: dict[signal.Signals, signals.Handler] = {
             signal.SIGINT: self.handle_exit,
             signal.SIGTERM: self.handle_exit,
         }
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is what nohup sets
-            handlers[signal.SIGHUP] = self.handle_exit if first.has_terminal() else _pass_over
-        with first.handled(handlers):
+            handlers[signal.SIGHUP] = self.handle_exit if signals.has_terminal() else _pass_over
+        with signals.handled(handlers):
             yield
 
 

@@ -108,6 +108,7 @@ def metrics(running: Service) -> str:
     return httpx.get(f"{running.address}/metrics").text
 
 
+@pytest.mark.slow
 def test_under_overload_budgets_shrink_and_then_pictures_are_refused(seven: bytes) -> None:
     """Certificates stay true, only smaller; probes are answered all the while."""
     environment = {

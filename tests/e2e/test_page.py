@@ -372,6 +372,7 @@ def test_errors_are_sentences(visitor: Visitor) -> None:
     excused(visitor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -820,6 +821,7 @@ WATCH = """
 """
 
 
+@pytest.mark.slow
 def test_looks_are_void_when_their_worker_is_lost(
     visit: Callable[..., Visitor], tmp_path: Path
 ) -> None:

@@ -20,6 +20,8 @@ from tests.chaos.processes import workers
 from tests.e2e.conftest import Service
 from tests.e2e.own_network import OwnNetwork, picture
 
+pytestmark = pytest.mark.slow
+
 DARK = 51
 DRAWS = 4000
 

@@ -127,7 +127,7 @@ def passes_to(batcher: Batcher, ticket: Ticket) -> int:
 
 @pytest.mark.parametrize(
     ("high", "most"),
-    [(False, 3), (True, 6)],  # 96 draws at half of 64 a pass, or at a quarter
+    [(False, 3), (True, 3)],  # 96 draws at half of 64 a pass, whatever the priority of the other
 )
 @pytest.mark.parametrize("draws", [64, 1000, 100_000])
 def test_a_key_with_many_pictures_leaves_another_its_share(
@@ -140,6 +140,30 @@ def test_a_key_with_many_pictures_leaves_another_its_share(
         modest = ticket(number, max_draws=96, owner=2)
         batcher.admit(modest)
         assert passes_to(batcher, modest) <= most
+
+
+@pytest.mark.parametrize(
+    ("high", "normal", "shares"),
+    [
+        (1, 1, (32, 32)),  # the others have half
+        (1, 2, (32, 16)),
+        (1, 3, (30, 10)),  # three times as much, 10 2/3 slots being a share
+        (1, 9, (16, 5)),
+        (3, 1, (16, 16)),  # never less than an equal share
+        (2, 0, (32, 0)),
+    ],
+)
+def test_high_priority_takes_no_more_than_half_of_a_pass_from_the_others(
+    high: int, normal: int, shares: tuple[int, int]
+) -> None:
+    batcher = Batcher(64)
+    for number in range(high + normal):
+        batcher.admit(ticket(number, max_draws=100_000, high=number < high, owner=number + 1))
+    planned = batcher.plan(0.0)
+    assert planned is not None
+    counts = dict(zip([one.id for one in planned.tickets], planned.counts, strict=True))
+    for number in range(high + normal):
+        assert counts[number] >= shares[number >= high]
 
 
 def test_what_one_has_no_use_for_goes_to_the_others() -> None:

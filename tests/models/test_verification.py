@@ -230,6 +230,7 @@ def is_word(name: str) -> bool:
     return any(name == word or name.startswith((f"{word}.", f"{word}[")) for word in WORD)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scoring", "target", "mechanism", "share", "labels"),
     [

@@ -20,6 +20,8 @@ from tools.lock import read
 from tools.release import PLACES, release, versions
 from tools.sbom import LAYERS, bill
 
+pytestmark = pytest.mark.slow
+
 PACKAGES = {"pixeldp": (ROOT, ("models", "service")), "client": (ROOT / "client/src", (".",))}
 
 

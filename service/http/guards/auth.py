@@ -29,6 +29,9 @@ LEAST_COST = 64
 # What else costs processor time is charged as the draws that a worker makes meanwhile: seconds for
 # each pixel that decoding goes through, and for each byte that is received, taken apart, decoded.
 PIXEL_SECONDS, BYTE_SECONDS = 1e-7, 2e-8
+# And for each picture, whatever it is: as long the front is busy with it. Where draws are fast, few
+# draws cost next to nothing beside it.
+PICTURE_SECONDS = 1e-3
 
 REFUSALS = problems.responses(401, 403, 429)
 
@@ -145,11 +148,11 @@ def _lacking(scope: Scope) -> Problem:
 
 
 class Bill:
-    """What an answer costs its caller: the whole budget, until ``draws`` says what was used."""
+    """What an answer costs its caller: ``taken`` draws, until ``draws`` says what was used."""
 
-    def __init__(self, caller: Caller, budget: int) -> None:
+    def __init__(self, caller: Caller, budget: int, taken: float) -> None:
         self._allowance, self._usage = caller.allowance, current()
-        self._own = caller.received + max(budget, LEAST_COST)
+        self._own = caller.received + taken
         self.draws = budget
 
     def add_work(self, pixels: int, size: int, speed: float) -> None:
@@ -173,16 +176,22 @@ class Bill:
 
 
 @contextmanager
-def charge(budget: int) -> Iterator[Bill]:
+def charge(budget: int, speed: float) -> Iterator[Bill]:
     """Take ``budget`` draws from the caller of the running request; give back what stays unused.
 
     A client that does not wait for its answer pays the budget: its draws may have been made.
+
+    Args:
+        budget: draws.
+        speed: draws a second that a worker makes of the model.
 
     Raises:
         Problem: ``rate-limited``, if the caller is in debt.
     """
     caller = _caller.get()
-    bill, taken = Bill(caller, budget), max(budget, LEAST_COST)
+    least = max(LEAST_COST, PICTURE_SECONDS * speed)
+    taken = max(budget, least)
+    bill = Bill(caller, budget, taken)
     _refuse_debt(caller.allowance, caller.received)
     bill.take(taken)
     try:
@@ -191,7 +200,7 @@ def charge(budget: int) -> Iterator[Bill]:
         bill.draws = 0
         raise
     finally:
-        bill.take(max(bill.draws, LEAST_COST) - taken)
+        bill.take(max(bill.draws, least) - taken)
 
 
 def _refuse_debt(allowance: Allowance, own: float = 0.0) -> None:

@@ -31,7 +31,7 @@ Scope = Literal["predict", "priority", "metrics", "admin"]
 # Tells a key from other secrets, for people and for scanners that look for leaked ones.
 PREFIX = "pixeldp_"
 # What a key that was idle may draw at once, in seconds of its rate.
-BURST_SECONDS = 10.0
+BURST_SECONDS = 2.0
 
 
 class KeysError(ValueError):

@@ -74,6 +74,7 @@ def bring(out: Path, weights: Path, noise: Any) -> Imported:
     return import_classifier(source, Wanted(shape=(1, 8, 8)), noise, out, pixels, QUESTION)
 
 
+@pytest.mark.slow
 def test_a_denoiser_makes_a_classifier_without_noise_servable(
     tmp_path: Path, weights: Path, denoised: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

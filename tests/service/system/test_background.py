@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 import structlog
 
-from service.system import tasks as supervision
-from service.system.tasks import PAUSES, keep, once
+from service.system import background
+from service.system.background import PAUSES, keep, once
 
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervision, "PAUSES", (0.0,) * len(PAUSES))
+    monkeypatch.setattr(background, "PAUSES", (0.0,) * len(PAUSES))
 
 
 class Work:
