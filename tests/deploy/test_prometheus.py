@@ -232,7 +232,8 @@ def test_every_metric_and_label_that_is_named_exists(
 
 @pytest.mark.parametrize("name", promql.panel_queries())
 def test_every_panel_shows_something(prometheus: Prometheus, name: str) -> None:
-    assert prometheus.query(promql.panel_queries()[name]), promql.panel_queries()[name]
+    # A rate needs two scrapes of its series, which may have begun after others.
+    wait_for(prometheus, promql.panel_queries()[name])
 
 
 @pytest.mark.parametrize("query", promql.scaling_queries())

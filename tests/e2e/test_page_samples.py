@@ -16,10 +16,9 @@ from models.predictor import Predictor
 MODELS = sorted(one.name for one in ZOO.iterdir() if one.is_dir())
 
 
-def shows(file: str, labels: tuple[str, ...]) -> str:
-    """Return the label that a sample's name speaks of first."""
-    words = Path(file).stem.split("-")[1:]
-    return next(word for word in words if word in labels)
+def shows(file: str, labels: tuple[str, ...]) -> list[str]:
+    """Return the labels that a sample's name speaks of: of what is almost another, either."""
+    return [word for word in Path(file).stem.split("-")[1:] if word in labels]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -32,7 +31,7 @@ def test_each_is_certified_as_what_it_shows(model: str) -> None:
         inquiry = Inquiry(Question(0.99, 256, None, "l2"), encoded.terms, len(labels), "votes")
         while not inquiry.stopped:
             inquiry.add(predictor.run([encoded.features], np.zeros(64, dtype=np.intp)))
-        assert labels[inquiry.total.leader] == shows(name, labels), name
+        assert labels[inquiry.total.leader] in shows(name, labels), name
 
 
 @pytest.mark.parametrize("name", SAMPLES)
