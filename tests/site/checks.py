@@ -149,7 +149,7 @@ def documents(site: Site) -> Iterator[tuple[str, str]]:
     yield "client/README.md", "client/index.html"
     for path in sorted((site.root / "docs").rglob("*.md")):
         name = path.relative_to(site.root).as_posix()
-        yield name, f"{name.removesuffix('.md')}/index.html"
+        yield name, f"{name.removesuffix('README.md').removesuffix('.md').rstrip('/')}/index.html"
     for path in sorted((site.root / "models/zoo").glob("*/README.md")):
         yield path.relative_to(site.root).as_posix(), f"models/zoo/{path.parent.name}/index.html"
 
