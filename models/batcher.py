@@ -148,12 +148,11 @@ class Batcher:
 
         Each caller has an equal share, up to three times as large with a picture of high priority,
         as long as the others have half of the pass; what one has no use for goes to the others.
-        Within a share, high priority goes first, then those
-        with fewer draws, then the older: each gets what it needs to its next look. But a quarter is
-        for whoever has gone longest without a slot of those that stand behind the first in priority
-        or draws, so that nobody starves. Slots that are left take further draws of the same
-        pictures rather than padding. Pictures that are to be alone have every fourth pass, one to
-        each.
+        Within a share, high priority goes first, then those with fewer draws, then the older: each
+        gets what it needs to its next look. But a quarter is for whoever has gone longest without a
+        slot of those that stand behind the first in priority or draws, so that nobody starves.
+        Slots that are left take further draws of the same pictures rather than padding. Pictures
+        that are to be alone have every fourth pass, one to each.
         """
         if not self._tickets:
             return None

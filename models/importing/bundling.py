@@ -228,9 +228,9 @@ def _assemble(
 
 def _load_denoiser(network: PixelDP, other: PixelDP) -> None:
     """Copy g and the autoencoder, and leave the classifier alone."""
-    prepend = f"classifier.{CLASSIFIER}."
+    behind = f"classifier.{CLASSIFIER}."
     state = {
-        name: value for name, value in other.state_dict().items() if not name.startswith(prepend)
+        name: value for name, value in other.state_dict().items() if not name.startswith(behind)
     }
     network.load_state_dict({**network.state_dict(), **state})
 

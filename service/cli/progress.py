@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
 
+from service.system.signals import handled
+
 EVERY_SECONDS = 10.0
 
 
@@ -59,8 +61,5 @@ def cleaning_up() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    former = signal.signal(signal.SIGTERM, end)
-    try:
+    with handled({signal.SIGTERM: end}):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, former)

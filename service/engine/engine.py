@@ -336,20 +336,12 @@ class Engine:
             entry.answer.set_exception(DeadlineError("the deadline came in the queue"))
         else:
             seconds = entry.supervisor.late_seconds
-            entry.timer = asyncio.get_running_loop().call_later(seconds, self._give_up, entry)
-
-    def _give_up(self, entry: Entry) -> None:
-        """Answer in the place of a worker that has not."""
-        if entry.answer.done():
-            return
-        if entry.supervisor:
-            del entry.supervisor.entries[entry.id]
-            entry.supervisor.send(messages.Cancel(id=entry.id))
-        self._end(entry)
-        self._dispatch()
+            entry.timer = asyncio.get_running_loop().call_later(seconds, self._end, entry)
 
     def _end(self, entry: Entry) -> None:
-        """Answer with what is known of a picture whose deadline has come at a worker."""
+        """Answer in the place of a worker that has not, with what is known of its picture."""
+        if entry.answer.done():
+            return
         if entry.draft:
             entry.answer.set_result(entry.draft)
         else:
@@ -357,7 +349,7 @@ class Engine:
             entry.answer.set_exception(DeadlineError(reason))
 
     def _forget(self, entry: Entry) -> None:
-        """Drop what is left of a entry that nobody waits for any more."""
+        """Drop what is left of an entry that nobody waits for any more."""
         if entry.supervisor is None:
             self._waiting.remove(entry)
         elif entry.supervisor.entries.pop(entry.id, None):

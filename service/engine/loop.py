@@ -50,7 +50,7 @@ class Loop:
     """What a worker does once its models are loaded.
 
     Args:
-        link: to the front process.
+        channel: to the front process.
         status: where the front process sees what this one is at.
         loaded: each model by number, and how it is run.
         loader: loads a further model; called in a thread of its own.

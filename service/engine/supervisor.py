@@ -1,4 +1,4 @@
-"""A supervisor: where one worker serves on one device. When it dies, its successor takes over."""
+"""A supervisor starts, watches and replaces the worker of one device."""
 
 import asyncio
 import contextlib
@@ -83,7 +83,7 @@ class _StartAgainError(Exception):
 
 
 class Supervisor:
-    """One supervisor.
+    """Keeps one worker on one device; when it dies, its successor takes over.
 
     Args:
         name: of the workers that serve here.
@@ -213,7 +213,7 @@ class Supervisor:
         self._recent.pop(model, None)
 
     async def keep(self) -> None:
-        """Keep a worker at this supervisor, for as long as the service runs."""
+        """Keep a worker, for as long as the service runs."""
         while True:
             started = time.monotonic()
             self._reason, self._told = "", False

@@ -57,24 +57,26 @@ def _stop(pids: list[int]) -> None:
         os.kill(pid, signal.SIGSTOP)
 
 
-@asynccontextmanager
-async def workers_stopped(service: Service, timeout_ms: int) -> AsyncIterator[object]:
-    """Stop all workers while they have pictures."""
-    query = QUERY.format(timeout_ms=timeout_ms)
-    async with closed_loop(service.address, query, [seven()], CLIENTS) as log:
-        await progress(log)
-        _stop(workers(service.process.pid))
-        yield log
+def stopping(processes: Callable[[int], list[int]], picture: Callable[[], bytes]) -> Before:
+    """Return what stops all of some processes while they have pictures.
+
+    Args:
+        processes: finds them by the front's.
+        picture: one that keeps them busy.
+    """
+
+    @asynccontextmanager
+    async def stopped(service: Service, timeout_ms: int) -> AsyncIterator[object]:
+        query = QUERY.format(timeout_ms=timeout_ms)
+        async with closed_loop(service.address, query, [picture()], CLIENTS) as log:
+            await progress(log)
+            _stop(processes(service.process.pid))
+            yield log
+
+    return stopped
 
 
-@asynccontextmanager
-async def decoders_stopped(service: Service, timeout_ms: int) -> AsyncIterator[object]:
-    """Stop all decoders while they have pictures."""
-    query = QUERY.format(timeout_ms=timeout_ms)
-    async with closed_loop(service.address, query, [tiny_webp()], CLIENTS) as log:
-        await progress(log)
-        _stop(decoders(service.process.pid))
-        yield log
+workers_stopped, decoders_stopped = stopping(workers, seven), stopping(decoders, tiny_webp)
 
 
 @asynccontextmanager

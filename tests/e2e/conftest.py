@@ -1,16 +1,21 @@
 """A real service: its own processes, its own socket, the shipped model."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+
+from models.bundle import ZOO
 
 ROOT = Path(__file__).parents[2]
 # These find what hangs: ten times what a slow machine takes.
@@ -79,6 +84,14 @@ class Service:
         if self.process.stderr:
             self.process.stderr.close()
         return code
+
+
+def copy_bundle(folder: Path, **changes: Any) -> Path:
+    """Copy the shipped bundle, with changes to its description; return where it is."""
+    shutil.copytree(ZOO / "mnist-cnn", folder)
+    file = folder / "model.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return folder
 
 
 @pytest.fixture(scope="session")

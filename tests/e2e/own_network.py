@@ -55,10 +55,10 @@ def build():
 class OwnNetwork:
     """The network's bundle, and the files that steer it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, code: str = CODE) -> None:
         self._folder = folder
         self.code = folder / "own.py"
-        self.code.write_text(CODE)
+        self.code.write_text(code)
         self.bundle = folder / "bundle"
         command = [sys.executable, "-P", "-m", "service.cli.main", "import", f"{self.code}:build"]
         options = ["--input", "1x8x8", "--scale", "0.25", "--draws", "64"]

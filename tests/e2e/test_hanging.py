@@ -1,7 +1,6 @@
 """A disk that hangs keeps neither other models nor the end of the service."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -13,21 +12,14 @@ import httpx
 import pytest
 
 from models.bundle import ZOO
-from tests.chaos.processes import decoders, workers
-from tests.e2e.conftest import PLAIN, Service
+from tests.chaos.processes import children, decoders, title, workers
+from tests.e2e.conftest import PLAIN, Service, copy_bundle
 from tests.hanging_disk import CannotMountError, HangingDisk
 
 pytestmark = pytest.mark.slow
 
 NAME = "mnist-cnn"
 HANG_SECONDS = 300.0
-
-
-def named(folder: Path, name: str) -> Path:
-    shutil.copytree(ZOO / NAME, folder)
-    file = folder / "model.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "name": name}))
-    return folder
 
 
 @contextlib.contextmanager
@@ -40,9 +32,11 @@ def hanging_disk(source: Path, folder: Path) -> Iterator[Callable[[], bool]]:
         disk.close()
 
 
-def parent(pid: int) -> int:
-    """Other tests have services, too: a reader is this one's if its front is."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+def readers() -> list[int]:
+    """Return those of this test's own service: others have some, too."""
+    fronts = children(os.getpid())
+    found = (pid for front in fronts for pid in children(front))
+    return [pid for pid in found if "service.reading" in title(pid)]
 
 
 @contextlib.contextmanager
@@ -54,13 +48,11 @@ def stopped_reader(source: Path, folder: Path) -> Iterator[Callable[[], bool]]:
 
     def look() -> None:
         while not over.wait(0.002) and len(seen) < 2:
-            for file in Path("/proc").glob("[0-9]*/cmdline"):
-                pid = int(file.parent.name)
-                with contextlib.suppress(OSError):
-                    reads = b"service.reading" in file.read_bytes()
-                    if reads and pid not in seen and parent(parent(pid)) == os.getpid():
-                        seen.append(pid)
-                        if len(seen) == 2:
+            for pid in readers():
+                if pid not in seen:
+                    seen.append(pid)
+                    if len(seen) == 2:
+                        with contextlib.suppress(ProcessLookupError):
                             os.kill(pid, signal.SIGSTOP)
                             found.set()
 
@@ -87,8 +79,8 @@ def hanging(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable
     """A repository in which ``slow`` hangs and ``quick`` does not; says when the first does."""
     root = tmp_path / "repository"
     root.mkdir()
-    named(root / "quick", "quick")
-    source = named(tmp_path / "source", "slow")
+    copy_bundle(root / "quick", name="quick")
+    source = copy_bundle(tmp_path / "source", name="slow")
     how = hanging_disk if can_mount(tmp_path / "tried") else stopped_reader
     if request.param == "stopped":
         how = stopped_reader

@@ -1,16 +1,12 @@
 """A model that is too slow for the draws that were asked for gets fewer, and still answers."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
 from models.certification.division import LEAST_DRAWS
-from models.networks.foreign.python import ALLOWED
-from tests.e2e.conftest import PLAIN, Service
-from tests.e2e.own_network import picture
+from tests.e2e.own_network import OwnNetwork, picture
 
 pytestmark = pytest.mark.slow
 
@@ -35,19 +31,7 @@ def build():
 
 
 def test_it_answers_with_fewer_draws_rather_than_not_at_all(tmp_path: Path) -> None:
-    code, bundle = tmp_path / "own.py", tmp_path / "bundle"
-    code.write_text(CODE)
-    options = ["--input", "1x8x8", "--scale", "0.25", "--draws", "64", "--name", "own"]
-    command = [sys.executable, "-P", "-m", "service.cli.main", "import", f"{code}:build"]
-    subprocess.run([*command, "--out", str(bundle), *options], check=True)
-    settings = {
-        **PLAIN,
-        ALLOWED: str(code),
-        "PIXELDP_PASS_SIZE": "16",
-        "PIXELDP_COMPILE": "false",
-        "PIXELDP_CHECK_SECONDS": "0",
-    }
-    service = Service(str(bundle), environment=settings).wait_ready()
+    service = OwnNetwork(tmp_path, CODE).serve(PIXELDP_PASS_SIZE="16")
     try:
         asked = {"timeout_ms": 3000, "max_draws": 1000}
         found = httpx.post(

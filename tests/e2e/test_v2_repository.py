@@ -16,27 +16,20 @@ from tritonclient.utils import InferenceServerException
 
 from models.bundle import ZOO
 from service.http.guards.keys import add
-from tests.e2e.conftest import PLAIN, ROOT, Service
+from tests.e2e.conftest import PLAIN, ROOT, Service, copy_bundle
 
 NAME, SECOND = "mnist-cnn", "second"
-
-
-def copy(folder: Path, **changes: Any) -> None:
-    """Copy the shipped bundle, with changes to its description."""
-    shutil.copytree(ZOO / NAME, folder)
-    file = folder / "model.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("repository")
-    copy(root / SECOND / "1", name=SECOND, version="1")
-    copy(root / SECOND / "2", name=SECOND, version="2")
-    copy(root / "damaged", name="damaged")
+    copy_bundle(root / SECOND / "1", name=SECOND, version="1")
+    copy_bundle(root / SECOND / "2", name=SECOND, version="2")
+    copy_bundle(root / "damaged", name="damaged")
     (root / "damaged" / "weights.safetensors").write_bytes(b"nothing")
-    copy(root / "disguised", name=NAME)
-    copy(root / "misplaced" / "7", name="misplaced", version="8")
+    copy_bundle(root / "disguised", name=NAME)
+    copy_bundle(root / "misplaced" / "7", name="misplaced", version="8")
     (root / "illegible").mkdir()
     (root / "illegible" / "model.json").write_text("[")
     (root / "empty").mkdir()
@@ -329,10 +322,10 @@ def test_of_several_versions_all_are_loaded_or_none(
     running: Any, repository: Path, admin: dict[str, str], user: dict[str, str]
 ) -> None:
     address = running[0].address
-    copy(repository / "half" / "1", name="half", version="1")
+    copy_bundle(repository / "half" / "1", name="half", version="1")
     # Nothing but building it shows that its weights are for ten labels.
     labels = [str(label) for label in range(11)]
-    copy(repository / "half" / "2", name="half", version="2", labels=labels)
+    copy_bundle(repository / "half" / "2", name="half", version="2", labels=labels)
     try:
         url = f"{address}/v2/repository/models/half"
         refused = httpx.post(f"{url}/load", headers=admin, timeout=100)
