@@ -33,13 +33,12 @@ def answer_all(
         The index of a picture and its finished inquiry, in the order in which they finish.
     """
     waiting = enumerate(images)
-    manifest = predictor.manifest
     batcher = Batcher(predictor.pass_size)
     drawn = 0
     while True:
         for index, image in itertools.islice(waiting, IN_FLIGHT - len(batcher)):
             encoded = predictor.encode(image)
-            inquiry = Inquiry(question, encoded.terms, len(manifest.labels), manifest.scoring)
+            inquiry = predictor.inquire(question, encoded)
             batcher.admit(Ticket(index, encoded.features, inquiry, deadline=math.inf))
         planned = batcher.plan(0.0)
         if planned is None:

@@ -21,6 +21,7 @@ from models.bundle import Manifest
 from models.certification.arrays import Floats, Integers
 from models.certification.certificates import DEFAULTS
 from models.certification.norms import NORMS, Norm
+from models.certification.procedure import Inquiry, Question
 from models.certification.tally import draw_scores
 from models.certification.terms import Delta, Terms, strongest
 from models.compile_cache import keep_apart
@@ -137,6 +138,10 @@ class Predictor:
         features = self.noise.snap(self._run_encoder(prepared))
         values = preparation.width * preparation.height * CHANNELS[preparation.mode]
         return Encoded(features, self._terms(preparation, features, values))
+
+    def inquire(self, question: Question, encoded: Encoded) -> Inquiry:
+        """Begin an inquiry into a picture that was encoded here."""
+        return Inquiry(question, encoded.terms, len(self.manifest.labels), self.manifest.scoring)
 
     def run(self, pictures: Sequence[Features], rows: NDArray[np.intp]) -> Integers:
         """Run one pass.

@@ -12,7 +12,7 @@ import structlog
 
 from models.batcher import Ticket
 from models.certification.answer import conclude
-from models.certification.procedure import Inquiry, Question
+from models.certification.procedure import Question
 from models.execution import Calibration
 from models.predictor import Predictor
 from service.decoding.reduction import FLOAT
@@ -48,6 +48,9 @@ class _Client:
 
 class Loop:
     """What a worker does once its models are loaded.
+
+    It knows those that this process has loaded, and how it runs them. Which models are served is
+    the front's to say: it has each loaded and removed.
 
     Args:
         channel: to the front process.
@@ -159,7 +162,6 @@ class Loop:
         except ValueError as error:
             self._channel.send(messages.Failed(id=message.id, reason=str(error)))
             return
-        manifest = predictor.manifest
         question = Question(
             message.confidence,
             message.max_draws,
@@ -167,12 +169,11 @@ class Loop:
             message.norm,
             message.restarts,
         )
-        inquiry = Inquiry(question, encoded.terms, len(manifest.labels), manifest.scoring)
         running.runner.batcher.admit(
             Ticket(
                 message.id,
                 encoded.features,
-                inquiry,
+                predictor.inquire(question, encoded),
                 message.deadline,
                 high=message.high,
                 owner=message.owner,
