@@ -8,7 +8,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Self
 
@@ -30,7 +30,8 @@ from models.execution import Execution, Precision
 from models.loaded import LoadedModel
 from models.networks.placement import IMAGE
 from models.noise import Features, Key, system_key
-from models.preprocessing import CHANNELS, Preprocessing, plan
+from models.picture_terms import assemble_terms
+from models.preprocessing import Preprocessing, plan
 from models.trial import try_rows
 
 _DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -126,7 +127,7 @@ class Predictor:
             return self.encode_prepared(preparation.apply(pixels), preparation)
         steps = pixels.transpose(2, 0, 1).astype(np.int32).ravel()
         features = Features(steps, on_grid=True)
-        return Encoded(features, self._terms(preparation, features, pixels.size))
+        return Encoded(features, self._terms(preparation, features))
 
     def encode_prepared(self, prepared: Floats, preparation: Preprocessing) -> Encoded:
         """Run g once on a picture that was prepared elsewhere.
@@ -136,8 +137,7 @@ class Predictor:
             preparation: as of :meth:`plan`.
         """
         features = self.noise.snap(self._run_encoder(prepared))
-        values = preparation.width * preparation.height * CHANNELS[preparation.mode]
-        return Encoded(features, self._terms(preparation, features, values))
+        return Encoded(features, self._terms(preparation, features))
 
     def inquire(self, question: Question, encoded: Encoded) -> Inquiry:
         """Begin an inquiry into a picture that was encoded here."""
@@ -246,16 +246,12 @@ class Predictor:
             features = self._encoder(torch.tensor(prepared)[None])[0]
         return np.asarray(features.numpy())
 
-    def _terms(self, preparation: Preprocessing, features: Features, values: int) -> Terms:
-        noise, spec = self.manifest.noise, self.manifest.sensitivity
-        own = Delta(
-            spec.input_norm,
-            spec.noise_norm,
-            spec.value * preparation.sensitivity(spec.input_norm, spec.input_norm),
-            self._rho(preparation, features, spec.noise_norm),
-        )
-        deltas = [own]
-        for target in DEFAULTS[noise.mechanism]:
+    def _terms(self, preparation: Preprocessing, features: Features) -> Terms:
+        terms = assemble_terms(self.manifest, preparation)
+        own = self.manifest.sensitivity.noise_norm
+        own_rho = self._rho(preparation, features, own)
+        deltas = [Delta(terms.norm, own, terms.sensitivity, own_rho)]
+        for target in DEFAULTS[terms.mechanism]:
             rho = self._rho(preparation, features, target)
             for source in NORMS:
                 value = min(
@@ -263,15 +259,11 @@ class Predictor:
                     for via in NORMS
                 )
                 deltas.append(Delta(source, target, value, rho))
-        return Terms(
-            mechanism=noise.mechanism,
-            scale=noise.scale,
-            sensitivity=own.value,
-            norm=own.source,
-            values=values,
+        return replace(
+            terms,
             tau=self.noise.total_variation(len(features.steps)),
-            rho=own.rho,
-            further=strongest(deltas, values)[1:],
+            rho=own_rho,
+            further=strongest(deltas, terms.values)[1:],
         )
 
     def _rho(self, preparation: Preprocessing, features: Features, norm: Norm) -> float:

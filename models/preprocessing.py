@@ -76,6 +76,11 @@ class Preprocessing:
         return tuple(steps)
 
     @property
+    def values(self) -> int:
+        """The number of values of the picture as sent."""
+        return self.width * self.height * CHANNELS[self.mode]
+
+    @property
     def on_grid(self) -> bool:
         """Whether every value of the result is k/255 for an integer k."""
         return self.bits == 8 and not self.steps

@@ -1,8 +1,9 @@
 """Settings beside the models: whether a request that chooses nothing can be answered at all."""
 
 from models.bundle import Bundle
-from models.certification.procedure import Question, Terms
+from models.certification.procedure import Question
 from models.certification.reach import draws_needed, reachable_size
+from models.picture_terms import assemble_terms
 from service.settings import Settings
 
 
@@ -17,21 +18,14 @@ def check_defaults(settings: Settings, bundle: Bundle) -> None:
         UselessDefaultsError: they cannot; says which settings to change.
     """
     manifest = bundle.manifest
-    channels, height, width = manifest.input.shape
+    _, height, width = manifest.input.shape
     if height * width > settings.max_pixels:
         raise UselessDefaultsError(
             f"PIXELDP_MAX_PIXELS is {settings.max_pixels:,}, but {manifest.name} takes pictures of "
             f"{width} x {height}, which are {width * height:,} pixels"
         )
-    norm = manifest.sensitivity.input_norm
-    terms = Terms(
-        mechanism=manifest.noise.mechanism,
-        scale=manifest.noise.scale,
-        sensitivity=manifest.sensitivity.value,
-        norm=norm,
-        values=channels * height * width,
-    )
-    question = Question(settings.confidence, settings.max_draws, None, norm)
+    terms = assemble_terms(manifest)
+    question = Question(settings.confidence, settings.max_draws, None, terms.norm)
     labels = len(manifest.labels)
     if reachable_size(question, terms, manifest.scoring, labels) > 0:
         return

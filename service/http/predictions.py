@@ -9,13 +9,13 @@ from typing import Any
 from models.certification.division import LEAST_DRAWS
 from models.certification.procedure import Question
 from models.certification.reach import draws_needed, reachable_size
-from models.certification.terms import Terms
 from models.images import (
     CannotCertifyPicture,
     NotAPicture,
     Size,
     TooManyPixels,
 )
+from models.picture_terms import assemble_terms
 from models.preprocessing import CannotCertify, Preprocessing
 from service.catalogue import Catalogue, Served, UnknownModelError
 from service.decoding.decoders import (
@@ -130,8 +130,7 @@ class Predictions:
                     )
                     picture = await self._decode(file, task, bill, speed)
                     preparation = picture.plan(shape)
-                    terms = self._terms(served, preparation, picture.values)
-                    self._check_reach(served, asked, terms)
+                    self._check_reach(served, asked, preparation)
             decoded = time.monotonic()
             job = Job(
                 model=served.index,
@@ -263,21 +262,10 @@ class Predictions:
             raise Problem("overloaded", detail, retry_after_s=retry) from None
         return picture
 
-    def _terms(self, served: Served, preparation: Preprocessing, values: int) -> Terms:
-        """Return what certificates are worth here, but for what only a worker knows: τ and ρ."""
-        manifest = served.bundle.manifest
-        norm = manifest.sensitivity.input_norm
-        return Terms(
-            mechanism=manifest.noise.mechanism,
-            scale=manifest.noise.scale,
-            sensitivity=manifest.sensitivity.value * preparation.sensitivity(norm, norm),
-            norm=norm,
-            values=values,
-        )
-
-    def _check_reach(self, served: Served, asked: Asked, terms: Terms) -> None:
+    def _check_reach(self, served: Served, asked: Asked, preparation: Preprocessing) -> None:
         """Refuse a confidence at which not even agreeing draws certify anything."""
         question, manifest = asked.question, served.bundle.manifest
+        terms = assemble_terms(manifest, preparation)
         scoring, labels = manifest.scoring, len(manifest.labels)
         if reachable_size(question, terms, scoring, labels) > 0:
             return
