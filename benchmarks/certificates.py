@@ -21,8 +21,10 @@ from tqdm import tqdm
 from benchmarks.comparison import cohen_size, paper_size
 from models.bundle import ZOO
 from models.calibration import calibrate
-from models.certification.procedure import Inquiry, Question, Terms
+from models.certification.inquiry import Inquiry
+from models.certification.question import Question
 from models.certification.tally import Tally
+from models.certification.terms import Terms
 from models.data.datasets import load
 from models.loaded import load_model
 from models.predictor import Predictor

@@ -8,8 +8,8 @@ from models.certification.bounds import (
     hoeffding_radius,
 )
 from models.certification.certificates import PAPER, size
-from models.certification.procedure import Terms
 from models.certification.tally import Tally
+from models.certification.terms import Terms
 
 
 def paper_size(tally: Tally, terms: Terms, confidence: float) -> float:

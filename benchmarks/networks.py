@@ -23,7 +23,8 @@ from benchmarks.service import CLIENTS, Service, png, serving, settle
 from models.bundle import ZOO, Bundle, read_bundle
 from models.calibration import calibrate, compare
 from models.certification.answer import conclude
-from models.certification.procedure import Inquiry, Question
+from models.certification.inquiry import Inquiry
+from models.certification.question import Question
 from models.loaded import load_model
 from models.network import build_network, load_network, save_network
 from models.predictor import Predictor

@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 
 from models.batcher import Batcher, Ticket
-from models.certification.procedure import Inquiry, Question
+from models.certification.inquiry import Inquiry
+from models.certification.question import Question
 from models.noise import Key
 from models.predictor import Predictor
 from models.preprocessing import Pixels

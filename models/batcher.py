@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.certification.arrays import Integers
-from models.certification.procedure import Inquiry
+from models.certification.inquiry import Inquiry
 from models.noise import Features
 
 # Pictures that have had so many draws stand behind those that have had fewer, and again whenever

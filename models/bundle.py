@@ -26,9 +26,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.certification.mechanisms import MECHANISM_NORMS, Mechanism
-from models.certification.norms import Norm
-from models.certification.tally import Scoring
+from models.certification.names import MECHANISM_NORMS, Mechanism, Norm, Scoring
 from models.files import write_whole
 
 FORMAT_VERSION: Literal[1] = 1

@@ -12,7 +12,7 @@ from torch import nn
 
 from models.bundle import MANIFEST, Bundle, BundleError, Manifest, describe
 from models.certification.certificates import DEFAULTS
-from models.certification.norms import Norm
+from models.certification.names import Norm
 from models.network import PixelDP, load_proven
 from models.networks.folding import fold
 from models.networks.placement import IMAGE

@@ -27,7 +27,7 @@ from models.bundle import (
     read_file,
     write_manifest,
 )
-from models.certification.certificates import Mechanism
+from models.certification.names import Mechanism
 from models.files import write_whole
 from models.networks.foreign.exported import program_of
 from models.networks.limit import limited

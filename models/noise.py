@@ -27,13 +27,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from models.certification.arrays import Floats
-from models.certification.certificates import (
-    MECHANISM_NORMS,
-    MECHANISMS,
-    Mechanism,
-    laplace_quantile,
-)
-from models.certification.norms import Norm
+from models.certification.certificates import laplace_quantile
+from models.certification.names import MECHANISM_NORMS, MECHANISMS, Mechanism, Norm
 
 # Features are kept in 1/SUBSTEPS of a grid step. 4112 = 16·257: with γ = 1/255 both depths of
 # pictures are exact, since 1/65535 = γ/257.

@@ -20,8 +20,9 @@ from torch import nn
 from models.bundle import Manifest
 from models.certification.arrays import Floats, Integers
 from models.certification.certificates import DEFAULTS
-from models.certification.norms import NORMS, Norm
-from models.certification.procedure import Inquiry, Question
+from models.certification.inquiry import Inquiry
+from models.certification.names import NORMS, Norm
+from models.certification.question import Question
 from models.certification.tally import draw_scores
 from models.certification.terms import Delta, Terms, strongest
 from models.compile_cache import keep_apart

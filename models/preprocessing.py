@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.certification.arrays import Floats
-from models.certification.norms import NORMS, Norm, check_norm
+from models.certification.names import NORMS, Norm
+from models.certification.norms import check_norm
 from models.certification.rounding import round_up
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]

@@ -18,11 +18,13 @@ import numpy as np
 
 from models.bundle import RowsBasis
 from models.certification.answer import Conclusion, follow
-from models.certification.certificates import DEFAULTS, MECHANISM_NORMS, MECHANISMS
+from models.certification.certificates import DEFAULTS
 from models.certification.division import LEAST_DRAWS, PILOT_BLOCK, PILOT_LIMIT, looks, pilot_ends
-from models.certification.norms import NORMS
-from models.certification.procedure import CERTIFYING, Findings, Question
-from models.certification.tally import DENOMINATORS, SCORINGS, Scoring, Tally
+from models.certification.inquiry import Findings
+from models.certification.names import MECHANISM_NORMS, MECHANISMS, NORMS, SCORINGS, Scoring
+from models.certification.question import Question
+from models.certification.tally import DENOMINATORS, Tally
+from models.certification.tally_bounds import CERTIFYING
 from models.certification.terms import Delta, Terms
 from models.execution import PRECISIONS, Provider
 from models.preprocessing import CHANNELS, DEPTHS, LARGEST_SIDE, CannotCertify, plan

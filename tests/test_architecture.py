@@ -110,6 +110,28 @@ def test_certification_needs_nothing_but_numpy_and_scipy() -> None:
     assert wrong == []
 
 
+def literals(tree: ast.AST) -> Iterator[frozenset[object]]:
+    """Yield the values of each ``Literal`` of at least two."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
+            values = ast.literal_eval(node.slice)
+            if isinstance(values, tuple):
+                yield frozenset(values)
+
+
+def test_a_vocabulary_of_certification_stands_nowhere_else() -> None:
+    own = "models.certification.names"
+    vocabularies = set(literals(MODULES[own].tree))
+    assert {"l1", "l2", "linf"} in vocabularies
+    again = [
+        (name, sorted(map(str, values)))
+        for name, module in MODULES.items()
+        for values in literals(module.tree)
+        if name != own and values in vocabularies
+    ]
+    assert again == []
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     graph = {name: needs(module) for name, module in MODULES.items()}
     assert sum(map(len, graph.values())) > len(graph)  # imports were found at all

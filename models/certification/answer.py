@@ -11,10 +11,10 @@ import numpy as np
 
 from models.certification.arrays import Floats
 from models.certification.attack_bounds import Attacks, attack_sizes, attacks, known, reached
-from models.certification.bounds import Bound, betting_lower, betting_upper
-from models.certification.certificates import PAPER, Certificate
-from models.certification.norms import NORMS, Norm
-from models.certification.procedure import Findings, Inquiry, Stopped
+from models.certification.bounds import betting_lower, betting_upper
+from models.certification.certificates import PAPER
+from models.certification.inquiry import Findings, Inquiry
+from models.certification.names import NORMS, Bound, Certificate, Norm, Stopped
 from models.certification.reach import SMALLEST_SIZE, reachable_size
 from models.certification.rounding import round_down, round_up
 from models.certification.tally import Tally

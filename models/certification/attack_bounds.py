@@ -12,7 +12,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 import numpy as np
 
 from models.certification.arrays import Floats
-from models.certification.norms import Norm
+from models.certification.names import Norm
 from models.certification.rounding import DIGITS, round_down, round_up
 from models.certification.terms import Terms
 

@@ -11,16 +11,13 @@ fixed before the first draw.
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
 from models.certification.arrays import Floats
-
-Bound = Literal["betting", "clopper-pearson", "hoeffding", "empirical-bernstein"]
-BOUNDS: tuple[Bound, ...] = get_args(Bound)
+from models.certification.names import BOUNDS, Bound
 
 # The mixture of bets: c = sigmoid(u), u = −5 … 6, weights proportional to √(c(1−c)).
 _BETS = special.expit(np.arange(-5.0, 7.0))

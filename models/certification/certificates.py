@@ -13,29 +13,21 @@ expectation of *every* function with values in [0, 1]; it is applied to y_c and 
 
 from collections.abc import Callable
 from math import pi, sqrt
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
 from models.certification.arrays import Floats
-from models.certification.mechanisms import MECHANISM_NORMS as MECHANISM_NORMS
-from models.certification.mechanisms import Mechanism as Mechanism
-from models.certification.norms import Norm
+from models.certification.names import (
+    CERTIFICATES,
+    MECHANISM_NORMS,
+    MECHANISMS,
+    Certificate,
+    Mechanism,
+    Norm,
+)
 
-MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
-
-Certificate = Literal[
-    "pixeldp-laplace",
-    "pixeldp-gaussian",
-    "analytic-gaussian",
-    "renyi",
-    "gaussian",
-    "laplace",
-    "laplace-l2",
-]
-CERTIFICATES: tuple[Certificate, ...] = get_args(Certificate)
 # The tight certificates that answer, by the norm in which they need g's sensitivity, the
 # mechanism's own first; and the paper's own condition that is shown beside them.
 DEFAULTS: dict[Mechanism, dict[Norm, Certificate]] = {

@@ -19,7 +19,7 @@ saves 1 to 2 draws of 257 to 477 at targets of ½σ to 1.5σ, and 1 to 7 with lo
 A picture may have to be begun anew: its worker died, or its passes became smaller. Why that was may
 depend on the draws; and whatever it was, a picture that was answered before would not have been
 begun anew. So each run is a further chance to be wrong, and has a share of α of its own that is
-fixed beforehand (:func:`share`).
+fixed beforehand (:func:`share_of_run`).
 
 For votes the certificate's part is divided once more, between betting at every look and one
 Clopper-Pearson look at a number of counted draws that is fixed when the pilot ends.
@@ -28,14 +28,11 @@ Clopper-Pearson look at a number of counted draws that is fixed when the pilot e
 from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.certification.tally import Scoring, Tally
-
-if TYPE_CHECKING:
-    from models.certification.bounds import Bound
+from models.certification.names import Bound, Scoring
+from models.certification.tally import Tally
 
 CERTIFICATE_SHARE = 0.9
 # How much of the certificate's α betting gets for votes, with a target and without one.
@@ -84,7 +81,7 @@ class Division:
     fixed_rival: float
     scores: float
 
-    def of(self, bound: "Bound") -> tuple[float, float]:
+    def of(self, bound: Bound) -> tuple[float, float]:
         """The chances that the label's and the rivals' own bound may miss."""
         if bound == "betting":
             return self.betting_label, self.betting_rival

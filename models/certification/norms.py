@@ -6,15 +6,12 @@ norm r is a T such that ‖δ‖_r ≤ T implies ‖δ‖_p ≤ size.
 """
 
 from math import floor, sqrt
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from models.certification.arrays import Floats
-
-Norm = Literal["l1", "l2", "linf"]
-NORMS: tuple[Norm, ...] = get_args(Norm)
+from models.certification.names import NORMS, Norm
 
 
 def check_norm(norm: str) -> Norm:

@@ -9,8 +9,10 @@ from functools import lru_cache
 import numpy as np
 
 from models.certification.division import LEAST_DRAWS, PILOT_BLOCK, divide
-from models.certification.procedure import Question, best_size
-from models.certification.tally import Scoring, Tally
+from models.certification.inquiry import best_size
+from models.certification.names import Scoring
+from models.certification.question import Question
+from models.certification.tally import Tally
 from models.certification.terms import Terms
 
 # Beyond this no budget is worth naming.

@@ -6,14 +6,13 @@ depend on the order of the draws or on which pass they shared, and no variance c
 """
 
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Self
 
 import numpy as np
 
 from models.certification.arrays import Integers, Numbers
+from models.certification.names import SCORINGS, Scoring
 
-Scoring = Literal["votes", "softmax"]
-SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
 DENOMINATORS: dict[Scoring, int] = {"votes": 1, "softmax": 2**20}
 
 

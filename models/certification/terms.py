@@ -13,17 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from models.certification.arrays import Floats
-from models.certification.certificates import (
-    DEFAULT,
-    DEFAULTS,
-    MECHANISM_NORMS,
-    PAPER,
-    Certificate,
-    Mechanism,
-    attacked,
-    shifts,
-)
-from models.certification.norms import NORMS, Norm, convert, required
+from models.certification.certificates import DEFAULT, DEFAULTS, PAPER, attacked, shifts
+from models.certification.names import MECHANISM_NORMS, NORMS, Certificate, Mechanism, Norm
+from models.certification.norms import convert, required
 from models.certification.rounding import reduce_size, round_down
 
 # What the float64 errors of an attacked interval stay far below, relative to the attack's size and

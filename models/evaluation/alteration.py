@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.certification.arrays import Floats, Integers
-from models.certification.norms import Norm
+from models.certification.names import Norm
 from models.evaluation.asked import AttackName
 from models.evaluation.attacks import ATTACKS, LogScores
 

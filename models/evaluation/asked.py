@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Literal, get_args
 
 from models.bundle import Bundle, Manifest
-from models.certification.norms import Norm
+from models.certification.names import Norm
 from models.data.labelled import DataSet
 
 AttackName = Literal["pgd", "carlini-wagner"]

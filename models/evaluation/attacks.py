@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.certification.norms import Norm, check_norm
+from models.certification.names import Norm
+from models.certification.norms import check_norm
 from models.evaluation.asked import AttackName
 from models.network import PixelDP
 

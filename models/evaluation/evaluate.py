@@ -20,8 +20,8 @@ from models.answering import answer_all, repeatable_key
 from models.bundle import Bundle, read_bundle, write_manifest
 from models.calibration import calibrate
 from models.certification.arrays import Floats, Integers
-from models.certification.norms import Norm
-from models.certification.procedure import Question
+from models.certification.names import Norm
+from models.certification.question import Question
 from models.certification.reach import reachable_size
 from models.data.datasets import DataSet
 from models.device import find_device

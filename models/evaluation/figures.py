@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import binomtest
 
 from models.certification.arrays import Floats, Integers
-from models.certification.norms import Norm
+from models.certification.names import Norm
 from models.evaluation.asked import AttackName
 from models.execution import Precision
 

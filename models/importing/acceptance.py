@@ -15,7 +15,8 @@ from torch import Tensor
 from models.answering import answer_all
 from models.bundle import BundleError
 from models.calibration import calibrate
-from models.certification.procedure import Inquiry, Question
+from models.certification.inquiry import Inquiry
+from models.certification.question import Question
 from models.execution import PRECISIONS, Precision
 from models.loaded import LoadedModel
 from models.predictor import Predictor

@@ -20,8 +20,9 @@ from models.bundle import (
     WeightsSpec,
     remove_bundle,
 )
-from models.certification.certificates import MECHANISM_NORMS
-from models.certification.procedure import Inquiry, Question
+from models.certification.inquiry import Inquiry
+from models.certification.names import MECHANISM_NORMS
+from models.certification.question import Question
 from models.execution import Precision
 from models.files import locked
 from models.importing.acceptance import Report, answer, examine

@@ -13,9 +13,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from models.bundle import DENOISED, MANIFEST, Bundle, ConstructionBound, Name, Positive, Version
-from models.certification.certificates import Mechanism, construction_scale
-from models.certification.norms import Norm
-from models.certification.tally import Scoring
+from models.certification.certificates import construction_scale
+from models.certification.names import Mechanism, Norm, Scoring
 from models.source_names import ImportFailedError
 
 Shape = tuple[int, int, int]

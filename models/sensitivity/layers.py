@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from models.certification.arrays import Floats
-from models.certification.norms import NORMS, Norm
+from models.certification.names import NORMS, Norm
 from models.sensitivity.operators import (
     MARGIN,
     PAIRS,

@@ -12,7 +12,8 @@ from math import inf, nextafter, prod
 import torch
 from torch import nn
 
-from models.certification.norms import NORMS, Norm, check_norm
+from models.certification.names import NORMS, Norm
+from models.certification.norms import check_norm
 from models.networks.resnet import Residual
 from models.sensitivity.layers import Shape, layer_table
 from models.sensitivity.operators import Sensitivity

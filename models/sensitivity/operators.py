@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from models.certification.arrays import Floats, Integers, Numbers
-from models.certification.norms import Norm, check_norm
+from models.certification.names import Norm
+from models.certification.norms import check_norm
 
 Size = tuple[int, int]
 

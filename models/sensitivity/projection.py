@@ -19,7 +19,7 @@ from math import isfinite
 import torch
 from torch import nn
 
-from models.certification.norms import Norm
+from models.certification.names import Norm
 from models.sensitivity.modules import (
     LayerSensitivity,
     combine,

@@ -20,7 +20,7 @@ from models.bundle import (
     WeightsSpec,
     remove_bundle,
 )
-from models.certification.certificates import MECHANISM_NORMS
+from models.certification.names import MECHANISM_NORMS
 from models.data.datasets import DataSet
 from models.execution import PRECISIONS, Precision
 from models.files import locked

@@ -8,7 +8,7 @@ import torch
 
 from models.answering import answer_all
 from models.bundle import Manifest
-from models.certification.procedure import Question
+from models.certification.question import Question
 from models.data.labelled import DataSet
 from models.execution import Precision
 from models.loaded import load_model

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Self, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.bundle import Architecture, ConstructionBound, Name, Positive, Version
-from models.certification.certificates import Mechanism, construction_scale
-from models.certification.norms import Norm
+from models.certification.certificates import construction_scale
+from models.certification.names import Mechanism, Norm
 from models.execution import Precision
 
 # A bundle states a scale above 0. This one is too small for the service to draw.

@@ -7,12 +7,11 @@ imported inside the commands, so that help appears at once.
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from models.certification.certificates import Mechanism
+from models.certification.names import MECHANISM_NORMS, Bound, Mechanism
 
 # True scores of the label for which a plan says how many draws they take.
 PLANNED_SCORES = (1.0, 0.9999, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6)
@@ -42,9 +41,7 @@ def size(
 
 
 def bounds(
-    method: Annotated[
-        Literal["betting", "clopper-pearson", "hoeffding", "empirical-bernstein"], typer.Option()
-    ],
+    method: Annotated[Bound, typer.Option()],
     sum_: Annotated[float, typer.Option("--sum", help="Σx of the scores x in [0, 1].")],
     draws: Annotated[int, typer.Option(min=1, help="n.")],
     alpha: Annotated[float, typer.Option(help="Chance that one side is wrong.")],
@@ -76,7 +73,7 @@ def plan(
     scale: Annotated[float, typer.Option(help="σ or b.")],
     target: Annotated[float, typer.Option(help="The size needed, in the model's norm.")],
     sensitivity: Annotated[float, typer.Option(help="Δ of g, preprocessing included.")] = 1.0,
-    mechanism: Annotated[Literal["gaussian", "laplace"], typer.Option()] = "gaussian",
+    mechanism: Annotated[Mechanism, typer.Option()] = "gaussian",
     confidence: Annotated[float, typer.Option(help="η.")] = 0.95,
     labels: Annotated[int, typer.Option(min=2, help="How many labels there are.")] = 10,
     as_json: Json = False,
@@ -85,9 +82,9 @@ def plan(
 
     Worst case: one rival has all the rest. By votes, in target mode, with the pilot's draws.
     """
-    from models.certification.certificates import MECHANISM_NORMS
-    from models.certification.procedure import Question, Terms
+    from models.certification.question import Question
     from models.certification.reach import draws_needed
+    from models.certification.terms import Terms
 
     norm = MECHANISM_NORMS[mechanism]
     terms = Terms(mechanism, scale, sensitivity, norm, 1)
@@ -112,7 +109,7 @@ def plan(
         typer.echo(f"{score:>10}  {largest:>12}  {needed:>12}")
 
 
-def _most(mechanism: "Mechanism", score: float, scale: float, sensitivity: float) -> float | None:
+def _most(mechanism: Mechanism, score: float, scale: float, sensitivity: float) -> float | None:
     """Return the size at the true score itself, which no number of draws exceeds."""
     from models.certification.certificates import DEFAULT, size
 

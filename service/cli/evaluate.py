@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from models.certification.names import Norm
+from models.execution import Precision
 from service.cli.device_option import DeviceOption, check_device
 
 if TYPE_CHECKING:
@@ -44,9 +46,7 @@ def evaluate(
     radii: Annotated[
         str | None, typer.Option(help="Sizes to report, with commas between; by norm if left out.")
     ] = None,
-    norm: Annotated[
-        Literal["l1", "l2", "linf"] | None, typer.Option(help="Of the sizes; the model's own.")
-    ] = None,
+    norm: Annotated[Norm | None, typer.Option(help="Of the sizes; the model's own.")] = None,
     attack: Annotated[
         str | None,
         typer.Option(help="Attack at each size, too: pgd, carlini-wagner, or pgd,carlini-wagner."),
@@ -66,7 +66,7 @@ def evaluate(
     ] = None,
     device: DeviceOption = None,
     precision: Annotated[
-        Literal["float32", "bfloat16"] | None,
+        Precision | None,
         typer.Option(help="What the network runs in; by default the fastest here."),
     ] = None,
     pass_size: Annotated[int, typer.Option(min=1, help="Draws in a forward pass.")] = 256,
@@ -83,7 +83,7 @@ def evaluate(
     sizes, names = _radii(radii), _attacks(attack)
 
     from models.bundle import locate, read_bundle
-    from models.certification.procedure import Question
+    from models.certification.question import Question
     from models.data.datasets import load
     from models.evaluation.asked import Attacks, check_data, check_matplotlib, check_radii
     from models.images import report_others

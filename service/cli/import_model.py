@@ -2,10 +2,11 @@
 
 import codecs
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from models.certification.names import MECHANISM_NORMS, Scoring
 from service.cli.device_option import DeviceOption, check_device
 from service.cli.noise_options import (
     Bound,
@@ -58,9 +59,7 @@ def import_(
     epsilon: Epsilon = None,
     delta: Delta = None,
     norm: NormOption = None,
-    scoring: Annotated[Literal["votes", "softmax"], typer.Option(help="What a draw says.")] = (
-        "votes"
-    ),
+    scoring: Annotated[Scoring, typer.Option(help="What a draw says.")] = ("votes"),
     name: Annotated[str | None, typer.Option(help="Of the bundle; after the source.")] = None,
     version: Annotated[str, typer.Option(help="Of the bundle, a number.")] = "1",
     picture: Annotated[
@@ -85,8 +84,7 @@ def import_(
     reserved for sources to come.
     """
     from models.bundle import locate, read_bundle
-    from models.certification.certificates import MECHANISM_NORMS
-    from models.certification.procedure import Question
+    from models.certification.question import Question
     from models.importing.wanted import Noise, Wanted, check_wanted, needs_input
     from models.samples import collect_samples
     from models.source_names import TORCHVISION, check_source, check_weights, is_builder

@@ -1,13 +1,13 @@
 """The options that ``pixeldp train`` and ``pixeldp import`` say a noise with."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from models.certification.names import Mechanism, Norm
+
 if TYPE_CHECKING:
     from models.bundle import ConstructionBound
-
-Mechanism = Literal["gaussian", "laplace"]
 
 MechanismOption = Annotated[Mechanism | None, typer.Option("--mechanism", help="The noise's law.")]
 Scale = Annotated[float | None, typer.Option(help="Of the noise: σ or b, in units of g's output.")]
@@ -20,7 +20,7 @@ Bound = Annotated[
 Epsilon = Annotated[float | None, typer.Option(help="Of the construction bound; 1.")]
 Delta = Annotated[float | None, typer.Option(help="Of the construction bound; 0.05.")]
 NormOption = Annotated[
-    Literal["l1", "l2", "linf"] | None,
+    Norm | None,
     typer.Option("--norm", help="Of the attacks; the mechanism's own goes with a new mechanism."),
 ]
 

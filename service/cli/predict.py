@@ -7,14 +7,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from models.certification.names import Norm
 from service.cli.device_option import DeviceOption, check_device
 
 if TYPE_CHECKING:
-    from models.certification.procedure import Question
+    from models.certification.question import Question
     from models.predictor import Predictor
 
 # Rows of a pass: one picture at a time rarely needs many more draws than this.
@@ -34,9 +35,7 @@ def predict(
     target: Annotated[float | None, typer.Option(help="The size that you need.")] = None,
     confidence: Annotated[float, typer.Option(help="That everything answered holds.")] = 0.95,
     max_draws: Annotated[int, typer.Option(help="The draw budget of each picture.")] = 1000,
-    norm: Annotated[
-        Literal["l1", "l2", "linf"] | None, typer.Option(help="Of sizes; the model's own.")
-    ] = None,
+    norm: Annotated[Norm | None, typer.Option(help="Of sizes; the model's own.")] = None,
     device: DeviceOption = None,
     as_json: Json = False,
 ) -> int:
@@ -50,7 +49,7 @@ def predict(
     files = list(_files(pictures))
 
     from models.bundle import ZOO, describe, locate
-    from models.certification.procedure import Question
+    from models.certification.question import Question
 
     bundle = describe(ZOO / "mnist-cnn" if model is None else locate(model))
     sizes_in = norm or bundle.manifest.sensitivity.input_norm

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from models.certification.names import MECHANISM_NORMS, Mechanism
 from models.execution import Precision
 from service.cli.device_option import DeviceOption, check_device
 from service.cli.noise_options import (
     Bound,
     Delta,
     Epsilon,
-    Mechanism,
     MechanismOption,
     NormOption,
     Scale,
@@ -148,8 +148,6 @@ def _noise(
     placement: str | None,
 ) -> dict[str, Any]:
     """Return what the options change of the recipe's noise."""
-    from models.certification.certificates import MECHANISM_NORMS
-
     changes: dict[str, Any] = {"mechanism": mechanism, "norm": norm, "placement": placement}
     if mechanism and norm is None:
         changes["norm"] = MECHANISM_NORMS[mechanism]

@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from models.certification.norms import NORMS, Norm
+from models.certification.names import NORMS, Norm
 from models.images import Limits, PictureShape, decode, to_png
 from models.preprocessing import CannotCertify, Preprocessing, plan
 

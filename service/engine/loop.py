@@ -12,7 +12,7 @@ import structlog
 
 from models.batcher import Ticket
 from models.certification.answer import conclude
-from models.certification.procedure import Question
+from models.certification.question import Question
 from models.execution import Calibration
 from models.predictor import Predictor
 from service.decoding.reduction import FLOAT

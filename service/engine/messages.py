@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from models.certification.answer import Conclusion
-from models.certification.norms import Norm
+from models.certification.names import Norm
 from models.execution import Calibration, Execution, Precision
 
 _LENGTHS = struct.Struct("<II")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from models.certification.answer import Conclusion
-from models.certification.procedure import Question
+from models.certification.question import Question
 from models.execution import Execution
 from service.decoding.reduction import Reduced
 from service.engine import messages

@@ -1,7 +1,7 @@
 """Settings beside the models: whether a request that chooses nothing can be answered at all."""
 
 from models.bundle import Bundle
-from models.certification.procedure import Question
+from models.certification.question import Question
 from models.certification.reach import draws_needed, reachable_size
 from models.picture_terms import assemble_terms
 from service.settings import Settings

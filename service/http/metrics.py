@@ -28,7 +28,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from models.certification.procedure import Stopped
+from models.certification.names import Stopped
 from service.engine import messages
 from service.engine.check import CHECK_RESULTS, CheckResult
 from service.http.guards.budget import Budget

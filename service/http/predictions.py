@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from models.certification.division import LEAST_DRAWS
-from models.certification.procedure import Question
+from models.certification.question import Question
 from models.certification.reach import draws_needed, reachable_size
 from models.images import (
     CannotCertifyPicture,

@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from models.bundle import ZOO
-from models.certification.procedure import Question
+from models.certification.question import Question
 from service.catalogue import Catalogue
 from service.decoding.reduction import Reduced
 from service.engine.engine import Engine

@@ -5,7 +5,7 @@ import torch
 
 from models.answering import answer_all, repeatable_key
 from models.bundle import read_bundle
-from models.certification.procedure import Question
+from models.certification.question import Question
 from models.data.datasets import DataSet
 from models.loaded import load_model
 from models.network import load_network

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.batcher import Batcher, Pass, Ticket
-from models.certification.procedure import Inquiry, Question, Terms
+from models.certification.inquiry import Inquiry
+from models.certification.question import Question
+from models.certification.terms import Terms
 from models.noise import Features
 
 LABELS = 4

@@ -6,7 +6,7 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from models.bundle import ZOO
-from models.certification.certificates import Mechanism
+from models.certification.names import Mechanism
 from models.device_noise import DeviceNoise, chacha20_words
 from models.loaded import load_model
 from models.noise import PIXEL_STEP, Features, GridNoise, Keystream

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 import models.noise
-from models.certification.certificates import MECHANISMS, Mechanism, laplace_cdf
+from models.certification.certificates import laplace_cdf
+from models.certification.names import MECHANISMS, Mechanism
 from models.noise import (
     CELLS,
     COARSEST,

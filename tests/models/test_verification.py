@@ -11,11 +11,20 @@ import numpy as np
 import pytest
 
 from models.certification.answer import conclude
-from models.certification.bounds import BOUNDS
-from models.certification.certificates import CERTIFICATES, MECHANISMS, Mechanism
-from models.certification.norms import NORMS, Norm
-from models.certification.procedure import Inquiry, Question, Stopped
-from models.certification.tally import DENOMINATORS, SCORINGS, Scoring
+from models.certification.inquiry import Inquiry
+from models.certification.names import (
+    BOUNDS,
+    CERTIFICATES,
+    MECHANISMS,
+    NORMS,
+    SCORINGS,
+    Mechanism,
+    Norm,
+    Scoring,
+    Stopped,
+)
+from models.certification.question import Question
+from models.certification.tally import DENOMINATORS
 from models.certification.terms import Delta, Terms
 from models.preprocessing import plan
 from models.verification import WORD, MalformedAnswerError, verify

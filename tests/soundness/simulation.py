@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from models.certification.arrays import Floats, Integers
-from models.certification.bounds import Bound, betting_lower, betting_upper, clopper_pearson_upper
+from models.certification.bounds import betting_lower, betting_upper, clopper_pearson_upper
 from models.certification.division import (
     PILOT_BLOCK,
     Division,
@@ -26,8 +26,10 @@ from models.certification.division import (
     pilot_ends,
     stands_alone,
 )
-from models.certification.procedure import Question, certify_arrays, rivals_upper
-from models.certification.tally import DENOMINATORS, Scoring, Tally
+from models.certification.names import Bound, Scoring
+from models.certification.question import Question
+from models.certification.tally import DENOMINATORS, Tally
+from models.certification.tally_bounds import certify_arrays, rivals_upper
 from models.certification.terms import Terms
 
 Flags = NDArray[np.bool_]

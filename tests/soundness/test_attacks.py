@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from models.answering import answer_all
 from models.bundle import ZOO, Bundle, read_bundle
 from models.certification.arrays import Floats, Integers
-from models.certification.norms import NORMS, Norm
-from models.certification.procedure import Inquiry, Question
+from models.certification.inquiry import Inquiry
+from models.certification.names import NORMS, Norm
+from models.certification.question import Question
 from models.evaluation.alteration import Attack, alter, lengths
 from models.evaluation.asked import ATTACK_NAMES, AttackName
 from models.evaluation.attacks import noisy_scores

@@ -14,7 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from models.certification.answer import intervals_of
-from models.certification.procedure import Inquiry, Question
+from models.certification.inquiry import Inquiry
+from models.certification.question import Question
 from models.certification.rounding import round_size
 from tests.soundness.forms import LONG
 from tests.soundness.simulation import (

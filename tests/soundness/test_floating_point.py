@@ -18,7 +18,9 @@ from scipy import special, stats
 
 from models.certification.bounds import bounds
 from models.certification.certificates import attacked
-from models.certification.procedure import Inquiry, Question, Terms
+from models.certification.inquiry import Inquiry
+from models.certification.question import Question
+from models.certification.terms import Terms
 from models.noise import PIXEL_STEP, Features, GridNoise
 
 pytestmark = pytest.mark.slow

@@ -9,10 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from models.bundle import Bundle, RowsBasis
 from models.certification.answer import Conclusion, Evidence
 from models.certification.attack_bounds import Attacks
-from models.certification.certificates import Certificate, Mechanism
-from models.certification.norms import Norm
-from models.certification.procedure import Stopped
-from models.certification.tally import Scoring
+from models.certification.names import Certificate, Mechanism, Norm, Scoring, Stopped
 from models.execution import Precision, Provider
 from models.preprocessing import Preprocessing
 from service.decoding.reduction import Reduced

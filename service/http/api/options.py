@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.certification.division import LEAST_DRAWS
-from models.certification.norms import Norm
-from models.certification.procedure import Question
+from models.certification.names import Norm
+from models.certification.question import Question
 from service.catalogue import Served
 from service.http.problems import Problem, out_of_range
 from service.settings import Settings

@@ -9,11 +9,14 @@ import pytest
 from models.certification.answer import Conclusion, conclude
 from models.certification.bounds import bounds
 from models.certification.certificates import attacked, size
-from models.certification.norms import NORMS, Norm, convert
-from models.certification.procedure import Inquiry, Question, Terms
+from models.certification.inquiry import Inquiry
+from models.certification.names import NORMS, Norm, Scoring
+from models.certification.norms import convert
+from models.certification.question import Question
 from models.certification.reach import reachable_size
 from models.certification.rounding import round_size
-from models.certification.tally import Scoring, draw_scores
+from models.certification.tally import draw_scores
+from models.certification.terms import Terms
 
 TERMS = Terms("gaussian", 0.5, 1.0, "l2", 784)
 SIZE = Question(0.999, 1000, None, "l2")

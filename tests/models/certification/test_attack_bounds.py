@@ -21,10 +21,11 @@ from models.certification.attack_bounds import (
     reached,
     stated,
 )
-from models.certification.certificates import DEFAULTS, MECHANISM_NORMS, Mechanism
-from models.certification.norms import NORMS, Norm
-from models.certification.procedure import Inquiry, Question
-from models.certification.tally import DENOMINATORS, Scoring
+from models.certification.certificates import DEFAULTS
+from models.certification.inquiry import Inquiry
+from models.certification.names import MECHANISM_NORMS, NORMS, Mechanism, Norm, Scoring
+from models.certification.question import Question
+from models.certification.tally import DENOMINATORS
 from models.certification.terms import Delta, Terms
 
 LABELS = 6

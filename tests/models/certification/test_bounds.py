@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from models.certification.bounds import (
-    BOUNDS,
     CONVERGED_STEPS,
-    Bound,
     betting_lower,
     betting_upper,
     bounds,
@@ -24,6 +22,7 @@ from models.certification.bounds import (
     empirical_bernstein_radius,
     hoeffding_radius,
 )
+from models.certification.names import BOUNDS, Bound
 from tests.models.certification import oracles
 
 REFERENCE: list[dict[str, Any]] = json.loads(

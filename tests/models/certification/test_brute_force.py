@@ -13,14 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import special
 
-from models.certification.certificates import (
-    CERTIFICATES,
-    MECHANISMS,
-    Mechanism,
-    laplace_cdf,
-    mechanism_of,
-    size,
-)
+from models.certification.certificates import laplace_cdf, mechanism_of, size
+from models.certification.names import CERTIFICATES, MECHANISMS, Mechanism
 
 Floats = NDArray[np.float64]
 Scores = Callable[[Floats], Floats]  # shifts of the mean [n, d] → expected scores [n, K]

@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from scipy import special
 
 from models.certification.certificates import (
-    CERTIFICATES,
     DEFAULT,
     LAPLACE_SLOPE,
-    MECHANISM_NORMS,
     PAPER,
     attacked,
     construction_scale,
@@ -25,6 +23,7 @@ from models.certification.certificates import (
     mechanism_of,
     size,
 )
+from models.certification.names import CERTIFICATES, MECHANISM_NORMS
 from tests.models.certification import oracles
 
 REFERENCE: list[dict[str, Any]] = json.loads(

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.certification.division import LEAST_DRAWS, divide, looks, pilot_ends, share_of_run
-from models.certification.tally import SCORINGS, Scoring, Tally
+from models.certification.names import SCORINGS, Scoring
+from models.certification.tally import Tally
 
 
 @pytest.mark.parametrize("targeted", [False, True])

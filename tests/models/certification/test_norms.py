@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.certification.norms import NORMS, Norm, check_norm, convert, required
+from models.certification.names import NORMS, Norm
+from models.certification.norms import check_norm, convert, required
 
 ORDERS = {"l1": 1, "l2": 2, "linf": np.inf}
 PAIRS = list(product(NORMS, NORMS))

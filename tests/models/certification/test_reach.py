@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.certification.norms import Norm
-from models.certification.procedure import Inquiry, Question, Terms
+from models.certification.inquiry import Inquiry
+from models.certification.names import SCORINGS, Norm, Scoring
+from models.certification.question import Question
 from models.certification.reach import draws_needed, reachable_size
-from models.certification.tally import DENOMINATORS, SCORINGS, Scoring
+from models.certification.tally import DENOMINATORS
+from models.certification.terms import Terms
 
 TERMS = Terms("gaussian", 1.0, 1.0, "l2", 784)
 

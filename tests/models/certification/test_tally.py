@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from models.certification.tally import DENOMINATORS, SCORINGS, Scoring, Tally, draw_scores
+from models.certification.names import SCORINGS, Scoring
+from models.certification.tally import DENOMINATORS, Tally, draw_scores
 
 UNIT = DENOMINATORS["softmax"]
 logits = hnp.arrays(

@@ -6,7 +6,7 @@ import torch
 
 from models.answering import repeatable_key
 from models.bundle import read_bundle
-from models.certification.norms import NORMS, Norm
+from models.certification.names import NORMS, Norm
 from models.data.datasets import DataSet
 from models.evaluation.alteration import Attack, alter, lengths
 from models.evaluation.asked import ATTACK_NAMES, AttackName

@@ -6,7 +6,7 @@ import torch
 from scipy import optimize
 from torch import nn
 
-from models.certification.norms import NORMS, Norm
+from models.certification.names import NORMS, Norm
 from models.evaluation.asked import AttackName
 from models.evaluation.attacks import (
     ATTACKS,

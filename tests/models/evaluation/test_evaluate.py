@@ -5,7 +5,7 @@ import pytest
 
 from models.answering import answer_all
 from models.bundle import Bundle, BundleError, read_bundle
-from models.certification.procedure import Question
+from models.certification.question import Question
 from models.data.datasets import DataSet
 from models.evaluation.evaluate import Attacks, Running, evaluate, record
 from models.evaluation.figures import Evaluation

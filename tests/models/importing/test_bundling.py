@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.bundle import BundleError, ConstructionBound, read_bundle
-from models.certification.procedure import Question
+from models.certification.question import Question
 from models.execution import PRECISIONS
 from models.importing.bundling import Imported, Noise, Wanted, import_classifier
 from models.importing.sources import find_source

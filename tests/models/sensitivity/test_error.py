@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.certification.norms import NORMS
+from models.certification.names import NORMS
 from models.networks import build
 from models.networks.resnet import Residual
 from models.sensitivity.error import encoder_error

@@ -8,9 +8,9 @@ import torch
 
 from models.answering import answer_all, repeatable_key
 from models.bundle import Architecture, read_bundle
-from models.certification.certificates import MECHANISM_NORMS, Mechanism
-from models.certification.norms import Norm, convert
-from models.certification.procedure import Question
+from models.certification.names import MECHANISM_NORMS, Mechanism, Norm
+from models.certification.norms import convert
+from models.certification.question import Question
 from models.data.datasets import DataSet, load
 from models.loaded import load_model
 from models.network import load_network

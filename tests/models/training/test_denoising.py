@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from models.answering import answer_all
 from models.bundle import read_bundle
-from models.certification.procedure import Question
+from models.certification.question import Question
 from models.data.datasets import DataSet, load
 from models.importing.bundling import Imported, Noise, Wanted, import_classifier
 from models.importing.sources import find_source

@@ -3,7 +3,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from models.bundle import MANIFEST, ZOO, Bundle, read_bundle
-from models.certification.procedure import Inquiry, Question
+from models.certification.inquiry import Inquiry
+from models.certification.question import Question
 from models.evaluation.evaluate import Evaluation
 from models.loaded import load_model
 from models.predictor import Predictor

@@ -6,7 +6,8 @@ from math import comb
 import numpy as np
 import pytest
 
-from models.certification.tally import Scoring, Tally
+from models.certification.names import Scoring
+from models.certification.tally import Tally
 from service.engine.check import (
     RECENT_CHECKS,
     REFERENCE_DRAWS,

@@ -19,7 +19,8 @@ import structlog
 from models.bundle import ZOO, Manifest
 from models.certification.answer import Conclusion, conclude
 from models.certification.division import LEAST_DRAWS
-from models.certification.procedure import Inquiry, Question
+from models.certification.inquiry import Inquiry
+from models.certification.question import Question
 from models.certification.terms import Terms
 from models.execution import Calibration, Execution
 from models.network import build_network, save_network

@@ -16,7 +16,8 @@ from torch import nn
 from models import calibration
 from models.batcher import Pass, Ticket
 from models.bundle import Manifest
-from models.certification.procedure import Inquiry, Question
+from models.certification.inquiry import Inquiry
+from models.certification.question import Question
 from models.execution import Calibration
 from models.loaded import load_model
 from models.network import build_network, save_network

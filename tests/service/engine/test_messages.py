@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from models.certification.answer import conclude
-from models.certification.procedure import Inquiry, Question, Terms
+from models.certification.inquiry import Inquiry
+from models.certification.question import Question
+from models.certification.terms import Terms
 from models.execution import Execution
 from service.engine import messages
 

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from models.certification.division import LEAST_DRAWS
-from models.certification.procedure import Inquiry, Question, Terms
+from models.certification.inquiry import Inquiry
+from models.certification.question import Question
+from models.certification.terms import Terms
 from service.engine.pace import MARGIN, SURE_DRAWS, fitting
 
 

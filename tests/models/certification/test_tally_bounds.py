@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.certification.bounds import Bound, bounds
+from models.certification.bounds import bounds
 from models.certification.certificates import size
-from models.certification.procedure import EXACT_RIVALS, certify, certify_arrays
-from models.certification.tally import Scoring, Tally, draw_scores
+from models.certification.names import Bound, Scoring
+from models.certification.tally import Tally, draw_scores
+from models.certification.tally_bounds import EXACT_RIVALS, certify, certify_arrays
 
 REFERENCE: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "reference.json").read_text(encoding="utf-8")

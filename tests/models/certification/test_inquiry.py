@@ -12,16 +12,13 @@ from hypothesis import strategies as st
 from models.certification.bounds import bounds
 from models.certification.certificates import size
 from models.certification.division import divide, looks, stands_alone
-from models.certification.procedure import (
-    Inquiry,
-    Question,
-    Terms,
-    best_size,
-    certify,
-    project,
-)
+from models.certification.inquiry import Inquiry, best_size, project
+from models.certification.names import Scoring
+from models.certification.question import Question
 from models.certification.rounding import round_size
-from models.certification.tally import DENOMINATORS, Scoring, Tally, draw_scores
+from models.certification.tally import DENOMINATORS, Tally, draw_scores
+from models.certification.tally_bounds import certify
+from models.certification.terms import Terms
 
 TERMS = Terms("gaussian", 0.5, 1.0, "l2", 784)
 SIZE = Question(0.99, 1000, None, "l2")

@@ -8,73 +8,28 @@ its noise was drawn.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import ceil, floor, sqrt
-from typing import Literal
 
 import numpy as np
 
-from models.certification.arrays import Floats, Integers
-from models.certification.bounds import (
-    Bound,
-    betting_lower,
-    betting_upper,
-    clopper_pearson_lower,
-    clopper_pearson_upper,
-)
+from models.certification.arrays import Integers
 from models.certification.division import (
-    LEAST_DRAWS,
     LOOK_BLOCK,
     PILOT_BLOCK,
     Division,
-    divide,
     looks,
     pilot_ends,
-    stands_alone,
 )
-from models.certification.norms import Norm
-from models.certification.tally import Scoring, Tally
+from models.certification.names import Bound, Norm, Scoring, Stopped
+from models.certification.question import Question
+from models.certification.tally import Tally
+from models.certification.tally_bounds import CERTIFYING, bound_pair
 from models.certification.terms import Terms
 
-__all__ = ["Findings", "Inquiry", "Question", "Stopped", "Terms"]
-
-Stopped = Literal["target_certified", "target_out_of_reach", "max_draws", "deadline"]
-
-# The bounds that a certificate can rest on.
-CERTIFYING: tuple[Bound, ...] = ("betting", "clopper-pearson")
-# Rivals whose upper bound is computed exactly; the rest are covered by one that is larger.
-EXACT_RIVALS = 3
 # A picture is given up when even so many standard errors in its favour would not reach the target.
 # Of 610 pictures given up of votes recorded of the CIFAR-10 model, none would have been certified;
 # with two standard errors it was 2 of 531.
 STANDARD_ERRORS = 3
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a client asks of one picture.
-
-    Attributes:
-        confidence: η in (0, 1).
-        max_draws: the budget, the pilot's draws included; at least 64.
-        target: the size that the client needs, in ``norm``; None to have as much as there is.
-        norm: the norm that sizes are asked and answered in.
-        restarts: how often the picture has been begun anew; each time has its own share of α.
-    """
-
-    confidence: float
-    max_draws: int
-    target: float | None
-    norm: Norm
-    restarts: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"confidence must lie strictly between 0 and 1, not {self.confidence}")
-        if self.max_draws < LEAST_DRAWS:
-            raise ValueError(f"max_draws must be at least {LEAST_DRAWS}, not {self.max_draws}")
-        if self.target is not None and not self.target > 0:
-            raise ValueError(f"target must be above 0, not {self.target}")
 
 
 @dataclass(frozen=True)
@@ -112,7 +67,7 @@ class Findings:
     @property
     def division(self) -> Division:
         """How α is divided."""
-        return division(self.question, self.scoring, self.pilot)
+        return self.question.division(self.scoring, self.pilot)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -143,36 +98,6 @@ class Findings:
         return "deadline"
 
 
-def division(question: Question, scoring: Scoring, pilot: Tally) -> Division:
-    """Return how α is divided after ``pilot``."""
-    return divide(
-        question.confidence,
-        scoring,
-        question.target is not None,
-        alone=stands_alone(pilot),
-        pair=len(pilot.sums) == 2,
-        restarts=question.restarts,
-    )
-
-
-def bound_pair(
-    bound: Bound,
-    pilot: Tally,
-    tallies: Sequence[Tally],
-    label: int,
-    division: Division,
-    labels: int,
-) -> tuple[Floats, Floats]:
-    """Return pA and pB for each tally of counted draws, with all that bounds the rivals.
-
-    Beside what :func:`certify` has, pB is at most the largest upper end of the rivals' intervals
-    as they would be shown at that look: over all draws, at their share of α for each side.
-    """
-    lower, upper = _certify_again(bound, tallies, label, *division.of(bound))
-    each = division.scores / (2 * labels)
-    return lower, np.minimum(upper, _rivals_again([pilot + one for one in tallies], label, each))
-
-
 def stops(
     question: Question,
     terms: Terms,
@@ -200,119 +125,10 @@ def stops(
         pair = [pilot.leader, counted.rival(pilot.leader)]
         own = Tally(pilot.draws, pilot.sums[pair], pilot.squares[pair], pilot.denominator)
         projected, labels = project(counted, pair, end), len(pilot.sums)
-        divided = division(question, scoring, pilot)
+        divided = question.division(scoring, pilot)
         if best_size(own, projected, labels, terms, question, divided) < target:
             return "target_out_of_reach"
     return None
-
-
-def certify(
-    bound: Bound,
-    tallies: Sequence[Tally],
-    label: int,
-    alpha_label: float,
-    alpha_rival: float,
-) -> tuple[Floats, Floats]:
-    """Return pA ≤ E y_c and pB ≥ max_{i≠c} E y_i for each tally of counted draws.
-
-    Holds with probability ≥ 1 − alpha_label − alpha_rival for a label chosen beforehand: with
-    ``betting`` at all tallies at once, with ``clopper-pearson`` at one. The rivals' bound is the
-    largest of all their upper bounds, not that of the rival with the largest mean, and never above
-    1 − pA, because the scores of a draw sum to at most 1. With an alpha_rival of 0 it is 1 − pA.
-    """
-    sums = np.stack([tally.sums for tally in tallies])
-    squares = np.stack([tally.squares for tally in tallies])
-    draws = np.array([tally.draws for tally in tallies])
-    return certify_arrays(
-        bound, draws, sums, squares, label, alpha_label, alpha_rival, tallies[0].denominator
-    )
-
-
-def certify_arrays(
-    bound: Bound,
-    draws: Integers,
-    sums: Integers,
-    squares: Integers,
-    label: int | Integers,
-    alpha_label: float | Floats,
-    alpha_rival: float | Floats,
-    denominator: int,
-) -> tuple[Floats, Floats]:
-    """Do what :func:`certify` does for arrays over tallies.
-
-    Args:
-        bound: ``betting``, or for votes ``clopper-pearson``.
-        draws: [B].
-        sums: [B, K].
-        squares: [B, K].
-        label: the certified label, one for all or [B].
-        alpha_label: one for all or [B].
-        alpha_rival: one for all or [B].
-        denominator: the tallies' unit.
-    """
-    every = np.arange(len(sums))
-    own, own_squares = sums[every, label], squares[every, label]
-    if bound == "betting":
-        lower = betting_lower(draws, own, own_squares, alpha_label, denominator=denominator)
-    elif bound == "clopper-pearson" and denominator == 1:
-        lower = clopper_pearson_lower(draws, own, alpha_label)
-    else:
-        kind = "" if denominator == 1 else " for soft scores"
-        raise ValueError(f"no certificate rests on the bound {bound!r}{kind}")
-    if not np.all(alpha_rival):
-        return lower, 1 - lower
-    upper = rivals_upper(bound, draws, sums, squares, label, alpha_rival, denominator)
-    return lower, np.minimum(upper, 1 - lower)
-
-
-def rivals_upper(
-    bound: Bound,
-    draws: Integers,
-    sums: Integers,
-    squares: Integers,
-    label: int | Integers,
-    alpha: float | Floats,
-    denominator: int,
-) -> Floats:
-    """Return the largest upper bound of any label but ``label``; arguments as above."""
-    rivals = sums.copy()
-    rivals[np.arange(len(sums)), label] = -1
-    if denominator == 1:
-        # The upper bound of votes grows with their sum, so the largest sum has the largest.
-        most = rivals.max(axis=1)
-        if bound == "clopper-pearson":
-            return clopper_pearson_upper(draws, most, alpha)
-        return betting_upper(draws, most, most, alpha)
-    exact = min(EXACT_RIVALS, rivals.shape[1] - 1)
-    top = np.argsort(-rivals, axis=1, kind="stable")[:, :exact]
-    rows = np.arange(len(sums))[:, None]
-    each = betting_upper(
-        draws[:, None],
-        rivals[rows, top],
-        squares[rows, top],
-        np.broadcast_to(np.asarray(alpha), draws.shape)[:, None],
-        denominator=denominator,
-    )
-    upper: Floats = each.max(axis=1)
-    if rivals.shape[1] - 1 > exact:
-        # ub(S, SS) ≤ ub(S, S), which grows with S: the next largest covers all the rest.
-        rivals[rows, top] = -1
-        rest = rivals.max(axis=1)
-        cover = betting_upper(draws, rest, rest * denominator, alpha, denominator=denominator)
-        upper = np.maximum(upper, cover)
-    return upper
-
-
-@lru_cache(2**16)
-def _certify_votes(
-    bound: Bound, draws: int, own: int, most: int, alpha_label: float, alpha_rival: float
-) -> tuple[float, float]:
-    """Certify votes by their counts; pictures that agree share the work."""
-    sums = np.array([[own, most]])
-    lower, upper = certify_arrays(
-        bound, np.array([draws]), sums, sums, 0, alpha_label, alpha_rival, 1
-    )
-    return float(lower[0]), float(upper[0])
 
 
 class Inquiry:
@@ -437,45 +253,13 @@ class Inquiry:
     def _consider(self, bound: Bound, tallies: Sequence[Tally]) -> None:
         label = self.label
         assert label is not None
-        divided = division(self.question, self.scoring, self.pilot)
+        divided = self.question.division(self.scoring, self.pilot)
         labels = len(self.pilot.sums)
         lower, upper = bound_pair(bound, self.pilot, tallies, label, divided, labels)
         sizes = self.terms.sizes(lower, upper, self.question.norm)
         at = int(sizes.argmax())
         if self._best is None or sizes[at] > self._best[0]:
             self._best = float(sizes[at]), bound, tallies[at]
-
-
-def _certify_again(
-    bound: Bound, tallies: Sequence[Tally], label: int, alpha_label: float, alpha_rival: float
-) -> tuple[Floats, Floats]:
-    """Do what :func:`certify` does; votes with counts seen before are not computed again."""
-    if tallies[0].denominator != 1:
-        return certify(bound, tallies, label, alpha_label, alpha_rival)
-    pairs = []
-    for tally in tallies:
-        own, most = int(tally.sums[label]), int(tally.sums[tally.rival(label)])
-        pairs.append(_certify_votes(bound, tally.draws, own, most, alpha_label, alpha_rival))
-    lower, upper = np.array(pairs).T
-    return lower, upper
-
-
-def _rivals_again(tallies: Sequence[Tally], label: int, alpha: float) -> Floats:
-    """Do what :func:`rivals_upper` does by betting; votes seen before are not computed again."""
-    if tallies[0].denominator != 1:
-        sums = np.stack([tally.sums for tally in tallies])
-        squares = np.stack([tally.squares for tally in tallies])
-        draws = np.array([tally.draws for tally in tallies])
-        unit = tallies[0].denominator
-        return rivals_upper("betting", draws, sums, squares, label, alpha, unit)
-    return np.array(
-        [_bet_upper(tally.draws, int(tally.sums[tally.rival(label)]), alpha) for tally in tallies]
-    )
-
-
-@lru_cache(2**16)
-def _bet_upper(draws: int, votes: int, alpha: float) -> float:
-    return float(betting_upper(draws, votes, votes, alpha))
 
 
 def project(tally: Tally, pair: Sequence[int], end: int) -> Tally:

@@ -1,0 +1,34 @@
+"""The vocabularies of certification.
+
+Number formats are no part of it, as certificates take h in any: see :mod:`models.execution`.
+"""
+
+from typing import Literal, get_args
+
+Norm = Literal["l1", "l2", "linf"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
+
+# The laws of noise, and the norms in which they need g's sensitivity.
+Mechanism = Literal["gaussian", "laplace"]
+MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
+MECHANISM_NORMS: dict[Mechanism, Norm] = {"gaussian": "l2", "laplace": "l1"}
+
+Scoring = Literal["votes", "softmax"]
+SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
+
+Bound = Literal["betting", "clopper-pearson", "hoeffding", "empirical-bernstein"]
+BOUNDS: tuple[Bound, ...] = get_args(Bound)
+
+Certificate = Literal[
+    "pixeldp-laplace",
+    "pixeldp-gaussian",
+    "analytic-gaussian",
+    "renyi",
+    "gaussian",
+    "laplace",
+    "laplace-l2",
+]
+CERTIFICATES: tuple[Certificate, ...] = get_args(Certificate)
+
+# Why a picture has no more draws.
+Stopped = Literal["target_certified", "target_out_of_reach", "max_draws", "deadline"]

@@ -1,0 +1,181 @@
+"""From tallies to pA and pB: bounds on the scores of the label and of the largest of its rivals."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from models.certification.arrays import Floats, Integers
+from models.certification.bounds import (
+    betting_lower,
+    betting_upper,
+    clopper_pearson_lower,
+    clopper_pearson_upper,
+)
+from models.certification.division import Division
+from models.certification.names import Bound
+from models.certification.tally import Tally
+
+# The bounds that a certificate can rest on.
+CERTIFYING: tuple[Bound, ...] = ("betting", "clopper-pearson")
+# Rivals whose upper bound is computed exactly; the rest are covered by one that is larger.
+EXACT_RIVALS = 3
+
+
+def bound_pair(
+    bound: Bound,
+    pilot: Tally,
+    tallies: Sequence[Tally],
+    label: int,
+    division: Division,
+    labels: int,
+) -> tuple[Floats, Floats]:
+    """Return pA and pB for each tally of counted draws, with all that bounds the rivals.
+
+    Beside what :func:`certify` has, pB is at most the largest upper end of the rivals' intervals
+    as they would be shown at that look: over all draws, at their share of α for each side.
+    """
+    lower, upper = _certify_again(bound, tallies, label, *division.of(bound))
+    each = division.scores / (2 * labels)
+    return lower, np.minimum(upper, _rivals_again([pilot + one for one in tallies], label, each))
+
+
+def certify(
+    bound: Bound,
+    tallies: Sequence[Tally],
+    label: int,
+    alpha_label: float,
+    alpha_rival: float,
+) -> tuple[Floats, Floats]:
+    """Return pA ≤ E y_c and pB ≥ max_{i≠c} E y_i for each tally of counted draws.
+
+    Holds with probability ≥ 1 − alpha_label − alpha_rival for a label chosen beforehand: with
+    ``betting`` at all tallies at once, with ``clopper-pearson`` at one. The rivals' bound is the
+    largest of all their upper bounds, not that of the rival with the largest mean, and never above
+    1 − pA, because the scores of a draw sum to at most 1. With an alpha_rival of 0 it is 1 − pA.
+    """
+    sums = np.stack([tally.sums for tally in tallies])
+    squares = np.stack([tally.squares for tally in tallies])
+    draws = np.array([tally.draws for tally in tallies])
+    return certify_arrays(
+        bound, draws, sums, squares, label, alpha_label, alpha_rival, tallies[0].denominator
+    )
+
+
+def certify_arrays(
+    bound: Bound,
+    draws: Integers,
+    sums: Integers,
+    squares: Integers,
+    label: int | Integers,
+    alpha_label: float | Floats,
+    alpha_rival: float | Floats,
+    denominator: int,
+) -> tuple[Floats, Floats]:
+    """Do what :func:`certify` does for arrays over tallies.
+
+    Args:
+        bound: ``betting``, or for votes ``clopper-pearson``.
+        draws: [B].
+        sums: [B, K].
+        squares: [B, K].
+        label: the certified label, one for all or [B].
+        alpha_label: one for all or [B].
+        alpha_rival: one for all or [B].
+        denominator: the tallies' unit.
+    """
+    every = np.arange(len(sums))
+    own, own_squares = sums[every, label], squares[every, label]
+    if bound == "betting":
+        lower = betting_lower(draws, own, own_squares, alpha_label, denominator=denominator)
+    elif bound == "clopper-pearson" and denominator == 1:
+        lower = clopper_pearson_lower(draws, own, alpha_label)
+    else:
+        kind = "" if denominator == 1 else " for soft scores"
+        raise ValueError(f"no certificate rests on the bound {bound!r}{kind}")
+    if not np.all(alpha_rival):
+        return lower, 1 - lower
+    upper = rivals_upper(bound, draws, sums, squares, label, alpha_rival, denominator)
+    return lower, np.minimum(upper, 1 - lower)
+
+
+def rivals_upper(
+    bound: Bound,
+    draws: Integers,
+    sums: Integers,
+    squares: Integers,
+    label: int | Integers,
+    alpha: float | Floats,
+    denominator: int,
+) -> Floats:
+    """Return the largest upper bound of any label but ``label``; arguments as above."""
+    rivals = sums.copy()
+    rivals[np.arange(len(sums)), label] = -1
+    if denominator == 1:
+        # The upper bound of votes grows with their sum, so the largest sum has the largest.
+        most = rivals.max(axis=1)
+        if bound == "clopper-pearson":
+            return clopper_pearson_upper(draws, most, alpha)
+        return betting_upper(draws, most, most, alpha)
+    exact = min(EXACT_RIVALS, rivals.shape[1] - 1)
+    top = np.argsort(-rivals, axis=1, kind="stable")[:, :exact]
+    rows = np.arange(len(sums))[:, None]
+    each = betting_upper(
+        draws[:, None],
+        rivals[rows, top],
+        squares[rows, top],
+        np.broadcast_to(np.asarray(alpha), draws.shape)[:, None],
+        denominator=denominator,
+    )
+    upper: Floats = each.max(axis=1)
+    if rivals.shape[1] - 1 > exact:
+        # ub(S, SS) ≤ ub(S, S), which grows with S: the next largest covers all the rest.
+        rivals[rows, top] = -1
+        rest = rivals.max(axis=1)
+        cover = betting_upper(draws, rest, rest * denominator, alpha, denominator=denominator)
+        upper = np.maximum(upper, cover)
+    return upper
+
+
+def _certify_again(
+    bound: Bound, tallies: Sequence[Tally], label: int, alpha_label: float, alpha_rival: float
+) -> tuple[Floats, Floats]:
+    """Do what :func:`certify` does; votes with counts seen before are not computed again."""
+    if tallies[0].denominator != 1:
+        return certify(bound, tallies, label, alpha_label, alpha_rival)
+    pairs = []
+    for tally in tallies:
+        own, most = int(tally.sums[label]), int(tally.sums[tally.rival(label)])
+        pairs.append(_certify_votes(bound, tally.draws, own, most, alpha_label, alpha_rival))
+    lower, upper = np.array(pairs).T
+    return lower, upper
+
+
+@lru_cache(2**16)
+def _certify_votes(
+    bound: Bound, draws: int, own: int, most: int, alpha_label: float, alpha_rival: float
+) -> tuple[float, float]:
+    """Certify votes by their counts; pictures that agree share the work."""
+    sums = np.array([[own, most]])
+    lower, upper = certify_arrays(
+        bound, np.array([draws]), sums, sums, 0, alpha_label, alpha_rival, 1
+    )
+    return float(lower[0]), float(upper[0])
+
+
+def _rivals_again(tallies: Sequence[Tally], label: int, alpha: float) -> Floats:
+    """Do what :func:`rivals_upper` does by betting; votes seen before are not computed again."""
+    if tallies[0].denominator != 1:
+        sums = np.stack([tally.sums for tally in tallies])
+        squares = np.stack([tally.squares for tally in tallies])
+        draws = np.array([tally.draws for tally in tallies])
+        unit = tallies[0].denominator
+        return rivals_upper("betting", draws, sums, squares, label, alpha, unit)
+    return np.array(
+        [_bet_upper(tally.draws, int(tally.sums[tally.rival(label)]), alpha) for tally in tallies]
+    )
+
+
+@lru_cache(2**16)
+def _bet_upper(draws: int, votes: int, alpha: float) -> float:
+    return float(betting_upper(draws, votes, votes, alpha))
