@@ -5,7 +5,8 @@
 Whoever reads from a disk that does not answer (over a network, or by FUSE) may be beyond any
 signal until it does, SIGKILL included, and so is the process whose thread it is. So the front reads
 no bundle itself: it could neither answer nor be ended. A reader is asked by one JSON object on
-standard input and answers by one on standard output.
+standard input and answers on standard output, by a line with a JSON object for each bundle that it
+was asked to read, or by one.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,15 +34,19 @@ DESCRIPTIONS_SECONDS = 30.0
 _running: set["subprocess.Popen[bytes]"] = set()
 
 
-async def bundle(path: Path, seconds: float) -> Bundle:
-    """Read a bundle as :func:`models.bundle.read_bundle` does.
+async def bundles(paths: Sequence[Path], seconds: float) -> list[Bundle]:
+    """Read bundles one after another as :func:`models.bundle.read_bundle` does.
 
     Raises:
-        BundleError: it cannot be trusted.
-        LoadError: it was not read within so many seconds.
+        BundleError: one cannot be trusted.
+        LoadError: one was not read within so many seconds.
     """
-    told = await _ask({"bundle": str(path)}, seconds, "PIXELDP_LOAD_SECONDS allows more")
-    return Bundle(path, Manifest.model_validate(told["manifest"]), told["digest"])
+    found = []
+    async with _reader({"bundles": [str(path) for path in paths]}) as answers:
+        for path in paths:
+            told = await _next(answers, path, seconds, "PIXELDP_LOAD_SECONDS allows more")
+            found.append(Bundle(path, Manifest.model_validate(told["manifest"]), told["digest"]))
+    return found
 
 
 async def find(root: Path, name: str) -> list[Stored]:
@@ -51,7 +57,7 @@ async def find(root: Path, name: str) -> list[Stored]:
         RepositoryError: one of them has another name or version in its description.
         LoadError: they were not read in time.
     """
-    told = await _ask({"find": name, "root": str(root)}, DESCRIPTIONS_SECONDS)
+    told = await _ask({"find": name, "root": str(root)})
     return [_stored(one) for one in told]
 
 
@@ -61,38 +67,52 @@ async def index(root: Path) -> tuple[list[Stored], dict[str, str]]:
     Raises:
         LoadError: the bundles were not read in time.
     """
-    found, broken = await _ask({"root": str(root)}, DESCRIPTIONS_SECONDS)
+    found, broken = await _ask({"root": str(root)})
     return [_stored(one) for one in found], broken
 
 
-async def _ask(asked: dict[str, str], seconds: float, advice: str = "see to the disk") -> Any:
+async def _ask(asked: dict[str, str]) -> Any:
+    async with _reader(asked) as answers:
+        return await _next(answers, Path(asked["root"]), DESCRIPTIONS_SECONDS, "see to the disk")
+
+
+@contextlib.asynccontextmanager
+async def _reader(asked: dict[str, Any]) -> AsyncIterator[asyncio.Queue[bytes]]:
+    """Ask a new reader; yield where its lines come in, and after the last what it failed with."""
     if len(_running) >= MOST_READERS:
         raise LoadError(f"{MOST_READERS} bundles are being read and the disk does not answer")
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[bytes] = loop.create_future()
+    answers: asyncio.Queue[bytes] = asyncio.Queue()
     process = _start()
 
-    def settle(said: bytes) -> None:
-        if not answer.done():
-            answer.set_result(said)
-
     def converse() -> None:
-        said, failed = process.communicate(json.dumps(asked).encode())
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        with process, contextlib.suppress(RuntimeError):  # the loop is closed
+            with contextlib.suppress(OSError):  # it has ended already
+                process.stdin.write(json.dumps(asked).encode())
+                process.stdin.close()
+            for line in process.stdout:
+                loop.call_soon_threadsafe(answers.put_nowait, line)
+            loop.call_soon_threadsafe(answers.put_nowait, process.stderr.read())
         _running.discard(process)
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(settle, said or failed)
 
     threading.Thread(target=converse, name="reader", daemon=True).start()
     try:
-        async with asyncio.timeout(seconds):
-            said = await answer
-    except TimeoutError:
-        what = asked.get("bundle") or asked["root"]
-        reason = f"{Path(what).name} was not read within {seconds:g} s"
-        raise LoadError(f"{reason}; {advice}") from None
+        yield answers
     finally:
         process.kill()
-    return _told(said)
+
+
+async def _next(answers: asyncio.Queue[bytes], path: Path, seconds: float, advice: str) -> Any:
+    """Return what a reader says next, which is of ``path``, or raise what it met."""
+    try:
+        async with asyncio.timeout(seconds):
+            return _told(await answers.get())
+    except TimeoutError:
+        reason = f"{path.name} was not read within {seconds:g} s"
+        raise LoadError(f"{reason}; {advice}") from None
 
 
 def _start() -> "subprocess.Popen[bytes]":
@@ -126,26 +146,25 @@ def _stored(told: dict[str, str]) -> Stored:
     return Stored(Path(told["path"]), told["name"], told["version"])
 
 
-def _read(asked: dict[str, str]) -> dict[str, Any]:
-    """Do what a reader is asked to do."""
-    told: Any
+def _answers(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Do what a reader is asked to do, up to the first that fails."""
     try:
-        if "bundle" in asked:
-            found = read_bundle(Path(asked["bundle"]))
-            told = {"manifest": found.manifest.model_dump(mode="json"), "digest": found.digest}
-        elif "find" in asked:
+        for path in asked.get("bundles", ()):
+            found = read_bundle(Path(path))
+            manifest = found.manifest.model_dump(mode="json")
+            yield {"told": {"manifest": manifest, "digest": found.digest}}
+        if "find" in asked:
             stored = Repository(Path(asked["root"])).find(asked["find"])
-            told = [_plain(one) for one in stored]
-        else:
+            yield {"told": [_plain(one) for one in stored]}
+        elif "root" in asked:
             stored, broken = Repository(Path(asked["root"])).list()
-            told = [_plain(one) for one in stored], broken
+            yield {"told": ([_plain(one) for one in stored], broken)}
     except BundleError as error:
-        return {"error": "bundle", "told": [str(error.file), error.field, error.reason]}
+        yield {"error": "bundle", "told": [str(error.file), error.field, error.reason]}
     except NotConfinedError as error:
-        return {"error": "confined", "told": str(error)}
+        yield {"error": "confined", "told": str(error)}
     except RepositoryError as error:
-        return {"error": "repository", "told": str(error)}
-    return {"told": told}
+        yield {"error": "repository", "told": str(error)}
 
 
 def _plain(stored: Stored) -> dict[str, str]:
@@ -153,4 +172,5 @@ def _plain(stored: Stored) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_read(json.load(sys.stdin))))
+    for answer in _answers(json.load(sys.stdin)):
+        print(json.dumps(answer), flush=True)

@@ -132,7 +132,7 @@ class ServedModels:
     ) -> list[Served]:
         """See ``Engine.load_all``."""
         async with self._change():
-            bundles = [await reading.bundle(path, self._load_seconds) for path in paths]
+            bundles = await reading.bundles(paths, self._load_seconds)
             async with self._alone({bundle.manifest.name for bundle in bundles}):
                 return await self._load(bundles, supervisors)
 
