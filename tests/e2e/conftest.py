@@ -10,12 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from models.bundle import ZOO
+
+if TYPE_CHECKING:
+    from tests.e2e.own_network import OwnNetwork
 
 ROOT = Path(__file__).parents[2]
 # These find what hangs: ten times what a slow machine takes.
@@ -107,6 +110,28 @@ def service() -> Iterator[Service]:
 def client(service: Service) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=service.address) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def own_network(tmp_path_factory: pytest.TempPathFactory) -> "OwnNetwork":
+    from tests.e2e.own_network import OwnNetwork
+
+    return OwnNetwork(tmp_path_factory.mktemp("own"))
+
+
+@pytest.fixture(scope="module")
+def alone(own_network: "OwnNetwork") -> Iterator[Service]:
+    """A service of that network alone."""
+    running = own_network.serve()
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture
+def own(own_network: "OwnNetwork") -> Iterator["OwnNetwork"]:
+    """A network that holds and fails as a test says, until the test ends."""
+    yield own_network
+    own_network.unsay()
 
 
 @pytest.fixture(scope="session")

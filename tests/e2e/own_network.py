@@ -3,16 +3,19 @@
 Whatever a test does while a picture is drawn for, is so done in time on every machine.
 """
 
+import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import httpx
 import numpy as np
 from PIL import Image
 
 from models.networks.foreign.python import ALLOWED
-from tests.e2e.conftest import PLAIN, Service
+from tests.e2e.conftest import PLAIN, START_SECONDS, Service
 
 CODE = '''
 from pathlib import Path
@@ -74,6 +77,9 @@ class OwnNetwork:
         """Start a service of one worker, which is not given up while it is held."""
         settings = {
             **PLAIN,
+            # The first look comes at 160 draws at the latest; it holds after 8 passes, 512 draws,
+            # and no picture of the tests ends before it has had more.
+            "PIXELDP_PASS_SIZE": "64",
             ALLOWED: str(self.code),
             "PIXELDP_COMPILE": "false",
             "PIXELDP_STALL_SECONDS": "3600",
@@ -87,14 +93,13 @@ class OwnNetwork:
         (self._folder / name).touch()
 
     def unsay(self, *names: str) -> None:
-        """Take that back."""
-        for name in names:
+        """Take that back; all of it, and what came of it, if nothing is named."""
+        for name in names or ("hold", "held", "fail", "failed", "full"):
             (self._folder / name).unlink(missing_ok=True)
 
-    @property
-    def holds(self) -> bool:
-        """Whether it has held a pass since that was taken back."""
-        return (self._folder / "held").exists()
+    def wait_held(self) -> None:
+        """Wait until it holds a pass."""
+        wait_for((self._folder / "held").exists)
 
     @property
     def neighbours(self) -> list[int]:
@@ -110,7 +115,17 @@ def picture(folder: Path, grey: int) -> bytes:
     return path.read_bytes()
 
 
-def numbers(text: str, name: str) -> list[Any]:
-    """Return the values of a metric."""
-    lines = [line for line in text.splitlines() if line.startswith(name)]
-    return [float(line.split()[-1]) for line in lines]
+def in_flight(service: Service) -> int:
+    """Return how many pictures its worker has."""
+    text = httpx.get(f"{service.address}/metrics").text
+    found = re.search(r"^pixeldp_pictures_in_flight (\S+)$", text, re.MULTILINE)
+    assert found
+    return int(float(found[1]))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until that is so."""
+    end = time.monotonic() + START_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)

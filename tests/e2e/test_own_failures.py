@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,8 @@ import pytest
 
 from models.verification import verify
 from tests.chaos.processes import workers
-from tests.e2e.conftest import START_SECONDS, Service
-from tests.e2e.own_network import OwnNetwork, picture
+from tests.e2e.conftest import Service
+from tests.e2e.own_network import OwnNetwork, in_flight, picture, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -22,34 +20,9 @@ NEIGHBOURS = 6
 OPTIONS = {"max_draws": 4000, "evidence": "true", "timeout_ms": 600_000}
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> OwnNetwork:
-    return OwnNetwork(tmp_path_factory.mktemp("own"))
-
-
-@pytest.fixture(scope="module")
-def serving(own: OwnNetwork) -> Iterator[Service]:
-    running = own.serve()
-    yield running
-    assert running.stop() == 0
-
-
-@pytest.fixture(autouse=True)
-def _quiet(own: OwnNetwork) -> Iterator[None]:
-    yield
-    own.unsay("hold", "held", "fail", "failed", "full")
-
-
-async def until(true: Any) -> None:
-    end = time.monotonic() + START_SECONDS
-    while not true():
-        assert time.monotonic() < end
-        await asyncio.sleep(0.01)
-
-
-async def together(own: OwnNetwork, serving: Service, folder: Path) -> list[httpx.Response]:
+async def together(own: OwnNetwork, alone: Service, folder: Path) -> list[httpx.Response]:
     """Ask for neighbours, and for a picture that is too bright when they are being drawn for."""
-    async with httpx.AsyncClient(base_url=serving.address, timeout=600) as client:
+    async with httpx.AsyncClient(base_url=alone.address, timeout=600) as client:
 
         def ask(content: bytes) -> asyncio.Task[httpx.Response]:
             return asyncio.create_task(client.post("/predict", content=content, params=OPTIONS))
@@ -57,17 +30,18 @@ async def together(own: OwnNetwork, serving: Service, folder: Path) -> list[http
         own.say("hold")
         own.say("fail")
         asked = [ask(picture(folder, DARK)) for _ in range(NEIGHBOURS)]
-        await until(lambda: own.holds)
+        await asyncio.to_thread(own.wait_held)
         asked.append(ask(picture(folder, WHITE)))
+        await asyncio.to_thread(wait_for, lambda: in_flight(alone) == len(asked))
         own.unsay("hold")
         return list(await asyncio.gather(*asked))
 
 
 def test_its_neighbours_are_answered_and_its_worker_lives(
-    own: OwnNetwork, serving: Service, tmp_path: Path
+    own: OwnNetwork, alone: Service, tmp_path: Path
 ) -> None:
-    [worker] = workers(serving.process.pid)
-    *neighbours, culprit = asyncio.run(together(own, serving, tmp_path))
+    [worker] = workers(alone.process.pid)
+    *neighbours, culprit = asyncio.run(together(own, alone, tmp_path))
     assert max(own.neighbours) > 0, "no pass was shared"
     for response in neighbours:
         assert response.status_code == 200
@@ -81,15 +55,15 @@ def test_its_neighbours_are_answered_and_its_worker_lives(
     assert "ArithmeticError: too bright" in culprit.json()["detail"]
     # The same worker answers the same picture when nothing is wrong with it any more.
     own.unsay("fail")
-    again = httpx.post(f"{serving.address}/predict", content=picture(tmp_path, WHITE), timeout=600)
+    again = httpx.post(f"{alone.address}/predict", content=picture(tmp_path, WHITE), timeout=600)
     assert again.json()["label"]["index"] == 1
-    assert workers(serving.process.pid) == [worker]
+    assert workers(alone.process.pid) == [worker]
 
 
-def test_after_a_look_its_answer_is_that(own: OwnNetwork, serving: Service, tmp_path: Path) -> None:
-    [worker] = workers(serving.process.pid)
+def test_after_a_look_its_answer_is_that(own: OwnNetwork, alone: Service, tmp_path: Path) -> None:
+    [worker] = workers(alone.process.pid)
     own.say("hold")
-    url = f"{serving.address}/predict/stream"
+    url = f"{alone.address}/predict/stream"
     with httpx.stream(
         "POST", url, content=picture(tmp_path, WHITE), params=OPTIONS, timeout=600
     ) as response:
@@ -110,4 +84,4 @@ def test_after_a_look_its_answer_is_that(own: OwnNetwork, serving: Service, tmp_
     assert answer["stopped"] == "deadline"
     assert answer["certified_size"] == max(look["certified_size"] for _, look in told[:-1]) > 0
     assert verify(answer) == []
-    assert workers(serving.process.pid) == [worker]
+    assert workers(alone.process.pid) == [worker]

@@ -823,26 +823,22 @@ WATCH = """
 
 @pytest.mark.slow
 def test_looks_are_void_when_their_worker_is_lost(
-    visit: Callable[..., Visitor], tmp_path: Path
+    visit: Callable[..., Visitor], own: OwnNetwork, alone: Service, tmp_path: Path
 ) -> None:
-    own = OwnNetwork(tmp_path)
-    running = own.serve()
-    try:
-        visitor = visit(address=running.address)
-        page = visitor.page
-        page.goto(visitor.address)
-        dark = FilePayload(name="a.png", mimeType="image/png", buffer=picture(tmp_path, 51))
-        own.say("hold")
-        page.get_by_label("Choose a file").set_input_files(dark)
-        expect(page.locator("#result")).to_be_visible()  # the looks before
-        page.evaluate(WATCH)
-        [worker] = workers(running.process.pid)
-        os.kill(worker, signal.SIGKILL)
-        own.unsay("hold")
-        page.wait_for_selector(ANSWERED, state="attached", timeout=300_000)
-        assert page.evaluate("said") == ["The picture is begun anew; earlier looks are void."]
-        told: str = page.evaluate("heard.at(-1).told")
-        assert told.count("event: restart") == told.count("event: answer") == 1
-        assert visitor.label == "0"
-    finally:
-        assert running.stop() == 0
+    visitor = visit(address=alone.address)
+    page = visitor.page
+    page.goto(visitor.address)
+    dark = FilePayload(name="a.png", mimeType="image/png", buffer=picture(tmp_path, 51))
+    own.say("hold")
+    page.get_by_label("Choose a file").set_input_files(dark)
+    expect(page.locator("#result")).to_be_visible()  # the looks before
+    page.evaluate(WATCH)
+    own.wait_held()
+    [worker] = workers(alone.process.pid)
+    os.kill(worker, signal.SIGKILL)
+    own.unsay("hold")
+    page.wait_for_selector(ANSWERED, state="attached", timeout=300_000)
+    assert page.evaluate("said") == ["The picture is begun anew; earlier looks are void."]
+    told: str = page.evaluate("heard.at(-1).told")
+    assert told.count("event: restart") == told.count("event: answer") == 1
+    assert visitor.label == "0"

@@ -26,25 +26,12 @@ DARK = 51
 DRAWS = 4000
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> OwnNetwork:
-    return OwnNetwork(tmp_path_factory.mktemp("own"))
-
-
-@pytest.fixture(scope="module")
-def alone(own: OwnNetwork) -> Iterator[Service]:
-    running = own.serve()
-    yield running
-    assert running.stop() == 0
-
-
 @pytest.fixture
-def dark(own: OwnNetwork, alone: Service, tmp_path: Path) -> Iterator[bytes]:
+def dark(own: OwnNetwork, alone: Service, tmp_path: Path) -> bytes:
     """A picture that is held after its first looks."""
     alone.wait_ready()
     own.say("hold")
-    yield picture(tmp_path, DARK)
-    own.unsay("hold", "held", "full")
+    return picture(tmp_path, DARK)
 
 
 def lose_worker(own: OwnNetwork, service: Service) -> None:
