@@ -1,4 +1,4 @@
-"""Draw the samples of the zoo's colour model: simple shapes, of no data set.
+"""Draw the samples of the zoo's colour model: simple shapes, from no data set.
 
 python -m docs.draw_samples
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFilter
 
 FOLDER = Path(__file__).parents[1] / "models" / "zoo" / "cifar10-resnet" / "samples"
-# Drawn large, then made as small as the models' pictures, so that edges are smooth.
+# Drawn large and then reduced to the size of the model's pictures, so that edges are smooth.
 LARGE, SIDE = 256, 32
 
 
@@ -61,7 +61,7 @@ SAMPLES = {
 
 
 def small(image: Image.Image) -> Image.Image:
-    """Return a drawing as the models take it."""
+    """Return a drawing at the size of the model's pictures."""
     softened = image.filter(ImageFilter.GaussianBlur(3))
     return softened.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 

@@ -2,9 +2,9 @@
 
     python examples/fallback.py http://127.0.0.1:8000 examples/7.png --target 0.5
 
-Each picture's line says what was decided and by whom. Here "somebody else" is a list of pictures
-for a person to look at; it might as well be a slower model, or doing nothing. A picture that the
-service refuses goes there, too; a key, a model or an option that it refuses ends the program.
+The line of each picture says what was decided, and by whom. Here "somebody else" is a list of
+pictures for a person to look at; it might as well be a slower model, or nobody. A picture that the
+service refuses goes there, too. If it refuses the key, the model or an option, the program ends.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pixeldp_client import BadRequest, Client, NotRobust, Prediction, Unavailable
 
-# What is wrong with the picture alone; the same request with another picture may be answered.
+# Problems of the picture alone: the same request with another picture may be answered.
 REFUSED_PICTURES = (
     "not-a-picture",
     "too-many-bytes",
@@ -23,12 +23,12 @@ REFUSED_PICTURES = (
 
 
 def main() -> None:
-    """Decide about every picture of the command line."""
+    """Decide about each picture on the command line."""
     parser = argparse.ArgumentParser(description="Act on robust predictions only.")
     parser.add_argument("url")
     parser.add_argument("pictures", nargs="+", type=Path)
     parser.add_argument("--target", type=float, default=0.5, help="the size you need (0.5)")
-    parser.add_argument("--timeout", type=float, default=10.0, help="seconds a picture (10)")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds per picture (10)")
     arguments = parser.parse_args()
     for_a_person: list[Path] = []
 

@@ -1,4 +1,4 @@
-"""Ask by the Open Inference Protocol, with the stock client of Triton and the like.
+"""Ask by the Open Inference Protocol, with Triton's own client.
 
 pip install tritonclient[http]
 python examples/open_inference.py 127.0.0.1:8000 examples/7.png --target 0.5
@@ -12,7 +12,7 @@ import tritonclient.http as triton
 
 
 def main() -> None:
-    """Ask about all pictures of the command line at once."""
+    """Ask about all pictures on the command line at once."""
     parser = argparse.ArgumentParser(description="Ask by the Open Inference Protocol.")
     parser.add_argument("url", help="host:port")
     parser.add_argument("pictures", nargs="+", type=Path)
@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.5)
     arguments = parser.parse_args()
 
-    # One file a row; IMAGE takes pixels instead, [batch, height, width, channels] of UINT8.
+    # One file per row. IMAGE takes pixels instead: UINT8 [batch, height, width, channels].
     files = np.array([[picture.read_bytes()] for picture in arguments.pictures], dtype=np.object_)
     tensor = triton.InferInput("IMAGE_BYTES", list(files.shape), "BYTES")
     tensor.set_data_from_numpy(files)
