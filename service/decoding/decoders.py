@@ -17,7 +17,15 @@ from typing import Any
 
 import structlog
 
-from models.images import Limits, Size, measure
+from models.images import (
+    CannotCertifyPicture,
+    Limits,
+    NotAPicture,
+    Size,
+    TooManyPixels,
+    measure,
+)
+from models.preprocessing import CannotCertify
 from service import logs
 from service.decoding.queue import FairQueue
 from service.decoding.reduction import BYTES_A_PIXEL, Reduced, Task, reduce_file
@@ -46,6 +54,8 @@ _LOOK_SECONDS, _LONGEST_SECONDS = 0.25, 5.0
 # In so many looks in a row a process was found stopped that is given up: when all of the service is
 # stopped and goes on, the front may be the first.
 _STOPPED_LOOKS = 4
+# What a process says that had too little memory.
+_MEMORY = MemoryError.__name__
 
 
 class DecoderLostError(Exception):
@@ -57,17 +67,20 @@ class NoMemoryError(Exception):
 
 
 class RefusedError(Exception):
-    """A picture is refused.
+    """A picture is refused by a process.
 
     Args:
-        name: of the problem.
+        cause: the error that the process met, of ``REFUSALS``.
         detail: what was wrong.
         limit: of the pixels, if there were too many.
     """
 
-    def __init__(self, name: str, detail: str, limit: int | None) -> None:
+    def __init__(self, cause: type[Exception], detail: str, limit: int | None) -> None:
         super().__init__(detail)
-        self.name, self.detail, self.limit = name, detail, limit
+        self.cause, self.limit = cause, limit
+
+
+REFUSALS = (NotAPicture, TooManyPixels, CannotCertifyPicture, CannotCertify)
 
 
 class Decoders:
@@ -245,7 +258,7 @@ class Decoders:
         whole = False
         try:
             told = await run(self._threads, decoder.ask, asdict(task), file)
-            whole = told.get("refused", "memory") != "memory"
+            whole = told.get("refused", _MEMORY) != _MEMORY
             size = Size(**_accepted(told))
             try:
                 admit(size)
@@ -255,7 +268,7 @@ class Decoders:
                 raise
             async with self._memory_for(size):
                 told, content = await run(self._threads, decoder.go_on)
-                whole = told.get("refused") != "memory"
+                whole = told.get("refused") != _MEMORY
                 return Reduced(**_accepted(told), content=content)
         finally:
             if not whole:
@@ -283,13 +296,13 @@ def _accepted(told: dict[str, Any]) -> dict[str, Any]:
         RefusedError: it refuses the picture.
         NoMemoryError: it has too little memory.
     """
-    match told.get("refused"):
-        case None:
-            return told
-        case "memory":
-            raise NoMemoryError(told["detail"])
-        case name:
-            raise RefusedError(name, told["detail"], told.get("limit"))
+    refused = told.get("refused")
+    if refused is None:
+        return told
+    if refused == _MEMORY:
+        raise NoMemoryError
+    cause = next(error for error in REFUSALS if error.__name__ == refused)
+    raise RefusedError(cause, told["detail"], told["limit"])
 
 
 @dataclass

@@ -22,39 +22,13 @@ from typing import Any
 
 import setproctitle
 
-from models.images import (
-    CannotCertifyPicture,
-    Limits,
-    NotAPicture,
-    PictureError,
-    Size,
-    TooManyPixels,
-    measure,
-)
+from models.images import Limits, PictureError, Size, measure
 from service.decoding.reduction import BYTES_A_PIXEL, CannotCertify, Task, reduce_file
 
 # What a process says first: it has loaded what it needs.
 GREETING = b"ready"
 # Less than workers have: passes answer those who wait already.
 _NICENESS = 10
-
-
-def refusal(error: Exception) -> dict[str, Any]:
-    """Return what is said of a picture that is refused.
-
-    Raises:
-        Exception: the error itself, if it is no reason to refuse a picture.
-    """
-    match error:
-        case NotAPicture():
-            return {"refused": "not-a-picture", "detail": str(error)}
-        case TooManyPixels():
-            return {"refused": "too-many-pixels", "detail": str(error), "limit": error.limit}
-        case CannotCertifyPicture() | CannotCertify():
-            return {"refused": "cannot-certify-preprocessing", "detail": str(error)}
-        case MemoryError():
-            return {"refused": "memory", "detail": "There is no memory to decode it"}
-    raise error
 
 
 def main() -> None:
@@ -103,7 +77,8 @@ def _decode(link: Connection) -> None:
         reduced = reduce_file(data, task)
         content = reduced.content
     except (PictureError, CannotCertify, MemoryError) as error:
-        _say(link, refusal(error))
+        limit = getattr(error, "limit", None)
+        _say(link, {"refused": type(error).__name__, "detail": str(error), "limit": limit})
         return
     told = {name: getattr(reduced, name) for name in _TOLD}
     _say(link, told)

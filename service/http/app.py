@@ -14,7 +14,7 @@ from service.catalogue import Catalogue
 from service.decoding.decoders import Decoders
 from service.engine.engine import Engine
 from service.engine.queue import SHARED
-from service.http import problems, tracing
+from service.http import exceptions, problems, tracing
 from service.http.api import docs, health, models, page, predict
 from service.http.api.openapi import Described
 from service.http.checks import read_catalogue
@@ -154,5 +154,5 @@ def create_app(
     for module in (predict, models, v2_repository, v2, health, docs, page):
         app.include_router(module.router)
     app.mount("/page", page.files)
-    problems.install(app)
+    exceptions.install(app)
     return app

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.http.guards.budget import REQUEST_BYTES, Budget, Holding
 from service.http.guards.client_gone import CLIENT_LEFT
 from service.http.metrics import Metrics
-from service.http.problems import Problem
+from service.http.problems import Problem, internal_error
 from service.http.security import HEADERS
 from service.http.tracing import Tracing
 from service.http.turns import Turns
@@ -104,9 +104,7 @@ class Envelope:
             log.exception("request failed", route=_route(scope))
             if status:
                 raise
-            scope["problem"] = "internal-error"
-            detail = "The service failed while it worked on this request."
-            await Problem("internal-error", detail).response()(scope, receive, send_enveloped)
+            await _answer(scope, internal_error())(scope, receive, send_enveloped)
         finally:
             seconds = time.monotonic() - arrived
             method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -131,19 +129,20 @@ class Envelope:
 
     def _refusal(self, scope: Scope, probe: bool) -> ASGIApp | None:
         """Return what answers a request that is not even looked at."""
-        headers: dict[str, str] = {}
         if _CONTROL.search(scope["path"]):
-            problem = Problem("not-found", "There is nothing at a path with control characters.")
-        elif not probe and (self._budget.full or "crowded" in scope):
+            detail = "There is nothing at a path with control characters."
+            return _answer(scope, Problem("not-found", detail))
+        if not probe and (self._budget.full or "crowded" in scope):
             detail = "There are as many connections, or requests under way, as there may be."
-            problem = Problem("overloaded", detail, retry_after_s=1)
-            headers = {"Connection": "close"}
-        else:
-            return None
-        scope["problem"] = problem.name
-        if scope["path"].startswith(V2_PREFIX):
-            return as_v2(problem, headers)
-        return problem.response(headers)
+            close = {"Connection": "close"}
+            return _answer(scope, Problem("overloaded", detail, close, retry_after_s=1))
+        return None
+
+
+def _answer(scope: Scope, problem: Problem) -> ASGIApp:
+    """Return the answer to a problem, in the form of the request's protocol."""
+    scope["problem"] = problem.name  # for the metrics
+    return as_v2(problem) if scope["path"].startswith(V2_PREFIX) else problem.response()
 
 
 def _route(scope: Scope) -> str:

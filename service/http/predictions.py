@@ -4,41 +4,20 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from models.certification.division import LEAST_DRAWS
 from models.certification.question import Question
 from models.certification.reach import draws_needed, reachable_size
-from models.images import (
-    CannotCertifyPicture,
-    NotAPicture,
-    Size,
-    TooManyPixels,
-)
+from models.images import Size
 from models.picture_terms import assemble_terms
-from models.preprocessing import CannotCertify, Preprocessing
+from models.preprocessing import Preprocessing
 from service.catalogue import Catalogue, Served, UnknownModelError
-from service.decoding.decoders import (
-    DecoderLostError,
-    Decoders,
-    NoMemoryError,
-    RefusedError,
-)
-from service.decoding.queue import FullError
+from service.decoding.decoders import Decoders, NoMemoryError
 from service.decoding.reduction import Reduced, Task
-from service.engine.engine import (
-    CannotEncodeError,
-    DeadlineError,
-    Engine,
-    Job,
-    ModelFailedError,
-    ModelGoneError,
-    NotReadyError,
-    OverloadedError,
-    WorkersLostError,
-)
+from service.engine.engine import DeadlineError, Engine, Job, OverloadedError
 from service.http.api.answers import Answer, Compute, Look, Timing, answer, look
 from service.http.api.options import Asked, Options, resolve
+from service.http.exceptions import KNOWN, problem_for
 from service.http.guards.auth import LEAST_COST, Bill, charge, check_priority, owner
 from service.http.guards.bodies import Bodies
 from service.http.guards.budget import File, NoRoomError
@@ -48,11 +27,6 @@ from service.http.slowness import first_answer_ms
 from service.http.tracing import Tracing
 from service.http.usage import current
 from service.settings import Settings
-
-# For workers to become ready.
-READY_SECONDS = 1
-# Long enough for workers to start again twice.
-LOST_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -99,7 +73,14 @@ class Predictions:
             if options.priority == "high":
                 check_priority()
             with charge(asked.max_draws, self.engine.speed(served.index)) as bill:
-                answered = await self._predict(file, options, served, asked, arrived, bill, on_look)
+                try:
+                    answered = await self._predict(
+                        file, options, served, asked, arrived, bill, on_look
+                    )
+                except DeadlineError as error:
+                    raise self._late(error, served, asked) from None
+                except KNOWN as error:
+                    raise problem_for(error, self.engine) from None
                 bill.draws = answered.draws
             usage.answers += 1
             usage.draws += answered.draws
@@ -118,49 +99,22 @@ class Predictions:
         bill: Bill,
         on_look: Callable[[Look | None], None] | None,
     ) -> Answer:
-        begun = time.monotonic()
-        deadline = arrived + asked.timeout_ms / 1000
-        try:
-            async with asyncio.timeout(deadline - begun):
-                with self.engine.preparing(owner()):
-                    shape = served.bundle.manifest.input.shape
-                    task, speed = (
-                        Task(self.settings.max_pixels, shape),
-                        self.engine.speed(served.index),
-                    )
-                    picture = await self._decode(file, task, bill, speed)
-                    preparation = picture.plan(shape)
-                    self._check_reach(served, asked, preparation)
-            decoded = time.monotonic()
-            job = Job(
-                model=served.index,
-                picture=picture,
-                question=asked.question,
-                scores=asked.scores,
-                attacks=asked.attacks,
-                deadline=deadline,
-                high=options.priority == "high",
-                owner=owner(),
-            )
-            result = await self.engine.predict(
-                job, on_look and (lambda so_far: on_look(so_far and look(so_far, served.bundle)))
-            )
-        except NotReadyError as error:
-            raise Problem("not-ready", f"{error}.", retry_after_s=READY_SECONDS) from None
-        except OverloadedError as error:
-            retry = self.engine.retry_seconds
-            raise Problem("overloaded", f"{error}.", retry_after_s=retry) from None
-        except WorkersLostError as error:
-            raise Problem("workers-lost", f"{error}.", retry_after_s=LOST_SECONDS) from None
-        except (DeadlineError, TimeoutError) as error:
-            made = error.draws if isinstance(error, DeadlineError) else 0
-            raise self._late(served, asked, made) from None
-        except CannotEncodeError as error:
-            raise Problem("cannot-certify-preprocessing", str(error)) from None
-        except ModelFailedError as error:
-            raise Problem("model-failed", f"{error}.") from None
-        except ModelGoneError as error:
-            raise Problem("unknown-model", f"{error}.") from None
+        begun, deadline = time.monotonic(), arrived + asked.timeout_ms / 1000
+        picture, preparation = await self._prepare(file, served, asked, deadline - begun, bill)
+        decoded = time.monotonic()
+        job = Job(
+            model=served.index,
+            picture=picture,
+            question=asked.question,
+            scores=asked.scores,
+            attacks=asked.attacks,
+            deadline=deadline,
+            high=options.priority == "high",
+            owner=owner(),
+        )
+        result = await self.engine.predict(
+            job, on_look and (lambda so_far: on_look(so_far and look(so_far, served.bundle)))
+        )
         stages = {
             "decode": decoded - begun,
             "queue": result.queue_seconds,
@@ -180,23 +134,37 @@ class Predictions:
         )
         self._count(answered, stages)
         if self.tracing:
-            told = {
-                "model": served.bundle.manifest.name,
-                "device": result.device,
-                "draws": answered.draws,
-                "certified_size": answered.certified_size,
-                "stopped": answered.stopped,
-            }
-            self.tracing.prediction(told, begun, decoded, result.queue_seconds, result.looks)
+            self.tracing.prediction(_told(answered), begun, decoded, stages["queue"], result.looks)
         return answered
 
-    def _late(self, served: Served, asked: Asked, made: int) -> Problem:
+    async def _prepare(
+        self, file: File, served: Served, asked: Asked, seconds: float, bill: Bill
+    ) -> tuple[Reduced, Preprocessing]:
+        """Decode a picture for a model, and return it and its preprocessing.
+
+        Raises:
+            DeadlineError: that took more than so many seconds.
+            EngineError: there is no place for it.
+        """
+        shape, speed = served.bundle.manifest.input.shape, self.engine.speed(served.index)
+        try:
+            async with asyncio.timeout(seconds):
+                with self.engine.preparing(owner()):
+                    task = Task(self.settings.max_pixels, shape)
+                    picture = await self._decode(file, task, bill, speed)
+                    preparation = picture.plan(shape)
+                    self._check_reach(served, asked, preparation)
+        except TimeoutError:
+            raise DeadlineError("the deadline came while the picture was decoded") from None
+        return picture, preparation
+
+    def _late(self, error: DeadlineError, served: Served, asked: Asked) -> Problem:
         """Say what was reached by a deadline, and what would have been enough."""
         said = (
-            f"No look was reached within timeout_ms={asked.timeout_ms}: {made} draws were made, "
-            f"and the first look takes {LEAST_DRAWS}."
+            f"No look was reached within timeout_ms={asked.timeout_ms}: {error.draws} draws were "
+            f"made, and the first look takes {LEAST_DRAWS}."
         )
-        members: dict[str, Any] = {"draws": made, "draws_needed": LEAST_DRAWS}
+        members: dict[str, float] = {"draws_needed": LEAST_DRAWS}
         # A picture is drawn for by one worker.
         if speed := self.engine.speed(served.index):
             needed = first_answer_ms(speed)
@@ -205,36 +173,29 @@ class Predictions:
                 f"timeout_ms to {needed} or more, and more while others wait."
             )
             members |= {"draws_per_second": round(speed, 1), "timeout_ms_needed": needed}
-        return Problem("deadline-before-first-look", said, **members)
+        return problem_for(error, self.engine, said, **members)
 
     async def show(self, file: File, side: int) -> bytes:
         """Return a picture as it is decoded, no side much longer than ``side``, as a PNG file.
 
         Raises:
-            Problem: it cannot be decoded, or there is no place for it.
+            Exception: of ``KNOWN``: it cannot be decoded, or there is no place for it.
         """
         task = Task(self.settings.max_pixels, side=side)
+        speed, seconds = self.engine.speed(), self.settings.timeout_ms / 1000
         try:
-            speed = self.engine.speed()
             with charge(LEAST_COST, speed) as bill, self.engine.preparing(owner()):
-                async with asyncio.timeout(self.settings.timeout_ms / 1000):
+                async with asyncio.timeout(seconds):
                     return (await self._decode(file, task, bill, speed)).content
-        except NotReadyError as error:
-            raise Problem("not-ready", f"{error}.", retry_after_s=READY_SECONDS) from None
-        except OverloadedError as error:
-            retry = self.engine.retry_seconds
-            raise Problem("overloaded", f"{error}.", retry_after_s=retry) from None
         except TimeoutError:
-            detail = f"The picture was not decoded within {self.settings.timeout_ms / 1000:g} s."
-            retry = self.engine.retry_seconds
-            raise Problem("overloaded", detail, retry_after_s=retry) from None
+            raise OverloadedError(f"The picture was not decoded within {seconds:g} s") from None
 
     def find(self, name: str | None) -> Served:
         """Return the model called ``name``, or raise the problem that there is none."""
         try:
             return self.catalogue.find(name)
         except UnknownModelError as error:
-            raise Problem("unknown-model", str(error.args[0])) from None
+            raise problem_for(error, self.engine) from None
 
     async def _decode(self, file: File, task: Task, bill: Bill, speed: float) -> Reduced:
         """Decode a picture; its pixels are charged before, as draws of which ``speed`` a second."""
@@ -245,21 +206,8 @@ class Predictions:
         try:
             picture = await self.decoders.reduce(file, task, owner(), admit)
             file.holding.take(len(picture.content))
-        except NotAPicture as error:
-            raise Problem("not-a-picture", str(error)) from None
-        except TooManyPixels as error:
-            raise Problem("too-many-pixels", str(error), limit_pixels=error.limit) from None
-        except (CannotCertifyPicture, CannotCertify) as error:
-            raise Problem("cannot-certify-preprocessing", str(error)) from None
-        except RefusedError as error:
-            more: Any = {} if error.limit is None else {"limit_pixels": error.limit}
-            raise Problem(error.name, error.detail, **more) from None
-        except DecoderLostError as error:
-            raise Problem("workers-lost", f"{error}.", retry_after_s=LOST_SECONDS) from None
-        except (FullError, NoRoomError, NoMemoryError, MemoryError):
-            detail = "There is no room to decode another picture."
-            retry = self.engine.retry_seconds
-            raise Problem("overloaded", detail, retry_after_s=retry) from None
+        except (NoRoomError, MemoryError):
+            raise NoMemoryError from None
         return picture
 
     def _check_reach(self, served: Served, asked: Asked, preparation: Preprocessing) -> None:
@@ -288,6 +236,17 @@ class Predictions:
         self.metrics.size.labels(name, answered.norm).observe(answered.certified_size)
         for stage, seconds in stages.items():
             self.metrics.stage.labels(stage).observe(seconds)
+
+
+def _told(answered: Answer) -> dict[str, str | int | float]:
+    """Return what a trace tells of an answer."""
+    return {
+        "model": answered.model.name,
+        "device": answered.compute.device,
+        "draws": answered.draws,
+        "certified_size": answered.certified_size,
+        "stopped": answered.stopped,
+    }
 
 
 def _milliseconds(seconds: float) -> float:

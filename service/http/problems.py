@@ -9,16 +9,11 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-import structlog
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
-from starlette.exceptions import HTTPException
 
 from service.http.security import policy
-
-log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -221,12 +216,17 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
             **{name: _writable(value) for name, value in self.members.items()},
         }
 
-    def response(self, headers: Mapping[str, str] | None = None) -> Response:
+    def response(self) -> Response:
         """Return the HTTP answer."""
-        every = self.headers | dict(headers or {})
+        headers = dict(self.headers)
         if "retry_after_s" in self.members:
-            every["Retry-After"] = str(self.members["retry_after_s"])
-        return JSONResponse(self.document(), self.status, every, MEDIA_TYPE)
+            headers["Retry-After"] = str(self.members["retry_after_s"])
+        return JSONResponse(self.document(), self.status, headers, MEDIA_TYPE)
+
+
+def internal_error() -> Problem:
+    """Return the problem that the service has a fault, of which only the log tells more."""
+    return Problem("internal-error", "The service failed while it worked on this request.")
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -249,14 +249,6 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def _example(name: str) -> dict[str, Any]:
     kind = PROBLEMS[name]
     return {"summary": kind.title, "value": Problem(name, kind.explanation).document()}
-
-
-def _with_head(headers: Mapping[str, str] | None) -> dict[str, str]:
-    """Have ``Allow`` name HEAD beside GET, as every route that takes the one takes the other."""
-    allowed = {**(headers or {})}
-    if (methods := allowed.get("Allow", "")) and "HEAD" not in methods:
-        allowed["Allow"] = methods.replace("GET", "GET, HEAD")
-    return allowed
 
 
 def _writable(value: Any) -> Any:
@@ -283,39 +275,6 @@ def _option(error: Any) -> str:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def install(app: FastAPI) -> None:
-    """Have every error of ``app`` answered as a problem document, and serve their pages."""
-
-    def answer(
-        request: Request, problem: Problem, headers: Mapping[str, str] | None = None
-    ) -> Response:
-        request.scope["problem"] = problem.name  # for the metrics
-        return problem.response(headers)
-
-    async def problem(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)
-        return answer(request, error)
-
-    async def validation(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return answer(request, out_of_range(list(error.errors())))
-
-    async def http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        path = request.url.path
-        if error.status_code == 404:
-            return answer(request, Problem("not-found", f"There is nothing at {path}."))
-        if error.status_code == 405:
-            detail = f"{path} does not take {request.method}."
-            return answer(request, Problem("method-not-allowed", detail), _with_head(error.headers))
-        return answer(request, Problem("malformed-request", str(error.detail)), error.headers)
-
-    app.add_exception_handler(Problem, problem)
-    app.add_exception_handler(RequestValidationError, validation)
-    app.add_exception_handler(HTTPException, http)
-    app.include_router(router)
 
 
 router = APIRouter(include_in_schema=False)

@@ -7,11 +7,10 @@ from pydantic import BaseModel
 
 from models.bundle import RowsBasis
 from models.execution import Calibration, Precision, Provider
-from service.catalogue import Served, UnknownModelError
+from service.catalogue import Served
 from service.http import problems
 from service.http.api.answers import NoisePart, model_name, noise_part
 from service.http.guards.auth import REFUSALS, requires
-from service.http.problems import Problem
 
 
 class Calibrated(BaseModel):
@@ -96,7 +95,4 @@ async def list_models(request: Request) -> Models:
 @router.get("/models/{name}", responses=problems.responses(404))
 async def show_model(request: Request, name: str) -> Model:
     """Describe one model, by name or name:version."""
-    try:
-        return _describe(request, request.app.state.predictions.catalogue.find(name))
-    except UnknownModelError as error:
-        raise Problem("unknown-model", str(error.args[0])) from None
+    return _describe(request, request.app.state.predictions.catalogue.find(name))

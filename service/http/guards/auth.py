@@ -18,6 +18,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 
 from service.engine.engine import Engine
 from service.http import problems
+from service.http.exceptions import problem_for
 from service.http.guards.budget import Holding, NoRoomError
 from service.http.guards.keys import UNLIMITED, Allowance, Keys, Scope
 from service.http.guards.sites import refuse_other_sites
@@ -80,7 +81,8 @@ def requires(scope: Scope) -> Any:
         try:
             holding.belong(caller.allowance)
         except NoRoomError as error:
-            raise Problem("overloaded", f"The {error}.", retry_after_s=1) from None
+            engine = request.app.state.engine
+            raise problem_for(error, engine, f"The {error}.", retry_after_s=1) from None
 
     return Depends(check)
 

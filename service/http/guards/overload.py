@@ -69,9 +69,3 @@ def _answer(v2: bool, retry: int, below: str) -> tuple[bytes, bytes]:
     document = problem.document()
     assert document["type"].startswith(f"{below}/")
     return json.dumps(document).encode(), MEDIA_TYPE.encode()
-
-
-def no_room(engine: Engine) -> Problem:
-    """Return the problem that there is no memory for what a request brings."""
-    detail = "Requests hold all the memory there is for them."
-    return Problem("overloaded", detail, retry_after_s=engine.retry_seconds)

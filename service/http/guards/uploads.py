@@ -15,12 +15,12 @@ from starlette.requests import Request
 
 from service.decoding.queue import FullError
 from service.http.api.options import Options
+from service.http.exceptions import problem_for
 from service.http.guards import base64_text
 from service.http.guards.auth import charge_bytes
 from service.http.guards.bodies import SMALL, Bodies
-from service.http.guards.budget import File, Holding, NoRoomError
+from service.http.guards.budget import File, Holding
 from service.http.guards.content_encoding import MOST_TIMES, decompress, find_encoding
-from service.http.guards.overload import no_room
 from service.http.problems import Problem
 
 T = TypeVar("T")
@@ -121,14 +121,13 @@ async def in_turn(request: Request, size: int, work: Callable[[], T]) -> T:
     Raises:
         Problem: ``overloaded``, ``rate-limited``.
     """
-    predictions = request.app.state.predictions
+    state = request.app.state
     try:
-        bodies: Bodies = predictions.bodies
+        bodies: Bodies = state.predictions.bodies
         return await bodies.run(size, work)
-    except FullError:
+    except FullError as error:
         detail = "Too many large bodies wait to be taken apart."
-        retry = predictions.engine.retry_seconds
-        raise Problem("overloaded", detail, retry_after_s=retry) from None
+        raise problem_for(error, state.engine, detail) from None
 
 
 @contextmanager
@@ -136,13 +135,10 @@ def room(request: Request, size: int) -> Iterator[None]:
     """Have ``size`` bytes to work with as long as the block runs.
 
     Raises:
-        Problem: ``overloaded``.
+        NoRoomError: there are not so many.
     """
     holding: Holding = request.scope["holding"]
-    try:
-        holding.take(size)
-    except NoRoomError:
-        raise no_room(request.app.state.predictions.engine) from None
+    holding.take(size)
     try:
         yield
     finally:
@@ -199,7 +195,8 @@ async def read_body(request: Request, limit: int, seconds: float) -> AsyncIterat
     Its request holds it for as long as the block runs, which is to take it apart.
 
     Raises:
-        Problem: it does, or there is no room for it.
+        Problem: it does.
+        NoRoomError: there is no room for it.
     """
     encoding = find_encoding(request.headers)
     stated = request.headers.get("content-length", "")
@@ -220,8 +217,6 @@ async def read_body(request: Request, limit: int, seconds: float) -> AsyncIterat
         except TimeoutError:
             detail = f"The request was not received whole within {seconds:g} s."
             raise Problem("deadline-before-first-look", detail) from None
-        except NoRoomError:
-            raise no_room(request.app.state.predictions.engine) from None
         finally:
             charge_bytes(request.app.state.predictions.engine, received)
         content = b"".join(parts)

@@ -1,16 +1,16 @@
 """Errors as the Open Inference Protocol has them: ``{"error": "…"}``."""
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
 from fastapi import Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from service.http.problems import Problem, out_of_range
+from service.http.exceptions import ANSWERED, note_problem
+from service.http.problems import Problem, internal_error
 
 log = structlog.get_logger(__name__)
 
@@ -35,26 +35,21 @@ class V2Route(APIRoute):
                 return await handle(request)
             except ClientDisconnect:
                 raise
-            except Problem as error:
-                problem = error
-            except RequestValidationError as error:
-                problem = out_of_range(list(error.errors()))
             except Unsupported as error:
                 return _error(501, str(error))
+            except ANSWERED as error:
+                return as_v2(note_problem(request, error))
             except Exception:
                 log.exception("request failed", route=self.path)
-                detail = "The service failed while it worked on this request."
-                problem = Problem("internal-error", detail)
-            request.scope["problem"] = problem.name  # for the metrics
-            return as_v2(problem)
+                return as_v2(note_problem(request, internal_error()))
 
         return handle_in_form
 
 
-def as_v2(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+def as_v2(problem: Problem) -> Response:
     """Return the answer to a problem in the protocol's form."""
     status = 400 if problem.status in _BAD_INPUT else problem.status
-    headers = dict(problem.response(headers).headers)
+    headers = dict(problem.response().headers)
     return _error(status, f"{problem.name}: {problem.detail}", headers)
 
 

@@ -9,16 +9,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from models.bundle import BundleError
 from service import reading
-from service.catalogue import UnknownModelError
-from service.engine.engine import LoadError, NotReadyError
 from service.http.guards.auth import requires
 from service.http.guards.uploads import read_body
-from service.http.predictions import READY_SECONDS, Predictions
+from service.http.predictions import Predictions
 from service.http.problems import Problem
 from service.http.v2.errors import Unsupported, V2Route
-from service.repository import RepositoryError
 from service.system.confinement import NotConfinedError
 
 MOST_BYTES = 65_536
@@ -69,10 +65,7 @@ async def index(request: Request) -> list[dict[str, str]]:
     if body.ready:
         return list(entries.values())
     root = predictions.settings.repository
-    try:
-        stored, broken = await reading.index(root) if root else ([], {})
-    except LoadError as error:
-        raise Problem("cannot-load", str(error)) from None
+    stored, broken = await reading.index(root) if root else ([], {})
     known = [(one.name, one.version) for one in stored]
     for key in [*known, *predictions.catalogue.folders]:
         entries.setdefault(key, _entry(*key, "UNAVAILABLE", "not loaded"))
@@ -90,15 +83,7 @@ async def load(request: Request, name: str, version: str | None = None) -> dict[
     body = await _read(request)
     version = version or body.version()
     predictions: Predictions = request.app.state.predictions
-    try:
-        paths = await _folders(predictions, name, version)
-        await predictions.engine.load_all(paths)
-    except NotConfinedError as error:
-        raise Problem("unknown-model", str(error)) from None
-    except NotReadyError as error:
-        raise Problem("not-ready", f"{error}.", retry_after_s=READY_SECONDS) from None
-    except (RepositoryError, BundleError, LoadError) as error:
-        raise Problem("cannot-load", str(error)) from None
+    await predictions.engine.load_all(await _folders(predictions, name, version))
     return {}
 
 
@@ -140,12 +125,7 @@ async def unload(request: Request, name: str, version: str | None = None) -> dic
     if ":" in name:
         raise Problem("unknown-model", f"No model {name[:80]!r} is served.")
     predictions: Predictions = request.app.state.predictions
-    try:
-        await predictions.engine.unload(name if version is None else f"{name}:{version}")
-    except UnknownModelError as error:
-        raise Problem("unknown-model", str(error.args[0])) from None
-    except NotReadyError as error:
-        raise Problem("not-ready", f"{error}.", retry_after_s=READY_SECONDS) from None
+    await predictions.engine.unload(name if version is None else f"{name}:{version}")
     return {}
 
 

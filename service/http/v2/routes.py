@@ -15,11 +15,12 @@ from fastapi.responses import JSONResponse
 from service.catalogue import Served
 from service.http.api.answers import Answer, headers_together
 from service.http.api.options import Options, parse, resolve
+from service.http.exceptions import READY_SECONDS
 from service.http.guards.auth import requires
 from service.http.guards.budget import File
 from service.http.guards.client_gone import CLIENT_LEFT, unless_client_leaves
 from service.http.guards.uploads import held, in_turn, read_body, room
-from service.http.predictions import READY_SECONDS, Predictions
+from service.http.predictions import Predictions
 from service.http.problems import Problem
 from service.http.v2.errors import V2Route
 from service.http.v2.request import read_inference, room_apart
