@@ -197,27 +197,15 @@ def _largest(function: Callable[[Floats], Floats], low: float, high: float) -> F
     return np.asarray(top)
 
 
-_SHIFTS: dict[Certificate, tuple[Mechanism, Callable[[Floats, Floats], Floats]]] = {
-    "pixeldp-laplace": ("laplace", pixeldp_laplace),
-    "pixeldp-gaussian": ("gaussian", pixeldp_gaussian),
-    "analytic-gaussian": ("gaussian", analytic_gaussian),
-    "renyi": ("gaussian", renyi),
-    "gaussian": ("gaussian", gaussian),
-    "laplace": ("laplace", laplace),
-    "laplace-l2": ("laplace", laplace_l2),
+_SHIFTS: dict[str, Callable[[Floats, Floats], Floats]] = {
+    "pixeldp-laplace": pixeldp_laplace,
+    "pixeldp-gaussian": pixeldp_gaussian,
+    "analytic-gaussian": analytic_gaussian,
+    "renyi": renyi,
+    "gaussian": gaussian,
+    "laplace": laplace,
+    "laplace-l2": laplace_l2,
 }
-
-
-def mechanism_of(certificate: str) -> Mechanism:
-    """Return the mechanism that ``certificate`` speaks of; an unknown name is a ValueError."""
-    return _lookup(certificate)[0]
-
-
-def _lookup(name: str) -> tuple[Mechanism, Callable[[Floats, Floats], Floats]]:
-    for known, entry in _SHIFTS.items():
-        if known == name:
-            return entry
-    raise ValueError(f"unknown certificate {name!r}; known: {', '.join(CERTIFICATES)}")
 
 
 def size(
@@ -277,7 +265,9 @@ def shifts(certificate: str, lower: ArrayLike, upper: ArrayLike, tau: ArrayLike 
     Raises:
         ValueError: an unknown certificate, or τ outside of [0, 0.5).
     """
-    shift = _lookup(certificate)[1]
+    if certificate not in _SHIFTS:
+        raise ValueError(f"unknown certificate {certificate!r}; known: {', '.join(CERTIFICATES)}")
+    shift = _SHIFTS[certificate]
     tau = np.asarray(tau, dtype=float)
     if not (np.all(tau >= 0) and np.all(tau < 0.5)):
         raise ValueError("tau must lie in [0, 0.5)")

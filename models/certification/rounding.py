@@ -35,8 +35,3 @@ def reduce_size(size: ArrayLike, unit: float = 1.0) -> Floats:
     """
     reduced = np.asarray(size) * (1 - RELATIVE_SLACK) - ABSOLUTE_SLACK * max(1.0, unit)
     return np.asarray(np.maximum(reduced, 0.0))
-
-
-def round_size(value: float) -> float:
-    """Round a size down, after taking off more than its computation could have erred."""
-    return round_down(float(reduce_size(value)))

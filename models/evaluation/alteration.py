@@ -68,11 +68,3 @@ def alter(
         steps = np.trunc(change * 65535).astype(np.int64)
         pixels = images[part].astype(np.int64) * WIDER + steps
         yield np.clip(pixels, 0, 65535).astype(np.uint16)
-
-
-def lengths(altered: NDArray[np.uint16], images: NDArray[np.uint8], norm: Norm) -> Floats:
-    """Return how far altered pictures are from the given ones, [N], pixel values in [0, 1]."""
-    steps = altered.astype(np.int64) - images.astype(np.int64) * WIDER
-    order = {"l1": 1.0, "l2": 2.0, "linf": np.inf}[norm]
-    flat = steps.reshape(len(steps), -1) / 65535
-    return np.asarray(np.linalg.norm(flat, order, axis=1))

@@ -117,7 +117,11 @@ class LinearMap(ABC):
 
 
 class Matrix(LinearMap):
-    """A dense matrix [outputs, inputs]."""
+    """A dense matrix [outputs, inputs]; all but Δ(∞,2) and Δ(∞,1) are exact.
+
+    Raises:
+        ValueError: not a matrix of finite numbers.
+    """
 
     def __init__(self, matrix: ArrayLike) -> None:
         entries = _entries(matrix, 2, "a matrix", "[outputs, inputs]")
@@ -140,7 +144,11 @@ class Convolution(LinearMap):
 
     ``kernel`` is [outputs' channels, inputs' channels / groups, height, width]; the other options
     are pairs (rows, columns) or one number for both. The picture has ``input_size`` (height,
-    width). Columns and rows of the matrix are counted exactly, borders included.
+    width). Columns and rows of the matrix are counted exactly, borders included, so that Δ(1,q) and
+    Δ(∞,∞) are exact.
+
+    Raises:
+        ValueError: a kernel that is not finite, or options that do not fit it or leave no output.
     """
 
     def __init__(
@@ -256,58 +264,6 @@ class Convolution(LinearMap):
         grid = f"symbol on {rows}x{columns} frequencies"
         method = grid if factor == 1 else f"{grid} with Ehlich-Zeller factor {factor:.6f}"
         return factor * sqrt(largest), method
-
-
-def linear_sensitivity(matrix: ArrayLike, p: Norm, q: Norm) -> Sensitivity:
-    """Bound Δ(p,q) of the map x → ``matrix`` @ x; all but Δ(∞,2) and Δ(∞,1) are exact.
-
-    Args:
-        matrix: [outputs, inputs].
-        p: the norm of the inputs.
-        q: the norm of the outputs.
-
-    Raises:
-        ValueError: not a matrix of finite numbers, or (p, q) is none of ``PAIRS``.
-    """
-    return Matrix(matrix).sensitivity(p, q)
-
-
-def convolution_sensitivity(
-    kernel: ArrayLike,
-    *,
-    input_size: Size,
-    stride: int | Size = 1,
-    padding: int | Size = 0,
-    dilation: int | Size = 1,
-    groups: int = 1,
-    p: Norm,
-    q: Norm,
-) -> Sensitivity:
-    """Bound Δ(p,q) of a zero-padded convolution; Δ(1,q) and Δ(∞,∞) are exact.
-
-    Args:
-        kernel: [outputs' channels, inputs' channels / groups, height, width].
-        input_size: (height, width) of the picture that comes in, before padding.
-        stride: per axis (rows, columns), or one for both; so are the next two.
-        padding: zeros on each side.
-        dilation: distance of the kernel's taps.
-        groups: into how many groups the channels are divided.
-        p: the norm of the inputs.
-        q: the norm of the outputs.
-
-    Raises:
-        ValueError: a kernel that is not finite, options that do not fit it or leave no output, or
-            (p, q) is none of ``PAIRS``.
-    """
-    convolution = Convolution(
-        kernel,
-        input_size=input_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-    )
-    return convolution.sensitivity(p, q)
 
 
 def _entries(values: ArrayLike, axes: int, what: str, layout: str) -> Floats:

@@ -17,7 +17,6 @@ from models.certification.names import MECHANISM_NORMS, Bound, Mechanism
 PLANNED_SCORES = (1.0, 0.9999, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Positive = Annotated[float, typer.Option(min=0)]
 
 
 def size(

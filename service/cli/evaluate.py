@@ -22,11 +22,12 @@ def _radii(text: str | None) -> tuple[float, ...]:
 
 
 def _attacks(text: str | None) -> "tuple[AttackName, ...]":
-    known: tuple[AttackName, ...] = ("pgd", "carlini-wagner")
+    from models.evaluation.asked import ATTACK_NAMES
+
     given = text.split(",") if text else []
-    if unknown := set(given).difference(known):
-        raise typer.BadParameter(f"no attack {unknown.pop()!r}; known: {', '.join(known)}")
-    return tuple(name for name in known if name in given)
+    if unknown := set(given).difference(ATTACK_NAMES):
+        raise typer.BadParameter(f"no attack {unknown.pop()!r}; known: {', '.join(ATTACK_NAMES)}")
+    return tuple(name for name in ATTACK_NAMES if name in given)
 
 
 def evaluate(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.certification.answer import intervals_of
 from models.certification.inquiry import Inquiry
 from models.certification.question import Question
-from models.certification.rounding import round_size
+from models.certification.rounding import reduce_size, round_down
 from tests.soundness.forms import LONG
 from tests.soundness.simulation import (
     HEADER,
@@ -176,7 +176,7 @@ def test_the_simulation_is_the_procedure(cell: Cell) -> None:
             met = (
                 question.target is not None
                 and bool(look.leads[position])
-                and round_size(float(look.best[position])) >= question.target
+                and round_down(float(reduce_size(look.best[position]))) >= question.target
             )
             assert met == (look is reached and inquiry.stopped == "target_certified")
     if question.target is None:

@@ -20,7 +20,6 @@ from models.certification.certificates import (
     construction_scale,
     laplace_cdf,
     laplace_quantile,
-    mechanism_of,
     size,
 )
 from models.certification.names import CERTIFICATES, MECHANISM_NORMS
@@ -256,7 +255,7 @@ def test_unknown_names_raise() -> None:
     with pytest.raises(ValueError, match=r"unknown certificate 'gauss'.*known: pixeldp-laplace"):
         size("gauss", 0.9, 0.1, 1.0, 1.0)
     with pytest.raises(ValueError, match="unknown certificate"):
-        mechanism_of("")
+        size("", 0.9, 0.1, 1.0, 1.0)
     with pytest.raises(ValueError, match="no interval rests on the certificate 'renyi'"):
         attacked("renyi", 0.5, 0.6, 0.1, 1.0, 1.0)
     with pytest.raises(ValueError, match="unknown mechanism 'uniform'"):
@@ -273,15 +272,6 @@ def test_what_has_no_meaning_raises() -> None:
 
 
 def test_mechanisms() -> None:
-    assert {name: mechanism_of(name) for name in CERTIFICATES} == {
-        "pixeldp-laplace": "laplace",
-        "pixeldp-gaussian": "gaussian",
-        "analytic-gaussian": "gaussian",
-        "renyi": "gaussian",
-        "gaussian": "gaussian",
-        "laplace": "laplace",
-        "laplace-l2": "laplace",
-    }
     for mechanism, norm in {"gaussian": "l2", "laplace": "l1"}.items():
         assert MECHANISM_NORMS[mechanism] == norm  # type: ignore[index]
         assert DEFAULT[mechanism] == mechanism  # type: ignore[index]

@@ -15,7 +15,7 @@ from models.certification.division import divide, looks, stands_alone
 from models.certification.inquiry import Inquiry, best_size, project
 from models.certification.names import Scoring
 from models.certification.question import Question
-from models.certification.rounding import round_size
+from models.certification.rounding import reduce_size, round_down
 from models.certification.tally import DENOMINATORS, Tally, draw_scores
 from models.certification.tally_bounds import certify
 from models.certification.terms import Terms
@@ -251,7 +251,9 @@ def test_clopper_pearson_looks_once_at_the_whole_budget() -> None:
     assert best.division == division
     lower, _ = bounds("clopper-pearson", 968, 968, 968, division.fixed_label)
     assert best.bounds == (lower, 1 - lower)
-    assert inquiry.size == round_size(float(size("gaussian", lower, 1 - lower, 0.5, 1.0)))
+    assert inquiry.size == round_down(
+        float(reduce_size(size("gaussian", lower, 1 - lower, 0.5, 1.0)))
+    )
 
 
 def test_soft_scores_have_betting_alone() -> None:

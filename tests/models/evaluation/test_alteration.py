@@ -8,7 +8,7 @@ from models.answering import repeatable_key
 from models.bundle import read_bundle
 from models.certification.names import NORMS, Norm
 from models.data.datasets import DataSet
-from models.evaluation.alteration import Attack, alter, lengths
+from models.evaluation.alteration import Attack, alter
 from models.evaluation.asked import ATTACK_NAMES, AttackName
 from models.evaluation.attacks import noisy_scores
 from models.loaded import load_model
@@ -33,7 +33,6 @@ def test_no_picture_moves_further_than_its_size(
     assert altered.shape == some.images.shape
     moved = (altered / 65535 - some.images / 255).reshape(len(some), -1)
     by_hand = np.linalg.norm(moved, {"l1": 1, "l2": 2, "linf": np.inf}[norm], axis=1)
-    assert np.allclose(lengths(altered, some.images, norm), by_hand, rtol=1e-9)
     assert (by_hand <= sizes).all()
     # Sixteen bits are fine enough to use nearly all of it.
     assert (by_hand[1:] > 0.8 * sizes[1:]).mean() > 0.8

@@ -12,7 +12,7 @@ from models.certification.names import NORMS
 from models.networks import build
 from models.networks.resnet import Residual
 from models.sensitivity.modules import encoder_sensitivity, layer_sensitivities
-from models.sensitivity.operators import PAIRS, convolution_sensitivity, linear_sensitivity
+from models.sensitivity.operators import PAIRS, Convolution, Matrix
 
 torch.set_num_threads(1)
 
@@ -292,14 +292,9 @@ def test_identity_changes_norms_by_the_dimension():
 @pytest.mark.parametrize(("p", "q"), PAIRS)
 def test_one_convolution_is_the_operator(p, q):
     layer = nn.Conv2d(3, 4, 5, stride=2, padding=2)
-    direct = convolution_sensitivity(
-        layer.weight.detach().double().numpy(),
-        input_size=(16, 14),
-        stride=2,
-        padding=2,
-        p=p,
-        q=q,
-    )
+    direct = Convolution(
+        layer.weight.detach().double().numpy(), input_size=(16, 14), stride=2, padding=2
+    ).sensitivity(p, q)
     found = encoder_sensitivity(layer, (3, 16, 14), p, q)
     assert found.value == pytest.approx(direct.value, rel=1e-15)
     assert found.method == direct.method
@@ -317,8 +312,8 @@ def test_the_norms_between_are_the_best():
         found = encoder_sensitivity(network, (first.shape[1], 1, 1), "l1", "l2").value
         assert found == pytest.approx(best, rel=1e-9)
     # The other way round each would be larger.
-    assert linear_sensitivity(gather, "l2", "l2").value > 1.4
-    assert linear_sensitivity(spread, "l1", "l1").value == pytest.approx(2)
+    assert Matrix(gather).sensitivity("l2", "l2").value > 1.4
+    assert Matrix(spread).sensitivity("l1", "l1").value == pytest.approx(2)
 
 
 def test_the_shipped_network_has_a_sensitivity():
@@ -351,8 +346,8 @@ def test_batch_norm_multiplies_each_channel():
 
 def test_half_precision_weights_are_taken_as_they_are():
     layer = nn.Conv2d(1, 2, 3).to(torch.bfloat16)
-    exact = convolution_sensitivity(
-        layer.weight.detach().double().numpy(), input_size=(8, 8), p="l1", q="l2"
+    exact = Convolution(layer.weight.detach().double().numpy(), input_size=(8, 8)).sensitivity(
+        "l1", "l2"
     )
     assert encoder_sensitivity(layer, (1, 8, 8), "l1", "l2") == exact
 

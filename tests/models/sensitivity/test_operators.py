@@ -12,9 +12,8 @@ from torch.nn import functional
 from models.sensitivity.operators import (
     PAIRS,
     Convolution,
+    Matrix,
     Sensitivity,
-    convolution_sensitivity,
-    linear_sensitivity,
 )
 
 torch.set_num_threads(1)
@@ -75,7 +74,7 @@ def test_bounds_hold_for_the_dense_matrix(seed):
     kernel, size, options = random_case(rng)
     matrix = dense(kernel, size, **options)
     bound = {
-        (p, q): convolution_sensitivity(kernel, input_size=size, p=p, q=q, **options).value
+        (p, q): Convolution(kernel, input_size=size, **options).sensitivity(p, q).value
         for p, q in PAIRS
     }
     if not matrix.any():  # every tap falls on the padding
@@ -100,7 +99,7 @@ def test_largest_singular_value_is_within_a_tenth(seed):
     size = tuple(int(n) for n in rng.integers(16, 21, 2))
     options = {"stride": stride, "padding": (taps[0] // 2, taps[1] // 2)}
     exact = np.linalg.norm(dense(kernel, size, **options), 2)
-    found = convolution_sensitivity(kernel, input_size=size, p="l2", q="l2", **options).value
+    found = Convolution(kernel, input_size=size, **options).sensitivity("l2", "l2").value
     assert exact <= found <= 1.1 * exact
 
 
@@ -111,7 +110,7 @@ def test_the_grid_factor_covers_the_frequencies_between(seed):
     taps = int(rng.integers(3, 6))
     kernel = rng.normal(size=(2, 1, 1, taps))
     size = (1, 600)
-    found = convolution_sensitivity(kernel, input_size=size, p="l2", q="l2")
+    found = Convolution(kernel, input_size=size).sensitivity("l2", "l2")
     assert "Ehlich-Zeller" in found.method
     frequencies = np.linspace(0, np.pi, 40_001)
     waves = np.exp(1j * np.outer(np.arange(taps), frequencies))
@@ -130,21 +129,17 @@ def test_a_long_picture_needs_the_factor():
     grid = np.exp(2j * np.pi * np.outer(np.arange(taps), np.arange(points)) / points)
     exact = np.linalg.norm(dense(kernel, (1, 600)), 2)
     assert np.linalg.norm(kernel[:, 0, 0] @ grid, axis=0).max() < exact
-    found = convolution_sensitivity(kernel, input_size=(1, 600), p="l2", q="l2")
+    found = Convolution(kernel, input_size=(1, 600)).sensitivity("l2", "l2")
     assert exact <= found.value <= 1.002 * exact
 
 
 @pytest.mark.parametrize("case", REFERENCE, ids=lambda case: case["name"])
 def test_reference_figures(case):
+    size, stride, padding = (case["H"], case["W"]), case["stride"], case["pad"]
+    layer = Convolution(case["kernel"], input_size=size, stride=stride, padding=padding)
+
     def value(p, q):
-        return convolution_sensitivity(
-            case["kernel"],
-            input_size=(case["H"], case["W"]),
-            stride=case["stride"],
-            padding=case["pad"],
-            p=p,
-            q=q,
-        ).value
+        return layer.sensitivity(p, q).value
 
     assert value("l1", "l1") == pytest.approx(float(case["col_l1_exact"]), rel=1e-9)
     assert value("l1", "l2") == pytest.approx(float(case["col_l2_exact"]), rel=1e-9)
@@ -164,8 +159,8 @@ def test_norms_from_linf_against_all_signs(seed):
     images = signs @ matrix.T
     for q, order in (("l1", 1), ("l2", 2)):
         exact = np.linalg.norm(images, order, axis=1).max()
-        by_kernel = convolution_sensitivity(kernel, input_size=size, p="linf", q=q, **options)
-        by_matrix = linear_sensitivity(matrix, "linf", q)
+        by_kernel = Convolution(kernel, input_size=size, **options).sensitivity("linf", q)
+        by_matrix = Matrix(matrix).sensitivity("linf", q)
         assert exact <= by_matrix.value
         assert exact <= by_kernel.value
 
@@ -175,39 +170,39 @@ def test_dense_matrices(seed):
     rng = np.random.default_rng(seed)
     matrix = rng.normal(size=rng.integers(1, 40, 2))
     for p, q in [*EXACT, ("l2", "l2")]:
-        found = linear_sensitivity(matrix, p, q).value
+        found = Matrix(matrix).sensitivity(p, q).value
         exact = exact_norm(matrix, p, q)
         assert exact * (1 - 1e-14) <= found <= exact * CLOSE
     for q in ("l1", "l2"):
-        assert attack_from_linf(matrix, q, rng) <= linear_sensitivity(matrix, "linf", q).value
+        assert attack_from_linf(matrix, q, rng) <= Matrix(matrix).sensitivity("linf", q).value
 
 
 @pytest.mark.parametrize("factor", [1e-250, 1e-30, 1e30, 1e250])
 def test_squares_neither_vanish_nor_overflow(factor):
     kernel = np.random.default_rng(0).normal(size=(3, 2, 3, 3))
     for p, q in PAIRS:
-        plain = convolution_sensitivity(kernel, input_size=(9, 9), p=p, q=q).value
-        scaled = convolution_sensitivity(kernel * factor, input_size=(9, 9), p=p, q=q).value
+        plain = Convolution(kernel, input_size=(9, 9)).sensitivity(p, q).value
+        scaled = Convolution(kernel * factor, input_size=(9, 9)).sensitivity(p, q).value
         assert scaled == pytest.approx(plain * factor, rel=1e-12)
 
 
 def test_many_channels_at_once_go_in_chunks(monkeypatch):
     kernel = np.random.default_rng(0).normal(size=(6, 4, 3, 3))
-    whole = convolution_sensitivity(kernel, input_size=(20, 20), p="l2", q="l2").value
+    whole = Convolution(kernel, input_size=(20, 20)).sensitivity("l2", "l2").value
     monkeypatch.setattr("models.sensitivity.operators._CHUNK", 600)
-    pieces = convolution_sensitivity(kernel, input_size=(20, 20), p="l2", q="l2").value
+    pieces = Convolution(kernel, input_size=(20, 20)).sensitivity("l2", "l2").value
     assert pieces == pytest.approx(whole, rel=1e-14)
 
 
 def test_small_cases_by_hand():
-    assert linear_sensitivity([[3.0, 0.0], [4.0, 1.0]], "l1", "l2") == Sensitivity(
+    assert Matrix([[3.0, 0.0], [4.0, 1.0]]).sensitivity("l1", "l2") == Sensitivity(
         5 * (1 + 1e-10), "exact column l2 norms"
     )
-    zero = convolution_sensitivity(np.zeros((2, 1, 3, 3)), input_size=(5, 5), p="l2", q="l2")
+    zero = Convolution(np.zeros((2, 1, 3, 3)), input_size=(5, 5)).sensitivity("l2", "l2")
     assert zero == Sensitivity(0.0, "zero map")
     # A 3 × 3 mean filter: 1 at frequency zero.
     mean = np.full((1, 1, 3, 3), 1 / 9)
-    found = convolution_sensitivity(mean, input_size=(64, 64), padding=1, p="l2", q="l2")
+    found = Convolution(mean, input_size=(64, 64), padding=1).sensitivity("l2", "l2")
     assert found.value == pytest.approx(1.0, rel=1e-9)
 
 
@@ -217,7 +212,7 @@ def test_small_cases_by_hand():
 def test_unknown_pairs_are_refused(p, q):
     for kernel in (np.ones((1, 1, 3, 3)), np.zeros((1, 1, 3, 3))):
         with pytest.raises(ValueError, match=r"no bound|unknown norm"):
-            convolution_sensitivity(kernel, input_size=(8, 8), p=p, q=q)
+            Convolution(kernel, input_size=(8, 8)).sensitivity(p, q)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +232,7 @@ def test_unknown_pairs_are_refused(p, q):
 def test_convolutions_that_do_not_exist_are_refused(changes, message):
     options = {"kernel": np.ones((1, 1, 3, 3)), "input_size": (8, 8)} | changes
     with pytest.raises(ValueError, match=message):
-        convolution_sensitivity(p="l2", q="l2", **options)
+        Convolution(**options).sensitivity("l2", "l2")
 
 
 @pytest.mark.parametrize(

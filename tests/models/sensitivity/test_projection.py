@@ -13,7 +13,7 @@ from models.certification.names import NORMS
 from models.networks import build
 from models.networks.resnet import Residual
 from models.sensitivity.modules import encoder_sensitivity, layer_sensitivities
-from models.sensitivity.operators import PAIRS, convolution_sensitivity, linear_sensitivity
+from models.sensitivity.operators import PAIRS, Convolution, Matrix
 from models.sensitivity.projection import project_
 
 torch.set_num_threads(1)
@@ -23,17 +23,9 @@ def stored_bound(layer, size, p, q):
     """The bound of the weight as stored, computed beside the projection's own code."""
     weight = layer.weight.detach().double().numpy()
     if isinstance(layer, nn.Linear):
-        return linear_sensitivity(weight, p, q).value
-    return convolution_sensitivity(
-        weight,
-        input_size=size,
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=layer.groups,
-        p=p,
-        q=q,
-    ).value
+        return Matrix(weight).sensitivity(p, q).value
+    options = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")}
+    return Convolution(weight, input_size=size, **options).sensitivity(p, q).value
 
 
 @pytest.mark.parametrize(("p", "q"), PAIRS)
