@@ -1,8 +1,8 @@
-# The service and the shipped model. TORCH_BACKEND says which build of PyTorch goes in:
+# The service and the shipped models. TORCH_BACKEND chooses the build of PyTorch:
 #   docker build -t pixeldp .                                    for CPUs
-#   docker build -t pixeldp --build-arg TORCH_BACKEND=cu130 .    for CUDA 13, whose libraries it brings
-# Empty, PyTorch comes from the configured package index like everything else (a mirror: UV_INDEX_URL).
-# Every file that is installed has a digest in locks, and the image below has one, too.
+#   docker build -t pixeldp --build-arg TORCH_BACKEND=cu130 .    for CUDA 13, with its libraries
+# If it is empty, PyTorch comes from the configured package index like everything else (UV_INDEX_URL).
+# Every installed file has a digest in locks, and the base image below is named by its digest.
 FROM python:3.12.14-slim-bookworm@sha256:0f5b26b9518d002b6173fd61daad821fa340635ebfec5bba471013f9ca114579 AS build
 # Any user may run what is installed, and nothing is compiled to bytecode on a read-only root.
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never \
@@ -28,7 +28,7 @@ RUN UV_REQUIRE_HASHES=0 uv pip install --no-deps --no-build-isolation .
 FROM python:3.12.14-slim-bookworm@sha256:0f5b26b9518d002b6173fd61daad821fa340635ebfec5bba471013f9ca114579
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin pixeldp
 COPY --from=build /opt/pixeldp /opt/pixeldp
-# There is no compiler in here, so networks run as they are written. :: is IPv4, too.
+# The image has no compiler, so networks are not compiled. :: includes IPv4.
 ENV PATH=/opt/pixeldp/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PIXELDP_HOST=:: \

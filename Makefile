@@ -12,8 +12,8 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Packages come as the locks have them, each file by its digest; the project itself after them, built by
-# the locked setuptools.
+# Packages are installed from the locks, each file by its digest. Then the project itself is built by the
+# locked setuptools and installed.
 LOCKED := $(PIP) install -qq --require-hashes --no-deps --only-binary :all:
 OWN := $(PIP) install -qq --no-deps --no-build-isolation
 
@@ -23,9 +23,9 @@ OWN := $(PIP) install -qq --no-deps --no-build-isolation
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-# The stamps make a second run start at once; a change of the locks installs again.
-# Where pip is told of a source that has PyTorch's build for processors alone, that is taken: it is a
-# tenth of the usual one for Linux, which needs CUDA's libraries besides.
+# With the stamps a second run starts at once; a change of the locks installs again.
+# If pip is configured with a source that has PyTorch's build for CPUs only, that build is used: it has a
+# tenth of the size of the usual one for Linux, which also needs CUDA's libraries.
 $(VENV)/.serve: pyproject.toml $(addprefix locks/,$(addsuffix .txt,serve torch torchvision cuda))
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked dependencies into $(VENV) (once) ..."
@@ -46,7 +46,7 @@ $(VENV)/.lock: $(VENV)/.dev locks/lock.txt
 	@$(LOCKED) -r locks/lock.txt
 	@touch $@
 
-# What is missing and cannot be installed here is found missing by the tests that need it.
+# Programs that are missing and cannot be installed here make the tests that need them fail.
 $(VENV)/.debian: tests/debian-packages.txt $(VENV)/.dev
 	@missing=$$(sed 's/#.*//' $< | xargs -n 1 | while read -r name; do \
 	    dpkg-query -W -f '$${Status}' "$$name" 2>/dev/null | grep -q ' installed' || echo "$$name"; done); \
@@ -71,31 +71,31 @@ serve: $(VENV)/.serve ## install and serve the shipped model on 127.0.0.1:8000 (
 
 install: $(VENV)/.serve ## install the service into .venv and start nothing
 
-# Two processes: much of a test is waiting for a service that it started. The tests of a file run in
-# order in one of them, as many share what they start.
+# Two processes, because tests spend much time waiting for services that they started. The tests of a file
+# run in order in one process, because many share what they start.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test: $(VENV)/.dev $(VENV)/.debian ## install what the tests need and run them, but for the slow ones
+test: $(VENV)/.dev $(VENV)/.debian ## install what the tests need and run them, except for the slow ones
 	@$(PYTEST) -m "not slow"
 
-test-quick: $(VENV)/.dev ## in under a minute: certificates, sensitivities, decoding, settings
+test-quick: $(VENV)/.dev ## test certificates, sensitivities, decoding and settings in under a minute
 	@$(BIN)/python -m pytest -n 2 -m "not slow" tests/models/certification \
 	    tests/models/sensitivity tests/models/images tests/service/test_settings.py
 
-test-slow: $(VENV)/.dev $(VENV)/.debian ## services started by the dozen in hostile surroundings, families of networks
+test-slow: $(VENV)/.dev $(VENV)/.debian ## run the slow tests: services started by the dozen in hostile surroundings, families of networks
 	@$(PYTEST) -m slow
 
-# PyTorch and oneDNN use no other instructions then, whatever the processor has. Left out is what
-# computes little: browsers, documents, deployment.
+# PyTorch and oneDNN then use no other instructions, whatever the processor has. Tests that compute little
+# are left out: browsers, documents, deployment.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 AVX2_TESTS := tests --ignore=tests/e2e/test_page.py --ignore=tests/e2e/test_documents.py \
     --ignore=tests/deploy --ignore=tests/tools
 
-test-avx2: $(VENV)/.dev ## what computes once more, as on a processor with AVX2 and no bfloat16
+test-avx2: $(VENV)/.dev ## run the tests that compute as on a processor with AVX2 and no bfloat16
 	@$(AVX2) $(PYTEST) -m "not slow" $(AVX2_TESTS)
 	@$(AVX2) $(PYTEST) tests/soundness
 
-check: $(VENV)/.dev ## lint, formatting, types, locks, and known vulnerabilities of the pins
+check: $(VENV)/.dev ## check style, formatting, types, locks, and known vulnerabilities of the locked versions
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -103,10 +103,10 @@ check: $(VENV)/.dev ## lint, formatting, types, locks, and known vulnerabilities
 	@$(PIP) check
 	@$(BIN)/python -m tools.audit
 
-soundness: $(VENV)/.dev ## the long form of the soundness experiments, an hour (DATA= of named data sets)
+soundness: $(VENV)/.dev ## run the long form of the soundness experiments, an hour (DATA= of named data sets)
 	@PIXELDP_SOUNDNESS=long PIXELDP_DATA=$(DATA) $(BIN)/python -m pytest tests/soundness -s --timeout 0
 
-fuzz: $(VENV)/.dev ## hostile requests by the hundred thousand (FUZZ= changes how many)
+fuzz: $(VENV)/.dev ## send hostile requests by the hundred thousand (FUZZ= changes how many)
 	@PIXELDP_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/e2e/hostile -s --timeout 0
 
 test-clients: $(VENV)/.dev ## generate clients from the OpenAPI document and use them (needs npm and Java)
@@ -121,7 +121,7 @@ soak: $(VENV)/.dev ## ask a running service many times and see whether its memor
 	@mkdir -p runs
 	@$(BIN)/python -m tests.chaos.soak --requests $(REQUESTS) --json runs/soak.json
 
-bench: $(VENV)/.bench ## certificates, serving beside its peers, load (DATA= holds the data sets)
+bench: $(VENV)/.bench ## measure certificates, serving compared with others, and load (DATA= holds the data sets)
 	@test -n "$(DATA)" || { echo "say where the data is: make bench DATA=folder-with-MNIST-and-cifar10"; exit 2; }
 	@set -e; for model in mnist-cnn:mnist cifar10-resnet:cifar10; do \
 	  bundle="--bundle models/zoo/$${model%%:*}"; data="--root $(DATA) --data $${model##*:}"; \
@@ -136,14 +136,14 @@ format: $(VENV)/.dev ## let ruff rewrite the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-lock: $(VENV)/.lock ## lock the dependencies anew, as pyproject.toml asks (UPGRADE=1 takes newer ones)
+lock: $(VENV)/.lock ## resolve and lock the dependencies of pyproject.toml (UPGRADE=1 takes newer ones)
 	@$(BIN)/python -m tools.lock $(if $(UPGRADE),--upgrade)
 
 docs: $(VENV)/.docs $(VENV)/.debian ## build the documents' site into build/site and check it (needs npm)
 	@$(BIN)/python -m tools.site
 	@$(BIN)/python -m pytest -q tests/site/checks.py
 
-sbom: $(VENV)/.dev ## write what the service consists of to dist/pixeldp-VERSION.cdx.json (CycloneDX)
+sbom: $(VENV)/.dev ## write the bill of materials dist/pixeldp-VERSION.cdx.json (CycloneDX)
 	@mkdir -p dist
 	@$(BIN)/python -m tools.sbom dist
 
