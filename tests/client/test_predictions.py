@@ -104,7 +104,7 @@ def test_without_a_target_any_size_is_enough(client: Client, seven: bytes) -> No
     certified = client.predict(seven, require_robust=True)
     assert certified.robust is None
     assert certified.is_robust
-    with pytest.raises(NotRobust, match="any size was asked") as caught:
+    with pytest.raises(NotRobust, match="any size was required") as caught:
         client.predict(UNDECIDED, require_robust=True, confidence=1 - 1e-6, max_draws=200)
     assert caught.value.prediction.certified_size == 0
     assert not caught.value.prediction.is_robust

@@ -5,7 +5,7 @@
     with Client("http://127.0.0.1:8000") as client:
         prediction = client.predict("7.png", target=0.5)
 
-:class:`AsyncClient` is the same with ``await``. What can go wrong is in :mod:`.errors`' tree.
+:class:`AsyncClient` is the same with ``await``. Every error is a :class:`PixelDPError`.
 """
 
 from pixeldp_client._async import AsyncClient

@@ -28,7 +28,8 @@ T = TypeVar("T")
 class AsyncClient:
     """:class:`pixeldp_client.Client` for asyncio: the same arguments and methods, awaited.
 
-    ``timeout`` bounds an answer whatever the service does, and a stream as in the other client.
+    Here ``timeout`` bounds an answer whatever the service does. It bounds a stream as in the other
+    client.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class AsyncClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close its connections."""
+        """Close the client's connections."""
         await self._http.aclose()
 
     async def predict(
@@ -67,7 +68,7 @@ class AsyncClient:
         image: Image,
         *,
         require_robust: bool = False,
-        timeout: float | None = None,  # noqa: ASYNC109 - part of what is asked of the service
+        timeout: float | None = None,  # noqa: ASYNC109 - part of the request to the service
         **options: Unpack[Options],
     ) -> Prediction:
         """Say what is in a picture; as :meth:`Client.predict`."""
@@ -83,9 +84,9 @@ class AsyncClient:
         timeout: float | None = None,  # noqa: ASYNC109
         **options: Unpack[Options],
     ) -> Prediction | T:
-        """Return the prediction if it is robust, else what ``fallback`` makes of the reason.
+        """Return the prediction if it is robust, or else what ``fallback`` returns for the reason.
 
-        As :meth:`Client.predict_or`; what the fallback returns is awaited if it can be.
+        As :meth:`Client.predict_or`. If the fallback returns an awaitable, it is awaited.
         """
         try:
             return await self.predict(image, require_robust=True, timeout=timeout, **options)
@@ -114,7 +115,7 @@ class AsyncClient:
         timeout: float | None = None,  # noqa: ASYNC109
         **options: Unpack[Options],
     ) -> AsyncGenerator[Look | Restart | Prediction, None]:
-        """Yield every look on the way, then the prediction; as :meth:`Client.stream`."""
+        """Yield every look, and then the prediction; as :meth:`Client.stream`."""
         content = await asyncio.to_thread(encode, image)
         call = requests.stream(content, options, timeout is not None)
         attempts = self._attempts(timeout)
@@ -133,7 +134,7 @@ class AsyncClient:
             await response.aclose()
 
     async def models(self) -> list[Model]:
-        """List the served models; ``default`` says which one answers who names none."""
+        """List the served models; ``default`` marks the one used if none is named."""
         return requests.models(await self._ask(requests.MODELS, None))
 
     async def ready(self, timeout: float = 5.0) -> bool:  # noqa: ASYNC109
@@ -159,7 +160,7 @@ class AsyncClient:
                 await asyncio.sleep(attempts.wait_after(error))
 
     async def _receive(self, call: Call, attempts: Attempts) -> Reply:
-        """Send once, and receive the answer whole."""
+        """Send once, and receive the whole answer."""
         with transport_errors(self._address):
             async with asyncio.timeout(attempts.left()):
                 response = await self._send(call, attempts)
@@ -167,7 +168,7 @@ class AsyncClient:
         return reply.checked()
 
     async def _open(self, call: Call, attempts: Attempts) -> httpx.Response:
-        """Send once, and return the answer before its body is there."""
+        """Send once, and return the answer before its body has arrived."""
         with transport_errors(self._address):
             async with asyncio.timeout(attempts.left()):
                 response = await self._send(call, attempts)

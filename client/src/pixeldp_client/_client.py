@@ -25,16 +25,16 @@ T = TypeVar("T")
 
 
 class Client:
-    """Asks a PixelDP service. May be shared by threads.
+    """A client of a PixelDP service. Threads may share it.
 
     Args:
         url: the service's address, such as ``http://127.0.0.1:8000``.
-        api_key: sent as ``Authorization: Bearer``, if the service wants one.
+        api_key: sent as ``Authorization: Bearer``; needed if the service has keys.
         timeout: seconds for an answer, all attempts together. It bounds the wait for each part of
-            an answer and is checked between parts.
-        retries: how failures that may pass are tried again.
-        transport: httpx's, for sockets, certificates or tests; by default one that uses the proxy
-            that the environment names.
+            an answer, and is checked between parts.
+        retries: how often and how soon a request is repeated after a failure that may pass.
+        transport: a transport of httpx, for sockets, certificates or tests; the default uses the
+            proxy that the environment names.
 
     Raises:
         ValueError: the address, the key, or the proxy of the environment cannot be used.
@@ -68,7 +68,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the client's connections."""
         self._http.close()
 
     def predict(
@@ -79,18 +79,19 @@ class Client:
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> Prediction:
-        """Say what is in a picture, and how far it could have been altered without changing that.
+        """Say what is in a picture, and how far it could have been altered without changing the
+        answer.
 
         Args:
             image: a path, the bytes of a file, an open file, a Pillow image or a numpy array.
             require_robust: whether a prediction that is not robust is an error.
             timeout: seconds for this answer. If given, the service answers with the certificate
-                that it reaches by then.
+                that it has reached by then.
             options: ``target``, ``confidence`` and so on, as the service describes them.
 
         Raises:
-            NotRobust: it was required, and is not. Carries the prediction.
-            PixelDPError: there is no prediction; see the tree of errors.
+            NotRobust: robust was required, and the prediction is not; the error carries it.
+            PixelDPError: there is no prediction; see its subclasses.
         """
         call = requests.predict(encode(image), options, require_robust, timeout is not None)
         return requests.prediction(self._ask(call, timeout))
@@ -103,10 +104,10 @@ class Client:
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> Prediction | T:
-        """Return the prediction if it is robust, else what ``fallback`` makes of the reason.
+        """Return the prediction if it is robust, or else what ``fallback`` returns for the reason.
 
         The reason is NotRobust, with the prediction, or Unavailable: the service is too busy, too
-        slow or gone. What is wrong with the request itself is raised, not handed to the fallback.
+        slow or not reachable. Errors of the request itself are raised, not passed to the fallback.
         """
         try:
             return self.predict(image, require_robust=True, timeout=timeout, **options)
@@ -120,10 +121,10 @@ class Client:
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> list[Prediction | PixelDPError]:
-        """Do the same for several pictures in one request.
+        """Ask about several pictures in one request.
 
         Returns:
-            For each picture in order its prediction, or the error that it alone had.
+            For each picture in order, its prediction or its own error.
 
         Raises:
             PixelDPError: the request as a whole failed.
@@ -137,14 +138,14 @@ class Client:
     def stream(
         self, image: Image, *, timeout: float | None = None, **options: Unpack[Options]
     ) -> Generator[Look | Restart | Prediction, None, None]:
-        """Yield every look on the way, then the prediction. Closing it early stops the service.
+        """Yield every look, and then the prediction. To stop the service's work early, close this.
 
-        After a :class:`Restart` the looks before it are void: the service has lost a worker, or
-        had too little memory, and begins anew.
+        After a :class:`Restart` the earlier looks are void: the service lost a worker, or had too
+        little memory, and begins again.
 
         Raises:
             PixelDPError: as :meth:`predict`. A stream that breaks off after its first part is not
-                tried again: the looks of two runs would not hold together.
+                repeated: the looks of two runs would not hold together.
         """
         call = requests.stream(encode(image), options, timeout is not None)
         attempts = self._attempts(timeout)
@@ -163,7 +164,7 @@ class Client:
             response.close()
 
     def models(self) -> list[Model]:
-        """List the served models; ``default`` says which one answers who names none."""
+        """List the served models; ``default`` marks the one used if none is named."""
         return requests.models(self._ask(requests.MODELS, None))
 
     def ready(self, timeout: float = 5.0) -> bool:
@@ -189,11 +190,11 @@ class Client:
                 time.sleep(attempts.wait_after(error))
 
     def _receive(self, call: Call, attempts: Attempts) -> Reply:
-        """Send once, and receive the answer whole."""
+        """Send once, and receive the whole answer."""
         return self._read(self._send(call, attempts), attempts).checked()
 
     def _open(self, call: Call, attempts: Attempts) -> httpx.Response:
-        """Send once, and return the answer before its body is there."""
+        """Send once, and return the answer before its body has arrived."""
         response = self._send(call, attempts)
         if response.status_code not in requests.ANSWERS:
             self._read(response, attempts).checked()

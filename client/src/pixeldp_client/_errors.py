@@ -1,13 +1,13 @@
-"""What can go wrong, and how an answer of the service becomes one of it.
+"""The errors of this package, and which error an answer of the service stands for.
 
 ::
 
     PixelDPError
-    ├── NotRobust         the prediction is not robust, and robust was required; it is carried along
+    ├── NotRobust         the prediction is not robust, and robust was required
     ├── BadRequest        the picture or an option cannot be used; asking again will not help
     │   └── Unauthorized  the API key is missing, unknown, or not allowed to do this
-    ├── ServiceError      the service failed, or what answered is no such service
-    └── Unavailable       it may pass: tried again until the deadline before it is raised
+    ├── ServiceError      the service failed, or the address is not that of a PixelDP service
+    └── Unavailable       the failure may pass: raised only after attempts until the deadline
         ├── TooBusy       overloaded, not ready, or the key's rate is used up
         ├── Timeout       no answer by the deadline
         └── Unreachable   no connection, or one that broke off
@@ -30,8 +30,8 @@ class PixelDPError(Exception):
     """Every error of this package.
 
     ``problem`` is the name of the service's problem (``not-a-picture``, …; its page is at
-    ``/problems/<name>``), ``members`` what else its document says (``option``, ``allowed``,
-    ``draws_needed``, …), ``request_id`` what the service's log has it under.
+    ``/problems/<name>``), and ``members`` are the other members of its document (``option``,
+    ``allowed``, ``draws_needed``, …). ``request_id`` identifies the request in the service's log.
     """
 
     def __init__(
@@ -50,19 +50,19 @@ class PixelDPError(Exception):
         self.retry_after = retry_after
 
 
-class NotRobust(PixelDPError):  # noqa: N818 - these names are what a reader of the code needs
+class NotRobust(PixelDPError):  # noqa: N818 - code reads better with these names
     """The prediction does not reach its target, or without a target has no certified size."""
 
     def __init__(self, prediction: "Prediction") -> None:
         asked = "any size" if prediction.target is None else f"the target {prediction.target:g}"
         super().__init__(
             f"the prediction {prediction.label.name!r} is not robust: its certified size in "
-            f"{prediction.norm} is {prediction.certified_size:g}, and {asked} was asked"
+            f"{prediction.norm} is {prediction.certified_size:g}, and {asked} was required"
         )
         self.prediction = prediction
 
     def __reduce__(self) -> tuple[type["NotRobust"], tuple["Prediction"]]:
-        """Let it pass between processes."""
+        """Allow this error to be pickled, and so to pass between processes."""
         return NotRobust, (self.prediction,)
 
 
@@ -75,15 +75,15 @@ class Unauthorized(BadRequest):
 
 
 class ServiceError(PixelDPError):
-    """The service failed, or what answered is no such service."""
+    """The service failed, or the address is not that of a PixelDP service."""
 
 
 class Unavailable(PixelDPError):  # noqa: N818
-    """It may pass. Tried again until the deadline before it is raised."""
+    """The failure may pass. Raised only after attempts until the deadline."""
 
 
 class TooBusy(Unavailable):
-    """Overloaded, not ready, or the key's rate is used up; ``retry_after`` in seconds, if said."""
+    """Overloaded, not ready, or the key's rate is used up; ``retry_after`` in seconds, if known."""
 
 
 class Timeout(Unavailable):
@@ -95,7 +95,7 @@ class Unreachable(Unavailable):
 
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes) -> PixelDPError:
-    """Return the error that an answer with this status, other than 200 and 406, stands for."""
+    """Return the error for an answer with this status, which is neither 200 nor 406."""
     try:
         document = json.loads(body)
     except ValueError:
@@ -105,7 +105,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> PixelDPErr
     name = str(document.get("type", "")).rpartition("/")[2] or None
     detail = document.get("detail") or httpx.codes.get_reason_phrase(status) or "no explanation"
     if 300 <= status < 400:
-        detail = f"it redirects to {headers.get('Location')}; give that address"
+        detail = f"it redirects to {headers.get('Location')}; use that address"
     return _kind(status)(
         f"{name or status}: {detail}",
         status=status,
@@ -152,7 +152,7 @@ def _seconds(retry_after: str | None) -> float | None:
 
 @contextmanager
 def transport_errors(address: str) -> Iterator[None]:
-    """Turn what the transport raises into errors of this package."""
+    """Turn exceptions of the transport into errors of this package."""
     try:
         yield
     except (httpx.TimeoutException, TimeoutError) as error:
@@ -160,4 +160,4 @@ def transport_errors(address: str) -> Iterator[None]:
     except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as error:
         raise Unreachable(f"{address} cannot be reached ({error})") from error
     except httpx.RequestError as error:
-        raise ServiceError(f"{address} cannot be asked ({error})") from error
+        raise ServiceError(f"{address} cannot be used ({error})") from error

@@ -1,7 +1,7 @@
-"""Pictures as applications hold them, to the bytes of a file with exactly those pixels.
+"""From an application's pictures to the bytes of a file with exactly the same pixels.
 
 The certificate is about the pixels that the service decodes, so nothing here converts, scales or
-rounds one: what has no exact form is refused.
+rounds a pixel: an image without an exact form is refused.
 """
 
 import io
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 else:
     Image = Any
 
-# What a PNG holds as it is. Pillow would convert other modes, or refuse them.
+# Modes that PNG stores exactly. Pillow would convert other modes, or refuse them.
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B")
 
 
@@ -35,9 +35,9 @@ def encode(image: "Image") -> bytes:
     """Return the bytes of a picture file.
 
     Args:
-        image: a path; the bytes of a file; a file opened in binary mode, read from where it stands;
-            a Pillow image, whose pixels count as they are (an EXIF orientation and a transparent
-            colour that it carries are not applied; the transparency of a palette is); or an array
+        image: a path; the bytes of a file; a file opened in binary mode, read from its position;
+            a Pillow image, whose pixels are sent as they are (its EXIF orientation and transparent
+            colour are not applied; the transparency of a palette is); or an array
             of uint8 [height, width] (grey) or [height, width, 3] (RGB), or of uint16 [height,
             width].
 
@@ -51,7 +51,7 @@ def encode(image: "Image") -> bytes:
         return Path(image).read_bytes()
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
-    # Whoever has such an object has imported its package; nobody else needs to have it installed.
+    # A caller with such an object has imported its package; others need not install it.
     numpy, pillow = sys.modules.get("numpy"), sys.modules.get("PIL.Image")
     if numpy and isinstance(image, numpy.ndarray):
         return _from_array(image)
@@ -64,10 +64,12 @@ def encode(image: "Image") -> bytes:
 
 
 def _from_file(content: object) -> bytes:
-    """Check what a file object gave."""
+    """Check the content that a file object returned."""
     if not isinstance(content, bytes | bytearray | memoryview):
         kind = type(content).__name__
-        raise TypeError(f"the file's read() gave {kind}, not bytes; open it in binary mode ('rb')")
+        raise TypeError(
+            f"the file's read() returned {kind}, not bytes; open it in binary mode ('rb')"
+        )
     if not content:
         raise ValueError("the file has nothing left to read; call seek(0) on it first")
     return bytes(content)
@@ -79,8 +81,8 @@ def _from_pillow(image: "PIL.Image.Image") -> bytes:
             f"an image of mode {image.mode} has no exact form as a file; convert it yourself, for "
             "example by image.convert('RGB')"
         )
-    # What else an image carries is of the file that it once was: a colour that was transparent
-    # there may now be any pixel's. Only in a palette it is a part of the colours themselves.
+    # Other attributes describe the file that the image came from: a colour that was transparent
+    # there may now be any pixel's. Only in a palette is transparency part of the colours.
     options = {"transparency": None}
     if image.mode == "P" and isinstance(image.info.get("transparency"), int | bytes):
         options.clear()
@@ -90,7 +92,7 @@ def _from_pillow(image: "PIL.Image.Image") -> bytes:
 
 
 def _from_array(array: "numpy.ndarray[Any, Any]") -> bytes:
-    """Write PGM or PPM: a header before the very same values (those of 16 bits big-endian)."""
+    """Write PGM or PPM: a header, and then the same values (big-endian if 16 bits)."""
     kind, shape = array.dtype.name, array.shape
     if len(shape) == 3 and shape[2] == 1:
         shape = shape[:2]

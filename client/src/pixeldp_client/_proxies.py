@@ -1,7 +1,7 @@
-"""How requests get to the service: by the proxy that the environment names, or straight.
+"""How requests reach the service: through the proxy that the environment names, or directly.
 
-httpx reads the same variables, but what it cannot make sense of it raises in its own words, for
-every address, whether or not the entry concerns it.
+httpx reads the same variables. But for an entry that it cannot parse it raises an error in its own
+words, for every address, whether or not the entry concerns that address.
 """
 
 import ipaddress
@@ -24,7 +24,7 @@ def arguments(address: str) -> dict[str, Any]:
     proxies = getproxies()
     name = next((one for one in (url.scheme, "all") if proxies.get(one)), None)
     found: dict[str, Any] = {}
-    # Only where there is something to be verified do certificates have to be read.
+    # Certificates have to be read only if there is something to verify.
     if url.scheme == "http":
         found["verify"] = False
     if name and not bypasses(proxies, url.host, url.port):
@@ -36,17 +36,18 @@ def failed(error: Exception, address: str) -> ValueError:
     """Say in one sentence why there is no transport for ``address``."""
     if isinstance(error, ImportError):
         return ValueError(
-            f"{address}: the environment names a SOCKS proxy, which takes a package more: "
+            f"{address}: the environment names a SOCKS proxy, which needs another package: "
             "pip install 'httpx[socks]', or name the service's host in NO_PROXY"
         )
     return ValueError(f"{address}: certificates cannot be read ({error}); see SSL_CERT_FILE")
 
 
 def bypasses(proxies: Mapping[str, str], host: str, port: int | None) -> bool:
-    """Say whether requests to ``host`` go straight: this machine's, and what ``NO_PROXY`` names.
+    """Say whether requests to ``host`` use no proxy: this machine's, and those in ``NO_PROXY``.
 
-    Its entries are names (with all below them), addresses (also in brackets), networks such as
-    10.0.0.0/8, each with a port or without; ``*`` is everything. Others match nothing.
+    Its entries are names (with all their subdomains), addresses (also in brackets) or networks
+    such as 10.0.0.0/8, each with or without a port; ``*`` matches everything. Other entries match
+    nothing.
     """
     host = host.strip("[]").lower().rstrip(".")
     address = _address(host)
@@ -86,15 +87,15 @@ def _address(host: str) -> Address | None:
 
 def _proxy(text: str, variable: str, host: str) -> httpx.Proxy:
     try:
-        # As other programs take it.
+        # As other programs read it.
         proxy = httpx.Proxy(text if "://" in text else f"http://{text}")
         if re.fullmatch(rb"[A-Za-z0-9._:-]+", proxy.url.raw_host):
             return proxy
         raise ValueError
     except (ValueError, httpx.InvalidURL):
-        # Not the whole: it may have a password in it.
+        # Not the whole text: it may contain a password.
         scheme = text.partition("://")[0] if "://" in text else ""
         raise ValueError(
             f"the proxy that {variable} names in the environment cannot be used"
-            f"{f' ({scheme}://…)' if scheme else ''}; mend it, or name {host} in NO_PROXY"
+            f"{f' ({scheme}://…)' if scheme else ''}; correct it, or name {host} in NO_PROXY"
         ) from None

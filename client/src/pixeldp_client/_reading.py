@@ -1,4 +1,4 @@
-"""JSON to dataclasses, by their annotations."""
+"""From JSON to dataclasses, by their annotations."""
 
 import dataclasses
 from functools import cache
@@ -13,8 +13,8 @@ T = TypeVar("T")
 def read(kind: type[T], value: Any) -> T:
     """Return ``value`` as the dataclass ``kind``.
 
-    Members that ``kind`` does not know are left alone, so that newer services can be asked; a field
-    called ``raw`` takes the whole object.
+    Members that ``kind`` does not know are ignored, so that newer services can be used. A field
+    called ``raw`` receives the whole object.
 
     Raises:
         ServiceError: a member is missing or of another type.

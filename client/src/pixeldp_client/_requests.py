@@ -1,4 +1,4 @@
-"""What goes to the service and what its answers mean, without sending anything."""
+"""Requests to the service, and the meaning of its answers; nothing is sent here."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,15 @@ from pixeldp_client._errors import NotRobust, PixelDPError, ServiceError, error_
 from pixeldp_client._reading import read
 from pixeldp_client._results import Look, Model, Prediction, Restart
 
-# Of the time left, so much is the service's; the rest is for the way there and back.
+# The service's share of the time left; the rest is for the way there and back.
 _SERVICE_SHARE = 0.8
 _CONNECT_SECONDS = 5.0
-# 406 is an answer too, one that is not robust.
+# 406 is an answer, too: one that is not robust.
 ANSWERS = (200, 406)
 
 
 class Options(TypedDict, total=False):
-    """What may be chosen for a prediction; the service's settings decide what is left out."""
+    """The options of a prediction; the service's settings are the defaults."""
 
     model: str
     target: float
@@ -34,9 +34,9 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Call:
-    """One request, to be sent as often as it takes: predicting has no side effects.
+    """One request, which may be sent repeatedly: predicting has no side effects.
 
-    ``bounded`` says that the service is to answer with the certificate reached by the deadline.
+    ``bounded`` says that the service shall answer by the deadline, with the certificate so far.
     """
 
     path: str
@@ -47,7 +47,7 @@ class Call:
     bounded: bool = False
 
     def arguments(self, left: float) -> dict[str, Any]:
-        """Return what httpx builds the request from, with ``left`` seconds to the deadline."""
+        """Return httpx's arguments for the request, with ``left`` seconds to the deadline."""
         query = {name: value for name, value in self.query.items() if value is not None}
         if self.bounded:
             query["timeout_ms"] = max(1, int(1000 * _SERVICE_SHARE * left))
@@ -60,27 +60,27 @@ class Call:
             ]
         elif self.content is not None:
             arguments["content"] = self.content
-            # The service looks at the bytes themselves for their format.
+            # The service recognises the format by the bytes themselves.
             arguments["headers"] = {"Content-Type": "application/octet-stream"}
         return arguments
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer, received whole."""
+    """An answer that has been received completely."""
 
     headers: httpx.Headers
     status: int
     body: bytes
 
     def checked(self) -> Self:
-        """Return this answer unless it is an error, which is raised instead."""
+        """Return this answer, or raise it if it is an error."""
         if self.status not in ANSWERS:
             raise error_of(self.status, self.headers, self.body)
         return self
 
     def json(self) -> Any:
-        """Return what the body holds.
+        """Return the content of the body.
 
         Raises:
             ServiceError: it is not JSON.
@@ -107,13 +107,13 @@ def address_of(url: str) -> str:
 
 
 def headers(api_key: str | None) -> dict[str, str]:
-    """Return what every request carries.
+    """Return the headers of every request.
 
     Raises:
         ValueError: the key has characters that no header can carry.
     """
     if api_key and not (api_key.isascii() and api_key.isprintable()):
-        raise ValueError("the API key has characters that no key has, such as a line break")
+        raise ValueError("the API key has characters that no key can have, such as a line break")
     own = {"User-Agent": f"pixeldp-client/{version('pixeldp-client')}"}
     return own | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
 
@@ -130,7 +130,7 @@ def predict_batch(images: Sequence[bytes], options: Options, bounded: bool) -> C
 
 
 def stream(image: bytes, options: Options, bounded: bool) -> Call:
-    """Ask about one picture, and to be told at every look."""
+    """Ask about one picture, with an event for every look."""
     return Call("/predict/stream", query=dict(options), content=image, bounded=bounded)
 
 
@@ -152,7 +152,7 @@ def prediction(reply: Reply) -> Prediction:
 
 
 def predictions(reply: Reply) -> list[Prediction | PixelDPError]:
-    """Read the answer of :func:`predict_batch`: for each picture its prediction, or its error."""
+    """Read the answer of :func:`predict_batch`: for each picture, its prediction or its error."""
     answers = _member(reply.json(), "predictions")
     return [
         _problem(answer["error"], reply.headers)
@@ -168,13 +168,13 @@ def models(reply: Reply) -> list[Model]:
 
 
 class Events:
-    """Reads the event stream of an answer as it comes in."""
+    """Reads the event stream of an answer as it arrives."""
 
     def __init__(self, headers: httpx.Headers) -> None:
         self._headers, self._rest = headers, b""
 
     def feed(self, data: bytes) -> list[Look | Restart | Prediction]:
-        """Return what the events that are complete with ``data`` tell.
+        """Return the content of the events that ``data`` completes.
 
         Raises:
             PixelDPError: one of them is an error.

@@ -1,4 +1,4 @@
-"""What the service answers. Nothing in here is computed: sizes and bounds are the service's own."""
+"""Answers of the service. Nothing is computed here: sizes and bounds are the service's own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class Certificate:
-    """How the size was certified: the bounds used, and what they are worth in each norm."""
+    """How the size was certified: the bounds used, and the size in each norm."""
 
     method: str
     lower: float
@@ -98,7 +98,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What lies between that picture and the model's input."""
+    """The steps from that picture to the model's input."""
 
     steps: tuple[str, ...]
     sensitivity: float
@@ -106,7 +106,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how the network ran: two answers hold together only if this is the same."""
+    """How the network ran. Two answers hold together only if this is the same."""
 
     device: str
     provider: str
@@ -131,8 +131,8 @@ class Prediction:
 
     ``certified_size`` is in ``norm``, of pixel values scaled to [0, 1]; at 0 nothing is claimed,
     not even the label. ``robust`` says whether it reaches ``target``, and is None without one. All
-    of it holds together with probability ``confidence``. ``scores`` are sorted, the highest first.
-    ``raw`` is the service's JSON, which ``pixeldp verify`` takes if ``evidence`` was asked for.
+    statements hold together, with probability ``confidence``. ``scores`` are sorted, the highest
+    first. ``raw`` is the service's JSON, which ``pixeldp verify`` reads if it has ``evidence``.
     """
 
     model: ModelName
@@ -156,7 +156,7 @@ class Prediction:
 
     @property
     def is_robust(self) -> bool:
-        """What ``require_robust`` asks: ``robust``, or without a target any certified size."""
+        """What ``require_robust`` requires: ``robust``, or without a target any certified size."""
         return self.certified_size > 0 if self.robust is None else self.robust
 
     def require_robust(self) -> "Prediction":
@@ -170,13 +170,13 @@ class Prediction:
         return self
 
     def or_(self, fallback: Callable[[NotRobust], T]) -> "Prediction | T":
-        """Return this prediction if it is robust, else what ``fallback`` makes of it."""
+        """Return this prediction if it is robust, or else what ``fallback`` returns for it."""
         return self if self.is_robust else fallback(NotRobust(self))
 
 
 @dataclass(frozen=True)
 class Look:
-    """The answer so far, at one of the looks before the last; as true as the last one."""
+    """The answer so far, at a look before the last; it holds with the same confidence."""
 
     draws: int
     label: Label
@@ -186,7 +186,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Restart:
-    """The picture is begun anew, as a worker or its memory was lost: all looks before are void."""
+    """The picture begins again, as its worker died or lacked memory: earlier looks are void."""
 
     detail: str
 

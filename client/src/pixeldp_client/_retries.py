@@ -1,7 +1,7 @@
 """When a request is sent again, and when that ends.
 
-All of it is safe to send again: a prediction changes nothing, and its noise is fresh each time. An
-answer that did not arrive was not seen by anybody, so trying again does not select among answers.
+Every request may be sent again: a prediction changes nothing, and its noise is fresh each time.
+Nobody saw an answer that did not arrive, so trying again does not select among answers.
 """
 
 import random
@@ -16,8 +16,8 @@ from pixeldp_client._errors import Timeout, Unavailable
 class Retries:
     """How often, and after how many seconds, a request is sent again.
 
-    The wait is drawn evenly from [0, base·2ⁿ], at most [0, longest], so that many clients do not
-    come back at the same moment; a Retry-After of the service comes on top.
+    The wait is drawn uniformly from [0, base·2ⁿ], at most [0, longest], so that many clients do
+    not return at the same moment. A Retry-After of the service is added.
     """
 
     most: int = 5
