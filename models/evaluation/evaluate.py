@@ -85,10 +85,58 @@ class _Evaluator:
     predictor: Predictor
     question: Question
     data: DataSet
+    dataset: str
+    every: int
     radii: tuple[float, ...]
     attacks: Attacks
     progress: bool
     draws: int = field(default=0, init=False)
+
+    def measure(self, baseline: Baseline | None, seed: int | None) -> Evaluation:
+        """Certify all pictures, attack some, and do the same with a baseline.
+
+        Args:
+            baseline: what to measure beside the model.
+            seed: of the attacks; None for fresh noise.
+        """
+        question, predictor, manifest = self.question, self.predictor, self.model.manifest
+        terms = predictor.encode(self.data.images[0]).terms  # all pictures have one shape
+        began = time.perf_counter()
+        leaders, sizes = self.certify(self.data.images, "certificates")
+        seconds, draws = time.perf_counter() - began, self.draws
+        right = leaders == self.data.labels
+        with torch.random.fork_rng():
+            if seed is not None:
+                torch.manual_seed(seed)
+            attacked = self.under_attack(leaders)
+            compared = self.beside(baseline) if baseline else None
+        return Evaluation(
+            model=manifest.name,
+            version=manifest.version,
+            dataset=self.dataset,
+            pictures=len(right),
+            every=self.every,
+            max_draws=question.max_draws,
+            confidence=question.confidence,
+            norm=question.norm,
+            accuracy=float(right.mean()),
+            accuracy_interval=interval(int(right.sum()), len(right)),
+            certified=tuple(certified_at(radius, right, sizes) for radius in self.radii),
+            curve=certified_curve(right, sizes),
+            mean_size=float(sizes.mean()),
+            largest_size=reachable_size(question, terms, manifest.scoring, len(manifest.labels)),
+            uncertified=int((sizes == 0).sum()),
+            attacks=attacked,
+            baseline=compared,
+            draws=draws,
+            seconds=round(seconds, 2),
+            draws_per_second=round(draws / seconds, 1),
+            seed=seed,
+            device=predictor.device,
+            precision=predictor.precision,
+            pass_size=predictor.pass_size,
+            threads=torch.get_num_threads(),
+        )
 
     def certify(self, images: Pixels, doing: str) -> tuple[Integers, Floats]:
         """Return the leading label and the certified size of each picture, [N]."""
@@ -214,44 +262,9 @@ def evaluate(
     plain = Baseline(beside, manifest, device) if beside else None
     model = load_model(bundle)
     predictor = running.load(model)
-    run = _Evaluator(model, predictor, question, data.every(every), radii, attacks, progress)
-    terms = predictor.encode(run.data.images[0]).terms  # all pictures have one shape
-    began = time.perf_counter()
-    leaders, sizes = run.certify(run.data.images, "certificates")
-    seconds, draws = time.perf_counter() - began, run.draws
-    right = leaders == run.data.labels
-    with torch.random.fork_rng():
-        if running.seed is not None:
-            torch.manual_seed(running.seed)
-        attacked = run.under_attack(leaders)
-        compared = run.beside(plain) if plain else None
-    return Evaluation(
-        model=manifest.name,
-        version=manifest.version,
-        dataset=dataset,
-        pictures=len(right),
-        every=every,
-        max_draws=max_draws,
-        confidence=confidence,
-        norm=norm,
-        accuracy=float(right.mean()),
-        accuracy_interval=interval(int(right.sum()), len(right)),
-        certified=tuple(certified_at(radius, right, sizes) for radius in radii),
-        curve=certified_curve(right, sizes),
-        mean_size=float(sizes.mean()),
-        largest_size=reachable_size(question, terms, manifest.scoring, len(manifest.labels)),
-        uncertified=int((sizes == 0).sum()),
-        attacks=attacked,
-        baseline=compared,
-        draws=draws,
-        seconds=round(seconds, 2),
-        draws_per_second=round(draws / seconds, 1),
-        seed=running.seed,
-        device=predictor.device,
-        precision=predictor.precision,
-        pass_size=predictor.pass_size,
-        threads=torch.get_num_threads(),
-    )
+    part = data.every(every)
+    run = _Evaluator(model, predictor, question, part, dataset, every, radii, attacks, progress)
+    return run.measure(plain, running.seed)
 
 
 def record(path: Path, evaluation: Evaluation) -> None:

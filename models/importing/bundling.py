@@ -96,16 +96,7 @@ def import_classifier(
         std or [1.0] * shape[0],
         report,
     )
-    described = Architecture(name=source.network, arguments=arguments)
-    network, manifest = _assemble(source, built, described, shape, labels, noise)
-    manifest = manifest.model_copy(
-        update={
-            "name": wanted.name or source.name,
-            "version": wanted.version,
-            "scoring": wanted.scoring,
-        }
-    )
-    manifest = Manifest.model_validate(manifest.model_dump())
+    network, manifest = _assemble(source, wanted, built, arguments, shape, labels, noise)
     # On the disk of ``out``, but where nothing has to be made that would be left behind.
     place = next(folder for folder in out.absolute().parents if folder.exists())
     with tempfile.TemporaryDirectory(dir=place, prefix=f".{out.name}.") as temporary:
@@ -161,70 +152,77 @@ def _put(staged: Path, out: Path) -> None:
 
 def _assemble(
     source: Source,
+    wanted: Wanted,
     built: nn.Sequential,
-    described: Architecture,
+    arguments: dict[str, Any],
     shape: Shape,
     labels: tuple[str, ...],
     noise: Noise | Bundle,
 ) -> tuple[PixelDP, Manifest]:
     """The network with its weights, and its description less the weights' digest."""
     training: dict[str, Any] = {"imported": source.record}
+    described = Architecture(name=source.network, arguments=arguments)
     if isinstance(noise, Bundle):
         front = noise.manifest
-        if front.input.shape != shape:
-            raise ImportFailedError(
-                f"the denoiser of {noise.path} takes {list(front.input.shape)}, the classifier "
-                f"{list(shape)} (channels, height, width)"
-            )
-        described = Architecture(
-            name=DENOISED,
-            arguments={
-                **front.architecture.arguments,
-                CLASSIFIER: described.model_dump(),
-            },
-        )
         training["denoiser"] = {"name": front.name, "digest": noise.digest, **front.training}
         spec, sensitivity = front.noise, front.sensitivity
+        network, described = _put_behind(noise, built, described, shape)
     else:
-        norm = noise.norm or MECHANISM_NORMS[noise.mechanism]
-        proven = encoder_sensitivity(nn.Identity(), shape, norm, MECHANISM_NORMS[noise.mechanism])
-        spec = NoiseSpec(
-            mechanism=noise.mechanism,
-            scale=noise.scale_at(proven.value),
-            placement=IMAGE,
-            construction_bound=noise.construction_bound,
-        )
-        sensitivity = SensitivitySpec(
-            value=proven.value,
-            input_norm=norm,
-            noise_norm=MECHANISM_NORMS[noise.mechanism],
-            method=proven.method,
-        )
+        spec, sensitivity = _noise_in_image(noise, shape)
+        network = PixelDP(*divide(built, IMAGE), spec.mechanism, spec.scale)
+    if source.tensors is not None:
+        left_out = _load(built.get_submodule("network"), source)
+        if left_out:
+            training["imported"] = {**source.record, "left_out": list(left_out)}
     manifest = Manifest(
-        name="imported",
+        name=wanted.name or source.name,
+        version=wanted.version,
         architecture=described,
         input=InputShape(channels=shape[0], height=shape[1], width=shape[2]),
         labels=labels,
+        scoring=wanted.scoring,
         noise=spec,
         sensitivity=sensitivity,
         training=training,
         weights=WeightsSpec(sha256="0" * 64),
     )
-    whole = built
-    if isinstance(noise, Bundle):
-        autoencoder = noise.manifest.architecture.arguments["autoencoder"]
-        whole = prepend(build_autoencoder(shape, **autoencoder), built)
-    encoder, h = divide(whole, spec.placement)
-    network = PixelDP(encoder, h, spec.mechanism, spec.scale)
-    if isinstance(noise, Bundle):
-        _load_denoiser(network, load_network(noise))
-    if source.tensors is not None:
-        left_out = _load(built.get_submodule("network"), source)
-        if left_out:
-            record = {**source.record, "left_out": list(left_out)}
-            training = {**training, "imported": record}
-            manifest = manifest.model_copy(update={"training": training})
     return network, manifest
+
+
+def _noise_in_image(noise: Noise, shape: Shape) -> tuple[NoiseSpec, SensitivitySpec]:
+    """Describe noise in the image, whose g is the identity."""
+    noise_norm = MECHANISM_NORMS[noise.mechanism]
+    norm = noise.norm or noise_norm
+    proven = encoder_sensitivity(nn.Identity(), shape, norm, noise_norm)
+    spec = NoiseSpec(
+        mechanism=noise.mechanism,
+        scale=noise.scale_at(proven.value),
+        placement=IMAGE,
+        construction_bound=noise.construction_bound,
+    )
+    sensitivity = SensitivitySpec(
+        value=proven.value, input_norm=norm, noise_norm=noise_norm, method=proven.method
+    )
+    return spec, sensitivity
+
+
+def _put_behind(
+    denoiser: Bundle, built: nn.Sequential, described: Architecture, shape: Shape
+) -> tuple[PixelDP, Architecture]:
+    """Put a classifier behind a denoiser; return the network, and its description."""
+    front = denoiser.manifest
+    if front.input.shape != shape:
+        raise ImportFailedError(
+            f"the denoiser of {denoiser.path} takes {list(front.input.shape)}, the classifier "
+            f"{list(shape)} (channels, height, width)"
+        )
+    arguments = front.architecture.arguments
+    whole = prepend(build_autoencoder(shape, **arguments["autoencoder"]), built)
+    encoder, h = divide(whole, front.noise.placement)
+    network = PixelDP(encoder, h, front.noise.mechanism, front.noise.scale)
+    _load_denoiser(network, load_network(denoiser))
+    both = {**arguments, CLASSIFIER: described.model_dump()}
+    return network, Architecture(name=DENOISED, arguments=both)
 
 
 def _load_denoiser(network: PixelDP, other: PixelDP) -> None:

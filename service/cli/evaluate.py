@@ -89,11 +89,17 @@ def evaluate(
     from models.evaluation.asked import Attacks, check_data, check_matplotlib, check_radii
     from models.images import report_others
 
+    folder = locate(bundle)
+    if write and folder != bundle:
+        raise ValueError(
+            f"--write: {bundle} is the bundle that comes with the project; copy it first, and "
+            f"evaluate the copy: cp -r {folder} COPY"
+        )
     check_device(device)
     check_radii(sizes)
     if plots is not None:
         check_matplotlib()
-    read = read_bundle(locate(bundle))
+    read = read_bundle(folder)
     beside = None if baseline is None else read_bundle(locate(baseline))
     Question(confidence, draws, None, norm or read.manifest.sensitivity.input_norm)
     pictures = load(data, root, split, download=download)

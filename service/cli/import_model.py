@@ -1,12 +1,14 @@
 """``pixeldp import``: a bundle from a classifier that was made elsewhere."""
 
 import codecs
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from models.certification.names import MECHANISM_NORMS, Scoring
+from models.certification.names import MECHANISM_NORMS, Mechanism, Norm, Scoring
 from service.cli.device_option import DeviceOption, check_device
 from service.cli.noise_options import (
     Bound,
@@ -16,12 +18,16 @@ from service.cli.noise_options import (
     NormOption,
     Scale,
     construction_bound,
+    describe_noise,
 )
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from models.bundle import Bundle, ConstructionBound
     from models.importing.bundling import Imported
+    from models.importing.sources import Source
+    from models.importing.wanted import Noise
 
 Numbers = Annotated[str | None, typer.Option(help="One for each channel, with commas between.")]
 
@@ -59,7 +65,7 @@ def import_(
     epsilon: Epsilon = None,
     delta: Delta = None,
     norm: NormOption = None,
-    scoring: Annotated[Scoring, typer.Option(help="What a draw says.")] = ("votes"),
+    scoring: Annotated[Scoring, typer.Option(help="What a draw says.")] = "votes",
     name: Annotated[str | None, typer.Option(help="Of the bundle; after the source.")] = None,
     version: Annotated[str, typer.Option(help="Of the bundle, a number.")] = "1",
     picture: Annotated[
@@ -83,9 +89,8 @@ def import_(
     in the current folder, and is run: give only what you trust. timm:, cohen:, hf: and onnx: are
     reserved for sources to come.
     """
-    from models.bundle import locate, read_bundle
     from models.certification.question import Question
-    from models.importing.wanted import Noise, Wanted, check_wanted, needs_input
+    from models.importing.wanted import Wanted, check_wanted, needs_input
     from models.samples import collect_samples
     from models.source_names import TORCHVISION, check_source, check_weights, is_builder
 
@@ -94,11 +99,8 @@ def import_(
         check_weights(weights)
     check_device(device)
     law = mechanism or "gaussian"
-    noise = Noise(law, scale, construction_bound(bound, epsilon, delta, law), norm)
-    front = None if denoiser is None else read_bundle(locate(denoiser))
-    if front and noise != Noise():
-        raise ValueError("a denoiser brings the noise that it was trained for; leave out the noise")
-    sizes = norm or (front.manifest.sensitivity.input_norm if front else MECHANISM_NORMS[law])
+    construction = construction_bound(bound, epsilon, delta, law)
+    noise, sizes = _noise(law, scale, construction, norm, denoiser)
     wanted = Wanted(
         name=name,
         version=version,
@@ -113,11 +115,8 @@ def import_(
     if is_builder(source) and wanted.shape is None:
         raise needs_input(source)
     known = 3 if source in TORCHVISION else None
-    channels = wanted.shape[0] if wanted.shape else known
-    check_wanted(wanted, front or noise, out, channels, force=force)
+    check_wanted(wanted, noise, out, wanted.shape[0] if wanted.shape else known, force=force)
     given = None if picture is None else _decoded(picture)
-
-    from pydantic import ValidationError
 
     from models.device import find_device
     from models.importing.bundling import import_classifier
@@ -125,29 +124,56 @@ def import_(
     from models.networks.foreign.python import allow
     from service.cli.progress import Progress, cleaning_up
 
-    chosen = find_device(device)
+    how: dict[str, Any] = {"samples": offered, "device": find_device(device), "force": force}
     allowed = allow(source) if is_builder(source) else None
+    with _naming_fields(), cleaning_up(), Progress() as progress:
+        progress("reading the source")
+        found = find_source(source, weights)
+        pixels = _made_up(wanted.shape or found.shape or (3, 8, 8)) if given is None else given
+        imported = import_classifier(
+            found, wanted, noise, out, pixels, question, report=progress, **how
+        )
+    _warn(found, imported)
+    typer.echo(_report(out, imported, picture))
+    if allowed:
+        typer.echo(f"it runs Python code: serve it with PIXELDP_BUILDERS={allowed} set", err=True)
+
+
+def _noise(
+    mechanism: Mechanism,
+    scale: float | None,
+    construction: "ConstructionBound | None",
+    norm: Norm | None,
+    denoiser: Path | None,
+) -> "tuple[Noise | Bundle, Norm]":
+    """Return the noise that the options give, or the denoiser with its own; and the sizes' norm."""
+    from models.bundle import locate, read_bundle
+    from models.importing.wanted import Noise
+
+    noise = Noise(mechanism, scale, construction, norm)
+    if denoiser is None:
+        return noise, norm or MECHANISM_NORMS[mechanism]
+    front = read_bundle(locate(denoiser))
+    if noise != Noise():
+        raise ValueError("a denoiser brings the noise that it was trained for; leave out the noise")
+    return front, front.manifest.sensitivity.input_norm
+
+
+@contextmanager
+def _naming_fields() -> Iterator[None]:
+    """Have a description that is out of range say in one sentence which of its fields it is."""
+    from pydantic import ValidationError
+
     try:
-        with cleaning_up(), Progress() as progress:
-            progress("reading the source")
-            found = find_source(source, weights)
-            pixels = _made_up(wanted.shape or found.shape or (3, 8, 8)) if given is None else given
-            imported = import_classifier(
-                found,
-                wanted,
-                front or noise,
-                out,
-                pixels,
-                question,
-                samples=offered,
-                device=chosen,
-                force=force,
-                report=progress,
-            )
+        yield
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "bundle"
         raise ValueError(f"{place}: {first['msg']}") from None
+
+
+def _warn(found: "Source", imported: "Imported") -> None:
+    """Say on standard error what of the weights is random, or was left out."""
     if found.tensors is None and found.network == "torchvision":
         typer.echo(
             "without --weights its weights are random: it knows nothing, and is for measuring "
@@ -164,21 +190,15 @@ def import_(
     if left_out:
         shown = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
         typer.echo(f"left out of the weights, as no part of the network: {shown}", err=True)
-    typer.echo(_report(out, imported, picture))
-    if allowed:
-        typer.echo(f"it runs Python code: serve it with PIXELDP_BUILDERS={allowed} set", err=True)
 
 
 def _report(out: Path, imported: "Imported", picture: Path | None) -> str:
     manifest, inquiry = imported.bundle.manifest, imported.inquiry
-    noise, spec = manifest.noise, manifest.sensitivity
     question = inquiry.question
     label = manifest.labels[inquiry.total.leader]
     lines = [
-        f"{out}: {manifest.name}, {len(manifest.labels):,} labels, {noise.mechanism} noise of "
-        f"scale {noise.scale:g} ({noise.placement}), sensitivity {spec.value:g} from "
-        f"{spec.input_norm} to {spec.noise_norm} ({spec.method}); runs in "
-        f"{' and '.join(imported.formats)}; rows: {manifest.rows}"
+        f"{out}: {manifest.name}, {len(manifest.labels):,} labels, {describe_noise(manifest)}; "
+        f"runs in {' and '.join(imported.formats)}; rows: {manifest.rows}"
     ]
     what = str(picture) if picture else "a made-up picture"
     if inquiry.size > 0:

@@ -7,7 +7,7 @@ import typer
 from models.certification.names import Mechanism, Norm
 
 if TYPE_CHECKING:
-    from models.bundle import ConstructionBound
+    from models.bundle import ConstructionBound, Manifest
 
 MechanismOption = Annotated[Mechanism | None, typer.Option("--mechanism", help="The noise's law.")]
 Scale = Annotated[float | None, typer.Option(help="Of the noise: σ or b, in units of g's output.")]
@@ -56,3 +56,12 @@ def construction_bound(
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"construction bound: {first['loc'][0]}: {first['msg']}") from None
+
+
+def describe_noise(manifest: "Manifest") -> str:
+    """Say which noise a new bundle has, and the sensitivity of what comes before it."""
+    noise, spec = manifest.noise, manifest.sensitivity
+    return (
+        f"{noise.mechanism} noise of scale {noise.scale:g} ({noise.placement}), sensitivity "
+        f"{spec.value:g} from {spec.input_norm} to {spec.noise_norm} ({spec.method})"
+    )

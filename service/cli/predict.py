@@ -63,9 +63,7 @@ def predict(
 
     from models.calibration import calibrate
     from models.device import find_device
-    from models.images import PictureFileError
     from models.loaded import load_model
-    from models.preprocessing import CannotCertify
 
     predictor, _ = calibrate(load_model(bundle), find_device(device), None, PASS)
     skipped = 0
@@ -75,21 +73,7 @@ def predict(
     for file in bar:
         # The bar and the lines share a terminal.
         with tqdm.external_write_mode() if not bar.disable else nullcontext():
-            try:
-                answer = _answer(predictor, file, question)
-            except (PictureFileError, CannotCertify, OSError) as error:
-                skipped += 1
-                # The first kind names its file, the system's errors only mostly do.
-                named = "" if isinstance(error, PictureFileError) else f"{file}: "
-                typer.echo(f"pixeldp: {named}{error}", err=True)
-                continue
-            if as_json:
-                typer.echo(json.dumps({"file": str(file), **answer}))
-            else:
-                robust = {True: "yes", False: "no", None: ""}[answer["robust"]]
-                size = f"{answer['certified_size']:.4g}"
-                name, draws = answer["label"]["name"], str(answer["draws"])
-                typer.echo(_row(name, size, robust, draws, str(file)))
+            skipped += not _print_answer(predictor, file, question, as_json=as_json)
     return SKIPPED if skipped else 0
 
 
@@ -143,6 +127,30 @@ def _files(paths: list[Path]) -> Iterator[Path]:
         if found.others:
             typer.echo(f"pixeldp: {report_others(found.others)}", err=True)
         yield from found.pictures
+
+
+def _print_answer(
+    predictor: "Predictor", file: Path, question: "Question", *, as_json: bool
+) -> bool:
+    """Print what is in a picture; False if it cannot be answered, which standard error says."""
+    from models.images import PictureFileError
+    from models.preprocessing import CannotCertify
+
+    try:
+        answer = _answer(predictor, file, question)
+    except (PictureFileError, CannotCertify, OSError) as error:
+        # The first kind names its file, the system's errors only mostly do.
+        named = "" if isinstance(error, PictureFileError) else f"{file}: "
+        typer.echo(f"pixeldp: {named}{error}", err=True)
+        return False
+    if as_json:
+        typer.echo(json.dumps({"file": str(file), **answer}))
+    else:
+        robust = {True: "yes", False: "no", None: ""}[answer["robust"]]
+        size = f"{answer['certified_size']:.4g}"
+        name, draws = answer["label"]["name"], str(answer["draws"])
+        typer.echo(_row(name, size, robust, draws, str(file)))
+    return True
 
 
 def _answer(predictor: "Predictor", file: Path, question: "Question") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from service.cli.noise_options import (
     NormOption,
     Scale,
     construction_bound,
+    describe_noise,
 )
 
 if TYPE_CHECKING:
@@ -129,12 +130,7 @@ def train(
     else:
         manifest = train_denoiser(chosen, pictures, front, out, **how)
     write_samples(out, offered)
-    spec = manifest.sensitivity
-    typer.echo(
-        f"{out}: {manifest.name}, {manifest.noise.mechanism} noise of scale "
-        f"{manifest.noise.scale:g} ({manifest.noise.placement}), sensitivity {spec.value:g} "
-        f"from {spec.input_norm} to {spec.noise_norm} ({spec.method})"
-    )
+    typer.echo(f"{out}: {manifest.name}, {describe_noise(manifest)}")
 
 
 def _noise(

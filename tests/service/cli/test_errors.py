@@ -41,6 +41,7 @@ WRONG = {
     "evaluate mnist-cnn --data mnist --attack foo": "no attack 'foo'; known: pgd, ",
     "evaluate mnist-cnn --data mnist --confidence 2": "confidence must lie strictly between",
     "evaluate mnist-cnn --data mnist --device cuda0": "device 'cuda0' cannot be used: expected",
+    "evaluate mnist-cnn --data mnist --write": "comes with the project; copy it first",
     "evaluate cifar10-resnet --data OWN": "are not those of cifar10-resnet",
     "evaluate mnist-cnn --data OWN --baseline cifar10-resnet": "labels",
     "import resnet5 SOME": "did you mean resnet50?",
