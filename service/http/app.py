@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import structlog
@@ -28,6 +29,7 @@ from service.http.middleware import Envelope
 from service.http.predictions import Predictions
 from service.http.prefix import Prefix
 from service.http.slowness import warn_of_slow_models
+from service.http.tracing import Tracing
 from service.http.v2 import repository as v2_repository
 from service.http.v2 import routes as v2
 from service.settings import Settings
@@ -37,6 +39,59 @@ log = structlog.get_logger(__name__)
 
 # Small pictures decoded at once, and as many bodies taken apart.
 THREADS = 2
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the application is put together from, and what runs while it does."""
+
+    settings: Settings
+    catalogue: Catalogue
+    engine: Engine
+    metrics: Metrics
+    tracing: Tracing | None
+    budget: Budget
+    on_broken: Callable[[str], None]
+
+    @asynccontextmanager
+    async def run(self, app: FastAPI) -> AsyncIterator[None]:
+        """Start workers and decoders, and at the end stop them."""
+        settings, engine = self.settings, self.engine
+        with ThreadPoolExecutor(THREADS, "small") as pool:
+            decoders = Decoders(
+                settings.max_pixels,
+                settings.max_bytes,
+                settings.queue,
+                SHARED,
+                pool,
+                self.on_broken,
+            )
+            bodies = Bodies(THREADS, settings.queue)
+            predictions = app.state.predictions = Predictions(
+                settings, self.catalogue, engine, self.metrics, self.tracing, bodies, decoders
+            )
+            self.metrics.watch(
+                ready=lambda: predictions.ready,
+                queued=lambda: engine.queued + decoders.queue.waiting,
+                decoding=lambda: decoders.queue.running,
+                in_flight=lambda: engine.in_flight,
+                granted=lambda: 1 / engine.shrinkage,
+                budget=self.budget,
+            )
+            engine.start()
+            warning = background.once(
+                "the warning of slow models", warn_of_slow_models(engine, self.catalogue, settings)
+            )
+            try:
+                yield
+            finally:
+                log.info("drain ended", pictures=engine.in_flight + engine.queued)
+                warning.cancel()
+                await engine.close()
+                decoders.close()
+                bodies.close()
+                if self.tracing:
+                    await asyncio.to_thread(self.tracing.close)
 
 
 def create_app(
@@ -77,45 +132,12 @@ def create_app(
     for bundle in catalogue.bundles:
         metrics.add_model(bundle.manifest.name, bundle.manifest.version, bundle.digest)
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with ThreadPoolExecutor(THREADS, "small") as pool:
-            decoders = Decoders(
-                settings.max_pixels, settings.max_bytes, settings.queue, SHARED, pool, on_broken
-            )
-            bodies = Bodies(THREADS, settings.queue)
-            predictions = Predictions(
-                settings, catalogue, engine, metrics, traces, bodies, decoders
-            )
-            app.state.predictions = predictions
-            metrics.watch(
-                ready=lambda: predictions.ready,
-                queued=lambda: engine.queued + decoders.queue.waiting,
-                decoding=lambda: decoders.queue.running,
-                in_flight=lambda: engine.in_flight,
-                granted=lambda: 1 / engine.shrinkage,
-                budget=budget,
-            )
-            engine.start()
-            warning = background.once(
-                "the warning of slow models", warn_of_slow_models(engine, catalogue, settings)
-            )
-            try:
-                yield
-            finally:
-                log.info("drain ended", pictures=engine.in_flight + engine.queued)
-                warning.cancel()
-                await engine.close()
-                decoders.close()
-                bodies.close()
-                if traces:
-                    await asyncio.to_thread(traces.close)
-
+    parts = _Parts(settings, catalogue, engine, metrics, traces, budget, on_broken)
     app = Described(
         title="PixelDP",
         version=version("pixeldp"),
         description="What is in a picture, with proof of how far it could have been altered.",
-        lifespan=lifespan,
+        lifespan=parts.run,
         generate_unique_id_function=lambda route: route.name,
         openapi_url=None,
         docs_url=None,
@@ -131,11 +153,23 @@ def create_app(
     if app.state.keys:
         metrics.watch_keys(app.state.keys.names)
     app.state.cors_origins = settings.cors_origins
-    app.add_middleware(Gate, engine=engine, metrics=metrics)
-    if settings.cors_origins:
+    _surround(app, parts)
+    problems.lie_at(settings.root_path)
+    # The last route of v2 takes every path below /v2 that no route before it has.
+    for module in (predict, models, v2_repository, v2, health, docs, page):
+        app.include_router(module.router)
+    app.mount("/page", page.files)
+    exceptions.install(app)
+    return app
+
+
+def _surround(app: FastAPI, parts: _Parts) -> None:
+    """Add what requests go through before their route, the innermost first."""
+    app.add_middleware(Gate, engine=parts.engine, metrics=parts.metrics)
+    if parts.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=settings.cors_origins,
+            allow_origins=parts.settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
             expose_headers=[
@@ -147,12 +181,5 @@ def create_app(
             ],
         )
     app.add_middleware(Head)
-    problems.lie_at(settings.root_path)
-    app.add_middleware(Envelope, metrics=metrics, tracing=traces, budget=budget)
-    app.add_middleware(Prefix, root_path=settings.root_path)
-    # The last route of v2 takes every path below /v2 that no route before it has.
-    for module in (predict, models, v2_repository, v2, health, docs, page):
-        app.include_router(module.router)
-    app.mount("/page", page.files)
-    exceptions.install(app)
-    return app
+    app.add_middleware(Envelope, metrics=parts.metrics, tracing=parts.tracing, budget=parts.budget)
+    app.add_middleware(Prefix, root_path=parts.settings.root_path)

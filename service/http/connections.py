@@ -365,7 +365,7 @@ class Connection(H11Protocol):
             if not asked:  # else it is counted as that request
                 app: Any = self.config.app
                 status = str(PROBLEMS[name].status)
-                app.state.metrics.requests.labels("other", status, name).inc()
+                app.state.metrics.requests.answered.labels("other", status, name).inc()
         self.transport.close()
 
 

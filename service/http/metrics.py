@@ -14,7 +14,7 @@ What is a ratio of two counters is left to whoever asks over which time:
                               / rate(pixeldp_prediction_draws_count[5m])
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import product
 from typing import get_args
@@ -31,6 +31,7 @@ from prometheus_client import (
 from models.certification.names import Stopped
 from service.engine import messages
 from service.engine.check import CHECK_RESULTS, CheckResult
+from service.http.api.answers import Answer
 from service.http.guards.budget import Budget
 from service.http.usage import Usage
 
@@ -43,166 +44,244 @@ _DRAWS = (64, 96, 128, 256, 512, 1000, 2000, 5000, 10_000, 100_000)
 _SIZES = (0.0, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 
 STAGES = ("decode", "queue", "compute", "total")
-ROBUST = ("true", "false", "unknown")
+ROBUST = {True: "true", False: "false", None: "unknown"}
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Metrics:
-    """The numbers of one service."""
+class _Registry(CollectorRegistry):
+    """Makes metrics of each kind, and keeps them."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        counter = partial(Counter, registry=self.registry)
-        gauge = partial(Gauge, registry=self.registry)
-        histogram = partial(Histogram, registry=self.registry)
-        # process_…: resident memory, processor time, open files and start of the front process.
-        ProcessCollector(registry=self.registry)
+        super().__init__()
+        self.counter = partial(Counter, registry=self)
+        self.gauge = partial(Gauge, registry=self)
+        self.histogram = partial(Histogram, registry=self)
 
-        # Requests.
-        self.requests = counter(
+
+class RequestMetrics:
+    """Requests, whatever they ask."""
+
+    def __init__(self, registry: _Registry) -> None:
+        self.answered = registry.counter(
             "pixeldp_requests",
             "HTTP requests by what came of them. outcome: robust or not-robust with a target, "
             "certified or not-certified without one, ok for what is no single picture, "
             "client-left, or the name of the problem that refused it.",
             ["route", "status", "outcome"],
         )
-        self.latency = histogram(
+        self.latency = registry.histogram(
             "pixeldp_request_duration_seconds",
             "From the arrival of a request to the end of its answer.",
             ["route"],
             buckets=_SECONDS,
         )
-        self.ready = gauge("pixeldp_ready", "Whether pictures are answered now.")
+        self.ready = registry.gauge("pixeldp_ready", "Whether pictures are answered now.")
 
-        # Pictures: those of batches and streams, too.
-        self.predictions = counter(
+
+class PictureMetrics:
+    """Pictures: those of batches and streams, too."""
+
+    def __init__(self, registry: _Registry) -> None:
+        self.answered = registry.counter(
             "pixeldp_predictions",
             "Pictures answered, by whether the answer is robust (unknown: no target was asked).",
             ["model", "robust", "stopped"],
         )
-        self.refused = counter(
+        self.refused = registry.counter(
             "pixeldp_predictions_refused",
             "Pictures that were not answered, by the name of the problem.",
             ["reason"],
         )
-        self.stage = histogram(
+        self.stage = registry.histogram(
             "pixeldp_stage_duration_seconds",
             "Where the time of a prediction goes: decode, queue, compute; and total, which is from "
             "the request's arrival and no sum of them.",
             ["stage"],
             buckets=_SECONDS,
         )
-        self.prediction_draws = histogram(
+        self.draws = registry.histogram(
             "pixeldp_prediction_draws",
             "Draws used for a prediction.",
             ["model"],
             buckets=_DRAWS,
         )
-        self.size = histogram(
+        self.size = registry.histogram(
             "pixeldp_certified_size",
             "Certified size, in the norm of the answer.",
             ["model", "norm"],
             buckets=_SIZES,
         )
-        self.queued = gauge(
+        self.queued = registry.gauge(
             "pixeldp_pictures_queued", "Pictures that wait, for a decoder or for a worker."
         )
-        self.decoding = gauge("pixeldp_pictures_decoding", "Large pictures that a decoder has.")
-        self.queue_limit = gauge(
+        self.decoding = registry.gauge(
+            "pixeldp_pictures_decoding", "Large pictures that a decoder has."
+        )
+        self.queue_limit = registry.gauge(
             "pixeldp_pictures_queue_limit", "Pictures that may wait; more are refused."
         )
-        self.in_flight = gauge("pixeldp_pictures_in_flight", "Pictures that a worker has.")
-        self.requeued = counter(
+        self.in_flight = registry.gauge("pixeldp_pictures_in_flight", "Pictures that a worker has.")
+        self.requeued = registry.counter(
             "pixeldp_pictures_requeued", "Pictures put back into the queue as their worker died."
         )
-        self.granted = gauge(
+        self.granted = registry.gauge(
             "pixeldp_budget_granted_ratio",
             "Share of the draw budgets asked for that is granted; below 1 under overload.",
         )
 
-        # Keys, by the names that their file gives them.
-        self.key_requests = counter(
+    def count(self, answer: Answer, stages: Mapping[str, float]) -> None:
+        """Count a picture that is answered.
+
+        Args:
+            answer: the answer.
+            stages: seconds by the names in ``STAGES``.
+        """
+        model, robust = answer.model.name, ROBUST[answer.robust]
+        self.answered.labels(model, robust, answer.stopped).inc()
+        self.draws.labels(model).observe(answer.draws)
+        self.size.labels(model, answer.norm).observe(answer.certified_size)
+        for stage, seconds in stages.items():
+            self.stage.labels(stage).observe(seconds)
+
+
+class KeyMetrics:
+    """What each key has used, by the names that their file gives them."""
+
+    def __init__(self, registry: _Registry) -> None:
+        self.requests = registry.counter(
             "pixeldp_key_requests", "Requests sent with a key that is known.", ["key", "status"]
         )
-        self.key_predictions = counter(
+        self.predictions = registry.counter(
             "pixeldp_key_predictions", "Pictures answered for a key.", ["key"]
         )
-        self.key_draws = counter("pixeldp_key_draws", "Draws of a key's answers.", ["key"])
-        self.key_charged = counter(
+        self.draws = registry.counter("pixeldp_key_draws", "Draws of a key's answers.", ["key"])
+        self.charged = registry.counter(
             "pixeldp_key_charged_draws",
             "Draws that a key's rate was charged: those of its answers, whole budgets where the "
             "client left, and decoding and receiving as draws.",
             ["key"],
         )
-        self.key_received = counter(
+        self.received = registry.counter(
             "pixeldp_key_received_bytes", "Bytes of the bodies sent with a key.", ["key"]
         )
-        self._key_names: Callable[[], Iterable[str]] = list
 
-        # Memory.
-        self.held = gauge(
+    def count(self, usage: Usage, status: str) -> None:
+        """Add what a request used to its key's numbers."""
+        if usage.key is not None:
+            self.requests.labels(usage.key, status).inc()
+            for of_key, amount in self._amounts(usage):
+                of_key.labels(usage.key).inc(amount)
+
+    def begin(self, names: Iterable[str]) -> None:
+        """Begin at 0 what is not counted yet for these keys."""
+        for name, (of_key, _) in product(names, self._amounts(Usage())):
+            of_key.labels(name)
+
+    def _amounts(self, usage: Usage) -> list[tuple[Counter, float]]:
+        return [
+            (self.predictions, usage.answers),
+            (self.draws, usage.draws),
+            (self.charged, usage.charged),
+            (self.received, usage.received),
+        ]
+
+
+class MemoryMetrics:
+    """Bytes that the front process holds for clients."""
+
+    def __init__(self, registry: _Registry) -> None:
+        self.held = registry.gauge(
             "pixeldp_held_bytes",
             "Bytes that the front process holds for clients. by: large or small requests, or "
             "connections.",
             ["by"],
         )
-        self.held_limit = gauge(
+        self.held_limit = registry.gauge(
             "pixeldp_held_limit_bytes", "Bytes that it may hold, but for one large request."
         )
 
-        # Workers.
-        self.draws = counter(
+    def watch(self, budget: Budget) -> None:
+        """Read them from ``budget`` whenever they are scraped."""
+        self.held_limit.set(budget.most)
+        for holder in ("large", "small", "connections"):
+            self.held.labels(holder).set_function(partial(getattr, budget, holder))
+
+
+class WorkerMetrics:
+    """What workers do, and how they are."""
+
+    def __init__(self, registry: _Registry) -> None:
+        self.draws = registry.counter(
             "pixeldp_draws", "Draws made: slots that were filled, of all slots.", ["worker"]
         )
-        self.slots = counter(
+        self.slots = registry.counter(
             "pixeldp_slots", "Slots of all passes; one draw fits into each.", ["worker"]
         )
-        self.passes = counter("pixeldp_passes", "Forward passes made.", ["worker"])
-        self.busy = counter(
+        self.passes = registry.counter("pixeldp_passes", "Forward passes made.", ["worker"])
+        self.busy = registry.counter(
             "pixeldp_worker_busy_seconds", "Time that a worker spent in passes.", ["worker"]
         )
-        self.up = gauge("pixeldp_worker_up", "Whether a worker is ready.", ["worker"])
-        self.restarts = counter(
+        self.up = registry.gauge("pixeldp_worker_up", "Whether a worker is ready.", ["worker"])
+        self.restarts = registry.counter(
             "pixeldp_worker_restarts", "Times that a worker died and was started again.", ["worker"]
         )
-        self.passes_since = gauge(
+        self.passes_since = registry.gauge(
             "pixeldp_worker_passes_since_start", "Passes since the worker last started.", ["worker"]
         )
-        self.out_of_memory = counter(
+        self.out_of_memory = registry.counter(
             "pixeldp_worker_out_of_memory", "Passes that did not fit into memory.", ["worker"]
         )
-        self.self_checks = counter(
+        self.self_checks = registry.counter(
             "pixeldp_self_checks",
             "Probe pictures that workers were given while they serve or before they are ready, by "
             "whether the votes were as before (passed), were not (failed), or never came "
             "(unanswered).",
             ["worker", "model", "result"],
         )
-        self._workers: list[str] = []
-        self.memory_used = gauge(
+        self.memory_used = registry.gauge(
             "pixeldp_device_memory_used_bytes",
             "Memory in use: of the whole device if it is a GPU, else of the worker's process.",
             ["worker"],
         )
-        self.memory = gauge(
+        self.memory = registry.gauge(
             "pixeldp_device_memory_bytes", "Memory that the worker's device has.", ["worker"]
         )
 
-        # The log.
-        self.log_dropped = counter(
+    def begin(self, worker: str) -> None:
+        """Begin at 0 what is counted of a worker."""
+        counted = (self.draws, self.slots, self.passes, self.busy, self.up)
+        for of_worker in (*counted, self.restarts, self.passes_since, self.out_of_memory):
+            of_worker.labels(worker)
+
+
+class Metrics:
+    """The numbers of one service; what the engine tells is added to them."""
+
+    def __init__(self) -> None:
+        self.registry = registry = _Registry()
+        # process_…: resident memory, processor time, open files and start of the front process.
+        ProcessCollector(registry=registry)
+        self.requests = RequestMetrics(registry)
+        self.pictures = PictureMetrics(registry)
+        self.keys = KeyMetrics(registry)
+        self.memory = MemoryMetrics(registry)
+        self.workers = WorkerMetrics(registry)
+        self._dropped = registry.counter(
             "pixeldp_log_lines_dropped",
             "Lines of the log, the workers' included, that could not be written to standard error: "
             "its reader stands still or is gone, or its disk is full.",
         )
-        self._log_dropped: Callable[[], int] = lambda: 0
-        self._log_counted = 0
-
-        # What runs.
-        self.model = gauge(
+        self._read_dropped: Callable[[], int] = lambda: 0
+        self._counted_dropped = 0
+        self.model = registry.gauge(
             "pixeldp_model_info", "The models served; always 1.", ["model", "version", "digest"]
         )
-        self.build = gauge("pixeldp_build_info", "The version that runs; always 1.", ["version"])
+        self.build = registry.gauge(
+            "pixeldp_build_info", "The version that runs; always 1.", ["version"]
+        )
+        self._worker_names: list[str] = []
+        self._read_keys: Callable[[], Iterable[str]] = list
 
     def expect(
         self, version: str, workers: Iterable[str], reasons: Iterable[str], queue_limit: int
@@ -216,25 +295,22 @@ class Metrics:
             queue_limit: pictures that may wait.
         """
         self.build.labels(version).set(1)
-        self.queue_limit.set(queue_limit)
-        self._workers = list(workers)
-        for worker in self._workers:
-            for of_worker in (self.draws, self.slots, self.passes, self.busy, self.up):
-                of_worker.labels(worker)
-            for of_worker in (self.restarts, self.passes_since, self.out_of_memory):
-                of_worker.labels(worker)
+        self.pictures.queue_limit.set(queue_limit)
+        self._worker_names = list(workers)
+        for worker in self._worker_names:
+            self.workers.begin(worker)
         for reason in reasons:
-            self.refused.labels(reason)
+            self.pictures.refused.labels(reason)
         for stage in STAGES:
-            self.stage.labels(stage)
+            self.pictures.stage.labels(stage)
 
     def add_model(self, name: str, version: str, digest: str) -> None:
         """Name a model that is served."""
         self.model.labels(name, version, digest).set(1)
-        for robust, stopped in product(ROBUST, get_args(Stopped)):
-            self.predictions.labels(name, robust, stopped)
-        for worker, result in product(self._workers, CHECK_RESULTS):
-            self.self_checks.labels(worker, name, result)
+        for robust, stopped in product(ROBUST.values(), get_args(Stopped)):
+            self.pictures.answered.labels(name, robust, stopped)
+        for worker, result in product(self._worker_names, CHECK_RESULTS):
+            self.workers.self_checks.labels(worker, name, result)
 
     def remove_model(self, name: str, version: str, digest: str) -> None:
         """Name it no longer; what it has answered stays counted."""
@@ -250,77 +326,57 @@ class Metrics:
         budget: Budget,
     ) -> None:
         """Read these gauges whenever they are scraped."""
-        self.ready.set_function(ready)
-        self.queued.set_function(queued)
-        self.decoding.set_function(decoding)
-        self.in_flight.set_function(in_flight)
-        self.held_limit.set(budget.most)
-        for holder in ("large", "small", "connections"):
-            self.held.labels(holder).set_function(partial(getattr, budget, holder))
-        self.granted.set_function(granted)
+        self.requests.ready.set_function(ready)
+        self.pictures.queued.set_function(queued)
+        self.pictures.decoding.set_function(decoding)
+        self.pictures.in_flight.set_function(in_flight)
+        self.pictures.granted.set_function(granted)
+        self.memory.watch(budget)
 
     def watch_log(self, dropped: Callable[[], int]) -> None:
         """Read how many lines of the log were dropped so far whenever that is scraped."""
-        self._log_dropped = dropped
+        self._read_dropped = dropped
 
     def watch_keys(self, names: Callable[[], Iterable[str]]) -> None:
         """Begin at 0 whatever keys there are when this is scraped."""
-        self._key_names = names
-
-    def used(self, usage: Usage, status: str) -> None:
-        """Add what a request used to its key's numbers."""
-        if usage.key is None:
-            return
-        self.key_requests.labels(usage.key, status).inc()
-        for of_key, amount in self._of_key(usage):
-            of_key.labels(usage.key).inc(amount)
-
-    def _of_key(self, usage: Usage) -> list[tuple[Counter, float]]:
-        return [
-            (self.key_predictions, usage.answers),
-            (self.key_draws, usage.draws),
-            (self.key_charged, usage.charged),
-            (self.key_received, usage.received),
-        ]
+        self._read_keys = names
 
     def numbers(self, worker: str, numbers: messages.Numbers) -> None:
         """Add what a worker has done."""
-        self.passes.labels(worker).inc(numbers.passes)
-        self.passes_since.labels(worker).inc(numbers.passes)
-        self.slots.labels(worker).inc(numbers.slots)
-        self.draws.labels(worker).inc(numbers.filled)
-        self.busy.labels(worker).inc(numbers.busy_seconds)
-        self.memory_used.labels(worker).set(numbers.memory_used)
-        self.memory.labels(worker).set(numbers.memory)
+        self.workers.passes.labels(worker).inc(numbers.passes)
+        self.workers.passes_since.labels(worker).inc(numbers.passes)
+        self.workers.slots.labels(worker).inc(numbers.slots)
+        self.workers.draws.labels(worker).inc(numbers.filled)
+        self.workers.busy.labels(worker).inc(numbers.busy_seconds)
+        self.workers.memory_used.labels(worker).set(numbers.memory_used)
+        self.workers.memory.labels(worker).set(numbers.memory)
 
     def worker_up(self, worker: str, up: bool) -> None:
         """Note whether a worker is ready."""
-        self.up.labels(worker).set(up)
+        self.workers.up.labels(worker).set(up)
         if not up:
-            self.passes_since.labels(worker).set(0)
+            self.workers.passes_since.labels(worker).set(0)
 
     def worker_died(self, worker: str) -> None:
         """Count a death, after which a worker is started again."""
-        self.restarts.labels(worker).inc()
+        self.workers.restarts.labels(worker).inc()
 
     def worker_out_of_memory(self, worker: str) -> None:
         """Count a pass that did not fit into memory."""
-        self.out_of_memory.labels(worker).inc()
+        self.workers.out_of_memory.labels(worker).inc()
 
     def self_checked(self, worker: str, model: str, result: CheckResult) -> None:
         """Count what came of a probe picture."""
-        self.self_checks.labels(worker, model, result).inc()
+        self.workers.self_checks.labels(worker, model, result).inc()
 
     def picture_requeued(self) -> None:
         """Count a picture that waits again, as its worker is gone."""
-        self.requeued.inc()
+        self.pictures.requeued.inc()
 
     def render(self) -> bytes:
         """Return the exposition in Prometheus's text format."""
-        dropped = self._log_dropped()
-        self.log_dropped.inc(dropped - self._log_counted)
-        self._log_counted = dropped
-        for name in self._key_names():
-            for of_key, _ in self._of_key(Usage()):
-                of_key.labels(name)
+        dropped = self._read_dropped()
+        self._dropped.inc(dropped - self._counted_dropped)
+        self._counted_dropped = dropped
+        self.keys.begin(self._read_keys())
         return generate_latest(self.registry)

@@ -60,72 +60,23 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        arrived = scope["arrived"] = time.monotonic()
-        given = dict(scope["headers"])
-        request_id = given.get(b"x-request-id", b"")
-        if not _REQUEST_ID.fullmatch(request_id):
-            request_id = secrets.token_hex(8).encode()
-        probe = scope["path"].startswith(_PROBES)
-        parent = parse_traceparent([v for k, v in scope["headers"] if k == b"traceparent"])
-        span = self._tracing.begin(parent) if self._tracing and not probe else None
-        trace = span.traceparent if span else _continue(parent)
-        status, outcome = 0, "ok"
-        usage = begin()
-
-        async def receive_counted() -> Message:
-            message = await receive()
-            usage.received += len(message.get("body", b""))
-            return message
-
-        async def send_enveloped(message: Message) -> None:
-            nonlocal status, outcome
-            if message["type"] == "http.response.start":
-                status, headers = message["status"], dict(message["headers"])
-                outcome = _outcome(status, headers, scope)
-                own = [(b"x-request-id", request_id), (b"traceparent", trace)]
-                own += [one for one in HEADERS if one[0] not in headers]
-                message = {**message, "headers": [*message["headers"], *own]}
-            usage.sent += len(message.get("body", b""))
-            await send(message)
-
-        structlog.contextvars.bind_contextvars(
-            request_id=request_id.decode(), trace_id=trace.split(b"-")[1].decode()
-        )
-        refusal = self._refusal(scope, probe)
+        exchange = _Exchange(scope, receive, send, self._tracing)
+        refusal = self._refusal(scope, exchange.probe)
         try:
             with Holding(self._budget) as scope["holding"]:
                 scope["holding"].count(REQUEST_BYTES)
-                if not probe:
+                if not exchange.probe:
                     await self._turns.begin()
-                await (refusal or self._app)(scope, receive_counted, send_enveloped)
+                await (refusal or self._app)(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             pass  # nobody is left to answer
         except Exception:
             log.exception("request failed", route=_route(scope))
-            if status:
+            if exchange.status:
                 raise
-            await _answer(scope, internal_error())(scope, receive, send_enveloped)
+            await _answer(scope, internal_error())(scope, receive, exchange.send)
         finally:
-            seconds = time.monotonic() - arrived
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            if status in (0, CLIENT_LEFT):
-                status, outcome = scope.get("refused", (CLIENT_LEFT, "client-left"))
-            route = _route(scope)
-            self._metrics.requests.labels(route, str(status), outcome).inc()
-            self._metrics.latency.labels(route).observe(seconds)
-            self._metrics.used(usage, str(status))
-            if span:
-                span.end(method, route, status, outcome, usage.key)
-            (log.debug if probe or status in _QUIET else log.info)(
-                "request",
-                method=method,
-                route=route,
-                status=status,
-                outcome=outcome,
-                milliseconds=round(1000 * seconds, 1),
-                **usage.told(),
-            )
-            structlog.contextvars.clear_contextvars()
+            exchange.end(self._metrics)
 
     def _refusal(self, scope: Scope, probe: bool) -> ASGIApp | None:
         """Return what answers a request that is not even looked at."""
@@ -137,6 +88,72 @@ class Envelope:
             close = {"Connection": "close"}
             return _answer(scope, Problem("overloaded", detail, close, retry_after_s=1))
         return None
+
+
+class _Exchange:
+    """A request and its answer on their way, and what is counted and told of them at the end.
+
+    Attributes:
+        probe: whether the request only asks how the service is.
+        status: of the answer; 0 until it begins.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, tracing: Tracing | None) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
+        self._arrived = scope["arrived"] = time.monotonic()
+        self._id = dict(scope["headers"]).get(b"x-request-id", b"")
+        if not _REQUEST_ID.fullmatch(self._id):
+            self._id = secrets.token_hex(8).encode()
+        self.probe = scope["path"].startswith(_PROBES)
+        parent = parse_traceparent([v for k, v in scope["headers"] if k == b"traceparent"])
+        self._span = tracing.begin(parent) if tracing and not self.probe else None
+        self._trace = self._span.traceparent if self._span else _continue(parent)
+        self.status, self._outcome = 0, "ok"
+        self._usage = begin()
+        structlog.contextvars.bind_contextvars(
+            request_id=self._id.decode(), trace_id=self._trace.split(b"-")[1].decode()
+        )
+
+    async def receive(self) -> Message:
+        """Receive what comes of the request, and count it."""
+        message = await self._receive()
+        self._usage.received += len(message.get("body", b""))
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer, with the headers that every answer has, and count it."""
+        if message["type"] == "http.response.start":
+            self.status, headers = message["status"], dict(message["headers"])
+            self._outcome = _outcome(self.status, headers, self._scope)
+            own = [(b"x-request-id", self._id), (b"traceparent", self._trace)]
+            own += [one for one in HEADERS if one[0] not in headers]
+            message = {**message, "headers": [*message["headers"], *own]}
+        self._usage.sent += len(message.get("body", b""))
+        await self._send(message)
+
+    def end(self, metrics: Metrics) -> None:
+        """Count the request, and tell the trace and the log what came of it."""
+        seconds = time.monotonic() - self._arrived
+        scope, status, outcome, usage = self._scope, self.status, self._outcome, self._usage
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        if status in (0, CLIENT_LEFT):
+            status, outcome = scope.get("refused", (CLIENT_LEFT, "client-left"))
+        route = _route(scope)
+        metrics.requests.answered.labels(route, str(status), outcome).inc()
+        metrics.requests.latency.labels(route).observe(seconds)
+        metrics.keys.count(usage, str(status))
+        if self._span:
+            self._span.end(method, route, status, outcome, usage.key)
+        (log.debug if self.probe or status in _QUIET else log.info)(
+            "request",
+            method=method,
+            route=route,
+            status=status,
+            outcome=outcome,
+            milliseconds=round(1000 * seconds, 1),
+            **usage.told(),
+        )
+        structlog.contextvars.clear_contextvars()
 
 
 def _answer(scope: Scope, problem: Problem) -> ASGIApp:

@@ -85,7 +85,7 @@ class Predictions:
             usage.answers += 1
             usage.draws += answered.draws
         except Problem as problem:
-            self.metrics.refused.labels(problem.name).inc()
+            self.metrics.pictures.refused.labels(problem.name).inc()
             raise
         return answered
 
@@ -132,7 +132,7 @@ class Predictions:
             Timing(**{stage: _milliseconds(seconds) for stage, seconds in stages.items()}),
             bool(options.evidence),
         )
-        self._count(answered, stages)
+        self.metrics.pictures.count(answered, stages)
         if self.tracing:
             self.tracing.prediction(_told(answered), begun, decoded, stages["queue"], result.looks)
         return answered
@@ -227,15 +227,6 @@ class Predictions:
             option="confidence",
             draws_needed=needed,
         )
-
-    def _count(self, answered: Answer, stages: dict[str, float]) -> None:
-        name = answered.model.name
-        robust = {True: "true", False: "false", None: "unknown"}[answered.robust]
-        self.metrics.predictions.labels(name, robust, answered.stopped).inc()
-        self.metrics.prediction_draws.labels(name).observe(answered.draws)
-        self.metrics.size.labels(name, answered.norm).observe(answered.certified_size)
-        for stage, seconds in stages.items():
-            self.metrics.stage.labels(stage).observe(seconds)
 
 
 def _told(answered: Answer) -> dict[str, str | int | float]:

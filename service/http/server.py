@@ -21,6 +21,7 @@ from types import FrameType
 import setproctitle
 import structlog
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 
 from service import logs
@@ -247,24 +248,10 @@ def serve(
     app.state.metrics.watch_log(lambda: outlet.dropped)
     with listen(address) as listener:
         print(_announcement(listener), file=sys.stderr, flush=True)
-        config = uvicorn.Config(
-            app,
-            loop="uvloop",
-            # It rests on h11: slower than httptools, which loses the body of a request that offers
-            # an upgrade, as Java's and curl's HTTP/2 clients do; and it bounds the size of headers.
-            http=Connection,
-            ws="none",
-            lifespan="on",  # or a start that fails would pass for one without anything to start
-            timeout_graceful_shutdown=drain_seconds(settings),
-            backlog=BACKLOG,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=75,
-        )
         try:
             state = app.state
             delay = settings.stop_delay_seconds
+            config = _configure(app, settings)
             server = _Server(config, state.engine, state.budget, delay, broken)
             most = delay + LAST_SECONDS + drain_seconds(settings) + END_SECONDS
             server.at_stop = partial(end_at_last, most)
@@ -277,6 +264,25 @@ def serve(
     log.info("stopped", status=1 if reasons else 0)
     if reasons:
         raise CannotServeError(reasons[0])
+
+
+def _configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Return how uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        # It rests on h11: slower than httptools, which loses the body of a request that offers an
+        # upgrade, as Java's and curl's HTTP/2 clients do; and it bounds the size of headers.
+        http=Connection,
+        ws="none",
+        lifespan="on",  # or a start that fails would pass for one without anything to start
+        timeout_graceful_shutdown=drain_seconds(settings),
+        backlog=BACKLOG,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+    )
 
 
 def drain_seconds(settings: Settings) -> int:

@@ -48,7 +48,7 @@ class Gate:
         retry = self._engine.retry_seconds
         content, kind = _answer(path == _V2_PATH, retry, root_path())
         scope["problem"], scope["route"] = "overloaded", _Route(path)
-        self._metrics.refused.labels("overloaded").inc()
+        self._metrics.pictures.refused.labels("overloaded").inc()
         headers = [
             (b"content-type", kind),
             (b"content-length", str(len(content)).encode()),

@@ -41,7 +41,7 @@ class App:
         finally:
             if "refused" in scope:  # as the envelope around the service counts it
                 status, name = scope["refused"]
-                self.metrics.requests.labels("/", str(status), name).inc()
+                self.metrics.requests.answered.labels("/", str(status), name).inc()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.begun += 1
@@ -63,7 +63,7 @@ class App:
     @property
     def counted(self) -> dict[str, float]:
         """How many requests were refused, by the name of the problem."""
-        samples = next(iter(self.metrics.requests.collect())).samples
+        samples = next(iter(self.metrics.requests.answered.collect())).samples
         return {one.labels["outcome"]: one.value for one in samples if one.name.endswith("_total")}
 
 
