@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from pathlib import Path
 
+import pytest
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 
 # One thread for each process: on few cores more of them only wait for each other.
@@ -18,3 +20,16 @@ for phase in ("connect", "read", "write", "pool"):
 
 # PyTorch compiles networks with the system's C++ compiler, if it has one.
 HAS_COMPILER = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+# What the tests of a folder are, beside what they say themselves.
+MARKS = {"e2e": ["e2e"], "soundness": ["soundness", "slow"], "chaos": ["slow"]}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their folders, before it is chosen by marks which of them to run."""
+    for folder, marks in MARKS.items():
+        for item in items:
+            if Path(__file__).parent / folder in item.path.parents:
+                for mark in marks:
+                    item.add_marker(mark)

@@ -12,8 +12,6 @@ from tests.chaos.hoards import Group
 from tests.chaos.processes import memory
 from tests.e2e.conftest import PLAIN, Service
 
-pytestmark = pytest.mark.slow
-
 TWO = {**PLAIN, "PIXELDP_DEVICES": "cpu,cpu"}
 CONNECTIONS = 300
 

@@ -8,8 +8,6 @@ from tests.chaos import experiments
 from tests.chaos.processes import title, workers
 from tests.e2e.conftest import PLAIN, Service
 
-pytestmark = pytest.mark.slow
-
 # One worker, quickly started, that is soon found to be stopped.
 ENVIRONMENT = {
     **PLAIN,

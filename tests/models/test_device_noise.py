@@ -12,7 +12,8 @@ from models.loaded import load_model
 from models.noise import PIXEL_STEP, Features, GridNoise, Keystream
 from models.predictor import Predictor
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+GPUS = [pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else []
+DEVICES = ["cpu", *GPUS]
 KEY = bytes(range(32))
 
 

@@ -29,8 +29,6 @@ from models.predictor import Predictor
 from tests.soundness.forms import ATTACKED, LONG, fastest
 from tests.soundness.pictures import Picture, pictures_for
 
-pytestmark = pytest.mark.slow
-
 SLOTS = 512
 CONFIDENCE = 1 - 1e-7
 DRAWS = 1000

@@ -36,8 +36,6 @@ from tests.soundness.simulation import (
     simulate,
 )
 
-pytestmark = pytest.mark.slow
-
 PICTURES = 100_000 if LONG else 2_000
 # A cell fails if chance alone would let it fail less often than this.
 LEVEL = 1e-6

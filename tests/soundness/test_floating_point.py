@@ -23,8 +23,6 @@ from models.certification.question import Question
 from models.certification.terms import Terms
 from models.noise import PIXEL_STEP, Features, GridNoise
 
-pytestmark = pytest.mark.slow
-
 VALUES = 3072
 SIGMA = 0.5
 TERMS = Terms("gaussian", SIGMA, 1.0, "l2", VALUES)

@@ -31,8 +31,6 @@ from tests.e2e.conftest import Service
 from tests.soundness.forms import LONG, TRUTH, fastest
 from tests.soundness.pictures import digits
 
-pytestmark = pytest.mark.slow
-
 PICTURES = 100 if LONG else 12
 # Of each picture and target.
 REPETITIONS = 100 if LONG else 8

@@ -92,3 +92,21 @@ def test_contributing_names_targets_and_folders_of_tests_that_are_there() -> Non
         assert any(folder == name or folder.startswith(f"{name}/") for name in named) or any(
             name.startswith(f"{folder}/") for name in named
         ), folder
+
+
+def test_tests_are_marked_by_their_folders() -> None:
+    files = [
+        "soundness/test_coverage.py",
+        "chaos/test_chaos.py",
+        "e2e/test_head.py",
+        "models/certification/test_norms.py",
+    ]
+    paths = [f"tests/{file}" for file in files]
+    for chosen, found in {
+        "e2e": files[2:3],
+        "soundness and slow": files[:1],
+        "not slow": files[2:],
+    }.items():
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", chosen, *paths]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert set(re.findall(r"^tests/(\S+?\.py)::", done.stdout, re.MULTILINE)) == set(found)
