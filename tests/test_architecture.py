@@ -1,8 +1,10 @@
 """Who may import whom, as docs/architecture.md has it."""
 
 import ast
+import io
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +22,14 @@ FORBIDDEN = {
     "service.engine": ("service.http", "service.cli", "fastapi", "starlette", "uvicorn", "h11"),
     "service.http": ("torch", "torchvision", "service.cli"),
     "service.system": ("models", "service.engine", "service.http", "service.decoding"),
+}
+# Lines of code that a function has at most, its docstring, comments and blank lines apart.
+MOST_LINES = 60
+# Functions that have more, to be split; none is to be added.
+LONG = {
+    "service/cli/evaluate.py evaluate",
+    "service/cli/import_model.py import_",
+    "service/cli/train.py train",
 }
 # What takes long to import, and is needed by few commands.
 HEAVY = ("torch", "torchvision", "numpy", "scipy", "fastapi", "pydantic", "PIL", "uvicorn")
@@ -191,3 +201,57 @@ def test_certification_loads_nothing_of_the_project() -> None:
     own = {name for name in loaded if name.partition(".")[0] in ("models", "service")}
     assert own == {"models", *names}
     assert "torch" not in loaded
+
+
+def sizes(source: str) -> Iterator[tuple[str, int]]:
+    """Yield each function of a module, and how many lines of code it has."""
+    layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    lines = {
+        line
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type not in layout
+        for line in range(token.start[0], token.end[0] + 1)
+    }
+    functions = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            functions.append(node)
+            if ast.get_docstring(node) is not None:
+                text = node.body[0]
+                lines -= set(range(text.lineno, (text.end_lineno or text.lineno) + 1))
+    for function in functions:
+        whole = range(function.lineno, (function.end_lineno or function.lineno) + 1)
+        yield function.name, len(lines.intersection(whole))
+
+
+def test_no_function_is_longer_than_a_reader_can_follow() -> None:
+    paths = [module.path for module in MODULES.values()]
+    paths += (ROOT / "client" / "src").rglob("*.py")
+    found = [
+        (f"{path.relative_to(ROOT)} {name}", size)
+        for path in paths
+        for name, size in sizes(path.read_text(encoding="utf-8"))
+    ]
+    assert any(name.startswith("client/") for name, _ in found)
+    assert {name for name, size in found if size > MOST_LINES} == LONG
+
+
+def test_lines_of_code_are_counted() -> None:
+    source = '''
+class A:
+    async def f(
+        self,
+    ) -> int:
+        """Says
+
+        what it does."""
+        # Why.
+
+        def g() -> str:
+            """Says nothing."""
+            return """two
+lines"""
+
+        return len(g())
+'''
+    assert dict(sizes(source)) == {"f": 7, "g": 3}
