@@ -45,7 +45,7 @@ class AsyncClient:
         self._http = httpx.AsyncClient(
             base_url=self._address,
             headers=requests.headers(api_key),
-            transport=transport or _transport(self._address),
+            transport=transport or proxies.transport(httpx.AsyncHTTPTransport, self._address),
         )
 
     async def __aenter__(self) -> Self:
@@ -186,10 +186,3 @@ class AsyncClient:
         finally:
             await response.aclose()
         return Reply(response.headers, response.status_code, body)
-
-
-def _transport(address: str) -> httpx.AsyncHTTPTransport:
-    try:
-        return httpx.AsyncHTTPTransport(**proxies.arguments(address))
-    except (ImportError, OSError) as error:
-        raise proxies.failed(error, address) from None

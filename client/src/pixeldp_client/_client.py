@@ -53,7 +53,7 @@ class Client:
         self._http = httpx.Client(
             base_url=self._address,
             headers=requests.headers(api_key),
-            transport=transport or _transport(self._address),
+            transport=transport or proxies.transport(httpx.HTTPTransport, self._address),
         )
 
     def __enter__(self) -> Self:
@@ -215,10 +215,3 @@ class Client:
             finally:
                 response.close()
         return Reply(response.headers, response.status_code, b"".join(parts))
-
-
-def _transport(address: str) -> httpx.HTTPTransport:
-    try:
-        return httpx.HTTPTransport(**proxies.arguments(address))
-    except (ImportError, OSError) as error:
-        raise proxies.failed(error, address) from None

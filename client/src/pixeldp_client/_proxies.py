@@ -7,19 +7,34 @@ words, for every address, whether or not the entry concerns that address.
 import ipaddress
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 from urllib.request import getproxies
 
 import httpx
 
+T = TypeVar("T")
 
-def arguments(address: str) -> dict[str, Any]:
-    """Return the arguments of httpx's transport for ``address``.
+
+def transport(kind: type[T], address: str) -> T:
+    """Return a transport of httpx for ``address``.
 
     Raises:
         ValueError: the proxy cannot be used, or the certificates that the environment names cannot
             be read; says which variable.
     """
+    try:
+        return kind(**_arguments(address))
+    except ImportError:
+        raise ValueError(
+            f"{address}: the environment names a SOCKS proxy, which needs another package: "
+            "pip install 'httpx[socks]', or name the service's host in NO_PROXY"
+        ) from None
+    except OSError as error:
+        reason = f"certificates cannot be read ({error}); see SSL_CERT_FILE"
+        raise ValueError(f"{address}: {reason}") from None
+
+
+def _arguments(address: str) -> dict[str, Any]:
     url = httpx.URL(address)
     proxies = getproxies()
     name = next((one for one in (url.scheme, "all") if proxies.get(one)), None)
@@ -30,16 +45,6 @@ def arguments(address: str) -> dict[str, Any]:
     if name and not bypasses(proxies, url.host, url.port):
         found["proxy"] = _proxy(proxies[name], f"{name}_proxy", url.host)
     return found
-
-
-def failed(error: Exception, address: str) -> ValueError:
-    """Say in one sentence why there is no transport for ``address``."""
-    if isinstance(error, ImportError):
-        return ValueError(
-            f"{address}: the environment names a SOCKS proxy, which needs another package: "
-            "pip install 'httpx[socks]', or name the service's host in NO_PROXY"
-        )
-    return ValueError(f"{address}: certificates cannot be read ({error}); see SSL_CERT_FILE")
 
 
 def bypasses(proxies: Mapping[str, str], host: str, port: int | None) -> bool:
