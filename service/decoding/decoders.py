@@ -128,11 +128,6 @@ class Decoders:
         """Whether large pictures are decoded now, and further ones may wait for it."""
         return not self.queue.full and any(one.alive for one in self._decoders.values())
 
-    @property
-    def busy(self) -> int:
-        """Pictures that are being decoded, or wait for it."""
-        return self.queue.running + self.queue.waiting
-
     def close(self) -> None:
         """End the processes."""
         self._keeping.cancel()

@@ -23,7 +23,8 @@ from typing import Any
 import setproctitle
 
 from models.images import Limits, PictureError, Size, measure
-from service.decoding.reduction import BYTES_A_PIXEL, CannotCertify, Task, reduce_file
+from models.preprocessing import CannotCertify
+from service.decoding.reduction import BYTES_A_PIXEL, Task, reduce_file
 
 # What a process says first: it has loaded what it needs.
 GREETING = b"ready"

@@ -14,9 +14,7 @@ import numpy as np
 
 from models.certification.names import NORMS, Norm
 from models.images import Limits, PictureShape, decode, to_png
-from models.preprocessing import CannotCertify, Preprocessing, plan
-
-__all__ = ["CannotCertify", "Reduced", "Task", "reduce_file"]
+from models.preprocessing import Preprocessing, plan
 
 FLOAT = np.dtype("<f8")
 # What decoding takes at most; WebP takes the most.

@@ -13,7 +13,6 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.guards.budget import REQUEST_BYTES, Budget, Holding
-from service.http.guards.client_gone import CLIENT_LEFT
 from service.http.metrics import Metrics
 from service.http.problems import Problem, internal_error
 from service.http.security import HEADERS
@@ -36,6 +35,8 @@ _PROBES = ("/health/", "/v2/health/", "/metrics")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Under overload and attack a line for each refusal would only add to it; metrics count them.
 _QUIET = {401, 403, 429, 503}
+# What is counted where nobody is left to answer: no standard status says so.
+_CLIENT_LEFT = 499, "client-left"
 
 
 class Envelope:
@@ -136,8 +137,8 @@ class _Exchange:
         seconds = time.monotonic() - self._arrived
         scope, status, outcome, usage = self._scope, self.status, self._outcome, self._usage
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        if status in (0, CLIENT_LEFT):
-            status, outcome = scope.get("refused", (CLIENT_LEFT, "client-left"))
+        if status == 0:
+            status, outcome = scope.get("refused", _CLIENT_LEFT)
         route = _route(scope)
         metrics.requests.answered.labels(route, str(status), outcome).inc()
         metrics.requests.latency.labels(route).observe(seconds)

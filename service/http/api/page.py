@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from models.bundle import SAMPLE_KINDS, BundleError
 from service.http.guards.auth import requires
-from service.http.guards.client_gone import CLIENT_LEFT, unless_client_leaves
+from service.http.guards.client_gone import unless_client_leaves
 from service.http.guards.uploads import read_one
 from service.http.predictions import Predictions
 from service.http.static import Found, read_folder
@@ -38,8 +38,6 @@ async def picture(request: Request) -> Response:
     settings = predictions.settings
     body = await read_one(request, settings.max_bytes, settings.timeout_ms / 1000)
     shown = await unless_client_leaves(request, predictions.show(body.pictures[0], SHOWN_SIDE))
-    if shown is None:
-        return Response(status_code=CLIENT_LEFT)
     return Response(shown, media_type="image/png", headers={"Cache-Control": "no-store"})
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from service.http import problems
 from service.http.api import openapi
@@ -14,7 +15,7 @@ from service.http.api.answers import Answer, Look, headers_together
 from service.http.api.options import Options, parse, resolve
 from service.http.guards.auth import REFUSALS, requires
 from service.http.guards.budget import File, Holding
-from service.http.guards.client_gone import CLIENT_LEFT, unless_client_leaves
+from service.http.guards.client_gone import unless_client_leaves
 from service.http.guards.uploads import Body, read_many, read_one
 from service.http.predictions import Predictions
 from service.http.problems import Problem
@@ -50,8 +51,6 @@ async def predict(request: Request, query: Annotated[Options, Query()]) -> Respo
     arrived: float = request.scope["arrived"]
     picture, options = await _read_one(request, query)
     answered = await unless_client_leaves(request, predictions.predict(picture, options, arrived))
-    if answered is None:
-        return Response(status_code=CLIENT_LEFT)
     robust = answered.certified_size > 0 if answered.robust is None else answered.robust
     status = 406 if options.require == "robust" and not robust else 200
     return Response(
@@ -89,8 +88,6 @@ async def predict_batch(request: Request, query: Annotated[Options, Query()]) ->
             return problem
 
     outcomes = await unless_client_leaves(request, asyncio.gather(*map(one, body.pictures)))
-    if outcomes is None:
-        return Response(status_code=CLIENT_LEFT)
     answers = [None if isinstance(outcome, Problem) else outcome for outcome in outcomes]
     content = [
         json.dumps({"error": outcome.document()})
@@ -135,10 +132,11 @@ async def predict_stream(request: Request, query: Annotated[Options, Query()]) -
     work = asyncio.ensure_future(predictions.predict(picture, options, arrived, put))
     work.add_done_callback(lambda _: looks.put_nowait(None))
     # Until there is something to send, errors are answered as errors.
-    first = await unless_client_leaves(request, looks.get())
-    if not work.done() and first is None:
+    try:
+        first = await unless_client_leaves(request, looks.get())
+    except ClientDisconnect:
         work.cancel()
-        return Response(status_code=CLIENT_LEFT)
+        raise
     if first is None:
         await work
 

@@ -5,21 +5,24 @@ import contextlib
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 T = TypeVar("T")
 
-# No standard status says that the client has left; nobody reads this one.
-CLIENT_LEFT = 499
 
+async def unless_client_leaves(request: Request, work: Awaitable[T]) -> T:
+    """Await ``work``, but cancel it as soon as the client hangs up.
 
-async def unless_client_leaves(request: Request, work: Awaitable[T]) -> T | None:
-    """Await ``work``, but cancel it and return None as soon as the client hangs up."""
+    Raises:
+        ClientDisconnect: it has.
+    """
     task = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_client_leaves(request))
     try:
         await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
     finally:
         leaving.cancel()
         if not task.done():

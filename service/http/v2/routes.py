@@ -18,7 +18,7 @@ from service.http.api.options import Options, parse, resolve
 from service.http.exceptions import READY_SECONDS
 from service.http.guards.auth import requires
 from service.http.guards.budget import File
-from service.http.guards.client_gone import CLIENT_LEFT, unless_client_leaves
+from service.http.guards.client_gone import unless_client_leaves
 from service.http.guards.uploads import held, in_turn, read_body, room
 from service.http.predictions import Predictions
 from service.http.problems import Problem
@@ -139,8 +139,6 @@ async def infer(request: Request, model: Model) -> Response:
     asked = resolve(options, model, settings)
     work = _predict(predictions, files, options, arrived)
     answers = await unless_client_leaves(request, work)
-    if answers is None:
-        return Response(status_code=CLIENT_LEFT)
     return respond(inference.id, inference.outputs, answers, headers_together([*answers], asked))
 
 

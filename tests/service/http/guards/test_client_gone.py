@@ -6,6 +6,7 @@ import weakref
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 from service.http.guards.client_gone import unless_client_leaves
 
@@ -57,7 +58,8 @@ def test_whoever_leaves_is_worked_for_no_longer() -> None:
         client = Client()
         work: asyncio.Task[None] = asyncio.create_task(asyncio.sleep(60))
         asyncio.get_running_loop().call_soon(client.left.set)
-        assert await unless_client_leaves(client, work) is None  # type: ignore[arg-type]
+        with pytest.raises(ClientDisconnect):
+            await unless_client_leaves(client, work)  # type: ignore[arg-type]
         return work.cancelled()
 
     assert asyncio.run(test())
