@@ -261,6 +261,42 @@ def test_clients_that_hang_up_do_not_disturb_others(client: httpx.Client, seven:
     assert draws(client) - before < 5 * 100_000 / 2
 
 
+@pytest.mark.parametrize(
+    ("route", "path"),
+    [
+        ("/predict", "/predict"),
+        ("/predict/batch", "/predict/batch"),
+        ("/v2/models/{name}/infer", "/v2/models/mnist-cnn/infer"),
+    ],
+)
+def test_clients_that_hang_up_are_counted_as_such(
+    client: httpx.Client, seven: bytes, route: str, path: str
+) -> None:
+    picture = base64.b64encode(seven).decode()
+    bodies: dict[str, dict[str, Any]] = {
+        "/predict": {"image": picture},
+        "/predict/batch": {"images": [picture]},
+        "/v2/models/{name}/infer": {
+            "inputs": [
+                {"name": "IMAGE", "datatype": "UINT8", "shape": [1, 28, 28, 1], "data": [0] * 784}
+            ],
+            "parameters": {"max_draws": 100_000, "timeout": 600_000_000},
+        },
+    }
+    options = {} if path.startswith("/v2") else {"max_draws": 100_000, "timeout_ms": 600_000}
+
+    def left() -> float:
+        name = f'pixeldp_requests_total{{outcome="client-left",route="{route}",status="499"}}'
+        lines = client.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    before = left()
+    with pytest.raises(httpx.ReadTimeout):
+        client.post(path, json=bodies[route], params=options, timeout=0.05)
+    idle(client)
+    assert left() == before + 1
+
+
 def test_options_are_drawn_anew_for_every_request(client: httpx.Client, seven: bytes) -> None:
     """Noise is fresh: the same request does not have the same tally every time."""
     noisy = (np.asarray(Image.open(io.BytesIO(seven))) * 0.35).astype(np.uint8)
