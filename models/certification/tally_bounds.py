@@ -54,11 +54,16 @@ def certify(
     largest of all their upper bounds, not that of the rival with the largest mean, and never above
     1 − pA, because the scores of a draw sum to at most 1. With an alpha_rival of 0 it is 1 − pA.
     """
-    sums = np.stack([tally.sums for tally in tallies])
-    squares = np.stack([tally.squares for tally in tallies])
-    draws = np.array([tally.draws for tally in tallies])
-    return certify_arrays(
-        bound, draws, sums, squares, label, alpha_label, alpha_rival, tallies[0].denominator
+    unit = tallies[0].denominator
+    return certify_arrays(bound, *_stack(tallies), label, alpha_label, alpha_rival, unit)
+
+
+def _stack(tallies: Sequence[Tally]) -> tuple[Integers, Integers, Integers]:
+    """Return the draws [B], sums and squares [B, K] of tallies."""
+    return (
+        np.array([tally.draws for tally in tallies]),
+        np.stack([tally.sums for tally in tallies]),
+        np.stack([tally.squares for tally in tallies]),
     )
 
 
@@ -166,11 +171,7 @@ def _certify_votes(
 def _rivals_again(tallies: Sequence[Tally], label: int, alpha: float) -> Floats:
     """Do what :func:`rivals_upper` does by betting; votes seen before are not computed again."""
     if tallies[0].denominator != 1:
-        sums = np.stack([tally.sums for tally in tallies])
-        squares = np.stack([tally.squares for tally in tallies])
-        draws = np.array([tally.draws for tally in tallies])
-        unit = tallies[0].denominator
-        return rivals_upper("betting", draws, sums, squares, label, alpha, unit)
+        return rivals_upper("betting", *_stack(tallies), label, alpha, tallies[0].denominator)
     return np.array(
         [_bet_upper(tally.draws, int(tally.sums[tally.rival(label)]), alpha) for tally in tallies]
     )
