@@ -1,12 +1,12 @@
-"""From the pixels of a picture as sent to what a model takes, by linear maps of known norm.
+"""From the pixels of a picture as sent to a model's input, by linear maps of known norm.
 
-Preprocessing belongs to g: a certificate speaks of the pixels as sent, so their Δ enters it. All
-of it is linear and done in float64, without rounding to bytes: colours, then a separable resize
+Preprocessing belongs to g: a certificate is about the pixels as sent, so its Δ enters the size. All
+steps are linear and done in float64, without rounding to bytes: colours, then a separable resize
 (triangle filter, widened when the picture shrinks, as Pillow and torchvision do with antialiasing)
 so that the picture covers the model's input, then a crop of the centre.
 
-The map meant is the one with the float64 coefficients that are stored here; what evaluating it in
-float64 may add is :meth:`Preprocessing.error`.
+The exact map is the one with the float64 coefficients that are stored here. The error of evaluating
+it in float64 is bounded by :meth:`Preprocessing.error`.
 """
 
 from dataclasses import dataclass, field
@@ -32,27 +32,27 @@ LARGEST_MAGNIFICATION = 64
 LARGEST_SIDE = 16_384
 
 MARGIN = 1 + 1e-10
-# A Δ that is written down and multiplied with another is short, so that the product tells every
-# digit of it.
+# A Δ that is stated and multiplied by another is rounded to this many digits, so that the product
+# has every digit of it.
 DIGITS = 12
-# Above this many rows and columns √(‖A‖₁‖A‖∞) stands in for the largest singular value, which would
-# take longer than a request should wait; for a resize it is up to 7 % larger.
+# Above this many rows and columns, √(‖A‖₁‖A‖∞) replaces the largest singular value, which would
+# take longer than a request should wait. For a resize it is up to 7 % larger.
 _LARGEST_DECOMPOSED = 1024
 # Values of the picture that are converted to float64 at a time (16 MiB).
 _CHUNK = 2**21
 
 
-class CannotCertify(ValueError):  # noqa: N818 - it is what the service answers, not a fault
-    """No preprocessing with a proven sensitivity leads from this picture to the model's input."""
+class CannotCertify(ValueError):  # noqa: N818 - an answer of the service, not a fault
+    """No preprocessing with a proven sensitivity turns this picture into the model's input."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to a ``width`` × ``height`` picture for a model that takes ``shape``.
+    """The map from a ``width`` × ``height`` picture to an input of shape ``shape``.
 
-    ``resized`` is the (height, width) of the whole picture after the resize, of which the centre
-    is kept. ``known`` holds every Δ(p,q) that another process has found, as that takes long for
-    large pictures. Made by :func:`plan`.
+    ``resized`` is the (height, width) of the whole picture after the resize; its centre is kept.
+    ``known`` has every Δ(p,q) that another process has computed, because that takes long for large
+    pictures. Made by :func:`plan`.
     """
 
     width: int
@@ -118,7 +118,7 @@ class Preprocessing:
             pixels: [height, width, channels], uint8 or uint16 as ``bits`` says.
 
         Raises:
-            ValueError: pixels of another shape or type than planned for.
+            ValueError: the pixels do not have the planned shape or type.
         """
         expected = (self.height, self.width, CHANNELS[self.mode])
         if pixels.shape != expected or pixels.dtype != DEPTHS[self.bits]:
@@ -182,7 +182,7 @@ def plan(
 
     Greyscale (.299, .587, .114) or grey to RGB where the channels differ; then a resize by the
     larger of the two sides' ratios, so that the picture covers the input, and a crop of the centre
-    where more is left. A picture of the model's own size and mode is left alone.
+    if more is left. A picture of the model's own size and mode is not changed.
 
     Args:
         width: of the picture, in pixels.
@@ -192,12 +192,12 @@ def plan(
         shape: (channels, height, width) of the model's input.
 
     Raises:
-        CannotCertify: a mode, depth or size that no step here leads from.
+        CannotCertify: there is no step for this mode, depth or size.
     """
     if mode not in CHANNELS:
-        raise CannotCertify(f"pictures of mode {mode!r} are not taken; expected L or RGB")
+        raise CannotCertify(f"pictures of mode {mode!r} are not accepted; expected L or RGB")
     if bits not in DEPTHS:
-        raise CannotCertify(f"pictures of {bits} bits per value are not taken; expected 8 or 16")
+        raise CannotCertify(f"pictures of {bits} bits per value are not accepted; expected 8 or 16")
     channels, *wanted = shape
     if channels not in CHANNELS.values() or min(wanted) < 1:
         raise CannotCertify(
@@ -248,7 +248,7 @@ def _resize_matrix(size: int, resized: int, kept: int) -> Floats:
 
 @lru_cache(maxsize=4096)
 def _resize_norm(size: int, resized: int, kept: int, p: Norm, q: Norm) -> float:
-    """Δ(p,q) of :func:`_resize_matrix`; for p ≤ q exactly 1 where pixels are only chosen."""
+    """Δ(p,q) of :func:`_resize_matrix`; for p ≤ q exactly 1 if pixels are only selected."""
     if size == resized and NORMS.index(p) <= NORMS.index(q):
         return 1.0
     return _norm(_resize_matrix(size, resized, kept), p, q)
@@ -257,9 +257,9 @@ def _resize_norm(size: int, resized: int, kept: int, p: Norm, q: Norm) -> float:
 def _norm(matrix: Floats, p: Norm, q: Norm) -> float:
     """Bound Δ(p,q) of a matrix.
 
-    For p ≤ q it is exact, but for (2,2) of a large one. Else with |(Ax)_i| ≤ ‖row i‖₁·‖x‖∞ it is
-    at most Σ‖row‖₁ for (∞,1) and √Σ‖row‖₁² for (∞,2); and √Σ‖column‖₁² for (2,1), which is the
-    norm from L∞ to L2 of the transpose.
+    For p ≤ q it is exact, except for (2,2) of a large one. Otherwise, as |(Ax)_i| ≤ ‖row i‖₁·‖x‖∞,
+    it is at most Σ‖row‖₁ for (∞,1) and √Σ‖row‖₁² for (∞,2); and √Σ‖column‖₁² for (2,1), which is
+    the norm from L∞ to L2 of the transpose.
     """
     orders = {"l1": 1, "l2": 2, "linf": np.inf}
     rows, columns = (np.abs(matrix).sum(axis=axis) for axis in (1, 0))

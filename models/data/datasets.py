@@ -1,9 +1,9 @@
 """Labelled pictures to train and evaluate on.
 
 By name: ``mnist``, ``svhn``, ``cifar10``, ``cifar100`` and ``imagenet`` from torchvision's files,
-``digits`` from inside scikit-learn. By path, as one's own: an ``.npz`` file, a folder with
-``train.npz`` and ``test.npz`` (or shards of them, ``train-0.npz`` and on), or a folder with one
-subfolder of picture files per label.
+and ``digits`` from scikit-learn. By path, for a user's own: an ``.npz`` file, a folder with
+``train.npz`` and ``test.npz`` (or shards: ``train-0.npz``, ``train-1.npz``, …), or a folder with
+one subfolder of picture files per label.
 """
 
 from difflib import get_close_matches
@@ -38,15 +38,15 @@ def load(name_or_path: str, root: Path | None, split: Split, *, download: bool =
     """Load a data set.
 
     Args:
-        name_or_path: a known name, or the path of one's own. A file and a folder of labels are
-            taken whole, whatever ``split`` says.
-        root: the folder that holds a named one: torchvision's files, or ``root/name`` with shards;
+        name_or_path: a known name, or the path of a user's own. A file and a folder of labels are
+            used whole, whatever ``split`` says.
+        root: the folder of a named data set: torchvision's files, or ``root/name`` with shards;
             ``digits`` need none.
         split: ``train`` or ``test``.
         download: let torchvision fetch missing files into ``root``.
 
     Raises:
-        DataSetError: files that are missing or malformed.
+        DataSetError: files are missing or malformed.
     """
     if name_or_path == "digits":
         return digits(split)
@@ -59,7 +59,7 @@ def load(name_or_path: str, root: Path | None, split: Split, *, download: bool =
     path = Path(name_or_path)
     if names := _roots(path, split):
         choices = " or ".join(f"--data {name} --root {path}" for name in names)
-        raise DataSetError(f"{path}: is the folder that holds {' and '.join(names)}: {choices}")
+        raise DataSetError(f"{path}: holds {' and '.join(names)}; use {choices}")
     if shards := _shards(path, split):
         return _joined(shards)
     if path.is_dir():
@@ -75,7 +75,7 @@ def load(name_or_path: str, root: Path | None, split: Split, *, download: bool =
 
 
 def _roots(folder: Path, split: Split) -> list[str]:
-    """Return the names of the data sets that lie in ``folder``, as ``load`` takes them from it."""
+    """Return the names of the data sets that ``load`` finds in ``folder``."""
     if not folder.is_dir() or _shards(folder, split):
         return []
     sharded = [name for name in LOADERS if _shards(folder / name, split)]
@@ -83,15 +83,13 @@ def _roots(folder: Path, split: Split) -> list[str]:
 
 
 def check_root(name_or_path: str, root: Path | None) -> None:
-    """Make sure that it is said where a named data set lies.
+    """Check that a named data set has a root.
 
     Raises:
-        DataSetError: it is not.
+        DataSetError: it has none.
     """
     if name_or_path in LOADERS and root is None:
-        raise DataSetError(
-            f"{name_or_path} needs the folder that holds it, torchvision's root: --root FOLDER"
-        )
+        raise DataSetError(f"{name_or_path} needs the folder that holds it, torchvision's root: --root FOLDER")
 
 
 def _checked(data: DataSet, source: str) -> DataSet:

@@ -16,13 +16,13 @@ from models.images import MOST_PIXELS, Limits, PictureFileError, read_picture
 
 
 class DataSetError(ValueError):
-    """A data set that cannot be read: says what was expected where, and what to do."""
+    """A data set cannot be read: says what was expected where, and what to do."""
 
 
 class FilePictures:
-    """Pictures that are read when they are asked for, as an array [N, side, side, 3] of uint8.
+    """Pictures that are read when they are used, as an array [N, side, side, 3] of uint8.
 
-    Each is scaled so that its shorter side is ``side``, and its centre taken.
+    Each is scaled so that its shorter side is ``side``, and cropped to its centre.
     """
 
     dtype = np.dtype(np.uint8)
@@ -39,12 +39,12 @@ class FilePictures:
         if isinstance(which, int | np.integer):
             return self._read(self.files[which])
         numbers = np.arange(len(self))[which]
-        with ThreadPoolExecutor() as readers:  # decoding releases the interpreter
+        with ThreadPoolExecutor() as readers:  # decoding releases the interpreter lock
             pictures = list(readers.map(self._read, [self.files[number] for number in numbers]))
         return np.stack(pictures) if pictures else np.empty((0, *self.shape[1:]), np.uint8)
 
     def take(self, which: Integers) -> "FilePictures":
-        """Return some of the pictures, still in their files."""
+        """Return some of the pictures, which are not yet read."""
         return FilePictures([self.files[number] for number in which], self.side)
 
     def _read(self, file: Path) -> NDArray[np.uint8]:
@@ -63,10 +63,10 @@ class DataSet:
     """Labelled pictures of one size.
 
     Attributes:
-        images: uint8 [N, height, width, channels]; :class:`FilePictures` passes for one.
+        images: uint8 [N, height, width, channels]; :class:`FilePictures` behaves like one.
         labels: int64 [N], each an index into ``names``.
         names: the labels' names.
-        passed_over: files that lie where the pictures do and are left out.
+        passed_over: files beside the pictures that are left out.
     """
 
     images: NDArray[np.uint8]
@@ -88,7 +88,7 @@ class DataSet:
         return self._some(np.arange(0, len(self), step))
 
     def apart(self, count: int) -> "tuple[DataSet, DataSet]":
-        """Divide into all but ``count`` pictures, evenly spread, and those.
+        """Split ``count`` pictures off, evenly spread: return the others, and these.
 
         Raises:
             DataSetError: there are not that many to spare.
@@ -110,7 +110,7 @@ class DataSet:
     def digest(self) -> str:
         """Return the SHA-256 of shape, pixels and labels, in hexadecimal.
 
-        Of pictures in files their names count in place of their pixels.
+        For pictures in files, their names are hashed instead of their pixels.
         """
         digest = hashlib.sha256(repr(self.images.shape).encode())
         if isinstance(self.images, FilePictures):
@@ -128,5 +128,5 @@ class DataSet:
 
 
 def as_array(pictures: FilePictures) -> NDArray[np.uint8]:
-    """Have ``pictures`` pass for an array, of which they have what this project uses."""
+    """Type ``pictures`` as an array: they have the members of one that this project uses."""
     return cast(NDArray[np.uint8], pictures)

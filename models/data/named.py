@@ -1,6 +1,6 @@
-"""The data sets that are known by name: torchvision's, and the digits inside scikit-learn.
+"""The data sets that are known by name: torchvision's, and scikit-learn's digits.
 
-torchvision, and PyTorch with it, is imported only where there are files for it to read.
+torchvision, and PyTorch with it, is imported only if there are files for it to read.
 """
 
 import gzip
@@ -21,7 +21,7 @@ Loader = Callable[[Path, Split, bool], DataSet]
 # How many of scikit-learn's 1,797 digits are for training; the rest, by other writers, for testing.
 DIGITS_TRAIN = 1500
 DIGITS_LARGEST = 16
-# What the classifiers that ImageNet is known for take: Inception's 299 pixels.
+# The input of well-known ImageNet classifiers is at most this large: Inception's 299 pixels.
 IMAGENET_SIDE = 299
 
 
@@ -42,14 +42,14 @@ def digits(split: Split) -> DataSet:
 
 
 def mnist(root: Path, split: Split, download: bool) -> DataSet:
-    """Load MNIST, packed as it is published or not."""
+    """Load MNIST, compressed as published or not."""
     raw = root / _PLACES["mnist"]
     MNIST = _torchvision("MNIST", raw, download)
     packed = {name: raw / f"{name}.gz" for name in _MNIST_FILES}
     if all(file.is_file() for file in packed.values()) and not all(
         (raw / name).is_file() for name in packed
     ):
-        # torchvision unpacks while downloading only; the official files do as they are.
+        # torchvision decompresses only while it downloads; here the official files are enough.
         with tempfile.TemporaryDirectory() as temporary:
             unpacked = Path(temporary) / "MNIST" / "raw"
             unpacked.mkdir(parents=True)
@@ -118,7 +118,7 @@ _IMAGENET_CMYK = frozenset(
     | {"n07583066_647.JPEG", "n13037406_4650.JPEG"}
 )
 
-# Each lies in a folder of one's own choice, as torchvision lays it out.
+# Each is in a folder of the user's choice, in torchvision's layout.
 LOADERS: dict[str, Loader] = {
     "cifar10": cifar10,
     "cifar100": cifar100,
@@ -127,7 +127,7 @@ LOADERS: dict[str, Loader] = {
     "svhn": svhn,
 }
 
-# What lies in the root of each, by which it is known.
+# The content of each root, by which a data set is recognised.
 _PLACES = {
     "cifar10": "cifar-10-batches-py",
     "cifar100": "cifar-100-python",
@@ -146,7 +146,7 @@ def _unpack(source: Path, target: Path) -> None:
         with gzip.open(source) as packed, target.open("wb") as plain:
             shutil.copyfileobj(packed, plain)
     except (OSError, EOFError) as error:
-        raise DataSetError(f"{source}: cannot be unpacked ({error}); fetch it again") from None
+        raise DataSetError(f"{source}: cannot be unpacked ({error}); download it again") from None
 
 
 def find_named(folder: Path) -> list[str]:
@@ -162,10 +162,10 @@ def _cifar(name: str, root: Path, split: Split, download: bool) -> DataSet:
 
 
 def _torchvision(name: str, expected: Path, download: bool | None) -> Any:
-    """Return torchvision's data set ``name``, whose files lie at ``expected``.
+    """Return torchvision's data set ``name``, whose files are at ``expected``.
 
     Raises:
-        DataSetError: nothing lies there, and it is not to be fetched.
+        DataSetError: there is nothing, and it is not to be downloaded.
     """
     if not (download or expected.exists()):
         raise _missing(name, expected, download)
@@ -180,7 +180,7 @@ def _torchvision(name: str, expected: Path, download: bool | None) -> Any:
 def _from_torchvision(
     kind: Callable[..., Any], root: Path, expected: Path, download: bool | None, **part: Any
 ) -> Any:
-    """Make a data set of torchvision; ``download`` is None for one that it cannot fetch."""
+    """Make a data set from torchvision's; ``download`` is None if it cannot download that one."""
     options = part if download is None else {**part, "download": download}
     try:
         return kind(root, **options)

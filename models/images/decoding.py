@@ -20,7 +20,7 @@ from models.images.errors import (
 )
 from models.images.files import Form, Still, find_form
 
-# Above this Pillow warns by itself, through the process-wide warning filters.
+# Above this, Pillow itself warns, through the process-wide warning filters.
 MOST_PIXELS = 89_478_485
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -28,11 +28,11 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a picture may be.
+    """The limits of a picture.
 
     ``max_pixels`` is width × height. The default takes the 24-megapixel pictures of most cameras.
-    Decoding one holds up to 13 bytes a pixel, 20 if it is WebP: at the default 325 or 500 MB,
-    times the pictures that are decoded at once.
+    Decoding one takes up to 13 bytes per pixel, or 20 for WebP: at the default 325 or 500 MB, times
+    the number of pictures that are decoded at once.
     """
 
     max_pixels: int = 25_000_000
@@ -44,7 +44,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class PictureShape:
-    """What a picture is beside its pixels: its size, and what its values are."""
+    """A picture without its pixels: its size, and the kind of its values."""
 
     width: int
     height: int
@@ -58,7 +58,7 @@ class PictureShape:
 
     @property
     def values(self) -> int:
-        """The number of pixel values, which the norms' dimension d is."""
+        """The number of pixel values: the dimension d of the norms."""
         return self.width * self.height * self.channels
 
     def digest_with(self, content: bytes) -> str:
@@ -92,9 +92,9 @@ class Picture(PictureShape):
 
 @dataclass(frozen=True)
 class Size:
-    """What a file's structure says of the picture in it: nothing has been decoded.
+    """What a file's structure says about its picture, before anything is decoded.
 
-    ``scans`` is how many times its pixels are gone through: several in a progressive JPEG.
+    ``scans`` is the number of passes over the pixels: several in a progressive JPEG.
     """
 
     width: int
@@ -108,15 +108,15 @@ class Size:
 
     @property
     def work(self) -> int:
-        """Pixels that decoding goes through."""
+        """The number of pixels that decoding processes, over all scans."""
         return self.pixels * self.scans
 
 
 def measure(data: bytes, limits: Limits = Limits()) -> Size:
-    """Say how large a picture is, in time and memory in proportion to the bytes alone.
+    """Return a picture's size, in time and memory proportional to the number of bytes.
 
     Raises:
-        PictureError: as :func:`decode` does, if that shows without decoding.
+        PictureError: as :func:`decode`, if the structure already shows it.
     """
     form = find_form(data)
     with _broken(form):
@@ -129,7 +129,7 @@ def decode(data: bytes, limits: Limits = Limits()) -> Picture:
 
     Raises:
         PictureError: one of its three kinds; never anything else, whatever the bytes.
-        MemoryError: there is too little memory, which says nothing of the bytes.
+        MemoryError: there is too little memory, which says nothing about the bytes.
     """
     form = find_form(data)
     with _broken(form):
@@ -142,21 +142,21 @@ def decode(data: bytes, limits: Limits = Limits()) -> Picture:
 
 @contextmanager
 def _broken(form: Form) -> Iterator[None]:
-    """Turn what goes wrong with a stranger's bytes into what the caller expects."""
+    """Turn whatever a stranger's bytes cause into the errors that the caller expects."""
     try:
         yield
     except (PictureError, MemoryError):
         raise
     # Pillow signals a broken file by whichever exception its parser stumbles over: OSError,
-    # SyntaxError, ValueError, struct.error and more. Whatever it was, these bytes gave no picture;
-    # the cause stays attached.
+    # SyntaxError, ValueError, struct.error and more. In any case these bytes gave no picture; the
+    # cause stays attached.
     except Exception as error:
         reason = f"a broken or truncated {form.name} file ({error or type(error).__name__})"
         raise NotAPicture(reason) from error
 
 
 def to_png(picture: Picture, side: int) -> bytes:
-    """Return a PNG file of 8-bit pixels to look at, averaged until no side is twice ``side``."""
+    """Return a PNG of 8-bit pixels for viewing, averaged until no side is twice ``side``."""
     pixels = picture.array()
     if picture.bits == 16:
         pixels = (pixels >> 8).astype(np.uint8)
@@ -168,7 +168,7 @@ def to_png(picture: Picture, side: int) -> bytes:
 
 
 def _read(form: Form, data: bytes, limits: Limits) -> Still:
-    """Read a file's structure, and hold the picture to the limits."""
+    """Read a file's structure, and check the picture against the limits."""
     still = form.read(data)
     pixels = still.width * still.height
     if pixels == 0:
@@ -224,9 +224,9 @@ def over_white(colour: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[n
 
 
 def _oriented(array: Pixels, orientation: int) -> Pixels:
-    """Turn [height, width, channels] the way that EXIF's ``orientation`` says.
+    """Rotate and mirror [height, width, channels] as EXIF's ``orientation`` says.
 
-    2 to 8 are its mirrored and turned cases; 1 and numbers without a meaning leave it as coded.
+    2 to 8 are the mirrored and rotated cases; 1 and undefined numbers leave it as coded.
     """
     match orientation:
         case 2:

@@ -4,11 +4,11 @@ ACCEPTED = "PNG, JPEG, WebP, BMP, GIF, TIFF, and binary PBM, PGM and PPM"
 
 
 class PictureError(ValueError):
-    """A picture that cannot be answered about: the message says what was wrong and what to do."""
+    """A picture is refused: the message says what was wrong and what to do."""
 
 
 class NotAPicture(PictureError):  # noqa: N818 - the name of the problem that the API reports
-    """The bytes are no picture, of a format that is not accepted, or broken or truncated."""
+    """The bytes are not a picture, not in an accepted format, or broken or truncated."""
 
     def __init__(self, found: str) -> None:
         super().__init__(f"Not a picture that can be read: {found}. Accepted are {ACCEPTED}.")
@@ -26,7 +26,7 @@ class TooManyPixels(PictureError):  # noqa: N818
 
 
 class CannotCertifyPicture(PictureError):  # noqa: N818
-    """A picture whose pixels would have to be altered first, or that has several frames."""
+    """The picture's pixels would have to be altered first, or it has several frames."""
 
     def __init__(self, found: str, remedy: str) -> None:
         super().__init__(f"The picture cannot be certified as sent: {found}. {remedy}")

@@ -1,7 +1,7 @@
 """From a picture file to the parts of it that make its pixels.
 
-A reader per format walks the file's outer structure, refuses what cannot be answered about, and
-hands on a file with nothing else in it.
+A reader for each format walks the file's outer structure, refuses files that cannot be answered,
+and passes on a file with only these parts.
 """
 
 import io
@@ -25,16 +25,16 @@ from models.images.errors import CannotCertifyPicture, NotAPicture
 
 # Chunks, segments, strips or tiles. An honest picture of 25 megapixels has some ten thousand.
 MOST_PARTS = 65_536
-# A progressive JPEG has about ten. Each scan visits every pixel however few bytes it takes, so a
-# small file of many thousand would keep a core busy for minutes.
+# A progressive JPEG has about ten. Each scan visits every pixel, however few bytes it has, so a
+# small file with many thousand scans would keep a core busy for minutes.
 MOST_SCANS = 100
 
 
 class Still(NamedTuple):
-    """One picture: its size as coded, and a file with nothing in it but what makes its pixels.
+    """One picture: its size as coded, and a file with only the parts that make its pixels.
 
-    ``transparent`` is the grey or the RGB value, as decoded, that stands for transparency;
-    ``scans`` is how many times its pixels are gone through.
+    ``transparent`` is the decoded grey or RGB value that stands for transparency; ``scans`` is the
+    number of passes over the pixels.
     """
 
     width: int
@@ -46,7 +46,7 @@ class Still(NamedTuple):
 
 
 class Form(NamedTuple):
-    """A file format: how it begins, what reads its structure, what decodes the rest."""
+    """A file format: how it begins, who reads its structure, and who decodes the rest."""
 
     name: str
     begins: re.Pattern[bytes]
@@ -103,7 +103,7 @@ def _read_png(data: bytes) -> Still:
             case b"eXIf":
                 orientation = _orientation(bytes(body))
             case b"tRNS" if colour in (0, 2):
-                # Pillow would compare the sample as coded with the pixel as spread over 0 … 255.
+                # Pillow would compare the coded sample with a pixel that is spread over 0 … 255.
                 spread = 255 // ((1 << depth) - 1) if depth < 8 else 1
                 samples = struct.unpack(">H" if colour == 0 else ">HHH", body)
                 transparent = tuple(spread * sample for sample in samples)
@@ -120,7 +120,7 @@ def _read_png(data: bytes) -> Still:
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # without DHT, JPG and DAC
-_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # APP and comments; JFIF and Adobe tell the colours
+_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # APP and comments; JFIF and Adobe state the colours
 
 
 def _read_jpeg(data: bytes) -> Still:
@@ -197,10 +197,10 @@ _BMP_MASKS = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 
 
 def _read_bmp(data: bytes) -> Still:
-    """Find the size; only uncompressed pixels are handed on, and their alpha, if any, is declared.
+    """Find the size; only uncompressed pixels are passed on, and their alpha, if any, is declared.
 
-    Browsers heed the alpha mask of a picture without bit fields, too, which Pillow does not: in
-    this form Chromium puts pictures on the clipboard.
+    Browsers respect the alpha mask of a picture without bit fields, too; Pillow does not. Chromium
+    puts pictures on the clipboard in this form.
     """
     (size,) = struct.unpack_from("<I", data, 14)
     if size == 12:
@@ -233,7 +233,7 @@ def _read_bmp(data: bytes) -> Still:
 
 
 def _check_alpha_of_bmp(data: bytes, pixels: int, mask: int) -> None:
-    """Refuse a mask that is not one byte, and alpha that some viewers take for none."""
+    """Refuse a mask that is not one byte, and alpha that some viewers ignore."""
     masks = {0xFF << 8 * byte: byte for byte in range(4)}
     if mask not in masks:
         raise _alpha_of_bmp(f"has the alpha mask 0x{mask:08x}")
@@ -261,7 +261,7 @@ def _read_gif(data: bytes) -> Still:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     position = start = 13 + table(flags)
     control, frame, transparent, parts = b"", b"", None, 0
-    # Some writers leave the trailer out; a frame that ends is whole without it.
+    # Some writers omit the trailer; a frame that ends is complete without it.
     while position < len(data) and data[position] != 0x3B:
         parts += 1
         if parts > MOST_PARTS:
@@ -277,7 +277,7 @@ def _read_gif(data: bytes) -> Still:
             left, top, across, down, flags = struct.unpack_from("<4HB", data, position + 1)
             end = after_blocks(position + 11 + table(flags))
             frame = data[position:end]
-            # A frame that leaves the screen enlarges it, in Pillow as in browsers.
+            # A frame that reaches beyond the screen enlarges it, in Pillow as in browsers.
             width, height = max(width, left + across), max(height, top + down)
         else:
             raise NotAPicture(f"a GIF file with the unknown block 0x{data[position]:02x}")
@@ -334,14 +334,14 @@ class _Directory:
         self.entries: dict[int, bytes] = {}
         for position in range(start + 2, start + 2 + 12 * count, 12):
             (tag,) = struct.unpack_from(self.order + "H", data, position)
-            # Of a tag given twice, Pillow and libtiff need not take the same one.
+            # If a tag is given twice, Pillow and libtiff may use different ones.
             if tag in _Tag.PIXELS and tag in self.entries:
                 raise NotAPicture(f"a TIFF file with tag {tag} given twice")
             self.entries[tag] = data[position : position + 12]
         self.next = data[start + 2 + 12 * count : start + 6 + 12 * count]
 
     def layout(self, tag: int) -> tuple[str, bytes, int]:
-        """Return how the tag's integers are packed, in which bytes, and where in those."""
+        """Return how the tag's integers are packed, the bytes that hold them, and their offset."""
         _, kind, count, position = struct.unpack(self.order + "HHII", self.entries[tag])
         code = {3: "H", 4: "I"}.get(kind)
         if code is None or not 0 < count <= 4 * MOST_PARTS:
@@ -352,7 +352,7 @@ class _Directory:
         return layout, self.data, position
 
     def values(self, tag: int, *default: int) -> tuple[int, ...]:
-        """Return the tag's integers, or the default where the file has no such tag."""
+        """Return the tag's integers, or the default if the file has no such tag."""
         return struct.unpack_from(*self.layout(tag)) if tag in self.entries else default
 
     def value(self, tag: int, *default: int) -> int:
@@ -361,7 +361,7 @@ class _Directory:
         return value
 
     def alone(self) -> bytes:
-        """Return the file with a directory of nothing but the tags that make the pixels."""
+        """Return the file with a directory of only the tags that make the pixels."""
         kept = [tag for tag in sorted(self.entries) if tag in _Tag.PIXELS]
         if sum(struct.calcsize(self.layout(tag)[0]) for tag in kept) > len(self.data):
             raise _truncated("TIFF")
@@ -391,7 +391,7 @@ _TIFF_COMPRESSIONS = {1, 5, 8, 32773, 32946}
 
 
 def _read_tiff(data: bytes) -> Still:
-    """Keep one directory, of the tags that make the pixels, after checking what they claim."""
+    """Keep one directory with the tags that make the pixels, after checking their values."""
     tags = _Directory(data)
     if tags.next != bytes(4):
         raise _several("TIFF")

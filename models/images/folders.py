@@ -1,4 +1,4 @@
-"""Picture files on disk: which of a folder's files are pictures, and the pixels of one."""
+"""Picture files on disk: which files of a folder are pictures, and the pixels of one."""
 
 import mimetypes
 from collections.abc import Iterator, Sequence
@@ -13,9 +13,9 @@ SUFFIXES = frozenset(
     {".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm"}
     | {".ppm", ".tif", ".tiff", ".webp"}
 )
-# Of pictures that the standard library's list of media types may not know, and nobody reads here.
+# Suffixes of pictures that the standard library's media types may lack, and that are not read here.
 _OTHER_SUFFIXES = frozenset({".avif", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg", ".tga"})
-# What Windows, macOS and network drives leave beside pictures without hiding it by a dot.
+# Files that Windows, macOS and network drives leave beside pictures, without a leading dot.
 _LEFT_BEHIND = frozenset(
     {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"}
 )
@@ -23,7 +23,7 @@ _SHOWN = 5
 
 
 class PictureFileError(ValueError):
-    """A picture file that cannot be read: names the file, and says why and what to do."""
+    """A picture file cannot be read: names the file, and says why and what to do."""
 
 
 class Found(NamedTuple):
@@ -34,10 +34,10 @@ class Found(NamedTuple):
 
 
 def find_pictures(folder: Path) -> Found:
-    """Find the files in a folder and the folders in it, sorted by path.
+    """Find the files in a folder and its subfolders, sorted by path.
 
-    Hidden files and folders are passed over, and so is what operating systems leave behind. A file
-    is a picture by its suffix, or by how its bytes begin.
+    Hidden files and folders are skipped, and so are files that operating systems leave behind. A
+    file is a picture by its suffix, or by its first bytes.
 
     Raises:
         OSError: a folder or a file cannot be read.
@@ -54,18 +54,18 @@ def is_hidden(path: Path) -> bool:
 
 
 def report_others(others: Sequence[Path]) -> str:
-    """Say in a line which files were passed over, of which there is at least one."""
+    """Say in one line which files were skipped; there must be at least one."""
     names = ", ".join(map(str, others[:_SHOWN]))
     more = f" and {len(others) - _SHOWN:,} more" if len(others) > _SHOWN else ""
     count = "1 file is" if len(others) == 1 else f"{len(others):,} files are"
-    return f"{count} left out, not of a kind that is read: {names}{more}"
+    return f"{count} left out, because their kind is not read: {names}{more}"
 
 
 def read_picture(file: Path, limits: Limits = Limits()) -> Picture:
     """Decode a picture file, as the service would decode its bytes.
 
     Raises:
-        PictureFileError: it is not a picture that can be answered about.
+        PictureFileError: it is not a picture that can be answered.
         OSError: the file cannot be read.
     """
     try:
@@ -75,7 +75,7 @@ def read_picture(file: Path, limits: Limits = Limits()) -> Picture:
 
 
 def _files(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
-    """Yield the files below ``folder``; ``above`` holds its real path and those it lies in."""
+    """Yield the files below ``folder``; ``above`` has its real path and those of its parents."""
     for path in sorted(folder.iterdir()):
         if is_hidden(path):
             continue

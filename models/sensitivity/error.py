@@ -1,12 +1,12 @@
-"""What evaluating g in float64 may add to it: a proven bound on its rounding errors.
+"""A proven bound on the rounding errors of evaluating g in float64.
 
-The computed input x̃ is itself off by some error; then
+The computed input x̃ itself has some error. Then
 
     ‖g̃(x̃) − g(x)‖_q ≤ ‖g̃(x̃) − g(x̃)‖_q + Δ(q,q)·‖x̃ − x‖_q,
 
-where g̃ is g as it is computed. The first term is built up layer by layer. For each norm s is
-known how large what goes into a layer can be, and how far it can be off. A layer f with bounds
-Δ(r,s) that errs by at most ``local`` in each of its n values makes of them
+where g̃ is g as it is computed. The first term is accumulated layer by layer. In each norm s it is
+known how large the input of a layer can be, and how large its error. A layer f with bounds Δ(r,s)
+that errs by at most ``local`` in each of its n values turns them into
 
     magnitude_s = min_r Δ(r,s)·magnitude_r + ‖f(0)‖_s,
     error_s     = min_r Δ(r,s)·error_r + ‖local‖_s,
@@ -15,7 +15,7 @@ where a vector of n values of at most c has norms n·c, √n·c and c.
 
 Local errors: u = 2⁻⁵³ is float64's unit roundoff. A sum of t products errs, in any order and with
 fused or separate operations, by at most t·u/(1 − t·u) of the sum of their absolute values (Higham
-2002, section 3.1). Everywhere below twice that is stated, which also covers the rounding of these
+2002, section 3.1). Everywhere below, twice that is used, which also covers the rounding of these
 few numbers themselves.
 """
 
@@ -51,9 +51,9 @@ class EncoderError:
     """Bounds on the error of a computed g, in one norm.
 
     Attributes:
-        own: what g's own arithmetic adds.
-        passed_on: by how much an error of its input is multiplied at most, in the same norm.
-        largest: the largest absolute value that can come out.
+        own: the error that g's own arithmetic adds.
+        passed_on: the largest factor by which g multiplies an error of its input, in this norm.
+        largest: the largest absolute value of an output.
     """
 
     own: float
@@ -61,13 +61,13 @@ class EncoderError:
     largest: float
 
     def total(self, of_input: float) -> float:
-        """The whole error where the input is off by ``of_input`` in the same norm."""
+        """The whole error if the input has the error ``of_input`` in the same norm."""
         return self.own + self.passed_on * of_input
 
 
 @dataclass(frozen=True)
 class _State:
-    """What is known between two layers, each in every norm."""
+    """The bounds between two layers, each in every norm."""
 
     shape: Shape
     magnitude: Norms
@@ -81,9 +81,10 @@ def encoder_error(
     """Bound the float64 error of g on inputs in [0, 1], in ``norm``.
 
     Args:
-        encoder: g in float64 and in evaluation mode; layers as ``encoder_sensitivity`` takes.
-        input_shape: (channels, height, width) of what goes in.
-        norm: of the error of what comes out, and of that of what goes in.
+        encoder: g in float64 and in evaluation mode; with layers that ``encoder_sensitivity``
+            knows.
+        input_shape: (channels, height, width) of the input.
+        norm: of the errors of the input and of the output.
 
     Raises:
         ValueError: a layer without a proven bound, weights that are not finite, or a shape that
@@ -175,7 +176,7 @@ def _average(layer: nn.AvgPool2d, shape: Shape, largest: float) -> tuple[float, 
 def _adaptive_average(
     layer: nn.AdaptiveAvgPool2d, shape: Shape, largest: float
 ) -> tuple[float, float]:
-    """No window holds more values than the picture."""
+    """No window has more values than the picture."""
     return 0.0, (prod(shape[1:]) + 1) * _TWICE_U * largest
 
 
@@ -207,7 +208,7 @@ def _leaky_relu(layer: nn.LeakyReLU, shape: Shape, largest: float) -> tuple[floa
 def _at_most_one(layer: nn.Module, shape: Shape, largest: float) -> tuple[float, float]:
     """PyTorch's tanh errs by at most one unit in the last place of a number up to 1 (SLEEF).
 
-    Its sigmoid is 1/(1 + exp(−x)), of four such operations. Eight units are stated.
+    Its sigmoid is 1/(1 + exp(−x)), four such operations. Eight units are used.
     """
     return abs(float(layer(torch.zeros(1)))), 8 * _TWICE_U
 

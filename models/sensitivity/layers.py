@@ -1,4 +1,4 @@
-"""What is proven of single ``torch.nn`` layers: a table of bounds Δ(r,s) for each kind.
+"""Proven bounds of single ``torch.nn`` layers: a table of Δ(r,s) for each kind.
 
 A layer counts only if it is exactly one of the classes in ``RULES``: a subclass may compute
 anything. A change of norm (‖v‖₁ ≤ √d·‖v‖₂, ‖v‖₂ ≤ √d·‖v‖∞, ‖v‖∞ ≤ ‖v‖₂ ≤ ‖v‖₁ for d values) may
@@ -32,16 +32,16 @@ Table = dict[tuple[Norm, Norm], Sensitivity]
 def layer_table(
     layer: nn.Module, shape: Shape, norm: nn.BatchNorm2d | None = None
 ) -> tuple[Table, Shape]:
-    """Bound every Δ(r,s) of one layer, and tell the shape of what it returns.
+    """Bound every Δ(r,s) of one layer, and return the shape of its output.
 
     Args:
         layer: in evaluation mode where that matters.
-        shape: of what goes in, without the batch.
-        norm: for a convolution, the batch norm that follows it; the bounds are those of both as
-            one, which is itself a convolution: each row times that channel's factor.
+        shape: of the input, without the batch.
+        norm: for a convolution, the batch norm that follows it. The bounds are those of both
+            together, which are again a convolution: each row times that channel's factor.
 
     Raises:
-        ValueError: a layer without a proven bound, or a shape that does not fit.
+        ValueError: the layer has no proven bound, or the shape does not fit.
     """
     if norm is not None and isinstance(layer, nn.Conv2d):
         known, output = _conv2d(layer, shape, batch_norm_factors(norm, layer.out_channels))
@@ -84,17 +84,17 @@ def batch_norm_factors(layer: nn.BatchNorm2d, channels: int) -> Floats:
 
 
 def float64(tensor: torch.Tensor) -> Floats:
-    """Return a float64 copy of ``tensor`` for numpy; every smaller format is exact in it."""
+    """Return a float64 copy of ``tensor`` for numpy; smaller formats convert exactly."""
     return np.asarray(tensor.detach().to("cpu", torch.float64).numpy())
 
 
 def two(value: Any) -> Size:
-    """(rows, columns): pooling keeps one number or a pair as it was given, convolutions a pair."""
+    """(rows, columns): pooling layers keep a number or a pair as given, convolutions a pair."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def adaptive_windows(size: int, outputs: int | None) -> Floats:
-    """[outputs, size]: one axis of adaptive average pooling; ``None`` leaves the axis alone.
+    """[outputs, size]: one axis of adaptive average pooling; ``None`` does not change the axis.
 
     Output i averages the values from ⌊i·size/outputs⌋ up to, not including, ⌈(i+1)·size/outputs⌉.
     """
@@ -107,7 +107,7 @@ def adaptive_windows(size: int, outputs: int | None) -> Floats:
 
 
 def _with_changes(known: Table, inputs: int, outputs: int) -> Table:
-    """Fill the table: each pair by the best of the ``known`` with changes of norm around it."""
+    """Fill the table: each pair by the best ``known`` bound with changes of norm around it."""
     table: Table = {}
     for r in NORMS:
         for s in NORMS:
@@ -150,10 +150,10 @@ def _flatten(layer: nn.Flatten, shape: Shape) -> tuple[Table, Shape]:
 
 
 def _elementwise(slope: float) -> Callable[[nn.Module, Shape], tuple[Table, Shape]]:
-    """The rule of a function of single values whose difference quotients never exceed ``slope``.
+    """Return the rule of an elementwise function whose slopes never exceed ``slope``.
 
-    |f(a) − f(b)| ≤ slope·|a − b| per value, hence in every norm. Softplus is not here: torch's
-    jumps where it goes over to the identity, and GELU and SiLU exceed 1.
+    |f(a) − f(b)| ≤ slope·|a − b| for each value, hence in every norm. Softplus is missing because
+    torch's jumps where it turns into the identity; GELU and SiLU because their slopes exceed 1.
     """
 
     def rule(layer: nn.Module, shape: Shape) -> tuple[Table, Shape]:
@@ -179,7 +179,7 @@ def _conv2d(layer: nn.Conv2d, shape: Shape, factors: Floats | None = None) -> tu
     size = _size(shape, layer.in_channels)
     if layer.padding_mode != "zeros":
         raise ValueError(
-            f"padding_mode {layer.padding_mode!r} repeats pixels and so has a norm of its own; "
+            f"padding_mode {layer.padding_mode!r} repeats pixels, which changes the norm; "
             "use 'zeros'"
         )
     padding: int | tuple[int, ...] | str = layer.padding
@@ -224,7 +224,7 @@ def _adaptive_average(layer: nn.AdaptiveAvgPool2d, shape: Shape) -> tuple[Table,
     """Rows ⊗ columns, on each channel.
 
     For p ≤ q Minkowski's inequality lets an axis's norm act on all lines along it at once, so that
-    the two axes' norms multiply, and a further axis that is left alone (channels) has norm 1. The
+    the two axes' norms multiply, and a further axis that is not changed (channels) has norm 1. The
     other pairs follow by changes of norm.
     """
     given: Any = layer.output_size
@@ -247,8 +247,8 @@ def _adaptive_average(layer: nn.AdaptiveAvgPool2d, shape: Shape) -> tuple[Table,
 def _maximum(layer: nn.MaxPool2d, shape: Shape) -> tuple[Table, Shape]:
     """|max a − max b|ᵖ ≤ max |a − b|ᵖ ≤ Σ|a − b|ᵖ in each window.
 
-    Where no value lies in more than n windows, the sum over windows is at most n·‖a − b‖ᵖ: Δ(p,p)
-    is at most n, √n and 1 for p = 1, 2 and ∞, and 1 for all where windows do not overlap.
+    If no value lies in more than n windows, the sum over windows is at most n·‖a − b‖ᵖ: Δ(p,p) is
+    at most n, √n and 1 for p = 1, 2 and ∞, and 1 for all if windows do not overlap.
     """
     if layer.ceil_mode or layer.return_indices:
         raise ValueError("use ceil_mode=False and return_indices=False")
