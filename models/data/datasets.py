@@ -89,7 +89,9 @@ def check_root(name_or_path: str, root: Path | None) -> None:
         DataSetError: it has none.
     """
     if name_or_path in LOADERS and root is None:
-        raise DataSetError(f"{name_or_path} needs the folder that holds it, torchvision's root: --root FOLDER")
+        raise DataSetError(
+            f"{name_or_path} needs the folder that holds it, torchvision's root: --root FOLDER"
+        )
 
 
 def _checked(data: DataSet, source: str) -> DataSet:

@@ -1,4 +1,4 @@
-"""Networks by name. Each is built whole and divided where the noise goes: g before it, h after."""
+"""Networks by name. Each is built whole, then divided where noise is added: g before, h after."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -45,8 +45,8 @@ def build(
         name: a key of ``NETWORKS`` or ``IMPORTED``, or ``denoised``: an autoencoder, with the
             arguments ``autoencoder``, in front of the network ``classifier``, a name and arguments.
         shape: (channels, height, width) of the pictures.
-        labels: how many labels there are; h returns that many logits a row.
-        placement: where the noise goes, as in :func:`models.networks.placement.divide`.
+        labels: the number of labels; h returns that many logits for each row.
+        placement: where the noise is added, as in :func:`models.networks.placement.divide`.
         arguments: the network's own options.
         program: of ``exported``.
 
@@ -54,7 +54,7 @@ def build(
         g and h. g of ``image`` is ``nn.Identity``.
 
     Raises:
-        ValueError: an unknown name or placement, or arguments that do not fit.
+        ValueError: the name or placement is unknown, or the arguments do not fit.
     """
     return divide(_whole(name, shape, labels, arguments, program), placement)
 

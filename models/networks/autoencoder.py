@@ -1,8 +1,8 @@
 """The autoencoder in front of a classifier (Lécuyer et al. 2019, section III-B, option 4).
 
-It is trained to undo the noise while the classifier behind it stays as it is. PixelDP makes no
-demands on what comes after the noise, so any classifier can stand there. The noise goes into the
-picture, or after the autoencoder's first convolution, whose sensitivity is kept.
+It is trained to undo the noise while the classifier behind it stays as it is. PixelDP demands
+nothing of the layers after the noise, so any classifier will do. The noise is added to the picture,
+or after the autoencoder's first convolution, whose sensitivity is kept at a bound.
 """
 
 from collections import OrderedDict
@@ -16,7 +16,7 @@ from models.networks.resnet import Residual
 
 Shape = tuple[int, int, int]
 
-# Names of the two parts, and so the beginnings of their weights' names.
+# Names of the two parts, and so prefixes of their weights' names.
 CLASSIFIER = "classifier"
 
 
@@ -29,24 +29,24 @@ def build_autoencoder(
     depth: int = 0,
     residual: bool = False,
 ) -> nn.Sequential:
-    """Build convolutions with as many transposed ones behind them, pictures to pictures.
+    """Build convolutions and as many transposed convolutions, from pictures to pictures.
 
     Args:
         shape: (channels, height, width) of the pictures.
         channels: outputs of each convolution.
         strides: of each convolution.
         kernel: the side of all kernels, odd.
-        depth: how many 3×3 convolutions stand in the middle.
-        residual: whether what is computed is a correction to the picture (as by Zhang et al. 2017),
-            at first none. Noise can then only go into the image.
+        depth: the number of 3×3 convolutions in the middle.
+        residual: whether the output is a correction to the picture (as in Zhang et al. 2017), at
+            first zero. Noise can then only be added to the image.
 
     Raises:
-        ValueError: options that do not fit each other.
+        ValueError: the options do not fit each other.
     """
     if len(channels) != len(strides) or not channels or min(*channels, *strides) < 1:
         raise ValueError(
-            f"channels {list(channels)} and strides {list(strides)}: expected as many of one as of "
-            "the other, each at least 1"
+            f"channels {list(channels)} and strides {list(strides)}: expected equally many "
+            "of both, each at least 1"
         )
     if kernel % 2 == 0 or kernel < max(strides):
         raise ValueError(f"kernel {kernel}: expected an odd number, at least the largest stride")
@@ -55,7 +55,7 @@ def build_autoencoder(
     before, size = shape[0], shape[1:]
     for after, stride in zip(channels, strides, strict=True):
         halved = -(-size[0] // stride), -(-size[1] // stride)
-        # The padding that brings the transposed convolution back to the size before.
+        # The padding with which the transposed convolution restores the earlier size.
         rest = size[0] - 1 - (halved[0] - 1) * stride, size[1] - 1 - (halved[1] - 1) * stride
         margin = kernel // 2
         encoder += [nn.Conv2d(before, after, kernel, stride, margin), nn.ReLU(inplace=True)]

@@ -1,13 +1,14 @@
 """Convolutional networks for small pictures.
 
-``cnn`` is that of the paper (Lécuyer et al. 2019, Table I, for MNIST and SVHN): two strided 5×5
-convolutions, one hidden fully connected layer.
+``cnn`` is the network of the paper (Lécuyer et al. 2019, Table I, for MNIST and SVHN): two strided
+5×5 convolutions and one hidden fully connected layer.
 
-``strided-cnn`` halves the picture twice in the same way and goes on with residual 3×3 convolutions
-at a quarter of its size, all of them with batch normalisation: the depth of the LeNets that
-certified training uses on MNIST (Zhang et al. 2020; Jeong and Shin 2020), where a draw costs least.
+``strided-cnn`` halves the picture twice in the same way, and continues with residual 3×3
+convolutions at a quarter of its size, where a draw costs least. All convolutions have batch
+normalisation. Its depth is that of the LeNets that certified training uses on MNIST (Zhang et al.
+2020; Jeong and Shin 2020).
 
-The paper puts its noise after the first convolution; in the image is possible too.
+The paper adds its noise after the first convolution; it can also be added to the image.
 """
 
 from math import ceil

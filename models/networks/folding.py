@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the convolution before it: the same function, one step less."""
+"""Batch normalisation folded into the convolution before it: the same function in one step less."""
 
 import copy
 from itertools import pairwise
@@ -10,8 +10,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 def fold(network: nn.Module) -> nn.Module:
     """Return ``network`` with each normalisation that follows a layer of its ``Sequential`` folded.
 
-    In evaluation the normalisation multiplies and shifts each channel by constants, which the
-    layer before it can do itself. Other modules stay as they are.
+    In evaluation mode, normalisation multiplies and shifts each channel by constants, which the
+    layer before it can do as well. Other modules do not change.
 
     Args:
         network: in evaluation mode; it is not altered.

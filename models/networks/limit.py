@@ -1,4 +1,4 @@
-"""A limit on what a description may have built: it comes from a file and is not believed."""
+"""A limit on the size of a network that a description, which is not trusted, may have built."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,22 +10,23 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-# Builders may make parts that they replace, so that a few times the weights are no reason to stop.
+# Builders may replace parts that they made, so a few times the number of weights is allowed.
 TIMES, MORE_TENSORS, MORE_VALUES = 4, 1_000, 2**24
 
 
 @contextmanager
 def limited(tensors: int, values: int) -> Iterator[None]:
-    """Stop building modules that have far more weights than there are to load into them.
+    """Stop the building of modules with far more weights than there are to load into them.
 
-    A tensor is counted when a module gets it: its memory is reserved by then, but not yet filled.
+    A tensor is counted when a module receives it: its memory is reserved by then, but not yet
+    filled.
 
     Args:
-        tensors: how many tensors there are to load.
-        values: how many values they have in all.
+        tensors: the number of tensors to load.
+        values: the number of their values in all.
 
     Raises:
-        ValueError: in the midst of building, once the limit is passed.
+        ValueError: during building, once the limit is exceeded.
     """
     left = {"tensors": TIMES * tensors + MORE_TENSORS, "values": TIMES * values + MORE_VALUES}
 
@@ -36,8 +37,8 @@ def limited(tensors: int, values: int) -> Iterator[None]:
         left["values"] -= tensor.numel()
         if min(left.values()) < 0:
             raise ValueError(
-                f"describes a network of far more weights than the {tensors:,} tensors of "
-                f"{values:,} values in all that there are for it"
+                f"describes a network with far more weights than the {tensors:,} tensors of "
+                f"{values:,} values in all that it comes with"
             )
 
     handles = [

@@ -1,4 +1,4 @@
-"""Where the noise goes: a network is divided into g, before the noise, and h, after it."""
+"""Where noise is added: a network is divided into g, before the noise, and h, after it."""
 
 from collections import OrderedDict
 
@@ -18,8 +18,8 @@ def divide(network: nn.Sequential, placement: str) -> tuple[nn.Module, nn.Module
             fully connected layer, as in the paper. Otherwise a module's path: after that module.
 
     Raises:
-        ValueError: there is no such module, nothing would be left for h, or the module lies inside
-            of one with other ways around it: what takes such a way into h would miss the noise.
+        ValueError: there is no such module, nothing would be left for h, or the module is inside
+            one with other paths around it: these would reach h without the noise.
     """
     if placement == IMAGE:
         return nn.Identity(), network
@@ -33,7 +33,7 @@ def divide(network: nn.Sequential, placement: str) -> tuple[nn.Module, nn.Module
 
 
 def _alone(part: nn.Module) -> nn.Module:
-    """A single layer as itself, not wrapped."""
+    """Return a single layer as itself, not wrapped."""
     while isinstance(part, nn.Sequential) and len(part) == 1:
         part = part[0]
     return part
@@ -47,7 +47,7 @@ def _first_layer(network: nn.Sequential) -> str:
 
 
 def _split(part: nn.Module, names: list[str], path: str) -> tuple[nn.Sequential, nn.Sequential]:
-    if type(part) is not nn.Sequential:  # a subclass may have other ways through it
+    if type(part) is not nn.Sequential:  # a subclass may have other paths through it
         raise ValueError(
             f"placement {path!r}: lies inside a {type(part).__name__}, whose other paths would "
             "carry the picture around the noise into the classifier; place it before or after that"
@@ -61,7 +61,7 @@ def _split(part: nn.Module, names: list[str], path: str) -> tuple[nn.Sequential,
             f"of a module: {known}"
         )
     index = children.index(name) + 1
-    items = list(part._modules.items())  # a module that is used twice is there twice
+    items = list(part._modules.items())  # a module that is used twice is listed twice
     before, after = items[:index], items[index:]
     if inner:
         head, tail = _split(part.get_submodule(name), inner, path)

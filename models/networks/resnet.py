@@ -1,12 +1,12 @@
 """Residual networks for small colour pictures.
 
-``resnet`` is that of He et al. (2016, section 4.2; depth 20 to 110), ``wide-resnet`` that of
-Zagoruyko and Komodakis (2016; WRN-28-10 is depth 28, width 10).
+``resnet`` is the network of He et al. (2016, section 4.2; depth 20 to 110), and ``wide-resnet``
+that of Zagoruyko and Komodakis (2016; WRN-28-10 has depth 28 and width 10).
 
-``fast-resnet`` is the nine-layer kind found by Page ("How to train your ResNet", 2018) for training
-in few steps: convolutions and pooling halve the picture three times, with one residual pair of
-convolutions after the first and the last. A draw costs as much as with ResNet-20, and a training
-of a few dozen epochs goes further.
+``fast-resnet`` is the nine-layer network found by Page ("How to train your ResNet", 2018) for
+training in few steps: convolutions and pooling halve the picture three times, with one residual
+pair of convolutions after the first and the last. A draw costs as much as with ResNet-20, and a few
+dozen epochs of training achieve more.
 """
 
 from collections import OrderedDict
@@ -73,7 +73,7 @@ def build_wide_resnet(
             shortcut: nn.Module | None = None
             activated = _activated(before)
             if stride == 1 and before == after:
-                # The sum takes the features as they are; only the branch sees them activated.
+                # The shortcut takes the features as they are; only the branch takes them activated.
                 branch, activated = nn.Sequential(*activated, *branch), []
             else:
                 shortcut = _convolution(before, after, stride, 1)
@@ -87,7 +87,7 @@ def build_wide_resnet(
 def build_fast_resnet(
     shape: Shape, labels: int, *, channels: tuple[int, int, int, int] = (24, 48, 96, 192)
 ) -> nn.Sequential:
-    """Build the nine-layer network with so many ``channels`` at full, 1/2, 1/4 and 1/8 size."""
+    """Build the nine-layer network with these ``channels`` at full, 1/2, 1/4 and 1/8 size."""
     first, *widths = channels
     stages: list[tuple[str, nn.Module]] = []
     for stage, (before, after) in enumerate(pairwise(channels)):

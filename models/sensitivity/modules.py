@@ -18,21 +18,21 @@ from models.networks.resnet import Residual
 from models.sensitivity.layers import Shape, layer_table
 from models.sensitivity.operators import Sensitivity
 
-# What changes its input where it stands, if told to, and what hands its input on as it is.
+# Layers that change their input in place if told to, and layers that return their input itself.
 _IN_PLACE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh)
 _PASSING = (nn.Identity, nn.Flatten, nn.Dropout)
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """One layer's share: from ``input_norm`` to ``output_norm``.
+    """One layer's factor: from ``input_norm`` to ``output_norm``.
 
     Attributes:
-        name: the layer's path in g, empty where g is that one layer. A convolution and the batch
-            norm right after it are one row, under both names.
+        name: the layer's path in g, empty if g is a single layer. A convolution and the batch norm
+            right after it are one row, under both names.
         kind: its class.
-        input_norm: the norm of a change of what goes in.
-        output_norm: the norm of the change of what comes out.
+        input_norm: the norm of a change of the input.
+        output_norm: the norm of the change of the output.
         sensitivity: the bound between the two.
         layers: the layer itself, and its batch norm.
         paths: of a residual sum, the rows of its branch and of its shortcut, whose products add up
@@ -64,7 +64,7 @@ def encoder_sensitivity(
 
     Args:
         encoder: g, in evaluation mode where that matters.
-        input_shape: (channels, height, width) of what goes in.
+        input_shape: (channels, height, width) of the input.
         p: the norm of the change of the picture.
         q: the norm that the noise needs.
 
@@ -111,7 +111,7 @@ def layer_sensitivities(
 
 
 def check_encoder(encoder: nn.Module, input_shape: tuple[int, int, int]) -> None:
-    """Refuse what is no picture's shape, and weights that are not finite.
+    """Refuse a shape that no picture has, and weights that are not finite.
 
     Raises:
         ValueError: see above.
@@ -125,10 +125,10 @@ def check_encoder(encoder: nn.Module, input_shape: tuple[int, int, int]) -> None
 
 
 def leaves(module: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
-    """The layers by their paths, in the order in which they run, ``Sequential`` taken apart.
+    """The layers by their paths, in the order in which they run; each ``Sequential`` is expanded.
 
     Raises:
-        ValueError: hooks or a method of its own, which no class tells of.
+        ValueError: a layer has hooks, or a forward that is not its class's.
     """
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(f"{title(module, path)}: has hooks, which may compute anything")
@@ -169,7 +169,7 @@ def title(layer: nn.Module, name: str) -> str:
 
 
 def _compose(module: nn.Module, shape: Shape, path: str) -> tuple[dict[Pair, Rows], Shape]:
-    """The best rows for each pair of norms, and the shape of what comes out."""
+    """The best rows for each pair of norms, and the shape of the output."""
     best: dict[Pair, tuple[float, Rows]] = {(norm, norm): (1.0, ()) for norm in NORMS}
     for name, layer, norm in _with_batch_norms(leaves(module, path)):
         if type(layer) is Residual:
@@ -190,7 +190,7 @@ def _compose(module: nn.Module, shape: Shape, path: str) -> tuple[dict[Pair, Row
 def _with_batch_norms(
     layers: list[tuple[str, nn.Module]],
 ) -> Iterator[tuple[str, nn.Module, nn.BatchNorm2d | None]]:
-    """The layers; a batch norm right after a convolution comes with it."""
+    """The layers; a batch norm right after a convolution is returned with it."""
     taken = False
     for (name, layer), (other, after) in zip(layers, [*layers[1:], ("", None)], strict=True):
         if taken:
@@ -221,7 +221,7 @@ def _layer(
 def _residual(
     sum_: Residual, shape: Shape, name: str
 ) -> tuple[dict[Pair, LayerSensitivity], Shape]:
-    """Both paths include every change of norm, so their sums need none around them."""
+    """Bound a sum: both paths include every change of norm, so their sums need no others."""
     (branch, output), (shortcut, other) = (
         _compose(part, shape, path) for path, part in residual_paths(sum_, name)
     )

@@ -1,16 +1,16 @@
 """Keep the sensitivity of g at a bound while it is trained.
 
 Called after every step of the optimiser, as Lécuyer et al. 2019 (section III-B) do for the layer
-before the noise. The scale comes from the proven bound itself, so that what training ends with is
-what the certificate will find.
+before the noise. The factor comes from the proven bound itself, so the certificate will find the
+same bound after training.
 
 Scaling the weight of a convolution, a fully connected layer or a batch norm scales each of its
 Δ(r,s), and with it the product along every choice of norms. So one factor for all of g is enough,
 and every layer gets its root.
 
-What is inside of a residual sum does not scale the sum where the shortcut has nothing to learn. It
-is kept from drowning the shortcut: a path that learns has at most the Δ of one that does not, and
-at most 1 where both learn.
+Scaling the weights inside a residual sum does not scale the sum if the shortcut has no weights.
+They are kept from dominating the shortcut: a path with weights has at most the Δ of one without,
+and at most 1 if both have weights.
 """
 
 from collections.abc import Sequence
@@ -28,31 +28,32 @@ from models.sensitivity.modules import (
 )
 from models.sensitivity.operators import Sensitivity
 
-# Of the first attempt: a little above what rounding to float32 adds (2⁻²⁴ of each weight).
+# The margin of the first attempt: a little more than rounding to float32 adds (2⁻²⁴ of each
+# weight).
 _HAIR = 1e-7
 
 
 def project_(
     encoder: nn.Module, input_shape: tuple[int, int, int], p: Norm, q: Norm, bound: float = 1.0
 ) -> Sensitivity:
-    """Scale weights down in place until Δ(p,q) ≤ ``bound`` is proven; biases are left alone.
+    """Scale weights down in place until Δ(p,q) ≤ ``bound`` is proven; biases do not change.
 
-    The bound is computed on the weights as they are stored, after rounding. A g that is within the
-    bound already is not touched.
+    The bound is computed on the weights as they are stored, after rounding. A g that is already
+    within the bound is not changed.
 
     Args:
         encoder: g, in evaluation mode where that matters.
         input_shape: (channels, height, width) of what goes in.
         p: the norm of the input.
         q: the norm of the output.
-        bound: what Δ(p,q) may be, > 0.
+        bound: the largest allowed Δ(p,q), > 0.
 
     Returns:
-        The sensitivity of g as it now is.
+        The sensitivity of the scaled g.
 
     Raises:
-        ValueError: a bound that is not positive, weights that are not finite, a layer without a
-            proven bound, or a g that has nothing to scale.
+        ValueError: the bound is not positive, weights are not finite, a layer has no proven bound,
+            or g has nothing to scale.
     """
     if not (isfinite(bound) and bound > 0):
         raise ValueError(f"bound {bound}: expected a positive number")
@@ -66,14 +67,14 @@ def project_(
             if not _weights(rows):
                 raise ValueError(
                     f"the sensitivity before the noise is {value:.6g} and cannot be kept at "
-                    f"{bound:g}: no layer outside of a residual sum has weights"
+                    f"{bound:g}: no layer outside a residual sum has weights"
                 )
             _scale(rows, bound / value * (1 - hair))
         hair = min(2 * hair, 0.5)
 
 
 def _scale_paths(rows: Sequence[LayerSensitivity], hair: float) -> bool:
-    """Scale what exceeds its share of a residual sum; say whether anything did."""
+    """Scale paths that exceed their share of a residual sum; return whether any did."""
     scaled = False
     for row in rows:
         for index, path in enumerate(row.paths):
@@ -89,7 +90,7 @@ def _scale_paths(rows: Sequence[LayerSensitivity], hair: float) -> bool:
 
 
 def _weights(rows: Sequence[LayerSensitivity]) -> list[torch.Tensor]:
-    """The weights that scale the rows' product; one that is used twice is there twice."""
+    """The weights that scale the rows' product; a weight that is used twice is listed twice."""
     return [
         layer.weight
         for row in rows
@@ -99,7 +100,7 @@ def _weights(rows: Sequence[LayerSensitivity]) -> list[torch.Tensor]:
 
 
 def _scale(rows: Sequence[LayerSensitivity], factor: float) -> None:
-    """Scale the rows' product by ``factor``, each weight by the same."""
+    """Scale the rows' product by ``factor``, each weight by the same root of it."""
     weights = _weights(rows)
     root = factor ** (1 / len(weights))
     with torch.no_grad():

@@ -1,9 +1,8 @@
-"""Which operators of PyTorch an exported program may call, each with its rule about rows.
+"""The operators of PyTorch that an exported program may call, each with its rule about rows.
 
-What is not on this list a program may not use: an operator, an overload of it, or an argument. None
-of those on it draws numbers, reads files or memory that was not written, or gets an answer's shape
-from the values of a picture. :mod:`models.networks.foreign.rows` is the proof that rests on the
-list.
+A program may use no operator, overload or argument that is not on this list. No operator on it
+draws random numbers, reads files or memory that was not written, or derives the shape of its output
+from a picture's values. :mod:`models.networks.foreign.rows` is the proof that rests on the list.
 """
 
 import operator
@@ -23,7 +22,7 @@ _SIZES: dict[str, Callable[..., Any]] = {
     f"_operator.{name}": getattr(operator, name)
     for name in ("add", "sub", "mul", "floordiv", "mod")
 }
-# Checks that the exporter wrote in, for the sizes and formats that it saw.
+# Checks that the exporter inserted, for the sizes and formats that it saw.
 _CHECKS = (f"{PREFIX}_assert", f"{PREFIX}sym_constrain_range")
 
 _UNARY = """
@@ -45,7 +44,7 @@ where.ScalarOther where.Scalar masked_fill.Scalar masked_fill.Tensor lerp.Scalar
 addcdiv max.other min.other copy fill.Scalar fill.Tensor zero clone lift_fresh_copy alias_copy
 detach_copy _to_copy
 """
-# These may return what they are given.
+# These may return their argument itself.
 _SAME = """
 to.dtype to.dtype_layout to.device contiguous alias detach lift_fresh
 """
@@ -89,7 +88,7 @@ _BATCH_NORM = """
 batch_norm native_batch_norm _batch_norm_no_update _native_batch_norm_legit
 _native_batch_norm_legit.no_stats _native_batch_norm_legit_no_training
 """
-# Of constants alone: a pass's rows or their number must not come near.
+# Allowed only for constants: neither a pass's rows nor their number may be an argument.
 _CONSTANT = """
 scalar_tensor arange arange.start arange.start_step linspace eye eye.m outer dot meshgrid
 meshgrid.indexing tril_indices triu_indices linalg_norm norm.Scalar sum mean prod max min all any
@@ -132,7 +131,7 @@ def _elements(rows: _List) -> None:
     rows.add(
         "dropout feature_dropout alpha_dropout feature_alpha_dropout",
         rules.pointwise,
-        "input self",  # so named in the form that writes
+        "input self",  # its name in the form that writes
         "p",
         **evaluation,
     )
@@ -344,7 +343,7 @@ def _listed() -> dict[str, Rule]:
 
 
 def rule(called: Any) -> Rule:
-    """Return the rule of an operator; one that writes has that of the same one that does not.
+    """Return the rule of an operator; a form that writes in place has that of its plain form.
 
     Raises:
         RefusedError: it is not on the list.
@@ -368,25 +367,25 @@ def _in_place(found: Rule) -> bool:
 
 
 def _why_not(name: str, called: Any) -> str:
-    """What is known of an operator that is not on the list."""
+    """Say why an operator is not on the list."""
     tags, returns = called.tags, [str(value.type) for value in called._schema.returns]
     if "empty" in name or "strided" in name or name.startswith("resize"):
-        return "which is not taken: it may return memory that was never written"
+        return "which is not accepted: it may return memory that was never written"
     if not all("Tensor" in kind for kind in returns):
         return (
             "which does not return a tensor: what follows would depend on all pictures of a batch"
         )
     if torch.Tag.dynamic_output_shape in tags:
-        return "which is not taken: its output's shape depends on all pictures of a batch"
+        return "which is not accepted: its output's shape depends on all pictures of a batch"
     if torch.Tag.nondeterministic_seeded in tags and not name.startswith("_"):
         return (
             "which draws random numbers; the only chance in an answer may be the mechanism's noise"
         )
     if called._schema.is_mutable:
-        return "which writes into what it is given"
+        return "which writes into its arguments"
     return (
-        "which is not taken: it is not on the list of operators that are proven to leave the "
-        "pictures of a batch alone; write that part with others, or bring the network as "
+        "which is not accepted: it is not on the list of operators that are proven to keep the "
+        "pictures of a batch apart; write that part with others, or give the network as "
         "module:function"
     )
 
@@ -401,16 +400,16 @@ def function(target: str, arguments: Mapping[str, Any]) -> Callable[..., Any]:
 
     Args:
         target: as ``torch.export`` writes it, ``torch.ops.aten.relu.default``.
-        arguments: what it is called with, by name.
+        arguments: its arguments, by name.
 
     Raises:
-        ValueError: it is none of those that a classifier may call.
+        ValueError: a classifier may not call it.
     """
     if target in _SIZES:
         return _SIZES[target]
     match = re.fullmatch(r"torch\.ops\.aten\.(\w+)\.(\w+)", target)
     if match is None:
-        raise ValueError(f"calls {target}; only operators of {PREFIX[:-1]} are taken")
+        raise ValueError(f"calls {target}; only operators of {PREFIX[:-1]} are accepted")
     name, overload = match.groups()
     if (f"aten::{name}" if overload == "default" else f"aten::{name}.{overload}") not in _known():
         raise ValueError(f"calls {target}, which this PyTorch does not have")

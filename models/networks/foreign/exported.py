@@ -1,10 +1,10 @@
 """Classifiers exported by ``torch.export``, read without PyTorch's own loader.
 
-``torch.export.load`` must not be given what others made: it unpickles, evaluates expressions, and
-calls whatever function of ``torch`` a graph names. This module reads the graph that is inside of a
-``.pt2`` archive (``models/model.json``; its schema is ``torch/_export/serde/schema.py``) and builds
-it again from those operators that ``models.networks.foreign.aten`` lets pass. A bundle keeps the
-graph as ``program.json``, less what is not needed to run it, and the weights with its others.
+``torch.export.load`` must not read strangers' files: it unpickles, evaluates expressions, and calls
+any function of ``torch`` that a graph names. This module reads the graph inside a ``.pt2`` archive
+(``models/model.json``; its schema is ``torch/_export/serde/schema.py``) and rebuilds it from the
+operators that ``models.networks.foreign.aten`` allows. A bundle stores the graph as
+``program.json``, without the parts that are not needed to run it, and its weights with the others.
 """
 
 import json
@@ -38,7 +38,7 @@ STRIDED = 7
 _FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format}
 _POSITIONAL = 1
 _STRIDED, _RESHAPE = "torch.ops.aten.as_strided.default", "torch.ops.aten.reshape.default"
-# Where the kinds of tensors that a program brings along keep their names.
+# Where each kind of tensor that comes with a program has its name.
 STORED = {
     "parameter": "parameter_name",
     "buffer": "buffer_name",
@@ -47,16 +47,15 @@ STORED = {
 
 
 class Exported(nn.Module):
-    """A program as a module: its weights are buffers, called as in the program.
+    """A program as a module: its weights are buffers, named as in the program.
 
-    There is none of which it is not proven that its rows are alone
-    (:mod:`models.networks.foreign.rows`).
+    Every such module has been proven to keep its rows apart (:mod:`models.networks.foreign.rows`).
 
     Args:
         program: ``program.json``, as :func:`reduced` makes it.
 
     Raises:
-        ValueError: not such a program, or one that this module does not take.
+        ValueError: not such a program, or one that this module does not accept.
     """
 
     def __init__(self, program: bytes) -> None:
@@ -84,7 +83,8 @@ def build_exported(
 ) -> nn.Sequential:
     """Build normalisation and the program, with weights still to be loaded.
 
-    Arguments but ``program`` and errors as of :func:`models.networks.foreign.wrapping.normalised`.
+    Except ``program``, the arguments and errors are those of
+    :func:`models.networks.foreign.wrapping.normalised`.
     """
     network = Exported(program)
     if network.shape != shape:
@@ -93,12 +93,12 @@ def build_exported(
 
 
 def program_of(network: nn.Module) -> bytes | None:
-    """Return the program inside of ``network``, if there is one."""
+    """Return the program inside ``network``, if there is one."""
     return next((part.program for part in network.modules() if isinstance(part, Exported)), None)
 
 
 def strip(model: bytes) -> bytes:
-    """Return what is needed of an archive's ``model.json``: the graph without traces of its author.
+    """Return what is needed of an archive's ``model.json``: the graph, without its author's traces.
 
     Raises:
         ValueError: not the description of an exported program of this schema.
@@ -147,13 +147,13 @@ def _input_shape(document: Mapping[str, Any]) -> tuple[int, int, int]:
         if "user_input" in spec
     ]
     if len(names) != 1:
-        raise ValueError(f"program: takes {len(names)} inputs; expected the pictures alone")
+        raise ValueError(f"program: takes {len(names)} inputs; expected only the pictures")
     value = whole["graph"]["tensor_values"][names[0]]
     batch, *shape = value["sizes"]
     if value["dtype"] != FLOAT32 or len(shape) != 3 or not all("as_int" in one for one in shape):
         raise ValueError(
             "program: expected one float32 input [batch, channels, height, width] with all sizes "
-            "fixed but the batch's"
+            "fixed except the batch's"
         )
     if "as_int" in batch:
         raise ValueError(
@@ -165,7 +165,7 @@ def _input_shape(document: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def attribute(name: str) -> str:
-    """Return what a program's tensor ``name`` is called as an attribute: without dots."""
+    """Return the attribute's name for a program's tensor ``name``: without dots."""
     return re.sub(r"\W", "_", name)
 
 
@@ -187,8 +187,8 @@ class _Builder:
         if len(outputs) != 1 or "user_output" not in outputs[0]:
             kinds = ", ".join(kind for spec in outputs for kind in spec)
             raise ValueError(
-                f"program: returns {kinds}; expected the logits alone. A program that changes its "
-                "own buffers was exported in training mode: call eval() before"
+                f"program: returns {kinds}; expected only the logits. A program that changes its "
+                "own buffers was exported in training mode: call eval() first"
             )
         self._graph.output(self._value(_name(outputs[0]["user_output"]["arg"])))
         self._graph.lint()
@@ -205,7 +205,7 @@ class _Builder:
                 raise ValueError(f"program: holds a {kind}; expected parameters and buffers only")
             name = attribute(content[STORED[kind]])
             if hasattr(self._root, name):
-                raise ValueError(f"program: two of its tensors are called {name}")
+                raise ValueError(f"program: two of its tensors are named {name}")
             value = content["arg"]["name"]
             described = self._described["tensor_values"][value]
             sizes = [int(size["as_int"]) for size in described["sizes"]]
@@ -275,22 +275,22 @@ class _Builder:
                 return _FORMATS[value]
             case "as_layout" if value == STRIDED:
                 return torch.strided
-            case "as_device":  # wherever the pictures are
+            case "as_device":  # the device of the pictures
                 return self._graph.call_function(getattr, (self._pictures, "device"))
-        raise ValueError(f"program: has an argument of the kind {kind}, which is not taken")
+        raise ValueError(f"program: has an argument of the kind {kind}, which is not accepted")
 
     def _size(self, value: Mapping[str, Any]) -> Any:
         return self._value(value["as_name"]) if "as_name" in value else value["as_int"]
 
 
 def _as_shape(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of ``reshape`` that do what these of ``as_strided`` do.
+    """Return arguments of ``reshape`` with the effect of these of ``as_strided``.
 
-    Decompositions write it after pooling to one value for each channel: [batch, channels, 1, 1],
-    in order and dense. Any other would read memory by its place.
+    Decompositions use ``as_strided`` after pooling to one value for each channel: [batch, channels,
+    1, 1], in order and dense. Any other use would read memory by address.
 
     Raises:
-        ValueError: it is such another one.
+        ValueError: it is another use.
     """
     size = list(given["size"])
     dense = len(size) == 4 and size[2:] == [1, 1] and given["stride"][:2] == [size[1], 1]
@@ -324,5 +324,5 @@ def _name(argument: Mapping[str, Any]) -> str:
 
 def _dtype(number: int) -> torch.dtype:
     if number not in DTYPES:
-        raise ValueError(f"program: holds numbers of a type that is not taken ({number})")
+        raise ValueError(f"program: has numbers of a type that is not accepted ({number})")
     return DTYPES[number]

@@ -1,11 +1,11 @@
 """Classifiers that a Python function builds.
 
-A bundle that names one runs code of the machine that loads it. So it may name only a function
-without arguments, from modules or files that whoever runs the machine has listed in
+A bundle that names such a function runs code on the machine that loads it. So it may name only a
+function without arguments, in a module or file that the machine's operator has listed in
 ``PIXELDP_BUILDERS``: a bundle by itself runs nothing.
 
-A module is looked for where Python looks, and last in the current folder: nothing that lies there
-stands in the way of what is installed, the project's own packages above all.
+A module is searched for where Python searches, and then in the current folder, so that nothing
+there hides an installed package, above all the project's own.
 """
 
 import copy
@@ -28,15 +28,15 @@ from models.networks.foreign.wrapping import normalised
 from models.source_names import BUILDER
 
 ALLOWED = "PIXELDP_BUILDERS"
-# The project's own packages, which a module of the same name cannot stand beside.
+# The project's own packages: no other module can have these names.
 _OWN = ("models", "service")
 
 
 def absolute(builder: str) -> str:
-    """Return ``builder`` so that it means the same from every folder: a file by its whole path.
+    """Return ``builder`` in a form that means the same in every folder: a file by its whole path.
 
     Raises:
-        ValueError: it is no builder.
+        ValueError: it is not a builder.
     """
     code, name = _parts(builder)
     return f"{code}:{name}"
@@ -65,7 +65,7 @@ def build_python(
 
     Args:
         shape: (channels, height, width) of the pictures.
-        labels: how many logits it should return; found out when it runs.
+        labels: the number of logits that it should return; checked when it runs.
         builder: ``module:function`` or ``file.py:function``; the function takes no arguments and
             returns an ``nn.Module`` from pictures [batch, channels, height, width] to logits
             [batch, labels].
@@ -80,13 +80,13 @@ def build_python(
     code, name = _parts(builder)
     if code not in _allowed():
         raise ValueError(
-            f"names Python code, {builder}, which is not run unasked: set {ALLOWED}={code} in "
+            f"names Python code, {builder}, which is not run by default: set {ALLOWED}={code} in "
             "the environment if you trust that code"
         )
-    # Before any of their code: torchvision, timm and converters fail at their import without.
+    # Before any of the users' code: torchvision, timm and converters fail at import without this.
     declare_missing_operators()
     file = Path(code) if code.endswith(".py") else None
-    # The function may import more.
+    # The function may import further modules.
     with _findable(file.parent if file else Path.cwd()):
         function = getattr(_import(code, file), name, None)
         if function is None:
@@ -105,7 +105,7 @@ def build_python(
 
 @contextmanager
 def _findable(folder: Path) -> Iterator[None]:
-    """Have modules looked for in ``folder``, after everywhere else."""
+    """Let modules be found in ``folder``, after all other places."""
     path = str(folder)
     added = path not in sys.path
     if added:
@@ -136,7 +136,7 @@ def _import(code: str, file: Path | None) -> ModuleType:
             reason = f"{error}: {_clash(missing)}"
         elif isinstance(error, ModuleNotFoundError) and error.name == code:
             reason = (
-                f"{error}; looked for among the installed packages, on PYTHONPATH and in the "
+                f"{error}; searched among the installed packages, on PYTHONPATH and in the "
                 f"current folder, {Path.cwd()}"
             )
         raise ValueError(f"{code} cannot be imported ({' '.join(reason.split())})") from None
@@ -144,7 +144,7 @@ def _import(code: str, file: Path | None) -> ModuleType:
 
 def _clash(own: str) -> str:
     return (
-        f"PixelDP has a package {own} itself, so that it cannot use yours of that name: export the "
+        f"PixelDP itself has a package {own}, so it cannot use yours of that name: export the "
         "network by torch.export, and import the file"
     )
 
@@ -170,7 +170,7 @@ def _run(file: Path) -> ModuleType:
 
 
 def _unfit(network: nn.Module) -> str | None:
-    """Why a network cannot be kept as weights, copied, moved and cast, if it cannot."""
+    """Return why a network cannot be stored as weights, copied, moved and cast, if it cannot."""
     for part in network.modules():
         kind = type(part)
         if isinstance(part, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -178,11 +178,11 @@ def _unfit(network: nn.Module) -> str | None:
         if ".quantized" in kind.__module__:
             return (
                 f"is quantised ({kind.__module__}.{kind.__name__}); return the float network: the "
-                "service chooses number formats itself, and a scale that is taken from a whole "
-                "batch would make its pictures meet"
+                "service chooses number formats itself, and a scale that is computed from a whole "
+                "batch would let its pictures affect each other"
             )
         if isinstance(part, torch.jit.ScriptModule):
-            return "is scripted or traced; return the nn.Module, or bring it by torch.export"
+            return "is scripted or traced; return the nn.Module, or use torch.export"
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if is_lazy(tensor):
             return f"has {name} without a shape yet; run it once on a picture before returning it"
@@ -191,7 +191,7 @@ def _unfit(network: nn.Module) -> str | None:
             return f"holds {name}, which is {found}; expected plain real tensors with values"
     odd = [name for name, held in network.state_dict().items() if not isinstance(held, Tensor)]
     if odd:
-        return f"keeps {odd[0]} in its state, which is no tensor; a bundle keeps tensors alone"
+        return f"has {odd[0]} in its state, which is not a tensor; a bundle stores only tensors"
     try:
         copy.deepcopy(network).to(torch.float32)
     except Exception as error:  # whatever their code raises

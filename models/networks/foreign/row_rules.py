@@ -1,9 +1,9 @@
 """The operators that an exported program may call, each with its rule about rows.
 
-The words are those of :mod:`models.networks.foreign.rows`: each function here takes a call of which
-some argument is rows (or a size) and returns the claim of the output, or refuses. Its docstring
-says why the claim holds. What the list does not name (an operator, an overload, an argument) a
-program may not use.
+The words are those of :mod:`models.networks.foreign.rows`: each function here takes a call in which
+some argument is rows (or a size), and returns the claim of the output or refuses the call. Its
+docstring says why the claim holds. A program may use no operator, overload or argument that is not
+on the list.
 """
 
 import re
@@ -16,7 +16,7 @@ import torch
 
 from models.networks.foreign.rows import UNUSABLE, Call, Claim, RefusedError, Rows, Size, Value
 
-# Views of more parts than any classifier has.
+# More parts than the views of any classifier have.
 MOST_PARTS = 4096
 _TO_THE_END = 2**62
 
@@ -34,7 +34,8 @@ def _apart(value: Value, *dims: int) -> Rows | None:
     """The rows of ``value``, none of whose ``dims`` may be the batch axis."""
     if _axis(value) in {_positive(dim, value.dim) for dim in dims}:
         raise RefusedError(
-            "works along the batch axis, so that the pictures of a batch meet; use another axis"
+            "works along the batch axis, so that the pictures of a batch affect each other; use "
+            "another axis"
         )
     return value.rows
 
@@ -48,7 +49,7 @@ def _within(value: Value, last: int) -> Rows | None:
 
 
 def _broadcast(values: Iterable[Value]) -> Rows | None:
-    """Where the rows of tensors come to lie that are broadcast against each other.
+    """Find the rows after tensors are broadcast against each other.
 
     Axes are matched from the last. All that are rows must have them at one axis, divided in the
     same way, so that element (i·B + r)·q + j of one meets that of the other. At that axis a
@@ -63,7 +64,7 @@ def _broadcast(values: Iterable[Value]) -> Rows | None:
     if not places:
         return None
     if len(places) > 1:
-        raise RefusedError("brings rows together that lie along different axes")
+        raise RefusedError("brings together rows that are along different axes")
     ((right, before, after),) = places
     for value in values:
         if not value.rows and value.dim >= -right and value.shape[right] != 1:
@@ -137,7 +138,7 @@ def triangle(call: Call) -> Claim:
 
 
 def _regrouped(value: Value, sizes: Sequence[int | Size]) -> Rows:
-    """Where rows come to lie when a tensor's elements, in order, get the shape ``sizes``.
+    """Find the rows after a tensor's elements, in order, get the shape ``sizes``.
 
     Let a be the product of the sizes before the batch axis and p, b that of q and the sizes after
     it: in order, element (α, r, β) of α < a, r < B, β < b is number (α·B + r)·b + β. A shape with
@@ -218,7 +219,7 @@ def unflattened(call: Call) -> Claim:
 
 
 def moved(call: Call) -> Claim:
-    """Only the axes change places; where each goes shows a tensor of as many different sizes."""
+    """Only permutes the axes; a tensor with a different size for each axis shows how."""
     value: Value = call["self"]
     marked = torch.empty(list(range(2, value.dim + 2)), device="meta")
     constants = {name: held for name, held in call.arguments.items() if name != "self"}
@@ -277,7 +278,7 @@ def _size(size: int | Size) -> int:
 
 
 def repeated(call: Call) -> Claim:
-    """Repeats the tensor along each axis, whole after whole: element n is element n mod size.
+    """Repeats the whole tensor along each axis: element n is element n mod size.
 
     Rows that are repeated m times have m times as many parts before; a constant of n elements that
     is repeated c·B times is the same for each picture, in c parts before and n after.
@@ -423,10 +424,10 @@ def joined(call: Call) -> Claim:
         )
     if first.axis != _positive(call["dim"], values[0].dim):
         if claims != {first}:
-            raise RefusedError("joins rows that lie along different axes")
+            raise RefusedError("joins rows that are along different axes")
         return first
     if {(rows.axis, rows.after) for rows in claims if rows} != {(first.axis, first.after)}:
-        raise RefusedError("joins rows that lie along different axes")
+        raise RefusedError("joins rows that are along different axes")
     return replace(first, before=sum(value.rows.before for value in values if value.rows))
 
 
@@ -436,20 +437,20 @@ def stacked(call: Call) -> Claim:
     claims = {value.rows for value in values}
     first = values[0].rows
     if first is None or claims != {first}:
-        raise RefusedError("joins rows that lie along different axes")
+        raise RefusedError("joins rows that are along different axes")
     dim = _positive(call["dim"], values[0].dim + 1)
     return replace(first, axis=first.axis + (dim <= first.axis))
 
 
 def padded(call: Call) -> Claim:
-    """Puts elements round the last axes: constants, or elements of the same vectors."""
+    """Puts elements around the last axes: constants, or elements of the same vectors."""
     return _within(call["self"], len(call.get("pad", call.get("padding"))) // 2)
 
 
 def indexed(call: Call) -> Claim:
     """Picks elements along some axes, none of them the batch's, by constant places.
 
-    If the indexed axes follow each other, the new ones come to lie in the place of the first, else
+    If the indexed axes are adjacent, the new ones take the place of the first; otherwise they are
     in front.
     """
     value: Value = call["self"]
@@ -506,7 +507,7 @@ def scattered(call: Call) -> Claim:
     elif sliced(call) != rows:
         raise RefusedError("replaces some pictures of a batch")
     if source.rows != expected:
-        raise RefusedError("writes rows that lie along another axis, or a constant for each place")
+        raise RefusedError("writes rows that are along another axis, or a constant for each place")
     return rows
 
 
@@ -529,8 +530,10 @@ def filled(call: Call) -> Claim:
 
 
 def constant(call: Call) -> Claim:
-    """What tells places of a batch apart, or sums over all axes, may depend on constants alone."""
-    raise RefusedError("works along the batch axis, so that the pictures of a batch meet")
+    """Operators that tell a batch's places apart, or sum over all axes, may only have constants."""
+    raise RefusedError(
+        "works along the batch axis, so that the pictures of a batch affect each other"
+    )
 
 
 # Sums of products.
@@ -547,7 +550,9 @@ def _product(one: Value, other: Value) -> tuple[Rows, int]:
     dim = max(one.dim, other.dim)
     summed_over = one.rows is not None and one.rows.axis == one.dim - 1
     if summed_over or (other.rows and other.rows.axis == other.dim - 2):
-        raise RefusedError("sums over the batch axis, so that the pictures of a batch meet")
+        raise RefusedError(
+            "sums over the batch axis, so that the pictures of a batch affect each other"
+        )
     if min(one.dim, other.dim) < 2:
         # A constant vector has only k, which vanishes.
         rows, value = (one.rows, one) if one.rows else (other.rows, other)
@@ -595,7 +600,7 @@ def multiplied_and_added(call: Call) -> Claim:
     right = rows.axis - dim
     if added.rows:
         if replace(added.rows, axis=added.rows.axis - added.dim + dim) != rows:
-            raise RefusedError("brings rows together that lie along different axes")
+            raise RefusedError("brings together rows that are along different axes")
     elif added.dim >= -right and added.shape[right] != 1:
         raise RefusedError("adds a constant that has an element for each place of a batch")
     return rows
@@ -625,13 +630,15 @@ def summed(call: Call) -> Claim:
         if value.rows:
             places.add((term[value.rows.axis], value.rows.before, value.rows.after))
     if len(places) != 1:
-        raise RefusedError("brings rows together that lie along different axes")
+        raise RefusedError("brings together rows that are along different axes")
     ((letter, before, after),) = places
     for term, value in zip(terms, operands, strict=True):
         if term.count(letter) != (1 if value.rows else 0):
             raise RefusedError("brings the batch axis together with another")
     if match[2].count(letter) != 1:
-        raise RefusedError("sums over the batch axis, so that the pictures of a batch meet")
+        raise RefusedError(
+            "sums over the batch axis, so that the pictures of a batch affect each other"
+        )
     return Rows(match[2].index(letter), before, after)
 
 
@@ -671,7 +678,9 @@ def convolved(call: Call) -> Claim:
     """
     value: Value = call["input"]
     if _axis(value) != 0 or value.dim != call["weight"].dim:
-        raise RefusedError("convolves along the batch axis, so that the pictures of a batch meet")
+        raise RefusedError(
+            "convolves along the batch axis, so that the pictures of a batch affect each other"
+        )
     return value.rows
 
 
@@ -740,7 +749,9 @@ def batch_normalised(call: Call) -> Claim | Sequence[Claim]:
             "the pictures beside it; call eval() before exporting"
         )
     if not training and None in statistics:
-        raise RefusedError("has no running statistics, so that the pictures of a batch meet")
+        raise RefusedError(
+            "has no running statistics, so that the pictures of a batch affect each other"
+        )
     if value.dim < 2:
         raise RefusedError(f"takes {value.dim} axes")
     expected = None
@@ -791,12 +802,12 @@ def group_normalised(call: Call) -> Claim:
 
 
 def group_normalised_by_sizes(call: Call) -> Claim:
-    """As :func:`group_normalised`, if the sizes that it is told are those of its input."""
+    """As :func:`group_normalised`, if the sizes that it is given are those of its input."""
     value: Value = call["input"]
     shape = value.shape
     told = [call[name] for name in ("N", "C", "HxW")]
     if told != [shape[0], shape[1], prod(value.tensors[0].shape[2:])]:
-        raise RefusedError("is told other sizes than its input has")
+        raise RefusedError("is given other sizes than those of its input")
     return group_normalised(call)
 
 

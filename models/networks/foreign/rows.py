@@ -1,14 +1,14 @@
 """The proof that each row that a program returns is a function of the same row of its input alone.
 
-A certificate takes h to be one function, applied to each noisy picture by itself. In a pass many
-stand beside each other, so a program must not let them meet. No trial can show that of a program
-from elsewhere: it may mix rows only where a picture asks for it. This module follows the batch
-axis through the program instead.
+A certificate assumes that h is one function, applied to each noisy picture by itself. A pass has
+many pictures, so a program must keep them apart. No trial can show this for a program made
+elsewhere: it may mix rows only for certain pictures. Instead, this module follows the batch axis
+through the program.
 
 **Setting.** A program is a sequence of calls of operators. It starts from the pictures x, a tensor
-[B, channels, height, width] with rows x_0 … x_{B−1}, B ≥ 2 (with one row there is nothing to show),
-and from stored tensors (parameters, buffers, constants). Each value that it computes gets one of
-three claims:
+[B, channels, height, width] with rows x_0 … x_{B−1}, B ≥ 2 (with one row there is nothing to
+prove), and from stored tensors (parameters, buffers, constants). Each value that it computes gets
+one of three claims:
 
 - *constant*: the value is the same whatever the pictures are, and its shape does not depend on B;
 - *rows (k, p, q)*: axis k has p·B·q elements, the other axes' sizes do not depend on B, and there
@@ -35,22 +35,22 @@ formula in which neither r nor another row occurs. Every operator on the list is
 arguments: none draws numbers, and none reads memory that was not written.
 
 *Writing in place.* Operators such as ``relu_`` write into their first argument's memory, which
-other values may share. Memory in which a stored tensor lies is never written, so that each call of
-the program meets the same stored tensors. Every other piece of memory has one owner: it was made
-by a call whose output was constant, or by one whose output was rows. In the second case each of
-its elements belongs to one row r, and the rules of operators that return views (reshape, permute,
+other values may share. The memory of a stored tensor is never written, so that each call of the
+program sees the same stored tensors. Every other piece of memory has one owner: it was made by a
+call whose output was constant, or by one whose output was rows. In the second case each of its
+elements belongs to one row r, and the rules of operators that return views (reshape, permute,
 select, …) map elements of row r to elements of row r; so all views of it divide its memory among
-the rows in the same way, and writing rows of one view leaves each element of every other a
-function of its own row. In the first case only a constant may be written. A call that writes must
-return the claim of what it writes into. (A value expanded from a constant has a constant's memory,
-and is not written.) ∎
+the rows in the same way, and writing rows of one view leaves each element of every other a function
+of its own row. In the first case only a constant may be written. A call that writes must return the
+claim of what it writes into. (A value expanded from a constant has a constant's memory, and is not
+written.) ∎
 
 The shapes other than the batch axis are those that PyTorch's own kernels compute for tensors
 without data (the ``meta`` device), for two numbers of pictures at once; that they differ where the
 claim says so, and nowhere else, is checked after each call, as a second line.
 
-What the proof does not speak of is how a kernel rounds: whether a sum comes out the same bit for
-bit at another place of the pass. :mod:`models.trial` tries that on the machine that serves.
+The proof does not cover how a kernel rounds: whether a sum is the same bit for bit at another place
+of the pass. :mod:`models.trial` tries that on the machine that serves.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,14 +61,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-# How many pictures the shapes are computed for; any two numbers do.
+# The numbers of pictures for which shapes are computed; any two will do.
 BATCHES = (11, 13)
 # Who made a piece of memory.
 STORED, CONSTANT, ROWS = "stored", "constant", "rows"
 
 
 class RefusedError(ValueError):
-    """A call of which it is not proven that it leaves the rows alone, and why."""
+    """A call is not proven to keep the rows apart; says why."""
 
 
 @dataclass(frozen=True)
@@ -161,16 +161,16 @@ Place = Callable[[Call], Claim | Sequence[Claim]]
 
 @dataclass(frozen=True)
 class Rule:
-    """What is known of an operator.
+    """The rule of an operator.
 
     Attributes:
         place: the claim of its output, or of each of its outputs, from those of the arguments.
         rows: the arguments that may be rows; None: each one that is a tensor.
-        sizes: the arguments in which sizes may stand.
+        sizes: the arguments that may be sizes.
         others: the arguments that must be constant; None: all others.
-        must: the arguments that must have one value, which puts the operator into evaluation mode.
+        must: the arguments that must have a certain value, which selects evaluation mode.
         view: whether its output may share memory with its arguments.
-        always: whether ``place`` is asked even where no argument depends on the pictures.
+        always: whether ``place`` is called even if no argument depends on the pictures.
     """
 
     place: Place
@@ -183,7 +183,7 @@ class Rule:
 
 
 def prove(module: fx.GraphModule, rule: Callable[[Any], Rule], shape: Sequence[int]) -> None:
-    """Prove that each row of what ``module`` returns is a function of that row alone.
+    """Prove that each row of the output of ``module`` is a function of that row alone.
 
     Args:
         module: a program with one input, the pictures; its tensors are attributes.
@@ -200,7 +200,7 @@ def prove(module: fx.GraphModule, rule: Callable[[Any], Rule], shape: Sequence[i
                 values[node] = _follow(module, node, values, rule, shape)
             except RefusedError as error:
                 raise ValueError(f"{error} (node {node.name}, {_called(node)})") from None
-            except Exception as error:  # whatever PyTorch makes of arguments from a file
+            except Exception as error:  # whatever PyTorch raises for arguments from a file
                 reason = " ".join(str(error).split())
                 raise ValueError(
                     f"the shapes of node {node.name} ({_called(node)}) cannot be computed for any "
@@ -227,7 +227,7 @@ def _follow(
     if node.op == "output":
         return _returned(cast(tuple[Any, ...], given)[0])
     if node.target is getattr:
-        return torch.device("meta")  # wherever the pictures are
+        return torch.device("meta")  # the device of the pictures
     return _called_with(node.target, cast(tuple[Any, ...], given), named, rule)
 
 
@@ -259,7 +259,7 @@ def _called_with(target: Any, given: Sequence[Any], named: Mapping[str, Any], ru
 
 
 def _bound(target: Any, given: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments by name, those left out as the schema has them."""
+    """All arguments by name, with the schema's defaults."""
     arguments = target._schema.arguments
     if len(given) > len(arguments):
         raise RefusedError("is called with more arguments than it has")
@@ -275,7 +275,7 @@ def _bound(target: Any, given: Sequence[Any], named: Mapping[str, Any]) -> dict[
 
 
 def _check_arguments(call: Call, rule: Rule) -> None:
-    """Refuse arguments that the rule does not speak of, or not with what they hold."""
+    """Refuse arguments, and values of arguments, that the rule does not allow."""
     for name, wanted in rule.must:
         if call.get(name) is not wanted and call.get(name) != wanted:
             raise RefusedError(
@@ -295,8 +295,8 @@ def _check_arguments(call: Call, rule: Rule) -> None:
         meeting = [part for part in parts if isinstance(part, Value) and part.rows]
         if meeting and rule.rows is not None and name not in rule.rows:
             raise RefusedError(
-                f"takes for {name} what depends on the pictures; only a constant leaves the rows "
-                "alone there"
+                f"has an argument {name} that depends on the pictures; only a constant keeps the "
+                "rows apart there"
             )
 
 
@@ -339,7 +339,7 @@ def _results(
 
 def _check_shapes(claim: Rows | None, tensors: Sequence[Tensor]) -> None:
     if claim and min(claim.before, claim.after) < 1:
-        raise RefusedError("leaves nothing of the pictures")
+        raise RefusedError("removes everything that depends on the pictures")
     shapes = [list(tensor.shape) for tensor in tensors]
     lengths = [0] * len(shapes)
     if claim and claim.axis < len(shapes[0]):
@@ -379,9 +379,9 @@ def _is_view(call: Call) -> bool:
 
 
 def _written(call: Call) -> Value | None:
-    """Return what the call writes into, which must be memory of its own kind.
+    """Return the tensor that the call writes into; its memory must be of the same kind.
 
-    An operator that writes only in training mode is held to evaluation mode by its rule.
+    If an operator writes only in training mode, its rule requires evaluation mode.
     """
     schema = call.operator._schema
     names = [one.name for one in schema.arguments if one.alias_info and one.alias_info.is_write]
@@ -392,9 +392,9 @@ def _written(call: Call) -> Value | None:
         raise RefusedError("writes into more than its first argument")
     if value.owners != {ROWS if value.rows else CONSTANT}:
         raise RefusedError(
-            "writes into a parameter, a buffer or a constant, or into a view of one: what the next "
-            "caller gets would depend on this one; return a new tensor instead (in training mode "
-            "normalisations write their statistics: call eval() before exporting)"
+            "writes into a parameter, a buffer or a constant, or into a view of one: the next "
+            "caller's result would depend on this one; return a new tensor instead (in training "
+            "mode normalisations write their statistics: call eval() before exporting)"
         )
     return value
 
@@ -403,7 +403,7 @@ _SIZES = {"add", "sub", "mul", "floordiv", "mod"}
 
 
 def _python(target: Any, given: Sequence[Any]) -> Any:
-    """Arithmetic of sizes, of which only multiples of the number of pictures are followed."""
+    """Compute with sizes; only multiples of the number of pictures are followed."""
     name = target.__name__
     if name == "getitem" and isinstance(given[0], list) and isinstance(given[1], int):
         return given[0][given[1]]
@@ -424,7 +424,7 @@ def _python(target: Any, given: Sequence[Any]) -> Any:
             return _size(one.times // other)
         if name == "mod":
             return 0
-    raise RefusedError("computes with the number of pictures what is no multiple of it")
+    raise RefusedError("computes something from the number of pictures that is no multiple of it")
 
 
 def _size(times: int) -> Size:

@@ -1,4 +1,4 @@
-"""torchvision's classifiers by name. torchvision is imported only where one is built."""
+"""torchvision's classifiers by name. torchvision is imported only when one is built."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 
 @dataclass(frozen=True)
 class Defaults:
-    """What torchvision's own weights of a classifier take: its side, normalisation, and labels."""
+    """What torchvision's own weights of a classifier expect: side, normalisation, and labels."""
 
     size: int
     mean: tuple[float, ...]
@@ -27,7 +27,7 @@ class Defaults:
 
 
 def find_defaults(model: str) -> Defaults:
-    """Return what the weights that torchvision offers by default go with; nothing is fetched.
+    """Return what torchvision's default weights expect; nothing is downloaded.
 
     Raises:
         ValueError: there is no such classifier.
@@ -39,8 +39,8 @@ def find_defaults(model: str) -> Defaults:
     how = weights.transforms()
     mean, std = tuple(how.mean), tuple(how.std)
     if model in _WITH_HEADS:
-        # Their weights were trained on 2x − 1. torchvision gets there from the usual normalisation
-        # by transform_input, which is off here.
+        # Their weights were trained on 2x − 1. torchvision computes that from the usual
+        # normalisation by transform_input, which is off here.
         mean = std = (0.5, 0.5, 0.5)
     return Defaults(how.crop_size[0], mean, std, tuple(weights.meta["categories"]))
 
@@ -58,7 +58,7 @@ def build_torchvision(
         std: of each channel.
 
     Raises:
-        ValueError: there is no such classifier, or it does not take pictures of that shape.
+        ValueError: there is no such classifier, or it does not accept pictures of that shape.
     """
     _check(model)
     if shape[0] != 3:

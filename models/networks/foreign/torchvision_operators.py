@@ -3,7 +3,7 @@
 torchvision's wheel on the public registry is compiled against a CUDA build of PyTorch. Beside a CPU
 build its extension does not load, the operators ``nms`` and ``qnms`` that it would define are
 missing, and ``import torchvision`` fails when it describes their outputs: "operator
-torchvision::nms does not exist". Nothing here ever suppresses boxes; the data sets, models and
+torchvision::nms does not exist". This project never suppresses boxes. The data sets, models and
 transforms are Python, and work once the two operators are declared.
 
 The service never imports torchvision; training and evaluation do, right after
@@ -27,8 +27,8 @@ def declare_missing_operators() -> torch.library.Library | None:
     """Declare the operators, unless torchvision's own extension loads and defines them.
 
     Returns:
-        The library of the declarations, which go when it does; hence the cache. None where
-        torchvision brings the operators itself.
+        The library of the declarations, which end when it is freed; hence the cache. None if
+        torchvision defines the operators itself.
     """
     if hasattr(torch.ops.torchvision, "nms") or _extension_loads():
         return None
@@ -39,7 +39,7 @@ def declare_missing_operators() -> torch.library.Library | None:
 
 
 def _extension_loads() -> bool:
-    """Load the extension as torchvision itself is going to; twice does no harm."""
+    """Load the extension as torchvision itself will; loading it twice does no harm."""
     package = find_spec("torchvision")
     extension = package and PathFinder.find_spec("_C", package.submodule_search_locations)
     if not extension or extension.origin is None:

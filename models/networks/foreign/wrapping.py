@@ -1,4 +1,4 @@
-"""What stands round a classifier that was made elsewhere, so that it can be h."""
+"""The layers around a classifier made elsewhere, so that it can be h."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class Normalise(nn.Module):
     """(x − mean)/std for each channel of [batch, channels, height, width].
 
-    The two come from the bundle's description and are no weights.
+    Both come from the bundle's description and are not weights.
     """
 
     mean: Tensor
@@ -30,7 +30,7 @@ class Normalise(nn.Module):
 
 
 class Frozen(nn.Sequential):
-    """Modules that stay in evaluation mode and are not trained, whatever surrounds them."""
+    """Modules that stay in evaluation mode and are not trained, whatever contains them."""
 
     def __init__(self, modules: "OrderedDict[str, nn.Module]") -> None:
         super().__init__(modules)
@@ -42,7 +42,7 @@ class Frozen(nn.Sequential):
 
 
 class Contiguous(nn.Module):
-    """Runs a network that needs its tensors in the plain layout, however it is moved."""
+    """Runs a network that needs its tensors in the plain memory layout, even after it is moved."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Contiguous(nn.Module):
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """Copy ``tensor``: of one channel, the other layout passes for this one, but is passed on."""
+    """Copy ``tensor``: with one channel the other layout looks like this one, but is passed on."""
     return tensor.clone(memory_format=torch.contiguous_format)
 
 

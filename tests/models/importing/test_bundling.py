@@ -158,7 +158,7 @@ def test_a_network_of_float32_alone_runs_in_that(tmp_path: Path) -> None:
         ("complex_numbers", "holds turn, which is complex"),
         ("on_meta", "on the meta device"),
         ("uncopied", "cannot be copied and cast: TypeError"),
-        ("more_state", "which is no tensor"),
+        ("more_state", "which is not a tensor"),
         ("failing", "failed: OSError: the data base is down"),
         ("nothing", r"returned NoneType; expected an nn\.Module"),
         ("unknown", "cannot be imported .*unknown"),
@@ -217,7 +217,7 @@ def test_a_bundle_runs_no_python_unasked(tmp_path: Path, monkeypatch: pytest.Mon
     bundle = read_bundle(tmp_path / "out")
     for value in ("", "tests", f"{MODULE}.more"):
         monkeypatch.setenv(ALLOWED, value)
-        with pytest.raises(BundleError, match=f"not run unasked: set {ALLOWED}={MODULE}"):
+        with pytest.raises(BundleError, match=f"not run by default: set {ALLOWED}={MODULE}"):
             load_network(bundle)
     monkeypatch.setenv(ALLOWED, f"others,{MODULE}")
     load_network(bundle)

@@ -198,20 +198,20 @@ GRAPH = ("graph_module", "graph")
         (rename("aten.relu", "torch.ops.aten.relu.default.__init__"), "calls torch"),
         (rename("aten.relu", "torch.ops.prim.device.default"), "calls torch.ops.prim"),
         (rename("aten.relu", "torch.ops.aten.save.default"), "this PyTorch does not have"),
-        (rename("aten.relu", "torch.ops.aten.from_file.default"), "is not taken"),
-        (rename("aten.relu", "torch.ops.aten.empty_like.default"), "is not taken"),
+        (rename("aten.relu", "torch.ops.aten.from_file.default"), "is not accepted"),
+        (rename("aten.relu", "torch.ops.aten.empty_like.default"), "is not accepted"),
         (rename("aten.relu", "torch.ops.aten.rand_like.default"), "draws random numbers"),
         (rename("aten.relu", "torch.ops.aten.bernoulli.default"), "draws random numbers"),
         (rename("aten.relu", "torch.ops.aten.item.default"), "does not return a tensor"),
-        (rename("aten.relu", "torch.ops.aten.exp.out"), "writes into what it is given"),
-        (rename("aten.relu", "torch.ops.aten._cudnn_rnn.default"), "is not taken"),
+        (rename("aten.relu", "torch.ops.aten.exp.out"), "writes into its arguments"),
+        (rename("aten.relu", "torch.ops.aten._cudnn_rnn.default"), "is not accepted"),
         (rewrite("schema_version", "major", value=7), "schema version 7"),
         (rewrite(*GRAPH, "nodes", 0, "inputs", 0, "arg", value={"as_graph": {}}), "as_graph"),
         (rewrite(*GRAPH, "nodes", 0, "inputs", 0, "arg", value={}), "malformed|cannot be taken"),
         (rewrite(*GRAPH, "nodes", 0, "inputs", value=None), "malformed"),
         (rewrite(*GRAPH, "nodes", value=[]), "which nothing computes"),
         (rewrite("graph_module", "signature", value={}), "malformed"),
-        (rewrite("graph_module", "signature", "output_specs", value=[]), "expected the logits"),
+        (rewrite("graph_module", "signature", "output_specs", value=[]), "expected only the logits"),
     ],
 )
 def test_a_program_calls_only_what_a_classifier_needs(
@@ -255,7 +255,7 @@ def test_programs_that_are_not_functions_of_a_row(tmp_path: Path) -> None:
         read_archive(export(network.eval(), tmp_path / "fixed.pt2", batch=None))
     sized = {2: torch.export.Dim.DYNAMIC, 0: torch.export.Dim.DYNAMIC}
     convolution = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(ImportFailedError, match="all sizes fixed but the batch"):
+    with pytest.raises(ImportFailedError, match="all sizes fixed except the batch"):
         read_archive(export(convolution, tmp_path / "sized.pt2", batch=sized))
 
 
@@ -274,7 +274,7 @@ def test_archives_that_are_none(tmp_path: Path, exported: Path) -> None:
     for change, complaint in [
         (('"use_pickle": false', '"use_pickle": true'), "would have to be unpickled"),
         (('"storage_offset": {"as_int": 0}', '"storage_offset": {"as_int": 99999}'), "storage"),
-        (('"dtype": 7', '"dtype": 9'), "of a type that is not taken"),
+        (('"dtype": 7', '"dtype": 9'), "of a type that is not accepted"),
         (('"head.weight"', '"tail.weight"'), "lacks head.weight"),
     ]:
         content = members[config].decode()

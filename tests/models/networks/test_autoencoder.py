@@ -34,8 +34,8 @@ def test_pictures_come_back_in_their_size(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"channels": [4]}, "expected as many of one as of the other"),
-        ({"channels": [], "strides": []}, "expected as many"),
+        ({"channels": [4]}, "expected equally many of both"),
+        ({"channels": [], "strides": []}, "expected equally many"),
         ({"channels": [0, 4]}, "each at least 1"),
         ({"kernel": 4}, "expected an odd number"),
         ({"kernel": 1}, "at least the largest stride"),
