@@ -135,7 +135,9 @@ def _tensors(archive: ZipFile, folder: str, config: str) -> dict[str, Tensor]:
         content = bytearray(archive.read(folder + payload["path_name"]))
         kind = DTYPES.get(meta["dtype"])
         if kind is None:
-            raise ValueError(f"{name} holds numbers of a type that is not accepted ({meta['dtype']})")
+            raise ValueError(
+                f"{name} holds numbers of a type that is not accepted ({meta['dtype']})"
+            )
         width = torch.empty(0, dtype=kind).element_size()
         sizes, strides = ([int(one["as_int"]) for one in meta[key]] for key in ("sizes", "strides"))
         offset = int(meta["storage_offset"]["as_int"])

@@ -211,7 +211,10 @@ GRAPH = ("graph_module", "graph")
         (rewrite(*GRAPH, "nodes", 0, "inputs", value=None), "malformed"),
         (rewrite(*GRAPH, "nodes", value=[]), "which nothing computes"),
         (rewrite("graph_module", "signature", value={}), "malformed"),
-        (rewrite("graph_module", "signature", "output_specs", value=[]), "expected only the logits"),
+        (
+            rewrite("graph_module", "signature", "output_specs", value=[]),
+            "expected only the logits",
+        ),
     ],
 )
 def test_a_program_calls_only_what_a_classifier_needs(
