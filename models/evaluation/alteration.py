@@ -14,13 +14,13 @@ from models.evaluation.attacks import ATTACKS, LogScores
 
 # 8-bit pixels in steps of 16-bit ones: 65535 = 257·255.
 WIDER = 257
-# What float32 may add to the length of a change is far less.
+# float32 may add far less to the length of a change.
 _SLACK = 1e-5
 
 
 @dataclass(frozen=True)
 class Attack:
-    """One way to attack, and how hard."""
+    """A method of attack, and its effort."""
 
     name: AttackName
     norm: Norm
@@ -40,17 +40,17 @@ def alter(
     """Attack pictures.
 
     Args:
-        attack: how.
-        scores: what is attacked, on ``device``.
+        attack: how to attack.
+        scores: the function to attack, on ``device``.
         images: [N, height, width, channels].
-        labels: [N], the labels to be moved away from.
-        sizes: [N], how far each picture may be changed, in the attack's norm.
+        labels: [N], the labels to move away from.
+        sizes: [N], the largest change of each picture, in the attack's norm.
         device: a torch device.
-        batch: pictures that are attacked at a time.
+        batch: the number of pictures that are attacked at a time.
 
     Yields:
-        The altered pictures [up to batch, height, width, channels], batch by batch: every change,
-        of pixel values scaled to [0, 1], lies within its size.
+        The altered pictures [up to batch, height, width, channels], batch by batch. Each change, of
+        pixel values scaled to [0, 1], is within its size.
     """
     for start in range(0, len(images), batch):
         part = slice(start, start + batch)

@@ -1,4 +1,4 @@
-"""What is asked of an evaluation, and what of it fits no model; PyTorch is not imported to tell."""
+"""The options of an evaluation, and their checks; PyTorch is not imported for them."""
 
 import sys
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from models.data.labelled import DataSet
 AttackName = Literal["pgd", "carlini-wagner"]
 ATTACK_NAMES: tuple[AttackName, ...] = get_args(AttackName)
 
-# At which certified accuracy is reported, and attacks are made.
+# The sizes at which certified accuracy is reported, and attacks are made.
 RADII: dict[Norm, tuple[float, ...]] = {
     "l1": (0.5, 1.0, 1.5, 2.0),
     "l2": (0.25, 0.5, 0.75, 1.0),
@@ -27,9 +27,9 @@ class Attacks:
 
     Attributes:
         names: which attacks to run, one after another.
-        pictures: how many of the pictures to attack, evenly spaced among them.
+        pictures: the number of pictures to attack, evenly spaced.
         steps: gradient steps of each attack.
-        draws: noise draws that each gradient is averaged over.
+        draws: the number of noise draws over which each gradient is averaged.
     """
 
     names: tuple[AttackName, ...] = ()
@@ -48,7 +48,7 @@ def check_matplotlib() -> None:
 
 
 def check_radii(radii: Sequence[float]) -> None:
-    """Refuse sizes that are none.
+    """Refuse radii that are not above 0.
 
     Raises:
         ValueError: one is not above 0.
@@ -60,10 +60,10 @@ def check_radii(radii: Sequence[float]) -> None:
 def check_data(
     manifest: Manifest, data: DataSet, attacks: Attacks, baseline: Bundle | None
 ) -> None:
-    """Make sure that the pictures fit the model, and the baseline beside it.
+    """Check that the pictures fit the model, and the baseline if there is one.
 
     Raises:
-        ValueError: other labels, or for an attack or a baseline another shape.
+        ValueError: they have other labels, or for an attack or a baseline another shape.
     """
     if data.names != manifest.labels:
         raise ValueError(
@@ -78,7 +78,7 @@ def check_data(
 
 
 def check_baseline(baseline: Bundle, model: Manifest) -> None:
-    """Make sure that a baseline can stand beside a model.
+    """Check that a baseline can be compared with a model.
 
     Raises:
         ValueError: it has other labels or takes other pictures than ``model``.
@@ -86,7 +86,7 @@ def check_baseline(baseline: Bundle, model: Manifest) -> None:
     other = baseline.manifest
     if other.labels != model.labels or other.input != model.input:
         raise ValueError(
-            f"{baseline.path}: a baseline has the labels and the input of {model.name}, "
+            f"{baseline.path}: a baseline must have the labels and the input of {model.name}, "
             f"{len(model.labels)} labels of {list(model.input.shape)} pictures; this one has "
             f"{len(other.labels)} of {list(other.input.shape)}"
         )

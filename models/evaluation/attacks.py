@@ -1,13 +1,13 @@
 """Attacks on the expected scores, with gradients averaged over noise draws.
 
-They look for a change of at most a given size that makes another label lead. Inside a certified
-size none exists; that none is ever found is evidence for the certificates, and the accuracy under
-attack outside of it says how much room they leave.
+They look for a change of at most a given size that makes another label lead. Within a certified
+size none exists: that none is ever found is evidence for the certificates, and the accuracy under
+larger attacks shows how much room they leave.
 
-What is attacked is a function from pictures to the logarithms of expected softmax scores. That of
-a network with noise averages over ``draws`` fresh draws at each step, and so does its gradient
-(expectation over transformation, Athalye et al. 2018; Salman et al. 2019, section 3.1). Logarithms,
-because the scores of a network without noise round to 0 and 1 where their gradients still matter.
+The attacked function maps pictures to the logarithms of expected softmax scores. For a network with
+noise it averages over ``draws`` fresh draws at each step, and so does its gradient (expectation
+over transformation, Athalye et al. 2018; Salman et al. 2019, section 3.1). It uses logarithms
+because the scores of a network without noise round to 0 and 1 while their gradients still matter.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,13 @@ from models.network import PixelDP
 # Pictures [batch, c, h, w] in [0, 1] to log expected scores [batch, K], differentiable.
 LogScores = Callable[[Tensor], Tensor]
 
-# A step in L1 moves this share of the pixel values (Tramèr and Boneh 2019 take 1 % and more).
+# A step in L1 moves this share of the pixel values (Tramèr and Boneh 2019 use 1 % and more).
 _MOVED = 0.01
 _TINY = 1e-30
 
 
 def noisy_scores(network: PixelDP, draws: int) -> LogScores:
-    """Return the network's log expected scores, estimated over ``draws`` draws a picture."""
+    """Return the network's log expected scores, estimated from ``draws`` draws per picture."""
 
     def scores(pictures: Tensor) -> Tensor:
         features = network.encode(pictures).repeat_interleave(draws, dim=0)
@@ -54,11 +54,11 @@ def pgd(
     In L1 its steps are sparse, as Tramèr and Boneh (2019) found to be needed.
 
     Args:
-        scores: what is attacked.
+        scores: the function to attack.
         pictures: [batch, c, h, w] in [0, 1].
-        labels: [batch], the labels to be moved away from.
-        sizes: [batch], how far each picture may be changed, in ``norm``.
-        norm: that of the change.
+        labels: [batch], the labels to move away from.
+        sizes: [batch], the largest change of each picture, in ``norm``.
+        norm: the norm of changes.
         steps: gradient steps, each of 2.5·size/steps.
 
     Returns:
@@ -80,12 +80,12 @@ def carlini_wagner(
 ) -> Tensor:
     """Carlini and Wagner's objective (2017), descended with momentum within ``sizes``.
 
-    It is the label's logarithmic score less the largest of its rivals'. They minimise it by Adam
-    and search for the smallest change that flips a label; here the question is what a given size
-    can do, so the change is projected onto the sizes after each step (as in Madry et al. 2018,
-    section 5), and since Adam would spend as much on pixels of little worth as on the others,
-    which is poor in L1 and L2, the steps follow the averaged gradient itself (Dong et al. 2018).
-    Arguments and result as for :func:`pgd`; each step is 4·size/steps.
+    The objective is the label's logarithmic score minus the largest of its rivals'. The authors
+    minimise it with Adam and search for the smallest change that flips a label. Here the question
+    is what a given size can do, so the change is projected onto the sizes after each step (as in
+    Madry et al. 2018, section 5). Adam would spend as much on unimportant pixels as on the others,
+    which works poorly in L1 and L2, so the steps follow the averaged gradient itself (Dong et al.
+    2018). Arguments and result as for :func:`pgd`; each step is 4·size/steps.
     """
     limit = _per_picture(sizes)
     own = labels[:, None]
@@ -115,7 +115,7 @@ def _length(changes: Tensor) -> Tensor:
 def _steepest(gradient: Tensor, norm: Norm, pictures: Tensor) -> Tensor:
     """Return the direction of length 1 in ``norm`` that gains most.
 
-    Pixels that are black or white already, and would have to go further, take no part.
+    Pixels that are already black or white, and would have to go further, do not take part.
     """
     gradient = gradient.masked_fill((pictures >= 1) & (gradient > 0), 0.0)
     gradient = gradient.masked_fill((pictures <= 0) & (gradient < 0), 0.0)
@@ -131,9 +131,9 @@ def _steepest(gradient: Tensor, norm: Norm, pictures: Tensor) -> Tensor:
 
 
 def _project(change: Tensor, limit: Tensor, norm: Norm, pictures: Tensor) -> Tensor:
-    """Return the change cut to ``limit`` and to what leaves the pictures in [0, 1].
+    """Return the change, limited to ``limit`` and to pictures in [0, 1].
 
-    Cutting to [0, 1] only ever shortens a change: it moves each entry towards 0.
+    The limit to [0, 1] can only shorten a change: it moves each entry towards 0.
     """
     if check_norm(norm) == "linf":
         change = change.clamp(-limit, limit)

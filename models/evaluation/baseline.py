@@ -1,9 +1,9 @@
 """The baseline of an evaluation: a network without noise.
 
-Its bundle is trained like any other, by the recipe of the model it stands beside without noise
-(:func:`models.training.recipe.without_noise`): the same network, data and epochs, but noise of a
-millionth of the pixels' range, which is none. A baseline is used without even that; nothing is
-certified about it.
+Its bundle is trained like any other, by the recipe of the model with which it is compared, but
+without noise (:func:`models.training.recipe.without_noise`): the same network, data and epochs, but
+noise of a millionth of the pixels' range, which has no effect. A baseline is used without even that
+noise, and nothing is certified about it.
 """
 
 import numpy as np
@@ -22,12 +22,12 @@ class Baseline:
 
     Args:
         bundle: its bundle.
-        model: the model that it stands beside.
+        model: the model with which it is compared.
         device: a torch device.
 
     Raises:
         BundleError: the bundle cannot be trusted.
-        ValueError: it has other labels or takes other pictures than ``model``.
+        ValueError: its labels or its input are not those of ``model``.
     """
 
     def __init__(self, bundle: Bundle, model: Manifest, device: str = "cpu") -> None:

@@ -1,7 +1,7 @@
-"""Accuracy, certified accuracy and accuracy under attack, by the very procedure that serves.
+"""Accuracy, certified accuracy and accuracy under attack, by the same procedure as the service.
 
-Every picture gets the certificate that the service would answer without a target, and so does every
-attacked picture. ``figures`` says what is computed from them.
+Every picture, and every attacked picture, gets the certificate with which the service would answer
+without a target. ``figures`` defines what is computed from them.
 """
 
 import copy
@@ -52,7 +52,7 @@ ATTACK_ROWS = {"cpu": 512, "cuda": 8192}
 
 @dataclass(frozen=True)
 class Running:
-    """What to run on, and with which noise.
+    """Where and how to run, and with which noise.
 
     Attributes:
         device: a torch device.
@@ -67,7 +67,7 @@ class Running:
     seed: int | None = 0
 
     def load(self, model: LoadedModel) -> Predictor:
-        """Return what answers with a model."""
+        """Return a model's predictor."""
         precision = self.precision
         if precision is None:
             precision = calibrate(model, self.device, None, self.pass_size)[1].precision
@@ -96,7 +96,7 @@ class _Evaluator:
         """Certify all pictures, attack some, and do the same with a baseline.
 
         Args:
-            baseline: what to measure beside the model.
+            baseline: a baseline to measure as well.
             seed: of the attacks; None for fresh noise.
         """
         question, predictor, manifest = self.question, self.predictor, self.model.manifest
@@ -154,8 +154,8 @@ class _Evaluator:
         """Attack the model, or a baseline, with every attack at every radius.
 
         Args:
-            leaders: [N], its labels of the pictures as they are.
-            baseline: what to attack instead of the model.
+            leaders: [N], its labels of the unaltered pictures.
+            baseline: a baseline to attack instead of the model.
         """
         device, draws = self.predictor.device, self.attacks.draws
         scores: LogScores
@@ -232,21 +232,21 @@ def evaluate(
     Args:
         bundle: the model.
         data: pictures whose label names are the model's.
-        every: take every so many-th picture.
+        every: evaluate every ``every``-th picture.
         max_draws: draws for each picture.
         confidence: η of each picture's certificate.
         radii: the sizes at which certified accuracy is reported and attacks are made; by default
             those of ``RADII``.
         norm: the norm of sizes; the model's own by default.
-        dataset: what the data set is called, for the record.
+        dataset: the name of the data set, for the record.
         attacks: how to attack, if at all.
-        baseline: the bundle of a network to use without noise, attacked likewise.
-        running: on what, and with which noise.
+        baseline: the bundle of a network to use without noise, attacked in the same way.
+        running: where and how to run, and with which noise.
         progress: show bars on standard error.
 
     Raises:
         BundleError: the bundle, or the baseline's, cannot be trusted.
-        ValueError: labels that are not the model's, pictures that it cannot certify, or options
+        ValueError: the labels are not the model's, it cannot certify the pictures, or options are
             out of range.
     """
     manifest = bundle.manifest

@@ -1,6 +1,6 @@
-"""The figures of an evaluation, and how they come from labels and certified sizes.
+"""The figures of an evaluation, and how they follow from labels and certified sizes.
 
-At a threshold T on the certified size a prediction is *robust* if its size reaches T, and over n
+At a threshold T on the certified size, a prediction is *robust* if its size reaches T. Over n
 labelled pictures (Lécuyer et al. 2019, section IV, whose "certified fraction" is ``fraction``)
 
     accuracy            right / n, robust or not
@@ -11,8 +11,8 @@ labelled pictures (Lécuyer et al. 2019, section IV, whose "certified fraction" 
 
 A picture with nothing certified is never robust: an abstention counts as a failure at every T.
 
-Each share comes with its interval of Clopper and Pearson (1934) at 95 %: what the pictures, taken
-for a random sample, say about all pictures of their kind. It is about one share at a time.
+Each share has its interval of Clopper and Pearson (1934) at 95 %: what the pictures, regarded as a
+random sample, say about all pictures of their kind. An interval holds for one share at a time.
 """
 
 from collections.abc import Sequence
@@ -44,9 +44,9 @@ class _Part(BaseModel):
 
 
 class CertifiedAccuracy(_Part):
-    """What the predictions are worth at the threshold ``radius``; see the module.
+    """The figures at the threshold ``radius``; see the module.
 
-    ``precision`` is None where no prediction is robust, ``recall`` where none is right.
+    ``precision`` is None if no prediction is robust, ``recall`` if none is right.
     """
 
     radius: float
@@ -68,9 +68,9 @@ class AttackedAccuracy(_Part):
 
 
 class AttackFigures(_Part):
-    """Accuracy under one attack; the first radius is 0, the pictures as they are.
+    """Accuracy under one attack; the first radius is 0, the unaltered pictures.
 
-    ``draws`` are those that each gradient is averaged over; 1 without noise.
+    Each gradient is averaged over ``draws`` draws; 1 without noise.
     """
 
     attack: AttackName
@@ -92,13 +92,13 @@ class BaselineFigures(_Part):
 
 
 class Evaluation(_Part):
-    """What was measured, and how.
+    """The results of an evaluation, and how they were measured.
 
     Attributes:
         model: the bundle's name.
         version: the bundle's version.
-        dataset: the data set's name, if it was given one.
-        pictures: how many pictures were evaluated, every ``every``-th of the data set.
+        dataset: the data set's name, if it has one.
+        pictures: the number of evaluated pictures, every ``every``-th of the data set.
         every: see ``pictures``.
         max_draws: draws for each picture.
         confidence: η of each certificate.
@@ -108,18 +108,17 @@ class Evaluation(_Part):
         certified: certified accuracy, precision and recall per radius.
         curve: the same over a fine grid of radii, from 0, where any size above 0 counts.
         mean_size: mean certified size, right labels or not.
-        largest_size: what a picture would be certified at if all its draws agreed; no larger
-            radius can be reached with so many draws at that confidence. None in figures that
-            were recorded before it was told.
+        largest_size: the certified size of a picture whose draws all agree: no larger radius can be
+            reached with this many draws at this confidence. None in older records, which lack it.
         uncertified: pictures with certified size 0.
         attacks: accuracy under attack.
-        baseline: a network without noise beside it.
+        baseline: a network without noise, for comparison.
         draws: all draws made for the certificates.
         seconds: wall time for them, encoding included.
         draws_per_second: ``draws`` / ``seconds``.
         seed: of the noise and of the attacks. With the same device, precision, pass size and
             threads on the same machine it leads to the same figures; None for fresh noise.
-        device: what h ran on.
+        device: where h ran.
         precision: the number format of h.
         pass_size: draws in a pass.
         threads: of the CPU.
@@ -154,13 +153,13 @@ class Evaluation(_Part):
 
 @lru_cache(4096)
 def interval(count: int, of: int) -> Interval:
-    """Bound the share of which ``count`` of ``of`` pictures are a sample, at 95 %."""
+    """Bound a share at 95 %, from a sample with ``count`` of ``of`` pictures."""
     found = binomtest(count, of).proportion_ci(LEVEL, method="exact")
     return float(found.low), float(found.high)
 
 
 def certified_at(radius: float, right: Flags, sizes: Floats) -> CertifiedAccuracy:
-    """Count up pictures at one threshold; at 0 every size above 0 reaches it.
+    """Count pictures at one threshold; any size above 0 reaches the threshold 0.
 
     Args:
         radius: the threshold on sizes.
@@ -183,12 +182,12 @@ def certified_at(radius: float, right: Flags, sizes: Floats) -> CertifiedAccurac
 
 
 def certified_curve(right: Flags, sizes: Floats) -> tuple[CertifiedAccuracy, ...]:
-    """Count up pictures over a grid of thresholds, from 0 to just beyond the largest size."""
+    """Count pictures over a grid of thresholds, from 0 to just beyond the largest size."""
     return tuple(certified_at(radius, right, sizes) for radius in _grid(float(sizes.max())))
 
 
 def _grid(largest: float) -> list[float]:
-    """Return multiples of 1, 2 or 5 times a power of ten that pass ``largest`` in the end."""
+    """Return multiples of 1, 2 or 5 times a power of ten, up to just beyond ``largest``."""
     if largest <= 0:
         return [0.0]
     finest = largest / CURVE_POINTS
@@ -200,7 +199,7 @@ def _grid(largest: float) -> list[float]:
 def attacked_accuracies(
     radii: Sequence[float], leaders: Sequence[Integers], labels: Integers
 ) -> tuple[AttackedAccuracy, ...]:
-    """Count up how many of the pictures attacked at each radius keep the right label."""
+    """Count the attacked pictures that keep the right label, at each radius."""
     return tuple(
         AttackedAccuracy(
             radius=radius,

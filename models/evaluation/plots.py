@@ -1,7 +1,7 @@
 """Plots of an evaluation, as PNG and SVG.
 
-Colours are those of Okabe and Ito, which people of every colour vision tell apart; lines differ in
-dashes and markers besides.
+Colours are those of Okabe and Ito, which people with any kind of colour vision can tell apart.
+Lines also differ in dashes and markers.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ SETTINGS: Any = {  # matplotlib's own type lists every key there is
 
 
 def plot(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Draw the plots into ``folder``, which is made if it is not there.
+    """Draw the plots into ``folder``, which is created if it does not exist.
 
     Returns:
         The files: ``certified-accuracy`` and ``precision-recall``, each as .png and .svg.
@@ -73,13 +73,13 @@ def _certified_accuracy(evaluation: Evaluation, figure: "Figure") -> None:
     curve = evaluation.curve
     name = f"{evaluation.model}: certified accuracy (accuracy {evaluation.accuracy:.1%})"
     _band(axes, curve, "accuracy", BLUE, "-", name)
-    # What the certificates prove lies below what any attack leaves.
+    # The certified accuracy is never above the accuracy under any attack.
     lines = [(attack, evaluation.model, GREEN, "-") for attack in evaluation.attacks]
     if evaluation.baseline:
         beside = evaluation.baseline
         lines += [(attack, beside.model, ORANGE, "--") for attack in beside.attacks]
     for index, (attack, name, colour, dashes) in enumerate(lines):
-        # A little aside, so that bars do not hide each other.
+        # Shifted a little, so that bars do not hide each other.
         aside = 0.006 * axes.get_xlim()[1] * (index - (len(lines) - 1) / 2)
         shares = [at.accuracy for at in attack.accuracies]
         below = [at.accuracy - at.accuracy_interval[0] for at in attack.accuracies]

@@ -12,8 +12,8 @@ from models.training.recipe import Augmentation
 def augment(pictures: Tensor, how: Augmentation) -> Tensor:
     """Alter each picture of [batch, channels, height, width] by its own random affine map.
 
-    Whole pixels of shift and flips keep pixel values; the rest interpolates between them. What
-    comes in from outside is black (0).
+    Flips, and shifts by whole pixels, keep pixel values; other changes interpolate between them.
+    Pixels from outside the picture are black (0).
     """
     if how == Augmentation():
         return pictures
@@ -32,7 +32,7 @@ def augment(pictures: Tensor, how: Augmentation) -> Tensor:
         uniform(how.shear),
     )
     mirror = torch.randint(2, (batch,)) * 2 - 1 if how.flip else torch.ones(batch)
-    # Where each pixel of the new picture lies in the old one; rows and columns in the same unit.
+    # The place in the old picture of each pixel of the new one; rows and columns in the same unit.
     maps = torch.empty(batch, 2, 3)
     maps[:, 0, 0] = mirror * stretch * angle.cos()
     maps[:, 0, 1] = (shear - stretch * angle.sin()) * (height / width)

@@ -1,6 +1,6 @@
-"""Checkpoints: where a training stands after an epoch, as safetensors and JSON.
+"""Checkpoints: the state of a training after an epoch, as safetensors and JSON.
 
-Two files cannot be replaced in one step. So the tensors go first, under a name of their own, and
+Two files cannot be replaced in one step. So the tensors are written first, under a new name, and
 ``checkpoint.json``, which names them, is replaced last: it always describes a whole checkpoint.
 """
 
@@ -24,10 +24,10 @@ FORMAT_VERSION = 1
 
 @dataclass
 class Progress:
-    """How far a training has come: whole epochs, their time, and what the last one gave.
+    """The progress of a training: whole epochs, their time, and the results of the last one.
 
-    ``cpu_seconds`` is the processor's time, which other work on the machine does not lengthen.
-    ``accuracy`` and ``certified`` are of the pictures held out, if there are any.
+    ``cpu_seconds`` is processor time, which other work on the machine does not lengthen.
+    ``accuracy`` and ``certified`` are those of the held-out pictures, if there are any.
     """
 
     epochs: int = 0
@@ -48,7 +48,7 @@ def write_checkpoint(
     device: torch.device,
     progress: Progress,
 ) -> None:
-    """Write where the training stands, the state of the random numbers included."""
+    """Write the state of the training, including that of the random numbers."""
     state = optimiser.state_dict()
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for index, entries in state["state"].items():
@@ -81,13 +81,13 @@ def read_checkpoint(
     optimiser: torch.optim.Optimizer,
     device: torch.device,
 ) -> tuple[Recipe, Progress]:
-    """Bring network, optimiser and random numbers to where the training stood.
+    """Restore the state of the network, the optimiser and the random numbers.
 
     Returns:
-        The recipe, in the number format that the training began in, and how far it has come.
+        The recipe, in the number format in which the training began, and its progress.
 
     Raises:
-        TrainingError: a checkpoint that is damaged, or of another recipe or other data.
+        TrainingError: the checkpoint is damaged, or of another recipe or other data.
     """
     file = folder / CHECKPOINT
     try:
@@ -132,11 +132,11 @@ def _same(file: Path, document: dict[str, Any], recipe: Recipe, data_digest: str
     differing = sorted(name for name in then | now if then.get(name) != now.get(name))
     if differing:
         raise TrainingError(
-            f"{file}: was begun with another {', '.join(differing)}; "
+            f"{file}: the training began with another {', '.join(differing)}; "
             "resume with the same, or train into another folder"
         )
     if document["data"] != data_digest:
-        raise TrainingError(f"{file}: was begun on other data; resume on the same")
+        raise TrainingError(f"{file}: the training began on other data; resume on the same")
 
 
 def _tensors(file: Path, digest: str) -> dict[str, Tensor]:
@@ -164,7 +164,7 @@ def _restore(
             number, _, entry = rest.partition(".")
             parameter = parameters[int(number)]
             if tensor.shape == parameter.shape:
-                # In the parameter's own memory layout, as if there had been no interruption.
+                # In the parameter's own memory layout, as without the interruption.
                 tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
             state.setdefault(int(number), {})[entry] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": groups})

@@ -1,4 +1,4 @@
-"""What keeps a training from beginning, whatever the network; PyTorch is not imported to tell."""
+"""Checks before a training begins, for any network; PyTorch is not imported for them."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ CHECKPOINT = "checkpoint.json"
 
 
 class TrainingError(ValueError):
-    """A training that cannot start or go on: says why, and what to do."""
+    """A training cannot start or continue: says why, and what to do."""
 
 
 def check_folder(out: Path, *, resume: bool, force: bool) -> None:
-    """Make sure that a training may write into ``out``.
+    """Check that a training may write into ``out``.
 
     Raises:
-        TrainingError: a bundle or an unfinished training is there, which nobody gave up.
+        TrainingError: there is a bundle or an unfinished training, which no option gives up.
     """
     if (out / MANIFEST).exists() and not force:
         raise TrainingError(
@@ -25,38 +25,38 @@ def check_folder(out: Path, *, resume: bool, force: bool) -> None:
         )
     if (out / CHECKPOINT).exists() and not (resume or force):
         raise TrainingError(
-            f"{out} holds an unfinished training; --resume goes on with it, --force begins again"
+            f"{out} holds an unfinished training; --resume continues it, --force begins again"
         )
 
 
 def check_denoiser(recipe: Recipe, classifier: Bundle | None) -> None:
-    """Make sure that a recipe trains what is wanted: a network, or a denoiser for a classifier.
+    """Check that a recipe trains what is asked for: a network, or a denoiser for a classifier.
 
     Raises:
-        TrainingError: it does not, or nothing can be put in front of that classifier.
+        TrainingError: it does not, or no denoiser can be put in front of that classifier.
     """
     if classifier is None:
         if recipe.denoiser:
             raise TrainingError(
-                f"recipe {recipe.name} trains a denoiser; say in front of which classifier "
+                f"recipe {recipe.name} trains a denoiser; name the classifier behind it "
                 "(--denoiser)"
             )
         return
     if recipe.architecture.name != AUTOENCODER or recipe.denoiser is None:
         raise TrainingError(
-            f"recipe {recipe.name} trains a whole network; leave out --denoiser, or take the "
+            f"recipe {recipe.name} trains a whole network; omit --denoiser, or use the "
             "recipe of a denoiser"
         )
     front = classifier.manifest
     if front.noise.placement != IMAGE or front.architecture.name == DENOISED:
         raise TrainingError(
-            f"{classifier.path}: has layers before its noise or a denoiser already; expected a "
+            f"{classifier.path}: already has layers before its noise, or a denoiser; expected a "
             "plain classifier, from pixeldp import or trained with noise in the image"
         )
 
 
 def check_data(recipe: Recipe, classifier: Bundle | None, data: DataSet) -> None:
-    """Make sure that the pictures are those of a classifier, and enough to hold some out.
+    """Check that the pictures fit a classifier, and are enough to hold some out.
 
     Raises:
         TrainingError: they have another shape.

@@ -1,8 +1,9 @@
 """Training an autoencoder in front of a classifier that stays as it is.
 
-So a classifier that never saw noise gets one of PixelDP's: the noise goes before the autoencoder or
-after its first layer (Lécuyer et al. 2019, section III-B, option 4), and the autoencoder is trained
-for what the classifier makes of its pictures (Salman et al. 2020, "Denoised smoothing").
+This makes a PixelDP network of a classifier that never saw noise: the noise is added before the
+autoencoder or after its first layer (Lécuyer et al. 2019, section III-B, option 4), and the
+autoencoder is trained for the classifier's answers to its pictures (Salman et al. 2020, "Denoised
+smoothing").
 """
 
 from dataclasses import replace
@@ -39,7 +40,7 @@ def train_denoiser(
 ) -> Manifest:
     """Train an autoencoder in front of ``classifier`` and save both as a bundle.
 
-    Other arguments, result and errors as of :func:`models.training.loop.train`.
+    The other arguments, the result and the errors are those of :func:`models.training.loop.train`.
     """
     begin = partial(DenoiserTraining, classifier=classifier)
     return train(
@@ -57,16 +58,16 @@ def train_denoiser(
 class DenoiserTraining(Training):
     """One training of an autoencoder.
 
-    The labels to find are the classifier's own, so that those of ``data`` play no part.
+    The targets are the classifier's own labels; those of ``data`` are not used.
 
     Args:
         recipe: its architecture is ``autoencoder``.
-        data: pictures of the size that the classifier takes.
+        data: pictures of the classifier's size.
         device: a torch device.
-        classifier: a bundle whose noise goes into the image, so that all of its network is h.
+        classifier: a bundle with its noise in the image, so that its whole network is h.
 
     Raises:
-        TrainingError: the classifier, the recipe and the data do not fit.
+        TrainingError: the classifier, the recipe and the data do not fit together.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class DenoiserTraining(Training):
             self.held_out = replace(self.held_out, labels=self._own_labels(self.held_out))
 
     def manifest(self) -> Manifest:
-        """Describe the network as it is, with the classifier that it stands in front of."""
+        """Describe the present network, with the classifier behind the autoencoder."""
         manifest, front = super().manifest(), self._classifier.manifest
         record = {
             "name": front.name,
@@ -128,7 +129,7 @@ class DenoiserTraining(Training):
         return loss, (logits.detach().argmax(-1) == own).float().mean().item()
 
     def _own_labels(self, data: DataSet) -> Integers:
-        """What the classifier makes of the pictures without noise."""
+        """Return the classifier's labels of the pictures without noise."""
         found = []
         for start in range(0, len(data), self.recipe.batch_size):
             images = data.images[start : start + self.recipe.batch_size]

@@ -1,4 +1,4 @@
-"""The training loop: noise in every step, Δ kept at 1, a checkpoint after every epoch."""
+"""The training loop: noise in every step, Δ kept at a bound, a checkpoint after every epoch."""
 
 import sys
 import time
@@ -40,7 +40,7 @@ from models.training.losses import draws_loss
 from models.training.monitor import fork_random, watch, watched_size
 from models.training.recipe import Recipe
 
-# The number formats are compared by steps of at most so many pictures, in turns.
+# Number formats are compared by alternating steps of at most this many pictures, this many times.
 TRIAL_PICTURES, TRIALS = 16, 3
 
 
@@ -58,25 +58,25 @@ def train(
     """Train a network and save it as a bundle.
 
     Args:
-        recipe: how.
+        recipe: how to train.
         data: the training pictures.
-        out: the bundle's folder; checkpoints are kept in it until the training is done.
-        begin: what sets the training up; a denoiser's is another than a whole network's.
-        device: what h is trained on, a torch device.
-        resume: go on from the checkpoint in ``out``, if there is one, in the number format that
-            it began in. On the same machine the weights end as they would have without the
+        out: the bundle's folder; checkpoints are kept there until the training is done.
+        begin: sets the training up; a denoiser's differs from a whole network's.
+        device: the torch device on which h is trained.
+        resume: continue from the checkpoint in ``out``, if there is one, in the number format in
+            which it began. On the same machine the weights end as they would have without the
             interruption.
-        force: replace the bundle that is in ``out``, as soon as the training is done; and begin
-            again instead of an unfinished training that is not to be gone on with.
+        force: replace the bundle in ``out`` once the training is done, and begin again if there is
+            an unfinished training that is not resumed.
         progress: show a bar and a line for each epoch on standard error.
 
     Returns:
         The bundle's description.
 
     Raises:
-        TrainingError: ``out`` is taken or being written to, the checkpoint does not fit, the
+        TrainingError: ``out`` is in use or being written to, the checkpoint does not fit, the
             device has too little memory, or the loss is not finite.
-        ValueError: a recipe that does not fit the network or the data.
+        ValueError: the recipe does not fit the network or the data.
     """
     check_folder(out, resume=resume, force=force)
     if begin is None:
@@ -100,7 +100,7 @@ def _alone(out: Path) -> Iterator[None]:
     """Keep other trainings out of the folder.
 
     Raises:
-        TrainingError: one is there already.
+        TrainingError: another training uses it.
     """
     with ExitStack() as stack:
         try:
@@ -112,7 +112,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 @contextmanager
 def _surroundings(recipe: Recipe, device: str) -> Iterator[None]:
-    """Seed and threads as the recipe says, and as they were afterwards."""
+    """Set seed and threads as the recipe says, and restore them afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.threads)
     try:
@@ -126,14 +126,14 @@ def _surroundings(recipe: Recipe, device: str) -> Iterator[None]:
 class Training:
     """One training under way.
 
-    h is on the device, and so is what it is trained on. g, of few layers, stays on the CPU, where
-    its Δ is kept and proven after every step.
+    h is on the device, and so are its inputs. g has few layers and stays on the CPU, where its Δ is
+    kept at its bound, and proven, after every step.
 
     Args:
-        recipe: how.
+        recipe: how to train.
         data: the training pictures.
         device: a torch device.
-        program: that of an exported classifier inside the network.
+        program: the program of an exported classifier inside the network.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Training:
         self._labels = torch.from_numpy(data.labels)
         self.network = self._build()
         self._keep_sensitivity()
-        self.manifest()  # What is wrong with the description shows now, not after the last epoch.
+        self.manifest()  # Faults of the description show now, not after the last epoch.
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.network.classifier.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self._optimiser = torch.optim.AdamW(
@@ -208,7 +208,7 @@ class Training:
         return manifest
 
     def manifest(self) -> Manifest:
-        """Describe the network as it is. The digest of the weights comes with their file."""
+        """Describe the present network. The digest of the weights follows with their file."""
         recipe, shape = self.recipe, self.data.shape
         self.network.eval()
         proven = self._sensitivity(self.network.encoder)
@@ -274,10 +274,10 @@ class Training:
             project_(encoder, self.data.shape, self.recipe.norm, self._noise_norm, self._kept())
 
     def _kept(self) -> float:
-        """What Δ of a g that learns is kept at: that of noise in the image.
+        """Return the bound at which Δ of a g that learns is kept: Δ for noise in the image.
 
-        So a scale is worth the same wherever the noise is placed, and from L∞ to L1, say, g's
-        features are about as large as pixels, not as many times smaller as there are pixels.
+        So a scale is worth the same wherever the noise is placed, and even from L∞ to L1 g's
+        features are about as large as pixels, instead of smaller by the number of pixels.
         """
         return self._sensitivity(nn.Identity()).value
 
@@ -305,7 +305,7 @@ class Training:
         )
 
     def _faster(self, progress: bool) -> Precision:
-        """Measure in which number format a step takes less time, and leave no trace of it."""
+        """Measure in which number format a step is faster, and restore all state."""
         batch = torch.arange(min(TRIAL_PICTURES, self.recipe.batch_size, len(self.data)))
         buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
         taken: dict[Precision, list[float]] = {precision: [] for precision in PRECISIONS}
@@ -324,7 +324,8 @@ class Training:
         self._optimiser.zero_grad()
         for buffer, before in buffers:  # the running statistics of normalisation
             buffer.copy_(before)
-        # The least of each: the first step pays for set-up, and others may wait for the machine.
+        # The least of each: the first step includes set-up, and others may have waited for the
+        # machine.
         least = {precision: min(times) for precision, times in taken.items()}
         fastest = min(least, key=least.__getitem__)
         if progress:
@@ -336,7 +337,7 @@ class Training:
         return fastest
 
     def _step(self, batch: Tensor, step: int) -> tuple[float, float]:
-        """Make one step; return the loss and the share of draws that gave the right label."""
+        """Make one step; return the loss, and the share of draws with the right label."""
         loss, accuracy = self._gradients(batch, step)
         if not torch.isfinite(loss):
             raise TrainingError(
@@ -349,7 +350,7 @@ class Training:
         return loss.item(), accuracy
 
     def _gradients(self, batch: Tensor, step: int) -> tuple[Tensor, float]:
-        """Set the gradients of a step; return the loss and the share of draws that were right."""
+        """Set the gradients of a step; return the loss, and the share of right draws."""
         recipe, labels = self.recipe, self._labels[batch].to(self.device)
         pictures = torch.from_numpy(self.data.images[batch.numpy()]).permute(0, 3, 1, 2)
         pictures = augment(pictures.contiguous().float() / 255, recipe.augmentation)
@@ -365,7 +366,7 @@ class Training:
         return loss.detach(), accuracy
 
     def _loss(self, noisy: Tensor, pictures: Tensor, labels: Tensor) -> tuple[Tensor, float]:
-        """Return the loss, and the share of draws that gave the right label.
+        """Return the loss, and the share of draws with the right label.
 
         Args:
             noisy: [draws × batch, …], all pictures once, then all again.
@@ -383,7 +384,7 @@ class Training:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _watch(self) -> None:
-        """Certify the pictures held out with the network as it is now."""
+        """Certify the held-out pictures with the present network."""
         if self.held_out:
             assert self.recipe.precision is not None  # since the training began
             self.progress.accuracy, self.progress.certified = watch(
@@ -395,7 +396,7 @@ class Training:
             )
 
     def _scale(self, step: int) -> float:
-        """The noise of a step: it grows over the first epochs."""
+        """Return the scale of the noise in a step: it grows over the first epochs."""
         growing = self.recipe.noise_warm_up * self._steps
         return self.network.scale * min(1.0, (step + 1) / growing if growing else 1.0)
 

@@ -1,4 +1,4 @@
-"""The training loss of several noise draws per picture."""
+"""The training loss for several noise draws per picture."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +16,7 @@ def draws_loss(logits: Tensor, labels: Tensor, consistency: Consistency | None) 
     Args:
         logits: [draws, batch, K].
         labels: [batch].
-        consistency: the weights, or None for cross-entropy alone.
+        consistency: the weights, or None for cross-entropy only.
     """
     logs = F.log_softmax(logits, dim=-1)
     draws = len(logs)

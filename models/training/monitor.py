@@ -1,4 +1,4 @@
-"""How a training is coming along: certified accuracy of a few pictures, with few draws each."""
+"""The progress of a training: certified accuracy of a few pictures, with few draws each."""
 
 import tempfile
 from contextlib import AbstractContextManager
@@ -21,7 +21,7 @@ PASS_SIZE = 128
 
 
 def fork_random(device: str) -> AbstractContextManager[None]:
-    """Put the random numbers of the CPU and of ``device`` back where they were, afterwards."""
+    """Restore the random state of the CPU and of ``device`` afterwards."""
     return torch.random.fork_rng(devices=[] if device == "cpu" else [torch.device(device)])
 
 
@@ -35,8 +35,8 @@ def watch(
 ) -> tuple[float, float]:
     """Return the accuracy, and the certified accuracy at :func:`watched_size`.
 
-    They come about as in ``pixeldp evaluate``, from a bundle of the network as it is now, but for
-    few draws at low confidence. No random numbers of the training are used up.
+    They are computed as in ``pixeldp evaluate``, from a bundle of the present network, but with few
+    draws and at low confidence. The training's random numbers are not affected.
     """
     question = Question(CONFIDENCE, DRAWS, None, manifest.sensitivity.input_norm)
     right = certified = 0

@@ -1,6 +1,6 @@
-"""Recipes: everything that a training depends on but its data, as one JSON-able description.
+"""Recipes: everything that a training depends on, except its data, as one JSON-able description.
 
-A recipe is written whole into the bundle that it leads to.
+A recipe is written in full into the bundle that its training makes.
 """
 
 from difflib import get_close_matches
@@ -26,7 +26,7 @@ class _Part(BaseModel):
 class Optimiser(_Part):
     """AdamW under a one-cycle schedule (Smith and Topin 2018).
 
-    ``learning_rate`` is the cycle's peak, reached after the share ``warm_up`` of all steps.
+    ``learning_rate`` is the peak of the cycle, reached after the share ``warm_up`` of all steps.
     """
 
     learning_rate: Positive = 2e-3
@@ -35,14 +35,14 @@ class Optimiser(_Part):
 
 
 class Augmentation(_Part):
-    """How each picture is altered at random, on its own, each time it is seen.
+    """The random changes of each picture, made anew each time it is seen.
 
     Attributes:
-        shift: up to so many whole pixels along each axis; what comes in is black.
-        rotation: up to so many degrees either way.
+        shift: by up to this many whole pixels along each axis; pixels from outside are black.
+        rotation: by up to this many degrees either way.
         stretch: larger or smaller by up to this share.
-        shear: rows pushed sideways by up to this share of their distance from the middle.
-        flip: left and right exchanged, every other time.
+        shear: rows are moved sideways by up to this share of their distance from the middle.
+        flip: left and right are exchanged half of the time.
     """
 
     shift: Annotated[int, Field(ge=0)] = 0
@@ -53,7 +53,7 @@ class Augmentation(_Part):
 
 
 class Consistency(_Part):
-    """Ask the draws of a picture to agree (Jeong and Shin 2020).
+    """Reward draws of a picture that agree (Jeong and Shin 2020).
 
     ``weight`` is that of the mean divergence KL(averaged prediction ‖ each draw's), ``entropy``
     that of the averaged prediction's entropy.
@@ -66,12 +66,12 @@ class Consistency(_Part):
 class Denoiser(_Part):
     """Train an autoencoder in front of a classifier that stays as it is.
 
-    What is asked of it is that the classifier finds in the restored picture what it finds in the
-    clean one: the loss of its own labels ("stability", Salman et al. 2020, "Denoised smoothing").
+    The classifier should find in the restored picture what it finds in the clean one: the loss is
+    that of its own labels ("stability", Salman et al. 2020, "Denoised smoothing").
 
     Attributes:
         restoration: weight of the squared error of the restored pixels, beside the stability.
-        classifier: the digest of the classifier's bundle, which the training fills in.
+        classifier: the digest of the classifier's bundle; the training fills it in.
     """
 
     restoration: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -84,28 +84,28 @@ class Recipe(_Part):
     Attributes:
         name: of the recipe, and of the bundle.
         version: of the bundle.
-        dataset: what ``models.data.datasets.load`` takes.
-        architecture: the network and its arguments; of a denoiser, ``autoencoder`` and its.
-        placement: where the noise goes.
+        dataset: as for ``models.data.datasets.load``.
+        architecture: the network and its arguments; for a denoiser, ``autoencoder`` and its own.
+        placement: where the noise is added.
         mechanism: the noise law.
-        scale: σ or b in units of g's output; None where the construction bound gives it.
-        construction_bound: the paper's way to name the scale; None where ``scale`` gives it.
-        norm: that of the attacks: Δ is bounded from it to the mechanism's norm.
-        epochs: how often all pictures are seen.
+        scale: σ or b in units of g's output; None if the construction bound determines it.
+        construction_bound: the paper's way to state the scale; None if ``scale`` states it.
+        norm: the norm of the attacks: Δ is bounded from it to the mechanism's norm.
+        epochs: how often each picture is seen.
         batch_size: pictures in a step.
         optimiser: how steps are made.
         draws: noise draws per picture and step.
-        consistency: how much the draws of a picture are asked to agree, if at all.
-        denoiser: train an autoencoder in front of a classifier that there is already.
-        noise_warm_up: the noise grows to its scale over so many epochs.
+        consistency: how strongly draws that agree are rewarded, if at all.
+        denoiser: train an autoencoder in front of an existing classifier.
+        noise_warm_up: the noise grows to its scale over this many epochs.
         augmentation: how pictures are altered.
         seed: of everything random.
-        precision: of h while training; weights and g stay float32. None leaves it to the machine:
-            the format that makes a step faster there. What it was is written into the bundle.
-        channels_last: memory layout that suits convolutions on CPUs.
-        held_out: so many of the pictures are not trained on, but certified after each epoch, with
-            few draws, to show what comes of it.
-        threads: of the CPU. With the same seed, threads and precision a training can be repeated
+        precision: of h while training; weights and g stay float32. None chooses the format in which
+            a step is faster on the machine; the bundle records it.
+        channels_last: use the memory layout that suits convolutions on CPUs.
+        held_out: this many pictures are not used to train, but certified after each epoch, with few
+            draws, to show the progress.
+        threads: of the CPU. With the same seed, threads and precision, a training can be repeated
             bit for bit on the same machine.
     """
 
@@ -144,7 +144,7 @@ class Recipe(_Part):
         """Return this recipe with other values, checked.
 
         Raises:
-            ValueError: a value that is not allowed.
+            ValueError: a value is not allowed.
         """
         try:
             return Recipe.model_validate({**self.model_dump(), **changes})
@@ -155,10 +155,10 @@ class Recipe(_Part):
             raise ValueError(f"{field}: {first['msg']}{given}") from None
 
     def noise_scale(self, sensitivity: float) -> float:
-        """Return the scale of the noise where g's Δ is ``sensitivity``.
+        """Return the scale of the noise if g's Δ is ``sensitivity``.
 
         Raises:
-            ValueError: a construction bound outside of what its proof covers.
+            ValueError: the proof does not cover this construction bound.
         """
         bound = self.construction_bound
         if bound is None:
@@ -169,7 +169,7 @@ class Recipe(_Part):
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return the recipe called ``name``.
+    """Return the recipe named ``name``.
 
     Raises:
         ValueError: there is none.
@@ -184,14 +184,14 @@ def find_recipe(name: str) -> Recipe:
 
 
 def without_noise(recipe: Recipe) -> Recipe:
-    """Return the same network's recipe without noise, and without what noise needed.
+    """Return the recipe of the same network without noise, and without everything for noise.
 
     Raises:
-        ValueError: a denoiser's recipe.
+        ValueError: it is a denoiser's recipe.
     """
     if recipe.denoiser:
         raise ValueError(
-            f"recipe {recipe.name} trains a denoiser, which is nothing without noise; the baseline "
+            f"recipe {recipe.name} trains a denoiser, which needs noise; the baseline "
             "is the bundle of the classifier behind it"
         )
     return recipe.changed(
@@ -282,8 +282,8 @@ RECIPES = (
         channels_last=True,
         held_out=100,
     ),
-    # In front of one of torchvision's classifiers, as pixeldp import makes a bundle of it; the
-    # paper's noise for ImageNet.
+    # In front of a torchvision classifier whose bundle pixeldp import made; with the paper's noise
+    # for ImageNet.
     Recipe(
         name="imagenet-autoencoder",
         dataset="imagenet",
@@ -317,8 +317,8 @@ RECIPES = (
         channels_last=True,
         held_out=100,
     ),
-    # For a quick try, and for tests: eight by eight pixels, a few seconds; too small for a number
-    # format to be worth a measurement.
+    # For a quick try, and for tests: eight by eight pixels, a few seconds. Too small for measuring
+    # number formats to be worthwhile.
     Recipe(
         name="digits",
         dataset="digits",

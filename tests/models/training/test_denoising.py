@@ -139,11 +139,11 @@ def test_what_does_not_go_together_is_refused(
     tmp_path: Path, digits: DataSet, plain: Path, denoised: Path, weights: Path
 ) -> None:
     recipe, bundle = find_recipe("digits-denoiser"), read_bundle(plain)
-    with pytest.raises(TrainingError, match="say in front of which classifier"):
+    with pytest.raises(TrainingError, match="name the classifier behind it"):
         train(recipe, digits, tmp_path / "out", progress=False)
     with pytest.raises(TrainingError, match="recipe digits trains a whole network"):
         train_denoiser(find_recipe("digits"), digits, bundle, tmp_path / "out", progress=False)
-    with pytest.raises(TrainingError, match="a denoiser already"):
+    with pytest.raises(TrainingError, match="or a denoiser"):
         train_denoiser(recipe, digits, read_bundle(denoised), tmp_path / "out", progress=False)
     wide = DataSet(digits.images.repeat(2, axis=2), digits.labels, digits.names)
     with pytest.raises(TrainingError, match=r"pictures are \[1, 8, 16\], but .* takes \[1, 8, 8\]"):

@@ -153,7 +153,7 @@ def test_a_training_goes_on_in_the_format_that_it_began_in(
         with pytest.raises(KeyboardInterrupt):
             train(recipe(epochs=2, precision=precision), few, tmp_path, progress=False)
     (other,) = set(PRECISIONS) - {precision}
-    with pytest.raises(TrainingError, match="was begun with another precision; resume with"):
+    with pytest.raises(TrainingError, match="began with another precision; resume with"):
         train(recipe(epochs=2, precision=other), few, tmp_path, resume=True, progress=False)
     left_open = recipe(epochs=2, precision=None)
     manifest = train(left_open, few, tmp_path, begin=Slowed, resume=True, progress=False)
@@ -201,7 +201,7 @@ def test_a_checkpoint_torn_in_the_middle_leaves_the_one_before(
 
 def test_a_taken_folder_is_left_alone(few: DataSet, unfinished: Path) -> None:
     with pytest.raises(
-        TrainingError, match="unfinished training; --resume goes on with it, --force begins"
+        TrainingError, match="unfinished training; --resume continues it, --force begins"
     ):
         train(recipe(epochs=3), few, unfinished, progress=False)
     train(recipe(epochs=3), few, unfinished, resume=True, progress=False)
@@ -237,9 +237,9 @@ def test_a_recipe_that_does_not_fit_leaves_the_checkpoint(few: DataSet, unfinish
 
 
 def test_only_the_same_training_is_resumed(few: DataSet, digits: DataSet, unfinished: Path) -> None:
-    with pytest.raises(TrainingError, match="was begun with another epochs, seed; resume with"):
+    with pytest.raises(TrainingError, match="began with another epochs, seed; resume with"):
         train(recipe(epochs=4, seed=3), few, unfinished, resume=True, progress=False)
-    with pytest.raises(TrainingError, match="was begun on other data"):
+    with pytest.raises(TrainingError, match="began on other data"):
         train(recipe(epochs=3), digits, unfinished, resume=True, progress=False)
 
 

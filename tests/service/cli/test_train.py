@@ -88,7 +88,7 @@ def test_a_denoiser_in_front_of_a_bundle(tmp_path: Path, capsys: Captured) -> No
         (["digits", "--undefended", "--scale", "0.1"], "leave out the noise's options"),
         (["digits", "--scale", "0"], "scale: "),
         (["digits", "--held-out", "1500"], "cannot hold 1500 of 1500"),
-        (["digits-denoiser"], "say in front of which classifier (--denoiser)"),
+        (["digits-denoiser"], "name the classifier behind it (--denoiser)"),
         (["digits", "--placement", "nowhere"], "no module 'nowhere'"),
         (["imagenet-autoencoder"], "imagenet needs the folder that holds it"),
     ],
