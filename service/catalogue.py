@@ -1,10 +1,11 @@
-"""The models that are served, by name."""
+"""The models: which are served, by name, and which are being loaded or leave."""
 
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.bundle import Bundle, BundleError, read_bundle
+from service.engine.observer import Observer
 
 
 class UnknownModelError(LookupError):
@@ -25,7 +26,12 @@ class Served:
 
 
 class Catalogue:
-    """The served models in the order given, and those that were served and can be again.
+    """The one owner of which models there are.
+
+    A model gets a number and is loaded by the workers (:meth:`number`), is served (:meth:`put`),
+    leaves (:meth:`drop`, or another is put in its place) and is gone (:meth:`forget`). Routes find
+    it by name while it is served, workers load it from its number on until it is gone, and an
+    observer is told when it is served and when no longer.
 
     Args:
         paths: the bundles' folders, at least one.
@@ -39,7 +45,11 @@ class Catalogue:
 
     def __init__(self, paths: list[Path], default: str | None = None) -> None:
         self._numbers = itertools.count()
-        self._models: dict[tuple[str, str], Served] = {}
+        # Each model is in one of these two.
+        self._served: dict[tuple[str, str], Served] = {}
+        self._unseen: dict[int, Served] = {}
+        self._observer: Observer | None = None
+        # Where those lie that are or were served.
         self._folders: dict[tuple[str, str], Path] = {}
         for path in paths:
             served = self.number(read_bundle(path))
@@ -51,29 +61,58 @@ class Catalogue:
 
     @property
     def models(self) -> list[Served]:
-        """All served models."""
-        return list(self._models.values())
+        """All served models, in the order given."""
+        return list(self._served.values())
+
+    @property
+    def held(self) -> list[Served]:
+        """All that workers have: those that are served, are being loaded, or leave."""
+        return [*self._served.values(), *self._unseen.values()]
 
     @property
     def bundles(self) -> list[Bundle]:
-        """Their bundles."""
+        """The bundles of the served models."""
         return [served.bundle for served in self.models]
 
+    def bundle(self, number: int) -> Bundle | None:
+        """Return the model of that number, served or not; None if it is gone."""
+        return next((served.bundle for served in self.held if served.index == number), None)
+
+    def announce_to(self, observer: Observer) -> None:
+        """Tell an observer which models are served, and whenever that changes."""
+        self._observer = observer
+        for served in self.models:
+            observer.add_model(*served.key, served.bundle.digest)
+
     def number(self, bundle: Bundle) -> Served:
-        """Give a bundle a number; it is served when it is :meth:`put`."""
-        return Served(next(self._numbers), bundle)
+        """Give a bundle a number: workers load it, and nobody else sees it until it is put."""
+        served = Served(next(self._numbers), bundle)
+        self._unseen[served.index] = served
+        return served
 
     def put(self, served: Served) -> Served | None:
-        """Serve a model from now on; return the one of its name and version, which it replaces."""
-        former = self._models.get(served.key)
-        self._models[served.key] = served
+        """Serve a model from now on; return the one of its name and version, which leaves."""
+        former = self._served.get(served.key)
+        self._served[served.key] = self._unseen.pop(served.index)
         self._folders[served.key] = served.bundle.path
+        if self._observer:
+            self._observer.add_model(*served.key, served.bundle.digest)
+        if former:
+            self._leave(former)
         return former
 
     def drop(self, served: Served) -> None:
-        """Serve a model no longer, unless another has replaced it."""
-        if self._models.get(served.key) is served:
-            del self._models[served.key]
+        """Serve a model no longer; workers have it until it is forgotten."""
+        self._leave(self._served.pop(served.key))
+
+    def forget(self, served: Served) -> None:
+        """Have a model that is not served be gone."""
+        del self._unseen[served.index]
+
+    def _leave(self, served: Served) -> None:
+        self._unseen[served.index] = served
+        if self._observer:
+            self._observer.remove_model(*served.key, served.bundle.digest)
 
     @property
     def folders(self) -> dict[tuple[str, str], Path]:

@@ -31,13 +31,15 @@ def explain(error: BaseException, device: str) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-def explain_exit(code: int, last_line: str) -> str:
+def explain_exit(code: int | None, last_line: str) -> str:
     """Say what a worker that gave no reason ended with.
 
     Args:
-        code: its exit status; below 0 the signal that ended it.
+        code: its exit status; below 0 the signal that ended it; None if nothing did.
         last_line: the last that it wrote to standard error.
     """
+    if code is None:
+        return "it cannot be ended: see what the kernel says (dmesg)"
     said = f" ({_shorten(last_line)})" if last_line else ""
     if code >= 0:
         return f"it ended with exit status {code}{said or ', without a word'}"

@@ -1,20 +1,16 @@
 """A picture's way through the front process: what is asked, where it is, what comes of it."""
 
 import asyncio
-from collections import Counter, UserDict, deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from models.certification.answer import Conclusion
 from models.certification.question import Question
 from models.execution import Execution
 from service.decoding.reduction import Reduced
 from service.engine import messages
-
-if TYPE_CHECKING:
-    from service.engine.supervisor import Supervisor
-
+from service.engine.handle import WorkerHandle
 
 # Deaths of workers in passes of one picture, after which it is taken to be their cause.
 MOST_DEATHS = 2
@@ -58,8 +54,10 @@ class Result:
 
 @dataclass(eq=False)
 class Entry:
-    """A job on its way: ``supervisor`` has it, or it waits.
+    """A job on its way.
 
+    ``place`` says where it is: in the queue, among what a worker has, or nowhere: it has an answer.
+    ``sent`` is when a worker was last given it, and ``device`` that worker's.
     ``deaths`` counts the workers that died in a pass of its own, ``suspicions`` those that died in
     a pass that it shared, ``restarts`` those that had it at all: each run has an α of its own.
     ``looked`` says whether looks of the present run were told of. ``draft`` is the answer of this
@@ -71,14 +69,26 @@ class Entry:
     answer: asyncio.Future[messages.Answer]
     on_look: Callable[[Conclusion | None], None] | None
     granted: int = 0
-    supervisor: "Supervisor | None" = None
+    place: "Queue | Entries | None" = None
     sent: float = 0.0
+    device: str = ""
     deaths: int = 0
     suspicions: int = 0
     restarts: int = 0
     looked: bool = False
     draft: messages.Answer | None = None
     timer: asyncio.TimerHandle | None = None
+
+    def move(self, place: "Queue | Entries | None") -> None:
+        """Put it elsewhere, or nowhere.
+
+        Nothing else changes where it is: what the queue holds and what a worker has follow.
+        """
+        if self.place is not None:
+            self.place._remove(self)
+        self.place = place
+        if place is not None:
+            place._add(self)
 
     def begin_anew(self) -> None:
         """Say to who was told of looks that they are void: those to come are of another run."""
@@ -133,28 +143,31 @@ class Entry:
         return min(before, 1) if before < MOST_DEATHS else self.granted
 
 
-class Entries(UserDict[int, Entry]):
-    """The pictures that a worker has, by id; and how many of them are whose."""
+class Entries(Mapping[int, Entry]):
+    """The pictures that a worker has, by id; and how many of them are whose.
 
-    def __init__(self) -> None:
+    They come and go by :meth:`Entry.move` alone.
+    """
+
+    def __init__(self, worker: WorkerHandle) -> None:
+        self.worker = worker
+        self._entries: dict[int, Entry] = {}
         self._of: Counter[int] = Counter()
-        super().__init__()
 
-    def __setitem__(self, number: int, entry: Entry) -> None:
-        """Add one."""
-        super().__setitem__(number, entry)
-        self._of[entry.job.owner] += 1
+    def __getitem__(self, number: int) -> Entry:
+        return self._entries[number]
 
-    def __delitem__(self, number: int) -> None:
-        """Take one out."""
-        self._of[self[number].job.owner] -= 1
-        super().__delitem__(number)
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def of(self, owner: int) -> int:
         """How many are a caller's."""
         return self._of[owner]
 
-    def admits(self, owner: int, high: bool, window: int) -> bool:
+    def admits(self, owner: int, high: bool) -> bool:
         """Whether there is a place for one more.
 
         Some places are kept for high priority, which need not wait for any other picture to end.
@@ -163,17 +176,26 @@ class Entries(UserDict[int, Entry]):
         Args:
             owner: whose it is.
             high: whether it is of high priority.
-            window: places for pictures of normal priority.
         """
+        window = self.worker.window  # places for pictures of normal priority
         if owner != SHARED and self.of(owner) < window // 4:
             return True
         return len(self) < (window * 5 // 4 if high else window)
+
+    def _add(self, entry: Entry) -> None:
+        self._entries[entry.id] = entry
+        self._of[entry.job.owner] += 1
+
+    def _remove(self, entry: Entry) -> None:
+        del self._entries[entry.id]
+        self._of[entry.job.owner] -= 1
 
 
 class Queue:
     """The queue: high priority goes first, but one turn in four is normal's, so none starves.
 
-    Of those of a priority, who has the fewest pictures with a worker goes first.
+    Of those of a priority, who has the fewest pictures with a worker goes first. Pictures come and
+    go by :meth:`Entry.move` alone.
 
     Attributes:
         draws: what those that wait have asked for together, by model.
@@ -197,50 +219,40 @@ class Queue:
         """How many would wait if each caller who waits had as many as this one."""
         return self.of(owner) * sum(count > 0 for count in self._of.values())
 
-    def push(self, entry: Entry) -> None:
-        """Let a picture wait behind those of its priority and owner."""
-        self._queue(entry).append(entry)
-        self._count(entry, 1)
-
-    def push_first(self, entry: Entry) -> None:
-        """Let a picture wait before those of its priority and owner."""
-        self._queue(entry).appendleft(entry)
-        self._count(entry, 1)
-
-    def pop(self, entries: Entries, window: int) -> Entry | None:
-        """Take the next one out for which a worker has a place; None if there is none.
+    def choose(self, entries: Entries) -> Entry | None:
+        """Return the next one for which a worker has a place; None if there is none.
 
         Args:
             entries: what the worker has.
-            window: its places.
         """
         turn = (self._turn + 1) % 4
         for high in (True, False) if turn else (False, True):
             queues = self._queues[high]
-            able = [owner for owner in queues if entries.admits(owner, high, window)]
+            able = [owner for owner in queues if entries.admits(owner, high)]
             if able:
                 self._turn = turn
                 owner = min(able, key=lambda one: (entries.of(one), queues[one][0].id))
-                entry = queues[owner][0]
-                self.remove(entry)
-                return entry
+                return queues[owner][0]
         return None
 
-    def remove(self, entry: Entry) -> None:
-        """Take one out, if it is there."""
+    def _add(self, entry: Entry) -> None:
+        """Let a picture wait with those of its priority and owner: first if it was begun before."""
+        queue = self._queues[entry.job.high].setdefault(entry.job.owner, deque())
+        if entry.restarts:
+            queue.appendleft(entry)
+        else:
+            queue.append(entry)
+        self._count(entry, 1)
+
+    def _remove(self, entry: Entry) -> None:
         queues, owner = self._queues[entry.job.high], entry.job.owner
-        queue = queues.get(owner, ())
-        if queue and entry in queue:
-            queue.remove(entry)
-            if not queue:
-                del queues[owner]
-            self._count(entry, -1)
+        queues[owner].remove(entry)
+        if not queues[owner]:
+            del queues[owner]
+        self._count(entry, -1)
 
     def _count(self, entry: Entry, sign: int) -> None:
         self.draws[entry.job.model] += sign * entry.job.question.max_draws
         self._of[entry.job.owner] += sign
         if not self._of[entry.job.owner]:
             del self._of[entry.job.owner]
-
-    def _queue(self, entry: Entry) -> deque[Entry]:
-        return self._queues[entry.job.high].setdefault(entry.job.owner, deque())

@@ -6,23 +6,26 @@ import itertools
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
 from models.bundle import Bundle
 from models.certification.answer import Conclusion
 from models.execution import Calibration
+from service.catalogue import Catalogue
 from service.engine import messages
+from service.engine.agreement import Agreement
 from service.engine.check import CheckResult, Recent, WrongAnswerError, tally_of
+from service.engine.dispatcher import Dispatcher
 from service.engine.errors import LoadError
 from service.engine.failures import explain, explain_exit
+from service.engine.handle import WorkerHandle
+from service.engine.observer import Observer
 from service.engine.probe import probe
 from service.engine.process import Process
-from service.engine.queue import Entries, Entry
-from service.engine.served import ServedModels
 from service.engine.status import SharedStatus
 from service.engine.watchdog import Watchdog
 from service.system import background
@@ -41,38 +44,12 @@ STEADY_CHECKS = 10
 MOST_PASSES = 10_000
 # How many times as long as its self-checks take a worker is left alone after them.
 REST = 9
-# Draws that a picture takes from a pass at a time: how many pictures keep a worker's passes full.
-DRAWS_AT_A_TIME = 32
 # A worker that shows no sign of life for so long, or does nothing though it has work, is sent no
 # more pictures; after so long those that it has go to others, if there are any. Its pass counts,
 # too: something may keep the whole process from its turn while it makes one.
 QUIET_SECONDS, SILENT_SECONDS = 0.4, 1.0
 STUCK_SECONDS = 2.0
 PASSES = 3
-# For an answer to come from the worker, beside the pass that it waits for.
-ON_ITS_WAY_SECONDS = 0.05
-
-
-class Owner(Protocol):
-    """Who the supervisors belong to: the engine."""
-
-    def opened(self, supervisor: "Supervisor") -> None:
-        """Note that a supervisor takes pictures now."""
-
-    def heard(self, supervisor: "Supervisor", message: messages.FromWorker) -> None:
-        """Take what a worker says about pictures and passes."""
-
-    def fallen(self, supervisor: "Supervisor", entries: Iterable[Entry], running: set[int]) -> None:
-        """Take back the pictures of a worker that is gone, which was at those ``running``."""
-
-    def silent(self, supervisor: "Supervisor") -> None:
-        """Note, again and again, that a worker that takes pictures shows no sign of life."""
-
-    def spoke(self, supervisor: "Supervisor") -> None:
-        """Note that a worker that showed none does so again."""
-
-    def died(self, supervisor: "Supervisor", told: bool) -> None:
-        """Note a death; ``told`` if the worker itself said that it cannot serve."""
 
 
 T = TypeVar("T")
@@ -86,49 +63,39 @@ class Supervisor:
     """Keeps one worker on one device; when it dies, its successor takes over.
 
     Args:
-        name: of the workers that serve here.
-        device: theirs.
-        served_models: what they load.
-        owner: who it belongs to.
-        patience: seconds without a sign of life after which a worker is replaced.
-        load_seconds: how long a worker may take to load its models.
-        check_seconds: how long after a self-check a worker is given the next; 0 is never.
+        worker: what is known of the worker; kept true here.
+        dispatcher: whose pictures it answers.
+        catalogue: the models that it is to have.
+        agreement: how it is to run them.
+        observer: told when it dies, and what came of its self-checks.
+        patience: seconds without a sign of life after which it is replaced.
+        load_seconds: how long it may take to load its models.
+        check_seconds: how long after a self-check it is given the next; 0 is never.
+        on_broken: called with the reason when workers cannot start, and none is ready.
 
     Attributes:
-        loaded: whether a worker has loaded its models.
-        ready: whether it has certified a probe picture of each, so that it takes pictures.
-        quiet: whether it has shown no sign of life just now: others go first.
-        silent: whether that is so for longer; it may have been stopped.
-        longest_pass: seconds that its longest pass took lately.
-        calibrations: how it runs each model, by number.
-        entries: the pictures that it has, by id.
         failures: deaths in a row that came early.
-        trouble: why its last worker is gone; empty once another is ready.
     """
 
     def __init__(
         self,
-        name: str,
-        device: str,
-        served_models: ServedModels,
-        owner: Owner,
+        worker: WorkerHandle,
+        dispatcher: Dispatcher,
+        catalogue: Catalogue,
+        agreement: Agreement,
+        observer: Observer,
         patience: float,
         load_seconds: float,
         check_seconds: float,
+        on_broken: Callable[[str], None],
     ) -> None:
-        self.name, self.device = name, device
-        self.loaded = self.ready = self.quiet = self.silent = False
-        self.longest_pass = 0.0
-        self.calibrations: dict[int, Calibration] = {}
-        self.entries = Entries()
-        self.failures = 0
-        self.trouble = ""
-        self._served_models, self._owner = served_models, owner
+        self.worker, self.failures = worker, 0
+        self._dispatcher, self._catalogue, self._agreement = dispatcher, catalogue, agreement
+        self._observer, self._on_broken = observer, on_broken
         self._patience, self._load_seconds = patience, load_seconds
         self._check_seconds = check_seconds
         # Why the present worker ends, as far as is known, and whether it said so itself.
         self._reason, self._told = "", False
-        self._writer: asyncio.StreamWriter | None = None
         # Who waits for the worker's word on a model, and for its answer to a probe picture.
         self._changes: dict[int, asyncio.Future[Calibration | None]] = {}
         self._probes: dict[int, asyncio.Future[messages.Answer]] = {}
@@ -138,54 +105,6 @@ class Supervisor:
         # The last self-checks of each model that has passed one.
         self._recent: dict[int, Recent] = {}
         self._checks_took = 0.0
-
-    @property
-    def kind(self) -> str:
-        """Its kind of device."""
-        return self.device.partition(":")[0]
-
-    @property
-    def window(self) -> int:
-        """How many pictures it has at most.
-
-        Several times those that keep its passes full: some need so many draws that whoever waits
-        for one of them to end waits long.
-        """
-        largest = max((one.pass_size for one in self.calibrations.values()), default=0)
-        return 8 * max(1, largest // DRAWS_AT_A_TIME)
-
-    @property
-    def pass_seconds(self) -> float:
-        """How long its longest passes should take."""
-        each = (one.pass_size / one.draws_per_second for one in self.calibrations.values())
-        return max(each, default=0.0)
-
-    @property
-    def responds(self) -> bool:
-        """Whether it takes pictures, and is likely to answer them."""
-        return self.ready and not self.silent
-
-    @property
-    def late_seconds(self) -> float:
-        """How long after a deadline an answer may come: it is made after the pass under way."""
-        if self.quiet:
-            return 0.0
-        return max(self.pass_seconds, self.longest_pass) + ON_ITS_WAY_SECONDS
-
-    def send(self, message: messages.ToWorker, payload: bytes = b"") -> None:
-        """Tell the worker something; nobody hears it if it is gone.
-
-        Whoever has something to tell is often a client's request, which has nothing to do with the
-        worker's end: what the worker had is given back when :meth:`keep` finds that it is gone.
-        """
-        if self._writer is None or self._writer.is_closing():
-            return
-        try:
-            self._writer.write(messages.head(message, len(payload)))
-            if payload:
-                self._writer.write(payload)
-        except (OSError, RuntimeError):  # the latter for a closed connection
-            self._writer.transport.abort()
 
     async def add(self, model: messages.Model) -> None:
         """Have the worker load a further model, and certify a probe picture with it.
@@ -200,8 +119,8 @@ class Supervisor:
             reason = f"it was not loaded within {self._load_seconds:g} s"
             raise LoadError(f"{reason}; PIXELDP_LOAD_SECONDS allows more") from None
         assert found is not None
-        self.calibrations[model.number] = found
-        if not self._served_models.agree(self, self.calibrations):
+        self.worker.calibrations[model.number] = found
+        if not self._agreement.accepts(self.worker, self.worker.calibrations):
             raise LoadError("it runs in another number format than on the other workers")
         await self._probe(model.number)
 
@@ -209,7 +128,7 @@ class Supervisor:
         """Have the worker forget a model."""
         with contextlib.suppress(LoadError):  # that it died is as good
             await self._change(model, messages.Remove(model=model))
-        self.calibrations.pop(model, None)
+        self.worker.calibrations.pop(model, None)
         self._recent.pop(model, None)
 
     async def keep(self) -> None:
@@ -221,26 +140,37 @@ class Supervisor:
             try:
                 code = await self._serve()
             except _StartAgainError:
-                log.info("worker starts again, to be as the others", worker=self.name)
+                log.info("worker starts again, to be as the others", worker=self.worker.name)
                 continue
             except OSError as error:
-                self._reason = f"no process can be started: {explain(error, self.device)}"
+                self._reason = f"no process can be started: {explain(error, self.worker.device)}"
             except Exception as error:  # one that talks nonsense must not end its supervision
-                log.exception("worker failed", worker=self.name)
-                self._reason = explain(error, self.device)
+                log.exception("worker failed", worker=self.worker.name)
+                self._reason = explain(error, self.worker.device)
             lived = round(time.monotonic() - started, 1)
-            self.trouble = f"{self.name} on {self.device}: {self._reason}"
+            self.worker.trouble = f"{self.worker.name} on {self.worker.device}: {self._reason}"
             log.error(
                 "worker died",
-                worker=self.name,
+                worker=self.worker.name,
                 exit_code=code,
                 after_seconds=lived,
                 reason=self._reason,
             )
             # One that dies young is given longer and longer before it is tried again.
             self.failures = 0 if lived > self._steady_seconds else self.failures + 1
-            self._owner.died(self, told=self._told)
+            self._note_death()
             await asyncio.sleep(RESTART_SECONDS[min(self.failures, len(RESTART_SECONDS) - 1)])
+
+    def _note_death(self) -> None:
+        """Tell of a death; give the service up if workers cannot serve.
+
+        That is so if one fails before any was ever ready, for whatever reason, and if none is ready
+        and one has said again and again that it cannot load its models.
+        """
+        self._observer.worker_died(self.worker.name)
+        lasting = self._told and self.failures >= len(RESTART_SECONDS)
+        if (lasting or not self._dispatcher.opened_once) and not self._dispatcher.any_ready:
+            self._on_broken(f"a worker cannot start: {self.worker.trouble}")
 
     @property
     def _steady_seconds(self) -> float:
@@ -258,27 +188,20 @@ class Supervisor:
             OSError: it cannot be started.
             _StartAgainError: it is as it should be, but for what it found fastest.
         """
-        status = SharedStatus.create()
-        try:
-            return await self._converse(status)
-        finally:
-            status.close()
-
-    async def _converse(self, status: SharedStatus) -> int | None:
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                process = await Process.start(self.name, theirs, status)
-        except BaseException:
-            ours.close()
-            raise
-        # Whatever comes in between, the process is ended, and nothing of it left open.
-        async with process:
-            closed = await self._listen(ours, status, process)
-            # If it has closed its end by itself, what it ends with is to be seen.
-            code = await process.end(LAST_SECONDS if closed else 0.0)
-        if not self._reason:
-            self._reason = _explain_end(code, process.last_line)
+        with contextlib.closing(SharedStatus.create()) as status:
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    process = await Process.start(self.worker.name, theirs, status)
+            except BaseException:
+                ours.close()
+                raise
+            # Whatever comes in between, the process is ended, and nothing of it left open.
+            async with process:
+                closed = await self._listen(ours, status, process)
+                # If it has closed its end by itself, what it ends with is to be seen.
+                code = await process.end(LAST_SECONDS if closed else 0.0)
+        self._reason = self._reason or explain_exit(code, process.last_line)
         return code
 
     async def _listen(
@@ -290,10 +213,10 @@ class Supervisor:
         except BaseException:
             connection.close()
             raise
-        self._writer = writer
+        self.worker.writer = writer
         tasks = [asyncio.create_task(_or_abort(writer, self._watch(status, process, writer)))]
         try:
-            self.send(self._served_models.order(self))
+            self.worker.send(self._agreement.order(self.worker, self._catalogue.held))
             decoder = messages.Decoder()
             while data := await reader.read(_CHUNK):
                 if self._told:
@@ -302,7 +225,7 @@ class Supervisor:
                     if not isinstance(message, messages.Ready):
                         self._receive(message)
                     elif self._is_like_others(message.calibrations):
-                        self.loaded, self.calibrations = True, message.calibrations
+                        self.worker.loaded, self.worker.calibrations = True, message.calibrations
                         tasks.append(asyncio.create_task(_or_abort(writer, self._open(writer))))
                     else:
                         raise _StartAgainError
@@ -312,15 +235,13 @@ class Supervisor:
             for task in tasks:
                 task.cancel()
             writer.transport.abort()
-            self._writer = None
             self._fall(status)
         return True
 
     def _is_like_others(self, calibrations: dict[int, Calibration]) -> bool:
         """Whether a worker that has started has all models, and runs them as others do."""
-        return self._served_models.agree(self, calibrations) and self._served_models.complete(
-            calibrations
-        )
+        has_all = all(served.index in calibrations for served in self._catalogue.held)
+        return self._agreement.accepts(self.worker, calibrations) and has_all
 
     async def _open(self, writer: asyncio.StreamWriter) -> None:
         """Take pictures as soon as the worker has certified a probe picture of every model.
@@ -328,14 +249,15 @@ class Supervisor:
         From then on it does so again and again; once it does not, its successor takes over.
         """
         try:
-            await self._check(self.calibrations)
-            for model in list(self.calibrations):
-                if not self._served_models.bundle(model) and model not in self._changes:
+            await self._check(self.worker.calibrations)
+            for model in list(self.worker.calibrations):
+                if not self._catalogue.bundle(model) and model not in self._changes:
                     await self.remove(model)  # unloaded while this worker was starting
             self._become_ready()
             while self._check_seconds:
                 known = all(
-                    self._served_models.reference(self, one).full for one in self.calibrations
+                    self._agreement.reference(self.worker, one).full
+                    for one in self.worker.calibrations
                 )
                 pause = self._check_seconds if known else 0.0
                 await asyncio.sleep(max(pause, REST * self._checks_took))
@@ -345,14 +267,14 @@ class Supervisor:
             writer.transport.abort()
 
     def _become_ready(self) -> None:
-        self.ready, self.trouble = True, ""
+        self.worker.ready, self.worker.trouble = True, ""
         log.info(
             "worker ready",
-            worker=self.name,
-            device=self.device,
-            calibrations=[asdict(one) for one in self.calibrations.values()],
+            worker=self.worker.name,
+            device=self.worker.device,
+            calibrations=[asdict(one) for one in self.worker.calibrations.values()],
         )
-        self._owner.opened(self)
+        self._dispatcher.opened(self.worker)
 
     async def _check(self, models: Iterable[int]) -> None:
         """Have a probe picture of each of ``models`` certified, and compared with those before it.
@@ -366,7 +288,7 @@ class Supervisor:
             try:
                 await self._probe(model)
             except LoadError as error:
-                if self._served_models.bundle(model) is None:
+                if self._catalogue.bundle(model) is None:
                     continue
                 result = "failed" if isinstance(error, WrongAnswerError) else result
                 self._checked(model, result)
@@ -379,8 +301,9 @@ class Supervisor:
         self._checks_took = time.monotonic() - began
 
     def _checked(self, model: int, result: CheckResult) -> None:
-        if self._check_seconds:
-            self._served_models.checked(self, model, result)
+        bundle = self._catalogue.bundle(model)
+        if self._check_seconds and bundle:
+            self._observer.self_checked(self.worker.name, bundle.manifest.name, result)
 
     async def _probe(self, model: int) -> None:
         """Have a picture certified on the same way as any other, and compared with those before it.
@@ -388,13 +311,13 @@ class Supervisor:
         Raises:
             LoadError: it was not, or not as before.
         """
-        bundle = self._served_models.bundle(model)
+        bundle = self._catalogue.bundle(model)
         if bundle is None:
             raise LoadError("the model is served no longer")
         number = next(self._probe_ids)
         answer: asyncio.Future[messages.Answer] = asyncio.get_running_loop().create_future()
         self._probes[number] = answer
-        self.send(*probe(number, model, bundle))
+        self.worker.send(*probe(number, model, bundle))
         try:
             found = (await answer).conclusion
         finally:
@@ -411,18 +334,18 @@ class Supervisor:
         tally = tally_of(found.evidence.total, found.evidence.denominator)
         recent = self._recent.get(model, Recent())
         try:
-            self._served_models.reference(self, model).compare(tally, recent)
+            self._agreement.reference(self.worker, model).compare(tally, recent)
         except WrongAnswerError as error:
             reason = f"its self-check of {bundle.manifest.name} failed: {error}"
             raise WrongAnswerError(reason) from None
         self._recent[model] = recent
 
     async def _change(self, model: int, message: messages.ToWorker) -> Calibration | None:
-        if self._writer is None:
+        if self.worker.writer is None:
             raise LoadError("the worker is gone")
         done: asyncio.Future[Calibration | None] = asyncio.get_running_loop().create_future()
         self._changes[model] = done
-        self.send(message)
+        self.worker.send(message)
         try:
             return await done
         finally:
@@ -431,7 +354,7 @@ class Supervisor:
     def _receive(self, message: messages.Message) -> None:
         match message:
             case messages.Added(model=model) if model not in self._changes:
-                self.send(messages.Remove(model=model))  # nobody waits for it any more
+                self.worker.send(messages.Remove(model=model))  # nobody waits for it any more
             case messages.Added():
                 _resolve(self._changes, message.model, message.calibration)
             case messages.NotAdded():
@@ -439,13 +362,14 @@ class Supervisor:
             case messages.Removed():
                 _resolve(self._changes, message.model, None)
             case messages.Recalibrated():
-                self.calibrations[message.model] = message.calibration
+                self.worker.calibrations[message.model] = message.calibration
                 found = asdict(message.calibration)
-                log.info("worker runs otherwise", worker=self.name, calibration=found)
+                log.info("worker runs otherwise", worker=self.worker.name, calibration=found)
                 if message.ceiling is not None:
-                    self._served_models.too_large(self, message.model, message.ceiling)
+                    self._observer.worker_out_of_memory(self.worker.name)
+                    self._agreement.limit(self.worker, message.model, message.ceiling)
             case messages.Broken():
-                log.error("worker cannot load", worker=self.name, reason=message.reason)
+                log.error("worker cannot load", worker=self.worker.name, reason=message.reason)
                 self._reason, self._told = message.reason, True
             case messages.Answer(id=number) if number in self._probes:
                 _resolve(self._probes, number, message)
@@ -453,7 +377,7 @@ class Supervisor:
                 _resolve(self._probes, number, LoadError(f"no answer to a probe: {message!r}"))
             case messages.Numbers():
                 self._count_passes(message.passes)
-                self._owner.heard(self, message)
+                self._dispatcher.heard(self.worker, message)
             case (
                 messages.Look()
                 | messages.Begun()
@@ -461,9 +385,9 @@ class Supervisor:
                 | messages.Late()
                 | messages.Failed()
             ):
-                self._owner.heard(self, message)
+                self._dispatcher.heard(self.worker, message)
             case _:
-                log.error("unexpected message", worker=self.name, kind=message.kind)
+                log.error("unexpected message", worker=self.worker.name, kind=message.kind)
 
     def _count_passes(self, passes: int) -> None:
         """Give up probe pictures that have been left without an answer for too long."""
@@ -477,15 +401,16 @@ class Supervisor:
         self, status: SharedStatus, process: Process, writer: asyncio.StreamWriter
     ) -> None:
         """End a worker that is wedged."""
-        watch = Watchdog(self._patience, self._load_seconds)
+        worker, watch = self.worker, Watchdog(self._patience, self._load_seconds)
         while True:
             await asyncio.sleep(watch.tick)
-            busy = self.loaded and bool(self.entries or self._probes)
-            reason = watch.look(status, self.loaded, self.pass_seconds if busy else None)
-            if self.ready:
+            has_work = bool(self._dispatcher.entries(worker) or self._probes)
+            pass_seconds = worker.pass_seconds if worker.loaded and has_work else None
+            reason = watch.look(status, worker.loaded, pass_seconds)
+            if worker.ready:
                 self._heed(watch)
             if reason:
-                log.error("worker is wedged", worker=self.name, reason=reason)
+                log.error("worker is wedged", worker=worker.name, reason=reason)
                 self._reason = reason
                 process.kill()
                 # Its pictures need not wait until the kernel can end it.
@@ -494,40 +419,33 @@ class Supervisor:
 
     def _heed(self, watch: Watchdog) -> None:
         """Count with a worker as far as it shows signs of life."""
-        lengths = max(self.pass_seconds, self.longest_pass)
+        worker = self.worker
+        lengths = max(worker.pass_seconds, worker.longest_pass)
         silent = watch.silent > max(SILENT_SECONDS, PASSES * lengths)
         stuck = watch.stuck > max(STUCK_SECONDS, PASSES * lengths)
         quiet = stuck or watch.silent > max(QUIET_SECONDS, lengths)
-        was_quiet, was_silent = self.quiet, self.silent
-        self.quiet, self.silent = quiet, silent
+        was_quiet, was_silent = worker.quiet, worker.silent
+        worker.quiet, worker.silent = quiet, silent
         if silent:
-            self.trouble = f"{self.name} on {self.device}: no sign of life"
+            worker.trouble = f"{worker.name} on {worker.device}: no sign of life"
             if not was_silent:
-                log.warning("worker is silent", worker=self.name, after_seconds=watch.silent)
-            self._owner.silent(self)
+                log.warning("worker is silent", worker=worker.name, after_seconds=watch.silent)
+            self._dispatcher.silent(worker)
         elif was_quiet and not quiet:
-            self.trouble = ""
+            worker.trouble = ""
             if was_silent:
-                log.info("worker speaks again", worker=self.name)
-            self._owner.spoke(self)
+                log.info("worker speaks again", worker=worker.name)
+            self._dispatcher.spoke(worker)
 
     def _fall(self, status: SharedStatus) -> None:
         """Give back what the worker had."""
-        self.loaded = self.ready = self.quiet = self.silent = False
-        self.longest_pass = 0.0
-        self.calibrations, self._recent = {}, {}
+        self.worker.forget()
+        self._recent = {}
         waiting: list[asyncio.Future[Any]] = [*self._changes.values(), *self._probes.values()]
         for one in waiting:
             if not one.done():
                 one.set_exception(LoadError("the worker died"))
-        entries, self.entries = self.entries, Entries()
-        running = status.running
-        if self._told:
-            # It is taken out for its own answers: no picture ended it, and no draft of its stands.
-            running = set()
-            for entry in entries.values():
-                entry.draft = None
-        self._owner.fallen(self, entries.values(), running)
+        self._dispatcher.fallen(self.worker, status.running, wrong=self._told)
 
 
 def _resolve(waiters: "dict[int, asyncio.Future[T]]", number: int, outcome: T | Exception) -> None:
@@ -538,12 +456,6 @@ def _resolve(waiters: "dict[int, asyncio.Future[T]]", number: int, outcome: T | 
         waiter.set_exception(outcome)
     else:
         waiter.set_result(outcome)
-
-
-def _explain_end(code: int | None, last_line: str) -> str:
-    if code is None:
-        return "it cannot be ended: see what the kernel says (dmesg)"
-    return explain_exit(code, last_line)
 
 
 async def _or_abort(writer: asyncio.StreamWriter, work: Awaitable[None]) -> None:

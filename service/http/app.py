@@ -129,8 +129,6 @@ def create_app(
         on_broken=on_broken,
     )
     metrics.expect(version("pixeldp"), engine.workers, problems.PROBLEMS, settings.queue)
-    for bundle in catalogue.bundles:
-        metrics.add_model(bundle.manifest.name, bundle.manifest.version, bundle.digest)
 
     parts = _Parts(settings, catalogue, engine, metrics, traces, budget, on_broken)
     app = Described(

@@ -93,10 +93,10 @@ def test_who_writes_to_a_worker_that_has_just_died_is_answered_by_the_next() -> 
 
 def test_who_writes_on_a_connection_that_is_closed_already_is_answered_by_the_next() -> None:
     async def test(engine: Engine) -> None:
-        [supervisor] = engine._supervisors
+        [worker] = engine._workers
         for _ in range(2):
-            assert supervisor._writer
-            supervisor._writer.transport.abort()
+            assert worker.writer
+            worker.writer.transport.abort()
             asking = [asyncio.create_task(engine.predict(job())) for _ in range(3)]
             # One leaves, which the worker is told, too.
             await asyncio.sleep(0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.bundle import MANIFEST, BundleError, Manifest
+from models.bundle import MANIFEST, BundleError, Manifest, read_bundle
 from models.network import build_network, save_network
 from service.catalogue import Catalogue, UnknownModelError
 from tests.models.test_bundle import DESCRIPTION
@@ -76,3 +76,49 @@ def test_a_bundle_that_cannot_be_trusted_is_refused(tmp_path: Path) -> None:
     (path / MANIFEST).write_text(json.dumps(document))
     with pytest.raises(BundleError, match=r"noise\.scale"):
         Catalogue([path])
+
+
+class Noted:
+    """An observer that notes which models it was told of, as the metrics do."""
+
+    def __init__(self) -> None:
+        self.models: list[tuple[str, str, str]] = []
+
+    def add_model(self, *model: str) -> None:
+        self.models.append(model)  # type: ignore[arg-type]
+
+    def remove_model(self, *model: str) -> None:
+        self.models.remove(model)  # type: ignore[arg-type]
+
+
+def test_each_model_is_loaded_then_served_then_leaves(tmp_path: Path) -> None:
+    """Whoever asks the catalogue is told the same, whatever happens to a model."""
+    catalogue = Catalogue([bundle(tmp_path / "first", "a", "1"), bundle(tmp_path, "b", "1")])
+    noted = Noted()
+    catalogue.announce_to(noted)  # type: ignore[arg-type]
+    numbers = {0, 1}
+
+    def check(served: list[int], unseen: list[int]) -> None:
+        assert [one.index for one in catalogue.models] == served
+        assert sorted(one.index for one in catalogue.held) == sorted(served + unseen)
+        assert {number for number in numbers if catalogue.bundle(number)} == {*served, *unseen}
+        told = [(*one.key, one.bundle.digest) for one in catalogue.models]
+        assert sorted(noted.models) == sorted(told)
+
+    check([0, 1], [])
+    former = catalogue.find("a")
+    other = catalogue.number(read_bundle(bundle(tmp_path / "second", "a", "1")))
+    numbers.add(other.index)
+    check([0, 1], [2])
+    assert catalogue.put(other) is former
+    check([2, 1], [0])
+    catalogue.forget(former)
+    check([2, 1], [])
+    catalogue.drop(other)
+    check([1], [2])
+    catalogue.forget(other)
+    check([1], [])
+    failed = catalogue.number(former.bundle)
+    catalogue.forget(failed)
+    check([1], [])
+    assert failed.index == 3, "no number is given twice"

@@ -28,7 +28,8 @@ from service.catalogue import Catalogue
 from service.decoding.reduction import Reduced
 from service.engine import messages
 from service.engine.check import WrongAnswerError
-from service.engine.engine import LEAST_GRANTED, LONGEST_RETRY, Engine
+from service.engine.dispatcher import LEAST_GRANTED
+from service.engine.engine import LONGEST_RETRY, Engine
 from service.engine.errors import (
     CannotEncodeError,
     DeadlineError,
@@ -38,9 +39,10 @@ from service.engine.errors import (
     OverloadedError,
     WorkersLostError,
 )
+from service.engine.handle import WorkerHandle
 from service.engine.queue import SHARED, Entries, Job
 from service.engine.status import SharedStatus
-from service.engine.supervisor import MOST_PASSES, STEADY_CHECKS, STEADY_SECONDS, Supervisor
+from service.engine.supervisor import MOST_PASSES, STEADY_CHECKS, STEADY_SECONDS
 from service.http.metrics import Metrics
 from tests.models.test_bundle import DESCRIPTION
 
@@ -76,21 +78,26 @@ def build(devices: int = 1, queue: int = 8, **more: Any) -> Engine:
     )
 
 
-def open_supervisor(
+def open_worker(
     engine: Engine, number: int = 0, pass_size: int = 32, speed: float = 1000.0
-) -> Supervisor:
-    """Have a worker be ready at a supervisor; passes of 32 slots make a window of 8 pictures."""
-    supervisor = engine._supervisors[number]
-    supervisor.loaded = supervisor.ready = True
-    supervisor.calibrations = {0: Calibration("float32", pass_size, speed)}
-    engine.opened(supervisor)
-    return supervisor
+) -> WorkerHandle:
+    """Have a worker be ready; passes of 32 slots make a window of 8 pictures."""
+    worker = engine._workers[number]
+    worker.loaded = worker.ready = True
+    worker.calibrations = {0: Calibration("float32", pass_size, speed)}
+    engine._dispatcher.opened(worker)
+    return worker
 
 
-def kill(engine: Engine, supervisor: Supervisor, running: set[int] | None = None) -> None:
-    supervisor.loaded = supervisor.ready = False
-    entries, supervisor.entries = supervisor.entries, Entries()
-    engine.fallen(supervisor, entries.values(), set(entries) if running is None else running)
+def taken(engine: Engine, number: int = 0) -> Entries:
+    """Return the pictures that a worker has."""
+    return engine._dispatcher.entries(engine._workers[number])
+
+
+def kill(engine: Engine, worker: WorkerHandle, running: set[int] | None = None) -> None:
+    worker.forget()
+    entries = engine._dispatcher.entries(worker)
+    engine._dispatcher.fallen(worker, set(entries) if running is None else running)
 
 
 @asynccontextmanager
@@ -126,7 +133,7 @@ def test_without_a_model_it_is_not_ready() -> None:
     async def test() -> None:
         catalogue = Catalogue([ZOO / "mnist-cnn"])
         engine = build(catalogue=catalogue)
-        open_supervisor(engine)
+        open_worker(engine)
         assert engine.ready
         catalogue.drop(catalogue.models[0])
         assert not engine.ready
@@ -137,12 +144,12 @@ def test_without_a_model_it_is_not_ready() -> None:
 def test_while_all_workers_start_again_pictures_wait() -> None:
     async def test() -> None:
         engine = build()
-        supervisor = open_supervisor(engine)
-        kill(engine, supervisor)
+        worker = open_worker(engine)
+        kill(engine, worker)
         assert not engine.ready
         async with asking(engine, [job(), job()]) as tasks:
             assert engine.queued == 2
-            open_supervisor(engine)
+            open_worker(engine)
             assert (engine.queued, engine.in_flight) == (0, 2)
             assert not any(task.done() for task in tasks)
 
@@ -152,12 +159,12 @@ def test_while_all_workers_start_again_pictures_wait() -> None:
 def test_a_picture_is_refused_after_two_workers_died_while_running_it() -> None:
     async def test() -> None:
         engine = build()
-        supervisor = open_supervisor(engine)
+        worker = open_worker(engine)
         with structlog.testing.capture_logs() as logs:
             async with asking(engine, [job()]) as [task]:
-                kill(engine, supervisor)
+                kill(engine, worker)
                 assert engine.queued == 1
-                kill(engine, open_supervisor(engine))
+                kill(engine, open_worker(engine))
                 assert isinstance(await refusal(task), WorkersLostError)
         digest = job().picture.digest
         assert [entry["picture"] for entry in logs if "picture" in entry] == [f"sha256:{digest}"]
@@ -168,17 +175,18 @@ def test_a_picture_is_refused_after_two_workers_died_while_running_it() -> None:
 def test_waiting_and_starting_do_not_count() -> None:
     async def test() -> None:
         engine = build()
-        supervisor = open_supervisor(engine)
+        worker = open_worker(engine)
         async with asking(engine, [job(), job()]) as tasks:
-            first, second = supervisor.entries
+            first, second = taken(engine)
             for _ in range(5):
-                kill(engine, supervisor, running=set())
-                open_supervisor(engine)
-            entries = supervisor.entries
+                kill(engine, worker, running=set())
+                open_worker(engine)
+            entries = taken(engine)
             assert entries[first].deaths == entries[first].suspicions == 0
             for _ in range(2):
-                kill(engine, supervisor, running={first})
-                entries = open_supervisor(engine).entries
+                kill(engine, worker, running={first})
+                open_worker(engine)
+                entries = taken(engine)
             assert isinstance(await refusal(tasks[0]), WorkersLostError)
             assert not tasks[1].done()
             assert entries[second].deaths == entries[second].suspicions == 0
@@ -191,21 +199,23 @@ def test_who_shared_a_deadly_pass_is_cleared_in_one_of_its_own() -> None:
 
     async def test() -> None:
         engine = build()
-        supervisor = open_supervisor(engine)
+        worker = open_worker(engine)
         async with asking(engine, [job(), job()]) as tasks:
-            deadly, other = supervisor.entries
-            kill(engine, supervisor, running={deadly, other})
-            entries = open_supervisor(engine).entries
+            deadly, other = taken(engine)
+            kill(engine, worker, running={deadly, other})
+            open_worker(engine)
+            entries = taken(engine)
             assert [entry.admission().alone for entry in entries.values()] == [1, 1]
-            kill(engine, supervisor, running={deadly})
-            entries = open_supervisor(engine).entries
+            kill(engine, worker, running={deadly})
+            open_worker(engine)
+            entries = taken(engine)
             assert entries[deadly].admission().alone == 1000
             assert entries[other].admission().alone == 1
-            kill(engine, supervisor, running={deadly})
+            kill(engine, worker, running={deadly})
             assert isinstance(await refusal(tasks[0]), WorkersLostError)
-            open_supervisor(engine)
+            open_worker(engine)
             assert not tasks[1].done()
-            assert supervisor.entries.keys() == {other}
+            assert taken(engine).keys() == {other}
 
     run(test)
 
@@ -213,13 +223,13 @@ def test_who_shared_a_deadly_pass_is_cleared_in_one_of_its_own() -> None:
 def test_many_shared_deaths_refuse_nobody() -> None:
     async def test() -> None:
         engine = build()
-        supervisor = open_supervisor(engine)
+        worker = open_worker(engine)
         async with asking(engine, [job(), job()]) as tasks:
             for _ in range(10):
-                kill(engine, supervisor)
-                open_supervisor(engine)
+                kill(engine, worker)
+                open_worker(engine)
             assert not any(task.done() for task in tasks)
-            assert all(entry.admission().alone == 1000 for entry in supervisor.entries.values())
+            assert all(entry.admission().alone == 1000 for entry in taken(engine).values())
 
     run(test)
 
@@ -229,16 +239,16 @@ def test_each_run_of_a_picture_is_counted() -> None:
 
     async def test() -> None:
         engine = build()
-        supervisor = open_supervisor(engine)
+        worker = open_worker(engine)
         async with asking(engine, [job(), job()]) as tasks:
-            first, _ = supervisor.entries
-            assert [one.admission().restarts for one in supervisor.entries.values()] == [0, 0]
+            first, _ = taken(engine)
+            assert [one.admission().restarts for one in taken(engine).values()] == [0, 0]
             for restarts in (1, 2, 3):
-                kill(engine, supervisor, running=set())
-                open_supervisor(engine)
-                found = [one.admission().restarts for one in supervisor.entries.values()]
+                kill(engine, worker, running=set())
+                open_worker(engine)
+                found = [one.admission().restarts for one in taken(engine).values()]
                 assert found == [restarts, restarts], "whatever it was that ended the run"
-            assert supervisor.entries[first].deaths == 0
+            assert taken(engine)[first].deaths == 0
             assert not any(task.done() for task in tasks)
 
     run(test)
@@ -247,13 +257,14 @@ def test_each_run_of_a_picture_is_counted() -> None:
 def test_pictures_of_a_dead_worker_go_first_and_in_order() -> None:
     async def test() -> None:
         engine = build()
-        supervisor = open_supervisor(engine)
-        async with asking(engine, [job() for _ in range(supervisor.window + 3)]):
-            before = list(supervisor.entries)
-            assert len(before) == supervisor.window
+        worker = open_worker(engine)
+        async with asking(engine, [job() for _ in range(worker.window + 3)]):
+            before = list(taken(engine))
+            assert len(before) == worker.window
             assert engine.queued == 3
-            kill(engine, supervisor, running=set())
-            assert list(open_supervisor(engine).entries) == before
+            kill(engine, worker, running=set())
+            open_worker(engine)
+            assert list(taken(engine)) == before
 
     run(test)
 
@@ -263,7 +274,7 @@ def test_a_refused_picture_is_freed_at_once() -> None:
 
     async def test() -> None:
         engine = build()
-        kill(engine, open_supervisor(engine))
+        kill(engine, open_worker(engine))
         asked = job(deadline=0.01)
         picture = weakref.ref(asked.picture)
         gc.disable()
@@ -282,12 +293,10 @@ def test_a_refused_picture_is_freed_at_once() -> None:
 def test_high_priority_does_not_wait_for_a_place() -> None:
     async def test() -> None:
         engine = build()
-        supervisor = open_supervisor(engine)
-        normal, high = [job() for _ in range(supervisor.window)], [job(high=True) for _ in range(3)]
+        worker = open_worker(engine)
+        normal, high = [job() for _ in range(worker.window)], [job(high=True) for _ in range(3)]
         async with asking(engine, normal + high):
-            assert [one.job.high for one in supervisor.entries.values()] == [
-                False
-            ] * supervisor.window + [
+            assert [one.job.high for one in taken(engine).values()] == [False] * worker.window + [
                 True,
                 True,
             ]
@@ -299,9 +308,9 @@ def test_high_priority_does_not_wait_for_a_place() -> None:
 def test_the_queue_is_bounded_in_pictures() -> None:
     async def test() -> None:
         engine = build(queue=4)
-        supervisor = open_supervisor(engine)
-        async with asking(engine, [job() for _ in range(supervisor.window + 4)]):
-            assert (engine.in_flight, engine.queued) == (supervisor.window, 4)
+        worker = open_worker(engine)
+        async with asking(engine, [job() for _ in range(worker.window + 4)]):
+            assert (engine.in_flight, engine.queued) == (worker.window, 4)
             assert engine.full
             assert isinstance(await refusal(engine.predict(job())), OverloadedError)
             with pytest.raises(OverloadedError), engine.preparing():
@@ -313,7 +322,7 @@ def test_the_queue_is_bounded_in_pictures() -> None:
 def test_pictures_that_are_being_decoded_have_their_place() -> None:
     async def test() -> None:
         engine = build(queue=2)
-        open_supervisor(engine)
+        open_worker(engine)
         with engine.preparing(), engine.preparing():
             assert engine.full
             assert isinstance(await refusal(engine.predict(job())), OverloadedError)
@@ -325,9 +334,9 @@ def test_pictures_that_are_being_decoded_have_their_place() -> None:
 def test_clients_are_told_to_wait_for_as_long_as_the_queue_takes() -> None:
     async def test() -> None:
         engine = build(queue=100)
-        supervisor = open_supervisor(engine)  # 1000 draws a second
+        worker = open_worker(engine)  # 1000 draws a second
         assert engine.retry_seconds == 1
-        async with asking(engine, [job(max_draws=1000) for _ in range(supervisor.window + 10)]):
+        async with asking(engine, [job(max_draws=1000) for _ in range(worker.window + 10)]):
             assert engine.queued == 10
             assert engine.retry_seconds == 5, "when half of ten seconds' draws are made"
             more = [asyncio.create_task(engine.predict(job(max_draws=100_000))) for _ in range(2)]
@@ -345,7 +354,7 @@ def test_clients_are_told_to_wait_for_as_long_as_the_queue_takes() -> None:
 def test_a_picture_leaves_the_queue_at_its_deadline() -> None:
     async def test() -> None:
         engine = build()
-        kill(engine, open_supervisor(engine))
+        kill(engine, open_worker(engine))
         assert isinstance(await refusal(engine.predict(job(deadline=0.05))), DeadlineError)
         assert engine.queued == 0
 
@@ -378,10 +387,10 @@ def draft(number: int) -> messages.Answer:
     )
 
 
-def silence(engine: Engine, supervisor: Supervisor) -> None:
+def silence(engine: Engine, worker: WorkerHandle) -> None:
     """Have a worker show no sign of life for long."""
-    supervisor.quiet = supervisor.silent = True
-    engine.silent(supervisor)
+    worker.quiet = worker.silent = True
+    engine._dispatcher.silent(worker)
 
 
 def test_deadlines_are_kept_whatever_the_worker_does() -> None:
@@ -389,20 +398,20 @@ def test_deadlines_are_kept_whatever_the_worker_does() -> None:
 
     async def test() -> None:
         engine = build()
-        supervisor = open_supervisor(engine)
-        assert supervisor.late_seconds > 0
+        worker = open_worker(engine)
+        assert worker.late_seconds > 0
         jobs = [job(deadline=0.05), job(deadline=0.05), job()]
         async with asking(engine, jobs) as tasks:
-            first, second, third = supervisor.entries
+            first, second, third = taken(engine)
             for number in (first, third):
-                engine.heard(supervisor, draft(number))
+                engine._dispatcher.heard(worker, draft(number))
             assert not any(task.done() for task in tasks)
             assert (await asyncio.wait_for(tasks[0], 60)).conclusion == conclusion()
             error = await refusal(tasks[1])
             assert isinstance(error, DeadlineError)
             assert "did not answer" in str(error)
-            assert list(supervisor.entries) == [third], "others have their places"
-            engine.heard(supervisor, draft(second))  # which comes too late for anybody
+            assert list(taken(engine)) == [third], "others have their places"
+            engine._dispatcher.heard(worker, draft(second))  # which comes too late for anybody
 
     run(test)
 
@@ -410,24 +419,24 @@ def test_deadlines_are_kept_whatever_the_worker_does() -> None:
 def test_pictures_of_a_silent_worker_go_to_others() -> None:
     async def test() -> None:
         engine = build(devices=2)
-        quiet = open_supervisor(engine)
+        quiet = open_worker(engine)
         async with asking(engine, [job(), job(), job(deadline=-1)]) as tasks:
-            first, _, late = list(quiet.entries.values())
+            first, _, late = list(taken(engine).values())
             silence(engine, quiet)
-            assert len(quiet.entries) == 3, "as there is no other"
+            assert len(taken(engine)) == 3, "as there is no other"
             assert not engine.ready
-            other = open_supervisor(engine, 1)
+            open_worker(engine, 1)
             assert engine.ready
-            engine.heard(quiet, draft(late.id))
-            engine.silent(quiet)
-            assert not quiet.entries
-            assert next(iter(other.entries.values())) is first
-            assert [one.admission().restarts for one in other.entries.values()] == [1, 1]
+            engine._dispatcher.heard(quiet, draft(late.id))
+            engine._dispatcher.silent(quiet)
+            assert not taken(engine)
+            assert next(iter(taken(engine, 1).values())) is first
+            assert [one.admission().restarts for one in taken(engine, 1).values()] == [1, 1]
             assert (await asyncio.wait_for(tasks[2], 60)).conclusion == conclusion()
             # What it says of the former run is nothing to this one.
-            engine.heard(quiet, draft(1))
-            engine.heard(quiet, messages.Failed(id=1, reason="odd"))
-            engine.heard(quiet, messages.Late(id=2))
+            engine._dispatcher.heard(quiet, draft(1))
+            engine._dispatcher.heard(quiet, messages.Failed(id=1, reason="odd"))
+            engine._dispatcher.heard(quiet, messages.Late(id=2))
             assert first.draft is None
             assert not tasks[0].done()
             assert not tasks[1].done()
@@ -438,13 +447,13 @@ def test_pictures_of_a_silent_worker_go_to_others() -> None:
 def test_a_quiet_worker_is_sent_no_more_until_it_speaks() -> None:
     async def test() -> None:
         engine = build()
-        supervisor = open_supervisor(engine)
-        supervisor.quiet = True
+        worker = open_worker(engine)
+        worker.quiet = True
         assert engine.ready
         async with asking(engine, [job()]):
             assert (engine.queued, engine.in_flight) == (1, 0)
-            supervisor.quiet = False
-            engine.spoke(supervisor)
+            worker.quiet = False
+            engine._dispatcher.spoke(worker)
             assert (engine.queued, engine.in_flight) == (0, 1)
 
     run(test)
@@ -453,11 +462,11 @@ def test_a_quiet_worker_is_sent_no_more_until_it_speaks() -> None:
 def test_a_run_that_is_begun_anew_has_no_draft_of_the_former() -> None:
     async def test() -> None:
         engine = build()
-        supervisor = open_supervisor(engine)
+        worker = open_worker(engine)
         async with asking(engine, [job(deadline=0.3)]) as [task]:
-            [number] = supervisor.entries
-            engine.heard(supervisor, draft(number))
-            engine.heard(supervisor, messages.Begun(id=number))
+            [number] = taken(engine)
+            engine._dispatcher.heard(worker, draft(number))
+            engine._dispatcher.heard(worker, messages.Begun(id=number))
             assert isinstance(await refusal(task), DeadlineError)
 
     run(test)
@@ -466,18 +475,18 @@ def test_a_run_that_is_begun_anew_has_no_draft_of_the_former() -> None:
 def test_who_fails_to_be_told_of_looks_fails_alone() -> None:
     async def test() -> None:
         engine = build()
-        supervisor = open_supervisor(engine)
+        worker = open_worker(engine)
 
         def fail(reached: Conclusion | None) -> None:
             raise KeyError("odd")
 
         told = asyncio.create_task(engine.predict(job(), fail))
         async with asking(engine, [job()]) as [other]:
-            first, second = supervisor.entries
+            first, second = taken(engine)
             for number in (first, second):
-                engine.heard(supervisor, messages.Look(id=number, conclusion=conclusion()))
+                engine._dispatcher.heard(worker, messages.Look(id=number, conclusion=conclusion()))
             assert isinstance(await refusal(told), KeyError)
-            kill(engine, supervisor)
+            kill(engine, worker)
             assert engine.queued == 1
             assert not other.done()
 
@@ -487,10 +496,11 @@ def test_who_fails_to_be_told_of_looks_fails_alone() -> None:
 def test_high_priority_goes_first_but_starves_nobody() -> None:
     async def test() -> None:
         engine = build(queue=100)
-        kill(engine, open_supervisor(engine))
+        kill(engine, open_worker(engine))
         jobs = [job() for _ in range(4)] + [job(high=True) for _ in range(16)]
         async with asking(engine, jobs):
-            entries = open_supervisor(engine, pass_size=32 * 50).entries.values()
+            open_worker(engine, pass_size=32 * 50)
+            entries = taken(engine).values()
             order = "".join("h" if entry.job.high else "n" for entry in entries)
             assert order == "hhhn" * 4 + "hhhh"
 
@@ -500,13 +510,14 @@ def test_high_priority_goes_first_but_starves_nobody() -> None:
 def test_budgets_shrink_as_the_queue_fills() -> None:
     async def test() -> None:
         engine = build(queue=8, shrink=True)
-        kill(engine, open_supervisor(engine))
+        kill(engine, open_worker(engine))
         async with asking(engine, [job(max_draws=8000) for _ in range(8)]):
-            entries = open_supervisor(engine, pass_size=32 * 50).entries.values()
+            open_worker(engine, pass_size=32 * 50)
+            entries = taken(engine).values()
             # Seven others wait behind the first, of eight that may.
             assert [one.granted for one in entries] == [1000] * 4 + [2000] * 2 + [4000, 8000]
         async with asking(engine, [job(max_draws=200) for _ in range(8)]):
-            granted = {one.granted for one in engine._supervisors[0].entries.values()}
+            granted = {one.granted for one in taken(engine).values()}
             assert min(granted) >= LEAST_GRANTED
 
     run(test)
@@ -515,18 +526,18 @@ def test_budgets_shrink_as_the_queue_fills() -> None:
 def test_a_key_has_places_of_its_own_whatever_another_has() -> None:
     async def test() -> None:
         engine = build(queue=1000)
-        supervisor = open_supervisor(engine)
+        worker = open_worker(engine)
         greedy = [job(owner=1, high=number % 2 == 0) for number in range(100)]
         async with asking(engine, greedy + [job(owner=2) for _ in range(3)]) as tasks:
             own = tasks[100:]
-            owners = [one.job.owner for one in supervisor.entries.values()]
-            assert owners.count(2) == supervisor.window // 4 < len(own)
+            owners = [one.job.owner for one in taken(engine).values()]
+            assert owners.count(2) == worker.window // 4 < len(own)
             waiting = engine.queued
             for task in own[:2]:
                 task.cancel()
             await asyncio.gather(*own[:2], return_exceptions=True)
             # The third goes before all those that came before it.
-            assert [one.job.owner for one in supervisor.entries.values()].count(2) == 1
+            assert [one.job.owner for one in taken(engine).values()].count(2) == 1
             assert engine.queued == waiting - 1
 
     run(test)
@@ -535,8 +546,8 @@ def test_a_key_has_places_of_its_own_whatever_another_has() -> None:
 def test_a_key_has_half_of_the_queue() -> None:
     async def test() -> None:
         engine = build(queue=8, shrink=True)
-        supervisor = open_supervisor(engine)
-        async with asking(engine, [job(owner=1) for _ in range(supervisor.window + 4)]) as tasks:
+        worker = open_worker(engine)
+        async with asking(engine, [job(owner=1) for _ in range(worker.window + 4)]) as tasks:
             assert isinstance(await refusal(engine.predict(job(owner=1))), OverloadedError)
             with pytest.raises(OverloadedError), engine.preparing(1):
                 pass
@@ -544,7 +555,7 @@ def test_a_key_has_half_of_the_queue() -> None:
             with engine.preparing(2):
                 other = asyncio.create_task(engine.predict(job(max_draws=8000, owner=2)))
                 await asyncio.sleep(0)
-            [entry] = [one for one in supervisor.entries.values() if one.job.owner == 2]
+            [entry] = [one for one in taken(engine).values() if one.job.owner == 2]
             assert engine.shrinkage > 1
             assert entry.granted == 8000, "only those pay for a full queue of whom many wait"
             tasks.append(other)
@@ -559,11 +570,11 @@ def granted(speed: float, deadline: float, asked: int, pictures: int = 1) -> lis
 
     async def test() -> None:
         engine = build(shrink=True)
-        kill(engine, open_supervisor(engine))
+        kill(engine, open_worker(engine))
         jobs = [job(deadline=deadline, max_draws=asked) for _ in range(pictures)]
         async with asking(engine, jobs):
-            open_supervisor(engine, speed=speed)
-            found.extend(one.granted for one in engine._supervisors[0].entries.values())
+            open_worker(engine, speed=speed)
+            found.extend(one.granted for one in taken(engine).values())
 
     run(test)
     return found
@@ -583,11 +594,11 @@ def test_budgets_fit_into_the_time_that_is_left() -> None:
 def test_answers_and_failures_reach_who_asked() -> None:
     async def test() -> None:
         engine = build()
-        supervisor = open_supervisor(engine)
+        worker = open_worker(engine)
         async with asking(engine, [job(), job()]) as tasks:
-            first, second = supervisor.entries
-            engine.heard(supervisor, messages.Failed(id=first, reason="too odd"))
-            engine.heard(supervisor, messages.Late(id=second))
+            first, second = taken(engine)
+            engine._dispatcher.heard(worker, messages.Failed(id=first, reason="too odd"))
+            engine._dispatcher.heard(worker, messages.Late(id=second))
             error = await refusal(tasks[0])
             assert isinstance(error, CannotEncodeError)
             assert "too odd" in str(error)
@@ -599,9 +610,10 @@ def test_answers_and_failures_reach_who_asked() -> None:
 def test_a_worker_taken_out_for_its_own_answers_was_not_ended_by_a_picture() -> None:
     async def test() -> None:
         engine = build()
-        supervisor = open_supervisor(engine)
+        open_worker(engine)
+        supervisor = engine._supervisors[0]
         async with asking(engine, [job()]) as [task]:
-            [entry] = supervisor.entries.values()
+            [entry] = taken(engine).values()
             for told, deaths in ((True, 0), (True, 0), (False, 1)):
                 status = SharedStatus.create()
                 status.begin([entry.id])
@@ -610,7 +622,7 @@ def test_a_worker_taken_out_for_its_own_answers_was_not_ended_by_a_picture() -> 
                 supervisor._fall(status)
                 status.close()
                 assert (entry.deaths, entry.suspicions) == (deaths, 0)
-                open_supervisor(engine)
+                open_worker(engine)
             assert entry.restarts == 3
             assert not task.done()
 
@@ -620,10 +632,11 @@ def test_a_worker_taken_out_for_its_own_answers_was_not_ended_by_a_picture() -> 
 def test_no_draft_of_a_worker_found_wrong_is_an_answer() -> None:
     async def test() -> None:
         engine = build()
-        supervisor = open_supervisor(engine)
+        open_worker(engine)
+        supervisor = engine._supervisors[0]
         async with asking(engine, [job(deadline=0.0)]) as [task]:
-            [entry] = supervisor.entries.values()
-            engine.heard(supervisor, draft(entry.id))
+            [entry] = taken(engine).values()
+            engine._dispatcher.heard(supervisor.worker, draft(entry.id))
             supervisor._told = True
             status = SharedStatus.create()
             supervisor._fall(status)
@@ -637,7 +650,9 @@ def test_a_probe_picture_waits_for_so_many_passes_and_no_longer() -> None:
     """Whatever time they take; a worker that makes none is found by the watch."""
 
     async def test() -> None:
-        supervisor = open_supervisor(build())
+        engine = build()
+        open_worker(engine)
+        supervisor = engine._supervisors[0]
         probing = asyncio.create_task(supervisor._probe(0))
         await asyncio.sleep(0)
         half = messages.Numbers(
@@ -672,7 +687,7 @@ def test_who_fails_self_checks_again_and_again_is_not_steady_for_living_long() -
 def test_a_model_that_is_served_no_longer() -> None:
     async def test() -> None:
         engine = build()
-        open_supervisor(engine)
+        open_worker(engine)
         async with asking(engine, [job()]) as [task]:
             leaving = asyncio.create_task(engine.unload("mnist-cnn"))
             await asyncio.sleep(0)
@@ -691,7 +706,7 @@ def test_models_are_not_loaded_without_a_worker(tmp_path: Path) -> None:
 
     async def test() -> None:
         with pytest.raises(NotReadyError):
-            await build().load(tmp_path)
+            await build().load_all([tmp_path])
 
     run(test)
 
@@ -703,12 +718,13 @@ def test_a_model_that_a_worker_cannot_load_changes_nothing(tmp_path: Path) -> No
     async def test() -> None:
         catalogue = Catalogue([ZOO / "mnist-cnn"])
         engine = build(catalogue=catalogue)
-        supervisor = open_supervisor(engine)
-        with pytest.raises(LoadError, match="gone"):  # there is no process behind this supervisor
-            await engine.load(tmp_path)
+        open_worker(engine)
+        with pytest.raises(LoadError, match="gone"):  # there is no process behind this worker
+            await engine.load_all([tmp_path])
         assert [served.index for served in catalogue.models] == [0]
-        assert [model.number for model in engine._served_models.order(supervisor).models] == [0]
-        assert (await engine.load(ZOO / "mnist-cnn")).index == 0, "what is served stays as it is"
+        assert [served.index for served in catalogue.held] == [0]
+        [served] = await engine.load_all([ZOO / "mnist-cnn"])
+        assert served.index == 0, "what is served stays as it is"
 
     run(test)
 
@@ -716,8 +732,10 @@ def test_a_model_that_a_worker_cannot_load_changes_nothing(tmp_path: Path) -> No
 def fail(engine: Engine, number: int, reason: str, told: bool = False) -> None:
     """Have a worker fail, as its supervisor tells of it."""
     supervisor = engine._supervisors[number]
-    supervisor.trouble = f"{supervisor.name} on {supervisor.device}: {reason}"
-    engine.died(supervisor, told)
+    worker = supervisor.worker
+    worker.trouble = f"{worker.name} on {worker.device}: {reason}"
+    supervisor._told = told
+    supervisor._note_death()
 
 
 def test_whatever_fails_before_any_worker_was_ready_ends_the_service() -> None:
@@ -734,10 +752,10 @@ def test_once_one_was_ready_workers_are_waited_for() -> None:
     async def test() -> None:
         reasons: list[str] = []
         engine = build(devices=2, on_broken=reasons.append)
-        open_supervisor(engine, 1)
+        open_worker(engine, 1)
         fail(engine, 0, "first", told=True)
         assert engine.trouble == "worker0 on cpu: first"
-        kill(engine, engine._supervisors[1])
+        kill(engine, engine._workers[1])
         fail(engine, 0, "second", told=True)
         assert not reasons, "it may be over soon, and pictures wait"
         engine._supervisors[0].failures = 9

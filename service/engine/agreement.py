@@ -1,0 +1,70 @@
+"""How workers run each model: what is set, and what those before a worker have found."""
+
+from collections.abc import Iterable
+
+from models.execution import Calibration, Precision
+from service.catalogue import Served
+from service.engine import messages
+from service.engine.check import Reference
+from service.engine.handle import WorkerHandle
+
+
+class Agreement:
+    """What workers have to agree on, by model.
+
+    Args:
+        precision: the number format of h; None to measure which is fastest.
+        pass_size: slots of every pass; None to measure how many are enough.
+        compiled: whether workers may compile the models, and use that where it is faster.
+    """
+
+    def __init__(self, precision: Precision | None, pass_size: int | None, compiled: bool) -> None:
+        self._precision, self._pass_size, self._compile = precision, pass_size, compiled
+        # By kind of device and model. What the first worker chooses is binding for the others and
+        # for all restarts: a certificate speaks of one network, and formats differ in some votes.
+        self._precisions: dict[tuple[str, int], Precision] = {}
+        # The largest passes that fit, by worker and model, where larger ones did not.
+        self._ceilings: dict[tuple[str, int], int] = {}
+        # What their probe pictures are compared with, by kind of device and model.
+        self._references: dict[tuple[str, int], Reference] = {}
+
+    def order(self, worker: WorkerHandle, models: Iterable[Served]) -> messages.Load:
+        """Return what a worker that starts is told: which models to load, and how to run them."""
+        return messages.Load(
+            models=[self.describe(served, worker) for served in models],
+            device=worker.device,
+            pass_size=self._pass_size,
+            compile=self._compile,
+        )
+
+    def describe(self, served: Served, worker: WorkerHandle) -> messages.Model:
+        """Return what a worker is told of a model that it is to load."""
+        return messages.Model(
+            number=served.index,
+            path=str(served.bundle.path),
+            digest=served.bundle.digest,
+            precision=self._precisions.get((worker.kind, served.index), self._precision),
+            ceiling=self._ceilings.get((worker.name, served.index)),
+        )
+
+    def accepts(self, worker: WorkerHandle, calibrations: dict[int, Calibration]) -> bool:
+        """Say whether a worker runs models in the number formats of those before it."""
+        same = [
+            self._precisions.setdefault((worker.kind, model), one.precision) == one.precision
+            for model, one in calibrations.items()
+        ]
+        return all(same)
+
+    def limit(self, worker: WorkerHandle, model: int, ceiling: int) -> None:
+        """Note the largest pass of a model that fits into the memory of the worker's device."""
+        self._ceilings[worker.name, model] = ceiling
+
+    def reference(self, worker: WorkerHandle, model: int) -> Reference:
+        """Return what probe pictures of a model are compared with at a worker."""
+        return self._references.setdefault((worker.kind, model), Reference())
+
+    def forget(self, model: int) -> None:
+        """Drop what was found of a model that no worker has any more."""
+        for found in (self._precisions, self._ceilings, self._references):
+            for key in [key for key in found if key[1] == model]:
+                del found[key]

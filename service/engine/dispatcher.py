@@ -1,0 +1,276 @@
+"""The dispatcher: hands pictures to workers, takes them back, and never loses one.
+
+A picture whose worker dies goes to another or to its successor, from its first draw on. Why it died
+may depend on the draws; so each run of a picture has its own share of α
+(``models.certification.division``), and an answer holds with the confidence asked however many runs
+there were.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Sequence
+
+from models.certification.answer import Conclusion
+from service.engine import messages
+from service.engine.errors import (
+    CannotEncodeError,
+    DeadlineError,
+    EngineError,
+    ModelFailedError,
+    WorkersLostError,
+)
+from service.engine.handle import WorkerHandle
+from service.engine.observer import Observer
+from service.engine.pace import fitting
+from service.engine.queue import MOST_DEATHS, Entries, Entry, Job, Queue, Result
+
+# Under overload budgets shrink before pictures are refused: from these fills of the queue on, each
+# picture is granted only so much of the draws it asked for, but never less than this many.
+SHRINKING = ((0.5, 8), (0.25, 4), (0.125, 2))
+LEAST_GRANTED = 128
+
+
+class Dispatcher:
+    """The queue before the workers, and the pictures that each has.
+
+    Args:
+        workers: who answers pictures.
+        limit: pictures that may wait.
+        shrink: whether draw budgets shrink when many pictures wait, or when there is no time.
+        observer: told what happens.
+
+    Attributes:
+        opened_once: whether any worker has been ready.
+        queue: the pictures that wait for a worker.
+    """
+
+    def __init__(
+        self, workers: Sequence[WorkerHandle], limit: int, shrink: bool, observer: Observer
+    ) -> None:
+        self._limit, self._shrink, self._observer = limit, shrink, observer
+        self._ids = itertools.count(1)
+        self._entries = {worker: Entries(worker) for worker in workers}
+        self.queue = Queue()
+        self.opened_once = False
+
+    @property
+    def in_flight(self) -> int:
+        """Pictures that a worker has."""
+        return sum(map(len, self._entries.values()))
+
+    @property
+    def any_ready(self) -> bool:
+        """Whether any worker takes pictures."""
+        return any(worker.ready for worker in self._entries)
+
+    def entries(self, worker: WorkerHandle) -> Entries:
+        """Return the pictures that a worker has."""
+        return self._entries[worker]
+
+    def shrinkage(self, waiting: int) -> int:
+        """Return what draw budgets are divided by while so many pictures wait; 1 unless many do."""
+        fill = waiting / self._limit if self._shrink else 0.0
+        return next((divisor for least, divisor in SHRINKING if fill >= least), 1)
+
+    async def answer(self, job: Job, on_look: Callable[[Conclusion | None], None] | None) -> Result:
+        """Answer ``job``; cancelling this coroutine frees the picture's slots.
+
+        Args:
+            job: the question.
+            on_look: as of ``Engine.predict``.
+
+        Raises:
+            EngineError: see its tree.
+        """
+        loop = asyncio.get_running_loop()
+        entry = Entry(next(self._ids), job, loop.create_future(), on_look)
+        arrived = time.monotonic()
+        left = max(job.deadline - arrived, 0.0)
+        entry.timer = loop.call_later(left, self._expire, entry)
+        entry.move(self.queue)
+        self._dispatch()
+        try:
+            answer = await entry.answer
+            return Result(
+                conclusion=answer.conclusion,
+                granted=entry.granted,
+                device=entry.device,
+                execution=answer.execution,
+                queue_seconds=entry.sent - arrived + answer.queue_seconds,
+                compute_seconds=answer.compute_seconds,
+                looks=answer.looks,
+            )
+        finally:
+            entry.timer.cancel()
+            self._forget(entry)
+            # An error's traceback refers to this frame, and the entry to the error: no circle.
+            # Nor with the timer, which refers to the entry.
+            entry.timer = None
+            del entry
+
+    def opened(self, worker: WorkerHandle) -> None:
+        """Note that a worker takes pictures now."""
+        self.opened_once = True
+        self._observer.worker_up(worker.name, True)
+        self._dispatch()
+
+    def heard(self, worker: WorkerHandle, message: messages.FromWorker) -> None:
+        """Take what a worker says about pictures and passes."""
+        entries = self._entries[worker]
+        match message:
+            case messages.Numbers():
+                worker.longest_pass = message.longest_seconds
+                self._observer.numbers(worker.name, message)
+            case messages.Look():
+                if entry := entries.get(message.id):
+                    entry.tell(message.conclusion)
+            case messages.Begun():
+                if entry := entries.get(message.id):
+                    entry.begin_anew()
+            case messages.Answer(draft=True):
+                if entry := entries.get(message.id):
+                    entry.draft = message
+            case messages.Answer():
+                self._settle(entries.get(message.id), message)
+            case messages.Late():
+                late = DeadlineError("the deadline came before the first look", message.draws)
+                self._settle(entries.get(message.id), late)
+            case messages.Failed():
+                kind = ModelFailedError if message.model else CannotEncodeError
+                self._settle(entries.get(message.id), kind(message.reason))
+
+    def fallen(self, worker: WorkerHandle, running: set[int], wrong: bool = False) -> None:
+        """Put the pictures of a worker that is gone back at the front of the queue.
+
+        Args:
+            worker: the worker.
+            running: the pictures that it was at.
+            wrong: whether it was taken out for its own answers: no picture ended it then, and no
+                draft of its stands.
+        """
+        self._observer.worker_up(worker.name, False)
+        entries = list(self._entries[worker].values())
+        for entry in entries:
+            if wrong:
+                entry.draft = None
+                continue
+            # Those that waited, or whose worker was only starting, have nothing to do with it.
+            entry.deaths += running == {entry.id}
+            entry.suspicions += entry.id in running and len(running) > 1
+            if entry.deaths >= MOST_DEATHS and not entry.answer.done():
+                reason = f"{entry.deaths} workers died while they ran this picture alone"
+                entry.answer.set_exception(WorkersLostError(reason))
+        self._take_back(entries)
+
+    def silent(self, worker: WorkerHandle) -> None:
+        """Give the pictures of a worker that shows no sign of life to others, if there are any.
+
+        They are begun anew by another number: what it may still say is of a run that is over.
+        Where it is the only one they stay: perhaps it goes on.
+        """
+        self._observer.worker_up(worker.name, False)
+        if not any(other.ready and not other.quiet for other in self._entries):
+            return
+        entries = list(self._entries[worker].values())
+        for entry in entries:
+            worker.send(messages.Cancel(id=entry.id))
+            entry.move(None)
+            entry.id = next(self._ids)
+        self._take_back(entries)
+
+    def spoke(self, worker: WorkerHandle) -> None:
+        """Count with a worker again that showed no sign of life."""
+        self._observer.worker_up(worker.name, True)
+        self._dispatch()
+
+    def _take_back(self, entries: list[Entry]) -> None:
+        """Put pictures that a worker had back at the front of the queue."""
+        now = time.monotonic()
+        for entry in reversed(entries):
+            if entry.job.deadline <= now:
+                self._end(entry)
+            entry.restarts += 1
+            entry.begin_anew()
+            if entry.answer.done():
+                entry.move(None)
+            else:
+                entry.move(self.queue)
+                self._observer.picture_requeued()
+        self._dispatch()
+
+    def _expire(self, entry: Entry) -> None:
+        """End a picture at its deadline if it is still in the queue.
+
+        A worker answers by itself with what it has, between two passes. Whatever keeps it from
+        that, the client is answered all the same.
+        """
+        if entry.answer.done():
+            return
+        if isinstance(entry.place, Entries):
+            seconds = entry.place.worker.late_seconds
+            entry.timer = asyncio.get_running_loop().call_later(seconds, self._end, entry)
+        else:
+            entry.answer.set_exception(DeadlineError("the deadline came in the queue"))
+
+    def _end(self, entry: Entry) -> None:
+        """Answer in the place of a worker that has not, with what is known of its picture."""
+        if entry.answer.done():
+            return
+        if entry.draft:
+            entry.answer.set_result(entry.draft)
+        else:
+            reason = "the worker did not answer by the deadline"
+            entry.answer.set_exception(DeadlineError(reason))
+
+    def _forget(self, entry: Entry) -> None:
+        """Drop what is left of an entry that nobody waits for any more."""
+        place = entry.place
+        entry.move(None)
+        if isinstance(place, Entries):
+            place.worker.send(messages.Cancel(id=entry.id))
+            self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Give waiting pictures to the workers with the fewest."""
+        ready = [
+            entries
+            for worker, entries in self._entries.items()
+            if worker.ready and not worker.quiet
+        ]
+        while ready and self.queue:
+            entries = min(ready, key=lambda one: len(one) / one.worker.window)
+            entry = self.queue.choose(entries)
+            if entry is None:
+                return
+            entry.move(entries)
+            entry.sent, entry.device = time.monotonic(), entries.worker.device
+            entry.granted = self._grant(entry.job, entries)
+            entries.worker.send(entry.admission(), entry.job.picture.content)
+
+    def _grant(self, job: Job, entries: Entries) -> int:
+        """Return a picture's draw budget, before its first draw, as the division of α needs it.
+
+        It is less than asked under overload, and where the worker, among all its pictures, is too
+        slow for any look by the deadline. Neither depends on the draws that the picture will have.
+        """
+        asked = job.question.max_draws
+        # Only those pay for a full queue of whom many wait.
+        shrinkage = self.shrinkage(self.queue.likewise(job.owner))
+        granted = min(asked, max(asked // shrinkage, LEAST_GRANTED))
+        found = entries.worker.calibrations.get(job.model)
+        if found is None or not self._shrink:
+            return granted
+        share = found.draws_per_second / len(entries)
+        return fitting(granted, share, job.deadline - time.monotonic())
+
+    def _settle(self, entry: Entry | None, outcome: messages.Answer | EngineError) -> None:
+        """End a picture as its worker says, if the worker still has it."""
+        if entry:
+            entry.move(None)
+            if not entry.answer.done():
+                if isinstance(outcome, EngineError):
+                    entry.answer.set_exception(outcome)
+                else:
+                    entry.answer.set_result(outcome)
+        self._dispatch()
