@@ -1,5 +1,5 @@
-"""What a prediction is worth: tally → bounds → certificate.
+"""The certificate of a prediction: tally → bounds → certificate.
 
-numpy and scipy only, and nothing of the rest of the project: this package can be read beside the
-papers as it stands.
+This package needs only numpy and scipy, and nothing else of the project, so that it can be read
+beside the papers by itself.
 """

@@ -1,7 +1,7 @@
-"""What an inquiry says in the end, in the numbers that a client reads.
+"""The result of an inquiry, in the numbers that a client reads.
 
-Sizes and lower bounds are rounded down, upper bounds up, so that what is read is as true as what
-was proven.
+Sizes and lower bounds are rounded down, and upper bounds up, so that the numbers shown are as true
+as those that were proven.
 """
 
 from dataclasses import dataclass
@@ -31,9 +31,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Score:
-    """One label's expected score: the estimate, its bounds, and what an attacker could make of it.
+    """One label's expected score: the estimate, its bounds, and the range that attacks can reach.
 
-    ``attacked`` is there only when the question has a target: no change up to the target moves the
+    ``attacked`` is set only if the question has a target: no change up to the target moves the
     expected score out of it.
     """
 
@@ -54,7 +54,7 @@ class Sums:
 
     @classmethod
     def of(cls, tally: Tally) -> "Sums":
-        """Write a tally down."""
+        """Return the sums of a tally."""
         return cls(tally.draws, tally.sums.tolist(), tally.squares.tolist())
 
 
@@ -62,12 +62,12 @@ class Sums:
 class Evidence:
     """Everything needed to compute the answer again.
 
-    ``sums`` count in units of 1/``denominator``, ``sums_of_squares`` of 1/``denominator``², by
-    label index: the counted draws of the look that certified most. ``pilot`` and ``total`` likewise
-    of the pilot and of all draws. Before these the picture was begun anew ``restarts`` times, each
-    with a share of α of its own. ``sensitivities`` are the bounds on how far preprocessing and g
-    move, the model's own first: ``value`` times a change of the picture in the norm ``source``, and
-    ``rho`` more, in the norm ``target``.
+    ``sums`` are in units of 1/``denominator`` and ``sums_of_squares`` in units of
+    1/``denominator``², by label index, over the counted draws of the look that certified most.
+    ``pilot`` and ``total`` are the same for the pilot and for all draws. Before this run the
+    picture began again ``restarts`` times; each run has its own share of α. ``sensitivities`` bound
+    how far a change of the picture moves the features, the model's own bound first: by ``value``
+    times the change in the norm ``source``, plus ``rho``, in the norm ``target``.
     """
 
     label: int
@@ -95,22 +95,22 @@ class Conclusion:
 
     Attributes:
         label: the index of the label with the largest mean score.
-        certified_size: the size in ``norm``; 0 when nothing is certified, not even the label.
+        certified_size: the size in ``norm``; 0 if nothing is certified, not even the label.
         robust: whether the size is above 0 and reaches the target; None without a target.
-        reachable: whether the budget allows what was asked (the target, or any size at all) if
-            every draw agrees.
+        reachable: whether the budget could certify the target (or without one, any size) if every
+            draw agreed.
         draws: all draws that were used, the pilot's too.
         stopped: why no more draws were made; at a look before the last, ``deadline``.
         scores: the labels asked for, the largest mean first.
         method: the certificate that ``certified_size`` comes from.
-        lower: pA, on the label's expected score, as the certificate used it; 0 if the label that
-            the pilot chose no longer leads.
-        upper: pB, on every rival's; then 1.
+        lower: pA, the bound on the label's expected score that the certificate used; 0 if the label
+            that the pilot chose no longer leads.
+        upper: pB, the bound on that of every rival; 1 in the same case.
         sizes: ``certified_size`` in every norm.
-        paper: the paper's own condition on the same bounds.
-        paper_size: its size, in ``norm``.
-        attacks: what attacks of many sizes could make of the scores, if asked.
-        evidence: what it takes to compute this again.
+        paper: the certificate of the paper's own condition.
+        paper_size: its size for the same bounds, in ``norm``.
+        attacks: the scores that attacks of many sizes can reach, if asked for.
+        evidence: everything that is needed to compute this again.
     """
 
     label: int
@@ -132,15 +132,15 @@ class Conclusion:
 
 
 def conclude(inquiry: Inquiry, scores: int, attack_count: int | None = None) -> Conclusion:
-    """Say what ``inquiry`` has found so far.
+    """Return the result of ``inquiry`` so far.
 
     Args:
         inquiry: one that has reached its first look.
-        scores: how many labels to show, those with the largest means.
-        attack_count: at how many sizes to tell what attacks could make of them.
+        scores: the number of labels to show, those with the largest means.
+        attack_count: the number of attack sizes for which to show what scores can reach.
 
     Raises:
-        ValueError: no look has been reached yet.
+        ValueError: the inquiry has not reached its first look.
     """
     findings = inquiry.findings
     if findings is None:
@@ -149,7 +149,7 @@ def conclude(inquiry: Inquiry, scores: int, attack_count: int | None = None) -> 
 
 
 def follow(findings: Findings, scores: int, attack_count: int | None = None) -> Conclusion:
-    """Say what follows from findings; the other arguments as above."""
+    """Return what follows from findings; the other arguments are as above."""
     terms, question, total = findings.terms, findings.question, findings.total
     lower, upper = findings.bounds
     target, norm, leads = question.target, question.norm, findings.leads
@@ -205,10 +205,11 @@ def follow(findings: Findings, scores: int, attack_count: int | None = None) -> 
 def intervals_of(
     draws: int, sums: tuple[int, ...], squares: tuple[int, ...], denominator: int, alpha: float
 ) -> tuple[Floats, Floats]:
-    """Bound the largest means over all draws: nothing was selected by them, so the pilot counts.
+    """Bound the largest means over all draws, the pilot's too: nothing was selected by them.
 
-    Two-moment betting at a part of α that covers both sides of all K labels, also if fewer are
-    shown, at every look at once. Easy pictures have the same tallies again and again.
+    Two-moment betting at a part of α that covers both sides of all K labels, even if fewer are
+    shown, at every look at once. Results are cached, because easy pictures often have equal
+    tallies.
     """
     tally = draws, np.array(sums), np.array(squares), alpha
     lower = betting_lower(*tally, denominator=denominator)

@@ -1,8 +1,8 @@
-"""What an attacker could make of an answer's scores, by the size of the attack.
+"""The scores that attacks can reach, by the size of the attack.
 
-The picture of the paper's Figure 1b at many sizes at once: for each label the interval that its
-expected score can be moved within. Up to the certified size the label's interval clears all others,
-as it is stated: see :func:`stated`.
+This is the paper's Figure 1b at many sizes at once: for each label, the interval within which an
+attack can move its expected score. Up to the certified size the label's interval clears all others,
+also after rounding: see :func:`stated`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,11 +16,11 @@ from models.certification.names import Norm
 from models.certification.rounding import DIGITS, round_down, round_up
 from models.certification.terms import Terms
 
-# Sizes reach somewhat beyond what any picture can be certified for.
+# Attack sizes go somewhat beyond the largest size that can be certified.
 BEYOND = 1.25
 _STEP = Context(prec=2, rounding=ROUND_CEILING)
 DECIMALS = 6
-# How many significant digits are tried where fewer would hide that the label's interval clears.
+# The numbers of digits to try if fewer would hide that the label's interval clears the others.
 MORE_DIGITS = (9, 12, 15)
 
 Round = Callable[[Floats], Floats]
@@ -28,7 +28,7 @@ Round = Callable[[Floats], Floats]
 
 @dataclass(frozen=True)
 class Reached:
-    """Where one label's expected score can be moved to: an interval for each size."""
+    """The intervals within which one label's expected score can be moved, for each size."""
 
     index: int
     lower: list[float]
@@ -37,12 +37,12 @@ class Reached:
 
 @dataclass(frozen=True)
 class Attacks:
-    """What attacks of each of ``sizes`` could make of the scores.
+    """The scores that attacks of each of ``sizes`` can reach.
 
     Attributes:
         sizes: from 0, in the norm of the answer.
         scores: for each label that the answer shows.
-        others: the most that any label reaches that is not shown; None if all are.
+        others: the most that any label not shown can reach; None if all are shown.
     """
 
     sizes: list[float]
@@ -52,13 +52,13 @@ class Attacks:
 
 @dataclass(frozen=True)
 class Known:
-    """Bounds on expected scores at the picture, all true at once.
+    """Bounds on expected scores at the picture, which hold together.
 
     Attributes:
         shown: [n], the labels shown, the answer's own first.
         lower: [n + 1], of their expected scores; 0 last, for the labels that are not shown.
         upper: [n + 1].
-        all_shown: whether there are no others.
+        all_shown: whether there are no other labels.
         certified: the certified size.
     """
 
@@ -77,10 +77,10 @@ def known(
     pair: tuple[float, float],
     certified: float,
 ) -> Known:
-    """Put together what is known of the scores.
+    """Combine the known bounds on the scores.
 
-    The scores' own intervals and the certificate's bounds hold at once, with the answer's
-    confidence, so that each score lies in what they have in common.
+    The scores' own intervals and the certificate's bounds hold together, with the answer's
+    confidence, so each score lies in their intersection.
 
     Args:
         shown: the labels shown, the answer's own first.
@@ -93,7 +93,7 @@ def known(
     own = np.arange(len(shown)) == 0
     lower = np.where(own, np.maximum(lower, pair[0]), lower)
     upper = np.where(own, upper, np.minimum(upper, pair[1]))
-    # Where bounds contradict each other one is wrong; intervals are kept from turning over.
+    # If bounds contradict each other, one is wrong; intervals must still not be reversed.
     lower = np.where(own, lower, np.minimum(lower, upper))
     upper = np.where(own, np.maximum(lower, upper), upper)
     return Known(
@@ -106,13 +106,13 @@ def known(
 
 
 def attack_sizes(largest: float, count: int) -> list[float]:
-    """Return ``count`` sizes, at least 2, evenly from 0 to beyond ``largest``: short decimals."""
+    """Return ``count`` sizes, at least 2, evenly from 0 to above ``largest``, as short decimals."""
     step = _STEP.create_decimal(Decimal(BEYOND * largest / (count - 1)))
     return [float(number * step) for number in range(count)]
 
 
 def attacks(known: Known, terms: Terms, norm: Norm, sizes: list[float]) -> Attacks:
-    """Say what attacks of ``sizes``, in ``norm``, could make of the scores: to six decimals."""
+    """Return the scores that attacks of ``sizes`` in ``norm`` can reach, to six decimals."""
     whole = 10.0**DECIMALS
 
     def down(values: Floats) -> Floats:
@@ -130,7 +130,7 @@ def attacks(known: Known, terms: Terms, norm: Norm, sizes: list[float]) -> Attac
 
 
 def reached(known: Known, terms: Terms, norm: Norm, size: float) -> tuple[Floats, Floats]:
-    """Say what attacks of one size could make of the scores shown: to six significant digits."""
+    """Return the intervals that attacks of one size can reach, to six significant digits."""
     low, high = stated(known, terms, norm, [size], *_significant(DIGITS))
     return low[:-1, 0], high[:-1, 0]
 
@@ -140,12 +140,12 @@ def stated(
 ) -> tuple[Floats, Floats]:
     """Return the intervals that attacks can reach as an answer states them, rounded outward.
 
-    At a certified size the label's interval clears all others, by however little: with pA and pB
-    moved by less than what the certificate allows, G(G⁻¹(pA) − μ) > G(G⁻¹(pB) + μ). (With τ, too:
+    At a certified size the label's interval clears all others, however narrowly: with pA and pB
+    moved by less than the certificate allows, G(G⁻¹(pA) − μ) > G(G⁻¹(pB) + μ). (With τ, too:
     G(G⁻¹(p) − μ) is convex and 0 at 0, its mirror image concave and 1 at 1, so that the certified
-    mixture of ``certificates.shifts`` leaves more than 2τ between the two.) So where ``down`` and
-    ``up`` would hide it, all intervals of that size have as many significant digits as it takes, of
-    ``MORE_DIGITS``.
+    mixture of ``certificates.shifts`` leaves more than 2τ between the two.) So if ``down`` and
+    ``up`` would hide this, all intervals of that size are rounded to the fewest of ``MORE_DIGITS``
+    significant digits that show it.
 
     Returns:
         Two [n + 1, sizes].
@@ -167,7 +167,7 @@ def stated(
 
 
 def _significant(digits: int) -> tuple[Round, Round]:
-    """Rounding down and up to so many significant digits, up to at most 1."""
+    """Return functions that round down and up to ``digits`` significant digits, up to at most 1."""
     down = np.vectorize(lambda value: round_down(value, digits), otypes=[float])
     up = np.vectorize(lambda value: min(round_up(value, digits), 1.0), otypes=[float])
     return down, up

@@ -2,12 +2,12 @@
 
 Every function takes n draws of a score in [0, 1], independent given the past and with the same
 mean, through the sums S = Σx and SS = Σx², and returns a one-sided bound that is wrong with
-probability at most α. Arguments broadcast against each other. ``sums`` and ``squares`` count in
-units of 1/``denominator`` and 1/``denominator``² (see :mod:`models.certification.tally`); integers
-stay integers until no cancellation can hurt.
+probability at most α. Arguments broadcast against each other. ``sums`` and ``squares`` are in units
+of 1/``denominator`` and 1/``denominator``² (see :mod:`models.certification.tally`); integers stay
+integers until no cancellation can hurt.
 
-``betting`` holds at all n at once, under any rule of stopping. The others hold at one n that was
-fixed before the first draw.
+``betting`` holds at all n at once, under any stopping rule. The others hold at one n that was fixed
+before the first draw.
 """
 
 from collections.abc import Callable
@@ -47,8 +47,8 @@ def betting_lower(
     quadratic Hermite interpolant of the logarithm at 0, x1, x1 lies below it, because its third
     derivative is positive. For votes (SS = S) this is exact.
 
-    The bound is the root in m of the mixture = 1/α. Its logarithm is decreasing and convex in m,
-    so Newton's method, begun at the best single bet's root, stays below the root: every iterate is
+    The bound is the root in m of the mixture = 1/α. Its logarithm is decreasing and convex in m, so
+    Newton's method, started at the best single bet's root, stays below the root: every iterate is
     itself a valid bound.
 
     Args:
@@ -99,10 +99,10 @@ def betting_upper(
     denominator: int = 1,
     steps: int = SERVING_STEPS,
 ) -> Floats:
-    """Upper bound by two-moment betting: the lower bound on the mean of 1 − x, turned over.
+    """Upper bound by two-moment betting: 1 minus the lower bound on the mean of 1 − x.
 
-    Arguments as for :func:`betting_lower`. The complement's sums, n − S and n − 2S + SS, are formed
-    in the integers given, before any division.
+    Arguments as for :func:`betting_lower`. The complement's sums, n − S and n − 2S + SS, are
+    computed from the given integers, before any division.
     """
     draws, sums, squares = np.asarray(draws), np.asarray(sums), np.asarray(squares)
     rest = draws * denominator - sums
@@ -140,8 +140,8 @@ def empirical_bernstein_radius(
 ) -> Floats:
     """Half-width √(2V·ln(2/α)/n) + 7·ln(2/α)/(3(n−1)) at one fixed n ≥ 2.
 
-    V is the sample variance (Maurer and Pontil 2009, theorem 4; the paper's choice), formed from
-    n·SS − S² in the integers given.
+    V is the sample variance (Maurer and Pontil 2009, theorem 4; the paper's choice), computed from
+    n·SS − S² in the given integers.
     """
     n = np.asarray(draws, dtype=float)
     s, ss = np.asarray(sums) / denominator, np.asarray(squares) / denominator / denominator

@@ -1,10 +1,10 @@
 """From bounds to the certified size.
 
-Each certificate takes a lower bound pA on E y_c and an upper bound pB on max_{i≠c} E y_i, both
-true at once, and returns how far the mean of the noise may move, in units of its scale (σ for
-Gaussian, b for Laplace), before another label's expected score could reach that of c: a number μ
-such that the label is the same for every x' with Δ‖x' − x‖ ≤ μ·scale. 0 where pA ≤ pB: then nothing
-is claimed, not even the label.
+Each certificate takes a lower bound pA on E y_c and an upper bound pB on max_{i≠c} E y_i, both true
+at once, and returns how far the mean of the noise may move, in units of its scale (σ for Gaussian,
+b for Laplace), before another label's expected score could reach that of c: a number μ such that
+the label is the same for every x' with Δ‖x' − x‖ ≤ μ·scale. μ is 0 where pA ≤ pB: then nothing is
+claimed, not even the label.
 
 Why they hold for soft scores, for any h and any g of sensitivity Δ: a change of size L moves the
 mean of z by at most ΔL in the noise's norm, and each certificate bounds what that does to the
@@ -28,8 +28,8 @@ from models.certification.names import (
     Norm,
 )
 
-# The tight certificates that answer, by the norm in which they need g's sensitivity, the
-# mechanism's own first; and the paper's own condition that is shown beside them.
+# The tight certificates that answers use, by the norm in which they need g's sensitivity, the
+# mechanism's own first; and the paper's own condition, which is shown beside them.
 DEFAULTS: dict[Mechanism, dict[Norm, Certificate]] = {
     "gaussian": {"l2": "gaussian"},
     "laplace": {"l1": "laplace", "l2": "laplace-l2"},
@@ -42,7 +42,7 @@ PAPER: dict[Mechanism, Certificate] = {
     "laplace": "pixeldp-laplace",
 }
 
-# Of Laplace noise of scale 1, one coordinate: see ``laplace_l2``.
+# For one coordinate of Laplace noise of scale 1: see ``laplace_l2``.
 LAPLACE_SLOPE = sqrt(pi / 2)
 
 _STEPS = np.linspace(0, 1, 65)
@@ -83,7 +83,7 @@ def laplace(pa: Floats, pb: Floats) -> Floats:
 
 
 def laplace_l2(pa: Floats, pb: Floats) -> Floats:
-    """√(2/π)·½(Φ⁻¹(pA) − Φ⁻¹(pB)): Laplace noise, by how far g moves in L2.
+    """√(2/π)·½(Φ⁻¹(pA) − Φ⁻¹(pB)): for Laplace noise and a bound on how far g moves in L2.
 
     T = Φ⁻¹∘F has slope F′/φ(T). Below 0 F′ = F, so that the slope is Φ(T)/φ(T) = (1 − Φ(u))/φ(u)
     at u = −T ≥ 0: Mills' ratio, which decreases in u from √(π/2) at u = 0. F and Φ are symmetric,
@@ -108,11 +108,11 @@ def pixeldp_gaussian(pa: Floats, pb: Floats) -> Floats:
     """max over ε in (0, 1] of ε/√(2 ln(1.25/δ)), where pA = e^{2ε}·pB + (1 + e^ε)·δ.
 
     Lécuyer et al. 2019, proposition 1, with the classic Gaussian mechanism (Dwork and Roth 2014,
-    theorem A.1), whose proof needs ε ≤ 1. Every ε gives a true size, so that what the search
-    misses of the maximum only makes the answer smaller. Never exceeds 0.5705.
+    theorem A.1), whose proof needs ε ≤ 1. Every ε gives a true size, so if the search misses the
+    maximum, the answer is only smaller. Never exceeds 0.5705.
     """
 
-    # δ is positive for ε below ½·ln(pA/pB) only; the search is over that range.
+    # δ is positive only for ε below ½·ln(pA/pB); the search is over that range.
     most = np.minimum(pixeldp_laplace(pa, pb), 1.0)[..., None]
 
     def reach(share: Floats) -> Floats:
@@ -181,8 +181,9 @@ def renyi(pa: Floats, pb: Floats) -> Floats:
 def _largest(function: Callable[[Floats], Floats], low: float, high: float) -> Floats:
     """Maximise ``function`` over its last axis, from ``low`` to ``high``.
 
-    A grid is laid over the interval, then over the two cells round its best point, and so on: six
-    times make 10⁻⁹ of the interval, and near a smooth maximum the value errs by the square of that.
+    A grid covers the interval, then the two cells around its best point, and so on: six rounds
+    reach 10⁻⁹ of the interval, and near a smooth maximum the error of the value is the square of
+    that.
     """
     start, end = np.array([low]), np.array([high])
     top = -np.inf
@@ -230,7 +231,7 @@ def size(
         sensitivity: Δ of g, preprocessing included, to the norm that the certificate needs: L1 for
             ``laplace`` and ``pixeldp-laplace``, L2 for all others.
         tau: as for :func:`shifts`.
-        rho: bound on how much further than Δ‖x' − x‖ two computed outputs of g can lie apart.
+        rho: bound on how much more than Δ‖x' − x‖ two computed outputs of g can differ.
 
     Returns:
         Sizes ≥ 0 of the broadcast shape; 0 where pA ≤ pB.
@@ -257,13 +258,13 @@ def shifts(certificate: str, lower: ArrayLike, upper: ArrayLike, tau: ArrayLike 
         upper: pB, upper bounds on every rival's.
         tau: bound on the total variation distance between the noise that was drawn and the law.
 
-    τ enters by post-processing: under the true law the scores are off by at most τ, at x and at
-    x'. Relabel each draw as the rival i with probability 2τ. This mixture has
-    pA' = (1−2τ)(pA−τ) and pB' = (1−2τ)(pB+τ) + 2τ, and wherever its label is certified, the
-    unmixed scores differ by at least 2τ/(1−2τ) ≥ 2τ at x', more than the sampler can hide.
+    τ enters by post-processing: under the true law the scores differ by at most τ, at x and at x'.
+    Relabel each draw as the rival i with probability 2τ. This mixture has pA' = (1−2τ)(pA−τ) and
+    pB' = (1−2τ)(pB+τ) + 2τ, and wherever its label is certified, the unmixed scores differ by at
+    least 2τ/(1−2τ) ≥ 2τ at x', more than the sampler can hide.
 
     Raises:
-        ValueError: an unknown certificate, or τ outside of [0, 0.5).
+        ValueError: an unknown certificate, or τ outside [0, 0.5).
     """
     if certificate not in _SHIFTS:
         raise ValueError(f"unknown certificate {certificate!r}; known: {', '.join(CERTIFICATES)}")
@@ -319,7 +320,9 @@ def attacked(
         low, high = special.ndtr(special.ndtri(low) - mu), special.ndtr(special.ndtri(high) + mu)
     else:
         known = ", ".join(name for norms in DEFAULTS.values() for name in norms.values())
-        raise ValueError(f"no interval rests on the certificate {certificate!r}; known: {known}")
+        raise ValueError(
+            f"there is no interval for the certificate {certificate!r}; known: {known}"
+        )
     return np.clip(low - tau, 0.0, 1.0), np.clip(high + tau, 0.0, 1.0)
 
 
@@ -331,7 +334,7 @@ def construction_scale(
     √(2 ln(1.25/δ))·Δ·L/ε for Gaussian with ε ≤ 1 (Lécuyer et al. 2019, §III-B), Δ·L/ε for Laplace.
 
     Raises:
-        ValueError: an unknown mechanism, or ε and δ outside of what the proof covers.
+        ValueError: an unknown mechanism, or ε and δ that the proof does not cover.
     """
     if not (size > 0 and epsilon > 0 and sensitivity > 0):
         raise ValueError("size, epsilon and sensitivity must be positive")

@@ -1,27 +1,27 @@
-"""What is fixed before the first counted draw: how α is divided, and when one looks.
+"""What is fixed before the first counted draw: the division of α, and the looks.
 
 α = 1 − η is the chance that anything in an answer is wrong. Nine tenths go to the certificate, one
 tenth to the intervals that are shown.
 
 Two events make the certificate: the label's lower bound holds, and so does the upper bound of the
 true runner-up, one fixed label even if unknown (the largest of all rivals' upper bounds is then at
-least its expected score); no union over the labels is needed. The rivals are bounded twice more at
-no cost: by 1 − pA, as the scores of a draw sum to at most 1, and by the intervals that are shown,
-which hold for all labels anyway. Where those will do, α for a bound of the rivals' own buys nothing
-and belongs to the label. They do between two labels, always; and for betting where one rival has
-in the pilot all that the label has not. The pilot's draws alone decide it; they are independent of
-those that are counted, so that given the pilot the division is fixed before the first of them. (To
-choose by the counted draws would take half as much α again.) Else each gets half, and for votes
-without a target the label four fifths. On votes recorded of the CIFAR-10 model that
-saves 1 to 2 draws of 257 to 477 at targets of ½σ to 1.5σ, and 1 to 7 with looks by 8; it takes 1 to
-9 more where what the label has not is scattered over a thousand labels.
+least its expected score); no union over the labels is needed. Two further bounds on the rivals cost
+nothing: 1 − pA, because the scores of a draw sum to at most 1, and the intervals that are shown,
+which hold for all labels anyway. If these suffice, α for the rivals' own bound would be wasted, and
+goes to the label. They always suffice if there are two labels; and for betting, they suffice if in
+the pilot one rival has every score that the label has not. Only the pilot's draws decide this. They
+are independent of the counted draws, so given the pilot, the division is fixed before the first
+counted draw. (If the counted draws chose, this would take half as much α again.) Otherwise each
+gets half, and for votes without a target the label gets four fifths. On recorded votes of the
+CIFAR-10 model this saves 1 to 2 draws of 257 to 477 at targets of ½σ to 1.5σ, and 1 to 7 with looks
+every 8 draws. It takes 1 to 9 draws more if the other scores are scattered over a thousand labels.
 
-A picture may have to be begun anew: its worker died, or its passes became smaller. Why that was may
-depend on the draws; and whatever it was, a picture that was answered before would not have been
-begun anew. So each run is a further chance to be wrong, and has a share of α of its own that is
-fixed beforehand (:func:`share_of_run`).
+A picture may have to begin again, because its worker died or its passes became smaller. The reason
+may depend on the draws. Also, a picture begins again only if it was not answered before. So each
+run is a further chance to be wrong, and has its own share of α, which is fixed beforehand
+(:func:`share_of_run`).
 
-For votes the certificate's part is divided once more, between betting at every look and one
+For votes, the certificate's part is divided once more, between betting at every look and one
 Clopper-Pearson look at a number of counted draws that is fixed when the pilot ends.
 """
 
@@ -35,11 +35,11 @@ from models.certification.names import Bound, Scoring
 from models.certification.tally import Tally
 
 CERTIFICATE_SHARE = 0.9
-# How much of the certificate's α betting gets for votes, with a target and without one.
+# The share of the certificate's α that betting gets for votes, with a target and without.
 BETTING_SHARE_TARGET = 0.3
 BETTING_SHARE_SIZE = 0.1
 
-# How much of each bound's α goes to the label's event.
+# The share of each bound's α that goes to the label's event.
 LABEL_SHARE = 0.5
 LABEL_SHARE_SIZE = 0.8
 
@@ -47,33 +47,34 @@ PILOT_BLOCK = 32
 PILOT_LIMIT = 128
 LOOK_BLOCK = 32
 LOOK_GROWTH = 0.15
-# One block of pilot draws and the first look: no budget below can be answered.
+# One block of pilot draws and the first look: a smaller budget gives no answer.
 LEAST_DRAWS = PILOT_BLOCK + LOOK_BLOCK
 
 
-# How much of α is for pictures that are begun anew: so little that others do not feel it. A picture
-# that is begun anew needs five times the draws at worst.
+# The share of α for pictures that begin again: so little that others do not notice it. A picture
+# that begins again needs at worst five times the draws.
 RESTARTS_SHARE = 2.0**-20
 
 
 def share_of_run(restarts: int) -> float:
-    """Return how much of α belongs to a run before which a picture was begun anew so many times.
+    """Return the share of α of a run before which the picture began again ``restarts`` times.
 
-    A picture is begun anew by another worker (i times by then), or by the same one in smaller
-    passes (j times by this worker), and ``restarts`` = i + j. No pair (i, j) occurs twice, and
-    those with the sum n are n + 1; so with r = ``RESTARTS_SHARE`` all runs together have
+    A picture begins again on another worker (i times so far), or on the same one in smaller passes
+    (j times on this worker), and ``restarts`` = i + j. No pair (i, j) occurs twice, and n + 1 pairs
+    have the sum n; so with r = ``RESTARTS_SHARE``, all runs together have
 
         1 − r + Σ_{n≥1} (n + 1)·2⁻ⁿ·r/3 = 1
 
     of α, as Σ_{n≥1} (n + 1)·2⁻ⁿ = 3. Each run draws fresh noise, whatever came before, and given
-    that is wrong with probability at most its share; hence any of them with at most α.
+    that it is wrong with probability at most its share. So any of them is wrong with probability at
+    most α.
     """
     return 1 - RESTARTS_SHARE if restarts == 0 else RESTARTS_SHARE / 3 * 2.0**-restarts
 
 
 @dataclass(frozen=True)
 class Division:
-    """How an answer's α is divided. Every entry is the chance of one one-sided event."""
+    """The division of an answer's α. Every entry is the chance of one one-sided event."""
 
     betting_label: float
     betting_rival: float
@@ -102,14 +103,14 @@ def divide(
 
     Args:
         confidence: η in (0, 1).
-        scoring: soft scores have no exact bound at a fixed n, so that all goes to betting.
+        scoring: soft scores have no exact bound at a fixed n, so all of α goes to betting.
         targeted: whether the request has a target, and may therefore end at any look.
-        alone: whether betting bounds the rivals by nothing of their own (:func:`stands_alone`).
+        alone: whether the rivals need no bound of their own for betting (:func:`stands_alone`).
         pair: whether there are two labels.
-        restarts: how often the picture has been begun anew.
+        restarts: how often the picture has begun again.
 
     Raises:
-        ValueError: ``confidence`` outside of (0, 1).
+        ValueError: ``confidence`` is outside (0, 1).
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie strictly between 0 and 1, not {confidence}")
@@ -132,18 +133,18 @@ def divide(
 
 
 def stands_alone(pilot: Tally) -> bool:
-    """Say whether one rival has in the pilot all that the leader has not."""
+    """Say whether in the pilot one rival has every score that the leader has not."""
     label = pilot.leader
     rest = pilot.draws * pilot.denominator - int(pilot.sums[label])
     return int(np.delete(pilot.sums, label).max()) >= rest
 
 
 def pilot_ends(tally: Tally, max_draws: int) -> bool:
-    """Say whether the pilot's draws so far settle which label is to be certified.
+    """Say whether the pilot's draws so far decide which label is to be certified.
 
     32 draws, and 32 more while the lead is below two standard errors, at most 128; the first look
-    must still fit into ``max_draws``. The leader is then certified from further draws alone:
-    reusing those that chose it would be wrong far more often than α.
+    must still fit into ``max_draws``. Only further draws certify the leader: with those that chose
+    it, the answer would be wrong far more often than α.
     """
     if tally.draws < PILOT_BLOCK or tally.draws % PILOT_BLOCK:
         return False
@@ -153,15 +154,15 @@ def pilot_ends(tally: Tally, max_draws: int) -> bool:
     second = tally.rival(first)
     lead = float(tally.sums[first] - tally.sums[second]) / tally.denominator
     spread = float(tally.squares[first] + tally.squares[second]) / tally.denominator**2
-    # The scores of a draw are never negative, so leaving out their covariance only widens this.
+    # The scores of a draw are never negative, so omitting their covariance only widens this.
     return lead > 2 * sqrt(max(spread - lead * lead / tally.draws, 0.0))
 
 
 @lru_cache(1024)
 def looks(counted: int) -> tuple[int, ...]:
-    """Return the numbers of counted draws at which one looks, the last being ``counted``.
+    """Return the numbers of counted draws at which there are looks; the last is ``counted``.
 
-    Multiples of 32, first by 32, then growing by 1.15.
+    They are multiples of 32, first in steps of 32, then growing by a factor of 1.15.
     """
     schedule = [min(LOOK_BLOCK, counted)]
     while schedule[-1] < counted:

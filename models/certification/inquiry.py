@@ -1,8 +1,8 @@
 """The way from draws to an answer: pilot, looks, stopping.
 
 An :class:`Inquiry` takes the draws of one picture in the order in which they were issued, however
-they are cut into passes, and ends as soon as its question is answered. Everything it says holds
-together with probability at least the confidence asked, over the noise, for a picture fixed before
+they are divided into passes, and ends as soon as its question is answered. All its statements hold
+together with at least the requested confidence, over the noise, for a picture that was fixed before
 its noise was drawn.
 """
 
@@ -26,24 +26,24 @@ from models.certification.tally import Tally
 from models.certification.tally_bounds import CERTIFYING, bound_pair
 from models.certification.terms import Terms
 
-# A picture is given up when even so many standard errors in its favour would not reach the target.
-# Of 610 pictures given up of votes recorded of the CIFAR-10 model, none would have been certified;
-# with two standard errors it was 2 of 531.
+# A picture is given up if even this many standard errors in its favour would not reach the target.
+# Of 610 pictures given up in recorded votes of the CIFAR-10 model, none would have been certified;
+# with two standard errors, 2 of 531 would.
 STANDARD_ERRORS = 3
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The tallies that an answer follows from, and what it was about.
+    """The tallies from which an answer follows, with its question and terms.
 
     Attributes:
-        question: what was asked.
-        terms: what the picture's certificates are worth.
+        question: the question.
+        terms: what turns bounds into sizes for the picture.
         scoring: ``votes`` or ``softmax``.
         pilot: the draws that chose the label.
         counted: the counted draws of the look that certified most.
-        bound: by which bound.
-        total: all draws, the pilot's too, and those after that look.
+        bound: the bound that certified it.
+        total: all draws, including the pilot's and those after that look.
     """
 
     question: Question
@@ -61,7 +61,7 @@ class Findings:
 
     @property
     def leads(self) -> bool:
-        """Whether that label leads among all draws; should another, nothing is certified."""
+        """Whether that label leads among all draws; if another does, nothing is certified."""
         return self.total.leader == self.label
 
     @property
@@ -80,7 +80,7 @@ class Findings:
 
     @property
     def size(self) -> float:
-        """The certified size as the answer states it; 0 when nothing is certified."""
+        """The certified size as the answer states it; 0 if nothing is certified."""
         return self.size_in(self.question.norm)
 
     def size_in(self, norm: Norm) -> float:
@@ -106,14 +106,14 @@ def stops(
     counted: Tally,
     size: float,
 ) -> Stopped | None:
-    """Say why no more draws are wanted at a look; None if more are.
+    """Return why no more draws are wanted at a look; None if more are wanted.
 
     Args:
-        question: what is asked.
-        terms: what the picture's certificates are worth.
+        question: the question.
+        terms: what turns bounds into sizes for the picture.
         scoring: ``votes`` or ``softmax``.
         pilot: the draws that chose the label.
-        counted: the draws counted up to this look.
+        counted: the counted draws up to this look.
         size: the certified size so far, as an answer states it.
     """
     target, end = question.target, question.max_draws - pilot.draws
@@ -135,15 +135,15 @@ class Inquiry:
     """The certification of one picture, draw by draw.
 
     Args:
-        question: what is asked.
-        terms: what the picture's certificates are worth.
+        question: the question.
+        terms: what turns bounds into sizes for the picture.
         labels: K ≥ 2.
         scoring: ``votes`` or ``softmax``.
 
     Attributes:
-        label: the label that the pilot chose; None while it is not ended.
-        look: how many looks have been reached; from the first on there is an answer.
-        stopped: why no more draws are wanted; None while some are.
+        label: the label that the pilot chose; None until it ends.
+        look: the number of looks reached; from the first on there is an answer.
+        stopped: why no more draws are wanted; None while more are.
     """
 
     def __init__(self, question: Question, terms: Terms, labels: int, scoring: Scoring) -> None:
@@ -159,19 +159,19 @@ class Inquiry:
 
     @property
     def total(self) -> Tally:
-        """All draws, the pilot's too."""
+        """All draws, including the pilot's."""
         return self.pilot + self.counted
 
     @property
     def wanted(self) -> int:
-        """How many more draws lead to the next look, if the pilot need not be prolonged."""
+        """The number of draws to the next look, if the pilot need not be extended."""
         if self.stopped:
             return 0
         return self._block + (LOOK_BLOCK if self.label is None else 0)
 
     @property
     def _block(self) -> int:
-        """How many more draws lead to the next decision."""
+        """The number of draws to the next decision."""
         if self.label is None:
             return PILOT_BLOCK - self.pilot.draws % PILOT_BLOCK
         return self._schedule[self.look] - self.counted.draws
@@ -183,7 +183,7 @@ class Inquiry:
             scores: [rows, K] integer scores.
 
         Returns:
-            How many of them were used; the rest came after the end and play no part.
+            The number of draws used; the others came after the end and are ignored.
         """
         used = 0
         while not self.stopped and used < len(scores):
@@ -225,9 +225,9 @@ class Inquiry:
 
     @property
     def findings(self) -> Findings | None:
-        """What an answer would rest on now: the largest certificate of all looks so far.
+        """The findings for an answer now: those of the largest certificate of all looks so far.
 
-        One event covers them all. None before the first look.
+        One event covers all looks. None before the first look.
         """
         if self._unseen:
             tallies, self._unseen = self._unseen, []
@@ -238,9 +238,9 @@ class Inquiry:
 
     @property
     def size(self) -> float:
-        """The certified size so far, as the answer states it; 0 when nothing is certified.
+        """The certified size so far, as the answer states it; 0 if nothing is certified.
 
-        Should another label lead by now than the one that the pilot chose, nothing is.
+        Nothing is certified if another label leads than the one that the pilot chose.
         """
         findings = self.findings
         return findings.size if findings else 0.0
@@ -263,10 +263,10 @@ class Inquiry:
 
 
 def project(tally: Tally, pair: Sequence[int], end: int) -> Tally:
-    """Carry the sums of the label and one rival on to ``end`` draws, in the label's favour.
+    """Extrapolate the sums of the label and one rival to ``end`` draws, in the label's favour.
 
-    Every draw to come is taken to score as the mean so far and ``STANDARD_ERRORS`` standard errors
-    more, or for the rival less.
+    Every remaining draw is assumed to score the mean so far plus ``STANDARD_ERRORS`` standard
+    errors, or for the rival minus.
     """
     more = end - tally.draws
     unit = tally.denominator
@@ -282,7 +282,7 @@ def project(tally: Tally, pair: Sequence[int], end: int) -> Tally:
         squares.append(int(tally.squares[index]) + int(whole * ratio) * unit)
     if unit == 1:
         squares = sums
-    # Rounding up must not let a sum outgrow its number of draws.
+    # Rounding up must not let a sum exceed its number of draws.
     sums[0] = min(sums[0], end * unit)
     squares[0] = min(squares[0], end * unit * unit)
     return Tally(end, np.array(sums), np.array(squares), unit)
@@ -299,11 +299,11 @@ def best_size(
     """Return the answered size if the draws of the last look were ``counted``.
 
     Args:
-        pilot: of the label, which comes first, and one rival.
-        counted: likewise.
+        pilot: its tally of the label, which comes first, and one rival.
+        counted: the counted draws, likewise.
         labels: K.
-        terms: what the picture's certificates are worth.
-        question: what is asked.
+        terms: what turns bounds into sizes for the picture.
+        question: the question.
         division: how α is divided.
     """
     best = 0.0

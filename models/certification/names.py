@@ -1,6 +1,7 @@
 """The vocabularies of certification.
 
-Number formats are no part of it, as certificates take h in any: see :mod:`models.execution`.
+Number formats are not among them, because certificates hold for h in any format: see
+:mod:`models.execution`.
 """
 
 from typing import Literal, get_args
@@ -30,5 +31,5 @@ Certificate = Literal[
 ]
 CERTIFICATES: tuple[Certificate, ...] = get_args(Certificate)
 
-# Why a picture has no more draws.
+# Why a picture gets no more draws.
 Stopped = Literal["target_certified", "target_out_of_reach", "max_draws", "deadline"]

@@ -1,4 +1,4 @@
-"""Norms of a change of the picture, and what a size in one norm is worth in another.
+"""Norms of a change of the picture, and the conversion of sizes between norms.
 
 A change δ has ``values`` = height × width × channels entries, each with |δ_i| ≤ 1 because pixel
 values lie in [0, 1]. ``size`` in norm p certifies every δ with ‖δ‖_p ≤ size; the converted size in
@@ -15,7 +15,7 @@ from models.certification.names import NORMS, Norm
 
 
 def check_norm(norm: str) -> Norm:
-    """Return ``norm`` if it is one; an unknown one is an error, never a default."""
+    """Return ``norm`` if it is known; an unknown one is an error, never a default."""
     if norm not in NORMS:
         raise ValueError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
     return norm
@@ -26,15 +26,15 @@ def convert(size: ArrayLike, source: Norm, target: Norm, values: ArrayLike) -> F
 
     Args:
         size: certified sizes, any shape, in pixel values scaled to [0, 1].
-        source: the norm that ``size`` is in.
-        target: the norm wanted.
+        source: the norm of ``size``.
+        target: the norm of the result.
         values: the number of values of the picture as sent (height × width × channels).
 
     Returns:
         The sizes in ``target``. From L2 to L1: L up to 1, and ⌊L²⌋ + √(L² − ⌊L²⌋) above. For ‖δ‖₂²
         is convex, so that among the δ with ‖δ‖₁ ≤ T and |δ_i| ≤ 1 it is largest at a corner: ⌊T⌋
         entries of ±1 and one of T − ⌊T⌋, where it is ⌊T⌋ + (T − ⌊T⌋)². That grows in T, and is L²
-        at the T above. Else the constants of norm equivalence in ``values`` dimensions.
+        at the T above. Otherwise by the constants of norm equivalence in ``values`` dimensions.
 
     Raises:
         ValueError: an unknown norm.
@@ -61,9 +61,9 @@ def convert(size: ArrayLike, source: Norm, target: Norm, values: ArrayLike) -> F
 def required(target: float, source: Norm, norm: Norm, values: int) -> float:
     """Return the size in ``source`` whose conversion to ``norm`` is ``target``.
 
-    The inverse of :func:`convert`, up to rounding, and so the largest that a change of ``target``
-    in ``norm`` can be in ``source``: for planning how many draws a target takes and what an
-    attacker of that size could do. Never used to decide whether a target is met.
+    The inverse of :func:`convert`, up to rounding, and so the largest size in ``source`` of a
+    change of size ``target`` in ``norm``. Used to plan how many draws a target takes, and to bound
+    attacks of that size. Never used to decide whether a target is met.
     """
     check_norm(source)
     check_norm(norm)

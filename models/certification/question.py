@@ -14,9 +14,9 @@ class Question:
     Attributes:
         confidence: η in (0, 1).
         max_draws: the budget, the pilot's draws included; at least 64.
-        target: the size that the client needs, in ``norm``; None to have as much as there is.
-        norm: the norm that sizes are asked and answered in.
-        restarts: how often the picture has been begun anew; each time has its own share of α.
+        target: the size that the client needs, in ``norm``; None for the largest possible.
+        norm: the norm of the target and of the answer's sizes.
+        restarts: how often the picture has begun again; each run has its own share of α.
     """
 
     confidence: float

@@ -1,6 +1,6 @@
-"""What a draw budget can reach at best: every draw agreeing.
+"""The size that a draw budget can reach if every draw agrees.
 
-Computed from the procedure itself, so that what is promised is what would be answered.
+It is computed by the procedure itself, so that it is exactly what would be answered.
 """
 
 from dataclasses import replace
@@ -15,19 +15,19 @@ from models.certification.question import Question
 from models.certification.tally import Tally
 from models.certification.terms import Terms
 
-# Beyond this no budget is worth naming.
+# The largest budget that is tried.
 MOST_DRAWS = 10**9
-# What an asker without a target hopes for: any size above 0.
+# The goal of a question without a target: any size above 0.
 SMALLEST_SIZE = 5e-324
 
 
 @lru_cache(4096)
 def reachable_size(question: Question, terms: Terms, scoring: Scoring, labels: int) -> float:
-    """Return the size answered if every draw of the whole budget gives the label all its score.
+    """Return the answered size if every draw of the whole budget gives everything to the label.
 
     Args:
-        question: what is asked.
-        terms: what the picture's certificates are worth.
+        question: the question.
+        terms: what turns bounds into sizes for the picture.
         scoring: ``votes`` or ``softmax``.
         labels: K.
     """
@@ -37,21 +37,21 @@ def reachable_size(question: Question, terms: Terms, scoring: Scoring, labels: i
 def draws_needed(
     question: Question, terms: Terms, scoring: Scoring, labels: int, share: float = 1.0
 ) -> int | None:
-    """Return the smallest budget with which the question could be answered as its asker hopes.
+    """Return the smallest budget with which the question could be answered successfully.
 
-    That is: the target certified, or without one a size above 0. The budget of ``question`` itself
-    plays no part.
+    That is: the target is certified, or without one a size above 0. The budget of ``question``
+    itself is ignored.
 
     Args:
-        question: what is asked.
-        terms: what the picture's certificates are worth.
+        question: the question.
+        terms: what turns bounds into sizes for the picture.
         scoring: ``votes`` or ``softmax``.
         labels: K.
-        share: how much of the draws' scores goes to the label; one rival gets the rest.
+        share: the share of the draws' scores that goes to the label; one rival gets the rest.
 
     Returns:
         The budget, the pilot's draws included; None if none up to ``MOST_DRAWS`` suffices. With a
-        share below 1 the sums are rounded in disfavour, so that single budgets above it may fail.
+        share below 1 the sums are rounded against the label, so a few larger budgets may fail.
     """
     hoped = question.target or SMALLEST_SIZE
 
@@ -71,7 +71,7 @@ def draws_needed(
 
 
 def _best(question: Question, terms: Terms, scoring: Scoring, labels: int, share: float) -> float:
-    """The size after the shortest pilot and the whole budget, in which one rival has the rest."""
+    """The size after the shortest pilot and the whole budget, of which one rival has the rest."""
     pilot, counted = _split(PILOT_BLOCK, share), _split(question.max_draws - PILOT_BLOCK, share)
     divided = divide(
         question.confidence,
@@ -85,8 +85,8 @@ def _best(question: Question, terms: Terms, scoring: Scoring, labels: int, share
 
 
 def _split(draws: int, share: float) -> Tally:
-    """Return a tally in which ``share`` of the draws give all to the label, the rest to a rival."""
+    """Return a tally in which ``share`` of the draws go to the label, and the rest to a rival."""
     own = int(draws * share)
     both = np.array([own, draws - own])
-    # Scores of 0 and 1 alone say the same in any unit; in the finest, so many overflow int64.
+    # Scores of 0 and 1 mean the same in any unit; in the finest, this many would overflow int64.
     return Tally(draws, both, both, 1)

@@ -15,23 +15,23 @@ ABSOLUTE_SLACK = 1e-12
 
 
 def round_down(value: float, digits: int = DIGITS) -> float:
-    """Round down to so many significant digits."""
+    """Round down to ``digits`` significant digits."""
     return float(Context(prec=digits, rounding=ROUND_FLOOR).create_decimal(Decimal(value)))
 
 
 def round_up(value: float, digits: int = DIGITS) -> float:
-    """Round up to so many significant digits."""
+    """Round up to ``digits`` significant digits."""
     return float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal(Decimal(value)))
 
 
 def reduce_size(size: ArrayLike, unit: float = 1.0) -> Floats:
-    """Take off more than the computation of a size could have erred; never below 0.
+    """Subtract more than the error that the computation of a size can have; never below 0.
 
     Args:
         size: sizes (scale·μ − ρ)/Δ, before they are converted to another norm: from L2 to L1 an
             error grows.
-        unit: scale/Δ. Where pA is close to pB, μ is a difference with an error of some 10⁻¹⁵ that
-            this multiplies.
+        unit: scale/Δ. If pA is close to pB, μ is a difference with an error of about 10⁻¹⁵, which
+            is multiplied by this.
     """
     reduced = np.asarray(size) * (1 - RELATIVE_SLACK) - ABSOLUTE_SLACK * max(1.0, unit)
     return np.asarray(np.maximum(reduced, 0.0))

@@ -1,7 +1,7 @@
-"""Tallies: what is kept of the draws of a picture, as exact integers.
+"""Tallies: the sums of the draws of a picture, as exact integers.
 
-A draw's scores y lie in [0, 1]^K with sum ≤ 1. By ``votes`` y is the one-hot of the arg max; by
-``softmax`` it is the network's probabilities, floored to multiples of 2⁻²⁰. Integer sums do not
+A draw's scores y lie in [0, 1]^K with sum ≤ 1. For ``votes``, y is the one-hot of the arg max; for
+``softmax``, the network's probabilities, rounded down to multiples of 2⁻²⁰. Integer sums do not
 depend on the order of the draws or on which pass they shared, and no variance cancels.
 """
 
@@ -20,7 +20,7 @@ def draw_scores(logits: Numbers, scoring: Scoring) -> Integers:
     """Turn the network's output into the integer scores of each draw.
 
     Args:
-        logits: [rows, K], what h returned; any float type that numpy has.
+        logits: [rows, K], the output of h, in any float type of numpy.
         scoring: ``votes`` or ``softmax``.
 
     Returns:
@@ -42,8 +42,8 @@ def draw_scores(logits: Numbers, scoring: Scoring) -> Integers:
     exponentials = np.exp(safe - safe.max(axis=1, keepdims=True))
     shares = exponentials / exponentials.sum(axis=1, keepdims=True)
     scores = np.floor(np.clip(shares, 0.0, 1.0) * DENOMINATORS["softmax"]).astype(np.int64)
-    # Rounding may let a row exceed one unit; the excess comes off its largest score, so that the
-    # sum of all scores stays at most 1, on which the bound 1 − lower of the rivals rests.
+    # Rounding may let a row exceed one unit. The excess is subtracted from its largest score, so
+    # that scores sum to at most 1, on which the rivals' bound 1 − lower rests.
     excess = np.maximum(scores.sum(axis=1) - DENOMINATORS["softmax"], 0)
     scores[np.arange(len(scores)), scores.argmax(axis=1)] -= excess
     scores[~finite] = 0
@@ -70,7 +70,7 @@ class Tally:
 
     @classmethod
     def of(cls, scores: Integers, scoring: Scoring) -> Self:
-        """Sum up the integer scores [rows, K] of some draws."""
+        """Sum the integer scores [rows, K] of some draws."""
         return cls(
             len(scores), scores.sum(axis=0), (scores * scores).sum(axis=0), DENOMINATORS[scoring]
         )
@@ -99,7 +99,7 @@ class Tally:
         return int(self.sums.argmax())
 
     def rival(self, label: int) -> int:
-        """The label with the largest sum but for ``label``; the lowest index among equals."""
+        """The label other than ``label`` with the largest sum; the lowest index among equals."""
         sums = self.sums.copy()
         sums[label] = -1
         return int(sums.argmax())

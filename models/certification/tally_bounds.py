@@ -16,9 +16,9 @@ from models.certification.division import Division
 from models.certification.names import Bound
 from models.certification.tally import Tally
 
-# The bounds that a certificate can rest on.
+# The bounds on which a certificate can rest.
 CERTIFYING: tuple[Bound, ...] = ("betting", "clopper-pearson")
-# Rivals whose upper bound is computed exactly; the rest are covered by one that is larger.
+# The number of rivals whose upper bound is computed exactly; one larger bound covers the others.
 EXACT_RIVALS = 3
 
 
@@ -30,10 +30,10 @@ def bound_pair(
     division: Division,
     labels: int,
 ) -> tuple[Floats, Floats]:
-    """Return pA and pB for each tally of counted draws, with all that bounds the rivals.
+    """Return pA and pB for each tally of counted draws, by all bounds on the rivals.
 
-    Beside what :func:`certify` has, pB is at most the largest upper end of the rivals' intervals
-    as they would be shown at that look: over all draws, at their share of α for each side.
+    In addition to :func:`certify`, pB is at most the largest upper end of the rivals' intervals as
+    they would be shown at that look: over all draws, at their share of α for each side.
     """
     lower, upper = _certify_again(bound, tallies, label, *division.of(bound))
     each = division.scores / (2 * labels)
@@ -97,7 +97,7 @@ def certify_arrays(
         lower = clopper_pearson_lower(draws, own, alpha_label)
     else:
         kind = "" if denominator == 1 else " for soft scores"
-        raise ValueError(f"no certificate rests on the bound {bound!r}{kind}")
+        raise ValueError(f"no certificate can rest on the bound {bound!r}{kind}")
     if not np.all(alpha_rival):
         return lower, 1 - lower
     upper = rivals_upper(bound, draws, sums, squares, label, alpha_rival, denominator)
@@ -113,11 +113,11 @@ def rivals_upper(
     alpha: float | Floats,
     denominator: int,
 ) -> Floats:
-    """Return the largest upper bound of any label but ``label``; arguments as above."""
+    """Return the largest upper bound of any label except ``label``; arguments as above."""
     rivals = sums.copy()
     rivals[np.arange(len(sums)), label] = -1
     if denominator == 1:
-        # The upper bound of votes grows with their sum, so the largest sum has the largest.
+        # The upper bound of votes grows with their sum, so the largest sum has the largest bound.
         most = rivals.max(axis=1)
         if bound == "clopper-pearson":
             return clopper_pearson_upper(draws, most, alpha)

@@ -1,8 +1,8 @@
 """What turns bounds into sizes for one picture and one model.
 
-How far g moves can be bounded from several norms, and for Laplace noise to two. Each such bound
-gives a size, which is converted to the norm asked; the largest counts. All follow from the same
-event, so that choosing costs nothing.
+How far g moves can be bounded from several norms, and for Laplace noise in two. Each such bound
+gives a size, which is converted to the requested norm; the largest counts. All follow from the same
+event, so choosing costs nothing.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from models.certification.names import MECHANISM_NORMS, NORMS, Certificate, Mech
 from models.certification.norms import convert, required
 from models.certification.rounding import reduce_size, round_down
 
-# What the float64 errors of an attacked interval stay far below, relative to the attack's size and
-# to the ends. It is in turn far below what is taken off a size, so that at a certified size the
-# label's interval clears the others.
+# The float64 errors of an attacked interval are far below this, relative to the attack's size and
+# to the ends. This in turn is far below what is subtracted from a size, so that at a certified size
+# the label's interval clears the others.
 CHANGE_SLACK = 1e-14
 END_SLACK = 1e-13
-# A bound that is smaller by less than this is no other.
+# A bound that is smaller by less than this counts as equal.
 _NEARLY = 1 - 1e-9
 
 
@@ -33,7 +33,7 @@ class Delta:
 
     Attributes:
         source: the norm of a change of the picture.
-        target: the norm of what that moves.
+        target: the norm of the change of the features.
         value: Δ of preprocessing and g together.
         rho: what rounding adds, in ``target``; see ``certificates.size``.
     """
@@ -56,7 +56,7 @@ class Terms:
         values: number of values of the picture as sent.
         tau: see ``certificates.shifts``.
         rho: what rounding adds, in the mechanism's norm.
-        further: other bounds on how far g moves.
+        further: further bounds on how far g moves.
     """
 
     mechanism: Mechanism
@@ -77,7 +77,7 @@ class Terms:
     def sizes(
         self, lower: ArrayLike, upper: ArrayLike, norm: Norm | None = None, *, paper: bool = False
     ) -> Floats:
-        """Return the sizes that bounds allow, by the formulas themselves.
+        """Return the sizes that bounds allow, without rounding.
 
         Args:
             lower: pA.
@@ -98,12 +98,12 @@ class Terms:
     def answered(self, lower: float, upper: float, norm: Norm, *, paper: bool = False) -> float:
         """Return the size that bounds allow as an answer states it: rounded down, in ``norm``.
 
-        Whether a target is met is decided on this number alone.
+        Only this number decides whether a target is met.
         """
         return self._answered(lower, upper, norm, paper)[0]
 
     def method(self, lower: float, upper: float, norm: Norm) -> Certificate:
-        """Return the certificate that the answered size comes from; the mechanism's own for 0."""
+        """Return the certificate of the answered size; for 0, the mechanism's own."""
         return self._answered(lower, upper, norm, False)[1]
 
     def attacked(
@@ -111,7 +111,7 @@ class Terms:
     ) -> tuple[Floats, Floats]:
         """Return the interval that attacks can reach, for expected scores and sizes of the attack.
 
-        What every bound on g's moves allows at once.
+        It is the intersection of what each bound on g's moves allows.
 
         Args:
             lower: [n], lower bounds on expected scores at the picture.
@@ -120,7 +120,7 @@ class Terms:
             norm: of ``sizes``.
 
         Returns:
-            Two [n, m], a hair wider than the formulas.
+            Two [n, m], slightly wider than by the formulas.
         """
         lower, upper = np.asarray(lower)[:, None], np.asarray(upper)[:, None]
         low, high = np.zeros((len(lower), len(sizes))), np.ones((len(lower), len(sizes)))
@@ -141,7 +141,7 @@ class Terms:
         return low, high
 
     def _shifts(self, lower: ArrayLike, upper: ArrayLike, paper: bool) -> dict[Norm, Floats]:
-        """By the norm in which g's moves are bounded, how far it may move, in noise scales."""
+        """How far g may move in noise scales, by the norm in which its moves are bounded."""
         if paper:
             names = {MECHANISM_NORMS[self.mechanism]: PAPER[self.mechanism]}
         else:
@@ -168,10 +168,10 @@ class Terms:
 
 
 def strongest(deltas: Sequence[Delta], values: int) -> tuple[Delta, ...]:
-    """Leave out every bound that follows from another by a change of norm.
+    """Drop every bound that follows from another by a change of norm.
 
-    ‖δ‖_a ≤ k·‖δ‖_b makes of a bound from norm a one from norm b, k times as large; what is no
-    smaller than that has no larger size in any norm. The first of ``deltas`` stays.
+    ‖δ‖_a ≤ k·‖δ‖_b turns a bound from norm a into one from norm b that is k times as large. A bound
+    that is not smaller than that gives no larger size in any norm. The first of ``deltas`` stays.
 
     Args:
         deltas: bounds whose ``rho`` is the same for the same target.
