@@ -256,7 +256,7 @@ def test_unknown_names_raise() -> None:
         size("gauss", 0.9, 0.1, 1.0, 1.0)
     with pytest.raises(ValueError, match="unknown certificate"):
         size("", 0.9, 0.1, 1.0, 1.0)
-    with pytest.raises(ValueError, match="no interval rests on the certificate 'renyi'"):
+    with pytest.raises(ValueError, match="there is no interval for the certificate 'renyi'"):
         attacked("renyi", 0.5, 0.6, 0.1, 1.0, 1.0)
     with pytest.raises(ValueError, match="unknown mechanism 'uniform'"):
         construction_scale("uniform", 1.0, 1.0, 0.05, 1.0)  # type: ignore[arg-type]
