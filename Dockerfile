@@ -19,7 +19,7 @@ RUN uv pip install --no-deps ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"} 
     && if grep -qE '^Requires-Dist: (cuda|nvidia|triton)' \
         "$VIRTUAL_ENV"/lib/python*/site-packages/torch-*.dist-info/METADATA; \
     then uv pip install --no-deps -r locks/cuda.txt; fi
-RUN uv pip install --no-deps -r locks/serve.txt -r locks/tracing.txt
+RUN uv pip install --no-deps -r locks/serve.txt -r locks/tracing.txt -r locks/openvino.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY service service

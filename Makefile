@@ -37,8 +37,8 @@ $(VENV)/.serve: pyproject.toml $(addprefix locks/,$(addsuffix .txt,serve torch t
 	@$(OWN) --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.serve client/pyproject.toml locks/tracing.txt locks/dev.txt
-	@$(LOCKED) -r locks/tracing.txt -r locks/dev.txt
+$(VENV)/.dev: $(VENV)/.serve client/pyproject.toml $(addprefix locks/,$(addsuffix .txt,tracing openvino dev))
+	@$(LOCKED) -r locks/tracing.txt -r locks/openvino.txt -r locks/dev.txt
 	@$(OWN) --editable ./client
 	@touch $@
 

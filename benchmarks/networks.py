@@ -65,7 +65,7 @@ def in_turns(ways: dict[str, Callable[[float], float]], seconds: float) -> dict[
 def fast_path(bundle: Bundle, rounds: int, seconds: float, figures: Figures) -> None:
     """Compare the chosen way with plain PyTorch."""
     torch.set_num_threads(1)
-    eager, calibration = calibrate(load_model(bundle), "cpu", None, None)
+    eager, _ = calibrate(load_model(bundle), "cpu", None, None)
     how = f"{eager.precision}, passes of {eager.pass_size}"
     chosen = f"{how}, eager"
     ways = {"plain float32": plain(bundle, eager.pass_size), chosen: eager.measure}
@@ -75,7 +75,7 @@ def fast_path(bundle: Bundle, rounds: int, seconds: float, figures: Figures) -> 
         figures.remark(f"nothing can be compiled here ({str(error).partition(chr(10))[0]})")
     else:
         ways[f"{how}, compiled"] = compiled.measure
-        if compare(eager, compiled, calibration):
+        if compare(eager, compiled):
             chosen = f"{how}, compiled"
     for _ in range(rounds):
         speeds = in_turns(ways, seconds)

@@ -5,12 +5,11 @@ picture meets the same h in all its draws; one loaded model never changes it.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
 from models.bundle import MANIFEST, BundleError
-from models.execution import PRECISIONS, Calibration, Precision
+from models.execution import Calibration, Precision, Provider, ProviderError, ways
 from models.loaded import LoadedModel
 from models.predictor import Predictor
 from models.trial import RowsError
@@ -30,12 +29,17 @@ SECONDS_A_TRIAL = 0.06
 # A format that is as many times slower in the smallest pass is not tried in a larger one: where the
 # processor lacks bfloat16 that would take most of a start.
 FAR_BEHIND = 4.0
-# How much faster a compiled network must be to be changed to.
+# How much faster than as PyTorch runs it as it was written a network must be to be run otherwise,
+# compiled or by another provider.
 WORTHWHILE = 1.05
 
 
 def calibrate(
-    model: LoadedModel, device: str, precision: Precision | None, pass_size: int | None
+    model: LoadedModel,
+    device: str,
+    precision: Precision | None,
+    pass_size: int | None,
+    provider: Provider | None = None,
 ) -> tuple[Predictor, Calibration]:
     """Find the way of running a model that draws fastest.
 
@@ -44,26 +48,46 @@ def calibrate(
         device: a torch device.
         precision: None to measure which is fastest.
         pass_size: None to measure which is enough.
+        provider: None to measure which is fastest, of those that are installed.
 
     Raises:
+        ProviderError: there is no such provider here, or it cannot run the network.
         RuntimeError: the network runs in none of the formats.
         BundleError: in no format and pass size are its rows alone.
     """
-    formats: Sequence[Precision] = (precision,) if precision else PRECISIONS
-    predictors = [Predictor(model, LEAST_PASS, device, one) for one in formats]
+    predictors = [
+        Predictor(model, LEAST_PASS, device, kind, provider=by)
+        for by, kind in ways(device, provider, precision)
+    ]
     first = _measure(predictors, LEAST_PASS)
     best = max(speed for speed, _ in first)
     near = [(speed, predictor) for speed, predictor in first if FAR_BEHIND * speed >= best]
     trial = pass_size or _bearable(min(speed for speed, _ in near))
     measured = _measure([predictor for _, predictor in near], trial)
-    speed, predictor = max(measured, key=lambda pair: pair[0])
+    speed, predictor = max(measured, key=_worth)
     if pass_size is None and trial == TYPICAL_PASS:
         speed = _find_knee(predictor, speed)
     fastest = predictor, predictor.pass_size
     predictor = _alone(model, [predictor, *(one for _, one in near)], pass_size)
     if (predictor, predictor.pass_size) != fastest:
         speed = predictor.measure(SECONDS_A_TRIAL)
-    return predictor, Calibration(predictor.precision, predictor.pass_size, round(speed, 1))
+    return predictor, _calibration(predictor, speed)
+
+
+def _worth(measured: tuple[float, Predictor]) -> float:
+    """Return what a way's draws per second count as where PyTorch's are beside it."""
+    speed, predictor = measured
+    return speed if predictor.provider == "pytorch" else speed / WORTHWHILE
+
+
+def _calibration(predictor: Predictor, speed: float) -> Calibration:
+    return Calibration(
+        predictor.precision,
+        predictor.pass_size,
+        round(speed, 1),
+        predictor.compiled,
+        predictor.provider,
+    )
 
 
 def _alone(model: LoadedModel, predictors: Sequence[Predictor], pass_size: int | None) -> Predictor:
@@ -84,13 +108,18 @@ def _alone(model: LoadedModel, predictors: Sequence[Predictor], pass_size: int |
             predictor.pass_size = size
             try:
                 predictor.try_rows()
-            except RowsError as error:
-                reason = reason or f"in {predictor.precision}, {size} rows a pass: {error}"
+            except (RowsError, ProviderError) as error:
+                reason = reason or f"{_named(predictor)}, {size} rows a pass: {error}"
             else:
                 return predictor
     raise BundleError(
         model.bundle.path / MANIFEST, "architecture", f"h is no function of one row: {reason}"
     )
+
+
+def _named(predictor: Predictor) -> str:
+    by = "by OpenVINO " if predictor.provider == "openvino" else ""
+    return f"{by}in {predictor.precision}"
 
 
 def _measure(predictors: Sequence[Predictor], pass_size: int) -> list[tuple[float, Predictor]]:
@@ -131,6 +160,8 @@ def _find_knee(predictor: Predictor, typical: float) -> float:
         predictor.pass_size = size
         try:
             found[size] = typical if size == TYPICAL_PASS else predictor.measure(SECONDS_A_TRIAL)
+        except ProviderError:
+            continue
         except torch.OutOfMemoryError:
             break
     enough = KNEE * max(found.values())
@@ -138,9 +169,7 @@ def _find_knee(predictor: Predictor, typical: float) -> float:
     return found[predictor.pass_size]
 
 
-def compare(
-    predictor: Predictor, compiled: Predictor, calibration: Calibration
-) -> Calibration | None:
+def compare(predictor: Predictor, compiled: Predictor) -> Calibration | None:
     """Measure a model beside its compiled self, in turns.
 
     Returns:
@@ -150,4 +179,4 @@ def compare(
     speed = max(compiled.measure(SECONDS_A_TRIAL) for _ in range(2))
     if speed < WORTHWHILE * eager:
         return None
-    return replace(calibration, draws_per_second=round(speed, 1), compiled=True)
+    return _calibration(compiled, speed)

@@ -1,13 +1,22 @@
 """How h may be run. The certificate takes h to be any function, in any number format."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal, get_args
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-# What runs h.
-Provider = Literal["pytorch"]
+# What runs h: PyTorch anywhere, OpenVINO on processors where it is installed.
+Provider = Literal["pytorch", "openvino"]
+PROVIDERS: tuple[Provider, ...] = get_args(Provider)
+
+# Each provider's number formats.
+WAYS: tuple[tuple[Provider, Precision], ...] = (
+    ("pytorch", "float32"),
+    ("pytorch", "bfloat16"),
+    ("openvino", "float32"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,10 +40,53 @@ class Execution:
 class Calibration:
     """How a model is run: the number format of h, slots of a pass, and draws per second.
 
-    ``compiled`` says whether h runs compiled or as it was written.
+    ``compiled`` says whether h runs compiled or as it was written, and ``provider`` by what.
     """
 
     precision: Precision
     pass_size: int
     draws_per_second: float
     compiled: bool = False
+    provider: Provider = "pytorch"
+
+
+class ProviderError(RuntimeError):
+    """A provider that cannot run what it is to run; says why."""
+
+
+def ways(
+    device: str, provider: Provider | None, precision: Precision | None
+) -> list[tuple[Provider, Precision]]:
+    """Return the ways of running h that there are here, in the order of ``WAYS``.
+
+    Args:
+        device: a torch device.
+        provider: None for any that is installed.
+        precision: None for any.
+
+    Raises:
+        ProviderError: there is none.
+    """
+    if reason := obstacle(device, provider, precision):
+        raise ProviderError(reason)
+    return [
+        (by, kind)
+        for by, kind in WAYS
+        if provider in (None, by) and precision in (None, kind) and not obstacle(device, by, kind)
+    ]
+
+
+def obstacle(device: str, provider: Provider | None, precision: Precision | None) -> str:
+    """Say what keeps a provider from running h so; nothing if nothing does.
+
+    Arguments as of :func:`ways`.
+    """
+    if provider != "openvino":
+        return ""
+    if find_spec("openvino") is None:
+        return "OpenVINO is not installed: install pixeldp[openvino]"
+    if device != "cpu":
+        return f"OpenVINO runs networks on processors alone, not on {device}"
+    if precision is not None and ("openvino", precision) not in WAYS:
+        return f"OpenVINO runs networks in float32 here, not in {precision}"
+    return ""

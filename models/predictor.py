@@ -26,8 +26,9 @@ from models.certification.question import Question
 from models.certification.tally import draw_scores
 from models.certification.terms import Delta, Terms, strongest
 from models.compile_cache import keep_apart
+from models.converted import Converted, check_likeness
 from models.device_noise import DeviceNoise
-from models.execution import Execution, Precision
+from models.execution import Execution, Precision, Provider
 from models.loaded import LoadedModel
 from models.networks.placement import IMAGE
 from models.noise import Features, Key, system_key
@@ -63,6 +64,7 @@ class Predictor:
         device: a torch device.
         precision: the number format of h. The certificate takes h to be any function.
         key: where each pass's noise key comes from; only tests pass another.
+        provider: what runs h, where the device and the number format are its own.
     """
 
     def __init__(
@@ -72,15 +74,20 @@ class Predictor:
         device: str = "cpu",
         precision: Precision = "float32",
         key: Key = system_key,
+        provider: Provider = "pytorch",
     ) -> None:
         self.bundle, self.pass_size = model.bundle, pass_size
         self.device, self.precision, self.compiled = device, precision, False
+        self.provider = provider
         self._key = key
         self._encoder, self._sensitivities = model.encoder, model.sensitivities
         self._encoder_errors = model.encoder_errors
         self._feature_shape, self.noise = model.feature_shape, model.noise
         self.trial_seconds = 0.0
         self._classifier: nn.Module = model.classifier(device, _DTYPES[precision])
+        self._converted: Converted | None = None
+        if provider == "openvino":
+            self._converted = Converted(self._classifier, torch.get_num_threads())
         self._on_image = model.manifest.noise.placement == IMAGE
         # Compiled networks do not run in inference mode.
         self._without_gradients: Callable[[], AbstractContextManager[object]]
@@ -92,7 +99,7 @@ class Predictor:
     @property
     def execution(self) -> Execution:
         """How h is run."""
-        return Execution("pytorch", self.precision, self.pass_size, self.compiled)
+        return Execution(self.provider, self.precision, self.pass_size, self.compiled)
 
     @property
     def manifest(self) -> Manifest:
@@ -177,13 +184,23 @@ class Predictor:
 
         Raises:
             ValueError: h returns anything else.
+            ProviderError: its provider cannot run it.
         """
+        if self._converted is not None:
+            return self._checked(self._converted(noisy), len(noisy))
+        return self._eager(noisy)
+
+    def _eager(self, noisy: torch.Tensor) -> torch.Tensor:
+        """Return h as PyTorch runs it; arguments and result as of :meth:`logits`."""
         noisy = noisy.to(self.device, _DTYPES[self.precision])
         if noisy.dim() == 4:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
         with self._without_gradients():
             logits = self._classifier(noisy)
-        expected = len(noisy), len(self.manifest.labels)
+        return self._checked(logits, len(noisy))
+
+    def _checked(self, logits: object, rows: int) -> torch.Tensor:
+        expected = rows, len(self.manifest.labels)
         if not isinstance(logits, torch.Tensor) or logits.shape != expected:
             found = f"{list(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits)
             raise ValueError(f"h returned {found}; expected logits {list(expected)} (rows, labels)")
@@ -199,17 +216,20 @@ class Predictor:
 
         Raises:
             RowsError: it is not, and must not serve.
+            ProviderError: its provider cannot run it, or makes something else of it.
         """
         start = time.perf_counter()
         shape = self.manifest.input.shape
         rng = np.random.default_rng(0)
         pictures = [self.noise.snap(self._run_encoder(rng.random(shape))) for _ in range(3)]
         noisy = self.noisy(pictures, np.arange(self.pass_size) % len(pictures))
+        if self._converted is not None:
+            check_likeness(self._converted(noisy), self._eager(noisy))
         try_rows(self.logits, noisy, self._classifier, alone)
         self.trial_seconds = time.perf_counter() - start
 
     def compile(self) -> Self:
-        """Return the same model with h compiled for its pass size, warm.
+        """Return the same model with h compiled by PyTorch for its pass size, warm.
 
         Takes seconds to minutes, and may be called in a thread while this one goes on drawing. It
         is another h: a picture must be drawn for by one of the two from beginning to end.
@@ -219,6 +239,7 @@ class Predictor:
             RowsError: compiled, its rows are not alone.
         """
         other = copy.copy(self)
+        other.provider, other._converted = "pytorch", None
         keep_apart()
         with torch.no_grad():
             # Of a module it makes a module.

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from models.bundle import ZOO, locate
 from models.certification.division import LEAST_DRAWS
-from models.execution import Precision
+from models.execution import Precision, Provider, obstacle
 from models.images import MOST_PIXELS
 from service.http import address
 from service.system import devices
@@ -56,6 +56,11 @@ class Settings(BaseSettings):
         "allows), or a list such as cuda:0,cuda:1 or cpu,cpu",
     )
     precision: Precision | None = Field(None, description="The fastest here, if not given.")
+    provider: Literal["auto", "pytorch", "openvino"] = Field(
+        "auto",
+        description="What runs networks. auto: OpenVINO on processors, if it is installed "
+        "(pixeldp[openvino]) and measures faster, else PyTorch.",
+    )
     pass_size: Annotated[int, Field(ge=8, le=16_384)] | None = Field(
         None, description="Slots of a forward pass; measured at start, if not given."
     )
@@ -171,6 +176,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"{upper} is {value:,}, above {upper}_LIMIT, which is {limit:,}")
         return self
 
+    @model_validator(mode="after")
+    def _provider_is_there(self) -> Self:
+        for device in set(self.worker_devices()) if self.wanted_provider == "openvino" else ():
+            if reason := obstacle(device, "openvino", self.precision):
+                raise ValueError(f"{PREFIX}PROVIDER is openvino: {reason}")
+        return self
+
     @field_validator("cors_origins")
     @classmethod
     def _sites_are_origins(cls, sites: list[str]) -> list[str]:
@@ -216,6 +228,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return where settings come from: the command line first, then the environment."""
         return init_settings, Environment(settings_cls)
+
+    @property
+    def wanted_provider(self) -> Provider | None:
+        """What alone may run networks; None for what measures best."""
+        return None if self.provider == "auto" else self.provider
 
     def worker_devices(self) -> list[str]:
         """Return the device of each worker to start."""

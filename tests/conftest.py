@@ -11,6 +11,8 @@ from httpx._config import DEFAULT_TIMEOUT_CONFIG
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Compiling takes the cores for a while at each start of a service; one test asks for it.
 os.environ.setdefault("PIXELDP_COMPILE", "false")
+# So that what a test meets is the same on every machine; those of other providers ask for them.
+os.environ.setdefault("PIXELDP_PROVIDER", "pytorch")
 
 # A request is given up when it hangs: not after the five seconds that httpx has by default, which a
 # slow machine with other work takes now and then.

@@ -30,9 +30,10 @@ BASE = ("serve", *TORCH, "cuda")
 LAYERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(BASE, ()),
     "tracing": BASE,
-    "dev": (*BASE, "tracing"),
-    "bench": (*BASE, "tracing", "dev"),
-    "docs": (*BASE, "tracing", "dev"),
+    "openvino": BASE,
+    "dev": (*BASE, "tracing", "openvino"),
+    "bench": (*BASE, "tracing", "openvino", "dev"),
+    "docs": (*BASE, "tracing", "openvino", "dev"),
     "lock": (),
 }
 # PyTorch comes in builds, each with its own files. Those for CUDA need packages besides.

@@ -33,7 +33,7 @@ from tools.lock import BASE, ROOT, Pin, read
 from tools.release import versions
 
 # What the image is made from; the builds of PyTorch without CUDA do without the last.
-LAYERS = (*BASE, "tracing")
+LAYERS = (*BASE, "tracing", "openvino")
 OPTIONAL = ("cuda",)
 FROM = re.compile(
     r"^FROM (?P<name>\S+):(?P<tag>\S+)@sha256:(?P<digest>[0-9a-f]{64})$", re.MULTILINE

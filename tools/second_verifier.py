@@ -200,7 +200,7 @@ SCHEMA: dict[str, Any] = {
     "preprocessing": {"steps": [text], "sensitivity": POSITIVE},
     "compute": {
         "device": DEVICE,
-        "provider": one_of("pytorch"),
+        "provider": one_of("pytorch", "openvino"),
         "precision": one_of("float32", "bfloat16"),
         "pass_size": between(1, 2**31 - 1),
         "compiled": flag,

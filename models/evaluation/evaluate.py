@@ -38,7 +38,7 @@ from models.evaluation.figures import (
     certified_curve,
     interval,
 )
-from models.execution import Precision
+from models.execution import Precision, Provider
 from models.loaded import LoadedModel, load_model
 from models.noise import system_key
 from models.predictor import Predictor
@@ -57,6 +57,7 @@ class Running:
     Attributes:
         device: a torch device.
         precision: the number format of h; None to measure which is fastest, as the service does.
+        provider: what runs h; None to measure which is fastest.
         pass_size: draws in a pass.
         seed: of the noise and of the attacks; None for fresh noise.
     """
@@ -65,14 +66,21 @@ class Running:
     precision: Precision | None = None
     pass_size: int = 256
     seed: int | None = 0
+    provider: Provider | None = None
 
     def load(self, model: LoadedModel) -> Predictor:
-        """Return a model's predictor."""
-        precision = self.precision
-        if precision is None:
-            precision = calibrate(model, self.device, None, self.pass_size)[1].precision
+        """Return what answers with a model.
+
+        Raises:
+            ProviderError: there is no such provider here, or it cannot run the network.
+            RowsError: run so, its rows are not alone.
+        """
+        provider, precision = self.provider, self.precision
+        if provider is None or precision is None:
+            _, found = calibrate(model, self.device, precision, self.pass_size, provider)
+            provider, precision = found.provider, found.precision
         key = system_key if self.seed is None else repeatable_key(self.seed)
-        predictor = Predictor(model, self.pass_size, self.device, precision, key)
+        predictor = Predictor(model, self.pass_size, self.device, precision, key, provider)
         predictor.try_rows()
         return predictor
 
@@ -133,6 +141,7 @@ class _Evaluator:
             draws_per_second=round(draws / seconds, 1),
             seed=seed,
             device=predictor.device,
+            provider=predictor.provider,
             precision=predictor.precision,
             pass_size=predictor.pass_size,
             threads=torch.get_num_threads(),

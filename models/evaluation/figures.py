@@ -28,7 +28,7 @@ from scipy.stats import binomtest
 from models.certification.arrays import Floats, Integers
 from models.certification.names import Norm
 from models.evaluation.asked import AttackName
-from models.execution import Precision
+from models.execution import Precision, Provider
 
 LEVEL = 0.95
 # A curve has between half as many points and about this many.
@@ -116,9 +116,10 @@ class Evaluation(_Part):
         draws: all draws made for the certificates.
         seconds: wall time for them, encoding included.
         draws_per_second: ``draws`` / ``seconds``.
-        seed: of the noise and of the attacks. With the same device, precision, pass size and
-            threads on the same machine it leads to the same figures; None for fresh noise.
+        seed: of the noise and of the attacks. With the same device, provider, precision, pass size
+            and threads on the same machine it leads to the same figures; None for fresh noise.
         device: where h ran.
+        provider: what ran h.
         precision: the number format of h.
         pass_size: draws in a pass.
         threads: of the CPU.
@@ -146,6 +147,7 @@ class Evaluation(_Part):
     draws_per_second: float
     seed: int | None
     device: str
+    provider: Provider = "pytorch"
     precision: Precision
     pass_size: int
     threads: int

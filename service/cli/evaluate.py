@@ -70,6 +70,10 @@ def evaluate(
         Precision | None,
         typer.Option(help="What the network runs in; by default the fastest here."),
     ] = None,
+    provider: Annotated[
+        Literal["pytorch", "openvino"] | None,
+        typer.Option(help="What runs the network; by default the fastest here."),
+    ] = None,
     pass_size: Annotated[int, typer.Option(min=1, help="Draws in a forward pass.")] = 256,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; all by default.")] = None,
     seed: Annotated[int, typer.Option(help="Of the noise and of the attacks.")] = 0,
@@ -78,8 +82,8 @@ def evaluate(
 ) -> None:
     """Measure a bundle's accuracy and certified accuracy, and its accuracy under attack.
 
-    With the same seed, precision, pass size and threads the figures come out the same again on the
-    same machine.
+    With the same seed, provider, precision, pass size and threads the figures come out the same
+    again on the same machine.
     """
     sizes, names = _radii(radii), _attacks(attack)
 
@@ -87,6 +91,7 @@ def evaluate(
     from models.certification.question import Question
     from models.data.datasets import load
     from models.evaluation.asked import Attacks, check_data, check_matplotlib, check_radii
+    from models.execution import obstacle
     from models.images import report_others
 
     folder = locate(bundle)
@@ -96,6 +101,8 @@ def evaluate(
             f"evaluate the copy: cp -r {folder} COPY"
         )
     check_device(device)
+    if reason := obstacle(device or "cpu", provider, precision):
+        raise ValueError(reason)
     check_radii(sizes)
     if plots is not None:
         check_matplotlib()
@@ -127,7 +134,7 @@ def evaluate(
         dataset=f"{Path(data).name} ({split})",
         attacks=asked,
         baseline=None if beside is None else beside.path,
-        running=Running(find_device(device), precision, pass_size, seed),
+        running=Running(find_device(device), precision, pass_size, seed, provider),
     )
     if write:
         record(read.path, evaluation)
@@ -165,7 +172,7 @@ def _table(evaluation: "Evaluation") -> str:
         "",
         f"{evaluation.draws:,} draws in {evaluation.seconds:.1f} s: "
         f"{evaluation.draws_per_second:,.0f} a second ({evaluation.device}, "
-        f"{evaluation.precision}, threads: {evaluation.threads})",
+        f"{evaluation.provider}, {evaluation.precision}, threads: {evaluation.threads})",
     ]
     return "\n".join(lines)
 

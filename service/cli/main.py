@@ -131,6 +131,9 @@ def serve(
     precision: Annotated[
         str | None, typer.Option(help="float32 or bfloat16; by default the fastest here.")
     ] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="pytorch or openvino; by default the fastest here.")
+    ] = None,
     compiled: Annotated[
         bool | None,
         typer.Option("--compile/--no-compile", help="Use compiled networks where faster."),
@@ -157,6 +160,7 @@ def serve(
             "port": port,
             "devices": devices,
             "precision": precision,
+            "provider": provider,
             "pass_size": pass_size,
             "compile": compiled,
         }

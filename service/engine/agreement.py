@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from models.execution import Calibration, Precision
+from models.execution import Calibration, Precision, Provider
 from service.catalogue import Served
 from service.engine import messages
 from service.engine.check import Reference
@@ -14,15 +14,23 @@ class Agreement:
 
     Args:
         precision: the number format of h; None to measure which is fastest.
+        provider: what runs h; None to measure which is fastest.
         pass_size: slots of every pass; None to measure how many are enough.
         compiled: whether workers may compile the models, and use that where it is faster.
     """
 
-    def __init__(self, precision: Precision | None, pass_size: int | None, compiled: bool) -> None:
-        self._precision, self._pass_size, self._compile = precision, pass_size, compiled
+    def __init__(
+        self,
+        precision: Precision | None,
+        provider: Provider | None,
+        pass_size: int | None,
+        compiled: bool,
+    ) -> None:
+        self._provider, self._precision = provider, precision
+        self._pass_size, self._compile = pass_size, compiled
         # By kind of device and model. What the first worker chooses is binding for the others and
-        # for all restarts: a certificate speaks of one network, and formats differ in some votes.
-        self._precisions: dict[tuple[str, int], Precision] = {}
+        # for all restarts: a certificate speaks of one network, and others differ in some votes.
+        self._ways: dict[tuple[str, int], tuple[Provider, Precision]] = {}
         # The largest passes that fit, by worker and model, where larger ones did not.
         self._ceilings: dict[tuple[str, int], int] = {}
         # What their probe pictures are compared with, by kind of device and model.
@@ -39,19 +47,22 @@ class Agreement:
 
     def describe(self, served: Served, worker: WorkerHandle) -> messages.Model:
         """Return what a worker is told of a model that it is to load."""
+        way = self._ways.get((worker.kind, served.index))
+        provider, precision = way or (self._provider, self._precision)
         return messages.Model(
             number=served.index,
             path=str(served.bundle.path),
             digest=served.bundle.digest,
-            precision=self._precisions.get((worker.kind, served.index), self._precision),
+            precision=precision,
+            provider=provider,
             ceiling=self._ceilings.get((worker.name, served.index)),
         )
 
     def accepts(self, worker: WorkerHandle, calibrations: dict[int, Calibration]) -> bool:
-        """Say whether a worker runs models in the number formats of those before it."""
+        """Say whether a worker runs models by what and in the formats that those before it did."""
+        found = {model: (one.provider, one.precision) for model, one in calibrations.items()}
         same = [
-            self._precisions.setdefault((worker.kind, model), one.precision) == one.precision
-            for model, one in calibrations.items()
+            self._ways.setdefault((worker.kind, model), way) == way for model, way in found.items()
         ]
         return all(same)
 
@@ -65,6 +76,6 @@ class Agreement:
 
     def forget(self, model: int) -> None:
         """Drop what was found of a model that no worker has any more."""
-        for found in (self._precisions, self._ceilings, self._references):
+        for found in (self._ways, self._ceilings, self._references):
             for key in [key for key in found if key[1] == model]:
                 del found[key]

@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from models.certification.answer import Conclusion
-from models.execution import Calibration, Precision
+from models.execution import Calibration, Precision, Provider
 from service.catalogue import Catalogue, Served
 from service.engine.agreement import Agreement
 from service.engine.changes import Changes
@@ -63,6 +63,7 @@ class Engine:
         catalogue: the models; it changes with :meth:`load_all` and :meth:`unload`.
         devices: one worker is started for each entry.
         precision: the number format of h; None to measure which is fastest.
+        provider: what runs h; None to measure which is fastest.
         pass_size: slots of every pass; None to measure how many are enough.
         compiled: whether workers may compile the models, and use that where it is faster.
         queue: pictures that may wait; more are refused.
@@ -80,6 +81,7 @@ class Engine:
         devices: list[str],
         *,
         precision: Precision | None,
+        provider: Provider | None,
         pass_size: int | None,
         compiled: bool,
         queue: int,
@@ -91,7 +93,7 @@ class Engine:
         on_broken: Callable[[str], None],
     ) -> None:
         self._catalogue, self._observer = catalogue, observer
-        agreement = Agreement(precision, pass_size, compiled)
+        agreement = Agreement(precision, provider, pass_size, compiled)
         self._workers = [WorkerHandle(f"worker{i}", device) for i, device in enumerate(devices)]
         self._dispatcher = Dispatcher(self._workers, queue, shrink, observer)
         self._supervisors = [

@@ -117,7 +117,7 @@ class Running:
         if predictor.pass_size != former.batcher.slots:
             return False  # passes have become smaller while it was compiled
         try:
-            found = compare(former.predictor, predictor, self.calibration)
+            found = compare(former.predictor, predictor)
         except torch.OutOfMemoryError:
             found = None
         if found is None:

@@ -120,8 +120,8 @@ class Supervisor:
             raise LoadError(f"{reason}; PIXELDP_LOAD_SECONDS allows more") from None
         assert found is not None
         self.worker.calibrations[model.number] = found
-        if not self._agreement.accepts(self.worker, self.worker.calibrations):
-            raise LoadError("it runs in another number format than on the other workers")
+        if not self._agreement.accepts(self.worker, {model.number: found}):
+            raise LoadError("it runs otherwise than on the other workers")
         await self._probe(model.number)
 
     async def remove(self, model: int) -> None:

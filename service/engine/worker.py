@@ -82,10 +82,13 @@ def load(
 
     sizes = [size for size in (pass_size, model.ceiling) if size is not None]
     loaded = load_model(_describe(model))
-    predictor, calibration = calibrate(loaded, device, model.precision, min(sizes, default=None))
+    predictor, calibration = calibrate(
+        loaded, device, model.precision, min(sizes, default=None), model.provider
+    )
     log.info(
         "rows tried",
         model=loaded.manifest.name,
+        provider=calibration.provider,
         precision=calibration.precision,
         pass_size=calibration.pass_size,
         seconds=round(predictor.trial_seconds, 2),

@@ -118,8 +118,10 @@ def create_app(
         catalogue,
         settings.worker_devices(),
         precision=settings.precision,
+        provider=settings.wanted_provider,
         pass_size=settings.pass_size,
-        compiled=settings.compile,
+        # PyTorch compiles; what another provider alone may run is not compiled.
+        compiled=settings.compile and settings.wanted_provider in (None, "pytorch"),
         queue=settings.queue,
         shrink=settings.shrink,
         stall_seconds=settings.stall_seconds,

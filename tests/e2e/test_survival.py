@@ -50,6 +50,7 @@ def with_engine(test: Callable[[Engine], Awaitable[None]], workers: int = 1) -> 
             Catalogue([ZOO / "mnist-cnn"]),
             ["cpu"] * workers,
             precision="float32",
+            provider="pytorch",
             pass_size=128,
             compiled=False,
             queue=100,

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models import execution
 from models.bundle import Bundle, Manifest, read_bundle
 from models.calibration import PASS_SIZES, calibrate
-from models.execution import PRECISIONS
+from models.converted import Converted
+from models.execution import PRECISIONS, Precision, ProviderError, ways
 from models.loaded import load_model
 from models.network import build_network, save_network
 from models.predictor import Predictor
@@ -53,16 +55,16 @@ def test_a_format_that_is_far_behind_costs_no_time(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As bfloat16 is where the processor lacks it."""
-    measured: list[tuple[str, int]] = []
+    measured: list[tuple[str, str, int]] = []
 
     def measure(self: Predictor, seconds: float) -> float:
-        measured.append((self.precision, self.pass_size))
+        measured.append((self.provider, self.precision, self.pass_size))
         return 1000.0 if self.precision == "float32" else 100.0
 
     monkeypatch.setattr(Predictor, "measure", measure)
     predictor, calibration = calibrate(load_model(bundle), "cpu", None, None)
     assert calibration.precision == predictor.precision == "float32"
-    assert [size for precision, size in measured if precision == "bfloat16"] == [8]
+    assert [size for _, precision, size in measured if precision == "bfloat16"] == [8]
     assert len(measured) == len(set(measured)), "nothing is measured twice"
 
 
@@ -95,6 +97,52 @@ def test_a_format_that_the_network_does_not_run_in_is_left_out(
     assert calibrate(load_model(bundle), "cpu", None, None)[1].precision == "float32"
     with pytest.raises(RuntimeError, match="BFloat16"):
         calibrate(load_model(bundle), "cpu", "bfloat16", None)
+
+
+@pytest.mark.parametrize(("faster", "provider"), [(1.04, "pytorch"), (1.06, "openvino")])
+def test_another_provider_must_be_worth_it(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, faster: float, provider: str
+) -> None:
+    def measure(self: Predictor, seconds: float) -> float:
+        return 1000.0 * (faster if self.provider == "openvino" else 1.0)
+
+    monkeypatch.setattr(Predictor, "measure", measure)
+    predictor, calibration = calibrate(load_model(bundle), "cpu", "float32", None)
+    assert calibration.provider == predictor.execution.provider == provider
+    told, _ = calibrate(load_model(bundle), "cpu", None, None, "openvino")
+    assert (told.provider, told.precision) == ("openvino", "float32")
+    told, _ = calibrate(load_model(bundle), "cpu", None, None, "pytorch")
+    assert told.provider == "pytorch"
+
+
+def test_a_provider_that_cannot_run_the_network_is_left_out(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object, pictures: object) -> None:
+        raise ProviderError("an operator is missing")
+
+    monkeypatch.setattr(Converted, "__call__", refuse)
+    assert calibrate(load_model(bundle), "cpu", None, None)[1].provider == "pytorch"
+    with pytest.raises(ProviderError, match="missing"):
+        calibrate(load_model(bundle), "cpu", None, None, "openvino")
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "reason"),
+    [("cuda:0", None, "processors alone"), ("cpu", "bfloat16", "not in bfloat16")],
+)
+def test_openvino_is_refused_where_it_cannot_run(
+    bundle: Bundle, device: str, precision: Precision | None, reason: str
+) -> None:
+    with pytest.raises(ProviderError, match=reason):
+        calibrate(load_model(bundle), device, precision, None, "openvino")
+
+
+def test_without_openvino_there_is_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "find_spec", lambda name: None)
+    assert {provider for provider, _ in ways("cpu", None, None)} == {"pytorch"}
+    with pytest.raises(ProviderError, match="is not installed"):
+        ways("cpu", "openvino", None)
 
 
 def test_by_measuring(bundle: Bundle) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from models import execution
 from models.bundle import ZOO, read_bundle
 from service.http.defaults import UselessDefaultsError, check_defaults
 from service.settings import Settings, explain
@@ -44,6 +45,7 @@ RANGES: dict[str, tuple[list[str], list[str]]] = {
     "default_model": (["mnist-cnn", "mnist-cnn:1"], []),
     "devices": (["auto", "cpu", "cpu, cpu", "cuda", "cuda:1"], ["gpu", " , ", "cpu;cpu", "0"]),
     "precision": (["float32", "bfloat16"], ["float16"]),
+    "provider": (["auto", "pytorch", "openvino"], ["onnxruntime"]),
     "pass_size": (["8", "16384"], ["7", "16385", "many"]),
     "compile": (["true", "no", "1"], ["maybe"]),
     "queue": (["1", "1000000"], ["0", "1000001"]),
@@ -103,6 +105,23 @@ def test_a_sentence_says_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> Non
         "PIXELDP_MAX_PIXELS is '100000000': expected a whole number from 1 to 89,478,485",
         "PIXELDP_LOG_LEVEL is 'all': expected one of debug, info, warning, error",
     ]
+
+
+def test_a_provider_that_cannot_serve_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = {"devices": "cpu,cuda:0"}, {"devices": "cpu", "precision": "bfloat16"}
+    for given in refused:
+        with pytest.raises(ValidationError) as caught:
+            Settings.model_validate({"provider": "openvino", **given})
+        assert explain(caught.value, set()).startswith(
+            "PIXELDP_PROVIDER is openvino: OpenVINO runs"
+        )
+    assert Settings(provider="openvino", devices="cpu").wanted_provider == "openvino"
+    assert Settings(provider="auto", devices="cuda:0").wanted_provider is None
+    monkeypatch.setattr(execution, "find_spec", lambda name: None)
+    assert Settings(provider="auto").wanted_provider is None
+    with pytest.raises(ValidationError) as caught:
+        Settings(provider="openvino", devices="cpu")
+    assert "install pixeldp[openvino]" in explain(caught.value, set())
 
 
 def test_no_setting_has_another_name() -> None:

@@ -79,7 +79,7 @@ def test_a_lock_that_is_gone_is_told(project: Path, name: str) -> None:
 
 def test_every_layer_has_all_that_its_packages_need_here() -> None:
     """By the packages' own words, for this machine: installed without dependencies, none lacks."""
-    for layer in ("serve", "tracing", "dev"):
+    for layer in ("serve", "tracing", "openvino", "dev"):
         there = {name for lower in (*BASE, *LAYERS[layer], layer) for name in locked(lower)}
         for name in locked(layer):
             needed = [Requirement(text) for text in requires(name) or []]

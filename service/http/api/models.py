@@ -16,7 +16,7 @@ from service.http.guards.auth import REFUSALS, requires
 class Calibrated(BaseModel):
     """How some workers run the model, as measured at start, and how fast they are together."""
 
-    provider: Provider = "pytorch"
+    provider: Provider
     precision: Precision
     pass_size: int
     compiled: bool
@@ -69,19 +69,20 @@ def _describe(request: Request, served: Served) -> Model:
 
 def _together(workers: list[Calibration]) -> list[Calibrated]:
     """Sum up those that run it in the same way; none is ready at first."""
-    alike: dict[tuple[Precision, int, bool], list[float]] = {}
+    alike: dict[tuple[Provider, Precision, int, bool], list[float]] = {}
     for one in workers:
-        way = one.precision, one.pass_size, one.compiled
+        way = one.provider, one.precision, one.pass_size, one.compiled
         alike.setdefault(way, []).append(one.draws_per_second)
     return [
         Calibrated(
+            provider=provider,
             precision=precision,
             pass_size=pass_size,
             compiled=compiled,
             draws_per_second=round(sum(speeds)),
             workers=len(speeds),
         )
-        for (precision, pass_size, compiled), speeds in alike.items()
+        for (provider, precision, pass_size, compiled), speeds in alike.items()
     ]
 
 

@@ -12,7 +12,7 @@ from models.evaluation.figures import Evaluation
 from models.loaded import load_model
 
 DRAWS = 200
-RUNNING = Running(precision="float32", pass_size=96)
+RUNNING = Running(precision="float32", pass_size=96, provider="pytorch")
 
 
 def run(bundle: Path, data: DataSet, **options: Any) -> Evaluation:
@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_figures(bundle: Path, digits: DataSet) -> 
     attacks = Attacks(("pgd",), pictures=6, steps=3, draws=4)
 
     def figures(seed: int | None) -> dict[str, Any]:
-        running = Running(precision="float32", pass_size=96, seed=seed)
+        running = Running(precision="float32", pass_size=96, seed=seed, provider="pytorch")
         found = run(bundle, digits.every(3), attacks=attacks, running=running)
         assert found.seed == seed
         return found.model_dump(exclude={"seed", "seconds", "draws_per_second"})

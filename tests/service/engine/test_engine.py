@@ -66,6 +66,7 @@ def build(devices: int = 1, queue: int = 8, **more: Any) -> Engine:
         more.get("catalogue") or Catalogue([ZOO / "mnist-cnn"]),
         ["cpu"] * devices,
         precision=None,
+        provider="pytorch",
         pass_size=None,
         compiled=False,
         queue=queue,
