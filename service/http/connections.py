@@ -34,7 +34,7 @@ from service.http.guards.budget import Budget
 from service.http.prefix import find_prefix, look_at_head
 from service.http.problems import PROBLEMS, Problem, forwarded_prefix
 from service.http.security import HEADERS
-from service.http.v2.errors import V2_PREFIX, as_v2
+from service.http.v2.errors import answer_in_form
 
 log = structlog.get_logger(__name__)
 
@@ -373,7 +373,7 @@ def _document(problem: Problem, path: str, prefix: str) -> Response:
     """Return the answer to a request for ``path`` that came by way of a proxy's ``prefix``."""
     token = forwarded_prefix.set(prefix)
     try:
-        return as_v2(problem) if path.startswith(V2_PREFIX) else problem.response()
+        return answer_in_form(problem, path)
     finally:
         forwarded_prefix.reset(token)
 

@@ -19,7 +19,7 @@ from service.http.security import HEADERS
 from service.http.tracing import Tracing
 from service.http.turns import Turns
 from service.http.usage import begin
-from service.http.v2.errors import V2_PREFIX, as_v2
+from service.http.v2.errors import answer_in_form
 
 log = structlog.get_logger(__name__)
 
@@ -158,9 +158,9 @@ class _Exchange:
 
 
 def _answer(scope: Scope, problem: Problem) -> ASGIApp:
-    """Return the answer to a problem, in the form of the request's protocol."""
-    scope["problem"] = problem.name  # for the metrics
-    return as_v2(problem) if scope["path"].startswith(V2_PREFIX) else problem.response()
+    """Return the answer to a problem, and note its name for the metrics."""
+    scope["problem"] = problem.name
+    return answer_in_form(problem, scope["path"])
 
 
 def _route(scope: Scope) -> str:

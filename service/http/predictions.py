@@ -65,7 +65,10 @@ class Predictions:
         Raises:
             Problem: anything that keeps the picture from being answered.
         """
-        served = self.find(options.model)
+        try:
+            served = self.catalogue.find(options.model)
+        except UnknownModelError as error:
+            raise problem_for(error, self.engine) from None
         asked = resolve(options, served, self.settings)
         usage = current()
         usage.model = ":".join(served.key)
@@ -189,13 +192,6 @@ class Predictions:
                     return (await self._decode(file, task, bill, speed)).content
         except TimeoutError:
             raise OverloadedError(f"The picture was not decoded within {seconds:g} s") from None
-
-    def find(self, name: str | None) -> Served:
-        """Return the model called ``name``, or raise the problem that there is none."""
-        try:
-            return self.catalogue.find(name)
-        except UnknownModelError as error:
-            raise problem_for(error, self.engine) from None
 
     async def _decode(self, file: File, task: Task, bill: Bill, speed: float) -> Reduced:
         """Decode a picture; its pixels are charged before, as draws of which ``speed`` a second."""

@@ -46,7 +46,7 @@ async def sample(request: Request, model: str, name: str) -> Response:
     """Return one of a model's samples, which its bundle brings."""
     predictions: Predictions = request.app.state.predictions
     try:
-        content = predictions.find(model).bundle.sample(name)
+        content = predictions.catalogue.find(model).bundle.sample(name)
     except BundleError:
         raise HTTPException(404) from None
     kind = SAMPLE_KINDS[Path(name).suffix.lower()]

@@ -79,7 +79,7 @@ async def predict_batch(request: Request, query: Annotated[Options, Query()]) ->
     )
     options = _merge(request, query, body)
     _refuse_require(options, "each answer of a batch")
-    asked = resolve(options, predictions.find(options.model), settings)
+    asked = resolve(options, predictions.catalogue.find(options.model), settings)
 
     async def one(picture: File) -> Answer | Problem:
         try:

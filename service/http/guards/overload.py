@@ -4,15 +4,16 @@ What a refusal costs is taken from the pictures that are answered: at ten times 
 service can bear, nine of ten requests end here.
 """
 
-import json
 from functools import lru_cache
 from typing import NamedTuple
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.engine.engine import Engine
 from service.http.metrics import Metrics
-from service.http.problems import MEDIA_TYPE, Problem, root_path
+from service.http.problems import Problem, root_path
+from service.http.v2.errors import answer_in_form
 
 _PATHS = ("/predict", "/predict/batch", "/predict/stream")
 _V2_PATH = "/v2/models/{name}/infer"
@@ -45,27 +46,14 @@ class Gate:
         if path not in (*_PATHS, _V2_PATH):
             await self._app(scope, receive, send)
             return
-        retry = self._engine.retry_seconds
-        content, kind = _answer(path == _V2_PATH, retry, root_path())
         scope["problem"], scope["route"] = "overloaded", _Route(path)
         self._metrics.pictures.refused.labels("overloaded").inc()
-        headers = [
-            (b"content-type", kind),
-            (b"content-length", str(len(content)).encode()),
-            (b"retry-after", str(retry).encode()),
-        ]
-        await send({"type": "http.response.start", "status": 503, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        await _answer(path, self._engine.retry_seconds, root_path())(scope, receive, send)
 
 
 @lru_cache
-def _answer(v2: bool, retry: int, below: str) -> tuple[bytes, bytes]:
-    """Return the refusal and its media type; its link leads below the path ``below``."""
-    detail = "As many pictures are waiting as may."
-    problem = Problem("overloaded", detail, retry_after_s=retry)
-    if v2:
-        error = {"error": f"{problem.name}: {detail}"}
-        return json.dumps(error).encode(), b"application/json"
-    document = problem.document()
-    assert document["type"].startswith(f"{below}/")
-    return json.dumps(document).encode(), MEDIA_TYPE.encode()
+def _answer(path: str, retry: int, below: str) -> Response:
+    """Return the refusal at ``path``; its link leads below the path ``below``."""
+    problem = Problem("overloaded", "As many pictures are waiting as may.", retry_after_s=retry)
+    assert problem.document()["type"].startswith(f"{below}/")
+    return answer_in_form(problem, path)

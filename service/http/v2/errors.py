@@ -14,7 +14,6 @@ from service.http.problems import Problem, internal_error
 
 log = structlog.get_logger(__name__)
 
-V2_PREFIX = "/v2/"
 # Whatever is wrong with what was sent is one status there.
 _BAD_INPUT = (406, 413, 415, 422)
 
@@ -44,6 +43,11 @@ class V2Route(APIRoute):
                 return as_v2(note_problem(request, internal_error()))
 
         return handle_in_form
+
+
+def answer_in_form(problem: Problem, path: str) -> Response:
+    """Return the answer to a problem in the form of the protocol that has ``path``."""
+    return as_v2(problem) if path.startswith("/v2/") else problem.response()
 
 
 def as_v2(problem: Problem) -> Response:

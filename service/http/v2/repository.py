@@ -15,6 +15,7 @@ from service.http.guards.uploads import read_body
 from service.http.predictions import Predictions
 from service.http.problems import Problem
 from service.http.v2.errors import Unsupported, V2Route
+from service.http.v2.request import full_name
 from service.system.confinement import NotConfinedError
 
 MOST_BYTES = 65_536
@@ -122,10 +123,8 @@ async def unload(request: Request, name: str, version: str | None = None) -> dic
     body = await _read(request)
     # Nothing depends on a model here, so that there is nothing to unload with it.
     version = version or body.version(known=("unload_dependents",))
-    if ":" in name:
-        raise Problem("unknown-model", f"No model {name[:80]!r} is served.")
     predictions: Predictions = request.app.state.predictions
-    await predictions.engine.unload(name if version is None else f"{name}:{version}")
+    await predictions.engine.unload(full_name(name, version))
     return {}
 
 

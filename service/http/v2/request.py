@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from service.catalogue import UnknownModelError
 from service.http.guards.bodies import SMALL
 from service.http.problems import Problem
 from service.http.v2.errors import Unsupported
@@ -27,6 +28,17 @@ _PASSED_OVER = ("binary_data_output", "content_type", "headers")
 _TEXT_TIMES = 12
 # Parts of a request's JSON beside the values.
 _OTHERS = 1000
+
+
+def full_name(name: str, version: str | None) -> str:
+    """Return what the catalogue calls a model that a path names.
+
+    Raises:
+        UnknownModelError: the name has a version of its own.
+    """
+    if ":" in name:
+        raise UnknownModelError(f"No model {name[:80]!r} is served.")
+    return name if version is None else f"{name}:{version}"
 
 
 class _Nullable(BaseModel):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from service.catalogue import Served
+from service.catalogue import Served, UnknownModelError
 from service.http.api.answers import Answer, headers_together
 from service.http.api.options import Options, parse, resolve
 from service.http.exceptions import READY_SECONDS
@@ -23,7 +23,7 @@ from service.http.guards.uploads import held, in_turn, read_body, room
 from service.http.predictions import Predictions
 from service.http.problems import Problem
 from service.http.v2.errors import V2Route
-from service.http.v2.request import read_inference, room_apart
+from service.http.v2.request import full_name, read_inference, room_apart
 from service.http.v2.response import OUTPUTS, respond
 
 PLATFORM = "pytorch_pixeldp"
@@ -51,12 +51,10 @@ router = APIRouter(prefix="/v2", route_class=V2Route, include_in_schema=False)
 def _served(request: Request) -> Served:
     """Return the model that the path names."""
     name, version = request.path_params["name"], request.path_params.get("version")
-    if ":" in name:
-        raise Problem("unknown-model", f"No model {name[:80]!r} is served.")
     predictions: Predictions = request.app.state.predictions
     try:
-        return predictions.find(name if version is None else f"{name}:{version}")
-    except Problem:
+        return predictions.catalogue.find(full_name(name, version))
+    except UnknownModelError:
         if name in ELSEWHERE:  # as /v2/models/stats, of all models
             raise _nothing(request) from None
         raise
