@@ -1,5 +1,6 @@
 """One table says which problem an exception is, whoever meets it and by whichever protocol."""
 
+import ast
 import asyncio
 import inspect
 from collections.abc import Iterator
@@ -149,3 +150,25 @@ def test_the_queue_tells_when_to_come_again() -> None:
     }
     assert set(waits.values()) == {RETRY}
     assert len(waits) == 4
+
+
+def test_nobody_else_says_which_problem_an_exception_is() -> None:
+    """Who meets one and knows more asks the table, and adds that."""
+    names = {kind.__name__ for kind in KNOWN}
+    handlers = [
+        (name, handler)
+        for name, module in modules().items()
+        if name.startswith("service.http")
+        for handler in ast.walk(module.tree)
+        if isinstance(handler, ast.ExceptHandler)
+        and handler.type
+        and names & {node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)}
+    ]
+    assert len(handlers) > 3
+    wrong = [
+        (name, handler.lineno)
+        for name, handler in handlers
+        for node in ast.walk(handler)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Problem"
+    ]
+    assert wrong == []
