@@ -99,7 +99,14 @@ def measure_roofline(
     arguments: argparse.Namespace, service: Service, front: int, figures: Figures
 ) -> None:
     """Measure draws through HTTP over those of bare loops."""
-    with bare_loops(arguments.bundle, service.ways()) as loops:
+    ways = service.ways()
+    if len(ways) > 1:
+        figures.remark(
+            "the workers run the model in different ways, so that the bare loops are no upper "
+            "bound: where cores share what they compute with, one loop alone may be faster than "
+            "both, and a worker waits at times"
+        )
+    with bare_loops(arguments.bundle, ways) as loops:
         for _ in range(arguments.rounds):
             for path, saturate in (
                 ("/predict", partial(service.saturate, 1000, None)),
