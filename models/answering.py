@@ -1,7 +1,7 @@
 """The loop that draws until a question is answered: for evaluation, training and the command line.
 
 Draws share passes by the batcher of the service's workers, so that pilot, looks, bounds and
-rounding are those of the service. What workers have besides are clients that come and go.
+rounding are those of the service. Unlike here, workers also have clients that come and go.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from models.noise import Key
 from models.predictor import Predictor
 from models.preprocessing import Pixels
 
-# So many pictures share passes, as they do in a busy service.
+# The number of pictures that share passes, as in a busy service.
 IN_FLIGHT = 8
 
 
@@ -28,7 +28,7 @@ def answer_all(
 ) -> Iterator[tuple[int, Inquiry]]:
     """Answer ``question`` for each picture [height, width, channels].
 
-    ``report`` is told before each pass how many draws were made for all of them.
+    Before each pass ``report`` is called with the number of draws made for all of them.
 
     Yields:
         The index of a picture and its finished inquiry, in the order in which they finish.
@@ -53,9 +53,9 @@ def answer_all(
 
 
 def repeatable_key(seed: int) -> Key:
-    """Return noise keys that are the same again for the same ``seed``.
+    """Return noise keys that are the same for the same ``seed``.
 
-    For experiments alone: who knows the seed knows the noise.
+    For experiments only: anybody who knows the seed knows the noise.
     """
     numbers = itertools.count()
     return lambda: hashlib.sha256(f"pixeldp evaluation {seed} {next(numbers)}".encode()).digest()

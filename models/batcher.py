@@ -1,7 +1,7 @@
-"""Which draws share the next pass. Plain logic: no process, no network, no GPU, no clock.
+"""Decides which draws share the next pass. Plain logic: no process, no network, no GPU, no clock.
 
 Every pass has the same number of slots. A picture in flight takes slots for the draws that it still
-needs to its next look; pictures join and leave between passes; nobody waits for a batch to fill.
+needs before its next look. Pictures join and leave between passes; none waits for a batch to fill.
 All changes of a ticket's state happen here.
 """
 
@@ -15,12 +15,13 @@ from models.certification.arrays import Integers
 from models.certification.inquiry import Inquiry
 from models.noise import Features
 
-# Pictures that have had so many draws stand behind those that have had fewer, and again whenever
-# that number doubles: one that needs 10,000 does not delay one that needs 100.
+# Pictures with this many draws come after those with fewer, and again whenever that number doubles:
+# a picture that needs 10,000 draws does not delay one that needs 100.
 LEVEL_DRAWS = 256
-# One slot in so many is for pictures that stand behind others, and one pass for those to be alone.
+# One slot in this many is for pictures that come after others, and one pass in this many for
+# pictures that are to be alone.
 ONE_IN = 4
-# Parts of a pass for a caller with a picture of high priority, at most; without one, a caller has
+# The most parts of a pass for a client with a picture of high priority; without one, a client has
 # one part.
 HIGH_PARTS = ONE_IN - 1
 
@@ -32,13 +33,13 @@ class Ticket:
     Attributes:
         id: the engine's number for it.
         features: g of the picture.
-        inquiry: its draws so far and what they say.
+        inquiry: its draws so far, and what follows from them.
         deadline: when it must be answered, on the caller's clock.
-        high: whether it goes before those that are not.
-        owner: whose it is: callers share each pass.
-        alone: how many of its next passes are for no other picture.
+        high: whether it has high priority.
+        owner: the client whose picture it is: clients share each pass.
+        alone: the number of its next passes that no other picture may share.
         started: when its first pass was planned.
-        issued: draws planned so far.
+        issued: the number of draws planned so far.
     """
 
     id: int
@@ -58,7 +59,7 @@ class Ticket:
         return self.inquiry.stopped is not None
 
     def anew(self) -> "Ticket":
-        """Return the same picture and question without a draw, with another share of α."""
+        """Return the same picture and question without any draws, with the next share of α."""
         former = self.inquiry
         question = replace(former.question, restarts=former.question.restarts + 1)
         inquiry = Inquiry(question, former.terms, len(former.total.sums), former.scoring)
@@ -67,10 +68,10 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Pass:
-    """The slots of one pass: ``rows[i]`` is the ticket that slot i draws for.
+    """The slots of one pass: ``rows[i]`` is the ticket for which slot i draws.
 
-    Each ticket's slots lie together, ``counts`` of them, in the order of ``tickets``. Slots after
-    the last are padding: the pass has more slots than all tickets have use for.
+    Each ticket's slots are adjacent, ``counts`` of them, in the order of ``tickets``. Slots after
+    the last are padding: the pass has more slots than all tickets need.
     """
 
     tickets: tuple[Ticket, ...]
@@ -79,7 +80,7 @@ class Pass:
 
     @property
     def filled(self) -> int:
-        """How many slots are not padding."""
+        """The number of slots that are not padding."""
         return sum(self.counts)
 
 
@@ -104,18 +105,18 @@ class Batcher:
         return list(self._tickets.values())
 
     def admit(self, ticket: Ticket) -> None:
-        """Take a picture in; it may have slots in the very next pass."""
+        """Admit a picture; it may have slots in the next pass."""
         if ticket.id in self._tickets:
-            raise ValueError(f"ticket {ticket.id} is in flight already")
+            raise ValueError(f"ticket {ticket.id} is already in flight")
         ticket._served = self._passes
         self._tickets[ticket.id] = ticket
 
     def cancel(self, ticket_id: int) -> bool:
-        """Forget a picture whose client has left; its slots are free from the next pass on."""
+        """Drop a picture whose client has left; its slots are free from the next pass on."""
         return self._tickets.pop(ticket_id, None) is not None
 
     def withdraw(self) -> list[Ticket]:
-        """Let every picture go, to begin anew elsewhere: another h must not go on with its draws.
+        """Release every picture, to begin again elsewhere: another h must not continue its draws.
 
         Each begins a further run, which has its own share of α, whatever the reason.
         """
@@ -124,10 +125,11 @@ class Batcher:
         return [ticket.anew() for ticket in leaving]
 
     def fail(self, tickets: Iterable[Ticket]) -> list[Ticket]:
-        """End pictures at which h failed; each leaves with what it has reached.
+        """End pictures on which h failed; each leaves with the certificate reached so far.
 
-        That holds, though it depends on the noise: an answer at the last look holds with those at
-        all others. To begin anew would give the same picture a further chance to be wrong.
+        This is sound although the failure depends on the noise: an answer at the last look holds
+        together with those at all other looks. To begin again would be a further chance to be
+        wrong.
         """
         failed = [ticket for ticket in tickets if self._tickets.get(ticket.id) is ticket]
         for ticket in failed:
@@ -136,7 +138,7 @@ class Batcher:
         return failed
 
     def expire(self, now: float) -> list[Ticket]:
-        """End every picture whose deadline has come; each leaves with what it has reached."""
+        """End every picture whose deadline has come; each leaves with its certificate so far."""
         late = [ticket for ticket in self._tickets.values() if ticket.deadline <= now]
         for ticket in late:
             ticket.inquiry.cut()
@@ -144,15 +146,16 @@ class Batcher:
         return late
 
     def plan(self, now: float) -> Pass | None:
-        """Fill the slots of the next pass; None when there is nothing to draw.
+        """Fill the slots of the next pass; return None if there is nothing to draw.
 
-        Each caller has an equal share, up to three times as large with a picture of high priority,
-        as long as the others have half of the pass; what one has no use for goes to the others.
-        Within a share, high priority goes first, then those with fewer draws, then the older: each
-        gets what it needs to its next look. But a quarter is for whoever has gone longest without a
-        slot of those that stand behind the first in priority or draws, so that nobody starves.
-        Slots that are left take further draws of the same pictures rather than padding. Pictures
-        that are to be alone have every fourth pass, one to each.
+        Each client has an equal share, or up to three times as much with a picture of high
+        priority, as long as the others have half of the pass. Slots that a client does not need go
+        to the others. Within a share, high priority comes first, then pictures with fewer draws,
+        then older ones: each gets the draws that it needs before its next look. But a quarter of
+        the share is for pictures that come after the first in priority or draws, those longest
+        without a slot first, so that none starves. Remaining slots take further draws of the same
+        pictures rather than padding. Pictures that are to be alone have every fourth pass, one pass
+        for each.
         """
         if not self._tickets:
             return None
@@ -181,7 +184,7 @@ class Batcher:
             free -= more
         chosen = [ticket for ticket in turn if given[ticket.id]]
         if not chosen:
-            return None  # every draw of use is under way already
+            return None  # every useful draw is already issued
         counts = [given[ticket.id] for ticket in chosen]
         for ticket, count in zip(chosen, counts, strict=True):
             ticket.issued += count
@@ -192,15 +195,15 @@ class Batcher:
         return Pass(tuple(chosen), tuple(counts), rows)
 
     def record(self, done: Pass, scores: Integers) -> Iterator[Ticket]:
-        """Give the draws of a pass to their pictures.
+        """Record the draws of a pass with their pictures.
 
         Args:
             done: a pass that :meth:`plan` returned, in the order of planning.
             scores: [slots, K] integer scores.
 
         Yields:
-            A picture whenever it has reached a look, as it stands there; one that is ``done`` has
-            left. To be exhausted before the next pass is planned.
+            Each picture that reaches a look, in its state at that look; one that is ``done`` has
+            left. The iterator must be exhausted before the next pass is planned.
         """
         start = 0
         for ticket, count in zip(done.tickets, done.counts, strict=True):
@@ -218,7 +221,7 @@ class Batcher:
                     yield ticket
 
     def _give(self, tickets: Iterable[Ticket], free: int, given: dict[int, int]) -> int:
-        """Give each what it needs to its next look, of ``free`` slots; return those left."""
+        """Give each the slots up to its next look, of ``free`` slots; return the number left."""
         for ticket in tickets:
             if not free:
                 break
@@ -233,12 +236,12 @@ class Batcher:
 
     @staticmethod
     def _stand(ticket: Ticket) -> tuple[bool, int]:
-        """Return what orders tickets before their age does."""
+        """Return the key that orders tickets, before their age."""
         return not ticket.high, (ticket.issued // LEVEL_DRAWS).bit_length()
 
     @staticmethod
     def _wanted(ticket: Ticket) -> int:
-        """Draws to the next look that have not been issued yet, within the budget."""
+        """The number of draws to the next look that are not issued yet, within the budget."""
         inquiry = ticket.inquiry
         ahead = ticket.issued - inquiry.total.draws
         left = inquiry.question.max_draws - ticket.issued
@@ -246,18 +249,18 @@ class Batcher:
 
 
 def _shares(turn: Iterable[Ticket], slots: int) -> Iterator[tuple[list[Ticket], int]]:
-    """Divide a pass among callers: the pictures of each, in their order, and its slots.
+    """Divide a pass among clients: the pictures of each, in their order, and its slots.
 
-    Each caller has one slot at least; if there are more callers than slots, those have one who have
-    gone longest without.
+    Each client has at least one slot; if there are more clients than slots, those longest without
+    one come first.
     """
     owners: dict[int, list[Ticket]] = {}
     for ticket in turn:
         owners.setdefault(ticket.owner, []).append(ticket)
     longest = sorted(owners.values(), key=lambda tickets: min(map(_served, tickets)))
     high = sum(tickets[0].high for tickets in longest)
-    # Half of the pass is for the others: one who alone has all of it takes twice as long then, not
-    # four times, however much of high priority there is.
+    # Half of the pass is for the others: a client that had all of it takes twice as long then, not
+    # four times, however many pictures of high priority there are.
     most = min(max((len(longest) - high) / max(high, 1), 1.0), HIGH_PARTS)
     parts = [most if tickets[0].high else 1.0 for tickets in longest]
     free = slots

@@ -1,10 +1,10 @@
 """Bundles: one model on disk, as ``model.json`` and ``weights.safetensors`` (and a card).
 
-A model that was imported from an exported program has that program's graph as ``program.json``. The
-folder ``samples``, if any, holds pictures for whoever tries the model by hand.
+A model imported from an exported program has that program's graph as ``program.json``. The folder
+``samples``, if any, has pictures for trying the model by hand.
 
-This module reads and writes the description and checks the weights file as bytes; it imports no
-torch, so that whoever only needs to know what a model is does not pay for it. ``models.network``
+This module reads and writes the description, and checks the weights file as bytes. It does not
+import torch, so that callers that only need the description do not pay for it. ``models.network``
 turns a bundle into a network.
 """
 
@@ -36,22 +36,22 @@ PROGRAM: Literal["program.json"] = "program.json"
 CARD = "README.md"
 SAMPLES = "samples"
 ZOO = Path(__file__).parent / "zoo"
-# What is read of a bundle from elsewhere: bytes of each file, and how deep its description nests.
+# Limits for reading strangers' bundles: bytes of each file, and the nesting of the description.
 LARGEST = {MANIFEST: 2**22, CARD: 2**20, PROGRAM: 2**26, WEIGHTS: 2**36}
 DEEPEST = 32
-# Of the samples: how many, and bytes of each. What browsers show; a name is a part of an address.
+# Limits of samples: their number, and the bytes of each. Browsers show them; names are parts of
+# URLs.
 MOST_SAMPLES, LARGEST_SAMPLE = 12, 2**18
 SAMPLE_KINDS = {".jpeg": "image/jpeg", ".jpg": "image/jpeg", ".png": "image/png"}
 _SAMPLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
-# Beside control characters, what changes the lines or the order of the text around it.
+# Besides control characters, those that change the lines or the direction of the text around them.
 _DISTURBING = re.compile(r"[\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
-# What stands for rows that are alone: code that this project chose, the proof of an exported
-# program (models.networks.foreign.rows), or the word of the operator who brings Python; each is
-# also tried.
+# Why rows stay apart: code that this project chose, the proof for an exported program
+# (models.networks.foreign.rows), or the word of the operator who brings Python. All are also tried.
 RowsBasis = Literal["built-in", "proven", "operator"]
 DENOISED = "denoised"
-# What is put in front of a classifier; and noise in the image, before every layer.
+# The denoiser in front of a classifier; and the placement of noise before every layer.
 AUTOENCODER, IMAGE = "autoencoder", "image"
 _BUILT_IN = ("cnn", "fast-resnet", "resnet", "strided-cnn", "wide-resnet", "torchvision")
 _ROWS: dict[str, RowsBasis] = {**dict.fromkeys(_BUILT_IN, "built-in"), "exported": "proven"}
@@ -60,7 +60,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _plain(text: str) -> str:
-    """Refuse text that could do anything but be shown, at a terminal or in a page."""
+    """Refuse text that could affect a terminal or a page instead of just being shown."""
     if _DISTURBING.search(text) or any(unicodedata.category(one) in ("Cc", "Cs") for one in text):
         raise ValueError(f"must have no control characters, but is {text!a:.80}")
     return text
@@ -72,7 +72,7 @@ Version = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 
 
 class BundleError(ValueError):
-    """A bundle that cannot be trusted: says which file, which field of it, and why."""
+    """A bundle cannot be trusted: says which file, which field of it, and why."""
 
     def __init__(self, file: Path, field: str, reason: str) -> None:
         super().__init__(f"{file}: {field}: {reason}")
@@ -84,14 +84,14 @@ class _Part(BaseModel):
 
 
 class Architecture(_Part):
-    """The network's name in ``models.networks`` and the arguments it is built with."""
+    """The network's name in ``models.networks``, and its arguments."""
 
     name: str
     arguments: dict[str, Any] = {}
 
 
 class InputShape(_Part):
-    """What the network takes: ``channels`` × ``height`` × ``width`` pixel values in [0, 1]."""
+    """The network's input: ``channels`` × ``height`` × ``width`` pixel values in [0, 1]."""
 
     channels: Annotated[int, Field(ge=1, le=4)]
     height: Annotated[int, Field(ge=1, le=4096)]
@@ -104,7 +104,7 @@ class InputShape(_Part):
 
 
 class ConstructionBound(_Part):
-    """The paper's way to name a noise scale: robust to ``size`` at (ε, δ)."""
+    """The paper's way to state a noise scale: robust to ``size`` at (ε, δ)."""
 
     size: Positive
     epsilon: Positive
@@ -162,7 +162,7 @@ class Manifest(_Part):
 
     @property
     def rows(self) -> RowsBasis:
-        """What makes sure that each row of a pass is a function of that row alone."""
+        """Why each row of a pass is a function of that row alone."""
         described: Any = self.architecture.model_dump()
         if described["name"] == DENOISED:
             described = described["arguments"].get("classifier")
@@ -186,7 +186,7 @@ class Manifest(_Part):
 class Bundle:
     """A bundle whose description is well formed.
 
-    That its other files are those that the description states is seen when they are read.
+    Its other files are compared with the description when they are read.
     """
 
     path: Path
@@ -205,13 +205,13 @@ class Bundle:
 
     @property
     def files(self) -> "list[tuple[Path, WeightsSpec | ProgramSpec]]":
-        """Its files beside the description, with what that states of them."""
+        """Its files besides the description, with what the description states about them."""
         specs = (self.manifest.weights, self.manifest.program)
         return [(self.path / spec.file, spec) for spec in specs if spec]
 
     @property
     def card(self) -> str:
-        """The model card's text; empty when the bundle has none."""
+        """The model card's text; empty if the bundle has none."""
         try:
             with opened(self.path / CARD) as stream:
                 return _read(stream, CARD).decode("utf-8", errors="replace")
@@ -220,7 +220,7 @@ class Bundle:
 
     @property
     def samples(self) -> list[str]:
-        """The names of its samples' files; none when they are not as they were when it was read."""
+        """The names of its samples' files; none if they have changed since it was read."""
         try:
             return [file.name for file in sample_files(self.path / SAMPLES)]
         except BundleError:
@@ -239,9 +239,9 @@ class Bundle:
 
 
 def locate(path: Path) -> Path:
-    """Return the folder that ``path`` means: a name alone may be that of a model of the zoo.
+    """Return the folder that ``path`` means: a bare name may be that of a model of the zoo.
 
-    A folder of that name goes first.
+    A folder of that name takes precedence.
     """
     shipped = ZOO / path
     if len(path.parts) == 1 and not path.exists() and (shipped / MANIFEST).is_file():
@@ -250,7 +250,7 @@ def locate(path: Path) -> Path:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read and check the bundle in the folder ``path``, its large files too.
+    """Read and check the bundle in the folder ``path``, including its large files.
 
     Raises:
         BundleError: a file is missing or malformed, of an unknown format version, or the weights
@@ -267,9 +267,9 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def describe(path: Path) -> Bundle:
-    """Read the description of the bundle in the folder ``path``, and none of its large files.
+    """Read the description of the bundle in the folder ``path``, but none of its large files.
 
-    These are checked by :func:`read_bundle`, and in any case when they are loaded.
+    :func:`read_bundle` checks these, and so does loading them.
 
     Raises:
         BundleError: the description is missing, malformed or of an unknown format version.
@@ -290,14 +290,14 @@ def describe(path: Path) -> Bundle:
 
 
 def read_document(path: Path) -> tuple[dict[str, Any], bytes]:
-    """Read the JSON of a description, so far that all of it can be written as JSON again.
+    """Read the JSON of a description, and check that all of it can be written as JSON again.
 
     Returns:
-        The object, and the bytes that it was read from.
+        The object, and the bytes from which it was read.
 
     Raises:
-        BundleError: the file is missing, too large or not JSON; the object is too deep, or has
-            numbers or characters that JSON does not.
+        BundleError: the file is missing, too large or not JSON; the object is nested too deep, or
+            has numbers or characters that JSON does not have.
     """
     file = path / MANIFEST
     shipped = ", ".join(sorted(one.parent.name for one in ZOO.glob(f"*/{MANIFEST}")))
@@ -310,7 +310,7 @@ def read_document(path: Path) -> tuple[dict[str, Any], bytes]:
             raise BundleError(file, "file", "must hold one JSON object")
         for name, value in document.items():
             name.encode()
-            # What builds a network judges its arguments by itself; clients are not told them.
+            # The builder of a network checks its arguments itself; clients do not see them.
             _check_values(value, DEEPEST, numbers=name != "architecture")
     except BundleError:
         raise
@@ -320,12 +320,12 @@ def read_document(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _check_values(value: object, deeper: int, numbers: bool) -> None:
-    """Raise ValueError for what Python reads as JSON and others do not."""
+    """Raise ValueError for values that Python reads as JSON and other readers do not."""
     if deeper < 0:
         raise ValueError(f"nested more than {DEEPEST} deep")
     match value:
         case str():
-            value.encode()  # halves of characters cannot be
+            value.encode()  # fails for halves of characters
         case float() if numbers and not math.isfinite(value):
             raise ValueError(f"a number that is {value}")
         case int() if numbers and not -(2**63) <= value < 2**63:
@@ -340,10 +340,10 @@ def _check_values(value: object, deeper: int, numbers: bool) -> None:
 
 
 def read_file(file: Path, spec: WeightsSpec | ProgramSpec) -> bytes:
-    """Read one of a bundle's large files, which must be what ``spec`` states.
+    """Read one of a bundle's large files, which must be as ``spec`` states.
 
     Raises:
-        BundleError: it cannot be read, or is another.
+        BundleError: it cannot be read, or is not as stated.
     """
     with opened(file) as stream:
         content = _read(stream, spec.file)
@@ -354,14 +354,14 @@ def read_file(file: Path, spec: WeightsSpec | ProgramSpec) -> bytes:
 def sample_files(folder: Path) -> list[Path]:
     """Find the samples in the folder ``folder``, sorted by name; none if there is no such folder.
 
-    Hidden files are passed over. Links are not followed: none is needed here.
+    Hidden files are skipped. Links are not followed, because none is needed here.
 
     Raises:
-        BundleError: something in it is no sample, or there are too many, or it cannot be read.
+        BundleError: an entry is not a sample, there are too many, or the folder cannot be read.
     """
     try:
         if not stat.S_ISDIR(folder.lstat().st_mode):
-            raise BundleError(folder, "file", "is not a folder, but samples lie in one; remove it")
+            raise BundleError(folder, "file", "is not a folder, but samples are in one; remove it")
         with os.scandir(folder) as entries:
             visible = (entry for entry in entries if not entry.name.startswith("."))
             found = list(itertools.islice(visible, MOST_SAMPLES + 1))
@@ -399,19 +399,19 @@ def read_sample(file: Path) -> bytes:
 
 @contextmanager
 def opened(file: Path, hint: str = "", largest: int | None = None) -> Iterator[BufferedReader]:
-    """Open a regular file of a bundle for reading, which lies in the bundle's folder.
+    """Open a regular file of a bundle for reading, which must be in the bundle's folder.
 
-    Anything but a regular file could keep its reader waiting for ever. Links are followed within
-    the folder, and no further: a bundle from elsewhere must not show what else lies here.
+    Any other kind of file could keep its reader waiting for ever. Links are followed within the
+    folder, but not out of it: a stranger's bundle must not reveal other files of this machine.
 
     Args:
         file: the file.
-        hint: what to add where it cannot be read.
-        largest: the bytes that it may have; by default those in ``LARGEST``.
+        hint: what to add to the message if it cannot be read.
+        largest: its most bytes; by default those in ``LARGEST``.
 
     Raises:
-        BundleError: there is none, it is not a regular file or too large, it lies elsewhere, or it
-            cannot be read.
+        BundleError: there is no such file, it is not a regular file, too large or outside the
+            folder, or it cannot be read.
     """
     try:
         true = file.resolve(strict=True)
@@ -427,13 +427,13 @@ def opened(file: Path, hint: str = "", largest: int | None = None) -> Iterator[B
             if status.st_size > limit:
                 raise BundleError(file, "file", f"has more than {limit:,} bytes")
             yield stream
-    except (OSError, RuntimeError) as error:  # the latter for links in a circle
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         reason = getattr(error, "strerror", None) or error
         raise BundleError(file, "file", f"cannot be read ({reason}){hint}") from None
 
 
 def _read(stream: BufferedReader, name: str) -> bytes:
-    """Read a file whole, and no more than its size was when it was opened."""
+    """Read a whole file, but no more than its size when it was opened."""
     size = os.fstat(stream.fileno()).st_size
     content = stream.read(size + 1)
     if len(content) > size:
@@ -447,9 +447,10 @@ def _compare_digest(file: Path, found: str, stated: str) -> None:
 
 
 def remove_bundle(path: Path) -> None:
-    """Remove the files of a bundle, whatever of it is there: the folder then is none.
+    """Remove all files of a bundle that exist, so that its folder is no bundle any more.
 
-    The description goes first: a folder without it is no bundle, whatever comes in between.
+    The description is removed first: a folder without it is not a bundle, even if this is
+    interrupted.
     """
     for name in (MANIFEST, WEIGHTS, PROGRAM, CARD):
         (path / name).unlink(missing_ok=True)
@@ -457,7 +458,7 @@ def remove_bundle(path: Path) -> None:
 
 
 def remove_samples(path: Path) -> None:
-    """Remove the samples of the bundle in ``path``; a link goes, and not what it leads to."""
+    """Remove the samples of the bundle in ``path``; of a link, only the link itself."""
     samples = path / SAMPLES
     if samples.is_symlink() or samples.is_file():
         samples.unlink()

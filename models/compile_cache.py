@@ -1,7 +1,8 @@
-"""Where PyTorch keeps what it has compiled: apart for each kind of processor.
+"""Where PyTorch caches compiled networks: in a separate folder for each kind of processor.
 
-A compiled network's weights are kept in the layout that suits the processor, and PyTorch does not
-notice when another finds them, as where machines share a disk: the process then ends with SIGABRT.
+A compiled network's weights are stored in the layout that suits the processor. PyTorch does not
+notice if another kind of processor finds them, as when machines share a disk, and the process ends
+with SIGABRT.
 """
 
 import hashlib
@@ -13,13 +14,13 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 _VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _PREFIX = "processor-"
-# They have PyTorch and its libraries use less than the processor has.
+# With these, PyTorch and its libraries use fewer instructions than the processor has.
 _RESTRICTIONS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 _CPUINFO = Path("/proc/cpuinfo")
 
 
 def keep_apart() -> Path:
-    """Have what is compiled from now on kept in a folder of this kind of processor; return it."""
+    """Cache compiled networks in a folder for this kind of processor from now on; return it."""
     folder = Path(os.environ.get(_VARIABLE) or default_cache_dir())
     if not folder.name.startswith(_PREFIX):
         folder /= _PREFIX + _processor()
@@ -28,7 +29,7 @@ def keep_apart() -> Path:
 
 
 def _processor() -> str:
-    """Return a short name for what this processor can do, and may be used for."""
+    """Return a short name for the instructions that this processor has, and that may be used."""
     can = [platform.machine()]
     try:
         lines = _CPUINFO.read_text().splitlines()

@@ -4,7 +4,7 @@ import torch
 
 
 def find_device(name: str | None) -> str:
-    """Return the device called ``name``; by default CUDA's first one, else the CPU.
+    """Return the device named ``name``; by default CUDA's first one, or else the CPU.
 
     Raises:
         ValueError: it cannot be used here; says why.

@@ -1,10 +1,10 @@
 """The noise of ``models.noise``, drawn on the device that runs h.
 
 A GPU runs a small h faster than a CPU can draw its noise. Here the device makes the 16 bits that
-select the noise of a coordinate, and looks them up in the same tables; only the few per cent that
-these bits leave open are settled by the CPU, by the same code. The bits are the keystream of
-ChaCha20 (RFC 8439), which takes nothing but sums, shifts and exclusive ors of 32-bit integers, so
-that every device makes the same ones.
+select the noise of a coordinate, and looks them up in the same tables. Only the few per cent that
+these bits do not decide are settled by the CPU, with the same code. The bits are the keystream of
+ChaCha20 (RFC 8439), which needs only sums, shifts and exclusive ors of 32-bit integers, so that
+every device makes the same bits.
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from models.noise import SUBSTEPS, UNSURE, Features, GridNoise, Key, Keystream
 
 _CONSTANTS = b"expand 32-byte k"
 _DOUBLE_ROUNDS = 10
-# 16-bit words of a block.
+# The number of 16-bit words in a block.
 _BLOCK = 32
 
 
 def chacha20_words(key: bytes, count: int, device: str) -> Tensor:
     """Return ``count`` words of 16 uniform bits, int32 [count].
 
-    They are the keystream of ChaCha20 with the nonce 0 from block 0 on, in the RFC's order of
-    bytes, two bytes a word, the lower first.
+    They are the keystream of ChaCha20 with the nonce 0, from block 0 on, in the RFC's order of
+    bytes, two bytes per word, the lower one first.
 
     Args:
         key: 32 secret bytes, never used before.
-        count: at most 2³⁷, what the 32-bit block counter allows.
+        count: at most 2³⁷, the limit of the 32-bit block counter.
         device: a torch device.
     """
     blocks = -(-count // _BLOCK)
@@ -66,12 +66,12 @@ def _quarter_rounds(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor,
 
 
 def _rotated(x: Tensor, bits: int) -> Tensor:
-    # Shifting right repeats the sign, which is cut off.
+    # Shifting right repeats the sign bit, which is masked out.
     return (x << bits) | ((x >> (32 - bits)) & ((1 << bits) - 1))
 
 
 class DeviceNoise:
-    """Draws what a :class:`GridNoise` draws, on a device.
+    """Draws the noise of a :class:`GridNoise` on a device.
 
     Args:
         noise: the law and its grid; its τ holds here, too.
@@ -88,8 +88,8 @@ class DeviceNoise:
 
         Args:
             pictures: the features of the pictures in this pass, all of the same length m.
-            rows: [draws], which of the pictures each draw is of.
-            key: where secret keys come from.
+            rows: [draws], the picture of each draw.
+            key: makes secret keys.
 
         Returns:
             [draws, m] int32 on the device: z/γ.
@@ -105,7 +105,7 @@ class DeviceNoise:
         words: Tensor,
         more: Keystream,
     ) -> Tensor:
-        """Select the noise by 16 bits a coordinate, and 48 ``more`` where they decide nothing."""
+        """Select the noise by 16 bits per coordinate, and 48 ``more`` where they do not decide."""
         on_grid = all(picture.on_grid for picture in pictures)
         features = np.stack([one.steps if on_grid else one.substeps for one in pictures])
         fine = self._sent(features)[self._sent(rows)].reshape(-1)

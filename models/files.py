@@ -11,15 +11,15 @@ from pathlib import Path
 def write_whole(file: Path, content: bytes, mode: int = 0o644) -> None:
     """Replace ``file`` by ``content`` in one step, so that no reader ever sees half of it.
 
-    A link is followed, and stays. A file that is there keeps its owner and its mode.
+    A link is followed, and remains. An existing file keeps its owner and its mode.
 
     Args:
-        file: its folder is made if it is not there.
-        content: all of it.
+        file: its folder is created if it does not exist.
+        content: the whole new content.
         mode: of a new file.
 
     Raises:
-        OSError: it cannot be written; names it, and leaves it as it was.
+        OSError: it cannot be written; names it, and leaves it unchanged.
     """
     target = _target(file)
     name = None
@@ -30,7 +30,7 @@ def write_whole(file: Path, content: bytes, mode: int = 0o644) -> None:
             with suppress(FileNotFoundError):
                 former = target.stat()
                 mode = former.st_mode & 0o7777
-                with suppress(PermissionError):  # of another owner, by one who may not give away
+                with suppress(PermissionError):  # another user's file
                     os.fchown(handle, former.st_uid, former.st_gid)
             os.fchmod(handle, mode)
             stream.write(content)
@@ -47,17 +47,17 @@ def write_whole(file: Path, content: bytes, mode: int = 0o644) -> None:
 
 @contextmanager
 def locked(file: Path, wait: bool = True) -> Iterator[None]:
-    """Be the only one, among those who ask, to change ``file`` or others in its folder.
+    """Keep other callers of this function from changing ``file`` or others in its folder.
 
-    It is the folder that is locked: files are replaced, and with them a lock on them would go.
+    The lock is on the folder: files are replaced, and a lock on a file would go with it.
 
     Args:
-        file: its folder is made if it is not there.
-        wait: until whoever changes it is done.
+        file: its folder is created if it does not exist.
+        wait: whether to wait until the present holder is done.
 
     Raises:
-        BlockingIOError: somebody else does, and there is no waiting.
-        OSError: the folder can be neither opened nor made.
+        BlockingIOError: another process holds the lock, and ``wait`` is false.
+        OSError: the folder can be neither opened nor created.
     """
     folder = _target(file).parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def locked(file: Path, wait: bool = True) -> Iterator[None]:
 
 
 def _target(file: Path) -> Path:
-    """Return where a link leads, whether or not that is there.
+    """Return where a link leads, whether or not that exists.
 
     Raises:
         OSError: links lead in a circle.

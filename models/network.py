@@ -1,7 +1,7 @@
 """A PixelDP network: g, noise, h (Lécuyer et al. 2019, §III).
 
-``PixelDP`` is what is trained; ``load_network`` and ``save_network`` move it to and from a bundle.
-``models.predictor`` draws its predictions with the noise that certificates rest on.
+``PixelDP`` is the network that is trained; ``load_network`` and ``save_network`` read it from a
+bundle and write it. ``models.predictor`` draws its predictions with the noise of certificates.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from models.networks.limit import limited
 from models.sensitivity.modules import Pair, encoder_sensitivities
 from models.sensitivity.operators import Sensitivity
 
-# Another machine's eigenvalues differ by far less, and a bound has ten times as much in reserve.
+# Eigenvalues computed on another machine differ by far less, and a bound has ten times this margin.
 STATED_ELSEWHERE = 1e-11
 
 
@@ -56,10 +56,10 @@ class PixelDP(nn.Module):
         self.mechanism, self.scale = mechanism, scale
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of h. g always runs as it is served: its Δ is that of evaluation mode.
+        """Set the mode of h. g always runs as in service: its Δ is that of evaluation mode.
 
-        So a batch norm before the noise is trained on the running statistics that it was built
-        with, and no picture's features depend on others of its batch.
+        So a batch norm before the noise trains with the running statistics with which it was built,
+        and no picture's features depend on others in its batch.
         """
         super().train(mode)
         self.encoder.eval()
@@ -71,7 +71,7 @@ class PixelDP(nn.Module):
         return features
 
     def perturb(self, features: Tensor, scale: float | None = None) -> Tensor:
-        """Add noise for training, in float. What is served draws from ``models.noise`` instead."""
+        """Add noise for training, in float. Served models draw from ``models.noise`` instead."""
         scale = self.scale if scale is None else scale
         if self.mechanism == "gaussian":
             return features + scale * torch.randn_like(features)
@@ -93,7 +93,7 @@ def build_network(manifest: Manifest, program: bytes | None = None) -> PixelDP:
     """Build the network that ``manifest`` describes, with fresh weights; ``program`` if it has one.
 
     Raises:
-        ValueError: an unknown architecture or placement, or arguments that do not fit.
+        ValueError: the architecture or placement is unknown, or arguments do not fit.
     """
     encoder, classifier = networks.build(
         manifest.architecture.name,
@@ -117,7 +117,7 @@ def load_network(bundle: Bundle) -> PixelDP:
 
 
 def load_proven(bundle: Bundle) -> tuple[PixelDP, dict[Pair, Sensitivity]]:
-    """Do what :func:`load_network` does, and return the bounds Δ(p,q) of g beside the network."""
+    """Do what :func:`load_network` does, and also return the bounds Δ(p,q) of g."""
     manifest = bundle.manifest
     program = _read_program(bundle)
     weights = _read_weights(bundle)
@@ -162,7 +162,7 @@ def _build(bundle: Bundle, program: bytes | None, weights: Mapping[str, Tensor])
             return build_network(bundle.manifest, program)
     except ValueError as error:
         reason = str(error)
-    except Exception as error:  # arguments from a file lead a builder anywhere
+    except Exception as error:  # with arguments from a file, a builder may raise anything
         reason = f"cannot be built ({type(error).__name__}: {error})"
     raise BundleError(bundle.path / MANIFEST, "architecture", " ".join(reason.split()))
 

@@ -6,15 +6,15 @@ rounded to a grid of step γ *as a real number would be*,
 
     z = γ·round((g + noise)/γ),   noise drawn from the law itself,
 
-so that z is a function of the real sum g + noise, and everything the certificate says of that sum
-it says of z. The integers z/γ stay far below 2²⁴, hence exact in float32.
+so that z is a function of the real sum g + noise, and everything that the certificate says about
+that sum holds for z. The integers z/γ stay far below 2²⁴, and so are exact in float32.
 
-How it is drawn: a uniform number of 64 bits a coordinate selects the noise by its quantile
-function. Its first 16 bits leave an interval of the noise; where both ends of it round to the same
-grid point, that is z, by a table look-up and an integer sum. Elsewhere (a few per cent) 48 more
-bits and the quantile function in float64 decide. The bits are the keystream of AES-256 in counter
-mode under a key that is drawn from the operating system for every pass and never kept: whoever can
-tell it from true randomness has broken AES.
+How it is drawn: for each coordinate, a uniform number of 64 bits selects the noise by its quantile
+function. The first 16 bits leave an interval of the noise. If both ends of it round to the same
+grid point, that is z, by a table look-up and an integer sum. Otherwise (in a few per cent of cases)
+48 more bits and the quantile function in float64 decide. The bits are the keystream of AES-256 in
+counter mode under a key that is drawn from the operating system for every pass and never stored:
+anybody who can tell it from true randomness has broken AES.
 """
 
 import os
@@ -30,8 +30,8 @@ from models.certification.arrays import Floats
 from models.certification.certificates import laplace_quantile
 from models.certification.names import MECHANISM_NORMS, MECHANISMS, Mechanism, Norm
 
-# Features are kept in 1/SUBSTEPS of a grid step. 4112 = 16·257: with γ = 1/255 both depths of
-# pictures are exact, since 1/65535 = γ/257.
+# Features are stored in units of 1/SUBSTEPS of a grid step. 4112 = 16·257: with γ = 1/255 both
+# depths of pictures are exact, since 1/65535 = γ/257.
 SUBSTEPS = 4112
 PIXEL_STEP = 1 / 255
 # Between these ratios of scale to step, every integer below fits its type.
@@ -67,7 +67,7 @@ class Keystream:
 class Features:
     """g of one picture, [values] int32.
 
-    On the grid (``on_grid``): in steps of γ. Else in γ/``SUBSTEPS``.
+    On the grid (``on_grid``) in steps of γ, otherwise in steps of γ/``SUBSTEPS``.
     """
 
     steps: NDArray[np.int32]
@@ -86,14 +86,14 @@ class GridNoise:
         mechanism: ``gaussian`` or ``laplace``.
         scale: σ or b, in units of g's output.
         step: γ, the grid's step in the same units.
-        largest: features are clipped to ±``largest`` (same units). Clipping is 1-Lipschitz in
-            every norm, so that it costs no certificate.
+        largest: features are clipped to ±``largest`` (same units). Clipping is 1-Lipschitz in every
+            norm, so it makes no certificate smaller.
 
     Attributes:
-        on_grid: [``CELLS``] int16, for features on the grid the noise in steps that 16 bits
+        on_grid: [``CELLS``] int16, for features on the grid: the noise, in steps, that 16 bits
             select; ``UNSURE`` where they do not decide.
-        low, high: [``CELLS``] int32, for features between grid points the ends of the noise, in
-            γ/``SUBSTEPS``, that 16 bits leave.
+        low, high: [``CELLS``] int32, for features between grid points: the ends of the interval of
+            noise that 16 bits leave, in γ/``SUBSTEPS``.
 
     Raises:
         ValueError: an unknown mechanism, or a grid that is too fine or too coarse for the scale or
@@ -112,9 +112,9 @@ class GridNoise:
             )
         self.mechanism, self.scale, self.step = mechanism, scale, step
         self._spread, self._largest = spread, largest / step
-        # The edges of the 16-bit cells, in grid steps; the outermost are infinite. A hair of
-        # margin, far wider than the quantiles' own error, keeps the tables right: a cell that
-        # ends so near to a boundary is settled with more bits.
+        # The edges of the 16-bit cells, in grid steps; the outermost are infinite. A small margin,
+        # far wider than the error of the quantiles, keeps the tables right: a cell that ends this
+        # close to a boundary is decided by more bits.
         index = np.arange(CELLS + 1)
         edges = self._quantile_of_tail(np.minimum(index, CELLS - index) / CELLS)
         edges[CELLS // 2 :] *= -1
@@ -122,8 +122,8 @@ class GridNoise:
         low, high = edges[:-1] - hair, edges[1:] + hair
         same = np.floor(low + 0.5) == np.floor(high + 0.5)
         self.on_grid = np.where(same, np.floor(low + 0.5), UNSURE).astype(np.int16)
-        # Off the grid the ends are rounded outward to whole substeps. The infinite ends are cut
-        # so far out that no interval with one is ever taken for sure.
+        # Off the grid the ends are rounded outward to whole substeps. The infinite ends are cut so
+        # far out that an interval with one never counts as decided.
         cut = 2.0**27
         self.low = np.floor(np.maximum(low * SUBSTEPS, -cut)).astype(np.int32)
         self.high = np.ceil(np.minimum(high * SUBSTEPS, cut)).astype(np.int32)
@@ -134,16 +134,16 @@ class GridNoise:
         return np.asarray(standard * self._spread)
 
     def total_variation(self, values: int) -> float:
-        """τ: how far the drawn law is from that of γ·round((g + noise)/γ), over all coordinates.
+        """τ: the drawn law's distance from that of γ·round((g + noise)/γ), over all coordinates.
 
-        A coordinate differs only if the computed (g + noise)/γ + ½ errs across an integer. In
-        units of 2⁻⁵³ the error is at most 3 for each grid step up to ``largest`` (the features'
+        A coordinate differs only if the error of the computed (g + noise)/γ + ½ crosses an integer.
+        In units of 2⁻⁵³ the error is at most 3 for each grid step up to ``largest`` (the features'
         division and the two sums) and 10 for each up to the outermost quantile of 64-bit uniforms
         (4 of the quantile function, which the tests hold against 40 digits, and 1 each of its
-        argument, of the scale, of scaling and of the two sums). A real sum lies within ``error``
-        of a half-integer with probability at most 2·error·(1 + 1/spread), its density being
-        unimodal; twice that is stated. 64-bit uniforms instead of real ones add at most 2⁻⁶⁴ for
-        each value between which the noise can be told apart.
+        argument, of the scale, of scaling and of the two sums). A real sum lies within ``error`` of
+        a half-integer with probability at most 2·error·(1 + 1/spread), since its density is
+        unimodal; twice that is used. 64-bit uniforms instead of real ones add at most 2⁻⁶⁴ for each
+        distinguishable value of the noise.
         """
         reach = -float(self._quantile_of_tail(np.array(2.0**-65)))
         error = (3 * self._largest + 10 * reach) * 2.0**-53
@@ -156,18 +156,18 @@ class GridNoise:
             ValueError: g is not finite.
         """
         if not np.isfinite(g).all():
-            raise ValueError("the network's pre-noise output is not finite")
+            raise ValueError("the network's output before the noise is not finite")
         inside = np.clip(g.ravel() / self.step, -self._largest, self._largest)
         return Features(np.rint(inside * SUBSTEPS).astype(np.int32), on_grid=False)
 
     def snapping(self, values: int, norm: Norm | None = None) -> float:
-        """ρ's part from :meth:`snap` over ``values`` coordinates, in ``norm``.
+        """The part of ρ that :meth:`snap` adds over ``values`` coordinates, in ``norm``.
 
-        By default that is the mechanism's own.
+        The default is the mechanism's own norm.
 
-        Each of two pictures moves by at most half a fine step a coordinate, so their distance by
-        at most γ/``SUBSTEPS`` a coordinate: √m times as much in L2, and m times in L1. Dividing in
-        float64 adds less than 2⁻²³ of a fine step even at the largest features.
+        Each of two pictures moves by at most half a fine step per coordinate, so their distance
+        changes by at most γ/``SUBSTEPS`` per coordinate: √m times as much in L2, and m times in L1.
+        Dividing in float64 adds less than 2⁻²³ of a fine step even at the largest features.
         """
         fine = self.step / SUBSTEPS * (1 + 2.0**-23)
         grown: dict[Norm, float] = {"l1": values, "l2": values**0.5, "linf": 1}
@@ -180,7 +180,7 @@ class GridNoise:
 
         Args:
             pictures: the features of the pictures in this pass, all of the same length m.
-            rows: [draws], which of the pictures each draw is of.
+            rows: [draws], the picture of each draw.
             key: 32 fresh secret bytes.
 
         Returns:
@@ -207,17 +207,17 @@ class GridNoise:
     def settle(
         self, start: Floats, words: NDArray[np.uint16], tails: NDArray[np.uint64]
     ) -> NDArray[np.int32]:
-        """Draw coordinates for which their first 16 bits did not decide.
+        """Draw the coordinates that their first 16 bits did not decide.
 
         Args:
             start: [n], their features in steps of γ.
             words: [n], their first 16 bits.
-            tails: [n], 48 bits more of each.
+            tails: [n], 48 more bits for each.
 
         Returns:
             [n]: z/γ, exact integers.
         """
-        # All 64 bits, folded to the tail below ½ so that none is lost.
+        # All 64 bits, folded to the tail below ½, so that no precision is lost.
         bits = words.astype(np.uint64) << np.uint64(48) | tails
         upper = bits >> np.uint64(63) == 1
         tail = (np.where(upper, ~bits, bits).astype(float) + 0.5) * 2.0**-64

@@ -1,4 +1,4 @@
-"""What a model's certificates are worth for a picture: the terms, from the model's description."""
+"""The terms of a model's certificates for a picture, from the model's description."""
 
 from math import prod
 
@@ -8,13 +8,13 @@ from models.preprocessing import Preprocessing
 
 
 def assemble_terms(manifest: Manifest, preparation: Preprocessing | None = None) -> Terms:
-    """Return what turns bounds into sizes, but for what only a loaded model tells.
+    """Return what turns bounds into sizes, except for what only a loaded model knows.
 
-    That is τ, ρ and the further bounds on how far g moves, which ``Predictor.encode`` adds.
+    ``Predictor.encode`` adds that: τ, ρ and the further bounds on how far g moves.
 
     Args:
         manifest: of the model.
-        preparation: of the picture; None for a picture that is the model's input as it is.
+        preparation: of the picture; None for a picture that is already the model's input.
     """
     norm, values, factor = manifest.sensitivity.input_norm, prod(manifest.input.shape), 1.0
     if preparation:

@@ -1,4 +1,4 @@
-"""Samples that come into a bundle: pictures for whoever tries the model by hand."""
+"""Samples for a bundle: pictures for trying the model by hand."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from models.files import write_whole
 from models.images import PictureError, decode
 from models.preprocessing import CannotCertify, plan
 
-# Data sets whose labels the zoo's samples show. These are drawn, and of no data set.
+# Data sets whose labels the zoo's samples show. The samples are drawn, not from a data set.
 _SHIPPED = {"mnist": "mnist-cnn", "cifar10": "cifar10-resnet"}
 
 
@@ -19,7 +19,7 @@ def shipped_samples(dataset: str) -> Path | None:
 
 
 def collect_samples(folder: Path) -> dict[str, bytes]:
-    """Read the samples in a folder that a person names.
+    """Read the samples in a folder that a user names.
 
     Returns:
         The files' contents by their names.
@@ -39,7 +39,7 @@ def collect_samples(folder: Path) -> dict[str, bytes]:
 
 
 def check_samples(samples: Mapping[str, bytes], shape: tuple[int, int, int]) -> None:
-    """See that each sample is a picture that a model of input ``shape`` can be asked about.
+    """Check that each sample is a picture that a model of input ``shape`` can answer.
 
     Raises:
         ValueError: one is not; says which.

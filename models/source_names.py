@@ -1,11 +1,11 @@
-"""What may name a classifier that was made elsewhere, without importing anything to find out.
+"""The names of classifiers made elsewhere, checked without importing anything.
 
 The whole grammar of ``pixeldp import``:
 
 ==================  =============================================================================
 net.pt2             the file of a program saved by ``torch.export``
-prefix:…            ``timm:``, ``cohen:``, ``hf:`` and ``onnx:`` are reserved for sources to come,
-                    before any module of that name
+prefix:…            ``timm:``, ``cohen:``, ``hf:`` and ``onnx:`` are reserved for future sources,
+                    even if there is a module of that name
 file.py:function    a function of a file, which builds an ``nn.Module``
 module:function     a function of a module: installed, on PYTHONPATH or in the current folder
 name                one of torchvision's classifiers, such as resnet50
@@ -17,10 +17,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 ARCHIVE = ".pt2"
-# Sources to come.
+# Future sources.
 RESERVED = ("timm", "cohen", "hf", "onnx")
 BUILDER = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*|[^:,\0]*[^:,\0/]\.py):([A-Za-z_]\w*)")
-# The classifiers of the torchvision that is required; a test holds the list to that.
+# The classifiers of the required version of torchvision; a test compares the list with it.
 _TORCHVISION = """
 alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161
 densenet169 densenet201 efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3
@@ -39,7 +39,7 @@ TORCHVISION = frozenset(_TORCHVISION.split())
 
 
 class ImportFailedError(ValueError):
-    """What cannot be made a bundle, and why."""
+    """A classifier cannot be made a bundle; says why."""
 
 
 def is_builder(text: str) -> bool:
@@ -48,14 +48,14 @@ def is_builder(text: str) -> bool:
 
 
 def check_source(text: str) -> None:
-    """Make sure that ``text`` names a source, and that its file is there if it has one.
+    """Check that ``text`` names a source, and that its file exists if it has one.
 
     Raises:
         ImportFailedError: it does not; says what is expected.
     """
     code, colon, _ = text.partition(":")
     if text.endswith(ARCHIVE):
-        _check_file(Path(text), "taken")
+        _check_file(Path(text), "imported")
     elif colon and code in RESERVED:
         raise ImportFailedError(
             f"{code}: is reserved for a kind of source that this version does not read yet; save "
@@ -69,14 +69,14 @@ def check_source(text: str) -> None:
         near = get_close_matches(text, sorted(TORCHVISION), 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ImportFailedError(
-            f"{text!r} is no classifier: expected an archive of torch.export ({ARCHIVE}), a "
+            f"{text!r} is not a classifier: expected an archive of torch.export ({ARCHIVE}), a "
             "Python module:function or file.py:function that builds one, or a name of "
-            f"torchvision's, as resnet50 or vit_b_16{hint}"
+            f"torchvision's, such as resnet50 or vit_b_16{hint}"
         )
 
 
 def check_weights(file: Path) -> None:
-    """Make sure that there is a file with weights.
+    """Check that there is a file with weights.
 
     Raises:
         ImportFailedError: there is none.

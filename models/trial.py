@@ -1,13 +1,13 @@
 """The trial of h as it serves: is each row of a pass a function of that row alone?
 
-The certificate takes h to be one function of one row. For exported programs that is proven
-(:mod:`models.networks.foreign.rows`), and for the networks of this project it is known; but
-kernels, number formats and compilers come between what is proven and what runs. So each h is tried
-on the machine, in the number format and at the pass size that it serves with, whenever it is made:
-at import, at every load, when it has been compiled, and when passes become smaller.
+The certificate assumes that h is one function of one row. For exported programs this is proven
+(:mod:`models.networks.foreign.rows`), and for the networks of this project it is known. But
+kernels, number formats and compilers come between the proof and what runs. So each h is tried on
+the machine, in the number format and at the pass size in which it serves, whenever it is made: at
+import, at every load, after compilation, and when passes become smaller.
 
-No trial is enough for a network that somebody made to pass it. Of Python that an operator brings it
-shows the usual mistakes, and the model's record says that its rows are the operator's word.
+No trial is enough for a network that was made to pass it. For an operator's own Python, it finds
+the usual mistakes, and the model's record says that its rows rest on the operator's word.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# What stands in for rows: ordinary, and far from whatever noise makes.
+# The values that replace rows: ordinary ones, and ones far from any noise.
 FILLINGS = (0.0, 1e4)
 
 Run = Callable[[Tensor], Tensor]
 
 
 class RowsError(ValueError):
-    """h is not the same deterministic function of each row alone; says how that showed."""
+    """h is not the same deterministic function of each row alone; says how it showed."""
 
 
 def try_rows(run: Run, noisy: Tensor, network: nn.Module, alone: int = 0) -> None:
@@ -41,9 +41,9 @@ def try_rows(run: Run, noisy: Tensor, network: nn.Module, alone: int = 0) -> Non
     Args:
         run: h, [rows, …] to logits [rows, labels].
         noisy: [rows, …], a pass; at least two rows are made equal.
-        network: the module that h runs, whose weights and buffers must stay as they are.
-        alone: of how many rows, evenly spaced, each is also kept by itself, beside nothing but
-            replaced ones.
+        network: the module that h runs, whose weights and buffers must not change.
+        alone: the number of rows, evenly spaced, that are also kept one by one, with all others
+            replaced.
 
     Raises:
         RowsError: h is not a function of one row.
@@ -85,7 +85,7 @@ def _run(run: Run, pictures: Tensor) -> Tensor:
 
 
 def _try_places(run: Run, noisy: Tensor, usual: Tensor) -> None:
-    """Rows in other orders; the pass has equal rows at its ends."""
+    """Run the rows in other orders; the pass has equal rows at its ends."""
     orders = [
         torch.arange(len(noisy)).flip(0),
         torch.from_numpy(np.random.default_rng(0).permutation(len(noisy))),
@@ -93,13 +93,13 @@ def _try_places(run: Run, noisy: Tensor, usual: Tensor) -> None:
     moved = all(_same(run(noisy[order]), usual[order]) for order in orders)
     if not moved or not _same(usual[-1], usual[0]):
         raise RowsError(
-            "what it returns for a picture depends on its place in the pass; it has to be a "
+            "what it returns for a picture depends on its place in the pass; it must be a "
             "function of the picture alone"
         )
 
 
 def _replacements(rows: int, alone: int) -> Iterator[tuple[Tensor, float | None]]:
-    """Which rows stay in each pass, and what the others become; None: both fillings in turns."""
+    """Which rows stay in each pass, and what replaces the others; None: both fillings alternate."""
     for kept in codes(rows):
         yield kept, None
     even = torch.arange(rows) % 2 == 0
@@ -144,7 +144,7 @@ def _try_replaced(
             "its rows look at each other: what it returns for a picture changes with the pictures "
             "beside it, which makes many draws one (batch norm in training mode, or without "
             "running statistics? activations quantised by the batch's range?); put it into "
-            "evaluation mode, or change what brings rows together"
+            "evaluation mode, or change the part that mixes rows"
         )
 
 
@@ -154,7 +154,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 @contextmanager
 def _seeds() -> Iterator[Callable[[], None]]:
-    """Seed all global generators anew at each call, and leave them as they were at the end."""
+    """Seed all global generators again at each call, and restore them at the end."""
     number = 0
 
     def reseed() -> None:

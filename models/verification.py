@@ -1,10 +1,10 @@
-"""Computing an answer again, from nothing but its own JSON.
+"""Computing an answer again, from its own JSON alone.
 
-Whoever receives an answer with its evidence can check that everything in it follows from the
-tallies: the label, the division of α, the bounds, the size in every norm, the scores, what an
-attacker could make of them, why the draws ended. It is done by the very function that concludes an
-answer. What no arithmetic can check is that the draws were made as they should be, by that model
-and with that noise: those members are ``WORD``.
+Anybody who receives an answer with its evidence can check that everything in it follows from the
+tallies: the label, the division of α, the bounds, the size in every norm, the scores and the ranges
+that attacks can reach, and why the draws ended. The same function that concludes an answer computes
+it again. No arithmetic can check that the draws were made as they should be, by that model and with
+that noise: those members are ``WORD``.
 """
 
 import json
@@ -29,8 +29,8 @@ from models.certification.terms import Delta, Terms
 from models.execution import PRECISIONS, Provider
 from models.preprocessing import CHANNELS, DEPTHS, LARGEST_SIDE, CannotCertify, plan
 
-# What only the service can know, or what was asked; all else follows from it. The names of labels
-# must differ, and ``label.name`` be that of its index; ``granted`` must not exceed ``asked``.
+# What only the service can know, and the question; everything else follows. The names of labels
+# must differ, ``label.name`` must be that of its index, and ``granted`` must not exceed ``asked``.
 WORD = (
     "model",
     "the number of scores and of attacks.sizes",
@@ -56,16 +56,16 @@ WORD = (
     "evidence.sensitivities",
     "evidence.input_shape",
 )
-# Fewer draws than this count without overflow, also in the units of soft scores.
+# Up to this many draws, sums do not overflow, even in the units of soft scores.
 MOST_DRAWS = 2**23 - 1
 MOST_RESTARTS = 500
 # Beyond these, squares and quotients could overflow float64.
 _SMALLEST, _LARGEST, _HUGE = 1e-50, 1e50, sys.float_info.max
 PATH = re.compile(r"[^.]+(\.[^.]+)*")
 DEVICE = re.compile(r"[a-z]+(:[0-9]+)?")
-# As many sizes as one may ask ``attacks`` for.
+# The most sizes that the option ``attacks`` may ask for.
 MOST_SIZES = 200
-# Of Δ of preprocessing, an eigenvalue that machines compute to different last digits.
+# For Δ of preprocessing, an eigenvalue whose last digits differ between machines.
 _TOLERANCE = 1e-9
 
 
@@ -77,8 +77,8 @@ def parse(document: str | bytes) -> Any:
     """Read a document's JSON.
 
     Raises:
-        MalformedAnswerError: it is none, or a name comes twice in an object: readers differ in
-            which of the two they show.
+        MalformedAnswerError: it is not JSON, or an object has a name twice: readers differ in which
+            of the two they show.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -96,16 +96,16 @@ def parse(document: str | bytes) -> Any:
 
 
 def verify(answer: Any) -> list[str]:
-    """Compute an answer again and say where it differs.
+    """Compute an answer again, and say where it differs.
 
     Args:
         answer: the JSON of ``POST /predict`` with ``evidence=true``.
 
     Returns:
-        A sentence for each thing that does not follow from the evidence; none if all does.
+        A sentence for each member that does not follow from the evidence; none if all follow.
 
     Raises:
-        MalformedAnswerError: something is missing, of the wrong kind, or of no known name.
+        MalformedAnswerError: a member is missing, of the wrong kind, or unknown.
     """
     if not isinstance(answer, dict):
         raise MalformedAnswerError(f"expected the JSON object of one answer, not {_short(answer)}")
@@ -126,7 +126,7 @@ def _differences(answer: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _differing(answer: Mapping[str, Any], findings: Findings) -> Iterator[str]:
-    """Compute what can be computed, and compare."""
+    """Compute every member that follows, and compare."""
     attacks = answer["attacks"]
     conclusion = follow(findings, len(answer["scores"]), attacks and len(attacks["sizes"]))
     yield from _compare(answer, _expected(answer, conclusion), "")
@@ -168,7 +168,7 @@ def _tally(part: Mapping[str, Any], scoring: Scoring) -> Tally:
 
 
 def _impossible(answer: Mapping[str, Any], findings: Findings) -> Iterator[str]:
-    """Say what no draws, budget and bounds of g can be."""
+    """Say what is impossible for any draws, budget and bounds of g."""
     pilot, counted, total = findings.pilot, findings.counted, findings.total
     if (
         len(
@@ -216,7 +216,7 @@ def _impossible(answer: Mapping[str, Any], findings: Findings) -> Iterator[str]:
 
 
 def _impossible_moves(findings: Findings) -> Iterator[str]:
-    """Say which bounds on how far g moves no model has."""
+    """Say which bounds on how far g moves are impossible."""
     norms, own = DEFAULTS[findings.terms.mechanism], MECHANISM_NORMS[findings.terms.mechanism]
     for number, delta in enumerate(findings.terms.deltas):
         if delta.target not in norms:
@@ -243,7 +243,7 @@ def _possible(tally: Tally) -> bool:
 
 
 def _expected(answer: Mapping[str, Any], conclusion: Conclusion) -> dict[str, Any]:
-    """Every member that follows, as it should be."""
+    """Return every member that follows, with its right value."""
     names = {score["index"]: score["name"] for score in answer["scores"]}
     return {
         "label": {"index": conclusion.label, "name": names.get(conclusion.label)},
@@ -300,13 +300,13 @@ def _preprocessing(answer: Mapping[str, Any]) -> Iterator[str]:
         yield f"preprocessing.sensitivity is {stated!r}, but follows as {computed!r}"
 
 
-# What an answer looks like: a dictionary is an object with just these members, a list one with any
-# number of its only entry.
+# The structure of an answer: a dictionary is an object with exactly these members, and a list
+# stands for any number of its only entry.
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """A value that is no object and no list."""
+    """A value that is neither an object nor a list."""
 
     words: str
     fits: Callable[[Any], bool]
@@ -370,8 +370,8 @@ def _number(words: str, fits: Callable[[float], bool]) -> _Kind:
     )
 
 
-# What is only the service's word or was asked has a range; of what follows only the type matters,
-# as it is compared.
+# Members that are only the service's word, or the question, have a range. Of members that follow,
+# only the type matters, because they are compared.
 _TEXT = _Kind("text", lambda value: type(value) is str and value != "")
 _WORD = _Kind("text", lambda value: type(value) is str)
 _FLAG = _Kind("true or false", lambda value: type(value) is bool)

@@ -1,9 +1,9 @@
-"""What h has to be, whatever it is: tried before a bundle is made of it.
+"""What every h must satisfy: tried before a bundle is made of it.
 
-The certificate takes h to be any function of one row. An exported program has been proven to be one
-(:mod:`models.networks.foreign.rows`); here the long form of :mod:`models.trial` follows, with each
-row kept by itself, at a small pass size in every number format and at the pass size that would
-serve here.
+The certificate holds for any h that is a function of one row. An exported program has been proven
+to be one (:mod:`models.networks.foreign.rows`). Then follows the long form of :mod:`models.trial`,
+which keeps each row by itself: at a small pass size in every number format, and at the pass size
+that would serve here.
 """
 
 from collections.abc import Callable
@@ -23,11 +23,11 @@ from models.predictor import Predictor
 from models.source_names import ImportFailedError
 from models.trial import RowsError
 
-# Told what is being done.
+# Called with a description of each step.
 Report = Callable[[str], None]
-# Rows of a trial's pass; large networks make it slow.
+# The rows of a trial's pass; with large networks passes are slow.
 ROWS = 8
-# Rows of large passes are kept by themselves, all or evenly spaced, for about so many seconds.
+# Rows of large passes are kept by themselves, all or evenly spaced, for about this many seconds.
 SECONDS_ALONE = 10.0
 
 
@@ -37,7 +37,7 @@ def examine(
     """Try h of ``model`` in each number format, on a torch device.
 
     Returns:
-        The formats that it runs in, float32 always.
+        The formats in which it runs, always including float32.
 
     Raises:
         ImportFailedError: it cannot be certified; says why, and what to do.
@@ -77,7 +77,7 @@ def _try_as_served(model: LoadedModel, device: str) -> None:
     except BundleError as error:
         raise ImportFailedError(error.reason) from None
     except RowsError as error:
-        raise ImportFailedError(f"h is no function of one row: {error}") from None
+        raise ImportFailedError(f"h is not a function of one row: {error}") from None
 
 
 def _try(predictor: Predictor, logits: Tensor) -> None:

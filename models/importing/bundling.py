@@ -42,7 +42,7 @@ from models.source_names import ImportFailedError
 
 @dataclass(frozen=True)
 class Imported:
-    """A new bundle, the number formats that it runs in, and what a picture came to."""
+    """A new bundle, the number formats in which it runs, and the answer to a picture."""
 
     bundle: Bundle
     formats: tuple[Precision, ...]
@@ -67,20 +67,20 @@ def import_classifier(
     Args:
         source: the classifier.
         wanted: name, input, labels, normalisation.
-        noise: for the image; or a bundle with a denoiser, which is put in front of the classifier
-            with the noise that it was trained for.
-        out: the bundle's folder; nothing is left in it if the classifier is refused.
+        noise: noise for the image; or a bundle with a denoiser, which is put in front of the
+            classifier, with the noise for which it was trained.
+        out: the bundle's folder; nothing remains there if the classifier is refused.
         pixels: a picture [height, width, channels], 8 or 16 bits.
-        question: what is asked of it, without a target.
-        samples: for whoever tries the model by hand: pictures' files by their names.
-        device: what it is tried on, a torch device.
-        force: replace the bundle that is in ``out``.
-        report: told what is being done.
+        question: the question about it, without a target.
+        samples: for trying the model by hand: pictures' files by their names.
+        device: the torch device on which it is tried.
+        force: replace the bundle in ``out``.
+        report: called with a description of each step.
 
     Raises:
-        ImportFailedError: the classifier cannot be certified, or what was said does not fit it.
-        ValueError: a name, scale or construction bound out of range; a sample that is no picture
-            for this model.
+        ImportFailedError: the classifier cannot be certified, or the options do not fit it.
+        ValueError: a name, scale or construction bound is out of range, or a sample is not a
+            picture for this model.
     """
     shape = wanted.shape or source.shape
     check_wanted(wanted, noise, out, shape and shape[0], force=force)
@@ -97,7 +97,7 @@ def import_classifier(
         report,
     )
     network, manifest = _assemble(source, wanted, built, arguments, shape, labels, noise)
-    # On the disk of ``out``, but where nothing has to be made that would be left behind.
+    # On the same disk as ``out``, but in a folder that exists, so that nothing is left behind.
     place = next(folder for folder in out.absolute().parents if folder.exists())
     with tempfile.TemporaryDirectory(dir=place, prefix=f".{out.name}.") as temporary:
         staged = Path(temporary)
@@ -109,7 +109,7 @@ def import_classifier(
         inquiry = answer(model, pixels, question, device, report)
         with locked(out / MANIFEST):
             if (out / MANIFEST).exists() and not force:
-                raise ImportFailedError(f"{out} has come to hold a bundle; --force replaces it")
+                raise ImportFailedError(f"{out} now holds a bundle; --force replaces it")
             _put(staged, out)
     return Imported(replace(model.bundle, path=out), formats, inquiry)
 
@@ -122,10 +122,10 @@ def _build(
     std: Sequence[float],
     report: Report,
 ) -> tuple[nn.Sequential, dict[str, Any], tuple[str, ...]]:
-    """Build the classifier; return it, what it was built with, and the names of its labels."""
+    """Build the classifier; return it, its arguments, and the names of its labels."""
     report("building the network")
     built, arguments = build_source(source, shape, len(labels), mean, std)
-    # torchvision's classifiers are built for as many labels as there are.
+    # torchvision's classifiers are built for the given number of labels.
     if source.network == "torchvision":
         return built, arguments, labels
     report("running it for the first time")
@@ -142,10 +142,10 @@ def _build(
 
 
 def _put(staged: Path, out: Path) -> None:
-    """Move a bundle to ``out``, in place of one that is there."""
+    """Move a bundle to ``out``, replacing one that exists there."""
     out.mkdir(parents=True, exist_ok=True)
     remove_bundle(out)
-    # The description comes last: a folder without it is no bundle.
+    # The description comes last: a folder without it is not a bundle.
     for file in sorted(staged.iterdir(), key=lambda file: file.name == MANIFEST):
         file.replace(out / file.name)
 
@@ -159,7 +159,7 @@ def _assemble(
     labels: tuple[str, ...],
     noise: Noise | Bundle,
 ) -> tuple[PixelDP, Manifest]:
-    """The network with its weights, and its description less the weights' digest."""
+    """Return the network with its weights, and its description without the weights' digest."""
     training: dict[str, Any] = {"imported": source.record}
     described = Architecture(name=source.network, arguments=arguments)
     if isinstance(noise, Bundle):
@@ -226,7 +226,7 @@ def _put_behind(
 
 
 def _load_denoiser(network: PixelDP, other: PixelDP) -> None:
-    """Copy g and the autoencoder, and leave the classifier alone."""
+    """Copy g and the autoencoder, but not the classifier."""
     behind = f"classifier.{CLASSIFIER}."
     state = {
         name: value for name, value in other.state_dict().items() if not name.startswith(behind)
@@ -235,7 +235,7 @@ def _load_denoiser(network: PixelDP, other: PixelDP) -> None:
 
 
 def _load(network: nn.Module, source: Source) -> tuple[str, ...]:
-    """Put the source's weights into ``network``; return the names of what else its file holds."""
+    """Put the source's weights into ``network``; return the names of what else is in its file."""
     assert source.tensors is not None
     unneeded = AUXILIARY if source.network == "torchvision" else ()
     fitted = fit(source.tensors, network.state_dict(), source.text, unneeded)

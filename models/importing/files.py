@@ -1,4 +1,4 @@
-"""Files with weights: state dicts and the archives of ``torch.export``, none unpickled freely."""
+"""Files with weights: state dicts, and archives of ``torch.export``; never unpickled freely."""
 
 import json
 import warnings
@@ -19,10 +19,10 @@ from models.bundle import LARGEST, PROGRAM
 from models.networks.foreign.exported import DTYPES, STORED, Exported, attribute, strip
 from models.source_names import ImportFailedError
 
-# torch.export stores its archives unpacked; somebody may have packed one to send it.
+# torch.export does not compress its archives; somebody may have compressed one to send it.
 MOST_TIMES, SPARE_BYTES = 4, 2**22
-# Under which names training scripts keep the state dict beside other things. An average of weights
-# (ema) comes last: of two, the one that is certainly whole.
+# The names under which training scripts store the state dict beside other data. An average of
+# weights (ema) comes last: if there are two, the other is certainly complete.
 _NESTED = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights"),
     *("params", "module", "ema", "ema_state_dict", "state_dict_ema", "model_ema", "params_ema"),
@@ -32,7 +32,7 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class Archive:
-    """An exported program: its graph, its weights by the names in it, and what it takes."""
+    """An exported program: its graph, its weights by their names there, and its input."""
 
     program: bytes
     tensors: dict[str, Tensor]
@@ -43,7 +43,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """Read a state dict.
 
     Args:
-        file: ``.safetensors``, or what ``torch.save`` wrote, of which only tensors and plain
+        file: ``.safetensors``, or a file of ``torch.save``, of which only tensors and plain
             containers are read.
 
     Raises:
@@ -58,7 +58,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except UnpicklingError:
         raise ImportFailedError(
             f"{file}: holds more than tensors, which would have to be unpickled and could run "
-            "code; save the state dict alone, best with safetensors' save_file"
+            "code; save only the state dict, best with safetensors' save_file"
         ) from None
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split())
@@ -90,7 +90,7 @@ def read_archive(file: Path) -> Archive:
     """Read what ``torch.export.save`` wrote, without ``torch.export.load``.
 
     Raises:
-        ImportFailedError: it is no such archive, or its program is not taken.
+        ImportFailedError: it is not such an archive, or its program is not accepted.
     """
     try:
         with ZipFile(file) as archive:
@@ -112,11 +112,11 @@ def read_archive(file: Path) -> Archive:
         return Archive(program, _stored(program, tensors), Exported(program).shape)
     except (BadZipFile, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise ImportFailedError(f"{file}: cannot be taken ({reason})") from None
+        raise ImportFailedError(f"{file}: cannot be imported ({reason})") from None
 
 
 def _check_size(file: Path, archive: ZipFile) -> None:
-    """Refuse an archive that would take far more memory than it is large, before it takes it."""
+    """Refuse an archive that would need far more memory than its size, before it is read."""
     size = sum(member.file_size for member in archive.infolist())
     most = MOST_TIMES * file.stat().st_size + SPARE_BYTES
     if size > most:
@@ -131,7 +131,7 @@ def _tensors(archive: ZipFile, folder: str, config: str) -> dict[str, Tensor]:
     for name, payload in json.loads(archive.read(folder + config))["config"].items():
         meta = payload["tensor_meta"]
         if payload["use_pickle"] or meta is None:
-            raise ValueError(f"{name} is no plain tensor and would have to be unpickled")
+            raise ValueError(f"{name} is not a plain tensor and would have to be unpickled")
         content = bytearray(archive.read(folder + payload["path_name"]))
         kind = DTYPES.get(meta["dtype"])
         if kind is None:
@@ -152,7 +152,7 @@ def _tensors(archive: ZipFile, folder: str, config: str) -> dict[str, Tensor]:
 
 
 def _stored(program: bytes, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that the program takes, by what they are called as attributes of its module."""
+    """The tensors that the program needs, by their names as attributes of its module."""
     specs: list[dict[str, Any]] = json.loads(program)["graph_module"]["signature"]["input_specs"]
     names = [
         content[STORED[kind]] for spec in specs for kind, content in spec.items() if kind in STORED

@@ -1,4 +1,4 @@
-"""Weights under the names that training scripts gave them, to those of the network they are for."""
+"""From the weights' names in training scripts to those in the network."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -10,18 +10,18 @@ from torch import Tensor
 
 from models.source_names import ImportFailedError
 
-# What PyTorch puts into the names of a network's parts: compilation, data parallelism, and more.
+# Names that PyTorch adds to those of a network's parts: compilation, data parallelism, and more.
 _WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-# Files of old releases of PyTorch lack it, and nothing that is served depends on it.
+# Files of old releases of PyTorch lack it, and served models do not depend on it.
 _COUNTER = "num_batches_tracked"
-# What averaging (torch.optim.swa_utils) and counters of operations (thop) leave beside weights.
+# What averaging (torch.optim.swa_utils) and operation counters (thop) leave beside weights.
 _BOOKKEEPING = frozenset({"n_averaged", "total_ops", "total_params"})
 _SHOWN = 4
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Weights by the network's names, and the names of what else the file holds."""
+    """Weights by the network's names, and the names of everything else in the file."""
 
     tensors: dict[str, Tensor]
     left_out: tuple[str, ...]
@@ -35,17 +35,17 @@ def fit(
 ) -> Fitted:
     """Find a network's weights among ``tensors``.
 
-    They may be a part of something larger (``model.``, ``1.module.``), whose other parts are left
-    out; but everything in that part must be the network's.
+    They may be part of something larger (``model.``, ``1.module.``), whose other parts are left
+    out; but everything in that part must belong to the network.
 
     Args:
         tensors: by their names in a file.
-        wanted: the network's own, by their names in it.
-        text: what the network is, for errors.
-        unneeded: beginnings of names in the network's part that it does without.
+        wanted: the network's own, by their names there.
+        text: the network's name in errors.
+        unneeded: prefixes of names in the network's part that it does not need.
 
     Raises:
-        ImportFailedError: they do not fit; tells what is missing, what there is, and what to do.
+        ImportFailedError: they do not fit; says what is missing, what exists, and what to do.
     """
     needed = {name for name in wanted if not name.endswith(_COUNTER)}
     for names in _readings(tensors, needed):
@@ -54,8 +54,8 @@ def fit(
         if len(prefixes) > 1 and prefixes[0]:
             found = ", ".join(f"{prefix}*" for prefix in prefixes)
             raise ImportFailedError(
-                f"the weights of {text} are there more than once, as {found}; keep those that are "
-                "meant"
+                f"the weights of {text} are there more than once, as {found}; keep only those that "
+                "you mean"
             )
         if prefixes or not needed:
             prefix = prefixes[0] if prefixes else ""
@@ -66,7 +66,7 @@ def fit(
 def _readings(tensors: Mapping[str, Tensor], needed: set[str]) -> Iterator[dict[str, str]]:
     """Yield ways to read the file's names, each as {what may be meant: name in the file}.
 
-    They may have wrappers that the network lacks, and lack what all of the network's begin with.
+    They may have wrappers that the network lacks, and lack a prefix of all of the network's names.
     """
     plain = [
         ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in tensors
@@ -81,7 +81,7 @@ def _readings(tensors: Mapping[str, Tensor], needed: set[str]) -> Iterator[dict[
 
 
 def _prefixes(names: Mapping[str, str], needed: set[str]) -> Counter[str]:
-    """Return what stands before needed names, and before how many of them."""
+    """Return the prefixes of needed names, and how many names have each."""
     found: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")
@@ -99,7 +99,7 @@ def _part(
     text: str,
     unneeded: tuple[str, ...],
 ) -> Fitted:
-    """Take the part below ``prefix``, all of which must be the network's."""
+    """Take the part below ``prefix``, all of which must belong to the network."""
     kept = {name: tensors[names[prefix + name]] for name in wanted if prefix + name in names}
     inside = [name[len(prefix) :] for name in names if name.startswith(prefix)]
     unknown = [
@@ -128,7 +128,7 @@ def _part(
 def _unfit(
     tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], needed: set[str], text: str
 ) -> ImportFailedError:
-    """Compare by the reading of the names that fits best."""
+    """Return an error that compares the names by the reading that fits best."""
     best, begin, most = {name: name for name in tensors}, "", 0
     for names in _readings(tensors, needed):
         for prefix, count in _prefixes(names, needed).items():

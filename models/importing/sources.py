@@ -1,6 +1,6 @@
 """Where a classifier comes from, by what is given to ``pixeldp import``.
 
-The grammar stands in :mod:`models.source_names`.
+The grammar is in :mod:`models.source_names`.
 """
 
 import hashlib
@@ -25,20 +25,20 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Source:
-    """A classifier as it will be named in a bundle.
+    """A classifier as a bundle will name it.
 
     Attributes:
-        text: what was asked for.
-        name: of the bundle, unless said otherwise.
+        text: the source as given.
+        name: the bundle's name, unless another is given.
         network: its name in ``models.networks.IMPORTED``.
-        arguments: what it is built with, normalisation apart.
-        shape: (channels, height, width) that it takes; None where that must be said.
-        mean: what its pictures are normalised with, unless said otherwise.
+        arguments: its arguments, without normalisation.
+        shape: (channels, height, width) of its input; None if it must be given.
+        mean: the mean that normalises its pictures, unless another is given.
         std: likewise.
-        labels: their names; None: as many as it returns logits.
+        labels: their names; None for as many as it returns logits.
         tensors: its weights, by their names in the file; None for fresh ones.
-        program: of an exported one.
-        record: for the bundle, where it came from.
+        program: the program, if it is an exported one.
+        record: where it came from, for the bundle.
     """
 
     text: str
@@ -55,19 +55,19 @@ class Source:
 
 
 def find_source(text: str, weights: Path | None) -> Source:
-    """Find out what ``text`` is, and read its weights.
+    """Find the source that ``text`` names, and read its weights.
 
     Args:
         text: by the grammar of :mod:`models.source_names`.
         weights: the file of its weights; an archive has its own.
 
     Raises:
-        ImportFailedError: it is none of them, or its files cannot be read.
+        ImportFailedError: it is not a source, or its files cannot be read.
     """
     record: dict[str, Any] = {"source": text, "torch": torch.__version__}
     if text.endswith(ARCHIVE):
         if weights is not None:
-            raise ImportFailedError(f"{text} has its own weights; leave out {weights}")
+            raise ImportFailedError(f"{text} has its own weights; omit {weights}")
         check_source(text)
         file = Path(text)
         archive = read_archive(file)
@@ -118,17 +118,17 @@ def build_source(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> tuple[nn.Sequential, dict[str, Any]]:
-    """Build a classifier behind its normalisation, with the weights that it comes with.
+    """Build a classifier behind its normalisation, with its source's weights.
 
     Args:
         source: the classifier.
         shape: (channels, height, width) of the pictures.
-        labels: how many logits one of torchvision's is to return; of others it is found out.
+        labels: the number of logits that a torchvision classifier shall return; others decide it.
         mean: of each channel.
         std: of each channel.
 
     Returns:
-        The network, and the arguments that it was built with.
+        The network, and its arguments.
 
     Raises:
         ImportFailedError: it cannot be built.
@@ -151,7 +151,7 @@ def count_labels(network: nn.Sequential, shape: Shape) -> tuple[int, bool]:
         shape: (channels, height, width) of the pictures.
 
     Returns:
-        How many there are, and whether the network needs the plain memory layout.
+        Their number, and whether the network needs the plain memory layout.
 
     Raises:
         ImportFailedError: it does not run, or returns something else.
@@ -160,8 +160,8 @@ def count_labels(network: nn.Sequential, shape: Shape) -> tuple[int, bool]:
     try:
         return _count(network, shape), False
     except _DoesNotRunError as error:
-        # view() wants the values in the order of their axes, which is not how convolutions are
-        # fastest; only code of one's own writes that.
+        # view() needs the values in the order of their axes, in which convolutions are not fastest.
+        # Only users' own code calls it.
         if "view" not in str(error):
             raise
     network.network = Contiguous(network.get_submodule("network"))

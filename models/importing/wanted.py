@@ -1,6 +1,6 @@
-"""What is said about a bundle to be made, and what of it is wrong before any network is built.
+"""The options of a new bundle, and their checks before any network is built.
 
-PyTorch is not imported here: whoever mistypes an option need not wait for it.
+PyTorch is not imported here, so that a mistyped option is reported without waiting for it.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise in the image: its law, and its scale or the construction bound that gives it."""
+    """Noise in the image: its law, and its scale or a construction bound that determines it."""
 
     mechanism: Mechanism = "gaussian"
     scale: float | None = None
@@ -30,11 +30,11 @@ class Noise:
     norm: Norm | None = None
 
     def scale_at(self, sensitivity: float) -> float:
-        """Return the scale where g's Δ is ``sensitivity``.
+        """Return the scale if g's Δ is ``sensitivity``.
 
         Raises:
             ImportFailedError: neither a scale nor a construction bound, or both.
-            ValueError: a construction bound outside of what its proof covers.
+            ValueError: the proof does not cover this construction bound.
         """
         bound = self.construction_bound
         if (self.scale is None) == (bound is None):
@@ -51,7 +51,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is said about the bundle; None where the source knows, or has a usual value."""
+    """The options of the bundle; None where the source decides, or there is a default."""
 
     name: str | None = None
     version: str = "1"
@@ -65,14 +65,14 @@ class Wanted:
 def check_wanted(
     wanted: Wanted, noise: Noise | Bundle, out: Path, channels: int | None, *, force: bool
 ) -> None:
-    """Refuse what is wrong whatever the network is.
+    """Refuse options that are wrong for any network.
 
     Args:
-        wanted: what is said about the bundle.
-        noise: or the bundle with a denoiser that brings it.
+        wanted: the options of the bundle.
+        noise: the noise, or the bundle of a denoiser that has it.
         out: the bundle's folder.
-        channels: of the pictures; None where only the source knows.
-        force: whether a bundle in ``out`` is to be replaced.
+        channels: of the pictures; None if only the source knows.
+        force: whether to replace a bundle in ``out``.
 
     Raises:
         ImportFailedError: ``out`` holds a bundle, or an option is out of range.
@@ -101,15 +101,15 @@ def check_wanted(
 
 
 def needs_input(text: str) -> ImportFailedError:
-    """Return what to say of a source ``text`` that does not say which pictures it takes."""
+    """Return the error for a source ``text`` that does not define its input."""
     return ImportFailedError(
-        f"{text} does not say which pictures it takes: give --input as channels x height x width, "
+        f"{text} does not define its input: give --input as channels x height x width, "
         "for example --input 3x224x224"
     )
 
 
 def check_range(name: str, values: Sequence[float]) -> None:
-    """Refuse what normalises values of 0 to 255: pictures have values of 0 to 1 here."""
+    """Refuse values that normalise 0 to 255: here pictures have values from 0 to 1."""
     if any(abs(value) > 1 for value in values):
         given, divided = (", ".join(f"{value / by:.4g}" for value in values) for by in (1, 255))
         raise ImportFailedError(

@@ -290,7 +290,7 @@ def test_at_the_deadline_a_picture_leaves_with_what_it_has() -> None:
 def test_the_same_ticket_is_not_admitted_twice() -> None:
     batcher = Batcher(64)
     batcher.admit(ticket(1))
-    with pytest.raises(ValueError, match="in flight already"):
+    with pytest.raises(ValueError, match="already in flight"):
         batcher.admit(ticket(1))
 
 

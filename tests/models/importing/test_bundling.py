@@ -224,7 +224,9 @@ def test_a_bundle_runs_no_python_unasked(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_source_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(ImportFailedError, match="'resnet' is no classifier: expected an archive"):
+    with pytest.raises(
+        ImportFailedError, match="'resnet' is not a classifier: expected an archive"
+    ):
         find_source("resnet", None)
     with pytest.raises(ImportFailedError, match="has its own weights"):
         find_source("net.pt2", tmp_path / "net.pth")

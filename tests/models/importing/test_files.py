@@ -207,7 +207,7 @@ GRAPH = ("graph_module", "graph")
         (rename("aten.relu", "torch.ops.aten._cudnn_rnn.default"), "is not accepted"),
         (rewrite("schema_version", "major", value=7), "schema version 7"),
         (rewrite(*GRAPH, "nodes", 0, "inputs", 0, "arg", value={"as_graph": {}}), "as_graph"),
-        (rewrite(*GRAPH, "nodes", 0, "inputs", 0, "arg", value={}), "malformed|cannot be taken"),
+        (rewrite(*GRAPH, "nodes", 0, "inputs", 0, "arg", value={}), "malformed|cannot be imported"),
         (rewrite(*GRAPH, "nodes", 0, "inputs", value=None), "malformed"),
         (rewrite(*GRAPH, "nodes", value=[]), "which nothing computes"),
         (rewrite("graph_module", "signature", value={}), "malformed"),
@@ -265,7 +265,7 @@ def test_programs_that_are_not_functions_of_a_row(tmp_path: Path) -> None:
 def test_archives_that_are_none(tmp_path: Path, exported: Path) -> None:
     file = tmp_path / "net.pt2"
     file.write_bytes(b"nothing")
-    with pytest.raises(ImportFailedError, match=r"net\.pt2: cannot be taken"):
+    with pytest.raises(ImportFailedError, match=r"net\.pt2: cannot be imported"):
         read_archive(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("net/serialized_exported_program.json", "{}")

@@ -145,10 +145,10 @@ def test_weights_of_something_larger(tmp_path: Path, capsys: Captured) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
-        (["resnet", *NOISE], 1, "'resnet' is no classifier"),
-        (["missing.pt2", *NOISE], 1, "missing.pt2: cannot be taken"),
+        (["resnet", *NOISE], 1, "'resnet' is not a classifier"),
+        (["missing.pt2", *NOISE], 1, "missing.pt2: cannot be imported"),
         (["resnet18", *NOISE, "--weights", "missing.pth"], 1, "missing.pth: cannot be read"),
-        ([SMALL, *NOISE], 1, "does not say which pictures it takes"),
+        ([SMALL, *NOISE], 1, "does not define its input"),
         ([SMALL, *NOISE, "--input", "8x8"], 2, "expected channels x height x width"),
         ([SMALL, *NOISE, "--input", "1x8x8", "--mean", "a"], 2, "--mean: expected numbers"),
         ([SMALL, *NOISE, "--input", "1x8x8", "--labels", "cat"], 1, "there is no file cat"),
