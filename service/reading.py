@@ -155,10 +155,10 @@ def _answers(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"told": {"manifest": manifest, "digest": found.digest}}
         if "find" in asked:
             stored = Repository(Path(asked["root"])).find(asked["find"])
-            yield {"told": [_plain(one) for one in stored]}
+            yield {"told": [asdict(one) for one in stored]}
         elif "root" in asked:
             stored, broken = Repository(Path(asked["root"])).list()
-            yield {"told": ([_plain(one) for one in stored], broken)}
+            yield {"told": ([asdict(one) for one in stored], broken)}
     except BundleError as error:
         yield {"error": "bundle", "told": [str(error.file), error.field, error.reason]}
     except NotConfinedError as error:
@@ -167,10 +167,6 @@ def _answers(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"error": "repository", "told": str(error)}
 
 
-def _plain(stored: Stored) -> dict[str, str]:
-    return {**asdict(stored), "path": str(stored.path)}
-
-
 if __name__ == "__main__":
     for answer in _answers(json.load(sys.stdin)):
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer, default=str), flush=True)  # paths as text

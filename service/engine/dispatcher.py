@@ -110,35 +110,31 @@ class Dispatcher:
             del entry
 
     def opened(self, worker: WorkerHandle) -> None:
-        """Note that a worker takes pictures now."""
+        """Note that a worker takes pictures now, or shows signs of life again."""
         self.opened_once = True
         self._observer.worker_up(worker.name, True)
         self._dispatch()
 
-    def heard(self, worker: WorkerHandle, message: messages.FromWorker) -> None:
-        """Take what a worker says about pictures and passes."""
-        entries = self._entries[worker]
+    def heard(self, worker: WorkerHandle, message: messages.OfPicture) -> None:
+        """Take what a worker says about a picture, unless the worker has it no longer."""
+        entry = self._entries[worker].get(message.id)
+        if entry is None:
+            return
         match message:
-            case messages.Numbers():
-                worker.longest_pass = message.longest_seconds
-                self._observer.numbers(worker.name, message)
             case messages.Look():
-                if entry := entries.get(message.id):
-                    entry.tell(message.conclusion)
+                entry.tell(message.conclusion)
             case messages.Begun():
-                if entry := entries.get(message.id):
-                    entry.begin_anew()
+                entry.begin_anew()
             case messages.Answer(draft=True):
-                if entry := entries.get(message.id):
-                    entry.draft = message
+                entry.draft = message
             case messages.Answer():
-                self._settle(entries.get(message.id), message)
+                self._finish(entry, message)
             case messages.Late():
                 late = DeadlineError("the deadline came before the first look", message.draws)
-                self._settle(entries.get(message.id), late)
+                self._finish(entry, late)
             case messages.Failed():
                 kind = ModelFailedError if message.model else CannotEncodeError
-                self._settle(entries.get(message.id), kind(message.reason))
+                self._finish(entry, kind(message.reason))
 
     def fallen(self, worker: WorkerHandle, running: set[int], wrong: bool = False) -> None:
         """Put the pictures of a worker that is gone back at the front of the queue.
@@ -158,9 +154,9 @@ class Dispatcher:
             # Those that waited, or whose worker was only starting, have nothing to do with it.
             entry.deaths += running == {entry.id}
             entry.suspicions += entry.id in running and len(running) > 1
-            if entry.deaths >= MOST_DEATHS and not entry.answer.done():
+            if entry.deaths >= MOST_DEATHS:
                 reason = f"{entry.deaths} workers died while they ran this picture alone"
-                entry.answer.set_exception(WorkersLostError(reason))
+                entry.settle(WorkersLostError(reason))
         self._take_back(entries)
 
     def silent(self, worker: WorkerHandle) -> None:
@@ -178,11 +174,6 @@ class Dispatcher:
             entry.move(None)
             entry.id = next(self._ids)
         self._take_back(entries)
-
-    def spoke(self, worker: WorkerHandle) -> None:
-        """Count with a worker again that showed no sign of life."""
-        self._observer.worker_up(worker.name, True)
-        self._dispatch()
 
     def _take_back(self, entries: list[Entry]) -> None:
         """Put pictures that a worker had back at the front of the queue."""
@@ -211,17 +202,11 @@ class Dispatcher:
             seconds = entry.place.worker.late_seconds
             entry.timer = asyncio.get_running_loop().call_later(seconds, self._end, entry)
         else:
-            entry.answer.set_exception(DeadlineError("the deadline came in the queue"))
+            entry.settle(DeadlineError("the deadline came in the queue"))
 
     def _end(self, entry: Entry) -> None:
         """Answer in the place of a worker that has not, with what is known of its picture."""
-        if entry.answer.done():
-            return
-        if entry.draft:
-            entry.answer.set_result(entry.draft)
-        else:
-            reason = "the worker did not answer by the deadline"
-            entry.answer.set_exception(DeadlineError(reason))
+        entry.settle(entry.draft or DeadlineError("the worker did not answer by the deadline"))
 
     def _forget(self, entry: Entry) -> None:
         """Drop what is left of an entry that nobody waits for any more."""
@@ -264,13 +249,8 @@ class Dispatcher:
         share = found.draws_per_second / len(entries)
         return fitting(granted, share, job.deadline - time.monotonic())
 
-    def _settle(self, entry: Entry | None, outcome: messages.Answer | EngineError) -> None:
-        """End a picture as its worker says, if the worker still has it."""
-        if entry:
-            entry.move(None)
-            if not entry.answer.done():
-                if isinstance(outcome, EngineError):
-                    entry.answer.set_exception(outcome)
-                else:
-                    entry.answer.set_result(outcome)
+    def _finish(self, entry: Entry, outcome: messages.Answer | EngineError) -> None:
+        """End a picture as its worker says."""
+        entry.move(None)
+        entry.settle(outcome)
         self._dispatch()

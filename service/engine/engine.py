@@ -18,37 +18,12 @@ from service.catalogue import Catalogue, Served
 from service.engine.agreement import Agreement
 from service.engine.changes import Changes
 from service.engine.dispatcher import Dispatcher
-from service.engine.errors import (
-    CannotEncodeError,
-    DeadlineError,
-    EngineError,
-    LoadError,
-    ModelFailedError,
-    ModelGoneError,
-    NotReadyError,
-    OverloadedError,
-    WorkersLostError,
-)
+from service.engine.errors import NotReadyError, OverloadedError, WorkersLostError
 from service.engine.handle import WorkerHandle
 from service.engine.observer import Observer
 from service.engine.queue import SHARED, Job, Result
 from service.engine.supervisor import Supervisor
 from service.system import background
-
-__all__ = [
-    "CannotEncodeError",
-    "DeadlineError",
-    "Engine",
-    "EngineError",
-    "Job",
-    "LoadError",
-    "ModelFailedError",
-    "ModelGoneError",
-    "NotReadyError",
-    "OverloadedError",
-    "Result",
-    "WorkersLostError",
-]
 
 log = structlog.get_logger(__name__)
 

@@ -214,20 +214,8 @@ class Numbers(_Message):
 
 
 ToWorker = Load | Admit | Cancel | Add | Remove
-FromWorker = (
-    Ready
-    | Added
-    | NotAdded
-    | Removed
-    | Recalibrated
-    | Look
-    | Begun
-    | Answer
-    | Late
-    | Failed
-    | Broken
-    | Numbers
-)
+OfPicture = Look | Begun | Answer | Late | Failed
+FromWorker = Ready | Added | NotAdded | Removed | Recalibrated | OfPicture | Broken | Numbers
 Message = Annotated[ToWorker | FromWorker, Field(discriminator="kind")]
 _MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)
 

@@ -104,7 +104,16 @@ class Entry:
         try:
             self.on_look(reached)
         except Exception as error:
-            self.answer.set_exception(error)
+            self.settle(error)
+
+    def settle(self, outcome: messages.Answer | Exception) -> None:
+        """Answer who asked, unless they have an answer or wait no longer."""
+        if self.answer.done():
+            return
+        if isinstance(outcome, Exception):
+            self.answer.set_exception(outcome)
+        else:
+            self.answer.set_result(outcome)
 
     def admission(self) -> messages.Admit:
         """Return the message that gives it to a worker; its pixels go beside it."""

@@ -67,7 +67,7 @@ class Supervisor:
         dispatcher: whose pictures it answers.
         catalogue: the models that it is to have.
         agreement: how it is to run them.
-        observer: told when it dies, and what came of its self-checks.
+        observer: told what it does, and when it dies.
         patience: seconds without a sign of life after which it is replaced.
         load_seconds: how long it may take to load its models.
         check_seconds: how long after a self-check it is given the next; 0 is never.
@@ -377,14 +377,9 @@ class Supervisor:
                 _resolve(self._probes, number, LoadError(f"no answer to a probe: {message!r}"))
             case messages.Numbers():
                 self._count_passes(message.passes)
-                self._dispatcher.heard(self.worker, message)
-            case (
-                messages.Look()
-                | messages.Begun()
-                | messages.Answer()
-                | messages.Late()
-                | messages.Failed()
-            ):
+                self.worker.longest_pass = message.longest_seconds
+                self._observer.numbers(self.worker.name, message)
+            case _ if isinstance(message, messages.OfPicture):
                 self._dispatcher.heard(self.worker, message)
             case _:
                 log.error("unexpected message", worker=self.worker.name, kind=message.kind)
@@ -435,7 +430,7 @@ class Supervisor:
             worker.trouble = ""
             if was_silent:
                 log.info("worker speaks again", worker=worker.name)
-            self._dispatcher.spoke(worker)
+            self._dispatcher.opened(worker)
 
     def _fall(self, status: SharedStatus) -> None:
         """Give back what the worker had."""

@@ -13,10 +13,10 @@ from models.preprocessing import CannotCertify
 from service.catalogue import UnknownModelError
 from service.decoding.decoders import DecoderLostError, NoMemoryError, RefusedError
 from service.decoding.queue import FullError
-from service.engine.engine import (
+from service.engine.engine import Engine
+from service.engine.errors import (
     CannotEncodeError,
     DeadlineError,
-    Engine,
     LoadError,
     ModelFailedError,
     ModelGoneError,

@@ -14,7 +14,9 @@ from models.preprocessing import Preprocessing
 from service.catalogue import Catalogue, Served, UnknownModelError
 from service.decoding.decoders import Decoders, NoMemoryError
 from service.decoding.reduction import Reduced, Task
-from service.engine.engine import DeadlineError, Engine, Job, OverloadedError
+from service.engine.engine import Engine
+from service.engine.errors import DeadlineError, OverloadedError
+from service.engine.queue import Job
 from service.http.api.answers import Answer, Compute, Look, Timing, answer, look
 from service.http.api.options import Asked, Options, resolve
 from service.http.exceptions import KNOWN, problem_for

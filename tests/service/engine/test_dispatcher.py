@@ -85,7 +85,7 @@ class Front:
             self._change(road, worker)
         elif worker.ready and road in ("quiet", "silence", "speak"):
             worker.quiet, worker.silent = road != "speak", road == "silence"
-            {"silence": self.dispatcher.silent, "speak": self.dispatcher.spoke}.get(
+            {"silence": self.dispatcher.silent, "speak": self.dispatcher.opened}.get(
                 road, lambda worker: None
             )(worker)
         else:
@@ -119,7 +119,7 @@ class Front:
             return
         picture = known[number % len(known)]
         self.former.append(picture)
-        said: dict[str, Callable[[], messages.FromWorker]] = {
+        said: dict[str, Callable[[], messages.OfPicture]] = {
             "look": lambda: messages.Look(id=picture, conclusion=conclusion()),
             "draft": lambda: draft(picture),
             "begun anew": lambda: messages.Begun(id=picture),

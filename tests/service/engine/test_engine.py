@@ -454,7 +454,7 @@ def test_a_quiet_worker_is_sent_no_more_until_it_speaks() -> None:
         async with asking(engine, [job()]):
             assert (engine.queued, engine.in_flight) == (1, 0)
             worker.quiet = False
-            engine._dispatcher.spoke(worker)
+            engine._dispatcher.opened(worker)
             assert (engine.queued, engine.in_flight) == (0, 1)
 
     run(test)

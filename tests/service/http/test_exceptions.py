@@ -20,7 +20,7 @@ from models.images import CannotCertifyPicture, NotAPicture, PictureError, TooMa
 from models.preprocessing import CannotCertify
 from service.decoding.decoders import REFUSALS, RefusedError
 from service.engine.check import WrongAnswerError
-from service.engine.engine import DeadlineError, EngineError
+from service.engine.errors import DeadlineError, EngineError
 from service.http.exceptions import ANSWERED, KNOWN, TABLE, install, problem_for
 from service.http.problems import PROBLEMS, Problem
 from service.http.v2.errors import V2Route
