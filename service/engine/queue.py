@@ -176,7 +176,7 @@ class Entries(Mapping[int, Entry]):
         """How many are a caller's."""
         return self._of[owner]
 
-    def admits(self, owner: int, high: bool) -> bool:
+    def admits(self, owner: int, high: bool, window: int) -> bool:
         """Whether there is a place for one more.
 
         Some places are kept for high priority, which need not wait for any other picture to end.
@@ -185,8 +185,8 @@ class Entries(Mapping[int, Entry]):
         Args:
             owner: whose it is.
             high: whether it is of high priority.
+            window: places for pictures of normal priority.
         """
-        window = self.worker.window  # places for pictures of normal priority
         if owner != SHARED and self.of(owner) < window // 4:
             return True
         return len(self) < (window * 5 // 4 if high else window)
@@ -234,10 +234,10 @@ class Queue:
         Args:
             entries: what the worker has.
         """
-        turn = (self._turn + 1) % 4
+        turn, window = (self._turn + 1) % 4, entries.worker.window
         for high in (True, False) if turn else (False, True):
             queues = self._queues[high]
-            able = [owner for owner in queues if entries.admits(owner, high)]
+            able = [owner for owner in queues if entries.admits(owner, high, window)]
             if able:
                 self._turn = turn
                 owner = min(able, key=lambda one: (entries.of(one), queues[one][0].id))
