@@ -1,20 +1,20 @@
-// What a change of a given size can look like: pictures as far from the certified one as an attacker
-// of that size may go, and no farther. They differ from it by whole levels of 8 bits, as shown.
+// What a change of a given size can look like: pictures as far from the certified one as an attack of
+// that size may go. They differ from it by whole levels of 8 bits, as the screen shows them.
 
 import { NORMS, down, whole } from "./format.js";
 
 const WHITE = 255;
-// What a changed value takes of what all may take together, by its levels.
+// How much of the size a change of one value by some levels uses up.
 const COSTS = { l1: (levels) => levels, l2: (levels) => levels ** 2, linf: () => 0 };
 
-/** What all changes of a size may take together, and how many levels one may have. */
+/** How much all changes of a size may use up together, and the most levels of a single one. */
 function allowance(size, norm) {
   const levels = size * WHITE;
   if (norm === "linf") return { budget: 0, most: Math.min(Math.floor(levels), WHITE) };
   return { budget: norm === "l2" ? levels ** 2 : levels, most: WHITE };
 }
 
-/** The size of a change given in levels, of values from 0 to 1. */
+/** The size, for values from 0 to 1, of a change that is given in levels. */
 function sizeOf(changes, norm) {
   let [total, most] = [0, 0];
   for (const change of changes) {
@@ -25,7 +25,7 @@ function sizeOf(changes, norm) {
 }
 
 /**
- * Change all values alike, each up or down at random, until not one level more fits into the size.
+ * Change all values by the same amount, each up or down at random, until no further level fits.
  *
  * @param picture {pixels, width, height, channels}: a byte for each value, pixel by pixel.
  * @returns levels by which the values change; none leaves 0 to 255.
@@ -47,7 +47,7 @@ export function spread({ pixels: values }, size, norm) {
   let step = 0;
   while (step < most && taken(step + 1) <= budget) step++;
   const changes = Int16Array.from(rooms, (room, i) => signs[i] * Math.min(step, room));
-  // What is left is enough for one level more of some values.
+  // The rest is enough for one more level of some values.
   let left = budget - taken(step);
   const more = cost(step + 1) - cost(step);
   for (const i of step < most ? shuffled(values.length, random) : []) {
@@ -59,7 +59,7 @@ export function spread({ pixels: values }, size, norm) {
   return changes;
 }
 
-/** Turn pixel by pixel from the middle as far as it goes: to black or white, the farther of both. */
+/** Change pixel by pixel from the middle outwards, each to black or white, whichever is farther. */
 export function patch({ pixels: values, width, height, channels }, size, norm) {
   const { budget, most } = allowance(size, norm);
   const changes = new Int16Array(values.length);
@@ -78,7 +78,7 @@ export function patch({ pixels: values, width, height, channels }, size, norm) {
   return changes;
 }
 
-/** All places of a picture, in squares that grow round its middle. */
+/** All places of a picture, in squares that grow around its middle. */
 function* outwards(width, height) {
   const [middle, centre] = [Math.floor(width / 2), Math.floor(height / 2)];
   for (let ring = 0; ring <= Math.max(middle, centre); ring++) {

@@ -1,21 +1,21 @@
-// The answer as a person reads it, while it comes in and when it is there.
+// The answer as a person reads it, while it arrives and when it is complete.
 
 import { inWords, patch, spread } from "./altered.js";
 import { Chart, reading } from "./chart.js";
 import { NORMS, above, below, down, percent, plain, whole } from "./format.js";
 import { showPixels } from "./pad.js";
 
-// Altered pictures follow the slider when it rests so long.
+// Altered pictures follow the slider after it has rested for this long.
 const REST_MS = 60;
 
 const element = (id) => document.getElementById(id);
 
 export class AnswerView {
-  /** @param sized called with the chosen size of the attack, whenever there is another. */
+  /** @param sized called with the chosen size of the attack whenever it changes. */
   constructor(sized) {
     this.sized = sized;
     this.chart = new Chart(element("plot"));
-    // On a narrow screen the answer may be out of sight: then it is told in short.
+    // On a narrow screen the answer may be out of sight: then a short form is shown.
     const sight = new IntersectionObserver(([{ isIntersecting }]) => {
       element("strip").classList.toggle("needed", !isIntersecting);
     });
@@ -35,7 +35,7 @@ export class AnswerView {
     });
   }
 
-  /** Start afresh: other sizes will be chosen from. */
+  /** Start again: there will be other sizes to choose from. */
   forgetSize() {
     this.size = undefined;
     this.chosen = this.following = false;
@@ -45,7 +45,7 @@ export class AnswerView {
     this.#only("waiting").textContent = words;
   }
 
-  /** Say in a sentence what went wrong, and where more is written about it. */
+  /** Say in a sentence what went wrong, and link to an explanation. */
   problem({ title, detail, kind }) {
     const heading = document.createElement("strong");
     heading.textContent = title.replace(/[.?!]?$/, ".");
@@ -59,7 +59,7 @@ export class AnswerView {
     this.#only("problem").replaceChildren(...parts);
   }
 
-  /** Show what is known so far: a look, in the options of the request. */
+  /** Show a look, with the options of the request. */
   look(look, { norm, budget }) {
     this.#only("result");
     this.told = { ...look, norm };
@@ -126,8 +126,8 @@ export class AnswerView {
   #draw() {
     const { label, certified_size: certified, attacks, norm } = this.told;
     const { sizes } = attacks;
-    // Until a size is chosen, it is somewhat below what is certified, for the next answer may be so;
-    // and not 0, which is no attack.
+    // Until a size is chosen, use one somewhat below the certified size, as the next answer's may be
+    // smaller; but not 0, which is not an attack.
     if (!this.chosen) this.size = 0.8 * certified || sizes[Math.round(sizes.length * 0.4)];
     const at = Math.max(this.chosen ? 0 : 1, sizes.findLastIndex((size) => size <= this.size * (1 + 1e-9)));
     this.size = sizes[at];
@@ -149,7 +149,7 @@ export class AnswerView {
     element("reading").textContent = robust
       ? `An attack of this size can push the score of ${label.name} no lower than ${below(lowest)}, ` +
         `and that of any other label no higher than ${above(highest)}.`
-      : `This is more than is proven: such an attack might push the score of ${label.name} down to ` +
+      : `This is more than the certified size: such an attack might push the score of ${label.name} down to ` +
         `${below(lowest)}, and that of another label up to ${above(highest)}.`;
     clearTimeout(this.later);
     if (this.told.picture) this.later = setTimeout(() => this.#alter(), REST_MS);
@@ -194,7 +194,7 @@ export class AnswerView {
   }
 }
 
-/** How the answer came to its end. */
+/** How the answer ended. */
 function ended({ draws, stopped, budget, timing_ms: timing, compute }) {
   const where = `${whole(draws)} draws in ${whole(Math.ceil(timing.total))} ms on ${compute.device}`;
   if (stopped === "deadline") return `${where}; time ran out`;

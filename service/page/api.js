@@ -1,10 +1,10 @@
-// What the page asks the service. Nothing is certified here: every number comes from an answer.
+// The page's requests to the service. Nothing is certified here: every number comes from an answer.
 
-/** An error in words: a problem document, or that there was no answer at all. */
+/** An error in words: a problem document, or a note that there was no answer. */
 export class Problem extends Error {
   constructor({ title, detail, status = 0, ...members }) {
     super(detail || title);
-    // The type may lie below the path of a proxy; the page's own links are relative.
+    // The type may be below the path of a proxy; the page's own links are relative.
     const kind = /\/problems\/([a-z-]+)$/.exec(members.type)?.[1];
     Object.assign(this, { title, detail, status, members, kind });
   }
@@ -52,7 +52,7 @@ export async function models() {
   return (await (await send("models")).json()).models;
 }
 
-/** The pixels that would be certified, as a bitmap: what a browser makes of a file may differ. */
+/** The pixels that would be certified, as a bitmap: a browser may decode a file differently. */
 export async function decoded(picture, signal) {
   const response = await send("page/picture", {
     method: "POST",
@@ -64,7 +64,7 @@ export async function decoded(picture, signal) {
 }
 
 /**
- * Ask about a picture, and yield what the service tells: `look` at every look, then `answer`.
+ * Ask about a picture, and yield the service's events: `look` at every look, then `answer`.
  *
  * Read from the body, since EventSource can only GET.
  */

@@ -1,11 +1,11 @@
-// One bar for each label: the estimate, the interval of its measurement, and what an attacker of the
-// chosen size could make of it. The intervals are the service's own.
+// One bar for each label: the estimate, its measured interval, and the range that an attack of the
+// chosen size can reach. The intervals are the service's own.
 
 import { above, below } from "./format.js";
 
 const OTHERS = "all others";
 
-/** The lowest that the label, and the highest that any other, can be pushed to. */
+/** The lowest score to which the label, and the highest to which any other, can be pushed. */
 export function reading(look, at) {
   const { label, attacks } = look;
   const own = attacks.scores.find((score) => score.index === label.index);
@@ -22,11 +22,11 @@ export class Chart {
     this.rows = new Map();
   }
 
-  /** Draw a look or an answer at the number `at` of its sizes. */
+  /** Draw a look or an answer for its size number `at`. */
   draw(look, at, robust) {
     const { label, scores, attacks } = look;
     const shown = scores.slice(0, attacks.scores.length);
-    // All labels keep their places; of many only the first are here, and these stand by rank.
+    // All labels keep their places; if there are many, only the first are here, in order of rank.
     const order = attacks.others ? shown : shown.toSorted((a, b) => a.index - b.index);
     this.#arrange(order.map((score) => score.name), Boolean(attacks.others));
     for (const score of shown) {

@@ -6,13 +6,13 @@ export const NORMS = { l1: "L1", l2: "L2", linf: "L∞" };
 export function down(value, digits = 4) {
   if (value === 0) return "0";
   const unit = 10 ** (Math.floor(Math.log10(value)) - digits + 1);
-  // Numbers that already have so few digits must not lose their last to binary fractions.
+  // Numbers that already have this few digits must not lose their last to binary fractions.
   const whole = Math.round(value / unit);
   const floor = Math.abs(value / unit - whole) < 1e-9 ? whole : Math.floor(value / unit);
   return plain(Number((floor * unit).toPrecision(digits)));
 }
 
-/** A number as short as it is exact, without an exponent where a person would not use one. */
+/** The shortest exact form of a number, without an exponent where a person would not use one. */
 export function plain(value) {
   const options = { maximumSignificantDigits: 15, useGrouping: false };
   return value >= 1e-6 ? value.toLocaleString("en", options) : String(value);

@@ -1,4 +1,4 @@
-// The page: what is chosen on the left is asked, and what the service tells is shown on the right.
+// The page: sends the request chosen on the left, and shows the service's answer on the right.
 
 import { AnswerView } from "./answer.js";
 import { decoded, key, models, Problem, stream } from "./api.js";
@@ -7,13 +7,13 @@ import { Pad, pixelsOf, showPixels } from "./pad.js";
 import { receive, samplesOf } from "./pictures.js";
 import { curl, python } from "./snippets.js";
 
-// Looks come faster than an eye can follow; each is shown at least so long.
+// Looks come faster than an eye can follow; each is shown for at least this long.
 const LOOK_MS = 45;
 // A second stroke may follow the first.
 const STROKE_MS = 450;
-// Sizes of attack to choose from.
+// The number of attack sizes to choose from.
 const ATTACKS = 101;
-// Values of a picture that is altered here: more would keep the slider waiting.
+// The most values of a picture that is altered here: more would make the slider slow.
 const LARGEST = 2 ** 22;
 
 const NORM_HINTS = {
@@ -22,7 +22,7 @@ const NORM_HINTS = {
   linf: "Largest single change",
 };
 
-// What a person on this page can do, where the service speaks to programs.
+// Advice for a person on this page, where the service's own is for programs.
 const WORDS = {
   "not-a-picture": {
     title: "This file is not a picture that can be read",
@@ -45,7 +45,7 @@ const WORDS = {
   "deadline-before-first-look": {
     title: "This model is too slow for an answer in time",
     says: ({ members }) =>
-      `It made ${whole(members.draws)} draws, and the first look takes ${whole(members.draws_needed)}. ` +
+      `It made ${whole(members.draws)} draws, but the first look needs ${whole(members.draws_needed)}. ` +
       "Try again when fewer pictures are waiting.",
   },
 };
@@ -58,7 +58,7 @@ const USELESS = [
   "cannot-certify-preprocessing",
 ];
 
-/** What a file is instead of a picture, as far as the service could tell. */
+/** What a file is instead of a picture, as far as the service knows. */
 function found(detail) {
   const [, what] = /^[^:]+: (.+?)\. Accepted are /.exec(detail) ?? [];
   if (what === "an empty body") return "It is empty.";
@@ -77,7 +77,7 @@ const pad = new Pad(element("canvas"), () => {
 const view = new AnswerView(writeRequest);
 
 async function start() {
-  view.wait("Asking which models are served …");
+  view.wait("Loading the list of models …");
   try {
     state.models = await models();
   } catch (error) {
@@ -106,7 +106,7 @@ async function chooseModel() {
     const samples = await samplesOf(model);
     if (state.model !== model) return;
     showSamples(samples);
-    // Whoever was faster has drawn or dropped a picture.
+    // The user may already have drawn or dropped a picture.
     if (!state.picture) useFile(samples[0]);
   } catch (error) {
     fail(error, chooseModel);
@@ -146,7 +146,7 @@ function usePattern() {
 function useFile(picture) {
   element("pad-hint").hidden = true;
   pad.clear();
-  // A sample may be taken again.
+  // A sample may be chosen again.
   take({ ...picture });
 }
 
@@ -155,7 +155,7 @@ function clear() {
   view.wait(noPicture());
 }
 
-/** Have no picture, and nothing that could be done with one. */
+/** Show no picture, and disable everything that needs one. */
 function drop() {
   pad.clear();
   forget();
@@ -175,7 +175,7 @@ function forget() {
   element("canvas").setAttribute("aria-label", "An empty pad to draw on, or drop a picture.");
 }
 
-/** Have this picture certified, unless another comes within `ms`. */
+/** Certify this picture, unless another comes within `ms`. */
 function take(picture, ms = 0) {
   forget();
   state.picture = picture;
@@ -211,7 +211,7 @@ async function showOnPad(picture, signal) {
   pad.show(image);
 }
 
-/** The pixels that an answer is about, or null where they are too many to be altered here. */
+/** The pixels that an answer is about, or null if they are too many to be altered here. */
 function originalOf(picture, { width, height, mode }) {
   if (picture.pixels) return picture;
   const channels = mode === "RGB" ? 3 : 1;
@@ -221,7 +221,7 @@ function originalOf(picture, { width, height, mode }) {
   return (picture.original ??= { pixels: pixelsOf(picture.image, channels), width, height, channels });
 }
 
-/** What is chosen, as options of the request; an empty field leaves it to the service. */
+/** The chosen options of the request; an empty field is left to the service. */
 function chosen() {
   const { model } = state;
   const options = { model: `${model.name}:${model.version}` };
@@ -252,7 +252,7 @@ async function ask() {
         view.look(data, context);
         if (!still.matches) await pause(LOOK_MS);
       } else {
-        // What was left to the service is now known.
+        // Options that were left to the service are now known.
         element("confidence").value ||= data.confidence;
         element("draws").value ||= data.budget.asked;
         view.answer(data, originalOf(picture, data.picture));
@@ -265,7 +265,7 @@ async function ask() {
   }
 }
 
-/** Say what went wrong, and try again by itself where that helps. */
+/** Say what went wrong, and try again automatically if that helps. */
 function fail(error, again) {
   if (!(error instanceof Problem)) throw error;
   element("request").hidden = true;
@@ -305,7 +305,7 @@ function writeRequest(target) {
   const address = new URL(".", location.href).href;
   element("request").hidden = false;
   const { model, ...rest } = chosen();
-  // Size 0 is no attack, and no target that the service takes.
+  // Size 0 is not an attack, and not a target that the service accepts.
   const options = { ...(target ? { target } : {}), ...rest, model };
   element("curl").textContent = curl(address, state.picture, options);
   element("python").textContent = python(address.replace(/\/$/, ""), state.picture, options);
@@ -317,7 +317,7 @@ async function copy(button) {
     await navigator.clipboard.writeText(code.textContent);
     button.textContent = "Copied";
   } catch {
-    // Only pages from https and this very machine may write to the clipboard.
+    // Only pages from https or from this machine may write to the clipboard.
     getSelection().selectAllChildren(code);
     button.textContent = "Press Ctrl+C";
   }

@@ -1,10 +1,10 @@
-// The canvas: what is drawn on it, and the picture that is made of that for the model.
+// The canvas: the drawing, and the picture that is made from it for the model.
 
 const SIDE = 560;
-// Handwriting fills this part of the pictures that models of digits are trained with.
+// Handwriting fills this part of the pictures with which digit models are trained.
 const FILLED = 20 / 28;
 
-/** A square or oblong to draw on, in the proportions of a model's input. */
+/** A rectangle to draw on, in the proportions of a model's input. */
 export class Pad {
   /**
    * @param canvas the element.
@@ -21,7 +21,7 @@ export class Pad {
     canvas.addEventListener("pointercancel", () => this.#end());
   }
 
-  /** Take on the shape [channels, height, width] of a model's input, and clear. */
+  /** Take the shape [channels, height, width] of a model's input, and clear the canvas. */
   shape([channels, height, width]) {
     Object.assign(this, { channels, height, width });
     this.scale = Math.max(1, Math.floor(SIDE / Math.max(height, width)));
@@ -34,11 +34,11 @@ export class Pad {
   clear() {
     this.context.fillStyle = this.channels === 1 ? "#000000" : "#ffffff";
     this.context.fillRect(0, 0, this.canvas.width, this.canvas.height);
-    // Strokes on an empty pad may be centred; a picture that was put here stays where it is.
+    // Strokes on an empty pad may be centred; a picture that was placed here is not moved.
     this.onlyStrokes = true;
   }
 
-  /** Draw a test pattern: shades, edges and a disc, in colours where the model takes them. */
+  /** Draw a test pattern: shades, edges and a disc, in colours if the model accepts them. */
   drawPattern() {
     this.clear();
     const { context } = this;
@@ -57,7 +57,7 @@ export class Pad {
     this.onlyStrokes = false;
   }
 
-  /** Show a picture, as large as it fits. */
+  /** Show a picture as large as possible. */
   show(image) {
     this.clear();
     this.onlyStrokes = false;
@@ -106,7 +106,7 @@ export class Pad {
     this.drawn();
   }
 
-  /** The picture as the model takes it: {bytes, type, name, width, height, centred}. */
+  /** The picture in the model's format: {bytes, type, name, width, height, centred}. */
   picture() {
     const centred = this.channels === 1 && this.onlyStrokes;
     const source = (centred && centre(this.canvas)) || this.canvas;
@@ -144,7 +144,7 @@ function shrink(canvas, scale, channels) {
   return Uint8Array.from(sums, (sum) => Math.round(sum / scale ** 2));
 }
 
-/** Bring what is drawn to the size and the middle that handwriting has in training pictures. */
+/** Scale and centre the drawing like handwriting in training pictures. */
 function centre(canvas) {
   const { width, height } = canvas;
   const box = ink(canvas);
@@ -160,7 +160,7 @@ function centre(canvas) {
   return other;
 }
 
-/** The box round all ink, and the ink's centre of mass. */
+/** The box around all ink, and the ink's centre of mass. */
 function ink(canvas) {
   const { width, height } = canvas;
   const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
@@ -182,7 +182,7 @@ function ink(canvas) {
   return { left, top, width: right - left, height: bottom - top, x: x / mass, y: y / mass };
 }
 
-/** The values of an opaque bitmap, pixel by pixel; of a grey one each pixel's only one. */
+/** The values of an opaque bitmap, pixel by pixel; a grey one has one value per pixel. */
 export function pixelsOf(image, channels) {
   const context = new OffscreenCanvas(image.width, image.height).getContext("2d");
   context.drawImage(image, 0, 0);

@@ -1,4 +1,4 @@
-// Where pictures come from besides the pad: files, the clipboard, a drop, and samples.
+// Sources of pictures besides the pad: files, the clipboard, a drop, and samples.
 
 import { bytes } from "./api.js";
 
@@ -9,7 +9,7 @@ function words(file) {
   return text[0].toUpperCase() + text.slice(1);
 }
 
-/** The samples that a model's bundle brings, as pictures to take. */
+/** The samples in a model's bundle, as pictures to choose from. */
 export function samplesOf({ name, version, samples }) {
   const folder = `page/samples/${encodeURIComponent(`${name}:${version}`)}`;
   const take = async (file) => {
@@ -20,13 +20,13 @@ export function samplesOf({ name, version, samples }) {
 }
 
 export function takeFile(file) {
-  // The service looks at the bytes; a type that is no picture's would have it read them otherwise.
+  // The service looks at the bytes; with a type that is not a picture's it would parse them differently.
   const type = file.type.startsWith("image/") ? file.type : "application/octet-stream";
-  // Names are for the request to copy; from a clipboard there is none worth keeping.
+  // The name is shown in the request to copy; a picture from the clipboard has no useful one.
   return { bytes: file, type, name: file.name || "picture" };
 }
 
-/** Call `take` with every file that is chosen, pasted or dropped. */
+/** Call `take` with every chosen, pasted or dropped file. */
 export function receive(input, dropping, take) {
   const takeFirst = (files) => files.length && take(takeFile(files[0]));
   input.addEventListener("change", () => {

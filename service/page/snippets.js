@@ -1,4 +1,4 @@
-// The request as an application sends it: by curl, and by the Python client.
+// The request as an application sends it: with curl, and with the Python client.
 
 import { key } from "./api.js";
 

@@ -240,7 +240,7 @@ def test_the_slider_changes_whether_it_is_robust(visitor: Visitor) -> None:
     asked = visitor.asked
     visitor.slider.press("End")
     expect(visitor.pill).to_have_text("Not robust")
-    expect(visitor.page.locator("#reading")).to_contain_text("more than is proven")
+    expect(visitor.page.locator("#reading")).to_contain_text("more than the certified size")
     visitor.slider.press("Home")
     expect(visitor.pill).to_have_text("Robust")
     visitor.page.get_by_role("button", name="certified", exact=False).first.click()
