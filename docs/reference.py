@@ -27,7 +27,7 @@ ROOT = ZOO.parents[1]
 def document() -> str:
     """Return the whole reference."""
     parts = (commands(), settings(), routes(), metrics(), recipes())
-    head = "Written from the code by `python -m docs.reference`; a test holds it to that.\n"
+    head = "Written from the code by `python -m docs.reference`; a test compares the two.\n"
     return "\n".join(["# Reference\n", head, *("\n".join(part) + "\n" for part in parts)])
 
 
@@ -56,7 +56,12 @@ def _help(path: tuple[str, ...]) -> list[str]:
 
 def settings() -> list[str]:
     """Return the table of settings, each an environment variable."""
-    lines = ["## Settings", "", "Lists have commas between. An empty variable is not set.", ""]
+    lines = [
+        "## Settings",
+        "",
+        "Lists are separated by commas. An empty variable counts as not set.",
+        "",
+    ]
     lines += ["| variable | default | allowed | meaning |", "| --- | --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         default = "" if field.default in (None, PydanticUndefined) else _shown(field.default)
@@ -64,12 +69,12 @@ def settings() -> list[str]:
         lines.append(f"| `PIXELDP_{name.upper()}` | {default} | {meaning} |")
     lines += [
         "",
-        "These are read by the name alone, by commands too:",
+        "These variables are read by commands, too:",
         "",
         "| variable | meaning |",
         "| --- | --- |",
-        "| `PIXELDP_BUILDERS` | Modules and files, with commas between, whose functions bundles "
-        "may name to build their networks. Whatever is in them is run: name only what you trust. |",
+        "| `PIXELDP_BUILDERS` | Modules and files, separated by commas, whose functions bundles "
+        "may name to build their networks. Their code is run: name only what you trust. |",
     ]
     return lines
 
@@ -81,7 +86,7 @@ def _shown(value: Any) -> str:
 
 
 def routes() -> list[str]:
-    """Return what can be asked over HTTP, with the options of the query."""
+    """Return the HTTP routes, with the options of their queries."""
     description = create_app(Settings(), on_broken=print).openapi()
     lines = ["## HTTP"]
     for path, methods in description["paths"].items():

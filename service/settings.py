@@ -1,4 +1,4 @@
-"""Settings, from the environment (``PIXELDP_…``) and the command line, checked at start."""
+"""Settings from the environment (``PIXELDP_…``) and the command line, checked at start."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,7 +15,7 @@ from service.http import address
 from service.system import devices
 from service.system.environment import PREFIX, Environment
 
-# More workers than any machine has use for.
+# More workers than any machine needs.
 _MOST_WORKERS = 1024
 
 
@@ -28,114 +28,124 @@ class Settings(BaseSettings):
 
     host: str = Field(
         "127.0.0.1",
-        description="The address to listen on, or its name; others than this machine's own need "
-        "keys. 0.0.0.0 is every address of IPv4, and :: every one of IPv6 and IPv4.",
+        description="The address to listen on, or a name for it; any address except loopback needs "
+        "keys. 0.0.0.0 is every IPv4 address, and :: every IPv6 and IPv4 address.",
     )
     port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        8000, description="The port; 0 takes a free one and prints it."
+        8000, description="The port; 0 chooses a free one and prints it."
     )
     root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*/?$", max_length=200)] = Field(
         "",
-        description="The path that a proxy has put the service at, such as /pixeldp; whether or "
-        "not it takes that off the requests' paths.",
+        description="The path at which a proxy offers the service, such as /pixeldp, whether "
+        "or not the proxy removes it from the requests' paths.",
     )
     models: Annotated[list[Path], Field(min_length=1)] = Field(
         [ZOO / "mnist-cnn"],
-        description="Bundles to serve: folders, or names of the zoo, with commas between; the "
-        "first answers who names none.",
+        description="Bundles to serve: folders, or names of the zoo, separated by commas. The "
+        "first answers requests that name no model.",
     )
     default_model: str | None = Field(
         None,
-        description="The model that answers who names none, as name or name:version (without a "
-        "version the highest that is served); by default the first that is given at start. When "
-        "it is served no longer, no other takes its place.",
+        description="The model that answers requests that name none, as name or name:version "
+        "(without a version, the highest one served); by default the first one given at start. "
+        "When it is no longer served, no other model takes its place.",
     )
     devices: str = Field(
         "auto",
-        description="auto (each GPU, else one worker a processor, as far as a container's limit "
-        "allows), or a list such as cuda:0,cuda:1 or cpu,cpu",
+        description="auto (a worker for each GPU, or else for each processor, within the "
+        "container's limit), or a list such as cuda:0,cuda:1 or cpu,cpu.",
     )
-    precision: Precision | None = Field(None, description="The fastest here, if not given.")
+    precision: Precision | None = Field(
+        None, description="The number format of h; by default the fastest on each device."
+    )
     provider: Literal["auto", "pytorch", "openvino"] = Field(
         "auto",
-        description="What runs networks. auto: OpenVINO on processors, if it is installed "
-        "(pixeldp[openvino]) and measures faster, else PyTorch.",
+        description="What runs networks. auto: OpenVINO on CPUs, if it is installed "
+        "(pixeldp[openvino]) and is measured to be faster, or else PyTorch.",
     )
     pass_size: Annotated[int, Field(ge=8, le=16_384)] | None = Field(
-        None, description="Slots of a forward pass; measured at start, if not given."
+        None, description="The number of slots in a pass; by default measured at start."
     )
     compile: bool = Field(
-        True, description="Whether to compile models in the background and use what is faster."
+        True,
+        description="Whether to compile models in the background, and use the compiled "
+        "one if faster.",
     )
     queue: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        1024, description="Pictures that may wait for a worker; more are refused."
+        1024, description="The number of pictures that may wait for a worker; more are refused."
     )
     queue_bytes: Annotated[int, Field(ge=1, le=2**60)] = Field(
         512 * 2**20,
-        description="Bytes that the front process may hold for clients in all: what it receives, "
-        "what waits, and answers that have not been taken (one large request always may).",
+        description="The bytes that the front process may hold for all clients: requests that it "
+        "receives, pictures that wait, and answers that are not read yet (one large request is "
+        "always allowed).",
     )
     stall_seconds: Annotated[float, Field(ge=1, le=86_400)] = Field(
         10.0,
-        description="A worker that shows no sign of life for so long is replaced, and one that "
-        "makes no pass while it has work (but a pass may take 20 times as long as it should).",
+        description="A worker is replaced after this long without a sign of life, or without a "
+        "pass while it has work (but a pass may take 20 times as long as expected).",
     )
     check_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
         60.0,
-        description="How long after a self-check a worker has the next: it certifies a probe "
-        "picture with each model, and is replaced if its votes are not as before; 0 is never.",
+        description="The time between a worker's self-checks: it certifies a probe picture "
+        "with each model, and is replaced if its votes are not as before. 0: none.",
     )
     load_seconds: Annotated[float, Field(ge=1, le=86_400)] = Field(
-        300.0, description="How long a worker may take to load its models, from a slow disk, too."
+        300.0, description="The time in which a worker must load its models, even from a slow disk."
     )
     stop_delay_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         0.5,
-        description="After a signal to stop, readiness fails at once, but requests are taken for "
-        "so long, until balancers have seen it.",
+        description="After a signal to stop, readiness fails at once, but requests are "
+        "accepted for this long, so that load balancers notice.",
     )
 
     repository: Path | None = Field(
-        None, description="A folder of bundles that may be loaded while serving; by default none."
+        None,
+        description="A folder of bundles that may be loaded while the service runs; by "
+        "default none.",
     )
 
     keys: Path | None = Field(
-        None, description="The file of API keys, made by pixeldp keys add; none: no keys are asked."
+        None,
+        description="The file of API keys, made by pixeldp keys add; without it no keys "
+        "are needed.",
     )
     allow_keyless: bool = Field(
-        False, description="Serve without keys to other machines, too, not only on loopback."
+        False, description="Serve other machines without keys, too, not only on loopback."
     )
     cors_origins: list[str] = Field(
         [],
         description="Other sites whose pages may use the service, as https://name or "
-        "http://name:port; * is all. By default none.",
+        "http://name:port; * means all. By default none.",
     )
     hosts: list[str] = Field(
         [],
-        description="Names by which clients may call a service without keys, beside addresses and "
+        description="Names by which clients may call a service without keys, besides addresses and "
         "names without a dot. By default none.",
     )
 
     shrink: bool = Field(
         True,
-        description="Whether draw budgets shrink when many pictures wait, before any is shed, and "
-        "when a model is too slow for a first look by a request's deadline.",
+        description="Whether draw budgets shrink when many pictures wait, before any is "
+        "refused, and when a model is too slow to reach its first look by a request's "
+        "deadline.",
     )
 
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.95, description="η where a request names none."
+        0.95, description="The confidence η of requests that state none."
     )
     max_draws: Annotated[int, Field(ge=LEAST_DRAWS, le=2**23 - 1)] = Field(
-        1000, description="The most draws for a picture where a request names none."
+        1000, description="The draw budget of requests that state none."
     )
     # Beyond this the squares of soft scores would not fit their integers.
     max_draws_limit: Annotated[int, Field(ge=LEAST_DRAWS, le=2**23 - 1)] = Field(
-        100_000, description="The most that a request may name."
+        100_000, description="The largest draw budget that a request may state."
     )
     timeout_ms: Annotated[int, Field(ge=1000, le=86_400_000)] = Field(
-        30_000, description="Milliseconds from arrival to the answer where a request names none."
+        30_000, description="Milliseconds from arrival to answer, for requests that state none."
     )
     timeout_ms_limit: Annotated[int, Field(ge=1000, le=86_400_000)] = Field(
-        600_000, description="The most that a request may name."
+        600_000, description="The longest time-out that a request may state."
     )
 
     max_bytes: Annotated[int, Field(ge=1024, le=2**30)] = Field(
@@ -149,12 +159,12 @@ class Settings(BaseSettings):
     )
 
     log_format: Literal["auto", "console", "json"] = Field(
-        "auto", description="auto: console at a terminal, else JSON, a line each."
+        "auto", description="auto: console at a terminal, otherwise JSON lines."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info",
-        description="What is logged; info has a line for each request but probes and refusals for "
-        "lack of room, keys or rate, which only debug has.",
+        description="The lowest level to log. info has a line for each request, except for "
+        "probes and for refusals because of load, keys or rate, which only debug shows.",
     )
 
     @field_validator("host")
@@ -191,8 +201,8 @@ class Settings(BaseSettings):
             sent = f"{parts.scheme}://{parts.netloc}".lower()
             if site != "*" and (site != sent or parts.scheme not in ("http", "https")):
                 raise ValueError(
-                    f"{site!r} is no site; browsers send https://name or http://name:port, in "
-                    "small letters and without a path, and * stands for all"
+                    f"{site!r} is not a site; browsers send https://name or http://name:port, in "
+                    "lower case and without a path, and * means all"
                 )
         return sites
 
@@ -226,7 +236,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return where settings come from: the command line first, then the environment."""
+        """Return the sources of settings: the command line first, then the environment."""
         return init_settings, Environment(settings_cls)
 
     @property
@@ -242,11 +252,11 @@ class Settings(BaseSettings):
 
 
 def explain(error: ValidationError, options: set[str]) -> str:
-    """Return in one sentence for each setting that is wrong what it is and what is allowed.
+    """Say for each wrong setting, in one sentence, its value and what is allowed.
 
     Args:
         error: of :class:`Settings`.
-        options: the names of the settings that were given on the command line.
+        options: the names of the settings given on the command line.
     """
     return "; ".join(_sentence(dict(one), options) for one in error.errors(include_url=False))
 
@@ -270,7 +280,7 @@ def _shown(value: Any) -> str:
 
 
 def allowed(name: str) -> str:
-    """Say which values a setting may have; nothing if its description says it."""
+    """Say which values a setting may have; empty if its description says it."""
     schema = Settings.model_json_schema()["properties"][name]
     kinds: list[dict[str, Any]] = schema.get("anyOf", [schema])
     kind = next(one for one in kinds if one.get("type") != "null")
@@ -289,7 +299,7 @@ def allowed(name: str) -> str:
 
 
 def _range(kind: dict[str, Any]) -> str:
-    """Say between which bounds a number lies; all of them have two."""
+    """Say the bounds of a number; every setting has both."""
     least, above = kind.get("minimum"), kind.get("exclusiveMinimum")
     most, below = kind.get("maximum"), kind.get("exclusiveMaximum")
     lower = f"above {above:,}" if least is None else f"from {least:,}"

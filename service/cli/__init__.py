@@ -1,1 +1,1 @@
-"""Commands of ``pixeldp``, one module for each. Nothing heavy is imported at the top of any."""
+"""The commands of ``pixeldp``. No module here imports anything heavy at its top."""

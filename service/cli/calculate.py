@@ -1,6 +1,6 @@
 """``pixeldp size``, ``bounds``, ``plan`` and ``verify``: the certification mathematics by hand.
 
-The same functions that answer pictures, for those who plan a deployment or check one. They are
+These are the functions that answer pictures, for planning a deployment or checking one. They are
 imported inside the commands, so that help appears at once.
 """
 
@@ -13,7 +13,7 @@ import typer
 
 from models.certification.names import MECHANISM_NORMS, Bound, Mechanism
 
-# True scores of the label for which a plan says how many draws they take.
+# The true scores of the label for which a plan states the number of draws.
 PLANNED_SCORES = (1.0, 0.9999, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -26,8 +26,10 @@ def size(
             help="gaussian, laplace, pixeldp-gaussian, pixeldp-laplace, analytic-gaussian, renyi"
         ),
     ],
-    lower: Annotated[float, typer.Option(min=0, max=1, help="On the label's expected score.")],
-    upper: Annotated[float, typer.Option(min=0, max=1, help="On every rival's.")],
+    lower: Annotated[
+        float, typer.Option(min=0, max=1, help="Lower bound on the label's expected score.")
+    ],
+    upper: Annotated[float, typer.Option(min=0, max=1, help="Upper bound on that of every rival.")],
     scale: Annotated[float, typer.Option(help="σ or b.")],
     sensitivity: Annotated[float, typer.Option(help="Δ of g, preprocessing included.")] = 1.0,
     as_json: Json = False,
@@ -43,9 +45,9 @@ def bounds(
     method: Annotated[Bound, typer.Option()],
     sum_: Annotated[float, typer.Option("--sum", help="Σx of the scores x in [0, 1].")],
     draws: Annotated[int, typer.Option(min=1, help="n.")],
-    alpha: Annotated[float, typer.Option(help="Chance that one side is wrong.")],
+    alpha: Annotated[float, typer.Option(help="The probability that one side is wrong.")],
     sum_squares: Annotated[
-        float | None, typer.Option(help="Σx²; by default Σx, as for votes.")
+        float | None, typer.Option(help="Σx²; by default Σx, which is right for votes.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -70,16 +72,16 @@ def bounds(
 
 def plan(
     scale: Annotated[float, typer.Option(help="σ or b.")],
-    target: Annotated[float, typer.Option(help="The size needed, in the model's norm.")],
+    target: Annotated[float, typer.Option(help="The size that you need, in the model's norm.")],
     sensitivity: Annotated[float, typer.Option(help="Δ of g, preprocessing included.")] = 1.0,
     mechanism: Annotated[Mechanism, typer.Option()] = "gaussian",
     confidence: Annotated[float, typer.Option(help="η.")] = 0.95,
-    labels: Annotated[int, typer.Option(min=2, help="How many labels there are.")] = 10,
+    labels: Annotated[int, typer.Option(min=2, help="The number of labels.")] = 10,
     as_json: Json = False,
 ) -> None:
-    """Say how many draws a target takes, by how much of the true score the label has.
+    """Print how many draws a target takes, for several true scores of the label.
 
-    Worst case: one rival has all the rest. By votes, in target mode, with the pilot's draws.
+    The worst case: one rival has all the rest. For votes, with a target, including the pilot.
     """
     from models.certification.question import Question
     from models.certification.reach import draws_needed
@@ -109,7 +111,7 @@ def plan(
 
 
 def _most(mechanism: Mechanism, score: float, scale: float, sensitivity: float) -> float | None:
-    """Return the size at the true score itself, which no number of draws exceeds."""
+    """Return the size at the true score, which no number of draws exceeds."""
     from models.certification.certificates import DEFAULT, size
 
     if score == 1:
@@ -130,11 +132,11 @@ def verify(
 ) -> None:
     """Compute an answer again from its own evidence, and fail if anything in it differs.
 
-    The exit status is 1 if anything differs, and 2 if this is no answer with evidence.
+    The exit status is 1 if anything differs, and 2 if it is not an answer with evidence.
     """
     from models.verification import WORD, MalformedAnswerError, parse, verify
 
-    # Bytes, whose encoding json finds out: Windows' shells write UTF-16, and byte-order marks.
+    # Bytes, whose encoding json detects: Windows' shells write UTF-16, and byte-order marks.
     text = sys.stdin.read() if str(answer) == "-" else answer.read_bytes()
     try:
         document = parse(text)
@@ -151,7 +153,7 @@ def verify(
         f"everything follows: label {document['label']['index']}, certified size "
         f"{document['certified_size']} in {document['norm']}, confidence {document['confidence']}"
     )
-    typer.echo(f"only the service's word, or what was asked: {', '.join(WORD)}")
+    typer.echo(f"only the service's word, or the question: {', '.join(WORD)}")
 
 
 def register(app: typer.Typer) -> None:

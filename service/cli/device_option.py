@@ -8,12 +8,12 @@ from service.system import devices
 
 DeviceOption = Annotated[
     str | None,
-    typer.Option("--device", help="cpu, cuda or cuda:N; by default CUDA where there is a GPU."),
+    typer.Option("--device", help="cpu, cuda or cuda:N; by default CUDA if there is a GPU."),
 ]
 
 
 def check_device(name: str | None) -> None:
-    """Refuse what is no device, or certainly none here, while PyTorch is not imported yet.
+    """Refuse a name that is no device, or certainly none here, before PyTorch is imported.
 
     Raises:
         ValueError: says what is expected, or why it cannot be used.
@@ -27,5 +27,5 @@ def check_device(name: str | None) -> None:
     if name != "cpu" and not devices.built_for_cuda():
         raise ValueError(
             f"device {name!r} cannot be used here (the installed PyTorch is built without CUDA); "
-            "leave out --device, or install a PyTorch with CUDA"
+            "omit --device, or install a PyTorch with CUDA"
         )

@@ -1,4 +1,4 @@
-"""``pixeldp evaluate``: what a model's predictions are worth on labelled pictures."""
+"""``pixeldp evaluate``: the figures of a model on labelled pictures."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,7 +18,7 @@ def _radii(text: str | None) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError:
-        raise typer.BadParameter(f"expected numbers with commas between, not {text!r}") from None
+        raise typer.BadParameter(f"expected numbers separated by commas, not {text!r}") from None
 
 
 def _attacks(text: str | None) -> "tuple[AttackName, ...]":
@@ -38,23 +38,30 @@ def evaluate(
             help="mnist, svhn, cifar10, cifar100, imagenet, digits, an .npz, or a folder."
         ),
     ],
-    root: Annotated[Path | None, typer.Option(help="Folder that holds a named data set.")] = None,
-    split: Annotated[Literal["test", "train"], typer.Option(help="Of a named data set.")] = "test",
-    download: Annotated[bool, typer.Option(help="Let torchvision fetch the data set.")] = False,
-    every: Annotated[int, typer.Option(min=1, help="Take every so many-th picture.")] = 1,
+    root: Annotated[Path | None, typer.Option(help="The folder of a named data set.")] = None,
+    split: Annotated[
+        Literal["test", "train"], typer.Option(help="The part of a named data set.")
+    ] = "test",
+    download: Annotated[bool, typer.Option(help="Let torchvision download the data set.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="Evaluate every N-th picture only.")] = 1,
     draws: Annotated[int, typer.Option(min=64, help="Noise draws for each picture.")] = 1000,
-    confidence: Annotated[float, typer.Option(help="Of each picture's certificate.")] = 0.999,
+    confidence: Annotated[float, typer.Option(help="The confidence of each certificate.")] = 0.999,
     radii: Annotated[
-        str | None, typer.Option(help="Sizes to report, with commas between; by norm if left out.")
+        str | None,
+        typer.Option(help="Sizes to report, separated by commas; by default chosen by norm."),
     ] = None,
-    norm: Annotated[Norm | None, typer.Option(help="Of the sizes; the model's own.")] = None,
+    norm: Annotated[
+        Norm | None, typer.Option(help="The norm of sizes; by default the model's own.")
+    ] = None,
     attack: Annotated[
         str | None,
         typer.Option(help="Attack at each size, too: pgd, carlini-wagner, or pgd,carlini-wagner."),
     ] = None,
-    attack_pictures: Annotated[int, typer.Option(min=1, help="How many to attack.")] = 100,
+    attack_pictures: Annotated[
+        int, typer.Option(min=1, help="The number of pictures to attack.")
+    ] = 100,
     attack_steps: Annotated[int, typer.Option(min=1, help="Gradient steps.")] = 20,
-    attack_draws: Annotated[int, typer.Option(min=1, help="Noise draws a gradient.")] = 16,
+    attack_draws: Annotated[int, typer.Option(min=1, help="Noise draws for each gradient.")] = 16,
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -68,22 +75,24 @@ def evaluate(
     device: DeviceOption = None,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="What the network runs in; by default the fastest here."),
+        typer.Option(help="The number format; by default the fastest here."),
     ] = None,
     provider: Annotated[
         Literal["pytorch", "openvino"] | None,
         typer.Option(help="What runs the network; by default the fastest here."),
     ] = None,
-    pass_size: Annotated[int, typer.Option(min=1, help="Draws in a forward pass.")] = 256,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU; all by default.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise and of the attacks.")] = 0,
+    pass_size: Annotated[int, typer.Option(min=1, help="The number of draws in a pass.")] = 256,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all.")] = None,
+    seed: Annotated[int, typer.Option(help="The seed of the noise and of attacks.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    write: Annotated[bool, typer.Option("--write", help="Keep the figures in the bundle.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the figures into the bundle.")
+    ] = False,
 ) -> None:
     """Measure a bundle's accuracy and certified accuracy, and its accuracy under attack.
 
-    With the same seed, provider, precision, pass size and threads the figures come out the same
-    again on the same machine.
+    With the same seed, provider, precision, pass size and threads, the figures are the same again
+    on the same machine.
     """
     sizes, names = _radii(radii), _attacks(attack)
 
@@ -97,7 +106,7 @@ def evaluate(
     folder = locate(bundle)
     if write and folder != bundle:
         raise ValueError(
-            f"--write: {bundle} is the bundle that comes with the project; copy it first, and "
+            f"--write: {bundle} is a bundle that comes with the project; copy it first, and "
             f"evaluate the copy: cp -r {folder} COPY"
         )
     check_device(device)
@@ -160,7 +169,7 @@ def _table(evaluation: "Evaluation") -> str:
     largest = evaluation.largest_size
     if largest is not None and any(at.radius > largest for at in evaluation.certified):
         lines.append(
-            f"{evaluation.max_draws:,} draws certify at most {largest:.4g}, when "
+            f"{evaluation.max_draws:,} draws certify at most {largest:.4g}, if "
             "all agree: for larger sizes raise --draws, or train with a larger --scale"
         )
     if evaluation.baseline:

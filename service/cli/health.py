@@ -1,6 +1,6 @@
 """``pixeldp health``: asks a service on this machine whether it answers pictures.
 
-The image's health check runs it every few seconds, so it imports next to nothing.
+The image's health check runs it every few seconds, so it imports almost nothing.
 """
 
 import json
@@ -19,18 +19,18 @@ READY = 200
 
 def health(
     host: Annotated[
-        str | None, typer.Option(help="Where the service listens (PIXELDP_HOST, or 127.0.0.1).")
+        str | None, typer.Option(help="The service's address (PIXELDP_HOST, or 127.0.0.1).")
     ] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Its port (PIXELDP_PORT, or 8000).")
     ] = None,
 ) -> None:
-    """Ask a service on this machine whether pictures are answered; if not, end with status 1.
+    """Ask a service on this machine whether it answers pictures; if not, end with status 1.
 
-    It is asked straight, past any proxy; one that listens at every address, at this machine's own.
+    No proxy is used. A service that listens on every address is asked on loopback.
     """
     given = os.environ.get("PIXELDP_PORT", "").strip()
-    # Kubernetes has a variable of that name, too, whose value is no number.
+    # Kubernetes sets a variable of the same name, whose value is not a number.
     port = port or (int(given) if given.isdecimal() else PORT)
     host = clean(host or os.environ.get("PIXELDP_HOST", "").strip() or HOST)
     reasons = []

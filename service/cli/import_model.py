@@ -29,34 +29,36 @@ if TYPE_CHECKING:
     from models.importing.sources import Source
     from models.importing.wanted import Noise
 
-Numbers = Annotated[str | None, typer.Option(help="One for each channel, with commas between.")]
+Numbers = Annotated[str | None, typer.Option(help="One for each channel, separated by commas.")]
 
 
 def import_(
     source: Annotated[
         str,
         typer.Argument(
-            help="A name of torchvision's (resnet50), an exported program (net.pt2), or "
+            help="A torchvision name (resnet50), an exported program (net.pt2), or a "
             "module:function or file.py:function that builds a network."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
+    out: Annotated[Path, typer.Option(help="The folder of the bundle.")],
     weights: Annotated[
-        Path | None, typer.Option(help="State dict: .safetensors, or .pth without other objects.")
+        Path | None,
+        typer.Option(help="The state dict: .safetensors, or .pth without other objects."),
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(help="A file with one on each line, or names with commas between.")
+        str | None,
+        typer.Option(help="A file with a name on each line, or names separated by commas."),
     ] = None,
     input_: Annotated[
-        str | None, typer.Option("--input", help="Channels x height x width, as 3x224x224.")
+        str | None, typer.Option("--input", help="Channels x height x width, such as 3x224x224.")
     ] = None,
     mean: Numbers = None,
     std: Numbers = None,
     denoiser: Annotated[
         Path | None,
         typer.Option(
-            help="Put this bundle's denoiser in front, with the noise that it has learnt; a "
-            "folder, or a name of the zoo."
+            help="Put this bundle's denoiser in front, with its noise: a folder, or a name of the "
+            "zoo."
         ),
     ] = None,
     mechanism: MechanismOption = None,
@@ -65,29 +67,29 @@ def import_(
     epsilon: Epsilon = None,
     delta: Delta = None,
     norm: NormOption = None,
-    scoring: Annotated[Scoring, typer.Option(help="What a draw says.")] = "votes",
-    name: Annotated[str | None, typer.Option(help="Of the bundle; after the source.")] = None,
-    version: Annotated[str, typer.Option(help="Of the bundle, a number.")] = "1",
+    scoring: Annotated[Scoring, typer.Option(help="How draws score labels.")] = "votes",
+    name: Annotated[
+        str | None, typer.Option(help="The bundle's name; by default from the source.")
+    ] = None,
+    version: Annotated[str, typer.Option(help="The bundle's version, a number.")] = "1",
     picture: Annotated[
-        Path | None, typer.Option(help="A picture to try; a made-up one by default.")
+        Path | None, typer.Option(help="A picture to try; by default a made-up one.")
     ] = None,
     samples: Annotated[
         Path | None,
-        typer.Option(help="A folder of PNG or JPEG pictures for the page to offer, 12 at most."),
+        typer.Option(help="A folder of at most 12 PNG or JPEG pictures, which the page offers."),
     ] = None,
     device: DeviceOption = None,
     draws: Annotated[int, typer.Option(min=64, help="Noise draws for the picture.")] = 256,
-    confidence: Annotated[float, typer.Option(help="Of the picture's certificate.")] = 0.95,
-    force: Annotated[bool, typer.Option("--force", help="Replace the bundle that is there.")] = (
-        False
-    ),
+    confidence: Annotated[float, typer.Option(help="The confidence of its certificate.")] = 0.95,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = (False),
 ) -> None:
     """Make a bundle of a classifier made elsewhere, or say why it cannot be certified.
 
-    The noise goes into the image, or where the denoiser has it; normalisation comes after the
-    noise. A Python function's module is looked for among the installed packages, on PYTHONPATH and
-    in the current folder, and is run: give only what you trust. timm:, cohen:, hf: and onnx: are
-    reserved for sources to come.
+    The noise is added to the image, or where the denoiser has it; normalisation follows the noise.
+    The module of a Python function is searched among the installed packages, on PYTHONPATH and in
+    the current folder, and its code runs: use only code that you trust. timm:, cohen:, hf: and
+    onnx: are reserved for future sources.
     """
     from models.certification.question import Question
     from models.importing.wanted import Wanted, check_wanted, needs_input
@@ -146,7 +148,7 @@ def _noise(
     norm: Norm | None,
     denoiser: Path | None,
 ) -> "tuple[Noise | Bundle, Norm]":
-    """Return the noise that the options give, or the denoiser with its own; and the sizes' norm."""
+    """Return the noise of the options, or the denoiser with its own; and the norm of sizes."""
     from models.bundle import locate, read_bundle
     from models.importing.wanted import Noise
 
@@ -155,13 +157,15 @@ def _noise(
         return noise, norm or MECHANISM_NORMS[mechanism]
     front = read_bundle(locate(denoiser))
     if noise != Noise():
-        raise ValueError("a denoiser brings the noise that it was trained for; leave out the noise")
+        raise ValueError(
+            "a denoiser has the noise for which it was trained; omit the noise's options"
+        )
     return front, front.manifest.sensitivity.input_norm
 
 
 @contextmanager
 def _naming_fields() -> Iterator[None]:
-    """Have a description that is out of range say in one sentence which of its fields it is."""
+    """Turn an error of the description into one sentence that names the wrong field."""
     from pydantic import ValidationError
 
     try:
@@ -173,11 +177,11 @@ def _naming_fields() -> Iterator[None]:
 
 
 def _warn(found: "Source", imported: "Imported") -> None:
-    """Say on standard error what of the weights is random, or was left out."""
+    """Say on standard error which weights are random, and which were left out."""
     if found.tensors is None and found.network == "torchvision":
         typer.echo(
-            "without --weights its weights are random: it knows nothing, and is for measuring "
-            "speed alone",
+            "without --weights its weights are random: it knows nothing, and can only be used "
+            "to measure speed",
             err=True,
         )
     elif found.tensors is None and found.network == "python":
@@ -189,7 +193,9 @@ def _warn(found: "Source", imported: "Imported") -> None:
     left_out = imported.bundle.manifest.training["imported"].get("left_out", [])
     if left_out:
         shown = ", ".join(left_out[:5]) + (", …" if len(left_out) > 5 else "")
-        typer.echo(f"left out of the weights, as no part of the network: {shown}", err=True)
+        typer.echo(
+            f"left out of the weights, because they do not belong to the network: {shown}", err=True
+        )
 
 
 def _report(out: Path, imported: "Imported", picture: Path | None) -> str:
@@ -210,7 +216,7 @@ def _report(out: Path, imported: "Imported", picture: Path | None) -> str:
     else:
         lines.append(
             f"{what}: {label} leads, but {inquiry.total.draws} draws certify nothing. A classifier "
-            "that never saw noise needs less of it, or a denoiser: pixeldp train --denoiser"
+            "that never saw noise needs less noise, or a denoiser: pixeldp train --denoiser"
         )
     return "\n".join(lines)
 
@@ -220,7 +226,9 @@ def _shape(text: str | None) -> tuple[int, int, int] | None:
         return None
     parts = text.lower().split("x")
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):
-        raise typer.BadParameter(f"expected channels x height x width, as 3x224x224, not {text!r}")
+        raise typer.BadParameter(
+            f"expected channels x height x width, such as 3x224x224, not {text!r}"
+        )
     channels, height, width = map(int, parts)
     return channels, height, width
 
@@ -229,7 +237,7 @@ def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
     try:
         return None if text is None else tuple(map(float, text.split(",")))
     except ValueError:
-        raise typer.BadParameter(f"--{name}: expected numbers with commas between") from None
+        raise typer.BadParameter(f"--{name}: expected numbers separated by commas") from None
 
 
 def _labels(text: str | None) -> tuple[str, ...] | None:
@@ -240,7 +248,7 @@ def _labels(text: str | None) -> tuple[str, ...] | None:
         lines = _text(file).splitlines()
         return tuple(line.strip() for line in lines if line.strip())
     if "," not in text:
-        raise ValueError(f"--labels: there is no file {text}, and one name alone makes no labels")
+        raise ValueError(f"--labels: there is no file {text}, and a single name is not enough")
     return tuple(name.strip() for name in text.split(","))
 
 
@@ -248,7 +256,7 @@ def _text(file: Path) -> str:
     """Read UTF-8, with or without a byte-order mark.
 
     Raises:
-        ValueError: it is of another encoding.
+        ValueError: it has another encoding.
     """
     content = file.read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -1,4 +1,4 @@
-"""``pixeldp keys``: make, list and remove API keys. A running service notices by itself."""
+"""``pixeldp keys``: make, list and remove API keys. A running service notices changes."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 File = Annotated[
-    Path, typer.Option("--keys", envvar="PIXELDP_KEYS", help="The file of keys; made if missing.")
+    Path,
+    typer.Option("--keys", envvar="PIXELDP_KEYS", help="The file of keys; created if missing."),
 ]
-Name = Annotated[str, typer.Argument(help="Whom the key is for.")]
+Name = Annotated[str, typer.Argument(help="The name of the key's user.")]
 
 keys = typer.Typer(name="keys", help="Make, list and remove API keys.")
 
@@ -20,11 +21,11 @@ def add(
     scopes: Annotated[
         str,
         typer.Option(
-            help="What it allows: predict, priority, metrics, admin, with commas between."
+            help="What it allows: predict, priority, metrics, admin, separated by commas."
         ),
     ] = "predict",
     rate: Annotated[
-        float | None, typer.Option(help="Draws a second that it may use; without limit if absent.")
+        float | None, typer.Option(help="Draws per second that it may use; by default no limit.")
     ] = None,
 ) -> None:
     """Make a key and print it, once: only its digest is stored."""
@@ -35,7 +36,7 @@ def add(
 
 @keys.command("list")
 def list_(path: File) -> None:
-    """List the keys, which is to say their names: the keys themselves are nowhere."""
+    """List the names, scopes and rates of keys; the keys themselves are stored nowhere."""
     from service.http.guards.keys import read
 
     for key in read(path):

@@ -1,8 +1,8 @@
 """The command ``pixeldp``.
 
-What a command needs is imported inside it: PyTorch alone takes longer to import than help text
-should take to appear. Whatever goes wrong with the input is one line on standard error and exit
-status 1; a command line that makes no sense is status 2.
+A command imports what it needs when it runs: PyTorch alone takes longer to import than help should
+take to appear. Errors in the input are one line on standard error and exit status 1; errors in the
+command line are status 2.
 """
 
 # isort: off
@@ -24,7 +24,7 @@ from service.cli import keys as key_commands
 from service.http.address import ADDRESSES_ONLY
 from service.system import streams
 
-# Of typer: what begins a complaint about a name, and what introduces those that are near.
+# How typer begins an error about a name, and how it introduces similar names.
 _UNKNOWN, _NEAR = re.compile("No such (option|command)"), re.compile("Possible opt|Did you mean")
 BAD_INPUT, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -59,11 +59,11 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _usage(error: typer.TyperException) -> str:
-    """Say what is wrong with a command line, and what there is, here or where that is listed."""
+    """Say what is wrong with a command line, and list the valid names, or where to find them."""
     message, context = error.format_message(), getattr(error, "ctx", None)
     if context is None:
         return message
-    # What checks values names its own kind of error.
+    # Validators add the kind of their error.
     sentence = message.replace("Value error, ", "").rstrip(".")
     said = f"{sentence}; {context.command_path} --help lists what there is"
     if _UNKNOWN.match(sentence) and not _NEAR.search(sentence):
@@ -72,7 +72,7 @@ def _usage(error: typer.TyperException) -> str:
 
 
 def _known(context: typer.Context, sentence: str) -> list[str]:
-    """Return the commands that a context has, or the options, whichever a sentence misses."""
+    """Return the commands or the options of a context, depending on what the sentence is about."""
     if "command" in sentence:
         return list(getattr(context.command, "commands", {}))
     options = {one for parameter in context.command.params for one in parameter.opts}
@@ -80,7 +80,7 @@ def _known(context: typer.Context, sentence: str) -> list[str]:
 
 
 def _reason(error: OSError) -> str:
-    """Say what the system has refused, and for which file."""
+    """Say what the system refused, and for which file."""
     if error.strerror is None:
         return str(error)
     file = error.filename2 or error.filename
@@ -88,7 +88,7 @@ def _reason(error: OSError) -> str:
 
 
 def _fail(message: str, status: int) -> int:
-    # Messages quote files and names from elsewhere; what steers a terminal is written out.
+    # Messages quote strangers' files and names; characters that control a terminal are escaped.
     line = " ".join(message.split())
     shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
     print(f"pixeldp: {shown}", file=sys.stderr)
@@ -120,13 +120,16 @@ def serve(
     models: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Bundles to serve: folders, or names of the zoo; mnist-cnn by default."
+            help="Bundles to serve: folders, or names of the zoo; by default mnist-cnn."
         ),
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on (127.0.0.1).")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on (8000); 0: any free.")] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on (127.0.0.1).")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The port to listen on (8000); 0 chooses a free one.")
+    ] = None,
     devices: Annotated[
-        str | None, typer.Option(help="auto, or one for each worker: cpu,cpu or cuda:0,cuda:1.")
+        str | None,
+        typer.Option(help="auto, or a device for each worker: cpu,cpu or cuda:0,cuda:1."),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="float32 or bfloat16; by default the fastest here.")
@@ -136,20 +139,20 @@ def serve(
     ] = None,
     compiled: Annotated[
         bool | None,
-        typer.Option("--compile/--no-compile", help="Use compiled networks where faster."),
+        typer.Option("--compile/--no-compile", help="Whether to use compiled networks if faster."),
     ] = None,
     pass_size: Annotated[
-        int | None, typer.Option(help="Draws in a forward pass; measured by default.")
+        int | None, typer.Option(help="The number of draws in a pass; by default measured.")
     ] = None,
     uds: Annotated[str | None, typer.Option(hidden=True)] = None,
     fd: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve models over HTTP.
 
-    Everything else is set in the environment: PIXELDP_CONFIDENCE, PIXELDP_MAX_DRAWS and so on, as
-    docs/reference.md lists. An empty variable is one that is not set.
+    All other settings are environment variables: PIXELDP_CONFIDENCE, PIXELDP_MAX_DRAWS and so on,
+    as listed in docs/reference.md. An empty variable counts as not set.
     """
-    # Other servers have these, which are passed to this one as well.
+    # Other servers have these options, so users try them here, too.
     for name, socket in {"--uds": uds, "--fd": fd}.items():
         if socket is not None:
             raise typer.BadParameter(f"{name}: {ADDRESSES_ONLY}")

@@ -1,4 +1,4 @@
-"""The options that ``pixeldp train`` and ``pixeldp import`` say a noise with."""
+"""The noise options of ``pixeldp train`` and ``pixeldp import``."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,26 +9,28 @@ from models.certification.names import Mechanism, Norm
 if TYPE_CHECKING:
     from models.bundle import ConstructionBound, Manifest
 
-MechanismOption = Annotated[Mechanism | None, typer.Option("--mechanism", help="The noise's law.")]
-Scale = Annotated[float | None, typer.Option(help="Of the noise: σ or b, in units of g's output.")]
+MechanismOption = Annotated[Mechanism | None, typer.Option("--mechanism", help="The noise law.")]
+Scale = Annotated[
+    float | None, typer.Option(help="The scale of the noise: σ or b, in units of g's output.")
+]
 Bound = Annotated[
     float | None,
     typer.Option(
-        "--construction-bound", help="The paper's way to give the scale: the size L, with ε and δ."
+        "--construction-bound", help="The paper's way to state the scale: the size L, with ε and δ."
     ),
 ]
-Epsilon = Annotated[float | None, typer.Option(help="Of the construction bound; 1.")]
-Delta = Annotated[float | None, typer.Option(help="Of the construction bound; 0.05.")]
+Epsilon = Annotated[float | None, typer.Option(help="ε of the construction bound; by default 1.")]
+Delta = Annotated[float | None, typer.Option(help="δ of the construction bound; by default 0.05.")]
 NormOption = Annotated[
     Norm | None,
-    typer.Option("--norm", help="Of the attacks; the mechanism's own goes with a new mechanism."),
+    typer.Option("--norm", help="The norm of attacks; by default that of a new mechanism."),
 ]
 
 
 def construction_bound(
     size: float | None, epsilon: float | None, delta: float | None, mechanism: Mechanism
 ) -> "ConstructionBound | None":
-    """Return the construction bound that the options give, if they give one.
+    """Return the construction bound of the options, if there is one.
 
     Raises:
         ValueError: ε or δ without it, δ with Laplace, or numbers out of range.
@@ -45,7 +47,7 @@ def construction_bound(
         return None
     if mechanism == "laplace" and delta is not None:
         raise ValueError("Laplace noise has no --delta")
-    # What Lécuyer et al. 2019 (section IV) use throughout.
+    # The values that Lécuyer et al. 2019 (section IV) use throughout.
     usual = 0.0 if mechanism == "laplace" else 0.05
     try:
         return ConstructionBound(
@@ -59,7 +61,7 @@ def construction_bound(
 
 
 def describe_noise(manifest: "Manifest") -> str:
-    """Say which noise a new bundle has, and the sensitivity of what comes before it."""
+    """Describe the noise of a new bundle, and the sensitivity of the layers before it."""
     noise, spec = manifest.noise, manifest.sensitivity
     return (
         f"{noise.mechanism} noise of scale {noise.scale:g} ({noise.placement}), sensitivity "

@@ -30,18 +30,22 @@ def predict(
     pictures: Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")],
     model: Annotated[
         Path | None,
-        typer.Option(help="The bundle: a folder, or a name of the zoo; mnist-cnn by default."),
+        typer.Option(help="The bundle: a folder, or a name of the zoo; by default mnist-cnn."),
     ] = None,
     target: Annotated[float | None, typer.Option(help="The size that you need.")] = None,
-    confidence: Annotated[float, typer.Option(help="That everything answered holds.")] = 0.95,
+    confidence: Annotated[
+        float, typer.Option(help="The probability that everything in an answer holds.")
+    ] = 0.95,
     max_draws: Annotated[int, typer.Option(help="The draw budget of each picture.")] = 1000,
-    norm: Annotated[Norm | None, typer.Option(help="Of sizes; the model's own.")] = None,
+    norm: Annotated[
+        Norm | None, typer.Option(help="The norm of sizes; by default the model's own.")
+    ] = None,
     device: DeviceOption = None,
     as_json: Json = False,
 ) -> int:
-    """Say what is in pictures, and how far each can be altered without changing that.
+    """Say what is in pictures, and how far each could be altered without changing the answer.
 
-    Pictures that cannot be answered are named on standard error, and the exit status is 1.
+    If some pictures cannot be answered, standard error names them, and the exit status is 1.
     """
     if not 0 < confidence < 1:
         raise typer.BadParameter(f"confidence must lie between 0 and 1, not {confidence:g}")
@@ -71,7 +75,7 @@ def predict(
         typer.echo(_row("label", "size", "robust", "draws", "picture"))
     bar = tqdm(files, unit="picture", disable=len(files) < 2 or not sys.stderr.isatty())
     for file in bar:
-        # The bar and the lines share a terminal.
+        # The progress bar and the lines share a terminal.
         with tqdm.external_write_mode() if not bar.disable else nullcontext():
             skipped += not _print_answer(predictor, file, question, as_json=as_json)
     return SKIPPED if skipped else 0
@@ -80,11 +84,13 @@ def predict(
 def models(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(help="Bundles, folders of them, or names of the zoo; the zoo by default."),
+        typer.Argument(
+            help="Bundles, folders of them, or names of the zoo; by default the whole zoo."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List bundles: what they take, their noise, and what was measured of them."""
+    """List bundles: their input, their noise, and their measured figures."""
     from models.bundle import MANIFEST, ZOO, locate, read_bundle
 
     for given in folders or [ZOO]:
@@ -132,14 +138,14 @@ def _files(paths: list[Path]) -> Iterator[Path]:
 def _print_answer(
     predictor: "Predictor", file: Path, question: "Question", *, as_json: bool
 ) -> bool:
-    """Print what is in a picture; False if it cannot be answered, which standard error says."""
+    """Print the answer for a picture; False, and a line on standard error, if there is none."""
     from models.images import PictureFileError
     from models.preprocessing import CannotCertify
 
     try:
         answer = _answer(predictor, file, question)
     except (PictureFileError, CannotCertify, OSError) as error:
-        # The first kind names its file, the system's errors only mostly do.
+        # The first kind names its file; the system's errors do so only in most cases.
         named = "" if isinstance(error, PictureFileError) else f"{file}: "
         typer.echo(f"pixeldp: {named}{error}", err=True)
         return False

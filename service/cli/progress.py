@@ -1,4 +1,4 @@
-"""Word from commands that take long: what they are at, on standard error, every ten seconds."""
+"""Progress of commands that take long: the present step, on standard error, every ten seconds."""
 
 import signal
 import sys
@@ -14,7 +14,7 @@ EVERY_SECONDS = 10.0
 
 
 class Progress:
-    """Says what is being done while it takes longer than some seconds; short work stays silent.
+    """Prints the present step if it takes longer than some seconds; short work stays silent.
 
     Args:
         every: seconds between two lines.
@@ -26,11 +26,11 @@ class Progress:
         self._thread = threading.Thread(target=self._tell, daemon=True)
 
     def __call__(self, doing: str) -> None:
-        """Note what is being done from now on."""
+        """Set the present step."""
         self._doing = doing
 
     def __enter__(self) -> Self:
-        """Begin to tell."""
+        """Begin to print."""
         self._thread.start()
         return self
 
@@ -53,9 +53,9 @@ class Progress:
 
 @contextmanager
 def cleaning_up() -> Iterator[None]:
-    """Have SIGTERM end the command as an interrupt does, so that it leaves no files behind.
+    """Let SIGTERM end the command like an interrupt, so that it leaves no files behind.
 
-    Not as ``SystemExit``: a user's code that is run may raise that, and it is caught there.
+    Not with ``SystemExit``: a user's code may raise that, and so it is caught there.
     """
 
     def end(number: int, frame: FrameType | None) -> None:

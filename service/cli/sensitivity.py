@@ -1,4 +1,4 @@
-"""``pixeldp sensitivity``: what is proven of the layers before a model's noise."""
+"""``pixeldp sensitivity``: the proven bounds of the layers before a model's noise."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,10 +17,10 @@ def sensitivity(
     bundle: Annotated[Path, typer.Argument(help="The bundle: a folder, or a name of the zoo.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print how far each layer before the noise can move, how that was proven, and the product.
+    """Print how far each layer before the noise can move, how this was proven, and the product.
 
-    The bounds are computed from the weights. What the bundle states stands below: certificates
-    divide by that, and a bundle that states less than is proven is refused.
+    The bounds are computed from the weights. The bundle's own statement is printed below:
+    certificates divide by it, and a bundle that states less than the proof gives is refused.
     """
     from models.bundle import locate, read_bundle
 

@@ -22,12 +22,14 @@ from service.cli.noise_options import (
 if TYPE_CHECKING:
     from models.training.recipe import Recipe
 
-Number = Annotated[int | None, typer.Option(help="Instead of the recipe's.")]
+Number = Annotated[int | None, typer.Option(help="Overrides the recipe's.")]
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help="The recipe's name.")],
-    out: Annotated[Path, typer.Option(help="Folder of the bundle, and of checkpoints till then.")],
+    out: Annotated[
+        Path, typer.Option(help="The folder of the bundle, and before that of checkpoints.")
+    ],
     data: Annotated[
         str | None,
         typer.Option(
@@ -35,25 +37,27 @@ def train(
             "by default the recipe's."
         ),
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder that holds a named data set.")] = None,
+    root: Annotated[Path | None, typer.Option(help="The folder of a named data set.")] = None,
     denoiser: Annotated[
         Path | None,
         typer.Option(
-            help="Train a denoiser in front of this bundle's classifier, left as it is; a folder, "
-            "or a name of the zoo."
+            help="Train a denoiser in front of this bundle's classifier, which does not change: a "
+            "folder, or a name of the zoo."
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Of the bundle; the recipe's name.")] = None,
-    version: Annotated[str, typer.Option(help="Of the bundle, a number.")] = "1",
+    name: Annotated[
+        str | None, typer.Option(help="The bundle's name; by default the recipe's.")
+    ] = None,
+    version: Annotated[str, typer.Option(help="The bundle's version, a number.")] = "1",
     samples: Annotated[
         Path | None,
         typer.Option(
-            help="A folder of PNG or JPEG pictures for the page to offer, 12 at most; for mnist "
-            "and cifar10 drawn ones by default."
+            help="A folder of at most 12 PNG or JPEG pictures, which the page offers; by default, "
+            "mnist and cifar10 get drawn ones."
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the bundle, or the checkpoint, that is there.")
+        bool, typer.Option("--force", help="Replace an existing bundle or checkpoint.")
     ] = False,
     mechanism: MechanismOption = None,
     scale: Scale = None,
@@ -62,23 +66,25 @@ def train(
     delta: Delta = None,
     norm: NormOption = None,
     placement: Annotated[
-        str | None, typer.Option(help="Of the noise: image, layer1, or after a module's path.")
+        str | None,
+        typer.Option(help="Where noise is added: image, layer1, or after a module's path."),
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
-    download: Annotated[bool, typer.Option(help="Let torchvision fetch the data set.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint.")] = False,
+    download: Annotated[bool, typer.Option(help="Let torchvision download the data set.")] = False,
     device: DeviceOption = None,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="What the network trains in; by default what is faster here."),
+        typer.Option(help="The number format; by default the faster one here."),
     ] = None,
     seed: Number = None,
     epochs: Number = None,
     threads: Number = None,
     held_out: Annotated[
-        int | None, typer.Option(help="Certify so many pictures each epoch, not trained on.")
+        int | None,
+        typer.Option(help="Certify this many pictures each epoch instead of training on them."),
     ] = None,
     undefended: Annotated[
-        bool, typer.Option("--undefended", help="Without noise: a baseline for evaluate.")
+        bool, typer.Option("--undefended", help="Train without noise: a baseline for evaluate.")
     ] = False,
 ) -> None:
     """Train a model by a recipe and save it as a bundle."""
@@ -103,7 +109,7 @@ def train(
     noise = _noise(chosen, mechanism, scale, bound, epsilon, delta, norm, placement)
     if undefended:
         if noise:
-            raise ValueError("--undefended is without noise: leave out the noise's options")
+            raise ValueError("--undefended is without noise: omit the noise's options")
         chosen = without_noise(chosen)
     changes = {name: value for name, value in given.items() if value is not None}
     chosen = chosen.changed(**changes, **noise)
@@ -143,7 +149,7 @@ def _noise(
     norm: str | None,
     placement: str | None,
 ) -> dict[str, Any]:
-    """Return what the options change of the recipe's noise."""
+    """Return the options' changes to the recipe's noise."""
     changes: dict[str, Any] = {"mechanism": mechanism, "norm": norm, "placement": placement}
     if mechanism and norm is None:
         changes["norm"] = MECHANISM_NORMS[mechanism]

@@ -60,32 +60,32 @@ class _Registry(CollectorRegistry):
 
 
 class RequestMetrics:
-    """Requests, whatever they ask."""
+    """Metrics of all requests."""
 
     def __init__(self, registry: _Registry) -> None:
         self.answered = registry.counter(
             "pixeldp_requests",
-            "HTTP requests by what came of them. outcome: robust or not-robust with a target, "
-            "certified or not-certified without one, ok for what is no single picture, "
+            "HTTP requests by outcome. outcome: robust or not-robust with a target, certified "
+            "or not-certified without one, ok for requests that are not a single picture, "
             "client-left, or the name of the problem that refused it.",
             ["route", "status", "outcome"],
         )
         self.latency = registry.histogram(
             "pixeldp_request_duration_seconds",
-            "From the arrival of a request to the end of its answer.",
+            "Time from the arrival of a request to the end of its answer.",
             ["route"],
             buckets=_SECONDS,
         )
-        self.ready = registry.gauge("pixeldp_ready", "Whether pictures are answered now.")
+        self.ready = registry.gauge("pixeldp_ready", "Whether the service answers pictures now.")
 
 
 class PictureMetrics:
-    """Pictures: those of batches and streams, too."""
+    """Metrics of pictures, including those of batches and streams."""
 
     def __init__(self, registry: _Registry) -> None:
         self.answered = registry.counter(
             "pixeldp_predictions",
-            "Pictures answered, by whether the answer is robust (unknown: no target was asked).",
+            "Pictures answered, by whether the answer is robust (unknown: without a target).",
             ["model", "robust", "stopped"],
         )
         self.refused = registry.counter(
@@ -95,8 +95,8 @@ class PictureMetrics:
         )
         self.stage = registry.histogram(
             "pixeldp_stage_duration_seconds",
-            "Where the time of a prediction goes: decode, queue, compute; and total, which is from "
-            "the request's arrival and no sum of them.",
+            "Where the time of a prediction goes: decode, queue, compute; and total, which is "
+            "measured from the request's arrival and is not their sum.",
             ["stage"],
             buckets=_SECONDS,
         )
@@ -123,11 +123,11 @@ class PictureMetrics:
         )
         self.in_flight = registry.gauge("pixeldp_pictures_in_flight", "Pictures that a worker has.")
         self.requeued = registry.counter(
-            "pixeldp_pictures_requeued", "Pictures put back into the queue as their worker died."
+            "pixeldp_pictures_requeued", "Pictures returned to the queue because their worker died."
         )
         self.granted = registry.gauge(
             "pixeldp_budget_granted_ratio",
-            "Share of the draw budgets asked for that is granted; below 1 under overload.",
+            "Share of the requested draw budgets that is granted; below 1 under overload.",
         )
 
     def count(self, answer: Answer, stages: Mapping[str, float]) -> None:
@@ -146,11 +146,11 @@ class PictureMetrics:
 
 
 class KeyMetrics:
-    """What each key has used, by the names that their file gives them."""
+    """What each key has used, by the keys' names in their file."""
 
     def __init__(self, registry: _Registry) -> None:
         self.requests = registry.counter(
-            "pixeldp_key_requests", "Requests sent with a key that is known.", ["key", "status"]
+            "pixeldp_key_requests", "Requests sent with a known key.", ["key", "status"]
         )
         self.predictions = registry.counter(
             "pixeldp_key_predictions", "Pictures answered for a key.", ["key"]
@@ -158,7 +158,7 @@ class KeyMetrics:
         self.draws = registry.counter("pixeldp_key_draws", "Draws of a key's answers.", ["key"])
         self.charged = registry.counter(
             "pixeldp_key_charged_draws",
-            "Draws that a key's rate was charged: those of its answers, whole budgets where the "
+            "Draws that a key's rate was charged: those of its answers, whole budgets if the "
             "client left, and decoding and receiving as draws.",
             ["key"],
         )
@@ -174,7 +174,7 @@ class KeyMetrics:
                 of_key.labels(usage.key).inc(amount)
 
     def begin(self, names: Iterable[str]) -> None:
-        """Begin at 0 what is not counted yet for these keys."""
+        """Begin at 0 where nothing is counted yet for these keys."""
         for name, (of_key, _) in product(names, self._amounts(Usage())):
             of_key.labels(name)
 
@@ -198,25 +198,25 @@ class MemoryMetrics:
             ["by"],
         )
         self.held_limit = registry.gauge(
-            "pixeldp_held_limit_bytes", "Bytes that it may hold, but for one large request."
+            "pixeldp_held_limit_bytes", "Bytes that it may hold, not counting one large request."
         )
 
     def watch(self, budget: Budget) -> None:
-        """Read them from ``budget`` whenever they are scraped."""
+        """Read them from ``budget`` at every scrape."""
         self.held_limit.set(budget.most)
         for holder in ("large", "small", "connections"):
             self.held.labels(holder).set_function(partial(getattr, budget, holder))
 
 
 class WorkerMetrics:
-    """What workers do, and how they are."""
+    """Metrics of workers."""
 
     def __init__(self, registry: _Registry) -> None:
         self.draws = registry.counter(
-            "pixeldp_draws", "Draws made: slots that were filled, of all slots.", ["worker"]
+            "pixeldp_draws", "Draws made: the slots that were filled.", ["worker"]
         )
         self.slots = registry.counter(
-            "pixeldp_slots", "Slots of all passes; one draw fits into each.", ["worker"]
+            "pixeldp_slots", "Slots of all passes; each has room for one draw.", ["worker"]
         )
         self.passes = registry.counter("pixeldp_passes", "Forward passes made.", ["worker"])
         self.busy = registry.counter(
@@ -224,7 +224,7 @@ class WorkerMetrics:
         )
         self.up = registry.gauge("pixeldp_worker_up", "Whether a worker is ready.", ["worker"])
         self.restarts = registry.counter(
-            "pixeldp_worker_restarts", "Times that a worker died and was started again.", ["worker"]
+            "pixeldp_worker_restarts", "How often a worker died and was started again.", ["worker"]
         )
         self.passes_since = registry.gauge(
             "pixeldp_worker_passes_since_start", "Passes since the worker last started.", ["worker"]
@@ -234,29 +234,29 @@ class WorkerMetrics:
         )
         self.self_checks = registry.counter(
             "pixeldp_self_checks",
-            "Probe pictures that workers were given while they serve or before they are ready, by "
+            "Probe pictures that workers were given, while they serve or before they are ready, by "
             "whether the votes were as before (passed), were not (failed), or never came "
             "(unanswered).",
             ["worker", "model", "result"],
         )
         self.memory_used = registry.gauge(
             "pixeldp_device_memory_used_bytes",
-            "Memory in use: of the whole device if it is a GPU, else of the worker's process.",
+            "Memory in use: of the whole device if it is a GPU, or else of the worker's process.",
             ["worker"],
         )
         self.memory = registry.gauge(
-            "pixeldp_device_memory_bytes", "Memory that the worker's device has.", ["worker"]
+            "pixeldp_device_memory_bytes", "Memory of the worker's device.", ["worker"]
         )
 
     def begin(self, worker: str) -> None:
-        """Begin at 0 what is counted of a worker."""
+        """Begin a worker's counters at 0."""
         counted = (self.draws, self.slots, self.passes, self.busy, self.up)
         for of_worker in (*counted, self.restarts, self.passes_since, self.out_of_memory):
             of_worker.labels(worker)
 
 
 class Metrics:
-    """The numbers of one service; what the engine tells is added to them."""
+    """The metrics of one service; the engine's reports are added to them."""
 
     def __init__(self) -> None:
         self.registry = registry = _Registry()
@@ -269,8 +269,8 @@ class Metrics:
         self.workers = WorkerMetrics(registry)
         self._dropped = registry.counter(
             "pixeldp_log_lines_dropped",
-            "Lines of the log, the workers' included, that could not be written to standard error: "
-            "its reader stands still or is gone, or its disk is full.",
+            "Lines of the log, including the workers', that could not be written to standard "
+            "error: its reader has stopped or ended, or its disk is full.",
         )
         self._read_dropped: Callable[[], int] = lambda: 0
         self._counted_dropped = 0
@@ -278,7 +278,7 @@ class Metrics:
             "pixeldp_model_info", "The models served; always 1.", ["model", "version", "digest"]
         )
         self.build = registry.gauge(
-            "pixeldp_build_info", "The version that runs; always 1.", ["version"]
+            "pixeldp_build_info", "The running version; always 1.", ["version"]
         )
         self._worker_names: list[str] = []
         self._read_keys: Callable[[], Iterable[str]] = list
@@ -305,7 +305,7 @@ class Metrics:
             self.pictures.stage.labels(stage)
 
     def add_model(self, name: str, version: str, digest: str) -> None:
-        """Name a model that is served."""
+        """Show a model that is served."""
         self.model.labels(name, version, digest).set(1)
         for robust, stopped in product(ROBUST.values(), get_args(Stopped)):
             self.pictures.answered.labels(name, robust, stopped)
@@ -313,7 +313,7 @@ class Metrics:
             self.workers.self_checks.labels(worker, name, result)
 
     def remove_model(self, name: str, version: str, digest: str) -> None:
-        """Name it no longer; what it has answered stays counted."""
+        """Show it no longer; its answers remain counted."""
         self.model.remove(name, version, digest)
 
     def watch(
@@ -325,7 +325,7 @@ class Metrics:
         granted: Callable[[], float],
         budget: Budget,
     ) -> None:
-        """Read these gauges whenever they are scraped."""
+        """Read these gauges at every scrape."""
         self.requests.ready.set_function(ready)
         self.pictures.queued.set_function(queued)
         self.pictures.decoding.set_function(decoding)
@@ -334,11 +334,11 @@ class Metrics:
         self.memory.watch(budget)
 
     def watch_log(self, dropped: Callable[[], int]) -> None:
-        """Read how many lines of the log were dropped so far whenever that is scraped."""
+        """Read the number of dropped log lines at every scrape."""
         self._read_dropped = dropped
 
     def watch_keys(self, names: Callable[[], Iterable[str]]) -> None:
-        """Begin at 0 whatever keys there are when this is scraped."""
+        """Begin the counters of all present keys at 0 at every scrape."""
         self._read_keys = names
 
     def numbers(self, worker: str, numbers: messages.Numbers) -> None:
@@ -366,11 +366,11 @@ class Metrics:
         self.workers.out_of_memory.labels(worker).inc()
 
     def self_checked(self, worker: str, model: str, result: CheckResult) -> None:
-        """Count what came of a probe picture."""
+        """Count the outcome of a probe picture."""
         self.workers.self_checks.labels(worker, model, result).inc()
 
     def picture_requeued(self) -> None:
-        """Count a picture that waits again, as its worker is gone."""
+        """Count a picture that waits again because its worker is gone."""
         self.pictures.requeued.inc()
 
     def render(self) -> bytes:

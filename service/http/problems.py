@@ -40,27 +40,25 @@ PROBLEMS: dict[str, _Kind] = {
     "no-key": _Kind(
         401,
         "A key is needed",
-        "This service answers only who sends one of its keys: as Authorization: Bearer KEY, or as "
-        "X-API-Key: KEY. Ask whoever runs it for one.",
+        "This service answers only requests with one of its keys: as Authorization: Bearer KEY, or "
+        "as X-API-Key: KEY. Ask the operator of the service for one.",
     ),
     "not-allowed": _Kind(
         403,
         "The key does not allow this",
-        "Keys have scopes: predict, metrics, admin. The member scope says which one is needed "
-        "here. Ask whoever runs the service for a key that has it.",
+        "Keys have scopes: predict, priority, metrics, admin. The member scope says which one is "
+        "needed here. Ask the operator of the service for a key that has it.",
     ),
-    "unknown-model": _Kind(
-        404, "No such model is served", "GET /models lists the models that are."
-    ),
+    "unknown-model": _Kind(404, "No such model is served", "GET /models lists the models served."),
     "not-found": _Kind(404, "Nothing is served here", "GET /docs lists all routes."),
     "method-not-allowed": _Kind(
-        405, "The route does not take this method", "GET /docs lists the methods of every route."
+        405, "The route does not accept this method", "GET /docs lists the methods of every route."
     ),
     "too-slow": _Kind(
         408,
         "The request came too slowly",
-        "A request must come whole within some seconds; a large body has longer. The connection "
-        "was closed.",
+        "A request must arrive completely within some seconds; a large body has longer. The "
+        "connection was closed.",
     ),
     "too-many-bytes": _Kind(
         413,
@@ -70,44 +68,44 @@ PROBLEMS: dict[str, _Kind] = {
     "too-many-pixels": _Kind(
         413,
         "The picture has too many pixels",
-        "Its header states more pixels than the service decodes. Nothing was decoded. Send the "
-        "picture smaller.",
+        "Its header states more pixels than the service decodes. Nothing was decoded. Send a "
+        "smaller picture.",
     ),
     "unsupported-media-type": _Kind(
         415,
-        "The body's media type is not one that is read",
+        "The body's media type is not accepted",
         "Send the picture as the raw body with its media type (image/png, …), as multipart/form-"
         "data in the field image, or as JSON with the member image in base64.",
     ),
     "option-out-of-range": _Kind(
         422,
         "An option has a value that cannot be used",
-        "The member option names it, allowed says what it may be.",
+        "The member option names it, and allowed says what it may be.",
     ),
     "cannot-certify-preprocessing": _Kind(
         422,
         "No certificate is possible for this picture",
-        "The way from the picture as sent to what the model takes has no proven bound on how much "
-        "it can enlarge a change. It is refused rather than answered with a size that might be "
+        "There is no proven bound on how much the steps from this picture to the model's input can "
+        "enlarge a change. The service refuses it rather than answer with a size that might be "
         "wrong. The detail says what to send instead.",
     ),
     "cannot-load": _Kind(
         422,
         "The model cannot be loaded",
-        "Its bundle cannot be trusted, or a worker failed with it. What was served before still "
-        "is. The detail says what was wrong.",
+        "Its bundle cannot be trusted, or a worker failed with it. The models served before still "
+        "are. The detail says what was wrong.",
     ),
     "confidence-out-of-reach": _Kind(
         422,
         "The confidence is out of reach for this budget",
         "Even if every draw agreed, max_draws draws could not certify any size at this confidence. "
-        "draws_needed says how many it takes.",
+        "draws_needed says how many would be enough.",
     ),
     "rate-limited": _Kind(
         429,
         "The key has used up its draws",
-        "Keys may be given a number of draws a second. A picture takes its max_draws, and gives "
-        "back what its answer did not use. Try again after the seconds in Retry-After "
+        "A key may be limited to a number of draws per second. A picture is charged its max_draws, "
+        "and refunded what its answer did not use. Try again after the seconds in Retry-After "
         "(retry_after_s), or ask for fewer draws.",
     ),
     "head-too-large": _Kind(
@@ -124,10 +122,10 @@ PROBLEMS: dict[str, _Kind] = {
     ),
     "model-failed": _Kind(
         500,
-        "The model failed at this picture",
+        "The model failed on this picture",
         "The network raised an error for this picture under noise, before there was anything to "
-        "answer; other pictures are not disturbed. The detail has its first line. Tell whoever "
-        "runs the service.",
+        "answer. Other pictures are not affected. The detail has the first line of the error. Tell "
+        "the operator of the service.",
     ),
     "overloaded": _Kind(
         503,
@@ -137,9 +135,9 @@ PROBLEMS: dict[str, _Kind] = {
     "workers-lost": _Kind(
         503,
         "Workers died while they ran this picture",
-        "Two worker processes ended while they worked on this picture, so it is given up; others "
-        "are not disturbed. The log names it by its digest. It may have been chance: ask again "
-        "after the seconds in Retry-After (retry_after_s). Should it happen again, report it.",
+        "Two worker processes ended while they worked on this picture, so it is given up. Others "
+        "are not affected. The log names it by its digest. It may have been chance: try again "
+        "after the seconds in Retry-After (retry_after_s). If it happens again, report it.",
     ),
     "not-ready": _Kind(
         503,
@@ -156,19 +154,19 @@ PROBLEMS: dict[str, _Kind] = {
 }
 
 
-# Where the service lies behind its proxy: as PIXELDP_ROOT_PATH says, else as the request does.
+# The service's path behind its proxy: as PIXELDP_ROOT_PATH says, or else as the request says.
 _root_path = ""
 forwarded_prefix: ContextVar[str] = ContextVar("forwarded_prefix", default="")
 
 
 def lie_at(root_path: str) -> None:
-    """Have the types of all problems lead to their pages below ``root_path``."""
+    """Let the types of all problems lead to their pages below ``root_path``."""
     global _root_path
     _root_path = root_path
 
 
 def root_path() -> str:
-    """Return the path that links lie below, without a slash at the end; ``""`` at the top."""
+    """Return the path below which links are, without a slash at the end; ``""`` at the top."""
     return _root_path or forwarded_prefix.get()
 
 
@@ -225,7 +223,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
 
 
 def internal_error() -> Problem:
-    """Return the problem that the service has a fault, of which only the log tells more."""
+    """Return the problem for a fault of the service, whose details only the log has."""
     return Problem("internal-error", "The service failed while it worked on this request.")
 
 
@@ -252,15 +250,15 @@ def _example(name: str) -> dict[str, Any]:
 
 
 def _writable(value: Any) -> Any:
-    """Replace in what strangers have sent what no encoding can write: halves of characters."""
+    """Replace characters in strangers' text that no encoding can write: halves of pairs."""
     return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def out_of_range(errors: list[Any]) -> Problem:
-    """Turn pydantic's complaints about the first option that has any into a problem."""
+    """Turn pydantic's errors about the first wrong option into a problem."""
     option = _option(errors[0])
     about = [error for error in errors if _option(error) == option]
-    # A value that may be of several kinds is told what each of them would have needed.
+    # If a value may be of several kinds, the message says what each of them needs.
     messages = dict.fromkeys(str(error["msg"]).removeprefix("Input ") for error in about)
     allowed = " or ".join(messages)
     given = _short(about[0].get("input"))
@@ -285,7 +283,7 @@ def page(name: str) -> HTMLResponse:
     """Explain a problem to a person."""
     kind = PROBLEMS.get(name)
     if kind is None:
-        raise Problem("not-found", f"There is no problem called {name}.")
+        raise Problem("not-found", f"There is no problem named {name}.")
     title, text = html.escape(kind.title), html.escape(kind.explanation)
     content = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"

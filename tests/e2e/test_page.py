@@ -838,7 +838,7 @@ def test_looks_are_void_when_their_worker_is_lost(
     os.kill(worker, signal.SIGKILL)
     own.unsay("hold")
     page.wait_for_selector(ANSWERED, state="attached", timeout=300_000)
-    assert page.evaluate("said") == ["The picture is begun anew; earlier looks are void."]
+    assert page.evaluate("said") == ["The picture begins again; earlier looks are void."]
     told: str = page.evaluate("heard.at(-1).told")
     assert told.count("event: restart") == told.count("event: answer") == 1
     assert visitor.label == "0"

@@ -1,1 +1,1 @@
-"""Routes of the service's own API and the schemas of what they take and answer."""
+"""Routes of the service's own API, and the schemas of their requests and answers."""

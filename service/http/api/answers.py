@@ -21,7 +21,7 @@ class _Part(BaseModel):
 
 
 class ModelName(_Part):
-    """Which model answered, and what stands for it that the rows of a pass do not meet."""
+    """Which model answered, and why no row of a pass affects another."""
 
     name: str
     version: str
@@ -52,7 +52,7 @@ class Range(_Part):
 
 
 class LabelScore(_Part):
-    """One label's expected score, and with a target what an attacker could make of it."""
+    """One label's expected score, and with a target, the range that attacks can reach."""
 
     index: int
     name: str
@@ -63,14 +63,14 @@ class LabelScore(_Part):
 
 
 class Paper(_Part):
-    """The paper's own condition on the same bounds."""
+    """The size by the paper's own condition, for the same bounds."""
 
     method: Certificate
     size: float
 
 
 class CertificatePart(_Part):
-    """How the size was certified: the bounds used, and what they are worth in each norm."""
+    """How the size was certified: the bounds used, and the size in each norm."""
 
     method: Certificate
     lower: float
@@ -100,16 +100,16 @@ class PicturePart(_Part):
 
 
 class PreprocessingPart(_Part):
-    """What lies between that picture and the model's input; its Δ is divided into every size."""
+    """The steps from that picture to the model's input; every size is divided by their Δ."""
 
     steps: list[str]
     sensitivity: float
 
 
 class Compute(_Part):
-    """Which h answered, beside the digest of its model: where and how the network ran.
+    """Which h answered, together with the digest of its model: how the network ran.
 
-    A certificate speaks of this h. Two answers hold together only if both are from the same.
+    A certificate is about this h. Two answers hold together only if both are from the same h.
     """
 
     device: str
@@ -130,7 +130,7 @@ class Timing(_Part):
 
 @dataclass(frozen=True)
 class EvidencePart(Evidence):
-    """The evidence, and the shape of what preprocessing leads to: (channels, height, width)."""
+    """The evidence, and the shape of the model's input: (channels, height, width)."""
 
     input_shape: tuple[int, int, int]
 
@@ -159,14 +159,14 @@ class Answer(_Part):
     evidence: EvidencePart | None
 
     def headers(self) -> dict[str, str]:
-        """What proxies route by."""
+        """Return the headers by which proxies route."""
         return _headers(self.robust, self.certified_size, self.norm, self.confidence)
 
 
 def headers_together(answers: list[Answer | None], asked: Asked) -> dict[str, str]:
-    """What proxies route several answers by: the least of them; None stands for one that failed.
+    """Return the headers for several answers: those of the least; None stands for a failed one.
 
-    n answers hold together with probability 1 − n·(1 − confidence) at least, by the union bound.
+    n answers hold together with probability at least 1 − n·(1 − confidence), by the union bound.
     """
     robusts = [answer.robust if answer else False for answer in answers]
     sizes = [answer.certified_size if answer else 0.0 for answer in answers]
@@ -232,7 +232,7 @@ def answer(
 
 
 class Look(_Part):
-    """What a stream tells at a look: the answer so far, and as true as the last one."""
+    """An event of a stream: the answer so far, which holds with the same confidence."""
 
     draws: int
     label: Label

@@ -1,4 +1,4 @@
-"""``GET /docs``: the interactive documentation, without another host or a loose policy."""
+"""``GET /docs``: the interactive documentation, without other hosts or a loose policy."""
 
 from importlib import resources
 
@@ -21,8 +21,8 @@ _KINDS = {
 _FILES = {
     name: StaticFile(_RESOURCES.joinpath(name).read_bytes(), kind) for name, kind in _KINDS.items()
 }
-# Swagger UI would keep keys in the browser's storage if it were told to; by default it does not.
-# Links are relative, for a service that lies below a path of its proxy's.
+# By default Swagger UI does not store keys in the browser. Links are relative, for a service below
+# a path of its proxy.
 _PAGE = bytes(
     get_swagger_ui_html(
         openapi_url="openapi.json",
@@ -33,7 +33,7 @@ _PAGE = bytes(
         swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
     ).body
 ).decode()
-# Swagger UI has a dark mode, which follows nothing by itself.
+# Swagger UI has a dark mode, but does not follow the browser's by itself.
 _SCHEME = """<script>
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
@@ -54,7 +54,7 @@ async def docs() -> Response:
 
 @router.get("/openapi.json")
 async def document(request: Request) -> JSONResponse:
-    """Return the OpenAPI document, which says where the service lies."""
+    """Return the OpenAPI document, which states the service's path."""
     servers = [{"url": root_path() or "/", "description": "This service."}]
     return JSONResponse({**request.app.openapi(), "servers": servers})
 

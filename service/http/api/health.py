@@ -18,7 +18,7 @@ async def live() -> dict[str, bool]:
 
 @router.get("/health/ready", responses=problems.responses(503))
 async def ready(request: Request) -> dict[str, bool]:
-    """Say whether pictures are answered now."""
+    """Say whether the service answers pictures now."""
     predictions = request.app.state.predictions
     if not predictions.ready:
         doing = predictions.engine.trouble or (

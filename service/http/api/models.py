@@ -1,4 +1,4 @@
-"""``GET /models``: what is served."""
+"""``GET /models``: the models served."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from service.http.guards.auth import REFUSALS, requires
 
 
 class Calibrated(BaseModel):
-    """How some workers run the model, as measured at start, and how fast they are together."""
+    """How some workers run the model, as measured at start, and their total speed."""
 
     provider: Provider
     precision: Precision
@@ -42,7 +42,7 @@ class Model(BaseModel):
 
 
 class Models(BaseModel):
-    """All served models; the one that is the default answers who names none."""
+    """All served models; the default answers requests that name none."""
 
     models: list[Model]
 
@@ -68,7 +68,7 @@ def _describe(request: Request, served: Served) -> Model:
 
 
 def _together(workers: list[Calibration]) -> list[Calibrated]:
-    """Sum up those that run it in the same way; none is ready at first."""
+    """Sum workers that run it in the same way; at first none is ready."""
     alike: dict[tuple[Provider, Precision, int, bool], list[float]] = {}
     for one in workers:
         way = one.provider, one.precision, one.pass_size, one.compiled

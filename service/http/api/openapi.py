@@ -1,7 +1,7 @@
-"""The OpenAPI document, so that clients that are generated from it work.
+"""The OpenAPI document, written so that generated clients work.
 
-What several operations share stands once, among the components: generators make a type of each
-schema that they meet, and name it after the place where they met it.
+Schemas that several operations share are components: generators make a type of each schema that
+they find, and name it after the place where they found it.
 """
 
 import base64
@@ -17,7 +17,7 @@ from service.http.api.options import Options
 from service.http.problems import MEDIA_TYPE, ProblemDocument
 
 _REFERENCE = "#/components/schemas/{model}"
-# Of what FastAPI adds for errors of its own, none of which this service answers with.
+# Schemas that FastAPI adds for its own errors, with which this service never answers.
 _NOT_OURS = ("HTTPValidationError", "ValidationError")
 _SEVEN = "01-a-clear-7.png"
 _BINARY = {"type": "string", "format": "binary"}
@@ -31,13 +31,13 @@ Base64 = Annotated[
 
 
 def _optional(schema: dict[str, Any]) -> None:
-    """Leave out defaults: generators would take what has one for required."""
+    """Remove defaults: generators would treat members with a default as required."""
     for member in schema["properties"].values():
         member.pop("default", None)
 
 
 class PredictRequest(Options):
-    """A picture, and options beside it; null is an option that is not given."""
+    """A picture, and options beside it; null means that an option is not given."""
 
     model_config = ConfigDict(json_schema_extra=_optional)
 
@@ -95,7 +95,7 @@ def several_pictures() -> dict[str, Any]:
 
 
 def _body(content: dict[str, Any]) -> dict[str, Any]:
-    # Types of pictures are not told by name: generators know few of them, and leave out others.
+    # The types of pictures are not listed: generators know few of them, and omit the others.
     description = (
         "Files may be sent as application/octet-stream or as any image type, and compressed."
     )
@@ -103,15 +103,15 @@ def _body(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _form(image: dict[str, Any]) -> dict[str, Any]:
-    """Describe a form, in its place: generators that make no type of forms miss a component."""
+    """Describe a form inline: generators that make no type of forms cannot find a component."""
     properties = {"image": image, **_fields()}
     return {"schema": {"type": "object", "properties": properties, "required": ["image"]}}
 
 
 def _fields() -> dict[str, Any]:
-    """Describe the options as fields of a form, where there is no null: what is empty is left out.
+    """Describe the options as fields of a form, which has no null: an empty field is not given.
 
-    One of several kinds is text, which generators write into a form as it is.
+    An option of several kinds is text, which generators write into a form unchanged.
     """
     fields: dict[str, Any] = {}
     for name, schema in Options.model_json_schema()["properties"].items():
@@ -129,7 +129,7 @@ class Described(FastAPI):
     """An application whose document has the components that its routes refer to."""
 
     def openapi(self) -> dict[str, Any]:
-        """Return the document, which stays the same."""
+        """Return the document, which never changes."""
         if self.openapi_schema is None:
             document = super().openapi()
             models = (PredictRequest, PredictBatchRequest, Predictions, ProblemDocument)
@@ -148,7 +148,7 @@ class Described(FastAPI):
 
 
 def _drop_foreign_errors(operation: dict[str, Any]) -> None:
-    """Leave out the status for options that FastAPI adds where there are none."""
+    """Remove the status that FastAPI adds for options, where there are none."""
     answers = operation["responses"]
     if "422" in answers and MEDIA_TYPE not in answers["422"].get("content", {}):
         del answers["422"]

@@ -12,13 +12,13 @@ from service.catalogue import Served
 from service.http.problems import Problem, out_of_range
 from service.settings import Settings
 
-# Up to so many labels an answer shows the scores of all by default, else of so few.
+# With up to the first number of labels an answer shows all scores by default, otherwise the second.
 ALL_SCORES, FEW_SCORES = 20, 5
 MOST_ATTACKS = 200
 
 
 class Options(BaseModel):
-    """What a client may choose; what it leaves out, the service's settings decide."""
+    """The options of a client; the service's settings are the defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -26,7 +26,7 @@ class Options(BaseModel):
         None, description="A served name, or name:version; by default the service's default model."
     )
     target: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        None, description="The size that you need, in `norm`: `robust` says whether it is reached."
+        None, description="The size that you need, in `norm`; `robust` says whether it is reached."
     )
     norm: Norm | None = Field(None, description="The norm of sizes; by default the model's own.")
     confidence: Annotated[float, Field(gt=0, lt=1)] | None = Field(
@@ -36,37 +36,39 @@ class Options(BaseModel):
         None, description="The draw budget; every draw counts."
     )
     timeout_ms: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="From arrival; the answer then is the certificate reached so far."
+        None,
+        description="Milliseconds from arrival to the answer, with the certificate "
+        "reached by then.",
     )
     scores: Literal["all"] | Annotated[int, Field(ge=1)] | None = Field(
         None, description="How many labels' scores to show."
     )
     require: Literal["robust"] | None = Field(
-        None, description="`robust`: an answer that is not robust comes with status 406."
+        None, description="`robust`: an answer that is not robust has status 406."
     )
     attacks: Annotated[int, Field(ge=2, le=MOST_ATTACKS)] | None = Field(
-        None, description="At how many sizes to tell what an attacker could make of the scores."
+        None, description="At how many attack sizes to show the scores that attacks can reach."
     )
-    # Without defaults, as all others: generated clients send those in the query, where they would
-    # contradict what the body says.
+    # Without a default, like all others: generated clients send defaults in the query, where they
+    # would contradict the body.
     evidence: bool | None = Field(
-        None, description="Whether to add what it takes to compute the certificate again."
+        None, description="Whether to add everything that is needed to compute the answer again."
     )
     priority: Literal["high", "normal"] | None = Field(
         None,
-        description="high: before all that is normal (the default), but for every fourth turn.",
+        description="high: before all normal pictures (the default), except in every fourth turn.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _known(cls, values: Any) -> Any:
-        # In the query as in a body. Pydantic would not say which options there are.
+        # For the query as for a body. Pydantic would not list the options.
         _check_names(values)
         return values
 
 
 def _check_names(names: Iterable[str]) -> None:
-    """Refuse what is no option.
+    """Refuse names that are not options.
 
     Raises:
         Problem: ``option-out-of-range``, listing all options.
@@ -80,14 +82,14 @@ def _check_names(names: Iterable[str]) -> None:
 
 
 def parse(values: dict[str, Any]) -> Options:
-    """Check the options in ``values``; null is one that is not given.
+    """Check the options in ``values``; null means not given.
 
     Raises:
         Problem: ``option-out-of-range``, naming the option.
     """
     _check_names(values)
     for name, value in values.items():
-        # One at a time, so that a hostile body is not answered with a million complaints.
+        # One at a time, so that a hostile body is not answered with a million errors.
         wrong = isinstance(value, list | dict) or (isinstance(value, bool) and name != "evidence")
         if wrong:
             detail = f"{name} must be a number or a word, not a JSON {type(value).__name__}."
@@ -120,7 +122,7 @@ class Asked(BaseModel):
 
 
 def resolve(options: Options, served: Served, settings: Settings) -> Asked:
-    """Fill in what the client left out.
+    """Fill in the options that the client left out.
 
     Raises:
         Problem: ``option-out-of-range`` for a value above a limit of this service.

@@ -1,4 +1,4 @@
-"""``GET /``: the page on which a person tries a certificate, and what it is made of."""
+"""``GET /``: the page on which a person tries a certificate, and its files."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from service.http.guards.uploads import read_one
 from service.http.predictions import Predictions
 from service.http.static import Found, read_folder
 
-# As long as a screen is likely to need.
+# The longest side of a shown picture: as much as a screen needs.
 SHOWN_SIDE = 1024
 FOLDER = Path(__file__).parents[2] / "page"
 FILES = read_folder(FOLDER)
@@ -31,7 +31,7 @@ async def page() -> Response:
 async def picture(request: Request) -> Response:
     """Return the pixels that would be certified, as a PNG file.
 
-    Browsers read fewer formats, and the same ones otherwise: they turn by other metadata, and
+    Browsers read fewer formats, and read them differently: they rotate by other metadata, and
     convert colours by embedded profiles.
     """
     predictions: Predictions = request.app.state.predictions
@@ -43,7 +43,7 @@ async def picture(request: Request) -> Response:
 
 @router.get("/page/samples/{model}/{name}", dependencies=[requires("predict")])
 async def sample(request: Request, model: str, name: str) -> Response:
-    """Return one of a model's samples, which its bundle brings."""
+    """Return one of the samples in a model's bundle."""
     predictions: Predictions = request.app.state.predictions
     try:
         content = predictions.catalogue.find(model).bundle.sample(name)

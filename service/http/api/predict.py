@@ -28,9 +28,9 @@ _EVENT = {
     },
     "required": ["event", "data"],
 }
-# Draws of two runs are not counted together, so that looks of the first say nothing any more.
+# Draws of two runs are not counted together, so the looks of the first are void.
 _RESTART = (
-    'event: restart\ndata: {"detail": "The picture is begun anew; earlier looks are void."}\n\n'
+    'event: restart\ndata: {"detail": "The picture begins again; earlier looks are void."}\n\n'
 )
 router = APIRouter(tags=["predictions"], dependencies=[requires("predict")], responses=REFUSALS)
 _ERRORS = (400, 404, 413, 415, 422, 500, 503, 504)
@@ -46,7 +46,7 @@ _ERRORS = (400, 404, 413, 415, 422, 500, 503, 504)
     openapi_extra=openapi.one_picture(),
 )
 async def predict(request: Request, query: Annotated[Options, Query()]) -> Response:
-    """Say what is in a picture, and how far it could have been altered without changing that."""
+    """Say what is in a picture, and how far it could be altered without changing the answer."""
     predictions: Predictions = request.app.state.predictions
     arrived: float = request.scope["arrived"]
     picture, options = await _read_one(request, query)
@@ -70,7 +70,7 @@ async def predict(request: Request, query: Annotated[Options, Query()]) -> Respo
     openapi_extra=openapi.several_pictures(),
 )
 async def predict_batch(request: Request, query: Annotated[Options, Query()]) -> Response:
-    """Do the same for several pictures; one that fails does not disturb the others."""
+    """Answer several pictures; one that fails does not affect the others."""
     predictions: Predictions = request.app.state.predictions
     settings = predictions.settings
     arrived: float = request.scope["arrived"]
@@ -108,7 +108,7 @@ async def predict_batch(request: Request, query: Annotated[Options, Query()]) ->
     responses={
         200: {
             "description": "Events: `look` at every look, then `answer`, or `error`. After "
-            "`restart` the picture is begun anew: all looks before it are void.",
+            "`restart` the picture begins again: all earlier looks are void.",
             "content": {"text/event-stream": {"schema": _EVENT}},
         },
         **problems.responses(*_ERRORS),
@@ -116,7 +116,7 @@ async def predict_batch(request: Request, query: Annotated[Options, Query()]) ->
     openapi_extra=openapi.one_picture(),
 )
 async def predict_stream(request: Request, query: Annotated[Options, Query()]) -> Response:
-    """Do what /predict does, and tell at every look what the answer is so far."""
+    """Answer like /predict, with an event for the answer so far at every look."""
     predictions: Predictions = request.app.state.predictions
     arrived: float = request.scope["arrived"]
     picture, options = await _read_one(request, query)
@@ -126,12 +126,12 @@ async def predict_stream(request: Request, query: Annotated[Options, Query()]) -
 
     def put(look: Look | None) -> None:
         event = _event("look", look.model_dump_json()) if look else _RESTART
-        holding.count(len(event))  # until the client takes it
+        holding.count(len(event))  # until the client has read it
         looks.put_nowait(event)
 
     work = asyncio.ensure_future(predictions.predict(picture, options, arrived, put))
     work.add_done_callback(lambda _: looks.put_nowait(None))
-    # Until there is something to send, errors are answered as errors.
+    # Before the first event, errors are still answered with their status.
     try:
         first = await unless_client_leaves(request, looks.get())
     except ClientDisconnect:
@@ -154,7 +154,7 @@ async def predict_stream(request: Request, query: Annotated[Options, Query()]) -
         finally:
             work.cancel()  # the client has left; its slots are free
 
-    # Headers go out before the answer is known, so none of them says what it is.
+    # Headers are sent before the answer is known, so they do not describe it.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(events(), headers=headers, media_type="text/event-stream")
 

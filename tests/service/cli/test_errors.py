@@ -37,7 +37,7 @@ WRONG = {
     "evaluate mnist-cnn --data nope": "no data set 'nope'",
     "evaluate mnist-cnn --data ROOT": "--data mnist --root ROOT",
     "evaluate mnist-cnn --data mnist --radii 0": "radii must be above 0",
-    "evaluate mnist-cnn --data mnist --radii a": "expected numbers with commas between",
+    "evaluate mnist-cnn --data mnist --radii a": "expected numbers separated by commas",
     "evaluate mnist-cnn --data mnist --attack foo": "no attack 'foo'; known: pgd, ",
     "evaluate mnist-cnn --data mnist --confidence 2": "confidence must lie strictly between",
     "evaluate mnist-cnn --data mnist --device cuda0": "device 'cuda0' cannot be used: expected",

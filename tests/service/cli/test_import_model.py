@@ -135,7 +135,7 @@ def test_weights_of_something_larger(tmp_path: Path, capsys: Captured) -> None:
     torch.save({"state_dict": {**named, "loss.weight": torch.ones(4)}}, tmp_path / "last.ckpt")
     options = ["--weights", str(tmp_path / "last.ckpt"), "--input", "1x8x8", "--draws", "64"]
     assert main(["import", SMALL, "--out", str(tmp_path / "out"), *NOISE, *options]) == 0
-    assert "left out of the weights, as no part of the network: loss.weight" in (
+    assert "left out of the weights, because they do not belong to the network: loss.weight" in (
         capsys.readouterr().err
     )
     imported = read_bundle(tmp_path / "out").manifest.training["imported"]

@@ -85,7 +85,7 @@ def test_a_denoiser_in_front_of_a_bundle(tmp_path: Path, capsys: Captured) -> No
     [
         (["digits", "--scale", "0.1", "--construction-bound", "0.1"], "not both"),
         (["digits", "--delta", "0.1"], "belong to --construction-bound"),
-        (["digits", "--undefended", "--scale", "0.1"], "leave out the noise's options"),
+        (["digits", "--undefended", "--scale", "0.1"], "omit the noise's options"),
         (["digits", "--scale", "0"], "scale: "),
         (["digits", "--held-out", "1500"], "cannot hold 1500 of 1500"),
         (["digits-denoiser"], "name the classifier behind it (--denoiser)"),
