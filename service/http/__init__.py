@@ -1,1 +1,1 @@
-"""HTTP: the application, its routes, and what guards them. Nothing here knows of torch."""
+"""HTTP: the application, its routes, and their guards. Nothing here imports torch."""

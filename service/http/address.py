@@ -1,4 +1,4 @@
-"""Where the service listens: a host as people write it, its socket, and where probes ask."""
+"""Where the service listens: a host as people write it, its socket, and how probes reach it."""
 
 import errno
 import ipaddress
@@ -11,31 +11,31 @@ from typing import Any
 
 # Connections that may wait to be accepted.
 BACKLOG = 2048
-# Of each answer, bytes that the system takes over before its client has read them (it doubles the
-# number). They are memory of the service like any other, where its memory is limited.
+# The bytes of each answer that the system buffers before its client has read them (it doubles the
+# number). They count as the service's memory where that is limited.
 SEND_BYTES = 2**15
 
 ADDRESSES_ONLY = (
     "the service listens only at an address and a port; put nginx before it, which listens at a "
-    "socket and passes requests on to http://127.0.0.1:8000"
+    "socket and passes requests to http://127.0.0.1:8000"
 )
 _SOCKET = re.compile(r"/|@|\.{1,2}/|(unix|uds|fd|file|systemd)(:|$)", re.IGNORECASE)
 _WITH_PORT = re.compile(r"[^:]*:\d*|\[.*\]:\d*")
-# Every address of a family, and this machine's own among them.
-_EVERY_IPV4, _EVERY_IPV6 = "0.0.0.0", "::"  # noqa: S104 - what an operator has chosen
+# Every address of a family, including loopback.
+_EVERY_IPV4, _EVERY_IPV6 = "0.0.0.0", "::"  # noqa: S104 - the operator's choice
 _OWN = {_EVERY_IPV4: ["127.0.0.1"], _EVERY_IPV6: ["::1", "127.0.0.1"]}
 
 
 class CannotListenError(ValueError):
-    """There is no such address here, or its port is taken: says why."""
+    """The address does not exist here, or its port is in use: says why."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """An address and a port, as the system has them."""
+    """An address and a port, in the system's form."""
 
     family: socket.AddressFamily
-    place: Any  # as Python's socket has it for the family
+    place: Any  # in the form of Python's sockets for the family
 
     @property
     def on_loopback(self) -> bool:
@@ -46,10 +46,11 @@ class Address:
 
 
 def clean(host: str) -> str:
-    """Return a host without the brackets that URLs have around IPv6 addresses.
+    """Return a host without the brackets around IPv6 addresses in URLs.
 
     Raises:
-        ValueError: it is a socket's path, a URL, or has a port; says in half a sentence what to do.
+        ValueError: it is a socket's path, a URL, or has a port; says in half a sentence what is
+            expected.
     """
     host = host.strip()
     if not host:
@@ -58,21 +59,21 @@ def clean(host: str) -> str:
         raise ValueError(ADDRESSES_ONLY)
     if "/" in host or _WITH_PORT.fullmatch(host):
         raise ValueError(
-            "expected an address or a name alone; the port is set by --port or PIXELDP_PORT"
+            "expected only an address or a name; the port is set by --port or PIXELDP_PORT"
         )
     bare = host[1:-1] if host[0] == "[" and host[-1] == "]" else host
     if ":" in bare or host[0] == "[":
         try:
             ipaddress.IPv6Address(bare)
         except ValueError:
-            raise ValueError("expected an address or a name; this is no IPv6 address") from None
+            raise ValueError("expected an address or a name; this is not an IPv6 address") from None
     return bare
 
 
 def refuse_passed_sockets(variables: Mapping[str, str]) -> None:
     """Refuse sockets that systemd has opened for this process (``sd_listen_fds``).
 
-    Passed over, they would wait for ever for somebody to accept.
+    If they were ignored, clients would wait for ever to be accepted.
 
     Args:
         variables: the environment.
@@ -82,15 +83,15 @@ def refuse_passed_sockets(variables: Mapping[str, str]) -> None:
     """
     if variables.get("LISTEN_PID") == str(os.getpid()) and variables.get("LISTEN_FDS"):
         raise CannotListenError(
-            "systemd has passed sockets (LISTEN_FDS), which are not taken: " + ADDRESSES_ONLY + ", "
+            f"systemd has passed sockets (LISTEN_FDS), which cannot be used: {ADDRESSES_ONLY}, "
             "and start the service itself, without a socket unit"
         )
 
 
 def resolve(host: str, port: int) -> Address:
-    """Look up a host; of several addresses of a name the first is meant.
+    """Look up a host; if a name has several addresses, the first is used.
 
-    Where the system has no IPv6, ``::``, which is every address, is every one of IPv4.
+    On a system without IPv6, ``::``, which means every address, is every IPv4 address.
 
     Raises:
         CannotListenError: there is no such name.
@@ -107,10 +108,10 @@ def resolve(host: str, port: int) -> Address:
 
 
 def listen(address: Address) -> socket.socket:
-    """Return a socket at which clients wait from now on instead of being refused.
+    """Return a socket on which clients wait from now on instead of being refused.
 
     Raises:
-        CannotListenError: the address is none of this machine's, or the port is taken.
+        CannotListenError: this machine does not have the address, or the port is in use.
     """
     host, port = str(address.place[0]), int(address.place[1])
     try:
@@ -120,7 +121,7 @@ def listen(address: Address) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # connections inherit it
     if address.family == socket.AF_INET6:
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # :: is IPv4, too
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # :: includes IPv4
     try:
         listener.bind(address.place)
         listener.listen(BACKLOG)
@@ -131,15 +132,15 @@ def listen(address: Address) -> socket.socket:
 
 
 def url(host: str, port: int) -> str:
-    """Return where clients ask, without a path (RFC 6874 for the zone of an IPv6 address)."""
+    """Return the URL without a path (RFC 6874 for the zone of an IPv6 address)."""
     shown = f"[{host.replace('%', '%25')}]" if ":" in host else host
     return f"http://{shown}:{port}"
 
 
 def near(address: Address) -> list[str]:
-    """Return hosts at which this machine reaches a service that listens at an address.
+    """Return hosts by which this machine reaches a service that listens on an address.
 
-    A service at every address is asked at this machine's own, of IPv4 where it has none of IPv6.
+    A service on every address is asked on loopback, by IPv4 if there is no IPv6.
     """
     host, _ = socket.getnameinfo(address.place, socket.NI_NUMERICHOST)
     return _OWN.get(host, [host])

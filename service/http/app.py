@@ -1,4 +1,4 @@
-"""The application: routes, engine and what they share, put together."""
+"""The application: puts routes, engine and their shared parts together."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -37,13 +37,13 @@ from service.system import background
 
 log = structlog.get_logger(__name__)
 
-# Small pictures decoded at once, and as many bodies taken apart.
+# How many small pictures are decoded at once, and how many bodies are parsed at once.
 THREADS = 2
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """What the application is put together from, and what runs while it does."""
+    """The parts of the application, and the tasks that run with it."""
 
     settings: Settings
     catalogue: Catalogue
@@ -55,7 +55,7 @@ class _Parts:
 
     @asynccontextmanager
     async def run(self, app: FastAPI) -> AsyncIterator[None]:
-        """Start workers and decoders, and at the end stop them."""
+        """Start workers and decoders, and stop them at the end."""
         settings, engine = self.settings, self.engine
         with ThreadPoolExecutor(THREADS, "small") as pool:
             decoders = Decoders(
@@ -106,9 +106,9 @@ def create_app(
 
     Raises:
         BundleError: a model's bundle cannot be trusted.
-        ValueError: the default model is none of those that are to be served.
+        ValueError: the default model is not among the models to serve.
         KeysError: the file of keys cannot be read.
-        UselessDefaultsError: as they are set, no request without options could be answered.
+        UselessDefaultsError: with these settings no request without options could be answered.
     """
     catalogue = catalogue or read_catalogue(settings)
     metrics = Metrics()
@@ -120,7 +120,7 @@ def create_app(
         precision=settings.precision,
         provider=settings.wanted_provider,
         pass_size=settings.pass_size,
-        # PyTorch compiles; what another provider alone may run is not compiled.
+        # PyTorch compiles; models that only another provider may run are not compiled.
         compiled=settings.compile and settings.wanted_provider in (None, "pytorch"),
         queue=settings.queue,
         shrink=settings.shrink,
@@ -136,7 +136,7 @@ def create_app(
     app = Described(
         title="PixelDP",
         version=version("pixeldp"),
-        description="What is in a picture, with proof of how far it could have been altered.",
+        description="Says what is in a picture, with proof of how far it could be altered.",
         lifespan=parts.run,
         generate_unique_id_function=lambda route: route.name,
         openapi_url=None,
@@ -144,7 +144,8 @@ def create_app(
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
-        # Its own spans would carry paths and queries as they were sent (service/http/tracing.py).
+        # FastAPI's spans would contain paths and queries as they were sent (see
+        # service/http/tracing.py).
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.engine, app.state.metrics = engine, metrics
@@ -155,7 +156,7 @@ def create_app(
     app.state.cors_origins = settings.cors_origins
     _surround(app, parts)
     problems.lie_at(settings.root_path)
-    # The last route of v2 takes every path below /v2 that no route before it has.
+    # The last route of v2 answers every other path below /v2.
     for module in (predict, models, v2_repository, v2, health, docs, page):
         app.include_router(module.router)
     app.mount("/page", page.files)
@@ -164,7 +165,7 @@ def create_app(
 
 
 def _surround(app: FastAPI, parts: _Parts) -> None:
-    """Add what requests go through before their route, the innermost first."""
+    """Add the middleware, the innermost first."""
     app.add_middleware(Gate, engine=parts.engine, metrics=parts.metrics)
     if parts.settings.cors_origins:
         app.add_middleware(

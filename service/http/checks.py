@@ -1,6 +1,6 @@
-"""What keeps the service from starting as it is set.
+"""Checks of the settings before the service starts.
 
-Nothing that takes long to import is needed to tell: neither FastAPI nor PyTorch.
+They need nothing that takes long to import: neither FastAPI nor PyTorch.
 """
 
 from service.catalogue import Catalogue, UnknownModelError
@@ -11,14 +11,14 @@ from service.settings import Settings
 
 
 class KeysNeededError(ValueError):
-    """Other machines could reach the service, and nobody would need a key."""
+    """Other machines could reach the service without a key."""
 
 
 def check_keys(settings: Settings, address: Address) -> None:
-    """Make sure that nobody but this machine may do without a key, unless that is wanted.
+    """Check that only this machine needs no key, unless the operator allows others.
 
     Raises:
-        KeysNeededError: others may.
+        KeysNeededError: other machines would need no key.
         KeysError: the file of keys cannot be read.
     """
     if settings.keys:
@@ -26,18 +26,18 @@ def check_keys(settings: Settings, address: Address) -> None:
     elif not (address.on_loopback or settings.allow_keyless):
         raise KeysNeededError(
             f"on {settings.host} other machines could use the service, and no keys are set: make "
-            "one by pixeldp keys add NAME --keys FILE and set PIXELDP_KEYS=FILE, or set "
-            "PIXELDP_ALLOW_KEYLESS=true if whoever can reach it may use it"
+            "one with pixeldp keys add NAME --keys FILE and set PIXELDP_KEYS=FILE, or set "
+            "PIXELDP_ALLOW_KEYLESS=true if everybody who can reach it may use it"
         )
 
 
 def read_catalogue(settings: Settings) -> Catalogue:
-    """Read the models that are to be served.
+    """Read the models to serve.
 
     Raises:
         BundleError: a model's bundle cannot be trusted.
-        ValueError: the default model is none of them.
-        UselessDefaultsError: as they are set, no request without options could be answered.
+        ValueError: the default model is not among them.
+        UselessDefaultsError: with these settings no request without options could be answered.
     """
     try:
         catalogue = Catalogue(settings.models, settings.default_model)

@@ -1,16 +1,16 @@
-"""One client's connection: what may be slow, what may be broken, and for how long.
+"""A client's connection, with limits on slow and broken clients.
 
-uvicorn speaks HTTP; here are the limits that it lacks. A connection that keeps the service waiting
-is closed: one that sends nothing, or a head or a body drop by drop, or that does not take its
-answer. What is no HTTP is answered by a problem document, as every error is. And no request is
-worked on for a client who has left.
+uvicorn speaks HTTP; this module adds the limits that it lacks. A connection that makes the service
+wait is closed: one that sends nothing, that sends a head or a body drop by drop, or that does not
+read its answer. Input that is not HTTP is answered with a problem document, like every error. The
+service does not work on a request whose client has left.
 
-What a connection holds is counted (``service/http/guards/budget.py``): bytes that were read and not
-yet taken by a request, and answers that the client has not taken. When all connections together
-hold too much, those whose clients have been slow for longest are cut.
+The bytes of a connection are counted (``service/http/guards/budget.py``): those that were received
+but not yet read by a request, and answers that the client has not read. When all connections
+together hold too much, those whose clients have been slow for longest are cut.
 
-Files are kept for probes: when there are as many connections as there may be, those that ask
-nothing make room, oldest first, and if none does, further ones are answered if they are probes.
+File descriptors are reserved for probes: at the limit of connections, idle ones make room, the
+oldest first. If none is idle, further connections are answered only if they are probes.
 """
 
 import asyncio
@@ -44,45 +44,45 @@ HEAD_SECONDS = 10.0
 # A body has this long and one second more for each so many bytes.
 BODY_SECONDS = 20.0
 LEAST_BYTES_A_SECOND = 1000.0
-# Beyond so many chunks, a body must have chunks of so many bytes on average.
+# Beyond this many chunks, the chunks of a body must have this many bytes on average.
 FREE_CHUNKS = 1000
 LEAST_CHUNK = 512
-# What is left of a body after its answer, and an answer that is not taken.
+# The time for the rest of a body after its answer, and for an answer that is not read.
 REST_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
-# Files that are kept for all that is not a connection: workers, libraries, the log.
+# Files that are reserved for everything except connections: workers, libraries, the log.
 SPARE_FILES = 128
-# Connections that are kept for probes.
+# Connections that are reserved for probes.
 PROBE_FILES = 64
-# With fewer files than this in all the service does not start: so many connections of a page, a
-# proxy and a few clients come together.
+# The service does not start with fewer files than this in all: a page, a proxy and a few clients
+# together have this many connections.
 LEAST_FILES = SPARE_FILES + PROBE_FILES + 320
-# How often all connections are looked at.
+# The seconds between two checks of all connections.
 CHECK_SECONDS = 0.5
-# After the end of what a client sends, until it is asked whether it has left.
+# The time from the end of a client's data until it is checked whether the client has left.
 LEAVER_SECONDS = 0.05
-# A client who has kept the service waiting for so long is cut first when there is no room.
+# A client that has made the service wait for this long is cut first when there is no room.
 STALLED_SECONDS = 1.0
-# Of the connections that could make room, how many are cut at a time: one in so many.
+# One in this many of the connections that could make room is cut at a time.
 CUT_ONE_IN = 8
 
 Phase = Literal["idle", "head", "body", "rest", "working"]
 
 
 class _Parser(h11.Connection):
-    """h11's parser, but for what no honest client sends."""
+    """h11's parser, which also refuses input that no honest client sends."""
 
     _chunks = _chunked = 0
     _skipped = False
-    head = b""  # of a request that could not be read
+    head = b""  # the head of a request that could not be read
 
     def next_event(self) -> Any:
         """Return the next event.
 
         Raises:
-            h11.RemoteProtocolError: as h11 does; for a body whose length is stated in two ways,
-                which those before the service may have read in the other; and for a body in tiny
-                chunks, each of which takes as much time as a large one.
+            h11.RemoteProtocolError: as h11 does; for a body whose length is stated in two ways, of
+                which a proxy may have used the other; and for a body in tiny chunks, each of which
+                takes as much time as a large one.
         """
         unread = self.trailing_data[0] if self.their_state is h11.IDLE else b""
         # One empty line before a request, as after a body by old clients (RFC 9112, section 2.2).
@@ -97,7 +97,7 @@ class _Parser(h11.Connection):
 
     def _checked(self, event: Any, unread: bytes) -> Any:
         if isinstance(event, h11.Request):
-            # By itself h11 judges heads that are not there yet, and takes any that comes at once.
+            # h11 itself checks only incomplete heads, and accepts any that arrives in one piece.
             if len(unread) - len(self.trailing_data[0]) > MAX_HEADER_BYTES:
                 raise h11.RemoteProtocolError("the head is too large", error_status_hint=431)
             event = _in_origin_form(event)
@@ -116,9 +116,9 @@ _ABSOLUTE = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
 
 
 def _in_origin_form(event: h11.Request) -> h11.Request:
-    """Return a request for a whole URL, as proxies are sent, as one for its path at its host.
+    """Turn a request for a whole URL, as sent to proxies, into one for its path at its host.
 
-    Servers have to take both (RFC 9112, section 3.2.2), and the URL's host counts.
+    Servers must accept both (RFC 9112, section 3.2.2), and the URL's host counts.
     """
     match = _ABSOLUTE.fullmatch(event.target)
     if match is None:
@@ -138,7 +138,7 @@ class Connection(H11Protocol):
 
     Attributes:
         held: bytes that are held for it.
-        moved: when its client last kept nobody waiting, by the loop's clock.
+        moved: when its client last made progress, by the loop's clock.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -171,14 +171,14 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client sends."""
+        """Receive the client's data."""
         self._received += len(data)
         self.moved = self.loop.time()
         super().data_received(data)
         self._count()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Go on with what has been asked: a client may close its end and wait for its answers."""
+        """Continue with the requests: a client may close its end and wait for its answers."""
         self._half_closed = True
         if self._find_phase() != "working":
             return False
@@ -186,25 +186,25 @@ class Connection(H11Protocol):
         return True
 
     def pause_writing(self) -> None:
-        """Note that the client does not take its answer as fast as it is made."""
+        """Note that the client does not read its answer as fast as it is made."""
         super().pause_writing()
         self.moved = self.loop.time()
         self._count()
 
     def resume_writing(self) -> None:
-        """Note that it does."""
+        """Note that the client reads its answer again."""
         super().resume_writing()
         self.moved = self.loop.time()
         self._count()
 
     def announce_close(self) -> None:
-        """Say in the answer that is under way that it is the connection's last."""
+        """State in the present answer that it is the connection's last."""
         if self.cycle is not None and not self.cycle.response_started:
             self.cycle.default_headers = [*self.cycle.default_headers, CLOSE_HEADER]
 
     def shutdown(self) -> None:
-        """Close if no request is under way, else after its answer."""
-        with contextlib.suppress(h11.LocalProtocolError):  # it is being closed already
+        """Close now if no request is in progress, or else after its answer."""
+        with contextlib.suppress(h11.LocalProtocolError):  # it is already being closed
             super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -213,16 +213,16 @@ class Connection(H11Protocol):
             super().timeout_keep_alive_handler()
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, if the client is still there to read its answer."""
+        """Continue with the next request, if the client is still there to read its answer."""
         if self._unread:
             self._look_after_leaver()
         super().on_response_complete()
         if self._half_closed and self._find_phase() != "working":
-            self.transport.close()  # after what is still to be sent
+            self.transport.close()  # after the remaining data is sent
         self._count()
 
     def check(self, now: float) -> None:
-        """Close a connection that keeps the service waiting; called every ``CHECK_SECONDS``."""
+        """Close a connection that makes the service wait; called every ``CHECK_SECONDS``."""
         phase = self._find_phase()
         if phase != self._phase or (phase == "body" and self.flow.read_paused):
             self._phase, self._begun, self._received = phase, now, 0
@@ -244,39 +244,40 @@ class Connection(H11Protocol):
         elif phase == "body" and waited > BODY_SECONDS + self._received / LEAST_BYTES_A_SECOND:
             self._refuse("too-slow", f"{self._received:,} bytes came in {waited:.0f} s.")
         elif phase == "working" and (self.flow.read_paused or self._half_closed):
-            # Further requests wait to be read, so that the loop does not see the end behind them.
+            # Further requests wait to be read, so the loop does not see the end of data behind
+            # them.
             self._look_after_leaver()
 
     @property
     def _unread(self) -> int:
-        """Bytes that wait until their turn comes to be read as HTTP; counted without a copy."""
+        """The bytes that wait to be read as HTTP; counted without a copy."""
         return len(self.conn._receive_buffer)
 
     @property
     def asks_nothing(self) -> bool:
-        """Whether no request is under way, and no answer on its way."""
+        """Whether no request is in progress, and no answer is being sent."""
         if self._find_phase() not in ("idle", "head"):
             return False
         return not self.transport.get_write_buffer_size()
 
     @property
     def slow_since(self) -> float:
-        """Since when its client keeps the service waiting; drops of a head do not count."""
+        """Since when its client makes the service wait; single bytes of a head are no progress."""
         return self._begun if self._find_phase() == "head" else self.moved
 
     def stalls(self, now: float) -> bool:
-        """Whether its client keeps a request from going on: its body, or its answer."""
+        """Whether its client holds up a request: by its body, or by not reading the answer."""
         waits = self._find_phase() == "body" or self.flow.write_paused
         return waits and now - self.moved > STALLED_SECONDS
 
     def cut(self) -> None:
-        """Close at once, whatever is under way; what was held for it is free."""
+        """Close at once, whatever is in progress, and free everything that was held for it."""
         self._budget.connections -= self.held
         self.held, self._was_cut = 0, True
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP."""
+        """Answer input that is not HTTP."""
         error = sys.exc_info()[1]
         if getattr(error, "error_status_hint", 400) == 431:
             detail = f"The head of a request may have {MAX_HEADER_BYTES:,} bytes."
@@ -286,7 +287,7 @@ class Connection(H11Protocol):
             self._refuse("malformed-request", f"This is not HTTP/1.1: {reason[:200]}.")
 
     def _find_phase(self) -> Phase:
-        """Say what is waited for."""
+        """Say what the service waits for."""
         answered = self.cycle is None or self.cycle.response_complete
         state = self.conn.their_state
         if state is h11.SEND_BODY:
@@ -297,7 +298,7 @@ class Connection(H11Protocol):
         return "head" if fresh else "idle"
 
     def _count(self) -> None:
-        """Count what is held here; if that is too much in all, cut those who are slowest."""
+        """Count what is held here; if the total is too much, cut the slowest connections."""
         if self._was_cut:
             return
         size = self._unread + self.transport.get_write_buffer_size()
@@ -311,10 +312,10 @@ class Connection(H11Protocol):
     def _look_after_leaver(self) -> None:
         """Close if the client is gone; find out whether it is, if it has closed its end.
 
-        Whoever only closes its end and whoever leaves look the same, until they are sent
-        something: the former reads it, the latter's machine says that nobody is there. Clients of
-        HTTP/1.1 expect a 100 at any time before their answer (RFC 9110, section 15.2). Those of
-        HTTP/1.0 do not know it, and are taken to have left.
+        A client that only closes its end and a client that leaves look the same until they are sent
+        something: the first reads it, the machine of the second reports that nobody is there.
+        Clients of HTTP/1.1 expect a 100 at any time before their answer (RFC 9110, section 15.2).
+        Those of HTTP/1.0 do not know it, and count as gone.
         """
         if self.transport.is_closing():
             return
@@ -331,7 +332,7 @@ class Connection(H11Protocol):
                 self.transport.write(self.conn.send(answer) or b"")
 
     def _events(self) -> int:
-        """What the system says of the client's end, even if there is more to be read before it."""
+        """What the system reports about the client's end, even if data before it is unread."""
         poll = select.poll()
         poll.register(self.transport.get_extra_info("socket").fileno(), _ENDED | _GONE)
         return sum(found for _, found in poll.poll(0))
@@ -344,7 +345,7 @@ class Connection(H11Protocol):
             scope: Any = self.cycle.scope
             path, prefix = scope["path"], find_prefix(scope["headers"])
             scope["refused"] = PROBLEMS[name].status, name
-            self.cycle.disconnected = True  # the application need not go on
+            self.cycle.disconnected = True  # the application need not continue
             self.cycle.message_event.set()
         else:
             path, prefix = look_at_head(self._parser.head or self.conn.trailing_data[0])
@@ -362,7 +363,7 @@ class Connection(H11Protocol):
             with contextlib.suppress(h11.LocalProtocolError):
                 for event in (answer, h11.Data(data=bytes(document.body)), h11.EndOfMessage()):
                     self.transport.write(self.conn.send(event) or b"")
-            if not asked:  # else it is counted as that request
+            if not asked:  # otherwise it is counted as that request
                 app: Any = self.config.app
                 status = str(PROBLEMS[name].status)
                 app.state.metrics.requests.answered.labels("other", status, name).inc()
@@ -370,7 +371,7 @@ class Connection(H11Protocol):
 
 
 def _document(problem: Problem, path: str, prefix: str) -> Response:
-    """Return the answer to a request for ``path`` that came by way of a proxy's ``prefix``."""
+    """Return the answer to a request for ``path`` that came through a proxy's ``prefix``."""
     token = forwarded_prefix.set(prefix)
     try:
         return answer_in_form(problem, path)
@@ -379,21 +380,21 @@ def _document(problem: Problem, path: str, prefix: str) -> Response:
 
 
 _GONE = select.POLLHUP | select.POLLERR
-# Where the system cannot tell, a client who left is noticed one answer later.
+# If the system cannot tell, a client that left is noticed one answer later.
 _ENDED = getattr(select, "POLLRDHUP", 0)
 
 
 def most_connections() -> int:
-    """Return how many connections there may be beside those for probes."""
+    """Return the most connections, not counting those for probes."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = sys.maxsize if files == resource.RLIM_INFINITY else files
     return files - SPARE_FILES - PROBE_FILES
 
 
 def make_room(connections: Collection[Any]) -> int:
-    """Close some of those that ask nothing, oldest first; return how many."""
+    """Close some idle connections, the oldest first; return how many."""
     idle = sorted((one for one in connections if one.asks_nothing), key=lambda one: one.slow_since)
-    # Each look goes through all of them, so it must be worth several new ones.
+    # Each search goes through all connections, so it must make room for several new ones.
     cut = idle[: -(-len(idle) // CUT_ONE_IN)]
     for connection in cut:
         connection.cut()
@@ -401,9 +402,9 @@ def make_room(connections: Collection[Any]) -> int:
 
 
 def relieve(budget: Budget, connections: Collection[Any]) -> None:
-    """Cut those that hold something, slowest first, until they hold well less than they may.
+    """Cut connections that hold something, the slowest first, until well below their share.
 
-    The last of them stays in any case: one answer may be larger than all together should be.
+    The last of them always stays: one answer may be larger than the share of all.
     """
     goal = budget.connections_share * (CUT_ONE_IN - 1) // CUT_ONE_IN
     left = budget.connections
@@ -416,7 +417,7 @@ def relieve(budget: Budget, connections: Collection[Any]) -> None:
 
 
 def _probes_alone(app: Any) -> Callable[[Any, Any, Any], Awaitable[None]]:
-    """Return ``app`` for a connection beyond those there may be: it answers probes alone."""
+    """Return ``app`` for a connection beyond the limit: it answers only probes."""
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         scope["crowded"] = True
@@ -439,6 +440,6 @@ async def check_connections(connections: Callable[[], set[Any]], budget: Budget)
         for connection in list(connections()):
             try:
                 connection.check(now)
-            except Exception:  # the others are to be checked all the same
+            except Exception:  # the others must still be checked
                 log.exception("connection failed")
                 connection.transport.abort()

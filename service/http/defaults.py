@@ -1,4 +1,4 @@
-"""Settings beside the models: whether a request that chooses nothing can be answered at all."""
+"""Settings compared with the models: can a request without options be answered at all?"""
 
 from models.bundle import Bundle
 from models.certification.question import Question
@@ -8,11 +8,11 @@ from service.settings import Settings
 
 
 class UselessDefaultsError(ValueError):
-    """As the defaults are set, no request without options could be answered."""
+    """With these defaults no request without options could be answered."""
 
 
 def check_defaults(settings: Settings, bundle: Bundle) -> None:
-    """Make sure that pictures of the model's own size are taken, and can be certified.
+    """Check that pictures of the model's own size are accepted, and can be certified.
 
     Raises:
         UselessDefaultsError: they cannot; says which settings to change.
@@ -21,8 +21,8 @@ def check_defaults(settings: Settings, bundle: Bundle) -> None:
     _, height, width = manifest.input.shape
     if height * width > settings.max_pixels:
         raise UselessDefaultsError(
-            f"PIXELDP_MAX_PIXELS is {settings.max_pixels:,}, but {manifest.name} takes pictures of "
-            f"{width} x {height}, which are {width * height:,} pixels"
+            f"PIXELDP_MAX_PIXELS is {settings.max_pixels:,}, but {manifest.name} needs pictures of "
+            f"{width} x {height}, which have {width * height:,} pixels"
         )
     terms = assemble_terms(manifest)
     question = Question(settings.confidence, settings.max_draws, None, terms.norm)

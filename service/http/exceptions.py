@@ -1,4 +1,4 @@
-"""Which exception is which problem: one table for all routes and both protocols."""
+"""The problem for each exception: one table for all routes and both protocols."""
 
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from service.http.problems import Problem, out_of_range
 from service.repository import RepositoryError
 from service.system.confinement import NotConfinedError
 
-# For workers to become ready.
+# The seconds in which workers should become ready.
 READY_SECONDS = 1
 # Long enough for workers to start again twice.
 LOST_SECONDS = 30
@@ -39,12 +39,12 @@ _QUEUE = 0
 
 
 class _Entry(NamedTuple):
-    """What a problem says of an exception.
+    """The problem for an exception.
 
     Attributes:
-        name: of the problem.
-        detail: a format, of the exception's own text.
-        retry: in how many seconds to try again, if that may help.
+        name: the problem's name.
+        detail: a format for the exception's own text.
+        retry: the seconds after which to try again, if that may help.
         members: further members of the document, each with the exception's attribute that it is.
     """
 
@@ -79,22 +79,22 @@ TABLE: dict[type[Exception], _Entry] = {
     RepositoryError: _Entry("cannot-load"),
     BundleError: _Entry("cannot-load"),
 }
-# What a decoder's process has refused is what it would be here.
+# A refusal by a decoder process is the same problem as here.
 KNOWN: tuple[type[Exception], ...] = (*TABLE, RefusedError)
-# What routes may end with, but for faults of the service.
+# The exceptions with which routes may end, except for faults of the service.
 ANSWERED: tuple[type[Exception], ...] = (Problem, RequestValidationError, HTTPException, *KNOWN)
 
 
 def problem_for(
     error: Exception, engine: Engine, detail: str | None = None, **members: object
 ) -> Problem:
-    """Return the problem that an exception of ``KNOWN`` is.
+    """Return the problem for an exception of ``KNOWN``.
 
     Args:
         error: the exception.
-        engine: tells how long its queue is.
-        detail: to say instead of what the table has, where more is known.
-        members: of the document, beside those of the table or instead of them.
+        engine: knows how long its queue is.
+        detail: replaces the table's detail if more is known.
+        members: further members of the document, which take precedence over the table's.
     """
     kind = error.cause if isinstance(error, RefusedError) else type(error)
     entry = next(TABLE[parent] for parent in kind.__mro__ if parent in TABLE)
@@ -105,7 +105,7 @@ def problem_for(
 
 
 def note_problem(request: Request, error: Exception) -> Problem:
-    """Return the problem that an exception of ``ANSWERED`` is, and note it for the metrics."""
+    """Return the problem for an exception of ``ANSWERED``, and note it for the metrics."""
     match error:
         case Problem():
             problem = error
@@ -120,20 +120,20 @@ def note_problem(request: Request, error: Exception) -> Problem:
 
 
 def _of_status(request: Request, error: HTTPException) -> Problem:
-    """Return the problem that no route takes the request."""
+    """Return the problem for a request without a route."""
     path, headers = request.url.path, dict(error.headers or {})
     if error.status_code == 404:
         return Problem("not-found", f"There is nothing at {path}.")
     if error.status_code == 405:
-        # Every route that takes GET takes HEAD.
+        # Every route that accepts GET accepts HEAD.
         if (methods := headers.get("Allow", "")) and "HEAD" not in methods:
             headers["Allow"] = methods.replace("GET", "GET, HEAD")
-        return Problem("method-not-allowed", f"{path} does not take {request.method}.", headers)
+        return Problem("method-not-allowed", f"{path} does not accept {request.method}.", headers)
     return Problem("malformed-request", str(error.detail), headers)
 
 
 def install(app: FastAPI) -> None:
-    """Have every error of ``app`` answered as a problem document, and serve their pages."""
+    """Answer every error of ``app`` with a problem document, and serve the problems' pages."""
 
     async def answer(request: Request, error: Exception) -> Response:
         return note_problem(request, error).response()

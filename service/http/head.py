@@ -1,13 +1,13 @@
-"""``HEAD``: whatever ``GET`` answers, without its body, as RFC 9110, section 9.3.2, has it."""
+"""``HEAD``: the answer of ``GET`` without its body (RFC 9110, section 9.3.2)."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Head:
-    """Has every route that takes ``GET`` take ``HEAD``.
+    """Lets every route that accepts ``GET`` accept ``HEAD``.
 
     Args:
-        app: what answers.
+        app: the application.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -24,7 +24,7 @@ class Head:
                 message = {**message, "body": b""}
             await send(message)
 
-        # The very same scope, so that those outside learn the route from it.
+        # The same scope object, so that outer middleware learns the route from it.
         scope["method"] = "GET"
         try:
             await self._app(scope, receive, send_head)

@@ -1,11 +1,11 @@
 """Every metric of the service: name, help and buckets in one place.
 
-Base units, ``_total`` for counters. Workers send numbers with their results; only the front process
-holds metrics, in a registry of its own. Every label has few values, all of them known to the
-service: nothing that a client sends can make a new one. Those that are known at start begin at 0,
-so that the first event shows as an increase.
+Metrics have base units, and counters end in ``_total``. Workers send numbers with their results;
+only the front process has metrics, in its own registry. Every label has few values, all known to
+the service: a client cannot create new ones. Values known at start begin at 0, so that the first
+event shows as an increase.
 
-What is a ratio of two counters is left to whoever asks over which time:
+Ratios of two counters are left to the query, which chooses the time span:
 
     share of robust answers   sum(rate(pixeldp_predictions_total{robust="true"}[5m]))
                               / sum(rate(pixeldp_predictions_total{robust=~"true|false"}[5m]))
@@ -38,7 +38,7 @@ from service.http.usage import Usage
 # From a cached probe to the default time-out of 30 s; a certified answer of a small network takes
 # milliseconds, one of a large network seconds.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-# The least budget, the default and the largest, and what lies between.
+# The least budget, the default and the largest, and values between.
 _DRAWS = (64, 96, 128, 256, 512, 1000, 2000, 5000, 10_000, 100_000)
 # Sizes in pixel values: from one grey level of one pixel to the reach of 10⁵ draws at σ = 1.
 _SIZES = (0.0, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
@@ -286,7 +286,7 @@ class Metrics:
     def expect(
         self, version: str, workers: Iterable[str], reasons: Iterable[str], queue_limit: int
     ) -> None:
-        """Begin at 0 what is known at start.
+        """Begin at 0 everything that is known at start.
 
         Args:
             version: of the project.

@@ -1,6 +1,6 @@
-"""What surrounds every request: id, trace, headers, numbers, log, and what happens when it fails.
+"""The middleware around every request: id, trace, headers, metrics, log, and failures.
 
-Plain ASGI: a middleware that wraps the body streams would hide that a client has left.
+Plain ASGI: middleware that wraps the body streams would hide that a client has left.
 """
 
 import re
@@ -26,16 +26,16 @@ log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # W3C Trace Context, level 1. A version after 00 may have more after the flags, and ff is none.
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-# Strangers may send any method; numbers and logs know only these.
+# Strangers may send any method; metrics and logs know only these.
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-# Asked every few seconds by machines: no span, and no line in the log.
+# Requested every few seconds by machines: no span, and no line in the log.
 _PROBES = ("/health/", "/v2/health/", "/metrics")
-# What no honest path has. The routes' patterns would let a line break at the end pass, and proxies
-# that keep a path from strangers would not know it again.
+# No honest path has these. The routes' patterns would accept a line break at the end, and a proxy
+# that protects a path from strangers would not recognise it.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Under overload and attack a line for each refusal would only add to it; metrics count them.
 _QUIET = {401, 403, 429, 503}
-# What is counted where nobody is left to answer: no standard status says so.
+# What is counted when the client has left: there is no standard status for it.
 _CLIENT_LEFT = 499, "client-left"
 
 
@@ -43,10 +43,10 @@ class Envelope:
     """Gives every answer a request id and a trace, counts it, and turns failures into a 500.
 
     Args:
-        app: what answers.
-        metrics: where requests are counted.
-        tracing: where they are traced, if anywhere.
-        budget: of what requests hold.
+        app: the application.
+        metrics: count requests.
+        tracing: traces them, if it is on.
+        budget: the memory budget of requests.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Envelope:
                     await self._turns.begin()
                 await (refusal or self._app)(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
-            pass  # nobody is left to answer
+            pass  # the client has left
         except Exception:
             log.exception("request failed", route=_route(scope))
             if exchange.status:
@@ -80,22 +80,22 @@ class Envelope:
             exchange.end(self._metrics)
 
     def _refusal(self, scope: Scope, probe: bool) -> ASGIApp | None:
-        """Return what answers a request that is not even looked at."""
+        """Return the answer to a request that is refused at once."""
         if _CONTROL.search(scope["path"]):
             detail = "There is nothing at a path with control characters."
             return _answer(scope, Problem("not-found", detail))
         if not probe and (self._budget.full or "crowded" in scope):
-            detail = "There are as many connections, or requests under way, as there may be."
+            detail = "There are too many connections, or requests in progress."
             close = {"Connection": "close"}
             return _answer(scope, Problem("overloaded", detail, close, retry_after_s=1))
         return None
 
 
 class _Exchange:
-    """A request and its answer on their way, and what is counted and told of them at the end.
+    """A request and its answer in progress, and what is counted and logged at their end.
 
     Attributes:
-        probe: whether the request only asks how the service is.
+        probe: whether the request is a probe.
         status: of the answer; 0 until it begins.
     """
 
@@ -116,13 +116,13 @@ class _Exchange:
         )
 
     async def receive(self) -> Message:
-        """Receive what comes of the request, and count it."""
+        """Receive a part of the request, and count it."""
         message = await self._receive()
         self._usage.received += len(message.get("body", b""))
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer, with the headers that every answer has, and count it."""
+        """Send a part of the answer, with the headers of every answer, and count it."""
         if message["type"] == "http.response.start":
             self.status, headers = message["status"], dict(message["headers"])
             self._outcome = _outcome(self.status, headers, self._scope)
@@ -133,7 +133,7 @@ class _Exchange:
         await self._send(message)
 
     def end(self, metrics: Metrics) -> None:
-        """Count the request, and tell the trace and the log what came of it."""
+        """Count the request, and write its outcome into the trace and the log."""
         seconds = time.monotonic() - self._arrived
         scope, status, outcome, usage = self._scope, self.status, self._outcome, self._usage
         method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -181,7 +181,7 @@ def _outcome(status: int, headers: Mapping[bytes, bytes], scope: Scope) -> str:
 
 
 def parse_traceparent(values: list[bytes]) -> tuple[bytes, bytes, bytes] | None:
-    """Return trace id, parent id and flags of a valid ``traceparent``; None if there is not one.
+    """Return trace id, parent id and flags of a valid ``traceparent``; None if there is none.
 
     Args:
         values: of all headers of that name.
@@ -194,7 +194,7 @@ def parse_traceparent(values: list[bytes]) -> tuple[bytes, bytes, bytes] | None:
 
 
 def _continue(parent: tuple[bytes, bytes, bytes] | None) -> bytes:
-    """Continue the caller's trace with a span of our own, or begin one."""
+    """Continue the caller's trace with our own span, or begin a trace."""
     trace, _, flags = parent or (secrets.token_hex(16).encode(), b"", b"00")
-    # Of the flags only the first has a meaning: sampled.
+    # Only the first flag has a meaning: sampled.
     return b"00-%b-%b-%02x" % (trace, secrets.token_hex(8).encode(), int(flags, 16) & 1)

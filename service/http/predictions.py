@@ -33,7 +33,7 @@ from service.settings import Settings
 
 @dataclass(frozen=True)
 class Predictions:
-    """What answers pictures, and everything it takes."""
+    """Answers pictures, and owns everything that this needs."""
 
     settings: Settings
     catalogue: Catalogue
@@ -45,7 +45,7 @@ class Predictions:
 
     @property
     def ready(self) -> bool:
-        """Whether pictures are answered now, large ones, too."""
+        """Whether pictures are answered now, including large ones."""
         return self.engine.ready and self.decoders.ready
 
     async def predict(
@@ -59,13 +59,13 @@ class Predictions:
 
         Args:
             file: the picture file; it is released when it is decoded.
-            options: what the client chose.
-            arrived: when the request came, by ``time.monotonic``.
-            on_look: told at every look before the last what the answer is so far; None when the
-                picture is begun anew, which voids what was told before.
+            options: the client's options.
+            arrived: when the request arrived, by ``time.monotonic``.
+            on_look: called with the answer so far at every look before the last; with None when the
+                picture begins again, which voids the earlier calls.
 
         Raises:
-            Problem: anything that keeps the picture from being answered.
+            Problem: the picture cannot be answered.
         """
         try:
             served = self.catalogue.find(options.model)
@@ -148,7 +148,7 @@ class Predictions:
         """Decode a picture for a model, and return it and its preprocessing.
 
         Raises:
-            DeadlineError: that took more than so many seconds.
+            DeadlineError: it took longer than ``seconds``.
             EngineError: there is no place for it.
         """
         shape, speed = served.bundle.manifest.input.shape, self.engine.speed(served.index)
@@ -164,24 +164,24 @@ class Predictions:
         return picture, preparation
 
     def _late(self, error: DeadlineError, served: Served, asked: Asked) -> Problem:
-        """Say what was reached by a deadline, and what would have been enough."""
+        """Return the problem that says what was reached by a deadline, and what would be enough."""
         said = (
             f"No look was reached within timeout_ms={asked.timeout_ms}: {error.draws} draws were "
-            f"made, and the first look takes {LEAST_DRAWS}."
+            f"made, but the first look needs {LEAST_DRAWS}."
         )
         members: dict[str, float] = {"draws_needed": LEAST_DRAWS}
-        # A picture is drawn for by one worker.
+        # One worker makes all draws of a picture.
         if speed := self.engine.speed(served.index):
             needed = first_answer_ms(speed)
             said += (
                 f" A worker makes at most {speed:.0f} draws a second with this model: set "
-                f"timeout_ms to {needed} or more, and more while others wait."
+                f"timeout_ms to {needed} or more, and to more while others wait."
             )
             members |= {"draws_per_second": round(speed, 1), "timeout_ms_needed": needed}
         return problem_for(error, self.engine, said, **members)
 
     async def show(self, file: File, side: int) -> bytes:
-        """Return a picture as it is decoded, no side much longer than ``side``, as a PNG file.
+        """Return the decoded picture as a PNG file, no side much longer than ``side``.
 
         Raises:
             Exception: of ``KNOWN``: it cannot be decoded, or there is no place for it.
@@ -196,7 +196,7 @@ class Predictions:
             raise OverloadedError(f"The picture was not decoded within {seconds:g} s") from None
 
     async def _decode(self, file: File, task: Task, bill: Bill, speed: float) -> Reduced:
-        """Decode a picture; its pixels are charged before, as draws of which ``speed`` a second."""
+        """Decode a picture; its pixels are charged first, as draws at ``speed`` per second."""
 
         def admit(size: Size) -> None:
             bill.add_work(size.work, file.size, speed)
@@ -209,7 +209,7 @@ class Predictions:
         return picture
 
     def _check_reach(self, served: Served, asked: Asked, preparation: Preprocessing) -> None:
-        """Refuse a confidence at which not even agreeing draws certify anything."""
+        """Refuse a confidence at which nothing can be certified even if all draws agree."""
         question, manifest = asked.question, served.bundle.manifest
         terms = assemble_terms(manifest, preparation)
         scoring, labels = manifest.scoring, len(manifest.labels)
@@ -228,7 +228,7 @@ class Predictions:
 
 
 def _told(answered: Answer) -> dict[str, str | int | float]:
-    """Return what a trace tells of an answer."""
+    """Return the attributes of an answer for a trace."""
     return {
         "model": answered.model.name,
         "device": answered.compute.device,

@@ -1,4 +1,4 @@
-"""A service that lies below a path of its proxy's, as ``https://example.org/pixeldp/``."""
+"""A service below a path of its proxy, such as ``https://example.org/pixeldp/``."""
 
 import re
 from collections.abc import Iterable
@@ -8,8 +8,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http.problems import forwarded_prefix, root_path
 
-# What proxies that take a path off, as Traefik does, say it was. It only says where links lead, and
-# only in the answer to whoever sent it; nothing but plain paths comes through.
+# Proxies that remove a path, such as Traefik, state it here. It only decides where links lead, and
+# only in the answer to its own sender; only plain paths are accepted.
 _HEADER = b"x-forwarded-prefix"
 _PLAIN = re.compile(rb"(?=.{1,200}$)(/[A-Za-z0-9._~-]+)+/?")
 
@@ -18,12 +18,12 @@ _TARGET = re.compile(rb"\s*\S+ (?:https?://[^/\s]+)?(/\S*)", re.IGNORECASE)
 
 
 def find_prefix(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return what a request says was taken off, if it says it once and plainly."""
+    """Return the removed path that a request states, if it states one plain path once."""
     return _believed([value for name, value in headers if name == _HEADER])
 
 
 def look_at_head(head: bytes) -> tuple[str, str]:
-    """Return path and prefix of a request that cannot be read, as far as they can be made out.
+    """Return path and prefix of a request that cannot be read, as far as they are recognisable.
 
     Args:
         head: its bytes, which may be cut off or broken anywhere.
@@ -39,12 +39,12 @@ def _believed(values: list[bytes]) -> str:
 
 
 class Prefix:
-    """Finds out where a request's links are to lead, and takes off what the proxy has left there.
+    """Finds the path below which a request's links lead, and removes it if the proxy left it.
 
     Args:
-        app: what answers.
-        root_path: where the service lies, ``/…`` without a slash at the end; ``""`` at the top, or
-            where the header says.
+        app: the application.
+        root_path: the service's path, ``/…`` without a slash at the end; ``""`` at the top, or if
+            the header states it.
     """
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:

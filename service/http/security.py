@@ -1,4 +1,4 @@
-"""What browsers are told to refuse, on every answer."""
+"""The headers that tell browsers what to refuse, on every answer."""
 
 import base64
 import hashlib
@@ -19,7 +19,7 @@ def policy(html: str = "") -> str:
     """Return a Content-Security-Policy: everything from here, nothing inline.
 
     Args:
-        html: a page whose own inline scripts and styles are let through, by their digests.
+        html: a page whose own inline scripts and styles are allowed, by their digests.
     """
     directives = dict(_POLICY)
     for tag in ("script", "style"):

@@ -40,25 +40,25 @@ log = structlog.get_logger(__name__)
 SAMPLE = Path(__file__).parents[2] / "examples" / "7.png"
 
 
-# Connections that are accepted in one turn of the event loop. It accepts one for each descriptor,
-# so there are as many of the same socket.
+# The number of connections accepted in one turn of the event loop. It accepts one for each
+# descriptor, so there are this many descriptors of the same socket.
 ACCEPTED_IN_A_TURN = 16
-# At the end of a stop: for what came on the last connections to be read.
+# At the end of a stop, the time for data on the last connections to be read.
 LAST_SECONDS = 0.2
-# Beyond the longest time that a request may take, until those that still go on are given up; and
-# from then until the process ends in any case.
+# After the longest time that a request may take, the time until the remaining ones are given up;
+# and from then the time until the process ends in any case.
 DRAIN_SECONDS, END_SECONDS = 3, 5.0
-# Between collections of what is new.
+# The seconds between collections of new objects.
 NEW_GARBAGE_SECONDS = 0.1
-# Between collections of everything, times what the last one took, and within these seconds. While
-# there are many requests, whose number may have grown since: the most.
+# The pause between full collections: this many times the duration of the last one, within these
+# seconds. While there are many requests, whose number may have grown since, it is the most.
 ALL_GARBAGE_TIMES = 1000.0
 LEAST_PAUSE, MOST_PAUSE = 0.5, 120.0
 MANY_REQUESTS = 100
 
 
 class CannotServeError(ValueError):
-    """The service cannot start, or cannot go on: says why."""
+    """The service cannot start, or cannot continue: says why."""
 
 
 class FewFilesError(CannotServeError):
@@ -70,10 +70,10 @@ class _Server(uvicorn.Server):
 
     Args:
         config: uvicorn's.
-        engine: told of the stop.
-        budget: of what is held for clients.
-        delay: seconds for which requests are taken after a signal to stop.
-        on_broken: called with the reason when work in the background fails again and again.
+        engine: the engine to stop.
+        budget: the memory budget of clients.
+        delay: the seconds for which requests are accepted after a signal to stop.
+        on_broken: called with the reason when a background task fails again and again.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class _Server(uvicorn.Server):
         self.at_stop: Callable[[], None] = lambda: None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop: readiness fails at once, what is in flight is still answered."""
+        """Stop: readiness fails at once, and pictures in flight are still answered."""
         if not self._engine.draining:
             self._engine.draining = True
             self.at_stop()
@@ -99,14 +99,14 @@ class _Server(uvicorn.Server):
             "asked to stop",
             signal=signal.Signals(sig).name,
             requests=len(self.server_state.tasks),
-            # Whoever asks by Ctrl-C a second time waits for nothing.
+            # A second Ctrl-C ends the wait.
             at_once=self.should_exit and sig == signal.SIGINT,
         )
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening."""
-        # While there is a further descriptor, closing the others drops no connection.
+        # As long as there is another descriptor, closing the others drops no connection.
         self._listeners = [one.dup() for one in sockets or []]
         doors = [one.dup() for one in sockets or [] for _ in range(ACCEPTED_IN_A_TURN - 1)]
         await super().startup([*(sockets or []), *doors])
@@ -124,9 +124,9 @@ class _Server(uvicorn.Server):
         ]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take requests for a little longer, then none, and wait for the last answer."""
+        """Accept requests for a little longer, then none, and wait for the last answer."""
         self._engine.stop_changes()
-        # Clients are told with each answer, and do not send another request into a closed door.
+        # Each answer tells its client, so that it sends no further request to a closed connection.
         self.server_state.default_headers = [*self.server_state.default_headers, CLOSE_HEADER]
         for connection in list(self.server_state.connections):
             assert isinstance(connection, Connection)
@@ -146,7 +146,7 @@ class _Server(uvicorn.Server):
             chore.cancel()
 
     async def _accept_last(self, listener: socket.socket) -> None:
-        """Take the connections that wait to be accepted, which closing would reset."""
+        """Accept the waiting connections, which closing would reset."""
         listener.setblocking(False)
         with contextlib.suppress(OSError):
             while True:
@@ -157,23 +157,23 @@ class _Server(uvicorn.Server):
                 )
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, but not for somebody who asks a second time."""
+        """Wait, unless a second signal arrives."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.force_exit:  # noqa: ASYNC110 - set by a signal
             await asyncio.sleep(0.05)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Have SIGINT and SIGTERM stop the server, and nothing more.
+        """Let SIGINT and SIGTERM stop the server, and nothing else.
 
-        So does SIGHUP where it tells that the terminal is gone. Elsewhere it asks servers to read
-        their files again, and this one need not be asked.
+        So does SIGHUP if it means that the terminal is gone. Otherwise it asks servers to read
+        their files again, which this one does by itself.
         """
         handlers: dict[signal.Signals, signals.Handler] = {
             signal.SIGINT: self.handle_exit,
             signal.SIGTERM: self.handle_exit,
         }
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is what nohup sets
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
             handlers[signal.SIGHUP] = self.handle_exit if signals.has_terminal() else _pass_over
         with signals.handled(handlers):
             yield
@@ -184,19 +184,19 @@ def _pass_over(sig: int, frame: FrameType | None) -> None:
 
 
 async def _collect_garbage(requests: Callable[[], Sized]) -> None:
-    """Find garbage by the clock, for ever, so that the loop never stands still for long.
+    """Collect garbage by the clock, for ever, so that the loop never stands still for long.
 
-    Left to itself, Python goes through everything that a thousand waiting requests have, hundreds
-    of thousands of objects in a tenth of a second, whenever it happens to count enough new ones;
-    though most of it is freed without that. Here it goes through what is new, often; and through
-    everything the more rarely, the longer that takes, and hardly while many requests are open.
+    By default, Python goes through everything that a thousand waiting requests own, hundreds of
+    thousands of objects in a tenth of a second, whenever it has counted enough new ones, although
+    most of them are freed without that. Here new objects are collected often. The longer a full
+    collection takes, the more rarely it is made, and hardly ever while many requests are open.
 
     Args:
-        requests: returns those that are being answered.
+        requests: returns the requests in progress.
     """
     gc.disable()
     gc.collect()
-    gc.freeze()  # what is there from the start, stays
+    gc.freeze()  # objects from the start stay
     ended = pause = 0.0
     while True:
         await asyncio.sleep(NEW_GARBAGE_SECONDS)
@@ -216,14 +216,14 @@ def serve(
 
     Args:
         settings: checked settings.
-        passed_over: variables of the environment that only look like settings, for the log.
+        passed_over: environment variables that only look like settings, for the log.
         catalogue: the models to serve, if they have been read; see :mod:`service.http.checks`.
 
     Raises:
-        KeysNeededError: it would be open to other machines.
+        KeysNeededError: other machines could use it without a key.
         FewFilesError: the system allows too few open files.
         KeysError: the file of keys cannot be read.
-        CannotListenError: the address is taken, or none of this machine's.
+        CannotListenError: the address is in use, or not one of this machine's.
         CannotServeError: a worker cannot start.
         BundleError: a model's bundle cannot be trusted.
     """
@@ -257,9 +257,9 @@ def serve(
             server.at_stop = partial(end_at_last, most)
             server.run(sockets=[listener])
         except SystemExit as end:
-            if not end.code:  # by a signal that came before the server listened to it
+            if not end.code:  # by a signal before the server handled it
                 raise
-            # What kept it from starting is in the log.
+            # The reason why it could not start is in the log.
             reasons.append("the service cannot start: see the error above")
     log.info("stopped", status=1 if reasons else 0)
     if reasons:
@@ -267,15 +267,15 @@ def serve(
 
 
 def _configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """Return how uvicorn serves the application."""
+    """Return uvicorn's configuration for the application."""
     return uvicorn.Config(
         app,
         loop="uvloop",
-        # It rests on h11: slower than httptools, which loses the body of a request that offers an
-        # upgrade, as Java's and curl's HTTP/2 clients do; and it bounds the size of headers.
+        # Based on h11. It is slower than httptools, but httptools loses the body of a request that
+        # offers an upgrade, as Java's and curl's HTTP/2 clients do; and it bounds header sizes.
         http=Connection,
         ws="none",
-        lifespan="on",  # or a start that fails would pass for one without anything to start
+        lifespan="on",  # otherwise a failed start would look like one with nothing to start
         timeout_graceful_shutdown=drain_seconds(settings),
         backlog=BACKLOG,
         log_config=None,
@@ -286,20 +286,20 @@ def _configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 
 def drain_seconds(settings: Settings) -> int:
-    """Return how long requests that are under way at a stop may go on: to their own deadlines."""
+    """Return how long requests in progress at a stop may continue: until their deadlines."""
     return math.ceil(settings.timeout_ms_limit / 1000) + DRAIN_SECONDS
 
 
 def end_at_last(seconds: float) -> None:
-    """End the process with status 1 if it still runs after so many seconds, whatever it is at.
+    """End the process with status 1 if it still runs after ``seconds``, whatever it does.
 
-    Whoever stops a service waits for its end, and kills what is not over in time; what the service
-    has started must not be left behind then.
+    An orchestrator that stops a service waits for its end, and kills it if it takes too long; then
+    processes that the service started must not be left behind.
     """
 
     def end() -> None:
         log.error("the stop takes too long, and is cut short", seconds=seconds)
-        sys.stderr.close()  # which writes what is waiting
+        sys.stderr.close()  # which writes the waiting lines
         os._exit(1)
 
     timer = threading.Timer(seconds, end)
@@ -308,10 +308,10 @@ def end_at_last(seconds: float) -> None:
 
 
 def raise_files() -> None:
-    """Allow this process as many open files as the system lets it.
+    """Allow this process as many open files as the system permits.
 
     Raises:
-        FewFilesError: that is too few to serve anybody.
+        FewFilesError: they are too few to serve clients.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY and most < LEAST_FILES:

@@ -1,4 +1,4 @@
-"""How long a first answer takes, and a warning at start where that is longer than requests wait."""
+"""The time of a first answer, and a warning at start if it exceeds the default time-out."""
 
 import asyncio
 import math
@@ -17,13 +17,13 @@ _LOOK_SECONDS = 0.2
 
 
 def first_answer_ms(draws_per_second: float) -> int:
-    """Return in how many milliseconds a first look is likely to be reached at that speed."""
+    """Return the milliseconds in which a first look is likely to be reached at this speed."""
     return math.ceil(MARGIN * 1000 * LEAST_DRAWS / draws_per_second)
 
 
 async def warn_of_slow_models(engine: Engine, catalogue: Catalogue, settings: Settings) -> None:
-    """Once workers are ready, name the models whose first answer takes too long by default."""
-    while not engine.ready:  # noqa: ASYNC110 - it has no event to wait for
+    """Once workers are ready, warn of models whose first answer takes too long by default."""
+    while not engine.ready:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(_LOOK_SECONDS)
     for served in catalogue.models:
         speed = engine.speed(served.index)

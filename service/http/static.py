@@ -1,7 +1,7 @@
-"""Files that come with the service, from memory: there once, however many take them slowly.
+"""Files that come with the service, served from memory: once, however many clients are slow.
 
-An answer goes out in pieces, each after the client has taken most of the one before. The pieces
-are the same objects for all clients.
+An answer is sent in pieces, each after the client has read most of the previous one. All clients
+share the same pieces.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _PIECE = 2**14
 class StaticFile:
     """One file, as an ASGI application that answers GET and HEAD.
 
-    Browsers keep it, but ask about it each time: an upgrade shows at once.
+    Browsers cache it, but check it each time, so that an upgrade shows at once.
 
     Args:
         content: of the file.

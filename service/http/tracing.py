@@ -1,12 +1,12 @@
 """Traces by OpenTelemetry, sent to a collector by OTLP over HTTP.
 
 Off unless the extra is installed (``pip install pixeldp[tracing]``) and
-``OTEL_EXPORTER_OTLP_ENDPOINT`` says where to; the other ``OTEL_…`` variables mean what they do
-everywhere. A trace has a span for the request, one for each of its pictures, and within that
-``decode``, ``queue`` and every ``look``.
+``OTEL_EXPORTER_OTLP_ENDPOINT`` says where; the other ``OTEL_…`` variables have their usual meaning.
+A trace has a span for the request, one for each of its pictures, and within that ``decode``,
+``queue`` and every ``look``.
 
-Spans of a picture are made when it is answered, from times that are measured anyway: while it is
-on its way, tracing costs nothing.
+A picture's spans are made when it is answered, from times that are measured anyway, so tracing
+costs nothing before that.
 """
 
 import os
@@ -31,7 +31,7 @@ _LAST_SECONDS = 2.0
 
 
 def start(version: str) -> "Tracing | None":
-    """Return what traces requests, or None if nobody asked for it or it cannot be done."""
+    """Return the tracing of requests, or None if it is not requested or not possible."""
     if not any(os.environ.get(name) for name in _ENDPOINTS):
         return None
     try:
@@ -49,12 +49,12 @@ class RequestSpan:
 
     @property
     def traceparent(self) -> bytes:
-        """What the answer says of its trace."""
+        """The answer's header about its trace."""
         context = self._span.get_span_context()
         return b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, context.trace_flags)
 
     def end(self, method: str, route: str, status: int, outcome: str, key: str | None) -> None:
-        """End the span, with what came of the request, and the name of the key that asked."""
+        """End the span, with the outcome of the request and the name of its key."""
         from opentelemetry.context import detach
         from opentelemetry.trace import StatusCode
 
@@ -125,7 +125,7 @@ class Tracing:
         """Add the spans of a picture that has just been answered to the running request's.
 
         Args:
-            attributes: what the answer says.
+            attributes: those of the answer.
             begun: when decoding began, on the clock of ``time.monotonic``.
             decoded: when it ended.
             queued: the seconds from then to the picture's first pass.
@@ -156,8 +156,8 @@ class Tracing:
             start = first + seconds
 
     def close(self) -> None:
-        """Send what has not been sent yet, if the collector takes it soon."""
-        # By itself it would wait as long as the exporter does, and the process with it.
+        """Send the remaining spans, if the collector accepts them soon."""
+        # Otherwise it would wait as long as the exporter does, and so would the process.
         last = threading.Thread(target=self._provider.shutdown, daemon=True)
         last.start()
         last.join(_LAST_SECONDS)

@@ -1,7 +1,7 @@
-"""Requests begin a few at a time, so that the event loop comes round soon to whatever else waits.
+"""Requests begin a few at a time, so that the event loop soon reaches everything else that waits.
 
-The loop runs all that is ready before it looks for what has come. If a thousand requests came at
-once and all began, a probe behind them would wait until each has done its first step.
+The loop runs everything that is ready before it looks for new input. If a thousand requests arrived
+at once and all began, a probe behind them would wait until each had done its first step.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ IN_A_TURN = 2
 
 
 class Turns:
-    """Who may begin in this turn of the event loop, and who waits for the next, in order."""
+    """The requests that may begin in this turn of the event loop, and those that wait, in order."""
 
     def __init__(self) -> None:
         self._begun = 0
@@ -35,11 +35,11 @@ class Turns:
         await mine
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let those begin whose turn it is."""
+        """Let the next requests begin."""
         self._begun = 0
         while self._waiting and self._begun < IN_A_TURN:
             first = self._waiting.popleft()
-            if not first.done():  # else it has been cancelled
+            if not first.done():  # otherwise it has been cancelled
                 first.set_result(None)
                 self._begun += 1
         if self._begun:

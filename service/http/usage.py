@@ -1,7 +1,7 @@
 """What a request uses, gathered while it is answered: for its line in the log, and by key.
 
-Whoever uses something adds it to the running request's usage. A context variable, as for the
-caller: the tasks of a request inherit it.
+Code that uses something adds it to the usage of the running request. It is in a context variable,
+like the caller: the tasks of a request inherit it.
 """
 
 from contextvars import ContextVar
@@ -13,12 +13,12 @@ class Usage:
     """What one request has used so far.
 
     Attributes:
-        key: the name of the caller's key; None without one that is known.
-        model: name and version of the model that was asked; None if none was.
-        answers: pictures that were answered.
-        draws: of these answers.
-        charged: draws that the key's rate was charged: those of its answers, or the whole budget
-            where the client did not wait for one; and decoding and receiving, as draws.
+        key: the name of the caller's key; None without a known key.
+        model: name and version of the model that was used; None if none was.
+        answers: the number of answered pictures.
+        draws: the draws of these answers.
+        charged: the draws that the key was charged: those of its answers, or the whole budget if
+            the client did not wait for one; and decoding and receiving, as draws.
         received: bytes of the request's body, as they were sent.
         sent: bytes of the answer's body.
     """
@@ -32,7 +32,7 @@ class Usage:
     sent: int = 0
 
     def told(self) -> dict[str, str | int]:
-        """Return what the log says of it."""
+        """Return its members for the log."""
         said: dict[str, str | int] = {} if self.key is None else {"key": self.key}
         if self.model is not None:
             said |= {"model": self.model, "answers": self.answers, "draws": self.draws}
@@ -43,7 +43,7 @@ _usage: ContextVar[Usage] = ContextVar("usage", default=Usage())  # noqa: B039 -
 
 
 def begin() -> Usage:
-    """Begin to gather what the running request uses."""
+    """Begin the usage of the running request."""
     usage = Usage()
     _usage.set(usage)
     return usage

@@ -1,1 +1,1 @@
-"""What a request must pass before work is done for it: keys, limits, overload, other sites."""
+"""Checks that a request must pass before work is done for it: keys, limits, overload, sites."""

@@ -1,9 +1,9 @@
-"""Who may ask what: keys and their scopes, as a dependency of routes, and what an answer costs.
+"""Keys and their scopes, as a dependency of routes, and the cost of an answer.
 
     router = APIRouter(dependencies=[requires("predict")], responses=REFUSALS)
 
-Probes, the page and the documentation have no such dependency. Without a file of keys everything
-is open, which the service is only on loopback or where an operator said so.
+Probes, the page and the documentation have no such dependency. Without a file of keys everything is
+open; the service allows this only on loopback, or if the operator says so.
 """
 
 import math
@@ -25,27 +25,27 @@ from service.http.guards.sites import refuse_other_sites
 from service.http.problems import Problem
 from service.http.usage import current
 
-# What a picture costs at least, in draws, be it refused: reading and decoding it is work, too.
+# The least cost of a picture in draws, even if it is refused: reading and decoding it is work, too.
 LEAST_COST = 64
-# What else costs processor time is charged as the draws that a worker makes meanwhile: seconds for
-# each pixel that decoding goes through, and for each byte that is received, taken apart, decoded.
+# Other processor time is charged as the draws that a worker could make meanwhile: these seconds for
+# each pixel that decoding processes, and for each byte that is received, parsed and decoded.
 PIXEL_SECONDS, BYTE_SECONDS = 1e-7, 2e-8
-# And for each picture, whatever it is: as long the front is busy with it. Where draws are fast, few
-# draws cost next to nothing beside it.
+# And these seconds for each picture, for which the front is busy with it. If draws are fast, a few
+# draws cost almost nothing compared with it.
 PICTURE_SECONDS = 1e-3
 
 REFUSALS = problems.responses(401, 403, 429)
 
-# Neither refuses by itself: only below is it known whether there are keys at all.
+# Neither refuses by itself: only the code below knows whether there are keys at all.
 _BEARER = HTTPBearer(auto_error=False, description="A key of this service.")
 _HEADER = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key.")
 
 
 @dataclass
 class Caller:
-    """Who sends a request: what the key may still draw, and its scopes, of which None is all.
+    """The sender of a request: what the key may still draw, and its scopes; None means all.
 
-    ``received`` are the draws that its body was charged as: no debt that would refuse it.
+    ``received`` is what its body was charged, in draws; this is no debt for which it is refused.
     """
 
     allowance: Allowance = UNLIMITED
@@ -54,16 +54,16 @@ class Caller:
 
 
 ANYBODY = Caller()
-# The caller of the running request. A context variable, so that no way from a route to a picture
-# can forget to pass it on: the tasks of a request inherit it.
+# The caller of the running request. A context variable, so that no code between a route and a
+# picture can forget to pass it on: the tasks of a request inherit it.
 _caller: ContextVar[Caller] = ContextVar("caller", default=ANYBODY)
 
 
 def requires(scope: Scope) -> Any:
-    """Return a dependency that lets in only callers whose key has ``scope``.
+    """Return a dependency that admits only callers whose key has ``scope``.
 
-    It answers before the body is read: 401 without a key that is known, 403 if the key lacks the
-    scope, 429 while it has used up its draws.
+    It answers before the body is read: 401 without a known key, 403 if the key lacks the scope, 429
+    while it has used up its draws.
     """
 
     async def check(
@@ -88,10 +88,10 @@ def requires(scope: Scope) -> Any:
 
 
 def admit(keys: Keys, secret: str | None, scope: Scope) -> Caller:
-    """Return whose secret this is.
+    """Return the caller with this secret.
 
     Raises:
-        Problem: ``no-key``, ``not-allowed``, or ``rate-limited`` for a caller who is in debt.
+        Problem: ``no-key``, ``not-allowed``, or ``rate-limited`` if the caller is in debt.
     """
     if not secret:
         detail = "Send a key as Authorization: Bearer KEY, or as X-API-Key: KEY."
@@ -110,7 +110,7 @@ def admit(keys: Keys, secret: str | None, scope: Scope) -> Caller:
 
 
 def check_priority() -> None:
-    """Let only those go before others whose key says so.
+    """Admit high priority only for keys that have it.
 
     Raises:
         Problem: ``not-allowed``.
@@ -121,12 +121,12 @@ def check_priority() -> None:
 
 
 def owner() -> int:
-    """Return who shares what the caller is given: the key's number, or 0 for who has none."""
+    """Return the owner of the caller's shares: the key's number, or 0 without a key."""
     return _caller.get().allowance.number
 
 
 def refuse_debt() -> None:
-    """Refuse a caller in debt, what its own request was charged so far apart.
+    """Refuse a caller in debt, not counting what its own request was charged so far.
 
     Raises:
         Problem: ``rate-limited``.
@@ -150,7 +150,7 @@ def _lacking(scope: Scope) -> Problem:
 
 
 class Bill:
-    """What an answer costs its caller: ``taken`` draws, until ``draws`` says what was used."""
+    """The cost of an answer: ``taken`` draws, until ``draws`` says how many were used."""
 
     def __init__(self, caller: Caller, budget: int, taken: float) -> None:
         self._allowance, self._usage = caller.allowance, current()
@@ -158,34 +158,34 @@ class Bill:
         self.draws = budget
 
     def add_work(self, pixels: int, size: int, speed: float) -> None:
-        """Charge for decoding a picture, which is not given back.
+        """Charge for decoding a picture, which is never refunded.
 
         Args:
-            pixels: that decoding goes through.
+            pixels: the pixels that decoding processes.
             size: of the file, in bytes.
-            speed: draws a second that a worker makes of the model.
+            speed: the draws per second of a worker with the model.
 
         Raises:
-            Problem: ``rate-limited``, if the caller is in debt, this picture's draws apart.
+            Problem: ``rate-limited``, if the caller is in debt, not counting this picture's draws.
         """
         _refuse_debt(self._allowance, self._own)
         self.take((PIXEL_SECONDS * pixels + BYTE_SECONDS * size) * speed)
 
     def take(self, draws: float) -> None:
-        """Charge ``draws``, or give them back if they are negative."""
+        """Charge ``draws``, or refund them if negative."""
         self._allowance.take(draws)
         self._usage.charged += draws
 
 
 @contextmanager
 def charge(budget: int, speed: float) -> Iterator[Bill]:
-    """Take ``budget`` draws from the caller of the running request; give back what stays unused.
+    """Charge the caller of the running request ``budget`` draws, and refund the unused ones.
 
-    A client that does not wait for its answer pays the budget: its draws may have been made.
+    A client that does not wait for its answer pays the whole budget: its draws may have been made.
 
     Args:
         budget: draws.
-        speed: draws a second that a worker makes of the model.
+        speed: the draws per second of a worker with the model.
 
     Raises:
         Problem: ``rate-limited``, if the caller is in debt.
@@ -210,6 +210,6 @@ def _refuse_debt(allowance: Allowance, own: float = 0.0) -> None:
     if seconds > 0:
         raise Problem(
             "rate-limited",
-            f"The key has used up its {allowance.rate:g} draws a second.",
+            f"The key has used up its {allowance.rate:g} draws per second.",
             retry_after_s=math.ceil(seconds),
         )

@@ -4,11 +4,11 @@ import base64
 import binascii
 import re
 
-# Characters that are worked on at a time, between which other threads get their turns; four belong
-# together.
+# The number of characters processed at a time, so that other threads get their turns; a multiple of
+# four.
 _PIECE = 2**20
 _DATA_URL = re.compile(r"\s*data:([^,]{0,200}),", re.IGNORECASE)
-# RFC 4648's alphabet for URLs, section 5, to its usual one, section 4.
+# From RFC 4648's alphabet for URLs (section 5) to its usual one (section 4).
 _USUAL = bytes.maketrans(b"-_", b"+/")
 _SPACE = b" \t\r\n\f\v"
 
@@ -17,7 +17,7 @@ def decode(text: str) -> bytes:
     """Decode base64.
 
     Raises:
-        ValueError: it is none; says in half a sentence what it is instead.
+        ValueError: it is not base64; says in half a sentence what it is instead.
     """
     start = 0
     if url := _DATA_URL.match(text):

@@ -1,4 +1,4 @@
-"""Work on bodies that would hold the event loop up, done in threads that callers share fairly."""
+"""Work on bodies that would hold up the event loop, done in threads that callers share fairly."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,16 +11,16 @@ from service.http.guards.auth import owner, refuse_debt
 
 T = TypeVar("T")
 
-# What is done with so few bytes takes less than changing threads does.
+# Work on this few bytes takes less time than changing threads.
 SMALL = 2**16
 
 
 class Bodies:
-    """Threads, and who waits for them: whoever has had the least work goes first.
+    """Threads, and the callers that wait for them: the one with the least work so far comes first.
 
     Args:
-        threads: how many.
-        most: bodies that may wait.
+        threads: the number of threads.
+        most: the number of bodies that may wait.
     """
 
     def __init__(self, threads: int, most: int) -> None:
@@ -28,19 +28,19 @@ class Bodies:
         self._queue = FairQueue(threads, most, SHARED)
 
     def close(self) -> None:
-        """End the threads, after what they are at."""
+        """End the threads after their present work."""
         self._pool.shutdown()
 
     async def run(self, size: int, work: Callable[[], T]) -> T:
-        """Return what ``work`` returns; if its input is large, it is called in a thread.
+        """Return the result of ``work``, which is called in a thread if its input is large.
 
         Args:
             size: bytes of input.
             work: to be called.
 
         Raises:
-            FullError: too many wait already.
-            Problem: ``rate-limited``: the caller has come into debt while this waited.
+            FullError: too many already wait.
+            Problem: ``rate-limited``: the caller has gone into debt while this waited.
         """
         if size <= SMALL:
             return work()
@@ -52,5 +52,5 @@ class Bodies:
             try:
                 return await asyncio.shield(called)
             finally:
-                if not called.done():  # who has left has the thread as long as it is at it
+                if not called.done():  # even if the client left, the thread works on
                     await asyncio.wait([called])

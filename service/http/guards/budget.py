@@ -1,36 +1,36 @@
 """The one account of the bytes that the front process holds for clients.
 
-Two kinds of holders share it. **Requests** hold what they are worked on with: the request itself,
-its body while that is received and taken apart, files that wait to be decoded, pictures that wait
-for a worker or are with one. They ask before they take, and are refused if there is no room.
-**Connections** hold what was read but not yet taken by a request, and answers that the client has
-not taken. Nobody can be asked there: the slowest are cut when together they hold more than their
+Two kinds of holders share it. **Requests** hold what is needed to answer them: the request itself,
+its body while it is received and parsed, files that wait to be decoded, and pictures that wait for
+a worker or that a worker has. They ask before they take, and are refused if there is no room.
+**Connections** hold bytes that were received but not yet read by a request, and answers that the
+client has not read. They cannot ask: the slowest are cut when together they hold more than their
 share.
 
 Each kind has a share of the whole, so that none can keep the others out: large requests a half,
-small ones a quarter, connections a quarter. One large request always fits when it is the only one;
-so all that is held is never more than the whole and one request. And whoever has a key has no more
-than half of each share, whatever the key allows.
+small ones a quarter, connections a quarter. One large request always fits if it is the only one, so
+the sum never exceeds the whole plus one request. A key has at most half of each share, whatever its
+rate.
 """
 
 from typing import Self
 from weakref import WeakKeyDictionary
 
-# What a request takes that has no body yet: its task, its headers, what its route depends on.
+# What a request without a body holds: its task, its headers, and the data of its route.
 REQUEST_BYTES = 2**15
-# A request is small up to here: most pictures are, and come through however many large ones wait.
+# Requests up to this size are small: most pictures are, and get through while large ones wait.
 SMALL = REQUEST_BYTES + 2**16
 
 
 class NoRoomError(Exception):
-    """There is no room for what a request wants to hold."""
+    """There is no room for the bytes that a request wants to hold."""
 
 
 class Budget:
-    """All that is held.
+    """The account of everything that is held.
 
     Args:
-        most: the whole, in bytes.
+        most: the whole budget, in bytes.
 
     Attributes:
         small: bytes that requests of up to ``SMALL`` bytes hold.
@@ -44,12 +44,12 @@ class Budget:
         self._owners: WeakKeyDictionary[object, Budget] = WeakKeyDictionary()
 
     def of(self, owner: object) -> "Budget":
-        """Return what the requests of one key may hold together; its requests hold in both."""
+        """Return the budget of one key; its requests hold in both."""
         return self._owners.setdefault(owner, Budget(self.most // 2))
 
     @property
     def held(self) -> int:
-        """Bytes that are held together."""
+        """The sum of all held bytes."""
         return self.small + self.large + self.connections
 
     @property
@@ -68,13 +68,13 @@ class Budget:
         return self.small + REQUEST_BYTES > self._small_share
 
     def fits(self, holding: "Holding") -> bool:
-        """Whether a request may hold what it holds, which is counted already."""
+        """Whether a request's bytes fit, which are already counted."""
         if holding.size > SMALL:
             return self.large <= max(self.most // 2, holding.size)
         return self.small <= self._small_share
 
     def add(self, holding: "Holding", sign: int) -> None:
-        """Count what a request holds: 1, or no longer: -1."""
+        """Add a request's bytes (sign 1), or subtract them (sign -1)."""
         if holding.size > SMALL:
             self.large += sign * holding.size
         else:
@@ -86,37 +86,37 @@ class Budget:
 
 
 class Holding:
-    """What one request holds; as a context manager it gives everything back at its end."""
+    """The bytes that one request holds; as a context manager it releases them at its end."""
 
     def __init__(self, budget: Budget) -> None:
         self._budgets = [budget]
         self.size = 0
 
     def belong(self, owner: object) -> None:
-        """Hold on account of a key, too.
+        """Hold on the account of a key, too.
 
         Raises:
-            NoRoomError: requests of that key hold too much already.
+            NoRoomError: requests of that key already hold too much.
         """
         own = self._budgets[0].of(owner)
         own.add(self, 1)
         self._budgets.append(own)
         if not own.fits(self):
-            raise NoRoomError("requests of this key hold all that they may")
+            raise NoRoomError("requests of this key already hold all that they may")
 
     def take(self, size: int) -> None:
-        """Hold ``size`` bytes more.
+        """Hold ``size`` more bytes.
 
         Raises:
-            NoRoomError: there is no room for them. Nothing has changed.
+            NoRoomError: there is no room for them; nothing has changed.
         """
         self.count(size)
         if size > 0 and not all(budget.fits(self) for budget in self._budgets):
             self.count(-size)
-            raise NoRoomError(f"{self._budgets[0].held:,} bytes are held already")
+            raise NoRoomError(f"{self._budgets[0].held:,} bytes are already held")
 
     def count(self, size: int) -> None:
-        """Hold ``size`` bytes more, or less if negative, without asking."""
+        """Hold ``size`` more bytes, or fewer if negative, without asking."""
         for budget in self._budgets:
             budget.add(self, -1)
         self.size += size
@@ -128,18 +128,18 @@ class Holding:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give everything back."""
+        """Release everything."""
         self.count(-self.size)
 
 
 class File:
     """A picture file as it was sent, held until it is decoded.
 
-    Whoever passes it on keeps no reference to the bytes, so that they are free when it is taken.
+    Code that passes it on keeps no reference to the bytes, so that they are freed on release.
 
     Args:
-        content: the bytes; their request holds them already.
-        holding: what that request holds.
+        content: the bytes; their request already holds them.
+        holding: that request's holding.
     """
 
     def __init__(self, content: bytes, holding: Holding) -> None:
@@ -148,11 +148,11 @@ class File:
 
     @property
     def content(self) -> bytes:
-        """The bytes; empty when they have been released."""
+        """The bytes; empty after they have been released."""
         return self._content or b""
 
     def release(self) -> None:
-        """Forget the bytes and hold them no longer."""
+        """Drop the bytes, and hold them no longer."""
         if self._content is not None:
             self._content = None
             self.holding.count(-self.size)

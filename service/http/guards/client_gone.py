@@ -1,4 +1,4 @@
-"""Work for clients that may hang up before it is done."""
+"""Work for clients that may disconnect before it is done."""
 
 import asyncio
 import contextlib
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 async def unless_client_leaves(request: Request, work: Awaitable[T]) -> T:
-    """Await ``work``, but cancel it as soon as the client hangs up.
+    """Await ``work``, but cancel it as soon as the client disconnects.
 
     Raises:
-        ClientDisconnect: it has.
+        ClientDisconnect: the client has disconnected.
     """
     task = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_client_leaves(request))

@@ -1,4 +1,4 @@
-"""``Content-Encoding`` of requests: gzip and deflate, undone within the limit of a body."""
+"""``Content-Encoding`` of requests: gzip and deflate, within the limit of a body."""
 
 import zlib
 
@@ -7,21 +7,21 @@ from starlette.datastructures import Headers
 from service.http.problems import Problem
 
 READ = "gzip, deflate"
-# Deflate makes at most so many bytes of one: a match of 258 takes two bits.
+# Deflate makes at most this many bytes of one: a match of 258 bytes takes two bits.
 MOST_TIMES = 1032
 _NAMES = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
 _GZIP, _ZLIB, _RAW = 31, 15, -15
-# What is given to zlib at a time: it copies what it has not used, which is all that comes after.
+# The bytes given to zlib at a time: it copies all input that it has not used.
 _PIECE = 2**14
-# Several gzip files, one after the other, are one (RFC 1952, section 2.2); packers write such.
+# Several concatenated gzip files are one (RFC 1952, section 2.2); some programs write them.
 _MOST_MEMBERS = 1000
 
 
 def find_encoding(headers: Headers) -> str | None:
-    """Return ``gzip`` or ``deflate``, or None for a body that is sent as it is.
+    """Return ``gzip`` or ``deflate``, or None for a body without encoding.
 
     Raises:
-        Problem: ``unsupported-media-type``, another encoding or several.
+        Problem: ``unsupported-media-type`` for another encoding, or several.
     """
     given = ",".join(headers.getlist("content-encoding")).lower().split(",")
     named = [name for one in given if (name := one.strip()) not in ("", "identity")]
@@ -35,10 +35,10 @@ def find_encoding(headers: Headers) -> str | None:
 
 
 def decompress(content: bytes, encoding: str, limit: int) -> bytes:
-    """Undo ``encoding``, to at most ``limit`` bytes.
+    """Decompress ``encoding`` to at most ``limit`` bytes.
 
     Raises:
-        Problem: it is too large, or broken.
+        Problem: the body is too large, or broken.
     """
     parts: list[bytes] = []
     view, position, room = memoryview(content), 0, limit
@@ -60,7 +60,7 @@ def decompress(content: bytes, encoding: str, limit: int) -> bytes:
             return b"".join(parts)
         if encoding != "gzip" or bytes(view[position : position + 2]) != b"\x1f\x8b":
             break
-    raise _bad(f"The body ends before its {encoding} data does, or goes on after it")
+    raise _bad(f"The body ends before its {encoding} data does, or continues after it")
 
 
 def _too_large(limit: int) -> Problem:
@@ -69,7 +69,7 @@ def _too_large(limit: int) -> Problem:
 
 
 def _window(content: bytes, encoding: str) -> int:
-    """Return zlib's word for the form: deflate is zlib's, but some clients send it bare."""
+    """Return zlib's window bits for the form: deflate means zlib, but some clients send it raw."""
     if encoding == "gzip":
         return _GZIP
     head = int.from_bytes(content[:2])

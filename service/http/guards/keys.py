@@ -1,9 +1,9 @@
-"""API keys: the file of their digests, whom a secret belongs to, and how much each may draw.
+"""API keys: the file of their digests, the key of a secret, and how much each may draw.
 
-A key is 256 bits from the system's entropy, so a plain SHA-256 of it is all that must be stored:
+A key has 256 bits from the system's entropy, so a plain SHA-256 of it is all that must be stored:
 slow, salted hashes (bcrypt, argon2) are for passwords that people choose, which can be guessed.
-2^256 keys cannot, however fast the hash, and no two keys share a digest that a table could hold. A
-slow hash would only let strangers keep a core busy by sending wrong keys.
+2^256 keys cannot be guessed, however fast the hash, and no table can list their digests. A slow
+hash would only let strangers keep a core busy by sending wrong keys.
 
 The file is read again whenever it changes, so adding and removing keys needs no restart.
 """
@@ -28,18 +28,18 @@ from models.files import locked, write_whole
 log = structlog.get_logger(__name__)
 
 Scope = Literal["predict", "priority", "metrics", "admin"]
-# Tells a key from other secrets, for people and for scanners that look for leaked ones.
+# Distinguishes a key from other secrets, for people and for scanners that look for leaked ones.
 PREFIX = "pixeldp_"
-# What a key that was idle may draw at once, in seconds of its rate.
+# How much a key that was idle may draw at once, in seconds of its rate.
 BURST_SECONDS = 2.0
 
 
 class KeysError(ValueError):
-    """The file of keys cannot be read or is not one; or there is no such key, or it is there."""
+    """The file of keys cannot be read or is not one; or a key is missing, or already exists."""
 
 
 class Key(BaseModel):
-    """What is kept of a key. ``rate`` is in draws a second; None is without limit."""
+    """The stored form of a key. ``rate`` is in draws per second; None means no limit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,18 +59,18 @@ class _File(BaseModel):
 class Allowance:
     """A token bucket of draws, which are what answers cost: passes have only so many slots.
 
-    What takes processor time before the first draw, receiving and decoding, is counted in draws,
-    too (``service.http.guards.auth``).
+    Processor time before the first draw, for receiving and decoding, is counted in draws, too
+    (``service.http.guards.auth``).
 
-    A picture's whole budget is taken before its first draw, and what it did not use is given back
-    with the answer, so that many requests at once cannot pass before the first is counted. Whoever
-    is not in debt may ask, whatever the budget, and then waits until the debt is paid off.
+    A picture's whole budget is taken before its first draw, and the unused draws are refunded with
+    the answer, so that many requests at once cannot pass before the first is counted. A caller that
+    is not in debt may ask with any budget, and then waits until the debt is paid off.
 
     Args:
-        rate: draws a second; None is without limit.
+        rate: draws per second; None means no limit.
 
     Attributes:
-        number: tells it from others; 0 is ``UNLIMITED``, which all share who have no key.
+        number: identifies it; 0 is ``UNLIMITED``, which all callers without a key share.
     """
 
     _numbers = itertools.count()
@@ -82,7 +82,7 @@ class Allowance:
         self._level, self._at = self._most, time.monotonic()
 
     def wait(self, own: float = 0.0) -> float:
-        """Return the seconds until there is no debt but for ``own`` draws; 0 is now."""
+        """Return the seconds until there is no debt, apart from ``own`` draws; 0 means now."""
         if self.rate is None:
             return 0.0
         now = time.monotonic()
@@ -91,7 +91,7 @@ class Allowance:
         return max(0.0, -(self._level + own) / self.rate)
 
     def take(self, draws: float) -> None:
-        """Take a picture's budget, into debt if need be; a negative number gives back."""
+        """Take a picture's budget, even into debt; a negative number is a refund."""
         self._level = min(self._most, self._level - draws)
 
 
@@ -99,7 +99,7 @@ UNLIMITED = Allowance(None)
 
 
 def digest(secret: str) -> str:
-    """Return what is stored of a secret."""
+    """Return the stored digest of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -107,15 +107,15 @@ def read(path: Path) -> list[Key]:
     """Read a file of keys.
 
     Raises:
-        KeysError: there is none, or it is broken.
+        KeysError: the file is missing or broken.
     """
     try:
         keys = _File.model_validate_json(path.read_bytes()).keys
     except OSError as error:
         reason = f"cannot read the keys in {path} ({error.strerror})"
-        raise KeysError(f"{reason}; make one by pixeldp keys add NAME --keys {path}") from None
+        raise KeysError(f"{reason}; make one with pixeldp keys add NAME --keys {path}") from None
     except ValidationError as error:
-        # The location alone: the content of such a file belongs into no log.
+        # Only the location: the content of such a file must not be logged.
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise KeysError(f"{path} is not a file of keys ({where}: {first['msg']})") from None
@@ -125,14 +125,14 @@ def read(path: Path) -> list[Key]:
 
 
 def write(path: Path, keys: list[Key]) -> None:
-    """Replace a file of keys at once, so that nobody ever reads half of it.
+    """Replace a file of keys in one step, so that nobody ever reads half of it.
 
     Raises:
-        KeysError: it cannot be written; it is as it was.
+        KeysError: it cannot be written; it is unchanged.
     """
     content = _File(keys=keys).model_dump_json(indent=2) + "\n"
     try:
-        write_whole(path, content.encode(), mode=0o600)  # for its owner alone
+        write_whole(path, content.encode(), mode=0o600)  # only for its owner
     except OSError as error:
         raise _unwritten(path, error) from None
 
@@ -143,7 +143,7 @@ def _unwritten(path: Path, error: OSError) -> KeysError:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Let no other command change the file between its being read and written."""
+    """Keep other commands from changing the file between reading and writing it."""
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(path))
@@ -153,10 +153,10 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def add(path: Path, name: str, scopes: list[str], rate: float | None) -> str:
-    """Make a key, and return its secret: nothing else ever holds it.
+    """Make a key, and return its secret, which is stored nowhere.
 
     Raises:
-        KeysError: the name is taken, or something about it is not possible.
+        KeysError: the name is in use, or a value is not possible.
     """
     secret = PREFIX + secrets.token_urlsafe(32)
     try:
@@ -175,7 +175,7 @@ def add(path: Path, name: str, scopes: list[str], rate: float | None) -> str:
     with _alone(path):
         keys = read(path) if path.exists() else []
         if any(one.name == name for one in keys):
-            raise KeysError(f"there is a key {name} already; remove it first")
+            raise KeysError(f"there is already a key {name}; remove it first")
         write(path, [*keys, key])
     return secret
 
@@ -212,10 +212,10 @@ class Keys:
         self._take(read(path))
 
     def find(self, secret: str) -> tuple[Key, Allowance] | None:
-        """Return whose secret this is and what that key may still draw, or None."""
+        """Return the key with this secret, and what it may still draw; or None."""
         self._refresh()
         given, found = digest(secret), None
-        # Every key is compared, and each in constant time: how long it takes says nothing.
+        # Every key is compared, each in constant time, so that the duration reveals nothing.
         for key in self._keys:
             if hmac.compare_digest(given, key.sha256):
                 found = key
@@ -238,7 +238,7 @@ class Keys:
             return
         self._stamp = stamp
         if stamp is None:
-            # Whoever takes the file away wants nobody in.
+            # An operator who removes the file wants to refuse everybody.
             log.error("the file of keys is gone; every key is refused", path=str(self._path))
             self._take([])
             return

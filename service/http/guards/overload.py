@@ -1,6 +1,6 @@
 """Refusing pictures while the queue is full, before anything else is done about them.
 
-What a refusal costs is taken from the pictures that are answered: at ten times the load that the
+The cost of a refusal is lost to the pictures that are answered: at ten times the load that the
 service can bear, nine of ten requests end here.
 """
 
@@ -20,18 +20,18 @@ _V2_PATH = "/v2/models/{name}/infer"
 
 
 class _Route(NamedTuple):
-    """What metrics and logs call it, as if it had been routed."""
+    """The route in metrics and logs, as if the request had been routed."""
 
     path: str
 
 
 class Gate:
-    """Answers 503 for pictures while the engine has no place for any; all else goes on.
+    """Answers 503 for pictures while the engine's queue is full; other requests pass.
 
     Args:
-        app: what answers otherwise.
-        engine: whose queue it is.
-        metrics: where refusals are counted.
+        app: the application.
+        engine: the engine with the queue.
+        metrics: count refusals.
     """
 
     def __init__(self, app: ASGIApp, engine: Engine, metrics: Metrics) -> None:

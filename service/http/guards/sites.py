@@ -1,15 +1,14 @@
-"""Pages of other sites: what browsers may be made to do here on somebody's behalf.
+"""Pages of other sites: what they may make their visitors' browsers do here.
 
-Where no key is asked, whoever can send a request may use the service, and any page can have its
-visitor's browser send one. Three headers tell, and a page can set none of them:
+Without keys, everybody who can send a request may use the service, and any page can make its
+visitor's browser send one. Three headers reveal this, and a page can set none of them:
 
-- ``Host`` is the name that the browser looked up. A name that belongs to a stranger can be made to
-  lead here (DNS rebinding), and then a page of that name counts as one of ours to the browser. So
-  the name must be an address, a name without a dot, which no stranger can own, or one of
-  ``PIXELDP_HOSTS``.
+- ``Host`` is the name that the browser looked up. A stranger's name can be made to lead here (DNS
+  rebinding), and then the browser regards a page of that name as one of ours. So the name must be
+  an address, a name without a dot, which no stranger can own, or one of ``PIXELDP_HOSTS``.
 - ``Sec-Fetch-Site`` says whether the page is ours; browsers send it where the connection is
   trusted: over https, and to this machine.
-- ``Origin`` names the page's site with everything that is no plain reading.
+- ``Origin`` names the page's site with every request that does more than read.
 """
 
 import ipaddress
@@ -24,7 +23,7 @@ _READING = ("GET", "HEAD", "OPTIONS")
 
 
 def refuse_other_sites(request: Request) -> None:
-    """Let neither pages of other sites in nor names that a stranger may own.
+    """Refuse pages of other sites, and host names that a stranger may own.
 
     Raises:
         Problem: ``not-allowed``.
@@ -54,7 +53,7 @@ def is_ours(host: str, names: Collection[str]) -> bool:
 
     Args:
         host: the header ``Host``, a name or an address, with or without a port.
-        names: that the operator has named.
+        names: those that the operator has listed.
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""

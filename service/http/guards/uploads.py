@@ -25,13 +25,13 @@ from service.http.problems import Problem
 
 T = TypeVar("T")
 
-# In a JSON body: far more than options and pictures there can be.
+# The most parts of a JSON body: far more than there can be options and pictures.
 _MOST_PARTS = 10_000
-# In a form, beside its pictures, and in one of those fields.
+# The most fields of a form besides its pictures, and the most bytes of one.
 _MOST_FIELDS, _MOST_TEXT = 64, 1000
 _READ_AS_RAW = ("image/", "application/octet-stream", "binary/octet-stream")
 _CURLS_OWN = "application/x-www-form-urlencoded"
-# What taking a large body apart takes beside it, times its size: as text, decoded, and in parts.
+# The memory for parsing a large body, times its size: as text, decoded, and in parts.
 _APART_TIMES = 4
 
 
@@ -53,7 +53,7 @@ async def read_one(request: Request, limit: int, seconds: float) -> Body:
     Args:
         request: not yet read.
         limit: the largest body, in bytes.
-        seconds: how long receiving it may take.
+        seconds: the time in which it must be received.
 
     Raises:
         Problem: the body is too large, of a wrong type, or malformed.
@@ -77,7 +77,7 @@ async def read_one(request: Request, limit: int, seconds: float) -> Body:
 
 
 async def read_many(request: Request, limit: int, seconds: float, most: int) -> Body:
-    """Read a request for up to ``most`` pictures; otherwise as :func:`read_one`."""
+    """Read a request for up to ``most`` pictures; otherwise like :func:`read_one`."""
     kind = _media_type(request)
     async with read_body(request, limit, seconds) as content:
         kind = kind or _look(content)
@@ -89,7 +89,7 @@ async def read_many(request: Request, limit: int, seconds: float, most: int) -> 
             work = partial(_form, request.headers, most=most)
             pictures, options = await _apart(request, content, work)
             if not pictures:
-                detail = "The form has no field image; send one a picture."
+                detail = "The form has no field image; send one for each picture."
                 raise Problem("malformed-request", detail)
             _check_count(len(pictures), most)
             return _hold(request, pictures, options, form=True)
@@ -104,7 +104,7 @@ def _hold(
 
 
 def held(content: bytes, holding: Holding) -> File:
-    """Return a picture file that its request holds from now on."""
+    """Return a picture file, whose bytes its request holds from now on."""
     holding.count(len(content))
     return File(content, holding)
 
@@ -192,7 +192,7 @@ def _unsupported(kind: str, raw: str) -> Problem:
 async def read_body(request: Request, limit: int, seconds: float) -> AsyncIterator[bytes]:
     """Read the whole body, stopping as soon as it is too large or takes too long; decompress it.
 
-    Its request holds it for as long as the block runs, which is to take it apart.
+    Its request holds it while the block runs, which parses it.
 
     Raises:
         Problem: it does.
@@ -231,7 +231,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> AsyncIterat
 
 
 async def _unpacked(request: Request, packed: bytes, encoding: str, limit: int) -> bytes:
-    """Decompress a body, after making sure that there is room for what it may hold."""
+    """Decompress a body, after checking that there is room for its content."""
     most = min(limit, MOST_TIMES * len(packed))
     with room(request, most):
         plain = await in_turn(request, most, lambda: decompress(packed, encoding, limit))
@@ -280,8 +280,8 @@ def _base64(value: object, name: str) -> bytes:
 class _Files(MultiPartParser):
     """A parser of forms for which every part is a file, whether or not it has a file name.
 
-    Others it would take for text, whose bytes may not be those that were sent; and a name may be
-    given as ``filename*`` alone (RFC 6266), which it does not know.
+    The original would treat other parts as text, whose bytes may differ from those sent; and a name
+    may be given only as ``filename*`` (RFC 6266), which it does not know.
     """
 
     def on_headers_finished(self) -> None:
@@ -306,12 +306,12 @@ def _form(headers: Headers, content: bytes, most: int) -> tuple[list[bytes], dic
         items = _run(parser.parse()).multi_items()
     except MultiPartException as error:
         raise Problem("malformed-request", f"The form cannot be read: {error.message}.") from None
-    except (ValueError, LookupError, OverflowError) as error:  # charsets and headers of strangers
+    except (ValueError, LookupError, OverflowError) as error:  # strangers' charsets and headers
         raise Problem("malformed-request", f"The form cannot be read ({error}).") from None
     pictures: list[bytes] = []
     options: dict[str, Any] = {}
     for name, value in items:
-        if not isinstance(value, UploadFile):  # what a quote left open has swallowed
+        if not isinstance(value, UploadFile):  # swallowed by an open quote
             detail = "The form has a part whose Content-Disposition cannot be read."
             raise Problem("malformed-request", detail)
         if name == "image":
@@ -325,7 +325,7 @@ def _form(headers: Headers, content: bytes, most: int) -> tuple[list[bytes], dic
         elif (text := _text(name, value.file.read(_MOST_TEXT + 1))) != options.get(name, text):
             detail = f"The form has two fields {name} with different values; give it once."
             raise Problem("malformed-request", detail, option=name)
-        elif text:  # browsers send what is not filled in as well
+        elif text:  # browsers also send empty fields
             options[name] = text
     return pictures, options
 
@@ -342,7 +342,7 @@ def _text(name: str, value: bytes) -> str:
 
 
 def _run(parsing: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that has nothing to wait for, as its input is there and stays in memory."""
+    """Run a coroutine that waits for nothing, because its input is complete and in memory."""
     try:
         parsing.send(None)
     except StopIteration as done:

@@ -65,10 +65,10 @@ def test_sockets_are_refused_with_what_to_do(given: str) -> None:
         (":8000", "--port"),
         ("http://127.0.0.1", "--port"),
         ("http://[::1]:8000/", "--port"),
-        ("[::1", "no IPv6 address"),
-        ("::1]", "no IPv6 address"),
-        ("[127.0.0.1]", "no IPv6 address"),
-        ("1::2::3", "no IPv6 address"),
+        ("[::1", "not an IPv6 address"),
+        ("::1]", "not an IPv6 address"),
+        ("[127.0.0.1]", "not an IPv6 address"),
+        ("1::2::3", "not an IPv6 address"),
     ],
 )
 def test_what_is_no_host(given: str, reason: str) -> None:

@@ -31,7 +31,7 @@ def test_what_was_compressed_comes_out(form: str) -> None:
     assert caught.value.name == "too-many-bytes"
     with pytest.raises(Problem, match="ends before its"):
         decompress(content[:-1], encoding, len(DATA))
-    with pytest.raises(Problem, match="goes on after it"):
+    with pytest.raises(Problem, match="continues after it"):
         decompress(content + b"x", encoding, len(DATA))
 
 
