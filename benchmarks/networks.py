@@ -2,8 +2,10 @@
 
     python -m benchmarks.networks [--bundle BUNDLE] [--json FILE]
 
-- fast path: draws a second of one thread, as the service runs the bundle (number format, layout,
-  normalisation folded, compiled where that is faster) over plain float32 PyTorch, in turns.
+- fast path: draws a second of one thread, as the service runs the bundle (provider, number format,
+  layout, normalisation folded, compiled where faster) over plain float32 PyTorch, in turns.
+- providers: draws a second of h alone in each number format of each provider that is installed, as
+  they were written, over PyTorch's float32, in turns, at one pass size.
 - labels: the bundle's network with random weights and 10, 100 and 1,000 labels, served: draws a
   second through HTTP and milliseconds of certification an answer.
 """
@@ -25,6 +27,7 @@ from models.calibration import calibrate, compare
 from models.certification.answer import conclude
 from models.certification.inquiry import Inquiry
 from models.certification.question import Question
+from models.execution import ways
 from models.loaded import load_model
 from models.network import build_network, load_network, save_network
 from models.predictor import Predictor
@@ -66,22 +69,63 @@ def fast_path(bundle: Bundle, rounds: int, seconds: float, figures: Figures) -> 
     """Compare the chosen way with plain PyTorch."""
     torch.set_num_threads(1)
     eager, _ = calibrate(load_model(bundle), "cpu", None, None)
-    how = f"{eager.precision}, passes of {eager.pass_size}"
+    how = f"{eager.provider} {eager.precision}, passes of {eager.pass_size}"
     chosen = f"{how}, eager"
-    ways = {"plain float32": plain(bundle, eager.pass_size), chosen: eager.measure}
+    found = {"plain float32": plain(bundle, eager.pass_size), chosen: eager.measure}
     try:
         compiled = eager.compile()
     except RuntimeError as error:
         figures.remark(f"nothing can be compiled here ({str(error).partition(chr(10))[0]})")
     else:
-        ways[f"{how}, compiled"] = compiled.measure
+        found[f"{how}, compiled"] = compiled.measure
         if compare(eager, compiled):
             chosen = f"{how}, compiled"
     for _ in range(rounds):
-        speeds = in_turns(ways, seconds)
+        speeds = in_turns(found, seconds)
         for name, speed in speeds.items():
             figures.note(f"draws/s, {name}", speed)
         figures.ratio("fast path over plain float32", speeds[chosen], speeds["plain float32"])
+
+
+def h_alone(predictor: Predictor) -> Callable[[float], float]:
+    """Return what measures draws of h a second of the processor's time, noise apart."""
+    random = np.random.default_rng(0)
+    shape = predictor.manifest.input.shape
+    picture = predictor.encode(random.integers(0, 256, (*shape[1:], shape[0]), dtype=np.uint8))
+    noisy = predictor.noisy([picture.features], np.zeros(predictor.pass_size, dtype=np.intp))
+
+    def measure(seconds: float) -> float:
+        # On a quiet machine that is the time that passes; on another, whatever else runs is left out.
+        passes, start = 0, time.process_time()
+        while not passes or time.process_time() - start < seconds:
+            predictor.score(noisy)
+            passes += 1
+        return passes * predictor.pass_size / (time.process_time() - start)
+
+    return measure
+
+
+def providers(bundle: Bundle, rows: int, rounds: int, seconds: float, figures: Figures) -> None:
+    """Compare what runs h, and in which number format."""
+    torch.set_num_threads(1)
+    model = load_model(bundle)
+    found: dict[str, Callable[[float], float]] = {}
+    for provider, precision in ways("cpu", None, None):
+        name = f"h alone by {provider} in {precision}, passes of {rows}"
+        measure = h_alone(Predictor(model, rows, "cpu", precision, provider=provider))
+        try:
+            measure(0.0)
+        except RuntimeError as error:
+            figures.remark(f"{name}: {str(error).partition(chr(10))[0]}")
+        else:
+            found[name] = measure
+    eager = next(iter(found))
+    for _ in range(rounds):
+        speeds = in_turns(found, seconds)
+        for name, speed in speeds.items():
+            figures.note(f"draws/s, {name}", speed)
+            if name != eager:
+                figures.ratio(f"{name}, over PyTorch's float32", speed, speeds[eager])
 
 
 def with_labels(bundle: Bundle, labels: int, folder: Path) -> Path:
@@ -144,14 +188,18 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--rows", type=int, default=128, help="of a pass, for providers")
+    parser.add_argument("--only-providers", action="store_true", help="measure nothing else")
     parser.add_argument(
         "--settle", type=float, default=300.0, help="seconds for compiling first, at most"
     )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     bundle, figures = read_bundle(arguments.bundle), Figures()
-    fast_path(bundle, arguments.rounds, arguments.seconds, figures)
-    growth(bundle, arguments.seconds, arguments.settle, figures)
+    providers(bundle, arguments.rows, arguments.rounds, arguments.seconds, figures)
+    if not arguments.only_providers:
+        fast_path(bundle, arguments.rounds, arguments.seconds, figures)
+        growth(bundle, arguments.seconds, arguments.settle, figures)
     figures.report(bundle.manifest.name, arguments.json)
 
 
