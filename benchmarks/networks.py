@@ -95,7 +95,7 @@ def h_alone(predictor: Predictor) -> Callable[[float], float]:
     noisy = predictor.noisy([picture.features], np.zeros(predictor.pass_size, dtype=np.intp))
 
     def measure(seconds: float) -> float:
-        # On a quiet machine that is the time that passes; on another, whatever else runs is left out.
+        # On a quiet machine that is the time that passes; elsewhere it leaves out what else runs.
         passes, start = 0, time.process_time()
         while not passes or time.process_time() - start < seconds:
             predictor.score(noisy)

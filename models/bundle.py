@@ -53,6 +53,9 @@ RowsBasis = Literal["built-in", "proven", "operator"]
 DENOISED = "denoised"
 # The denoiser in front of a classifier; and the placement of noise before every layer.
 AUTOENCODER, IMAGE = "autoencoder", "image"
+# int8 serves by default if on at least so many pictures it lost no more of the certified share. On
+# fewer, half a point is a picture or two.
+INT8_PICTURES, INT8_LOSS = 500, 0.005
 _BUILT_IN = ("cnn", "fast-resnet", "resnet", "strided-cnn", "wide-resnet", "torchvision")
 _ROWS: dict[str, RowsBasis] = {**dict.fromkeys(_BUILT_IN, "built-in"), "exported": "proven"}
 
@@ -66,6 +69,15 @@ def _plain(text: str) -> str:
     return text
 
 
+def _around_zero(limits: tuple[float, float]) -> tuple[float, float]:
+    if not limits[0] <= 0 < limits[1]:
+        raise ValueError(f"a range goes from at most 0 to above 0, not from {limits}")
+    return limits
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+_Limit = Annotated[float, Field(ge=-1e30, le=1e30)]
+Range = Annotated[tuple[_Limit, _Limit], AfterValidator(_around_zero)]
 Plain = Annotated[str, Field(max_length=1000), AfterValidator(_plain)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Version = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
@@ -143,6 +155,50 @@ class ProgramSpec(_Part):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class Int8Certified(_Part):
+    """Certified accuracy at a size, of the same pictures in both number formats."""
+
+    radius: Annotated[float, Field(ge=0)]
+    float32: Share
+    int8: Share
+
+
+class Int8Record(_Part):
+    """What int8 cost where it was measured beside float32, on the same pictures and noise.
+
+    ``labels_differ`` is the share of pictures whose leading label is another.
+    """
+
+    dataset: Plain = ""
+    pictures: Annotated[int, Field(ge=1)]
+    norm: Norm
+    max_draws: Annotated[int, Field(ge=1)]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    certified: Annotated[tuple[Int8Certified, ...], Field(min_length=1)]
+    labels_differ: Share
+
+    @property
+    def lost(self) -> float:
+        """The most that int8 loses of the certified share at any of the sizes."""
+        return max(one.float32 - one.int8 for one in self.certified)
+
+
+class Int8Spec(_Part):
+    """The scales that int8 rounds with, and what it cost with them.
+
+    ``ranges`` has by the name of a layer the values that it is given, from and to.
+    """
+
+    ranges: Annotated[dict[Plain, Range], Field(min_length=1, max_length=10_000)]
+    record: Int8Record | None = None
+
+    @property
+    def serves(self) -> bool:
+        """Whether int8 may serve unless somebody forbids it."""
+        found = self.record
+        return found is not None and found.pictures >= INT8_PICTURES and found.lost <= INT8_LOSS
+
+
 class Manifest(_Part):
     """Everything in ``model.json``."""
 
@@ -159,6 +215,7 @@ class Manifest(_Part):
     evaluation: dict[str, Any] = {}
     weights: WeightsSpec
     program: ProgramSpec | None = None
+    int8: Int8Spec | None = None
 
     @property
     def rows(self) -> RowsBasis:

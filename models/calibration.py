@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from models.bundle import MANIFEST, BundleError
-from models.execution import Calibration, Precision, Provider, ProviderError, ways
+from models.execution import Calibration, Format, Provider, ProviderError, ways
 from models.loaded import LoadedModel
 from models.predictor import Predictor
 from models.trial import RowsError
@@ -37,9 +37,10 @@ WORTHWHILE = 1.05
 def calibrate(
     model: LoadedModel,
     device: str,
-    precision: Precision | None,
+    precision: Format | None,
     pass_size: int | None,
     provider: Provider | None = None,
+    int8: bool = True,
 ) -> tuple[Predictor, Calibration]:
     """Find the way of running a model that draws fastest.
 
@@ -49,15 +50,18 @@ def calibrate(
         precision: None to measure which is fastest.
         pass_size: None to measure which is enough.
         provider: None to measure which is fastest, of those that are installed.
+        int8: whether int8 may be chosen where the model's record allows it.
 
     Raises:
         ProviderError: there is no such provider here, or it cannot run the network.
         RuntimeError: the network runs in none of the formats.
         BundleError: in no format and pass size are its rows alone.
     """
+    record = model.manifest.int8
+    allowed = int8 and record is not None and record.serves
     predictors = [
         Predictor(model, LEAST_PASS, device, kind, provider=by)
-        for by, kind in ways(device, provider, precision)
+        for by, kind in ways(device, provider, precision, allowed)
     ]
     first = _measure(predictors, LEAST_PASS)
     best = max(speed for speed, _ in first)

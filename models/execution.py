@@ -4,18 +4,22 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal, get_args
 
+# PyTorch's number formats, and all.
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Format = Literal["float32", "bfloat16", "int8"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 # What runs h: PyTorch anywhere, OpenVINO on processors where it is installed.
 Provider = Literal["pytorch", "openvino"]
 PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 
 # Each provider's number formats.
-WAYS: tuple[tuple[Provider, Precision], ...] = (
+WAYS: tuple[tuple[Provider, Format], ...] = (
     ("pytorch", "float32"),
     ("pytorch", "bfloat16"),
     ("openvino", "float32"),
+    ("openvino", "int8"),
 )
 
 
@@ -31,7 +35,7 @@ class Execution:
     """
 
     provider: Provider
-    precision: Precision
+    precision: Format
     pass_size: int
     compiled: bool
 
@@ -43,7 +47,7 @@ class Calibration:
     ``compiled`` says whether h runs compiled or as it was written, and ``provider`` by what.
     """
 
-    precision: Precision
+    precision: Format
     pass_size: int
     draws_per_second: float
     compiled: bool = False
@@ -55,14 +59,15 @@ class ProviderError(RuntimeError):
 
 
 def ways(
-    device: str, provider: Provider | None, precision: Precision | None
-) -> list[tuple[Provider, Precision]]:
+    device: str, provider: Provider | None, precision: Format | None, int8: bool = False
+) -> list[tuple[Provider, Format]]:
     """Return the ways of running h that there are here, in the order of ``WAYS``.
 
     Args:
         device: a torch device.
         provider: None for any that is installed.
         precision: None for any.
+        int8: whether int8 is among them where no number format is asked for.
 
     Raises:
         ProviderError: there is none.
@@ -72,21 +77,25 @@ def ways(
     return [
         (by, kind)
         for by, kind in WAYS
-        if provider in (None, by) and precision in (None, kind) and not obstacle(device, by, kind)
+        if provider in (None, by)
+        and (kind == precision or (precision is None and (int8 or kind != "int8")))
+        and not obstacle(device, by, kind)
     ]
 
 
-def obstacle(device: str, provider: Provider | None, precision: Precision | None) -> str:
+def obstacle(device: str, provider: Provider | None, precision: Format | None) -> str:
     """Say what keeps a provider from running h so; nothing if nothing does.
 
     Arguments as of :func:`ways`.
     """
-    if provider != "openvino":
+    if provider == "pytorch" and precision == "int8":
+        return "PyTorch does not run networks in int8 here, but OpenVINO does"
+    if provider != "openvino" and precision != "int8":
         return ""
     if find_spec("openvino") is None:
         return "OpenVINO is not installed: install pixeldp[openvino]"
     if device != "cpu":
         return f"OpenVINO runs networks on processors alone, not on {device}"
     if precision is not None and ("openvino", precision) not in WAYS:
-        return f"OpenVINO runs networks in float32 here, not in {precision}"
+        return f"OpenVINO runs networks in float32 or int8 here, not in {precision}"
     return ""

@@ -28,15 +28,21 @@ from models.certification.terms import Delta, Terms, strongest
 from models.compile_cache import keep_apart
 from models.converted import Converted, check_likeness
 from models.device_noise import DeviceNoise
-from models.execution import Execution, Precision, Provider
+from models.execution import Execution, Format, Provider, ProviderError
 from models.loaded import LoadedModel
 from models.networks.placement import IMAGE
 from models.noise import Features, Key, system_key
 from models.picture_terms import assemble_terms
 from models.preprocessing import Preprocessing, plan
+from models.quantised import Ranges
 from models.trial import try_rows
 
-_DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# What PyTorch holds weights in; int8 is made of float32.
+_DTYPES: dict[Format, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "int8": torch.float32,
+}
 # Weights are constants; and no pool of helper processes that could outlive a worker.
 _COMPILE: dict[str, str | int | bool | Callable[..., object]] = {
     "freezing": True,
@@ -65,6 +71,9 @@ class Predictor:
         precision: the number format of h. The certificate takes h to be any function.
         key: where each pass's noise key comes from; only tests pass another.
         provider: what runs h, where the device and the number format are its own.
+
+    Raises:
+        ProviderError: int8 without scales.
     """
 
     def __init__(
@@ -72,7 +81,7 @@ class Predictor:
         model: LoadedModel,
         pass_size: int,
         device: str = "cpu",
-        precision: Precision = "float32",
+        precision: Format = "float32",
         key: Key = system_key,
         provider: Provider = "pytorch",
     ) -> None:
@@ -87,7 +96,8 @@ class Predictor:
         self._classifier: nn.Module = model.classifier(device, _DTYPES[precision])
         self._converted: Converted | None = None
         if provider == "openvino":
-            self._converted = Converted(self._classifier, torch.get_num_threads())
+            ranges = _ranges(self.manifest) if precision == "int8" else None
+            self._converted = Converted(self._classifier, torch.get_num_threads(), ranges)
         self._on_image = model.manifest.noise.placement == IMAGE
         # Compiled networks do not run in inference mode.
         self._without_gradients: Callable[[], AbstractContextManager[object]]
@@ -224,7 +234,7 @@ class Predictor:
         pictures = [self.noise.snap(self._run_encoder(rng.random(shape))) for _ in range(3)]
         noisy = self.noisy(pictures, np.arange(self.pass_size) % len(pictures))
         if self._converted is not None:
-            check_likeness(self._converted(noisy), self._eager(noisy))
+            check_likeness(self._converted(noisy), self._eager(noisy), self.precision)
         try_rows(self.logits, noisy, self._classifier, alone)
         self.trial_seconds = time.perf_counter() - start
 
@@ -294,3 +304,13 @@ class Predictor:
             return 0.0
         error = self._encoder_errors[norm].total(preparation.error(norm))
         return self.noise.snapping(len(features.steps), norm) + 2 * error
+
+
+def _ranges(manifest: Manifest) -> Ranges:
+    """Return the ranges that a model's int8 rounds in."""
+    if manifest.int8 is None:
+        raise ProviderError(
+            f"{manifest.name} has no scales for int8: pixeldp evaluate --write finds them, on "
+            "pictures, and measures what int8 costs"
+        )
+    return manifest.int8.ranges

@@ -26,7 +26,7 @@ from models.certification.question import Question
 from models.certification.tally import DENOMINATORS, Tally
 from models.certification.tally_bounds import CERTIFYING
 from models.certification.terms import Delta, Terms
-from models.execution import PRECISIONS, Provider
+from models.execution import FORMATS, Provider
 from models.preprocessing import CHANNELS, DEPTHS, LARGEST_SIDE, CannotCertify, plan
 
 # What only the service can know, and the question; everything else follows. The names of labels
@@ -452,7 +452,7 @@ _ANSWER = {
     "compute": {
         "device": _DEVICE,
         "provider": _among(*get_args(Provider)),
-        "precision": _among(*PRECISIONS),
+        "precision": _among(*FORMATS),
         "pass_size": _integer(1, 2**31 - 1),
         "compiled": _FLAG,
     },

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from models.bundle import ZOO, locate
 from models.certification.division import LEAST_DRAWS
-from models.execution import Precision, Provider, obstacle
+from models.execution import Format, Provider, obstacle
 from models.images import MOST_PIXELS
 from service.http import address
 from service.system import devices
@@ -55,13 +55,18 @@ class Settings(BaseSettings):
         description="auto (a worker for each GPU, or else for each processor, within the "
         "container's limit), or a list such as cuda:0,cuda:1 or cpu,cpu.",
     )
-    precision: Precision | None = Field(
+    precision: Format | None = Field(
         None, description="The number format of h; by default the fastest on each device."
     )
     provider: Literal["auto", "pytorch", "openvino"] = Field(
         "auto",
         description="What runs networks. auto: OpenVINO on CPUs, if it is installed "
         "(pixeldp[openvino]) and is measured to be faster, or else PyTorch.",
+    )
+    int8: bool = Field(
+        True,
+        description="Whether int8 may be chosen where it is fastest and a model's record says that "
+        "it loses at most half a point of the certified share.",
     )
     pass_size: Annotated[int, Field(ge=8, le=16_384)] | None = Field(
         None, description="The number of slots in a pass; by default measured at start."
@@ -188,9 +193,15 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _provider_is_there(self) -> Self:
-        for device in set(self.worker_devices()) if self.wanted_provider == "openvino" else ():
-            if reason := obstacle(device, "openvino", self.precision):
-                raise ValueError(f"{PREFIX}PROVIDER is openvino: {reason}")
+        provider, precision = self.wanted_provider, self.precision
+        if precision == "int8" and not self.int8:
+            raise ValueError(f"{PREFIX}PRECISION is int8, which {PREFIX}INT8=false forbids")
+        if provider != "openvino" and precision != "int8":
+            return self
+        for device in set(self.worker_devices()):
+            if reason := obstacle(device, provider, precision):
+                named = "PROVIDER is openvino" if provider == "openvino" else "PRECISION is int8"
+                raise ValueError(f"{PREFIX}{named}: {reason}")
         return self
 
     @field_validator("cors_origins")

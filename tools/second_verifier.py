@@ -201,7 +201,7 @@ SCHEMA: dict[str, Any] = {
     "compute": {
         "device": DEVICE,
         "provider": one_of("pytorch", "openvino"),
-        "precision": one_of("float32", "bfloat16"),
+        "precision": one_of("float32", "bfloat16", "int8"),
         "pass_size": between(1, 2**31 - 1),
         "compiled": flag,
     },

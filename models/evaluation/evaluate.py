@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from models.answering import answer_all, repeatable_key
-from models.bundle import Bundle, read_bundle, write_manifest
+from models.bundle import Bundle, Int8Spec, read_bundle, write_manifest
 from models.calibration import calibrate
 from models.certification.arrays import Floats, Integers
 from models.certification.names import Norm
@@ -38,7 +38,7 @@ from models.evaluation.figures import (
     certified_curve,
     interval,
 )
-from models.execution import Precision, Provider
+from models.execution import Format, Provider
 from models.loaded import LoadedModel, load_model
 from models.noise import system_key
 from models.predictor import Predictor
@@ -63,7 +63,7 @@ class Running:
     """
 
     device: str = "cpu"
-    precision: Precision | None = None
+    precision: Format | None = None
     pass_size: int = 256
     seed: int | None = 0
     provider: Provider | None = None
@@ -276,12 +276,18 @@ def evaluate(
     return run.measure(plain, running.seed)
 
 
-def record(path: Path, evaluation: Evaluation) -> None:
+def record(path: Path, evaluation: Evaluation, int8: Int8Spec | None = None) -> None:
     """Write ``evaluation`` without its curve into the bundle in the folder ``path``.
+
+    Args:
+        path: the bundle's folder.
+        evaluation: the figures.
+        int8: its scales and what it costs; None leaves what the bundle has of it.
 
     Raises:
         BundleError: the bundle cannot be trusted.
     """
     manifest = read_bundle(path).manifest
     summary: dict[str, Any] = evaluation.model_copy(update={"curve": ()}).model_dump(mode="json")
-    write_manifest(path, manifest.model_copy(update={"evaluation": summary}))
+    update = {"evaluation": summary, "int8": int8 or manifest.int8}
+    write_manifest(path, manifest.model_copy(update=update))

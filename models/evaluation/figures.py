@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import binomtest
 
+from models.bundle import Int8Record
 from models.certification.arrays import Floats, Integers
 from models.certification.names import Norm
 from models.evaluation.asked import AttackName
-from models.execution import Precision, Provider
+from models.execution import Format, Provider
 
 LEVEL = 0.95
 # A curve has between half as many points and about this many.
@@ -111,6 +112,7 @@ class Evaluation(_Part):
         largest_size: the certified size of a picture whose draws all agree: no larger radius can be
             reached with this many draws at this confidence. None in older records, which lack it.
         uncertified: pictures with certified size 0.
+        int8: certified accuracy in int8 beside float32, if it was measured.
         attacks: accuracy under attack.
         baseline: a network without noise, for comparison.
         draws: all draws made for the certificates.
@@ -140,6 +142,7 @@ class Evaluation(_Part):
     mean_size: float
     largest_size: float | None = None
     uncertified: int
+    int8: Int8Record | None = None
     attacks: tuple[AttackFigures, ...] = ()
     baseline: BaselineFigures | None = None
     draws: int
@@ -148,7 +151,7 @@ class Evaluation(_Part):
     seed: int | None
     device: str
     provider: Provider = "pytorch"
-    precision: Precision
+    precision: Format
     pass_size: int
     threads: int
 

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from models.certification.names import Norm
-from models.execution import Precision
+from models.execution import Format
 from service.cli.device_option import DeviceOption, check_device
 
 if TYPE_CHECKING:
+    from models.bundle import Bundle, Int8Record, Int8Spec
+    from models.data.labelled import DataSet
     from models.evaluation.asked import AttackName
     from models.evaluation.figures import CertifiedAccuracy, Evaluation, Interval
 
@@ -74,12 +76,20 @@ def evaluate(
     ] = None,
     device: DeviceOption = None,
     precision: Annotated[
-        Precision | None,
+        Format | None,
         typer.Option(help="The number format; by default the fastest here."),
     ] = None,
     provider: Annotated[
         Literal["pytorch", "openvino"] | None,
         typer.Option(help="What runs the network; by default the fastest here."),
+    ] = None,
+    int8: Annotated[
+        bool | None,
+        typer.Option(
+            "--int8/--no-int8",
+            help="Certify up to 1,000 of the pictures in float32 and in int8, too; by default with "
+            "--write, if OpenVINO is installed.",
+        ),
     ] = None,
     pass_size: Annotated[int, typer.Option(min=1, help="The number of draws in a pass.")] = 256,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all.")] = None,
@@ -100,7 +110,7 @@ def evaluate(
     from models.certification.question import Question
     from models.data.datasets import load
     from models.evaluation.asked import Attacks, check_data, check_matplotlib, check_radii
-    from models.execution import obstacle
+    from models.execution import ProviderError, obstacle
     from models.images import report_others
 
     folder = locate(bundle)
@@ -110,7 +120,10 @@ def evaluate(
             f"evaluate the copy: cp -r {folder} COPY"
         )
     check_device(device)
-    if reason := obstacle(device or "cpu", provider, precision):
+    reason = obstacle(device or "cpu", provider, precision)
+    if int8:
+        reason = reason or obstacle("cpu", "openvino", "int8")
+    if reason:
         raise ValueError(reason)
     check_radii(sizes)
     if plots is not None:
@@ -132,25 +145,68 @@ def evaluate(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    evaluation = evaluate(
-        read,
-        pictures,
-        every=every,
-        max_draws=draws,
-        confidence=confidence,
-        radii=sizes,
-        norm=norm,
-        dataset=f"{Path(data).name} ({split})",
-        attacks=asked,
-        baseline=None if beside is None else beside.path,
-        running=Running(find_device(device), precision, pass_size, seed, provider),
-    )
+    try:
+        evaluation = evaluate(
+            read,
+            pictures,
+            every=every,
+            max_draws=draws,
+            confidence=confidence,
+            radii=sizes,
+            norm=norm,
+            dataset=f"{Path(data).name} ({split})",
+            attacks=asked,
+            baseline=None if beside is None else beside.path,
+            running=Running(find_device(device), precision, pass_size, seed, provider),
+        )
+        found = _compare_int8(read, pictures, evaluation, write if int8 is None else int8, int8)
+    except ProviderError as error:
+        raise ValueError(str(error)) from None
+    if found is not None:
+        evaluation = evaluation.model_copy(update={"int8": found.record})
     if write:
-        record(read.path, evaluation)
+        record(read.path, evaluation, found)
     files = plot(evaluation, plots) if plots is not None else []
     typer.echo(evaluation.model_dump_json(indent=2) if json else _table(evaluation))
     for file in files:
         typer.echo(f"drawn: {file}", err=True)
+
+
+def _compare_int8(
+    bundle: "Bundle",
+    pictures: "DataSet",
+    evaluation: "Evaluation",
+    wanted: bool,
+    asked: bool | None,
+) -> "Int8Spec | None":
+    """Measure int8 beside float32 if it is ``wanted``; what nobody ``asked`` for may be refused.
+
+    Raises:
+        ProviderError: it cannot be measured.
+    """
+    from models.certification.question import Question
+    from models.evaluation.pairs import compare_int8
+    from models.execution import ProviderError, obstacle
+    from models.loaded import load_model
+    from models.trial import RowsError
+
+    if not wanted or obstacle("cpu", "openvino", "int8"):
+        return None
+    try:
+        return compare_int8(
+            load_model(bundle),
+            pictures.every(evaluation.every),
+            Question(evaluation.confidence, evaluation.max_draws, None, evaluation.norm),
+            tuple(at.radius for at in evaluation.certified),
+            dataset=evaluation.dataset,
+            pass_size=evaluation.pass_size,
+            seed=evaluation.seed,
+        )
+    except (ProviderError, RowsError) as error:
+        if asked:
+            raise
+        typer.echo(f"pixeldp: nothing is known of int8: {error}", err=True)
+        return None
 
 
 def _table(evaluation: "Evaluation") -> str:
@@ -172,6 +228,8 @@ def _table(evaluation: "Evaluation") -> str:
             f"{evaluation.max_draws:,} draws certify at most {largest:.4g}, if "
             "all agree: for larger sizes raise --draws, or train with a larger --scale"
         )
+    if evaluation.int8:
+        lines += _int8(evaluation.int8)
     if evaluation.baseline:
         beside = evaluation.baseline
         what = f"accuracy of {beside.model}"
@@ -196,6 +254,19 @@ def _certified(at: "CertifiedAccuracy", norm: str) -> str:
     )
     share = _share(at.accuracy, at.accuracy_interval)
     return f"{f'certified at {norm} >= {at.radius:.4g}':<26}{share:<24}{precision:>10}{recall:>9}"
+
+
+def _int8(record: "Int8Record") -> list[str]:
+    lines = [
+        "",
+        f"in int8 beside float32, on the same {record.pictures:,} pictures: "
+        f"{record.labels_differ:.1%} have another label",
+        f"{'':<26}{'float32':>8}{'int8':>8}",
+    ]
+    for at in record.certified:
+        what = f"certified at {record.norm} >= {at.radius:.4g}"
+        lines.append(f"{what:<26}{at.float32:>8.1%}{at.int8:>8.1%}")
+    return lines
 
 
 def _attacked(evaluation: "Evaluation") -> list[str]:

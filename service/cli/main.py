@@ -132,7 +132,7 @@ def serve(
         typer.Option(help="auto, or a device for each worker: cpu,cpu or cuda:0,cuda:1."),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="float32 or bfloat16; by default the fastest here.")
+        str | None, typer.Option(help="float32, bfloat16 or int8; by default the fastest here.")
     ] = None,
     provider: Annotated[
         str | None, typer.Option(help="pytorch or openvino; by default the fastest here.")

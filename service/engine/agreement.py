@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from models.execution import Calibration, Precision, Provider
+from models.execution import Calibration, Format, Provider
 from service.catalogue import Served
 from service.engine import messages
 from service.engine.check import Reference
@@ -15,22 +15,24 @@ class Agreement:
     Args:
         precision: the number format of h; None to measure which is fastest.
         provider: what runs h; None to measure which is fastest.
+        int8: whether int8 may be chosen.
         pass_size: slots of every pass; None to measure how many are enough.
         compiled: whether workers may compile the models, and use that where it is faster.
     """
 
     def __init__(
         self,
-        precision: Precision | None,
+        precision: Format | None,
         provider: Provider | None,
+        int8: bool,
         pass_size: int | None,
         compiled: bool,
     ) -> None:
-        self._provider, self._precision = provider, precision
+        self._provider, self._precision, self._int8 = provider, precision, int8
         self._pass_size, self._compile = pass_size, compiled
         # By kind of device and model. What the first worker chooses is binding for the others and
         # for all restarts: a certificate speaks of one network, and others differ in some votes.
-        self._ways: dict[tuple[str, int], tuple[Provider, Precision]] = {}
+        self._ways: dict[tuple[str, int], tuple[Provider, Format]] = {}
         # The largest passes that fit, by worker and model, where larger ones did not.
         self._ceilings: dict[tuple[str, int], int] = {}
         # What their probe pictures are compared with, by kind of device and model.
@@ -55,6 +57,7 @@ class Agreement:
             digest=served.bundle.digest,
             precision=precision,
             provider=provider,
+            int8=self._int8,
             ceiling=self._ceilings.get((worker.name, served.index)),
         )
 

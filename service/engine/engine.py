@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from models.certification.answer import Conclusion
-from models.execution import Calibration, Precision, Provider
+from models.execution import Calibration, Format, Provider
 from service.catalogue import Catalogue, Served
 from service.engine.agreement import Agreement
 from service.engine.changes import Changes
@@ -39,6 +39,7 @@ class Engine:
         devices: one worker is started for each entry.
         precision: the number format of h; None to measure which is fastest.
         provider: what runs h; None to measure which is fastest.
+        int8: whether int8 may be chosen where a model's record allows it.
         pass_size: slots of every pass; None to measure how many are enough.
         compiled: whether workers may compile the models, and use that where it is faster.
         queue: pictures that may wait; more are refused.
@@ -55,8 +56,9 @@ class Engine:
         catalogue: Catalogue,
         devices: list[str],
         *,
-        precision: Precision | None,
+        precision: Format | None,
         provider: Provider | None,
+        int8: bool,
         pass_size: int | None,
         compiled: bool,
         queue: int,
@@ -68,7 +70,7 @@ class Engine:
         on_broken: Callable[[str], None],
     ) -> None:
         self._catalogue, self._observer = catalogue, observer
-        agreement = Agreement(precision, provider, pass_size, compiled)
+        agreement = Agreement(precision, provider, int8, pass_size, compiled)
         self._workers = [WorkerHandle(f"worker{i}", device) for i, device in enumerate(devices)]
         self._dispatcher = Dispatcher(self._workers, queue, shrink, observer)
         self._supervisors = [

@@ -82,7 +82,12 @@ class Loop:
         self._busy = self._longest = 0.0
         self._reported = time.monotonic()
         if compile_:
-            predictors = {model: predictor for model, (predictor, _) in loaded.items()}
+            # PyTorch compiles no int8, and a model keeps its number format.
+            predictors = {
+                model: predictor
+                for model, (predictor, _) in loaded.items()
+                if predictor.precision != "int8"
+            }
             self._start(partial(self._compile, predictors))
 
     def run(self) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from models.certification.answer import Conclusion
 from models.certification.names import Norm
-from models.execution import Calibration, Execution, Precision, Provider
+from models.execution import Calibration, Execution, Format, Provider
 
 _LENGTHS = struct.Struct("<II")
 
@@ -24,15 +24,17 @@ class _Message(BaseModel):
 class Model(BaseModel):
     """A bundle to load: its number here, its folder, and the digest that it must have.
 
-    Its provider and its number format are measured where they are None. ``ceiling`` is the largest
+    Its provider and its number format are measured where they are None, int8 among them if it may
+    be. ``ceiling`` is the largest
     pass that is known to fit into the device's memory, None if none has failed yet.
     """
 
     number: int
     path: str
     digest: str
-    precision: Precision | None
+    precision: Format | None
     provider: Provider | None = None
+    int8: bool = True
     ceiling: int | None = None
 
 

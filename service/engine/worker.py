@@ -83,7 +83,7 @@ def load(
     sizes = [size for size in (pass_size, model.ceiling) if size is not None]
     loaded = load_model(_describe(model))
     predictor, calibration = calibrate(
-        loaded, device, model.precision, min(sizes, default=None), model.provider
+        loaded, device, model.precision, min(sizes, default=None), model.provider, model.int8
     )
     log.info(
         "rows tried",

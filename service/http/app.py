@@ -119,6 +119,7 @@ def create_app(
         settings.worker_devices(),
         precision=settings.precision,
         provider=settings.wanted_provider,
+        int8=settings.int8,
         pass_size=settings.pass_size,
         # PyTorch compiles; models that only another provider may run are not compiled.
         compiled=settings.compile and settings.wanted_provider in (None, "pytorch"),

@@ -51,6 +51,7 @@ def with_engine(test: Callable[[Engine], Awaitable[None]], workers: int = 1) -> 
             ["cpu"] * workers,
             precision="float32",
             provider="pytorch",
+            int8=True,
             pass_size=128,
             compiled=False,
             queue=100,

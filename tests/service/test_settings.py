@@ -45,6 +45,7 @@ RANGES: dict[str, tuple[list[str], list[str]]] = {
     "default_model": (["mnist-cnn", "mnist-cnn:1"], []),
     "devices": (["auto", "cpu", "cpu, cpu", "cuda", "cuda:1"], ["gpu", " , ", "cpu;cpu", "0"]),
     "precision": (["float32", "bfloat16"], ["float16"]),
+    "int8": (["false", "yes"], ["int8"]),
     "provider": (["auto", "pytorch", "openvino"], ["onnxruntime"]),
     "pass_size": (["8", "16384"], ["7", "16385", "many"]),
     "compile": (["true", "no", "1"], ["maybe"]),

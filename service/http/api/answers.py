@@ -10,7 +10,7 @@ from models.bundle import Bundle, RowsBasis
 from models.certification.answer import Conclusion, Evidence
 from models.certification.attack_bounds import Attacks
 from models.certification.names import Certificate, Mechanism, Norm, Scoring, Stopped
-from models.execution import Precision, Provider
+from models.execution import Format, Provider
 from models.preprocessing import Preprocessing
 from service.decoding.reduction import Reduced
 from service.http.api.options import Asked
@@ -114,7 +114,7 @@ class Compute(_Part):
 
     device: str
     provider: Provider
-    precision: Precision
+    precision: Format
     pass_size: int
     compiled: bool
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from models.bundle import RowsBasis
-from models.execution import Calibration, Precision, Provider
+from models.execution import Calibration, Format, Provider
 from service.catalogue import Served
 from service.http import problems
 from service.http.api.answers import NoisePart, model_name, noise_part
@@ -17,7 +17,7 @@ class Calibrated(BaseModel):
     """How some workers run the model, as measured at start, and their total speed."""
 
     provider: Provider
-    precision: Precision
+    precision: Format
     pass_size: int
     compiled: bool
     draws_per_second: float
@@ -69,7 +69,7 @@ def _describe(request: Request, served: Served) -> Model:
 
 def _together(workers: list[Calibration]) -> list[Calibrated]:
     """Sum workers that run it in the same way; at first none is ready."""
-    alike: dict[tuple[Provider, Precision, int, bool], list[float]] = {}
+    alike: dict[tuple[Provider, Format, int, bool], list[float]] = {}
     for one in workers:
         way = one.provider, one.precision, one.pass_size, one.compiled
         alike.setdefault(way, []).append(one.draws_per_second)

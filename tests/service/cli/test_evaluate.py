@@ -53,7 +53,27 @@ def test_json_and_what_is_kept_of_it(bundle: Path, capsys: Captured) -> None:
     assert (document["pictures"], document["max_draws"], document["confidence"]) == (15, 96, 0.9)
     assert [at["radius"] for at in document["certified"]] == [0.25, 0.5, 0.75, 1.0]
     assert len(document["curve"]) > 20
-    assert read_bundle(bundle).manifest.evaluation == {**document, "curve": []}
+    manifest = read_bundle(bundle).manifest
+    assert manifest.evaluation == {**document, "curve": []}
+    assert manifest.int8 is not None
+    assert manifest.int8.record is not None
+    assert manifest.int8.record.model_dump(mode="json") == document["int8"]
+    assert (document["int8"]["pictures"], document["int8"]["max_draws"]) == (15, 96)
+
+
+def test_int8_is_measured_where_it_is_asked_for(bundle: Path, capsys: Captured) -> None:
+    before = read_bundle(bundle).manifest.int8
+    options = ["--draws", "64", "--radii", "0.1"]
+    assert evaluate(bundle, *options, "--no-int8", "--write") == 0
+    assert "in int8" not in capsys.readouterr().out
+    assert read_bundle(bundle).manifest.int8 == before
+    assert evaluate(bundle, *options, "--int8") == 0
+    said = capsys.readouterr().out
+    assert "in int8 beside float32, on the same 15 pictures: " in said
+    assert "% have another label" in said
+    assert read_bundle(bundle).manifest.int8 == before
+    assert evaluate(bundle, *options, "--provider", "pytorch", "--precision", "int8") == 1
+    assert "PyTorch does not run networks in int8" in capsys.readouterr().err
 
 
 def test_attacks_beside_a_baseline_with_plots(

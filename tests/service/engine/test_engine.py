@@ -67,6 +67,7 @@ def build(devices: int = 1, queue: int = 8, **more: Any) -> Engine:
         ["cpu"] * devices,
         precision=None,
         provider="pytorch",
+        int8=True,
         pass_size=None,
         compiled=False,
         queue=queue,
