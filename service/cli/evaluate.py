@@ -1,12 +1,14 @@
 """``pixeldp evaluate``: the figures of a model on labelled pictures."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from models.certification.names import Norm
-from models.execution import Format
+from models.execution import Format, Provider, ProviderError, obstacle
 from service.cli.device_option import DeviceOption, check_device
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ def evaluate(
         typer.Option(help="The number format; by default the fastest here."),
     ] = None,
     provider: Annotated[
-        Literal["pytorch", "openvino"] | None,
+        Provider | None,
         typer.Option(help="What runs the network; by default the fastest here."),
     ] = None,
     int8: Annotated[
@@ -110,7 +112,6 @@ def evaluate(
     from models.certification.question import Question
     from models.data.datasets import load
     from models.evaluation.asked import Attacks, check_data, check_matplotlib, check_radii
-    from models.execution import ProviderError, obstacle
     from models.images import report_others
 
     folder = locate(bundle)
@@ -120,11 +121,7 @@ def evaluate(
             f"evaluate the copy: cp -r {folder} COPY"
         )
     check_device(device)
-    reason = obstacle(device or "cpu", provider, precision)
-    if int8:
-        reason = reason or obstacle("cpu", "openvino", "int8")
-    if reason:
-        raise ValueError(reason)
+    _check_provider(device, provider, precision, int8)
     check_radii(sizes)
     if plots is not None:
         check_matplotlib()
@@ -145,7 +142,7 @@ def evaluate(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    try:
+    with _refused():
         evaluation = evaluate(
             read,
             pictures,
@@ -159,9 +156,7 @@ def evaluate(
             baseline=None if beside is None else beside.path,
             running=Running(find_device(device), precision, pass_size, seed, provider),
         )
-        found = _compare_int8(read, pictures, evaluation, write if int8 is None else int8, int8)
-    except ProviderError as error:
-        raise ValueError(str(error)) from None
+        found = _compare_int8(read, pictures, evaluation, int8, write)
     if found is not None:
         evaluation = evaluation.model_copy(update={"int8": found.record})
     if write:
@@ -172,24 +167,43 @@ def evaluate(
         typer.echo(f"drawn: {file}", err=True)
 
 
+def _check_provider(
+    device: str | None, provider: Provider | None, precision: Format | None, int8: bool | None
+) -> None:
+    reason = obstacle(device or "cpu", provider, precision)
+    if int8:
+        reason = reason or obstacle("cpu", "openvino", "int8")
+    if reason:
+        raise ValueError(reason)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Have a provider that cannot run the network be a wrong input."""
+    try:
+        yield
+    except ProviderError as error:
+        raise ValueError(str(error)) from None
+
+
 def _compare_int8(
     bundle: "Bundle",
     pictures: "DataSet",
     evaluation: "Evaluation",
-    wanted: bool,
     asked: bool | None,
+    write: bool,
 ) -> "Int8Spec | None":
-    """Measure int8 beside float32 if it is ``wanted``; what nobody ``asked`` for may be refused.
+    """Measure int8 beside float32, if it is ``asked`` for, or where figures are kept if possible.
 
     Raises:
         ProviderError: it cannot be measured.
     """
     from models.certification.question import Question
     from models.evaluation.pairs import compare_int8
-    from models.execution import ProviderError, obstacle
     from models.loaded import load_model
     from models.trial import RowsError
 
+    wanted = write if asked is None else asked
     if not wanted or obstacle("cpu", "openvino", "int8"):
         return None
     try:

@@ -116,6 +116,15 @@ def test_a_provider_that_cannot_serve_is_refused_at_once(monkeypatch: pytest.Mon
         assert explain(caught.value, set()).startswith(
             "PIXELDP_PROVIDER is openvino: OpenVINO runs"
         )
+    for given, reason in (
+        ({"int8": False}, "PIXELDP_PRECISION is int8, which PIXELDP_INT8=false forbids"),
+        ({"provider": "pytorch"}, "PIXELDP_PRECISION is int8: PyTorch does not run"),
+        ({"provider": "auto", "devices": "cuda:0"}, "PIXELDP_PRECISION is int8: OpenVINO runs"),
+    ):
+        with pytest.raises(ValidationError) as caught:
+            Settings.model_validate({"precision": "int8", "devices": "cpu", **given})
+        assert explain(caught.value, set()).startswith(reason)
+    assert Settings(precision="int8", provider="auto", devices="cpu").precision == "int8"
     assert Settings(provider="openvino", devices="cpu").wanted_provider == "openvino"
     assert Settings(provider="auto", devices="cuda:0").wanted_provider is None
     monkeypatch.setattr(execution, "find_spec", lambda name: None)
