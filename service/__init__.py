@@ -6,13 +6,12 @@ from pathlib import Path
 
 
 def _pin(name: str) -> None:
-    """Have ``import NAME`` mean the package beside this one, whatever else is called so.
+    """Make ``import NAME`` mean the package beside this one, whatever else has that name.
 
-    Many have a folder ``models`` of their own, and those who bring a Python function of theirs put
-    it on the path.
+    Many users have their own folder ``models``, and put it on the path to bring a Python function.
 
     Raises:
-        ImportError: another package of that name has been imported already.
+        ImportError: another package of that name has already been imported.
     """
     file = Path(__file__).parents[1] / name / "__init__.py"
     present = sys.modules.get(name)

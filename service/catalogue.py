@@ -1,4 +1,4 @@
-"""The models: which are served, by name, and which are being loaded or leave."""
+"""The models: which are served, by name, and which are being loaded or are leaving."""
 
 import itertools
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class UnknownModelError(LookupError):
 
 @dataclass(frozen=True)
 class Served:
-    """One served model; ``index`` is its number in the engine, which no other ever gets."""
+    """One served model; ``index`` is its number in the engine, which is never reused."""
 
     index: int
     bundle: Bundle
@@ -26,21 +26,21 @@ class Served:
 
 
 class Catalogue:
-    """The one owner of which models there are.
+    """The single owner of the fact which models exist.
 
     A model gets a number and is loaded by the workers (:meth:`number`), is served (:meth:`put`),
     leaves (:meth:`drop`, or another is put in its place) and is gone (:meth:`forget`). Routes find
-    it by name while it is served, workers load it from its number on until it is gone, and an
-    observer is told when it is served and when no longer.
+    it by name while it is served, workers have it from :meth:`number` until it is gone, and an
+    observer is told when it begins and ends to be served.
 
     Args:
         paths: the bundles' folders, at least one.
-        default: the model that answers who names none, as ``name`` or ``name:version``; by default
-            the first one's name and version. It never becomes another.
+        default: the model that answers requests that name none, as ``name`` or ``name:version``; by
+            default the first one's name and version. It never changes.
 
     Raises:
         BundleError: a bundle cannot be trusted, or two have the same name and version.
-        UnknownModelError: the default is none of them.
+        UnknownModelError: the default is not among them.
     """
 
     def __init__(self, paths: list[Path], default: str | None = None) -> None:
@@ -49,13 +49,13 @@ class Catalogue:
         self._served: dict[tuple[str, str], Served] = {}
         self._unseen: dict[int, Served] = {}
         self._observer: Observer | None = None
-        # Where those lie that are or were served.
+        # The folders of models that are or were served.
         self._folders: dict[tuple[str, str], Path] = {}
         for path in paths:
             served = self.number(read_bundle(path))
             if self.put(served):
                 name = ":".join(served.key)
-                raise BundleError(path, "name", f"{name} is served from another folder already")
+                raise BundleError(path, "name", f"{name} is already served from another folder")
         self._default = default or ":".join(self.models[0].key)
         self.find(None)
 
@@ -66,7 +66,7 @@ class Catalogue:
 
     @property
     def held(self) -> list[Served]:
-        """All that workers have: those that are served, are being loaded, or leave."""
+        """All models that workers have: served, being loaded, or leaving."""
         return [*self._served.values(), *self._unseen.values()]
 
     @property
@@ -85,13 +85,13 @@ class Catalogue:
             observer.add_model(*served.key, served.bundle.digest)
 
     def number(self, bundle: Bundle) -> Served:
-        """Give a bundle a number: workers load it, and nobody else sees it until it is put."""
+        """Give a bundle a number: workers load it, and clients do not see it until it is put."""
         served = Served(next(self._numbers), bundle)
         self._unseen[served.index] = served
         return served
 
     def put(self, served: Served) -> Served | None:
-        """Serve a model from now on; return the one of its name and version, which leaves."""
+        """Serve a model from now on; return a former one of its name and version, which leaves."""
         former = self._served.get(served.key)
         self._served[served.key] = self._unseen.pop(served.index)
         self._folders[served.key] = served.bundle.path
@@ -102,11 +102,11 @@ class Catalogue:
         return former
 
     def drop(self, served: Served) -> None:
-        """Serve a model no longer; workers have it until it is forgotten."""
+        """Stop serving a model; workers have it until it is forgotten."""
         self._leave(self._served.pop(served.key))
 
     def forget(self, served: Served) -> None:
-        """Have a model that is not served be gone."""
+        """Drop a model that is no longer served."""
         del self._unseen[served.index]
 
     def _leave(self, served: Served) -> None:
@@ -116,13 +116,13 @@ class Catalogue:
 
     @property
     def folders(self) -> dict[tuple[str, str], Path]:
-        """Where each model lies that is or was served, by name and version."""
+        """The folder of each model that is or was served, by name and version."""
         return dict(self._folders)
 
     def find(self, name: str | None) -> Served:
-        """Return the model called ``name`` or ``name:version``; the default one for None.
+        """Return the model ``name`` or ``name:version``; the default one for None.
 
-        Without a version, the highest is meant.
+        Without a version, it is the highest.
 
         Raises:
             UnknownModelError: there is none.
@@ -137,14 +137,14 @@ class Catalogue:
         return max(found, key=lambda served: int(served.key[1]))
 
     def is_default(self, served: Served) -> bool:
-        """Whether a model answers who names none."""
+        """Whether a model answers requests that name none."""
         try:
             return self.find(None) is served
         except UnknownModelError:
             return False
 
     def named(self, name: str) -> list[Served]:
-        """Return every model called ``name`` (all versions) or ``name:version``.
+        """Return every model ``name`` (all versions) or ``name:version``.
 
         Raises:
             UnknownModelError: there is none.

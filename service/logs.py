@@ -1,8 +1,8 @@
-"""Logs: structured, as JSON lines or for a person at a console, on standard error.
+"""Structured logs on standard error, as JSON lines or for a person at a console.
 
-Whoever logs never waits for whoever reads (``service/system/outlet.py``). What workers write, their
-own lines of the log as well as what libraries print, comes to the front process through pipes, and
-from there goes the same way.
+Logging never waits for the reader of the log (``service/system/outlet.py``). Everything that
+workers write, their own log lines as well as prints of libraries, reaches the front process through
+pipes, and from there goes the same way.
 """
 
 import atexit
@@ -18,14 +18,14 @@ from service.http.guards.keys import PREFIX
 from service.system.outlet import Outlet
 
 _KEY = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
-# How a worker logs: form, level and whether in colours, from its front process.
+# How a worker logs: form, level and colours, set by its front process.
 _WORD = "PIXELDP_WORKER_LOG"
 
 log = structlog.get_logger(__name__)
 
 
 class _Lines:
-    """A logger that writes each line whole, to whatever standard error is at the time."""
+    """A logger that writes each line as a whole, to the present standard error."""
 
     def msg(self, line: str) -> None:
         """Write a line."""
@@ -36,12 +36,12 @@ class _Lines:
 
 
 def _without_keys(_: Any, __: str, line: Any) -> str:
-    """Cut keys out of a line that is about to be written, however they came to be in it."""
+    """Remove keys from a line before it is written, however they got into it."""
     return _KEY.sub(f"{PREFIX}***", str(line))
 
 
 def open_outlet() -> Outlet:
-    """Have all that this process writes to standard output and error go through an outlet."""
+    """Send everything that this process writes to standard output and error through an outlet."""
 
     def tell(count: int) -> None:
         log.warning("lines of the log were dropped", lines=count)
@@ -53,7 +53,7 @@ def open_outlet() -> Outlet:
 
 
 def configure_worker() -> None:
-    """Set up logging in a worker as its front process did."""
+    """Set up logging in a worker as in its front process."""
     form, level, colours = os.environ[_WORD].split()
     configure("console" if form == "console" else "json", level, colours == "True")
 
@@ -65,8 +65,8 @@ def configure(
 
     Args:
         form: ``auto`` is ``console`` at a terminal and ``json`` elsewhere.
-        level: the least severe level that is written.
-        colours: of the console; None is at a terminal only.
+        level: the lowest level that is written.
+        colours: of the console; None means only at a terminal.
     """
     if form == "auto":
         form = "console" if sys.stderr.isatty() else "json"
@@ -78,7 +78,7 @@ def configure(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    # The console's own choice of tracebacks shows local variables, and with them keys and pictures.
+    # By default the console's tracebacks show local variables, and with them keys and pictures.
     console = structlog.dev.ConsoleRenderer(
         colors=colours, exception_formatter=structlog.dev.plain_traceback
     )
@@ -115,15 +115,15 @@ class _Shared:
 
 
 def worker_environment() -> dict[str, str]:
-    """Return what a worker's environment has beside this process's, so that it logs likewise."""
+    """Return the additions to a worker's environment that make it log like this process."""
     return {_WORD: _Shared.word}
 
 
 def pass_on(worker: str, line: str) -> None:
     """Write a line that a worker wrote.
 
-    Its log's lines are passed on as they are. Others, of libraries or of Python's own last words,
-    become lines of the log, where that is JSON.
+    Lines of its log are passed on unchanged. Other lines, of libraries or of Python when it fails,
+    become lines of the log if that is JSON.
     """
     if _Shared.form == "console" or line.startswith("{"):
         sys.stderr.write(f"{_without_keys(None, '', line)}\n")

@@ -1,12 +1,12 @@
-"""Bundles read in a process apart, within a deadline: a disk that hangs keeps but its reader.
+"""Reads bundles in a separate process, within a deadline: a disk that hangs blocks only the reader.
 
     python -P -m service.reading
 
-Whoever reads from a disk that does not answer (over a network, or by FUSE) may be beyond any
-signal until it does, SIGKILL included, and so is the process whose thread it is. So the front reads
-no bundle itself: it could neither answer nor be ended. A reader is asked by one JSON object on
-standard input and answers on standard output, by a line with a JSON object for each bundle that it
-was asked to read, or by one.
+A thread that reads from a disk that does not answer (over a network, or by FUSE) may not react to
+any signal until it does, not even SIGKILL, and neither does its process. So the front reads no
+bundle itself: otherwise it could neither answer nor be ended. A reader receives one JSON object on
+standard input and answers on standard output, with a line of JSON for each bundle that it was asked
+to read, or with a single line.
 """
 
 import asyncio
@@ -26,9 +26,10 @@ from service.repository import Repository, RepositoryError, Stored
 from service.system.confinement import NotConfinedError
 from service.system.programs import environment, python
 
-# Readers that hang, after which no further one is started.
+# The number of hanging readers after which no further one is started.
 MOST_READERS = 8
-# Descriptions are small; the large files of a bundle have as long as workers have to load it.
+# Descriptions are small; for the large files of a bundle a reader has as long as workers to load
+# it.
 DESCRIPTIONS_SECONDS = 30.0
 
 _running: set["subprocess.Popen[bytes]"] = set()
@@ -39,7 +40,7 @@ async def bundles(paths: Sequence[Path], seconds: float) -> list[Bundle]:
 
     Raises:
         BundleError: one cannot be trusted.
-        LoadError: one was not read within so many seconds.
+        LoadError: one was not read within ``seconds``.
     """
     found = []
     async with _reader({"bundles": [str(path) for path in paths]}) as answers:
@@ -53,7 +54,7 @@ async def find(root: Path, name: str) -> list[Stored]:
     """Do what :meth:`service.repository.Repository.find` does.
 
     Raises:
-        NotConfinedError: there is none, or it lies outside.
+        NotConfinedError: there is none, or it is outside.
         RepositoryError: one of them has another name or version in its description.
         LoadError: they were not read in time.
     """
@@ -78,9 +79,9 @@ async def _ask(asked: dict[str, str]) -> Any:
 
 @contextlib.asynccontextmanager
 async def _reader(asked: dict[str, Any]) -> AsyncIterator[asyncio.Queue[bytes]]:
-    """Ask a new reader; yield where its lines come in, and after the last what it failed with."""
+    """Ask a new reader; yield the queue of its lines, and after the last of its error."""
     if len(_running) >= MOST_READERS:
-        raise LoadError(f"{MOST_READERS} bundles are being read and the disk does not answer")
+        raise LoadError(f"{MOST_READERS} bundles are being read, and the disk does not answer")
     loop = asyncio.get_running_loop()
     answers: asyncio.Queue[bytes] = asyncio.Queue()
     process = _start()
@@ -90,7 +91,7 @@ async def _reader(asked: dict[str, Any]) -> AsyncIterator[asyncio.Queue[bytes]]:
         assert process.stdout is not None
         assert process.stderr is not None
         with process, contextlib.suppress(RuntimeError):  # the loop is closed
-            with contextlib.suppress(OSError):  # it has ended already
+            with contextlib.suppress(OSError):  # it has already ended
                 process.stdin.write(json.dumps(asked).encode())
                 process.stdin.close()
             for line in process.stdout:
@@ -106,7 +107,7 @@ async def _reader(asked: dict[str, Any]) -> AsyncIterator[asyncio.Queue[bytes]]:
 
 
 async def _next(answers: asyncio.Queue[bytes], path: Path, seconds: float, advice: str) -> Any:
-    """Return what a reader says next, which is of ``path``, or raise what it met."""
+    """Return a reader's next answer, which is about ``path``, or raise its error."""
     try:
         async with asyncio.timeout(seconds):
             return _told(await answers.get())
@@ -126,7 +127,7 @@ def _start() -> "subprocess.Popen[bytes]":
 
 
 def _told(said: bytes) -> Any:
-    """Return what a reader said, or raise what it met."""
+    """Return a reader's answer, or raise its error."""
     try:
         told = json.loads(said)
         error, of = told.get("error"), told["told"]
@@ -147,7 +148,7 @@ def _stored(told: dict[str, str]) -> Stored:
 
 
 def _answers(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Do what a reader is asked to do, up to the first that fails."""
+    """Do a reader's work, up to the first failure."""
     try:
         for path in asked.get("bundles", ()):
             found = read_bundle(Path(path))

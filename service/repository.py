@@ -1,6 +1,6 @@
 """A folder of bundles from which models may be loaded while the service runs.
 
-A model is ``root/name`` if that is a bundle, else every ``root/name/<number>`` that is one: its
+A model is ``root/name`` if that is a bundle, or else every bundle ``root/name/<number>``: its
 versions.
 """
 
@@ -15,12 +15,12 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 class RepositoryError(ValueError):
-    """The bundle is not what its place in the repository says."""
+    """The bundle does not match its place in the repository."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A bundle in the repository, by what its ``model.json`` says; nothing else is checked yet."""
+    """A bundle in the repository, by its ``model.json``; nothing else is checked yet."""
 
     path: Path
     name: str
@@ -37,7 +37,7 @@ class Repository:
         """Return the bundles of the model ``name``, the lowest version first.
 
         Raises:
-            NotConfinedError: there is none, or it lies outside.
+            NotConfinedError: there is none, or it is outside.
             RepositoryError: one of them has another name or version in its description.
         """
         folder = confined(self._root, name)
@@ -59,14 +59,14 @@ class Repository:
         return found
 
     def list(self) -> tuple[list[Stored], dict[str, str]]:
-        """Return all bundles, and by their names why the others could not be read."""
+        """Return all bundles, and for each that could not be read, by name, the reason."""
         found: list[Stored] = []
         broken: dict[str, str] = {}
         for folder in sorted(_children(self._root)):
             try:
                 found += self.find(folder.name)
             except NotConfinedError:
-                continue  # something else lies there, too
+                continue  # another file
             except RepositoryError as error:
                 broken[folder.name] = str(error)
         return found, broken

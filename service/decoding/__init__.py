@@ -1,1 +1,1 @@
-"""From picture files to what workers take: small ones at once, large ones in processes apart."""
+"""From picture files to workers' input: small ones at once, large ones in separate processes."""

@@ -1,4 +1,4 @@
-"""The front's side of decoding: which pictures are small, and processes for those that are not."""
+"""The front's side of decoding: small pictures in threads, large ones in processes."""
 
 import asyncio
 import contextlib
@@ -37,24 +37,24 @@ from service.system.programs import environment, python
 log = structlog.get_logger(__name__)
 
 DECODERS = 2
-# What is decoded in the front: so little that the other threads hardly notice.
+# Pictures up to this size are decoded in the front: other threads hardly notice.
 LIGHT_BYTES, LIGHT_PIXELS, LIGHT_SIDE = 2**16, 2**18, 1024
 # A longer line of a process is logged in pieces.
 _LONGEST_LINE = 2**14
 # Files up to this size are measured without a thread.
 _AT_ONCE = 2**12
-# Beside the picture and the file, for what libraries need to work.
+# The memory that libraries need to work, besides the picture and the file.
 SPARE_BYTES = 256 * 2**20
-# How long a picture that nobody waits for any more may take a decoder.
+# How long a picture for which nobody waits any more may occupy a decoder.
 LEFT_SECONDS = 5.0
-# How often a picture is tried whose decoder dies.
+# How often a picture is tried if its decoder dies.
 _TRIES = 2
-# How often it is looked whether decoders have ended, and at most after many ends in a row.
+# The seconds between checks whether decoders have ended, and the most after many ends in a row.
 _LOOK_SECONDS, _LONGEST_SECONDS = 0.25, 5.0
-# In so many looks in a row a process was found stopped that is given up: when all of the service is
-# stopped and goes on, the front may be the first.
+# A process is given up if it is found stopped in this many checks in a row: when the whole service
+# is stopped and continued, the front may be the first to run.
 _STOPPED_LOOKS = 4
-# What a process says that had too little memory.
+# What a process says if it had too little memory.
 _MEMORY = MemoryError.__name__
 
 
@@ -70,9 +70,9 @@ class RefusedError(Exception):
     """A picture is refused by a process.
 
     Args:
-        cause: the error that the process met, of ``REFUSALS``.
+        cause: the error in the process, one of ``REFUSALS``.
         detail: what was wrong.
-        limit: of the pixels, if there were too many.
+        limit: of pixels, if there were too many.
     """
 
     def __init__(self, cause: type[Exception], detail: str, limit: int | None) -> None:
@@ -84,19 +84,19 @@ REFUSALS = (NotAPicture, TooManyPixels, CannotCertifyPicture, CannotCertify)
 
 
 class Decoders:
-    """The processes that decode large pictures, and who waits for them.
+    """The processes that decode large pictures, and the pictures that wait for them.
 
     Args:
-        max_pixels: of a picture; decoders have memory for one such, or for several smaller ones
-            at once.
-        most: how many pictures may wait.
+        max_pixels: of a picture; decoders have memory for one such, or for several smaller ones at
+            once.
+        most: the number of pictures that may wait.
         max_bytes: of a file.
-        shared: the owner that stands for all who have no key.
+        shared: the owner that stands for all clients without a key.
         pool: threads for small pictures.
         on_broken: called with the reason when a process ends at its start, and none has started.
 
     Attributes:
-        trouble: why the last process ended that had nothing to do; empty once another starts.
+        trouble: why the last idle process ended; empty once another starts.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Decoders:
 
     @property
     def ready(self) -> bool:
-        """Whether large pictures are decoded now, and further ones may wait for it."""
+        """Whether large pictures are decoded now, and more may wait."""
         return not self.queue.full and any(one.alive for one in self._decoders.values())
 
     def close(self) -> None:
@@ -136,9 +136,9 @@ class Decoders:
         self._threads.shutdown()
 
     async def _keep(self) -> None:
-        """Start processes again that end while they have nothing to do, for as long as it runs."""
+        """Start processes again that end while they are idle, for as long as this runs."""
         while True:
-            # One that ends again and again is given longer and longer before it is tried again.
+            # If one ends again and again, the pauses before it is tried again grow.
             await asyncio.sleep(min(_LOOK_SECONDS * 2**self._failures, _LONGEST_SECONDS))
             if any(decoder.started for decoder in self._idle):
                 self._started, self._failures, self.trouble = True, 0, ""
@@ -154,9 +154,9 @@ class Decoders:
                 self._idle[self._idle.index(decoder)] = self._next(decoder)
 
     def _next(self, decoder: "_Decoder") -> "_Decoder":
-        """Return who decodes the next picture in a decoder's place.
+        """Return the decoder of the next picture in a decoder's place.
 
-        If no process can be started, that is the one that has ended, which is tried again later.
+        If no process can be started, it is the one that has ended, which is tried again later.
         """
         try:
             self._decoders[decoder.name] = decoder = decoder.successor()
@@ -170,13 +170,13 @@ class Decoders:
     ) -> Reduced:
         """Decode a picture, and release its file.
 
-        When this is cancelled, the process that is at it has a little longer before it is ended.
+        When this is cancelled, the process that decodes it has a little longer before it is ended.
 
         Args:
             file: as it was sent.
-            task: what it is wanted for.
-            owner: who is charged, and whose turn it is.
-            admit: told how large the picture is before it is decoded; may raise.
+            task: what to make of it.
+            owner: the client that is charged, and whose turn it is.
+            admit: called with the picture's size before it is decoded; may raise.
 
         Raises:
             PictureError: it is refused; from a process, that is RefusedError.
@@ -200,7 +200,7 @@ class Decoders:
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            # What has begun may end: a process takes longer to start than most pictures take.
+            # The process may finish: starting one takes longer than decoding most pictures.
             file.release()
             case.left = True
             if case.decoder is None:
@@ -214,7 +214,7 @@ class Decoders:
     def _forget(self, work: "asyncio.Task[Reduced]") -> None:
         self._works.discard(work)
         if not work.cancelled():
-            work.exception()  # nobody is there to hear of it
+            work.exception()  # nobody waits for it
 
     async def _in_turn(self, case: "_Case") -> Reduced:
         async with self.queue.turn(case.owner):
@@ -248,7 +248,7 @@ class Decoders:
     async def _converse(
         self, decoder: "_Decoder", file: File, task: Task, admit: Callable[[Size], None]
     ) -> Reduced:
-        """Have one picture decoded; whatever goes wrong in between, the process is ended."""
+        """Have one picture decoded; if anything goes wrong, the process is ended."""
         run = asyncio.get_running_loop().run_in_executor
         whole = False
         try:
@@ -271,7 +271,7 @@ class Decoders:
 
     @contextlib.asynccontextmanager
     async def _memory_for(self, size: Size) -> AsyncIterator[None]:
-        """Wait until there is memory for a picture beside those being decoded; one always has."""
+        """Wait for memory for a picture besides those being decoded; a single one always fits."""
         need = BYTES_A_PIXEL * size.pixels
         async with self._freed:
             await self._freed.wait_for(lambda: not self._held or self._held + need <= self._memory)
@@ -285,7 +285,7 @@ class Decoders:
 
 
 def _accepted(told: dict[str, Any]) -> dict[str, Any]:
-    """Return what a decoder says of a picture.
+    """Return a decoder's answer about a picture.
 
     Raises:
         RefusedError: it refuses the picture.
@@ -305,7 +305,7 @@ class _Case:
     """A picture on its way through a decoder.
 
     Attributes:
-        decoder: who has it, if anybody.
+        decoder: the decoder that has it, if any.
         left: whether nobody waits for it any more.
     """
 
@@ -327,7 +327,7 @@ class _Decoder:
 
     Args:
         name: of the process.
-        memory: bytes that it may allocate.
+        memory: the bytes that it may allocate.
     """
 
     def __init__(self, name: str, memory: int) -> None:
@@ -347,14 +347,15 @@ class _Decoder:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                # One thread: more would count their stacks, and take other processes' cores.
+                # One thread: the stacks of more would count as memory, and they would use others'
+                # cores.
                 env={**environment(), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )
         self._link = Connection(ours.detach())
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        """Log what the process writes, until its end: it never waits for who reads the log."""
+        """Log what the process writes, until its end; it never waits for the log's reader."""
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in iter(lambda: lines.readline(_LONGEST_LINE), b""):
@@ -375,14 +376,14 @@ class _Decoder:
 
     @property
     def end(self) -> str:
-        """What the process ended with."""
+        """Return how the process ended."""
         code = self._process.poll()
         return "it is being ended" if code is None else explain_exit(code, self._last_line)
 
     def end_if_stopped(self) -> None:
-        """End the process if it is stopped, as by SIGSTOP, in several looks in a row.
+        """End the process if it is stopped, as by SIGSTOP, in several checks in a row.
 
-        It holds nothing that another could not begin anew, and whoever waits for it may have long.
+        Another process can redo its work, and those who wait for it might wait for long.
         """
         self._stopped_looks = self._stopped_looks + 1 if self.alive and self._is_stopped() else 0
         if self._stopped_looks >= _STOPPED_LOOKS:
@@ -392,33 +393,33 @@ class _Decoder:
     def _is_stopped(self) -> bool:
         try:
             status = Path(f"/proc/{self._process.pid}/stat").read_text()
-        except OSError:  # it has ended, or the system does not tell
+        except OSError:  # it has ended, or the system does not say
             return False
         return status.rpartition(")")[2].split()[0] in "Tt"
 
     def kill(self) -> None:
-        """End the process, whatever it is doing, without waiting for its end."""
+        """Kill the process, without waiting for its end."""
         self._ended = True
         self._process.kill()
-        # Whoever waits for its word need not wait for the kernel to end it.
+        # A thread that waits for its answer need not wait until the kernel has ended it.
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._link.fileno())) as end:
             end.shutdown(socket.SHUT_RDWR)
         threading.Thread(target=self._process.wait, daemon=True).start()
 
     def successor(self) -> "_Decoder":
-        """Return who decodes the next picture: itself, or another if it has ended."""
+        """Return the decoder of the next picture: itself, or another if it has ended."""
         if self.alive:
             return self
         if not self._ended:
             self.kill()
-        # A thread may still read from it: the link is closed with the last reference.
+        # A thread may still read from it; the link is closed with the last reference.
         return _Decoder(self.name, self._bound)
 
     def ask(self, task: dict[str, Any], file: File) -> dict[str, Any]:
-        """Give a picture, and return what the process finds; called in a thread.
+        """Send a picture, and return what the process finds; called in a thread.
 
         Raises:
-            EOFError: the process died; so does OSError say.
+            EOFError: the process died; OSError means the same.
         """
         if not self._greeted:
             self._link.recv_bytes()
@@ -428,13 +429,13 @@ class _Decoder:
         return self._message()
 
     def go_on(self) -> tuple[dict[str, Any], bytes]:
-        """Have the picture decoded, and return what is told of it and its content; likewise."""
+        """Have the picture decoded; return its description and its content; errors as above."""
         self._link.send_bytes(b"true")
         told = self._message()
         return told, b"" if "refused" in told else self._link.recv_bytes()
 
     def forget(self) -> None:
-        """Have the picture not decoded."""
+        """Tell the process not to decode the picture."""
         with contextlib.suppress(OSError):
             self._link.send_bytes(b"false")
 

@@ -2,11 +2,11 @@
 
     python -m service.decoding.process --name decoder0 --fd 7 --memory 500000000
 
-Strangers' bytes meet C code here. The process runs at low priority, has a bound on its memory, and
-can be killed at any time: it holds nothing but one picture. It ends with the front process.
+Here C code reads strangers' bytes. The process runs at low priority, has a bound on its memory, and
+can be killed at any time, because it holds only one picture. It ends with the front process.
 
-For each picture it is told the task and the file, says how large the picture is, waits for the
-word to go on, and returns what a worker takes.
+For each picture it receives the task and the file, says how large the picture is, waits for
+permission to continue, and returns the worker's input.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from models.images import Limits, PictureError, Size, measure
 from models.preprocessing import CannotCertify
 from service.decoding.reduction import BYTES_A_PIXEL, Task, reduce_file
 
-# What a process says first: it has loaded what it needs.
+# The first message of a process: it has loaded everything that it needs.
 GREETING = b"ready"
-# Less than workers have: passes answer those who wait already.
+# A lower priority than workers: their passes answer clients that already wait.
 _NICENESS = 10
 
 
@@ -37,11 +37,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Started by the service; not by hand.")
     parser.add_argument("--name", required=True)
     parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--memory", type=int, required=True, help="bytes that a picture may take")
+    parser.add_argument("--memory", type=int, required=True, help="bytes that a picture may need")
     arguments = parser.parse_args()
     setproctitle.setproctitle(f"pixeldp-{arguments.name}")
     os.nice(_NICENESS)
-    # The front decides when it ends; whoever interrupts the service reaches its whole group.
+    # The front decides when it ends; an interrupt of the service reaches its whole group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _bound_memory(arguments.memory)
@@ -51,11 +51,11 @@ def main() -> None:
         while True:
             _decode(link)
     except (EOFError, OSError):
-        pass  # the front is gone
+        pass  # the front has ended
 
 
 def _bound_memory(size: int) -> None:
-    """Let this process allocate ``size`` bytes beyond what it has, if it is allowed so many."""
+    """Limit this process to ``size`` bytes beyond its present memory, if the system permits."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * os.sysconf("SC_PAGE_SIZE") + size
     _, allowed = resource.getrlimit(resource.RLIMIT_AS)
@@ -87,10 +87,10 @@ def _decode(link: Connection) -> None:
 
 
 def _check_memory(size: Size) -> None:
-    """Make sure that there is memory for a picture: what reads it may call the lack of it damage.
+    """Check that there is memory for a picture: readers may report a lack of it as damage.
 
     Raises:
-        MemoryError: there is not.
+        MemoryError: there is too little.
     """
     try:
         mmap.mmap(-1, BYTES_A_PIXEL * size.pixels).close()

@@ -1,4 +1,4 @@
-"""Whose picture is decoded next. Plain logic: no process, no picture, no clock."""
+"""Decides whose picture is decoded next. Plain logic: no process, no picture, no clock."""
 
 import asyncio
 from collections import Counter, deque
@@ -7,48 +7,48 @@ from contextlib import asynccontextmanager
 
 
 class FullError(Exception):
-    """As many pictures wait as may."""
+    """The queue is full."""
 
 
 class FairQueue:
-    """Turns for those who want work done: whoever has had the least work goes first.
+    """Gives turns to owners of work: the one with the least work so far comes first.
 
     Args:
-        places: how many have a turn at once.
-        most: how many may wait.
-        shared: an owner that stands for many, and so may have all places and all of the queue.
-            Any other leaves one place free, if there are several, and has no more than a quarter
-            of the queue: work that has begun is not interrupted for another's.
+        places: the number of turns at once.
+        most: the number that may wait.
+        shared: an owner that stands for many, and so may have all places and the whole queue. Any
+            other leaves one place free, if there are several, and has at most a quarter of the
+            queue, because work in progress is not interrupted for another's.
     """
 
     def __init__(self, places: int, most: int, shared: Hashable) -> None:
         self._places, self._most, self._shared = places, most, shared
         self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
         self._running: Counter[Hashable] = Counter()
-        # Work done for those who wait or have a turn, from the least that anybody has had.
+        # The work done for owners that wait or have a turn, above the least of all.
         self._done: dict[Hashable, float] = {}
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """The number that wait."""
         return sum(map(len, self._waiting.values()))
 
     @property
     def running(self) -> int:
-        """How many have a turn."""
+        """The number that have a turn."""
         return self._running.total()
 
     @property
     def full(self) -> bool:
-        """Whether no further one may wait."""
+        """Whether no more may wait."""
         return self.waiting >= self._most
 
     @asynccontextmanager
     async def turn(self, owner: Hashable) -> AsyncIterator[None]:
-        """Wait for a turn, and have it as long as the block runs.
+        """Wait for a turn, and have it while the block runs.
 
         Raises:
-            FullError: too many wait already, in all or of this owner.
+            FullError: too many already wait, in all or of this owner.
         """
         mine = self._waiting.get(owner, ())
         if self.full or (owner != self._shared and len(mine) >= max(1, self._most // 4)):
@@ -71,11 +71,11 @@ class FairQueue:
             self._end(owner)
 
     def count(self, owner: Hashable, work: float) -> None:
-        """Note work that is done for an owner who has a turn."""
+        """Add work done for an owner that has a turn."""
         self._done[owner] += work
 
     def _grant(self) -> None:
-        """Give the places that are free."""
+        """Give the free places to those that wait."""
         while self.running < self._places:
             able = [owner for owner in self._waiting if self._running[owner] < self._limit(owner)]
             if not able:
@@ -83,7 +83,7 @@ class FairQueue:
             owner = min(able, key=lambda one: self._done[one])
             granted = self._waiting[owner].popleft()
             self._forget(owner)
-            if granted.cancelled():  # who waited has left, and has not been told yet
+            if granted.cancelled():  # it was cancelled while it waited, and does not know yet
                 self._clear(owner)
                 continue
             self._running[owner] += 1

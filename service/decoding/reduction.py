@@ -1,7 +1,7 @@
-"""What a worker gets of a picture: its pixels, or, where that is less, the model's input.
+"""What a worker receives of a picture: its pixels or, if that is smaller, the model's input.
 
-Preprocessing belongs to g and is a linear map in float64 (``models.preprocessing``). Which process
-evaluates it changes nothing: a large picture is made small where it was decoded, so that neither
+Preprocessing belongs to g and is a linear map in float64 (``models.preprocessing``). It does not
+matter which process evaluates it: a large picture is reduced where it was decoded, so that neither
 the front nor a worker ever holds its pixels, and no pass waits for it.
 """
 
@@ -17,18 +17,18 @@ from models.images import Limits, PictureShape, decode, to_png
 from models.preprocessing import Preprocessing, plan
 
 FLOAT = np.dtype("<f8")
-# What decoding takes at most; WebP takes the most.
+# The most memory for decoding; WebP needs the most.
 BYTES_A_PIXEL = 20
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a picture is wanted for.
+    """What to make of a picture.
 
     Attributes:
-        max_pixels: that are decoded.
-        shape: (channels, height, width) that the model takes.
-        side: to show the picture instead: its sides are less than twice as long.
+        max_pixels: the most pixels that are decoded.
+        shape: (channels, height, width) of the model's input.
+        side: to show the picture instead: its sides will be less than twice as long.
     """
 
     max_pixels: int
@@ -38,17 +38,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Reduced(PictureShape):
-    """A decoded picture, as small as it can be sent.
+    """A decoded picture in its smallest form for a worker.
 
     Attributes:
         width: of the picture as sent.
         height: of the picture as sent.
         mode: of the picture as sent.
         bits: of each value of the picture as sent.
-        sensitivities: Δ(p,q) of the preprocessing, as far as they take long to find: p, q, value.
-        prepared: whether ``content`` is the model's input already.
-        content: the pixels as ``Picture`` has them, or else little-endian float64 values of
-            [channels, height, width] as ``Preprocessing.apply`` returns them; a PNG file to show.
+        sensitivities: Δ(p,q) of the preprocessing, if they take long to compute: p, q, value.
+        prepared: whether ``content`` is already the model's input.
+        content: the pixels as in ``Picture``, or else little-endian float64 values of [channels,
+            height, width] as ``Preprocessing.apply`` returns them; a PNG file to show.
     """
 
     sensitivities: list[tuple[Norm, Norm, float]]
@@ -61,22 +61,22 @@ class Reduced(PictureShape):
         return self.digest_with(self.content)
 
     def plan(self, shape: tuple[int, int, int]) -> Preprocessing:
-        """Return its preprocessing for a model that takes ``shape``."""
+        """Return its preprocessing for a model with the input ``shape``."""
         preparation = plan(self.width, self.height, self.mode, self.bits, shape)
         preparation.known.update({(p, q): value for p, q, value in self.sensitivities})
         return preparation
 
 
 def reduce_file(data: bytes, task: Task, sensitivities: bool = True) -> Reduced:
-    """Decode a picture file and make it as small as it can be.
+    """Decode a picture file, and reduce it to the smallest form for a worker.
 
     Args:
         data: the file.
-        task: what it is wanted for.
-        sensitivities: whether to find those of its preprocessing.
+        task: what to make of it.
+        sensitivities: whether to compute those of its preprocessing.
 
     Raises:
-        PictureError: there is no picture in it that could be answered about.
+        PictureError: it is not a picture that can be answered.
         CannotCertify: no preprocessing with a bound leads to the model's input.
         MemoryError: there is too little memory for it.
     """
@@ -100,5 +100,5 @@ def reduce_file(data: bytes, task: Task, sensitivities: bool = True) -> Reduced:
 
 
 def _sensitivities(preparation: Preprocessing) -> list[tuple[Norm, Norm, float]]:
-    """Find every Δ(p,q) that the preprocessing has."""
+    """Compute every Δ(p,q) of the preprocessing."""
     return [(p, q, preparation.sensitivity(p, q)) for p, q in product(NORMS, NORMS)]

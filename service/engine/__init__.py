@@ -1,4 +1,4 @@
-"""The engine: workers that make passes, the batcher that fills them, and who owns the workers.
+"""The engine: the queue, the supervisors, the workers and their passes.
 
-Nothing here knows of HTTP.
+Nothing here knows about HTTP.
 """

@@ -20,13 +20,13 @@ log = structlog.get_logger(__name__)
 
 
 class Changes:
-    """Has the workers load and forget models, and the catalogue follow.
+    """Lets workers load and drop models, and changes the catalogue accordingly.
 
     Args:
         catalogue: the models; nothing else changes it once the service runs.
         agreement: how workers run them.
-        supervisors: those of the workers.
-        load_seconds: how long reading a bundle may take.
+        supervisors: of the workers.
+        load_seconds: the time in which a bundle must be read.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Changes:
         self._supervisors, self._load_seconds = supervisors, load_seconds
         self._pictures: Counter[int] = Counter()
         self._one_left = asyncio.Event()
-        # One change at a time of each name: what hangs over one model keeps no other.
+        # One change at a time for each name: a change that hangs blocks no other model.
         self._changing: dict[str, asyncio.Lock] = {}
         self._stopping = False
         self._under_way: set[asyncio.Timeout] = set()
@@ -51,10 +51,10 @@ class Changes:
         """Keep a model until a picture of it is answered.
 
         Raises:
-            ModelGoneError: it is served no longer.
+            ModelGoneError: it is no longer served.
         """
         if self._catalogue.bundle(model) is None:
-            raise ModelGoneError("the model is served no longer")
+            raise ModelGoneError("the model is no longer served")
         self._pictures[model] += 1
         try:
             yield
@@ -87,7 +87,7 @@ class Changes:
         return found
 
     async def _prepare(self, bundle: Bundle, added: list[Served]) -> Served:
-        """Have the workers load a model, unless it is served already; nobody sees it yet."""
+        """Have the workers load a model, unless it is already served; clients do not see it yet."""
         for served in self._catalogue.models:
             if (served.bundle.manifest, served.bundle.digest) == (bundle.manifest, bundle.digest):
                 return served
@@ -121,7 +121,7 @@ class Changes:
                 log.info("model unloaded", model=":".join(served.key))
 
     async def _withdraw(self, served: Served) -> None:
-        """Have workers forget a model that clients do not see, after its last picture."""
+        """Have workers drop a model that clients do not see, after its last picture."""
         while self._pictures[served.index]:
             self._one_left.clear()
             await self._one_left.wait()
@@ -132,17 +132,17 @@ class Changes:
         self._agreement.forget(served.index)
 
     def stop(self) -> None:
-        """Give up all changes that are under way, and begin no other."""
+        """Cancel all changes in progress, and begin no others."""
         self._stopping = True
         for change in self._under_way:
             change.reschedule(asyncio.get_running_loop().time())
 
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:
-        """Change what is served, until the service stops.
+        """Allow a change until the service stops.
 
         Raises:
-            NotReadyError: it does.
+            NotReadyError: the service stops.
         """
         stopping = NotReadyError("the service is stopping")
         if self._stopping:
@@ -159,7 +159,7 @@ class Changes:
 
     @asynccontextmanager
     async def _alone(self, names: Iterable[str]) -> AsyncIterator[None]:
-        """Wait until nobody else changes models of these names."""
+        """Wait until no other change of models of these names is in progress."""
         async with AsyncExitStack() as stack:
             for name in sorted(names):
                 lock = self._changing.setdefault(name, asyncio.Lock())

@@ -18,13 +18,13 @@ class Channel:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        # Its descriptor may have a number that select() cannot take: above 1,023.
+        # Its descriptor may have a number that select() cannot handle: above 1,023.
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._decoder = messages.Decoder()
 
     def receive(self, wait: float | None) -> Iterator[tuple[messages.Message, bytes]]:
-        """Yield what has come in, waiting up to ``wait`` seconds for it; None is for ever.
+        """Yield the received messages, waiting up to ``wait`` seconds for them; None: for ever.
 
         Raises:
             FrontGoneError: the front process is gone.

@@ -1,29 +1,30 @@
-"""The self-check: does a worker vote for the probe picture as workers did before it?
+"""The self-check: does a worker vote for the probe picture as workers did before?
 
-A device, its driver or a network's code can go wrong after all that is tried at the start. So each
-worker is given the probe picture (:mod:`service.engine.probe`) again and again, the way any picture
-takes: socket, batcher, fresh noise, h, votes. Its tally is compared with the reference: the tallies
-of the same picture that passed before, of all workers on that kind of device, up to 1,024 draws.
-A worker that starts is compared, too, before it is ready: a device that stays wrong is not used.
+A device, its driver or a network's code can go wrong after the trials at the start. So each worker
+certifies the probe picture (:mod:`service.engine.probe`) again and again, in the same way as any
+picture: socket, batcher, fresh noise, h, votes. Its tally is compared with the reference: the
+tallies of the same picture that passed before, of all workers on that kind of device, up to 1,024
+draws. A worker that starts is compared, too, before it is ready, so a device that stays wrong is
+not used.
 
-Draws are independent and have one law as long as nothing goes wrong. Then, given how often a label
-was voted for in both tallies together, its votes in one are hypergeometric (Fisher 1935, The Logic
-of Inductive Inference), whatever the network. A tally is refused if a label's votes lie in a tail
-of at most ``SIGNIFICANCE`` / 4K: two tails, K labels, and two tallies that are compared, the
-check's own draws and those of this worker's last 16 checks, in which smaller faults show. (None of
-these is part of the reference, so that what is compared is independent.) Soft scores have no such
-law; there the bounds that certificates rest on take its place, at half of each tail for either
-tally (:func:`~models.certification.answer.intervals_of`): both hold for one expected score, and so
-they meet.
+As long as nothing goes wrong, draws are independent and have one law. Then, given the number of
+votes for a label in both tallies together, its votes in one are hypergeometric (Fisher 1935, The
+Logic of Inductive Inference), whatever the network. A tally is refused if a label's votes lie in a
+tail of at most ``SIGNIFICANCE`` / 4K: two tails, K labels, and two tallies that are compared: the
+check's own draws, and those of this worker's last 16 checks, in which smaller faults show. (None of
+these is part of the reference, so the compared tallies are independent.) Soft scores have no such
+law; for them the bounds of certificates are used instead, at half of each tail for either tally
+(:func:`~models.certification.answer.intervals_of`): both hold for one expected score, and so they
+overlap.
 
-What it costs in false alarms: 1,000 workers that each check ten models once a minute make
-1,000 · 10 · 525,960 · 100 = 5.3·10¹¹ checks in a hundred years, of which at most
-5.3·10¹¹ · ``SIGNIFICANCE`` = 0.053 are refused by chance.
+False alarms: 1,000 workers that each check ten models once a minute make 1,000 · 10 · 525,960 · 100
+= 5.3·10¹¹ checks in a hundred years, of which at most 5.3·10¹¹ · ``SIGNIFICANCE`` = 0.053 fail by
+chance.
 
-What it finds, with ten labels and a full reference whose votes all agree: one check finds a fault
-that changes a third of the votes with 99.7 %, sixteen find one that changes 6 % of them with 97 %.
-It does not find one that leaves the votes for this picture as they were. Noise that comes again
-would show more; but then there would be a way to have noise that is known beforehand.
+Power, with ten labels and a full reference whose votes all agree: one check finds a fault that
+changes a third of the votes with probability 99.7 %, and sixteen checks find one that changes 6 %
+of them with 97 %. A fault that does not change the votes for this picture is not found. Repeating
+the same noise would show more, but then there would be a way to know the noise beforehand.
 """
 
 from collections import deque
@@ -39,7 +40,7 @@ from models.certification.arrays import Floats, Integers
 from models.certification.tally import Tally
 from service.engine.errors import LoadError
 
-# The chance that a check of a worker that is as it was is refused.
+# The chance that the check of a sound worker fails.
 SIGNIFICANCE = 1e-13
 REFERENCE_DRAWS = 1024
 RECENT_CHECKS = 16
@@ -49,30 +50,30 @@ CHECK_RESULTS: tuple[CheckResult, ...] = get_args(CheckResult)
 
 
 class WrongAnswerError(LoadError):
-    """A worker's answer to the probe picture is not what it must be; says how that showed."""
+    """A worker's answer to the probe picture is wrong; says how this showed."""
 
 
 class Reference:
-    """What workers on one kind of device made of a model's probe picture."""
+    """The tallies of a model's probe picture on one kind of device."""
 
     def __init__(self) -> None:
         self._tally: Tally | None = None
 
     @property
     def full(self) -> bool:
-        """Whether it has all its draws; while it has not, checks that pass are added."""
+        """Whether it has all its draws; until then, checks that pass are added."""
         return self._tally is not None and self._tally.draws >= REFERENCE_DRAWS
 
     def compare(self, tally: Tally, recent: "Recent") -> None:
-        """Compare a check with what was before it.
+        """Compare a check with the earlier ones.
 
         Args:
             tally: the check's draws.
-            recent: the same worker's last checks, those apart that are part of the reference; this
-                one is added.
+            recent: the same worker's last checks, without those in the reference; this one is
+                added.
 
         Raises:
-            WrongAnswerError: the worker is not as the others were.
+            WrongAnswerError: the worker differs from the others.
         """
         compared = [tally, recent.add(tally)] if self.full else [tally]
         for one in compared:
@@ -93,13 +94,13 @@ class Recent:
         self._tallies: deque[Tally] = deque(maxlen=RECENT_CHECKS)
 
     def add(self, tally: Tally) -> Tally:
-        """Add a check, and return all that are kept as one tally."""
+        """Add a check, and return the kept ones as one tally."""
         self._tallies.append(tally)
         return reduce(add, self._tallies)
 
 
 def tally_of(sums: Sums, denominator: int) -> Tally:
-    """Return the tally that an answer's evidence tells of."""
+    """Return the tally in an answer's evidence."""
     return Tally(sums.draws, np.array(sums.sums), np.array(sums.sums_of_squares), denominator)
 
 
@@ -120,9 +121,9 @@ def differing(one: Tally, other: Tally) -> int | None:
 
 
 def tails(one: Tally, other: Tally) -> Floats:
-    """Return for each label the chance of at least so many of its votes in ``one``, [K].
+    """Return for each label the chance of at least its number of votes in ``one``, [K].
 
-    Given how many there are in both: Σ_{j≥x} C(n, j) C(m, s − j) / C(n + m, s) for x of n votes in
+    Given its number in both tallies: Σ_{j≥x} C(n, j) C(m, s − j) / C(n + m, s) for x of n votes in
     ``one`` and s in both, of n + m draws.
     """
     n, m = one.draws, other.draws

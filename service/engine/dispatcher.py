@@ -1,9 +1,9 @@
-"""The dispatcher: hands pictures to workers, takes them back, and never loses one.
+"""The dispatcher: gives pictures to workers, takes them back, and never loses one.
 
-A picture whose worker dies goes to another or to its successor, from its first draw on. Why it died
-may depend on the draws; so each run of a picture has its own share of α
-(``models.certification.division``), and an answer holds with the confidence asked however many runs
-there were.
+A picture whose worker dies goes to another or to the successor, and begins again with its first
+draw. The death may depend on the draws; so each run of a picture has its own share of α
+(``models.certification.division``), and an answer holds with the requested confidence however many
+runs there were.
 """
 
 import asyncio
@@ -25,18 +25,18 @@ from service.engine.observer import Observer
 from service.engine.pace import fitting
 from service.engine.queue import MOST_DEATHS, Entries, Entry, Job, Queue, Result
 
-# Under overload budgets shrink before pictures are refused: from these fills of the queue on, each
-# picture is granted only so much of the draws it asked for, but never less than this many.
+# Under overload budgets shrink before pictures are refused: when this share of the queue is filled,
+# each picture's budget is divided by this number, but it is never reduced below the last one.
 SHRINKING = ((0.5, 8), (0.25, 4), (0.125, 2))
 LEAST_GRANTED = 128
 
 
 class Dispatcher:
-    """The queue before the workers, and the pictures that each has.
+    """The queue before the workers, and the pictures that each worker has.
 
     Args:
-        workers: who answers pictures.
-        limit: pictures that may wait.
+        workers: the workers.
+        limit: the number of pictures that may wait.
         shrink: whether draw budgets shrink when many pictures wait, or when there is no time.
         observer: told what happens.
 
@@ -56,12 +56,12 @@ class Dispatcher:
 
     @property
     def in_flight(self) -> int:
-        """Pictures that a worker has."""
+        """The number of pictures that workers have."""
         return sum(map(len, self._entries.values()))
 
     @property
     def any_ready(self) -> bool:
-        """Whether any worker takes pictures."""
+        """Whether any worker is ready."""
         return any(worker.ready for worker in self._entries)
 
     def entries(self, worker: WorkerHandle) -> Entries:
@@ -69,7 +69,7 @@ class Dispatcher:
         return self._entries[worker]
 
     def shrinkage(self, waiting: int) -> int:
-        """Return what draw budgets are divided by while so many pictures wait; 1 unless many do."""
+        """Return the divisor of draw budgets while ``waiting`` pictures wait; 1 if they are few."""
         fill = waiting / self._limit if self._shrink else 0.0
         return next((divisor for least, divisor in SHRINKING if fill >= least), 1)
 
@@ -104,19 +104,19 @@ class Dispatcher:
         finally:
             entry.timer.cancel()
             self._forget(entry)
-            # An error's traceback refers to this frame, and the entry to the error: no circle.
-            # Nor with the timer, which refers to the entry.
+            # Avoid circles: an error's traceback refers to this frame, and the entry to the error;
+            # the timer refers to the entry.
             entry.timer = None
             del entry
 
     def opened(self, worker: WorkerHandle) -> None:
-        """Note that a worker takes pictures now, or shows signs of life again."""
+        """Give pictures to a worker that is ready, or shows signs of life again."""
         self.opened_once = True
         self._observer.worker_up(worker.name, True)
         self._dispatch()
 
     def heard(self, worker: WorkerHandle, message: messages.OfPicture) -> None:
-        """Take what a worker says about a picture, unless the worker has it no longer."""
+        """Handle a worker's message about a picture, unless the worker no longer has it."""
         entry = self._entries[worker].get(message.id)
         if entry is None:
             return
@@ -137,13 +137,13 @@ class Dispatcher:
                 self._finish(entry, kind(message.reason))
 
     def fallen(self, worker: WorkerHandle, running: set[int], wrong: bool = False) -> None:
-        """Put the pictures of a worker that is gone back at the front of the queue.
+        """Return the pictures of a worker that is gone to the head of the queue.
 
         Args:
             worker: the worker.
-            running: the pictures that it was at.
-            wrong: whether it was taken out for its own answers: no picture ended it then, and no
-                draft of its stands.
+            running: the pictures in its last pass.
+            wrong: whether it was taken out for wrong answers: then no picture caused its end, and
+                its drafts do not count.
         """
         self._observer.worker_up(worker.name, False)
         entries = list(self._entries[worker].values())
@@ -151,7 +151,7 @@ class Dispatcher:
             if wrong:
                 entry.draft = None
                 continue
-            # Those that waited, or whose worker was only starting, have nothing to do with it.
+            # Pictures that waited, or whose worker was only starting, are not the cause.
             entry.deaths += running == {entry.id}
             entry.suspicions += entry.id in running and len(running) > 1
             if entry.deaths >= MOST_DEATHS:
@@ -162,8 +162,8 @@ class Dispatcher:
     def silent(self, worker: WorkerHandle) -> None:
         """Give the pictures of a worker that shows no sign of life to others, if there are any.
 
-        They are begun anew by another number: what it may still say is of a run that is over.
-        Where it is the only one they stay: perhaps it goes on.
+        They begin again under another number: what the worker may still send is about an earlier
+        run. If it is the only worker they stay, because it may continue.
         """
         self._observer.worker_up(worker.name, False)
         if not any(other.ready and not other.quiet for other in self._entries):
@@ -176,7 +176,7 @@ class Dispatcher:
         self._take_back(entries)
 
     def _take_back(self, entries: list[Entry]) -> None:
-        """Put pictures that a worker had back at the front of the queue."""
+        """Return a worker's pictures to the head of the queue."""
         now = time.monotonic()
         for entry in reversed(entries):
             if entry.job.deadline <= now:
@@ -193,8 +193,8 @@ class Dispatcher:
     def _expire(self, entry: Entry) -> None:
         """End a picture at its deadline if it is still in the queue.
 
-        A worker answers by itself with what it has, between two passes. Whatever keeps it from
-        that, the client is answered all the same.
+        A worker itself answers with its certificate so far, between two passes. If it does not, the
+        client is answered from here.
         """
         if entry.answer.done():
             return
@@ -205,11 +205,11 @@ class Dispatcher:
             entry.settle(DeadlineError("the deadline came in the queue"))
 
     def _end(self, entry: Entry) -> None:
-        """Answer in the place of a worker that has not, with what is known of its picture."""
+        """Answer in place of a worker that has not answered, with the draft if there is one."""
         entry.settle(entry.draft or DeadlineError("the worker did not answer by the deadline"))
 
     def _forget(self, entry: Entry) -> None:
-        """Drop what is left of an entry that nobody waits for any more."""
+        """Drop an entry for which nobody waits any more."""
         place = entry.place
         entry.move(None)
         if isinstance(place, Entries):
@@ -234,13 +234,13 @@ class Dispatcher:
             entries.worker.send(entry.admission(), entry.job.picture.content)
 
     def _grant(self, job: Job, entries: Entries) -> int:
-        """Return a picture's draw budget, before its first draw, as the division of α needs it.
+        """Return a picture's draw budget, before its first draw, as the division of α requires.
 
-        It is less than asked under overload, and where the worker, among all its pictures, is too
-        slow for any look by the deadline. Neither depends on the draws that the picture will have.
+        It is less than asked under overload, and if the worker, with all its pictures, is too slow
+        to reach a look by the deadline. Neither depends on the draws that the picture will have.
         """
         asked = job.question.max_draws
-        # Only those pay for a full queue of whom many wait.
+        # Only clients with many waiting pictures pay for a full queue.
         shrinkage = self.shrinkage(self.queue.likewise(job.owner))
         granted = min(asked, max(asked // shrinkage, LEAST_GRANTED))
         found = entries.worker.calibrations.get(job.model)
@@ -250,7 +250,7 @@ class Dispatcher:
         return fitting(granted, share, job.deadline - time.monotonic())
 
     def _finish(self, entry: Entry, outcome: messages.Answer | EngineError) -> None:
-        """End a picture as its worker says."""
+        """End a picture with its worker's answer."""
         entry.move(None)
         entry.settle(outcome)
         self._dispatch()

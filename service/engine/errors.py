@@ -1,4 +1,4 @@
-"""Why there is no answer."""
+"""Errors of the engine."""
 
 
 class EngineError(Exception):
@@ -8,8 +8,8 @@ class EngineError(Exception):
     ├── OverloadedError     the queue is full
     ├── DeadlineError       the deadline came before the first look
     ├── CannotEncodeError   the model cannot take this picture
-    ├── ModelFailedError    the model failed at this picture
-    ├── ModelGoneError      the model is served no longer
+    ├── ModelFailedError    the model failed on this picture
+    ├── ModelGoneError      the model is no longer served
     ├── LoadError           a worker could not load a model
     └── WorkersLostError    workers died while they ran this picture
     """
@@ -24,7 +24,7 @@ class OverloadedError(EngineError):
 
 
 class DeadlineError(EngineError):
-    """The deadline came before the first look, and after so many draws."""
+    """The deadline came before the first look; says after how many draws."""
 
     def __init__(self, reason: str, draws: int = 0) -> None:
         super().__init__(reason)
@@ -36,11 +36,11 @@ class CannotEncodeError(EngineError):
 
 
 class ModelFailedError(EngineError):
-    """The model failed at this picture."""
+    """The model failed on this picture."""
 
 
 class ModelGoneError(EngineError):
-    """The model is served no longer."""
+    """The model is no longer served."""
 
 
 class LoadError(EngineError):

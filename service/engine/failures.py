@@ -1,9 +1,9 @@
-"""Why a worker failed, as one sentence for whoever has to do something about it."""
+"""Why a worker failed, as one sentence for the operator."""
 
 import signal
 
 _LONGEST = 400
-# What each says beside the kernel's or Python's own words, and what to do about it.
+# Advice for each reason, in addition to the kernel's or Python's own message.
 _MEMORY = "give the service more memory, serve fewer or smaller models, or start fewer workers"
 _SIGNALS = {
     signal.SIGKILL: f"; the kernel kills a process so when memory runs out: {_MEMORY}",
@@ -16,27 +16,28 @@ def explain(error: BaseException, device: str) -> str:
     """Say why a worker cannot load its models.
 
     Args:
-        error: what was raised.
-        device: on which it was to run them.
+        error: the exception.
+        device: the device for the models.
     """
     said = _shorten(str(error))
     if isinstance(error, MemoryError) or any(word in said.lower() for word in _NO_MEMORY):
         return f"there is not enough memory ({said or type(error).__name__}): {_MEMORY}"
     if isinstance(error, ImportError):
-        return f"{said}: install what PixelDP needs into the Python environment that it runs in"
+        return f"{said}: install PixelDP's dependencies into the Python environment in which "
+        "it runs"
     if device.startswith("cuda") and isinstance(error, RuntimeError | AssertionError):
-        return f"{said}: see what nvidia-smi says, or do without a GPU by --devices cpu"
+        return f"{said}: check nvidia-smi, or use no GPU with --devices cpu"
     if isinstance(error, ValueError | OSError | RuntimeError) and said:
         return said
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def explain_exit(code: int | None, last_line: str) -> str:
-    """Say what a worker that gave no reason ended with.
+    """Say how a worker ended that gave no reason.
 
     Args:
-        code: its exit status; below 0 the signal that ended it; None if nothing did.
-        last_line: the last that it wrote to standard error.
+        code: its exit status; below 0 the signal that ended it; None if it did not end.
+        last_line: the last line that it wrote to standard error.
     """
     if code is None:
         return "it cannot be ended: see what the kernel says (dmesg)"

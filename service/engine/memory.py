@@ -7,10 +7,10 @@ _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def device_memory(device: str) -> tuple[int, int]:
-    """Return the bytes in use and the bytes there are.
+    """Return the bytes in use, and the bytes in all.
 
-    On a GPU both are about the whole device, whoever uses it. On the CPU they are what this process
-    keeps resident, and what the machine or the control group has.
+    On a GPU both are those of the whole device, whoever uses it. On the CPU they are the resident
+    memory of this process, and the memory of the machine or the control group.
     """
     if device.startswith("cuda"):
         import torch
@@ -31,5 +31,5 @@ def _resident() -> int:
 def _control_group_limit() -> int:
     try:
         return int(_CGROUP_LIMIT.read_text())
-    except (OSError, ValueError):  # none, or the word max
+    except (OSError, ValueError):  # missing, or the word max
         return 1 << 62

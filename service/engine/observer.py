@@ -1,4 +1,4 @@
-"""What the engine tells those who want to know what it does."""
+"""The interface through which the engine reports what it does."""
 
 from typing import Protocol
 
@@ -7,13 +7,13 @@ from service.engine.check import CheckResult
 
 
 class Observer(Protocol):
-    """Who wants to know what the engine does: the metrics."""
+    """The object that the engine tells what it does: the metrics."""
 
     def numbers(self, worker: str, numbers: messages.Numbers) -> None:
-        """Take what a worker has done since it last said."""
+        """Add what a worker has done since its last report."""
 
     def worker_up(self, worker: str, up: bool) -> None:
-        """A worker has become ready, or is so no longer."""
+        """A worker has become ready, or is no longer."""
 
     def worker_died(self, worker: str) -> None:
         """A worker has died, and will be started again."""
@@ -22,13 +22,13 @@ class Observer(Protocol):
         """A pass did not fit into the memory of a worker's device."""
 
     def self_checked(self, worker: str, model: str, result: CheckResult) -> None:
-        """A worker has been given the probe picture again, and that came of it."""
+        """A worker was given the probe picture again, with this outcome."""
 
     def picture_requeued(self) -> None:
-        """A picture waits again, as its worker is gone."""
+        """A picture waits again because its worker is gone."""
 
     def add_model(self, name: str, version: str, digest: str) -> None:
         """A model is served from now on."""
 
     def remove_model(self, name: str, version: str, digest: str) -> None:
-        """A model is served no longer."""
+        """A model is no longer served."""

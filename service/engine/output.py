@@ -1,6 +1,6 @@
-"""What a worker writes to standard output and error, read by the front process and logged.
+"""Reads and logs in the front process what a worker writes to standard output and error.
 
-So a worker never waits for whoever reads the service's log, nor fails when nobody does.
+So a worker never waits for the reader of the service's log, and does not fail if there is none.
 """
 
 import asyncio
@@ -11,7 +11,8 @@ from service import logs
 
 # A longer line is passed on in pieces.
 LONGEST_LINE = 16 * 2**10
-# After a worker's end: for its last words. Whatever it started may hold the pipe open for longer.
+# The time after a worker's end for its last output. Processes that it started may keep the pipe
+# open.
 LAST_SECONDS = 0.5
 
 
@@ -22,7 +23,7 @@ class Output(asyncio.Protocol):
         worker: its name, for the log.
 
     Attributes:
-        last_line: the last that is not empty.
+        last_line: the last line that is not empty.
     """
 
     def __init__(self, worker: str) -> None:
@@ -33,7 +34,7 @@ class Output(asyncio.Protocol):
 
     @classmethod
     async def open(cls, worker: str) -> tuple[Self, int]:
-        """Make the pipe; return this end of it, and the descriptor of the worker's."""
+        """Make the pipe; return this end, and the descriptor of the worker's end."""
         reading, writing = os.pipe()
         pipe = os.fdopen(reading, "rb", buffering=0)
         loop = asyncio.get_running_loop()
@@ -50,7 +51,7 @@ class Output(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Pass on the lines that are complete."""
+        """Log the complete lines."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._pass_on(line)
@@ -59,14 +60,14 @@ class Output(asyncio.Protocol):
             self._rest = self._rest[LONGEST_LINE:]
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Pass on what came last."""
+        """Log the last, incomplete line."""
         if self._rest:
             self._pass_on(self._rest)
             self._rest = b""
         self._end.set()
 
     async def close(self) -> None:
-        """Take the last words of a worker that has ended."""
+        """Read the last output of a worker that has ended."""
         try:
             async with asyncio.timeout(LAST_SECONDS):
                 await self._end.wait()

@@ -1,8 +1,8 @@
-"""Passes of one model, and what becomes of them when the device's memory does not hold them.
+"""Passes of one model, and what happens if they do not fit into the device's memory.
 
-A pass that does not fit is halved. Halved passes are another h, as kernels differ with their
-shapes, and a picture must be drawn for by one h from beginning to end: so a model changes its
-runner, and the pictures of the former runner begin anew in the next.
+A pass that does not fit is halved. Halved passes are another h, because kernels depend on their
+shapes, and a single h must make all draws of a picture. So the model gets another runner, and the
+pictures of the former runner begin again in the new one.
 """
 
 import copy
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 
 class PassRunner:
-    """One h and the pictures that it draws for, from their first draw to their last."""
+    """One h, and the pictures for which it draws, from their first draw to their last."""
 
     def __init__(self, model: int, predictor: Predictor) -> None:
         self.model, self.predictor = model, predictor
@@ -34,10 +34,10 @@ class PassRunner:
     def run(self, planned: Pass) -> "Made | None":
         """Make a pass; None if it does not fit into the device's memory.
 
-        If h fails, which may depend on the noise, the pass is made again with the very same noise,
-        for one picture after another: no draw is drawn anew or dropped for what h makes of it. All
-        other slots repeat the picture's own noisy features, which are nothing to its rows; these
-        keep their places. So only a picture at which h fails by itself is left without its draws.
+        If h fails, which may depend on the noise, the pass is repeated with the same noise for one
+        picture after another: no draw is repeated with other noise, or dropped, because of its
+        outcome. All other slots repeat the picture's own noisy features, which do not affect its
+        rows; these keep their places. So only a picture on which h fails alone loses its draws.
         """
         try:
             noisy = self.predictor.noisy([one.features for one in planned.tickets], planned.rows)
@@ -52,7 +52,7 @@ class PassRunner:
             if not _is_out_of_memory(error):
                 raise
             log.warning("pass does not fit", slots=self.batcher.slots, reason=_first_line(error))
-        # Not inside the except: the traceback keeps alive what the pass had allocated.
+        # Not inside the except: the traceback keeps the memory of the pass alive.
         free()
         return None
 
@@ -75,21 +75,21 @@ class PassRunner:
 
 @dataclass
 class Made:
-    """What a pass made: the scores of its draws, and the pictures at which h failed, with why."""
+    """The result of a pass: the scores of its draws, and why h failed on which pictures."""
 
     scores: Integers
     failed: dict[Ticket, str] = field(default_factory=dict)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Say whether memory ran out: on a CPU PyTorch has no exception of its own for it."""
+    """Say whether memory ran out, for which PyTorch has no special exception on a CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 
 
 def _is_lost(error: Exception) -> bool:
-    """Say whether the device failed: then nothing runs on it before the process starts again."""
+    """Say whether the device failed: then nothing runs on it until the process restarts."""
     return isinstance(error, torch.AcceleratorError)
 
 
@@ -112,10 +112,10 @@ class Running:
         return cls(predictor, calibration, PassRunner(model, predictor))
 
     def compiled(self, predictor: Predictor) -> bool:
-        """Change to a compiled network if that is worth it, and say so."""
+        """Change to a compiled network if it is worth it; return whether it was."""
         former = self.runner
         if predictor.pass_size != former.batcher.slots:
-            return False  # passes have become smaller while it was compiled
+            return False  # passes became smaller while it was compiled
         try:
             found = compare(former.predictor, predictor)
         except torch.OutOfMemoryError:
@@ -126,10 +126,10 @@ class Running:
         return True
 
     def halve(self, runner: PassRunner) -> None:
-        """Take pictures into passes of half the size of ``runner``'s, with those that it has.
+        """Move the pictures of ``runner``, and new ones, into passes of half its size.
 
         Raises:
-            RuntimeError: not even the smallest pass fits, or none leaves the rows alone.
+            RuntimeError: not even the smallest pass fits, or no size keeps the rows apart.
         """
         smaller, slots = copy.copy(self.eager), runner.batcher.slots // 2
         while True:
@@ -152,11 +152,11 @@ class Running:
 
 
 def without(runners: Iterable[PassRunner], model: int) -> list[PassRunner]:
-    """Return the runners that are not of ``model``."""
+    """Return the runners of all models except ``model``."""
     return [runner for runner in runners if runner.model != model]
 
 
 def free() -> None:
-    """Give back the device memory that nothing refers to."""
+    """Free the device memory to which nothing refers."""
     gc.collect()
     torch.cuda.empty_cache()

@@ -1,6 +1,6 @@
-"""The probe picture: a worker that certifies it is ready, one that only says so is not.
+"""The probe picture: a worker is ready once it has certified it, not when it says so.
 
-It is for nobody: no client waits for it, no key is charged for it, and no answer is counted.
+It belongs to no client: nobody waits for it, no key is charged, and no answer is counted.
 """
 
 import time
@@ -9,12 +9,12 @@ from models.bundle import Bundle
 from models.certification.division import LEAST_DRAWS as DRAWS
 from service.engine import messages
 
-# A worker that never answers it is found wedged.
+# A worker that never answers it is found to be wedged before that.
 SECONDS = 3600.0
 
 
 def probe(number: int, model: int, bundle: Bundle) -> tuple[messages.Admit, bytes]:
-    """Return what asks for a certificate of a mid-grey picture, as for any other, and its pixels.
+    """Return the message that asks to certify a mid-grey picture, like any other, and its pixels.
 
     Args:
         number: of the picture.
@@ -35,7 +35,7 @@ def probe(number: int, model: int, bundle: Bundle) -> tuple[messages.Admit, byte
         norm=bundle.manifest.sensitivity.input_norm,
         scores=1,
         deadline=time.monotonic() + SECONDS,
-        high=False,  # few draws are soon made; and no client of high priority waits for them
+        high=False,  # its few draws are made soon, and must not delay clients of high priority
         progress=False,
     )
     return message, b"\x80" * (width * height * channels)

@@ -1,4 +1,4 @@
-"""One worker process: how it is started, what it writes, how it ends."""
+"""A worker process: its start, its output, its end."""
 
 import asyncio
 import contextlib
@@ -10,9 +10,9 @@ from service.engine.output import Output
 from service.engine.status import SharedStatus
 from service.system.programs import environment, python
 
-# Nothing can be done about a process that the kernel does not let end, for a device's sake perhaps.
+# Nothing can be done about a process that the kernel does not end, perhaps because of a device.
 _ENDING_SECONDS = 10.0
-# How long the service's own end waits for such a one.
+# How long the end of the service waits for such a process.
 _LAST_SECONDS = 1.0
 
 
@@ -27,12 +27,12 @@ class Process:
         """Start a worker.
 
         Args:
-            name: what it is called.
+            name: its name.
             connection: its end of the socket pair.
-            status: where it shows what it is at.
+            status: where it shows what it is doing.
 
         Raises:
-            OSError: the system has no room for it; nothing is left open.
+            OSError: the system cannot start it; nothing is left open.
         """
         output, written = await Output.open(name)
         try:
@@ -52,11 +52,11 @@ class Process:
         return cls(process, output)
 
     async def __aenter__(self) -> Self:
-        """Be a process that is ended in any case."""
+        """Return itself; the process is ended in any case."""
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Kill it if it still runs, and read no further."""
+        """Kill it if it still runs, and stop reading."""
         try:
             if self._process.returncode is None:
                 self.kill()
@@ -71,12 +71,12 @@ class Process:
         return self._output.last_line
 
     def kill(self) -> None:
-        """Have the kernel end it."""
+        """Kill it."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
     async def end(self, patience: float) -> int | None:
-        """Wait for its end, which comes after ``patience`` seconds at the latest.
+        """Wait for its end, and kill it after ``patience`` seconds.
 
         Returns:
             Its exit status, below 0 the signal that ended it; None if it cannot be ended.

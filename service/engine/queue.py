@@ -1,4 +1,4 @@
-"""A picture's way through the front process: what is asked, where it is, what comes of it."""
+"""A picture's way through the front process: its question, its place and its result."""
 
 import asyncio
 from collections import Counter, deque
@@ -12,9 +12,9 @@ from service.decoding.reduction import Reduced
 from service.engine import messages
 from service.engine.handle import WorkerHandle
 
-# Deaths of workers in passes of one picture, after which it is taken to be their cause.
+# The number of workers that die in passes of one picture before it counts as the cause.
 MOST_DEATHS = 2
-# The owner that stands for many.
+# The owner that stands for all clients without a key.
 SHARED = 0
 
 
@@ -23,7 +23,7 @@ class Job:
     """A question about a picture.
 
     ``deadline`` is on the clock of ``time.monotonic``, which all processes of a machine share.
-    ``owner`` tells callers apart, who share the workers; ``SHARED`` are all who have no key.
+    ``owner`` identifies the client; clients share the workers. ``SHARED`` are all without a key.
     """
 
     model: int
@@ -56,12 +56,12 @@ class Result:
 class Entry:
     """A job on its way.
 
-    ``place`` says where it is: in the queue, among what a worker has, or nowhere: it has an answer.
-    ``sent`` is when a worker was last given it, and ``device`` that worker's.
+    ``place`` says where it is: in the queue, among a worker's pictures, or nowhere once it has an
+    answer. ``sent`` is when a worker last received it, and ``device`` is that worker's device.
     ``deaths`` counts the workers that died in a pass of its own, ``suspicions`` those that died in
-    a pass that it shared, ``restarts`` those that had it at all: each run has an α of its own.
-    ``looked`` says whether looks of the present run were told of. ``draft`` is the answer of this
-    run should the worker say no more by the deadline, whose timer is ``timer``.
+    a pass that it shared, and ``restarts`` its earlier runs: each run has its own share of α.
+    ``looked`` says whether looks of the present run were reported. ``draft`` is the answer of this
+    run if the worker sends nothing more by the deadline, whose timer is ``timer``.
     """
 
     id: int
@@ -80,9 +80,9 @@ class Entry:
     timer: asyncio.TimerHandle | None = None
 
     def move(self, place: "Queue | Entries | None") -> None:
-        """Put it elsewhere, or nowhere.
+        """Move it to another place, or nowhere.
 
-        Nothing else changes where it is: what the queue holds and what a worker has follow.
+        Nothing else changes its place: the queue and the workers' entries follow from it.
         """
         if self.place is not None:
             self.place._remove(self)
@@ -91,13 +91,13 @@ class Entry:
             place._add(self)
 
     def begin_anew(self) -> None:
-        """Say to who was told of looks that they are void: those to come are of another run."""
+        """Tell a client that received looks that they are void: later ones are of another run."""
         if self.looked:
             self.tell(None)
         self.looked, self.draft = False, None
 
     def tell(self, reached: Conclusion | None) -> None:
-        """Tell who asked of a look; if that fails, only this picture has no answer."""
+        """Report a look to the client; if that fails, only this picture has no answer."""
         if self.on_look is None or self.answer.done():
             return
         self.looked = True
@@ -107,7 +107,7 @@ class Entry:
             self.settle(error)
 
     def settle(self, outcome: messages.Answer | Exception) -> None:
-        """Answer who asked, unless they have an answer or wait no longer."""
+        """Answer the client, unless it has an answer or no longer waits."""
         if self.answer.done():
             return
         if isinstance(outcome, Exception):
@@ -116,7 +116,7 @@ class Entry:
             self.answer.set_result(outcome)
 
     def admission(self) -> messages.Admit:
-        """Return the message that gives it to a worker; its pixels go beside it."""
+        """Return the message that gives it to a worker, without the pixels."""
         picture, question = self.job.picture, self.job.question
         return messages.Admit(
             id=self.id,
@@ -143,19 +143,19 @@ class Entry:
 
     @property
     def _alone(self) -> int:
-        """How many passes it must have to itself, so that no other is blamed if it is the cause.
+        """The number of passes that it may not share, so that no other is blamed in its place.
 
-        Most that were in a pass when its worker died have nothing to do with it, and show that in
-        the first pass of their own.
+        Most pictures in a pass when its worker died are not the cause, and show this in their first
+        pass alone.
         """
         before = self.deaths + self.suspicions
         return min(before, 1) if before < MOST_DEATHS else self.granted
 
 
 class Entries(Mapping[int, Entry]):
-    """The pictures that a worker has, by id; and how many of them are whose.
+    """The pictures that a worker has, by id, and how many of them each client has.
 
-    They come and go by :meth:`Entry.move` alone.
+    Only :meth:`Entry.move` adds and removes them.
     """
 
     def __init__(self, worker: WorkerHandle) -> None:
@@ -179,13 +179,13 @@ class Entries(Mapping[int, Entry]):
     def admits(self, owner: int, high: bool, window: int) -> bool:
         """Whether there is a place for one more.
 
-        Some places are kept for high priority, which need not wait for any other picture to end.
-        And each key has some, whatever the others have.
+        Some places are reserved for high priority, which does not wait for other pictures to end.
+        Each key has some places, whatever the others have.
 
         Args:
-            owner: whose it is.
-            high: whether it is of high priority.
-            window: places for pictures of normal priority.
+            owner: its client.
+            high: whether it has high priority.
+            window: the number of places for normal priority.
         """
         if owner != SHARED and self.of(owner) < window // 4:
             return True
@@ -201,13 +201,13 @@ class Entries(Mapping[int, Entry]):
 
 
 class Queue:
-    """The queue: high priority goes first, but one turn in four is normal's, so none starves.
+    """The queue: high priority comes first, but every fourth turn is for normal, so none starves.
 
-    Of those of a priority, who has the fewest pictures with a worker goes first. Pictures come and
-    go by :meth:`Entry.move` alone.
+    Within a priority, the client with the fewest pictures at the worker comes first. Only
+    :meth:`Entry.move` adds and removes pictures.
 
     Attributes:
-        draws: what those that wait have asked for together, by model.
+        draws: the sum of the draws requested by waiting pictures, by model.
     """
 
     def __init__(self) -> None:
@@ -225,14 +225,14 @@ class Queue:
         return self._of[owner]
 
     def likewise(self, owner: int) -> int:
-        """How many would wait if each caller who waits had as many as this one."""
+        """How many would wait if each waiting client had as many as this one."""
         return self.of(owner) * sum(count > 0 for count in self._of.values())
 
     def choose(self, entries: Entries) -> Entry | None:
-        """Return the next one for which a worker has a place; None if there is none.
+        """Return the next picture for which a worker has a place; None if there is none.
 
         Args:
-            entries: what the worker has.
+            entries: the worker's pictures.
         """
         turn, window = (self._turn + 1) % 4, entries.worker.window
         for high in (True, False) if turn else (False, True):
@@ -245,7 +245,7 @@ class Queue:
         return None
 
     def _add(self, entry: Entry) -> None:
-        """Let a picture wait with those of its priority and owner: first if it was begun before."""
+        """Let a picture wait with those of its priority and owner; first if it has begun before."""
         queue = self._queues[entry.job.high].setdefault(entry.job.owner, deque())
         if entry.restarts:
             queue.appendleft(entry)

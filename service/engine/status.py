@@ -1,7 +1,7 @@
-"""What a worker last wrote down, in memory that outlives it.
+"""A worker's last state, in memory that outlives the worker.
 
-A worker may be killed at any moment, and one that hangs says nothing. So it does not tell the front
-process what it is at: it writes it on a status, memory that both map, at the cost of a few stores a
+A worker may be killed at any moment, and one that hangs sends nothing. So it does not send the
+front process its state: it writes it into memory that both map, at the cost of a few stores per
 pass.
 """
 
@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-# More pictures than a worker ever has at a time: two for each 32 slots of the largest pass.
+# More pictures than a worker ever has: two for each 32 slots of the largest pass.
 _MOST = 2**13
 _BEATS, _TURNS, _COUNT, _FIRST = range(4)
 _BYTES = 8 * (_FIRST + _MOST)
@@ -23,9 +23,9 @@ _BYTES = 8 * (_FIRST + _MOST)
 class SharedStatus:
     """The memory behind a file descriptor.
 
-    - ``beats`` grows as long as the process lives and is not stopped, whatever it is doing.
-    - ``turns`` grows with all that the worker's loop does: pictures taken in, passes made.
-    - ``running`` are the ids of the pictures that it is at right now: in a pass, or being encoded.
+    - ``beats`` grows as long as the process lives and is not stopped, whatever it does.
+    - ``turns`` grows with everything that the worker's loop does: pictures admitted, passes made.
+    - ``running`` has the ids of the pictures in progress: in a pass, or being encoded.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -44,7 +44,7 @@ class SharedStatus:
         return cls(descriptor)
 
     def close(self) -> None:
-        """Give the file descriptor back; what is mapped stays until nobody refers to it."""
+        """Close the file descriptor; the mapped memory stays as long as something refers to it."""
         os.close(self.descriptor)
 
     @property
@@ -59,7 +59,7 @@ class SharedStatus:
 
     @property
     def running(self) -> set[int]:
-        """The pictures that it is at."""
+        """The pictures in progress."""
         count = int(self._memory[_COUNT])
         return set(self._memory[_FIRST : _FIRST + count].tolist())
 
@@ -68,8 +68,8 @@ class SharedStatus:
         self._memory[_BEATS] += 1
 
     def begin(self, ids: Sequence[int]) -> None:
-        """Note the pictures that are worked on from now on."""
-        # The count last: a death in between finds the former pictures, or none.
+        """Note the pictures that are in progress from now on."""
+        # The count is written last: a death in between leaves the former pictures, or none.
         self._memory[_COUNT] = 0
         self._memory[_FIRST : _FIRST + len(ids)] = ids
         self._memory[_COUNT] = len(ids)

@@ -35,18 +35,18 @@ log = structlog.get_logger(__name__)
 _CHUNK = 1 << 20
 RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
 STEADY_SECONDS = 30.0
-# For a worker that has closed its end of the socket to end by itself.
+# The time in which a worker that has closed its end of the socket should end by itself.
 LAST_SECONDS = 2.0
-# One that failed a self-check is steady if it served for as long as so many take.
+# A worker that failed a self-check is steady if it served for as long as this many checks take.
 STEADY_CHECKS = 10
-# For so many passes a probe picture waits; it has slots in the first few. One that makes no pass is
-# found by the watch, and how long a pass takes plays no part.
+# A probe picture waits for this many passes; it has slots in the first few. The watchdog finds a
+# worker that makes no pass, and the duration of a pass does not matter.
 MOST_PASSES = 10_000
-# How many times as long as its self-checks take a worker is left alone after them.
+# After its self-checks a worker is left alone for this many times their duration.
 REST = 9
-# A worker that shows no sign of life for so long, or does nothing though it has work, is sent no
-# more pictures; after so long those that it has go to others, if there are any. Its pass counts,
-# too: something may keep the whole process from its turn while it makes one.
+# A worker that shows no sign of life for the first time, or does nothing although it has work, gets
+# no more pictures; after the second time its pictures go to others, if there are any. Time within a
+# pass counts, too: the machine may stop scheduling the whole process during a pass.
 QUIET_SECONDS, SILENT_SECONDS = 0.4, 1.0
 STUCK_SECONDS = 2.0
 PASSES = 3
@@ -56,21 +56,21 @@ T = TypeVar("T")
 
 
 class _StartAgainError(Exception):
-    """A worker is not as the others are; its successor will be."""
+    """A worker does not run like the others; its successor will."""
 
 
 class Supervisor:
     """Keeps one worker on one device; when it dies, its successor takes over.
 
     Args:
-        worker: what is known of the worker; kept true here.
-        dispatcher: whose pictures it answers.
-        catalogue: the models that it is to have.
-        agreement: how it is to run them.
+        worker: what is known of the worker; kept up to date here.
+        dispatcher: gives it pictures.
+        catalogue: the models that it must have.
+        agreement: how it must run them.
         observer: told what it does, and when it dies.
         patience: seconds without a sign of life after which it is replaced.
-        load_seconds: how long it may take to load its models.
-        check_seconds: how long after a self-check it is given the next; 0 is never.
+        load_seconds: the time in which it must load its models.
+        check_seconds: the time between its self-checks; 0 means none.
         on_broken: called with the reason when workers cannot start, and none is ready.
 
     Attributes:
@@ -94,15 +94,15 @@ class Supervisor:
         self._observer, self._on_broken = observer, on_broken
         self._patience, self._load_seconds = patience, load_seconds
         self._check_seconds = check_seconds
-        # Why the present worker ends, as far as is known, and whether it said so itself.
+        # Why the present worker ends, if known, and whether it said so itself.
         self._reason, self._told = "", False
-        # Who waits for the worker's word on a model, and for its answer to a probe picture.
+        # Those who wait for the worker's answer about a model, or to a probe picture.
         self._changes: dict[int, asyncio.Future[Calibration | None]] = {}
         self._probes: dict[int, asyncio.Future[messages.Answer]] = {}
         self._probe_ids = itertools.count(-1, -1)
-        # How many passes were made since each of these was sent.
+        # The number of passes since each of these was sent.
         self._probe_passes: Counter[int] = Counter()
-        # The last self-checks of each model that has passed one.
+        # The last self-checks of each model that has passed one already.
         self._recent: dict[int, Recent] = {}
         self._checks_took = 0.0
 
@@ -110,7 +110,7 @@ class Supervisor:
         """Have the worker load a further model, and certify a probe picture with it.
 
         Raises:
-            LoadError: it cannot, or it died over it.
+            LoadError: it cannot, or it died.
         """
         try:
             async with asyncio.timeout(self._load_seconds):
@@ -121,18 +121,18 @@ class Supervisor:
         assert found is not None
         self.worker.calibrations[model.number] = found
         if not self._agreement.accepts(self.worker, {model.number: found}):
-            raise LoadError("it runs otherwise than on the other workers")
+            raise LoadError("it runs differently from the other workers")
         await self._probe(model.number)
 
     async def remove(self, model: int) -> None:
-        """Have the worker forget a model."""
-        with contextlib.suppress(LoadError):  # that it died is as good
+        """Have the worker drop a model."""
+        with contextlib.suppress(LoadError):  # if it died, the model is gone as well
             await self._change(model, messages.Remove(model=model))
         self.worker.calibrations.pop(model, None)
         self._recent.pop(model, None)
 
     async def keep(self) -> None:
-        """Keep a worker, for as long as the service runs."""
+        """Keep a worker running for as long as the service runs."""
         while True:
             started = time.monotonic()
             self._reason, self._told = "", False
@@ -140,11 +140,11 @@ class Supervisor:
             try:
                 code = await self._serve()
             except _StartAgainError:
-                log.info("worker starts again, to be as the others", worker=self.worker.name)
+                log.info("worker starts again, to run like the others", worker=self.worker.name)
                 continue
             except OSError as error:
                 self._reason = f"no process can be started: {explain(error, self.worker.device)}"
-            except Exception as error:  # one that talks nonsense must not end its supervision
+            except Exception as error:  # a worker that sends nonsense must not end its supervision
                 log.exception("worker failed", worker=self.worker.name)
                 self._reason = explain(error, self.worker.device)
             lived = round(time.monotonic() - started, 1)
@@ -156,16 +156,16 @@ class Supervisor:
                 after_seconds=lived,
                 reason=self._reason,
             )
-            # One that dies young is given longer and longer before it is tried again.
+            # If it dies early again and again, the pauses before it is started again grow.
             self.failures = 0 if lived > self._steady_seconds else self.failures + 1
             self._note_death()
             await asyncio.sleep(RESTART_SECONDS[min(self.failures, len(RESTART_SECONDS) - 1)])
 
     def _note_death(self) -> None:
-        """Tell of a death; give the service up if workers cannot serve.
+        """Report a death; give the service up if workers cannot serve.
 
-        That is so if one fails before any was ever ready, for whatever reason, and if none is ready
-        and one has said again and again that it cannot load its models.
+        That is the case if one fails before any was ever ready, for whatever reason, or if none is
+        ready and one has said again and again that it cannot load its models.
         """
         self._observer.worker_died(self.worker.name)
         lasting = self._told and self.failures >= len(RESTART_SECONDS)
@@ -174,7 +174,7 @@ class Supervisor:
 
     @property
     def _steady_seconds(self) -> float:
-        """For how long a worker must have lived for its end to be no failure in a row."""
+        """How long a worker must have lived for its end not to count as a failure in a row."""
         checks = STEADY_CHECKS * self._check_seconds if self._told else 0.0
         return max(STEADY_SECONDS, checks)
 
@@ -186,7 +186,7 @@ class Supervisor:
 
         Raises:
             OSError: it cannot be started.
-            _StartAgainError: it is as it should be, but for what it found fastest.
+            _StartAgainError: it is sound, but chose another provider or number format.
         """
         with contextlib.closing(SharedStatus.create()) as status:
             ours, theirs = socket.socketpair()
@@ -196,10 +196,10 @@ class Supervisor:
             except BaseException:
                 ours.close()
                 raise
-            # Whatever comes in between, the process is ended, and nothing of it left open.
+            # Whatever happens, the process is ended, and nothing of it is left open.
             async with process:
                 closed = await self._listen(ours, status, process)
-                # If it has closed its end by itself, what it ends with is to be seen.
+                # If it has closed its end by itself, its exit status is of interest.
                 code = await process.end(LAST_SECONDS if closed else 0.0)
         self._reason = self._reason or explain_exit(code, process.last_line)
         return code
@@ -220,7 +220,7 @@ class Supervisor:
             decoder = messages.Decoder()
             while data := await reader.read(_CHUNK):
                 if self._told:
-                    break  # what it still says of pictures is not to be relied on
+                    break  # what it still sends about pictures is not reliable
                 for message, _ in decoder.feed(data):
                     if not isinstance(message, messages.Ready):
                         self._receive(message)
@@ -239,14 +239,14 @@ class Supervisor:
         return True
 
     def _is_like_others(self, calibrations: dict[int, Calibration]) -> bool:
-        """Whether a worker that has started has all models, and runs them as others do."""
+        """Whether a worker that has started has all models, and runs them like the others."""
         has_all = all(served.index in calibrations for served in self._catalogue.held)
         return self._agreement.accepts(self.worker, calibrations) and has_all
 
     async def _open(self, writer: asyncio.StreamWriter) -> None:
-        """Take pictures as soon as the worker has certified a probe picture of every model.
+        """Make the worker ready as soon as it has certified a probe picture with every model.
 
-        From then on it does so again and again; once it does not, its successor takes over.
+        From then on it does so again and again; if it fails, its successor takes over.
         """
         try:
             await self._check(self.worker.calibrations)
@@ -277,10 +277,10 @@ class Supervisor:
         self._dispatcher.opened(self.worker)
 
     async def _check(self, models: Iterable[int]) -> None:
-        """Have a probe picture of each of ``models`` certified, and compared with those before it.
+        """Have a probe picture certified with each of ``models``, and compared with earlier ones.
 
         Raises:
-            LoadError: one was not, or not as before.
+            LoadError: one was not certified, or its votes differ.
         """
         began = time.monotonic()
         for model in list(models):
@@ -294,7 +294,7 @@ class Supervisor:
                 self._checked(model, result)
                 raise
             except asyncio.CancelledError:
-                if self._reason:  # the watch has found the worker wedged
+                if self._reason:  # the watchdog has found the worker wedged
                     self._checked(model, result)
                 raise
             self._checked(model, "passed")
@@ -306,14 +306,14 @@ class Supervisor:
             self._observer.self_checked(self.worker.name, bundle.manifest.name, result)
 
     async def _probe(self, model: int) -> None:
-        """Have a picture certified on the same way as any other, and compared with those before it.
+        """Have a picture certified in the same way as any other, and compared with earlier ones.
 
         Raises:
-            LoadError: it was not, or not as before.
+            LoadError: it was not certified, or its votes differ.
         """
         bundle = self._catalogue.bundle(model)
         if bundle is None:
-            raise LoadError("the model is served no longer")
+            raise LoadError("the model is no longer served")
         number = next(self._probe_ids)
         answer: asyncio.Future[messages.Answer] = asyncio.get_running_loop().create_future()
         self._probes[number] = answer
@@ -364,7 +364,7 @@ class Supervisor:
             case messages.Recalibrated():
                 self.worker.calibrations[message.model] = message.calibration
                 found = asdict(message.calibration)
-                log.info("worker runs otherwise", worker=self.worker.name, calibration=found)
+                log.info("worker recalibrated", worker=self.worker.name, calibration=found)
                 if message.ceiling is not None:
                     self._observer.worker_out_of_memory(self.worker.name)
                     self._agreement.limit(self.worker, message.model, message.ceiling)
@@ -385,7 +385,7 @@ class Supervisor:
                 log.error("unexpected message", worker=self.worker.name, kind=message.kind)
 
     def _count_passes(self, passes: int) -> None:
-        """Give up probe pictures that have been left without an answer for too long."""
+        """Give up probe pictures that have waited for an answer for too long."""
         for number in self._probes:
             self._probe_passes[number] += passes
             if self._probe_passes[number] > MOST_PASSES:
@@ -408,12 +408,12 @@ class Supervisor:
                 log.error("worker is wedged", worker=worker.name, reason=reason)
                 self._reason = reason
                 process.kill()
-                # Its pictures need not wait until the kernel can end it.
+                # Its pictures need not wait until the kernel has ended it.
                 writer.transport.abort()
                 return
 
     def _heed(self, watch: Watchdog) -> None:
-        """Count with a worker as far as it shows signs of life."""
+        """Note whether the worker shows signs of life, and act on it."""
         worker = self.worker
         lengths = max(worker.pass_seconds, worker.longest_pass)
         silent = watch.silent > max(SILENT_SECONDS, PASSES * lengths)
@@ -429,11 +429,11 @@ class Supervisor:
         elif was_quiet and not quiet:
             worker.trouble = ""
             if was_silent:
-                log.info("worker speaks again", worker=worker.name)
+                log.info("worker responds again", worker=worker.name)
             self._dispatcher.opened(worker)
 
     def _fall(self, status: SharedStatus) -> None:
-        """Give back what the worker had."""
+        """Return everything that the worker had."""
         self.worker.forget()
         self._recent = {}
         waiting: list[asyncio.Future[Any]] = [*self._changes.values(), *self._probes.values()]
@@ -454,6 +454,6 @@ def _resolve(waiters: "dict[int, asyncio.Future[T]]", number: int, outcome: T | 
 
 
 async def _or_abort(writer: asyncio.StreamWriter, work: Awaitable[None]) -> None:
-    """Await ``work``; should it fail, give the worker up, as nobody would look after it."""
+    """Await ``work``; if it fails, give the worker up, because nobody would supervise it."""
     if await background.succeeds("supervision of a worker", work):
         writer.transport.abort()

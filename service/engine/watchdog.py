@@ -1,31 +1,31 @@
-"""Telling a wedged worker from one that is slow, or starting, or on a machine that was paused."""
+"""Distinguishes a wedged worker from one that is slow, starting, or on a paused machine."""
 
 import time
 from collections.abc import Callable
 
 from service.engine.status import SharedStatus
 
-# Reading PyTorch's libraries from a cold disk can stop a whole process for longer than any pass.
+# Reading PyTorch's libraries from a cold disk can block a whole process for longer than any pass.
 STARTING = 12.0
-# How many times as long as its calibration says a pass may take before the worker is given up.
+# A pass may take this many times as long as calibrated before the worker is given up.
 SLOW = 20.0
 
 
 class Watchdog:
-    """Watches one worker process through what is on its status.
+    """Watches one worker process through its shared status.
 
-    Time is counted only while the watcher itself is awake: when the whole machine is paused, the
-    workers have the whole of their patience afterwards.
+    Time counts only while the front itself is awake: after a pause of the whole machine, workers
+    have their whole patience again.
 
     Args:
         patience: seconds without a sign of life, or without a pass while there is work.
-        load_seconds: how long the worker may take to load its models.
-        clock: seconds, as :func:`time.monotonic`.
+        load_seconds: the time in which the worker must load its models.
+        clock: in seconds, like :func:`time.monotonic`.
 
     Attributes:
-        tick: how often to look, in seconds.
-        silent: seconds since the last sign of life.
-        stuck: seconds since it last did something, though it has work.
+        tick: the seconds between two looks at the status.
+        silent: the seconds since the last sign of life.
+        stuck: the seconds since it last did something, although it has work.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Watchdog:
         self.silent = self.stuck = self._loading = 0.0
 
     def look(self, status: SharedStatus, loaded: bool, pass_seconds: float | None) -> str | None:
-        """Take note of the status.
+        """Look at the status.
 
         Args:
             status: the worker's.

@@ -1,1 +1,1 @@
-"""What the service needs of the operating system: processes, signals, streams, variables."""
+"""The service's use of the operating system: processes, signals, streams, variables."""

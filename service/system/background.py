@@ -1,8 +1,8 @@
-"""Whoever supervises is supervised: work that must go on for as long as the service runs.
+"""Supervises background tasks, which must continue for as long as the service runs.
 
-A task that ends by an exception tells nobody. What it did is done no more: workers are not
-replaced, connections not closed, garbage not collected; and the service looks alive. So all such
-work is begun by :func:`keep`, and what is only to be done once by :func:`once`.
+A task that ends with an exception tells nobody. Then its work is no longer done: workers are not
+replaced, connections not closed, garbage not collected; but the service looks alive. So all such
+tasks are started by :func:`keep`, and tasks that run only once by :func:`once`.
 """
 
 import asyncio
@@ -14,20 +14,20 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-# Before work that failed is begun again, by the failures in a row.
+# The pauses before a failed task is started again, by the number of failures in a row.
 PAUSES = (0.1, 0.5, 1.0, 2.0)
-# Work that went on for so long before it failed has not failed in a row.
+# A failure after this long does not count as one in a row.
 STEADY_SECONDS = 30.0
 
 
 def keep(
     name: str, work: Callable[[], Awaitable[None]], on_broken: Callable[[str], None]
 ) -> asyncio.Task[None]:
-    """Have work done until it returns; if it fails, it is logged and begun again.
+    """Run work until it returns; if it fails, log the failure and start it again.
 
     Args:
         name: of the work.
-        work: begins it; it takes up whatever it left behind.
+        work: starts it; it must continue from whatever state it left.
         on_broken: called with a sentence when it fails again and again.
 
     Returns:
@@ -37,7 +37,7 @@ def keep(
 
 
 def once(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Have work done that nobody waits for; if it fails, it is logged."""
+    """Run work for which nobody waits; if it fails, log the failure."""
 
     async def done() -> None:
         await succeeds(name, work)
@@ -46,11 +46,11 @@ def once(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 
 async def succeeds(name: str, work: Awaitable[None]) -> str:
-    """Await work; return how it failed, which is logged; nothing if it did not.
+    """Await work; return how it failed, which is logged; empty if it did not fail.
 
     Raises:
-        asyncio.CancelledError: this task is cancelled. If only something that the work awaits was,
-            nobody meant to end it, and it has failed.
+        asyncio.CancelledError: this task is cancelled. If only something that the work awaits was
+            cancelled, nobody meant to end it, and it has failed.
     """
     try:
         await work
@@ -59,7 +59,7 @@ async def succeeds(name: str, work: Awaitable[None]) -> str:
         if task is None or task.cancelling():
             raise
         log.exception("work failed", work=name)
-        return "what it waited for was given up"
+        return "what it waited for was cancelled"
     except Exception as error:
         log.exception("work failed", work=name)
         return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,4 +1,4 @@
-"""What there is to run workers on, found without importing torch: the front does without it."""
+"""The devices for workers, found without importing torch, which the front does not use."""
 
 import os
 import re
@@ -13,27 +13,27 @@ _NAME = re.compile(r"cpu|cuda(:\d{1,3})?")
 
 
 def is_device(name: str) -> bool:
-    """Say whether ``name`` is that of a device; not whether it is there."""
+    """Say whether ``name`` is the name of a device, whether or not it exists."""
     return _NAME.fullmatch(name) is not None
 
 
 def automatic() -> list[str]:
-    """Return the device of each worker where nobody has chosen: each GPU, else each processor."""
+    """Return the default device of each worker: each GPU, or else each processor."""
     return [f"cuda:{i}" for i in range(_gpus())] or ["cpu"] * processors()
 
 
 def processors() -> int:
     """Count the processors that this process may keep busy.
 
-    A container's limit is not in the affinity: with two of 64 processors, 64 workers would wait
-    for one another. Of a part of a processor the front process makes use.
+    A container's limit is not part of the affinity: with two of 64 processors, 64 workers would
+    wait for one another. A fraction of a processor is left to the front process.
     """
     count = len(os.sched_getaffinity(0))
     return max(1, min(count, int(_quota(CGROUPS, Path("/proc/self/cgroup")) or count)))
 
 
 def _gpus() -> int:
-    """Count the NVIDIA GPUs that this process may use, with the PyTorch that it has."""
+    """Count the NVIDIA GPUs that this process may use, with the installed PyTorch."""
     present = _present(DEVICES)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not present or not built_for_cuda():
@@ -44,14 +44,14 @@ def _gpus() -> int:
 def _present(devices: Path) -> int:
     """Count the GPUs of this machine by their files in the folder ``devices``."""
     numbered = [file for file in devices.glob("nvidia*") if re.fullmatch(r"nvidia\d+", file.name)]
-    # Under Windows there is one file for all; how many they are, only PyTorch could say.
+    # On Windows there is one file for all GPUs; only PyTorch could count them.
     return len(numbered) or int((devices / "dxg").exists())
 
 
 def _named(visible: str, present: int) -> int:
-    """Count the GPUs that CUDA takes from ``CUDA_VISIBLE_DEVICES``: up to the first it knows not.
+    """Count the GPUs that CUDA uses from ``CUDA_VISIBLE_DEVICES``: up to the first unknown one.
 
-    The variable may be of another machine, or say in any word that there is none.
+    The variable may be meant for another machine, or say in any way that there is none.
     """
     count = 0
     for part in visible.split(","):
@@ -64,7 +64,7 @@ def _named(visible: str, present: int) -> int:
 
 
 def built_for_cuda() -> bool:
-    """Say whether the installed PyTorch can use NVIDIA GPUs; that is in a file of its own."""
+    """Say whether the installed PyTorch can use NVIDIA GPUs, according to one of its files."""
     try:
         spec = find_spec("torch")
         text = (Path(spec.origin or "").parent / "version.py").read_text() if spec else ""
@@ -79,7 +79,7 @@ def _quota(cgroups: Path, own: Path) -> float | None:
 
     Args:
         cgroups: where their file systems are mounted.
-        own: lists this process's groups, a line each: ``number:controllers:path``.
+        own: the file with this process's groups, one per line: ``number:controllers:path``.
     """
     try:
         lines = [line.split(":", 2) for line in own.read_text().splitlines()]
@@ -93,8 +93,8 @@ def _quota(cgroups: Path, own: Path) -> float | None:
             root, read = cgroups / "cpu", _read_cfs
         else:
             continue
-        # Inside a container the path may be the host's; then only the root is there. Each group
-        # is bound by those above it, too.
+        # Inside a container the path may be the host's; then only the root exists. Each group is
+        # also limited by those above it.
         group = root / path.lstrip("/")
         above = [folder for folder in (group, *group.parents) if folder.is_relative_to(root)]
         found += [read(folder) for folder in above]
@@ -105,7 +105,7 @@ def _read_max(folder: Path) -> float | None:
     try:
         quota, period = (folder / "cpu.max").read_text().split()
         return int(quota) / int(period)
-    except (OSError, ValueError):  # "max" is no limit
+    except (OSError, ValueError):  # "max" means no limit
         return None
 
 

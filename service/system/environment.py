@@ -1,8 +1,8 @@
-"""The variables ``PIXELDP_…`` of the environment, as they come.
+"""Checks the environment variables ``PIXELDP_…``.
 
-A name that is misspelt would be passed over in silence, and with it the keys, say. So only known
-names are taken, but for what Kubernetes sets in every container beside a Service whose name begins
-with ``pixeldp``: its addresses, also as ``PIXELDP_PORT``.
+A misspelt name would be ignored silently, and with it, for example, the keys. So only known names
+are accepted, except for those that Kubernetes sets in every container beside a Service whose name
+begins with ``pixeldp``: its addresses, also as ``PIXELDP_PORT``.
 """
 
 import json
@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import EnvSettingsSource
 
 PREFIX = "PIXELDP_"
-# Of the project too, but no settings of the service.
+# Other variables of the project, which are not settings of the service.
 OTHERS = frozenset(
     PREFIX + name
     for name in (
@@ -30,7 +30,7 @@ OTHERS = frozenset(
         "SOUNDNESS_DRAWS",
     )
 )
-# Examples have a client's key in it. What else is in it may be meant for PIXELDP_KEYS.
+# Examples use it for a client's key. Any other value may be meant for PIXELDP_KEYS.
 CLIENT_KEY = f"{PREFIX}KEY"
 
 _OF_SERVICE = re.compile(
@@ -41,11 +41,11 @@ _ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+")
 
 
 class UnknownVariableError(ValueError):
-    """A variable of the environment that looks like a setting, and is none."""
+    """An environment variable looks like a setting, and is none."""
 
 
 class Environment(EnvSettingsSource):
-    """Reads settings from the environment: lists as ``a,b``, empty ones as not set."""
+    """Reads settings from the environment: lists as ``a,b``, empty variables as not set."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Return the value of a variable, unless it is one of Kubernetes'."""
@@ -71,20 +71,20 @@ def split(text: str) -> list[str]:
 
 
 def of_kubernetes(name: str, value: str) -> bool:
-    """Say whether Kubernetes has set a variable, for a Service called ``pixeldp`` or alike."""
+    """Say whether Kubernetes has set a variable, for a Service named ``pixeldp`` or similar."""
     address = _PORT_OF_SERVICE.fullmatch(name) and _ADDRESS.fullmatch(value)
     return bool(address or _OF_SERVICE.fullmatch(name))
 
 
 def check(variables: Mapping[str, str], settings: Iterable[str]) -> list[str]:
-    """Return the names of the variables that are passed over, as Kubernetes has set them.
+    """Return the names of variables that are ignored because Kubernetes has set them.
 
     Args:
         variables: the environment.
-        settings: names of settings, in small letters and without prefix.
+        settings: names of settings, in lower case and without prefix.
 
     Raises:
-        UnknownVariableError: one is neither of them, nor any other of the project's.
+        UnknownVariableError: one is neither of these, nor another variable of the project.
     """
     known = [PREFIX + name.upper() for name in settings]
     passed_over = []
@@ -95,7 +95,7 @@ def check(variables: Mapping[str, str], settings: Iterable[str]) -> list[str]:
         if of_kubernetes(upper, value):
             passed_over.append(name)
         elif upper not in known and upper not in OTHERS and not _client_key(upper, value):
-            # The prefix is alike in all.
+            # All have the same prefix.
             names = [one.removeprefix(PREFIX) for one in (*known, *OTHERS)]
             near = get_close_matches(upper.removeprefix(PREFIX), names, 1)
             meant = (

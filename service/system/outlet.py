@@ -1,8 +1,8 @@
-"""The way of log lines to standard error, which may stand still, fill up or go away.
+"""Writes log lines to standard error, which may block, fill up or disappear.
 
-Whoever logs must neither wait nor fail because of that: the event loop answers everybody, and a
-supervisor that trips over a log line supervises nothing any more. So lines are queued, a thread of
-its own writes them, and those that cannot be written are counted and dropped.
+Logging must neither wait nor fail because of that: the event loop answers all clients, and a
+supervisor that fails at a log line no longer supervises. So lines are queued, a separate thread
+writes them, and lines that cannot be written are counted and dropped.
 """
 
 import contextlib
@@ -13,23 +13,23 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-# What may wait to be written, and how long a line may become before its end is waited for no more.
+# The most bytes that may wait, and the longest line that is kept until it is complete.
 MOST_BYTES = 4 * 2**20
 LONGEST_LINE = 64 * 2**10
-# At the end of the process: for what is still waiting.
+# At the end of the process, the time for lines that still wait.
 LAST_SECONDS = 1.0
 
 
 class Outlet(io.TextIOBase):
-    """A text stream that takes lines at once, whatever becomes of its descriptor.
+    """A text stream that accepts lines at once, whatever happens to its descriptor.
 
     Args:
-        descriptor: where the lines go; it stays open.
-        on_recovery: called by the writing thread with the number of lines that were dropped, as
-            soon as lines can be written again and none waits.
+        descriptor: receives the lines; it stays open.
+        on_recovery: called by the writing thread with the number of dropped lines, as soon as lines
+            can be written again and none waits.
 
     Attributes:
-        dropped: lines that were not written, or not whole.
+        dropped: the number of lines that were not written completely.
     """
 
     def __init__(self, descriptor: int, on_recovery: Callable[[int], None]) -> None:
@@ -39,13 +39,13 @@ class Outlet(io.TextIOBase):
         self._rest = ""
         self._torn = False
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()
-        # A signal handler may log while the thread that it interrupts does.
+        # A signal handler may log while the interrupted thread is logging.
         self._lock = threading.RLock()
         self._over = threading.Event()
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def write(self, text: str) -> int:
-        """Take text; what ends in a line break is written as soon as possible."""
+        """Accept text; complete lines are written as soon as possible."""
         with self._lock:
             whole, newline, self._rest = (self._rest + text).rpartition("\n")
             if newline:
@@ -56,7 +56,7 @@ class Outlet(io.TextIOBase):
         return len(text)
 
     def close(self) -> None:
-        """Write what is waiting, if that can be done soon."""
+        """Write the waiting lines, if that is possible soon."""
         with self._lock:
             if self._rest:
                 self._put(self._rest + "\n")
@@ -65,7 +65,7 @@ class Outlet(io.TextIOBase):
         self._over.wait(LAST_SECONDS)
 
     def writable(self) -> bool:
-        """Say that it takes text."""
+        """Say that it accepts text."""
         return True
 
     def fileno(self) -> int:
@@ -98,7 +98,7 @@ class Outlet(io.TextIOBase):
                 with contextlib.suppress(BlockingIOError):
                     left = left[os.write(self._descriptor, left) :]
                     continue
-                # Whoever shares the descriptor has made it return instead of waiting.
+                # Another process that shares the descriptor has made it non-blocking.
                 ready = select.poll()
                 ready.register(self._descriptor, select.POLLOUT)
                 ready.poll()

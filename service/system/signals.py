@@ -1,7 +1,7 @@
-"""What comes before anything that takes time: signals must be heard from the start.
+"""Handles signals from the very start, before anything that takes time.
 
-The system passes over SIGTERM for the first process of a container, unless that has said what is to
-be done.
+The system ignores SIGTERM for the first process of a container, unless the process has installed a
+handler.
 """
 
 import os
@@ -29,7 +29,7 @@ def _pass_over(number: int, frame: FrameType | None) -> None:
 
 
 def has_terminal() -> bool:
-    """Say whether the process belongs to a terminal, whose end SIGHUP would tell."""
+    """Say whether the process belongs to a terminal, whose end SIGHUP would announce."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:
@@ -39,7 +39,7 @@ def has_terminal() -> bool:
 
 @contextmanager
 def handled(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
-    """Have signals handled so, and afterwards as before."""
+    """Handle signals like this, and afterwards as before."""
     former = {one: signal.signal(one, handler) for one, handler in handlers.items()}
     try:
         yield
@@ -50,7 +50,7 @@ def handled(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
 
 @contextmanager
 def stops_at_once() -> Iterator[None]:
-    """While a service is only starting, have a signal to stop end it as it will later: with 0."""
+    """While a service starts, let a signal to stop end it with status 0, as later."""
     handlers: dict[signal.Signals, Handler] = {signal.SIGTERM: _stop}
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         handlers[signal.SIGHUP] = _stop if has_terminal() else _pass_over

@@ -1,4 +1,4 @@
-"""Standard input, output and error as they come: closed, 8-bit, full, or with nobody who reads."""
+"""Standard input, output and error in any state: closed, 8-bit, full, or without a reader."""
 
 import codecs
 import io
@@ -7,14 +7,14 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-# The exit status where nobody reads what is written: there is nobody to be told, either.
+# The exit status if nobody reads the output: then nobody would read an error, either.
 NOBODY_READS = 1
 
 _ERRORS = "pixeldp.streams"
 
 
 class _Output(io.FileIO):
-    """Standard output: errors say that it is it."""
+    """Standard output, whose errors name it."""
 
     def write(self, data: Any) -> int:
         """Write what can be written now."""
@@ -25,7 +25,7 @@ class _Output(io.FileIO):
 
 
 class _Error(io.FileIO):
-    """Standard error: what it does not take is lost, and whoever wrote it goes on."""
+    """Standard error: what cannot be written is lost, and the writer continues."""
 
     def write(self, data: Any) -> int:
         """Write what can be written."""
@@ -35,11 +35,11 @@ class _Error(io.FileIO):
 
 
 def prepare() -> None:
-    """Make the standard streams ones that can be written to, whatever a command has to say.
+    """Make the standard streams writable, whatever a command has to say.
 
-    A closed descriptor would be given to the next file that is opened, and messages written into
-    that. A text that its encoding lacks characters for is written with escapes in their place; file
-    names come out as the bytes that they are.
+    A closed descriptor would be given to the next file that is opened, and messages would be
+    written into that file. Characters that the encoding lacks are written as escapes; file names
+    are written as their bytes.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -58,17 +58,17 @@ def prepare() -> None:
 
 
 def _text(raw: io.FileIO, former: Any) -> io.TextIOWrapper:
-    """Write text into ``raw``, in the encoding and at the times that ``former`` did, if any."""
+    """Write text into ``raw``, with the encoding and buffering of ``former``, if any."""
     encoding = former.encoding if former else None
     lines = former.line_buffering if former else True
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding, _ERRORS, None, lines)
 
 
 def finish(status: int) -> int:
-    """Write what is left of standard output, and return the exit status.
+    """Write the rest of standard output, and return the exit status.
 
     Args:
-        status: if everything is written.
+        status: the exit status if everything is written.
     """
     try:
         sys.stdout.flush()
@@ -84,7 +84,7 @@ def finish(status: int) -> int:
 
 
 def _discard() -> None:
-    """Let what is left go nowhere, or Python would try to write it once more at its end."""
+    """Discard the rest, or Python would try to write it once more at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
@@ -94,7 +94,7 @@ def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     character = error.object[error.start]
-    if "\udc80" <= character <= "\udcff":  # a byte of a file's name, which is in no encoding
+    if "\udc80" <= character <= "\udcff":  # a byte of a file's name that cannot be decoded
         return bytes([ord(character) - 0xDC00]), error.start + 1
     error.end = error.start + 1
     return codecs.backslashreplace_errors(error)

@@ -131,4 +131,4 @@ def test_while_one_is_stopped_the_other_has_its_pictures(running: Service, seven
     answers += [Asked(running, seven, **asked).answer.json() for _ in range(4)]
     assert [verify(answer) for answer in answers] == [[]] * 20
     assert {answer["draws"] for answer in answers} == {3000}
-    assert "worker speaks again" in running.log
+    assert "worker responds again" in running.log

@@ -65,7 +65,7 @@ def test_the_same_model_twice_is_refused(tmp_path: Path) -> None:
     first = bundle(tmp_path, "a", "1")
     second = tmp_path / "copy"
     shutil.copytree(first, second)
-    with pytest.raises(BundleError, match="served from another folder already"):
+    with pytest.raises(BundleError, match="already served from another folder"):
         Catalogue([first, second])
 
 

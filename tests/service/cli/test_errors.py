@@ -72,7 +72,7 @@ WRONG = {
     "models nope": "no bundle here",
     "serve --port 99999": "--port is '99999'",
     "serve nope": "nope/model.json",
-    "serve mnist-cnn mnist-cnn": "is served from another folder already",
+    "serve mnist-cnn mnist-cnn": "is already served from another folder",
     "serve --host 0.0.0.0": "other machines could use the service",
     "serve --zzz": "lists what there is: --compile, --devices, ",
     "serve --prot 1": "Possible options: --host, --port",
