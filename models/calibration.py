@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from models.bundle import MANIFEST, BundleError
-from models.execution import Calibration, Format, Provider, ProviderError, ways
+from models.execution import Calibration, Execution, Format, Provider, ProviderError, obstacle, ways
 from models.loaded import LoadedModel
 from models.predictor import Predictor
 from models.trial import RowsError
@@ -92,6 +92,25 @@ def _calibration(predictor: Predictor, speed: float) -> Calibration:
         predictor.compiled,
         predictor.provider,
     )
+
+
+def run_pinned(model: LoadedModel, device: str, pin: Execution) -> tuple[Predictor, Calibration]:
+    """Run a model in one way and no other.
+
+    Raises:
+        ProviderError: it cannot be run so here.
+    """
+    if reason := obstacle(device, pin.provider, pin.precision):
+        raise ProviderError(reason)
+    predictor = Predictor(model, pin.pass_size, device, pin.precision, provider=pin.provider)
+    try:
+        if pin.compiled:
+            predictor = predictor.compile()
+        else:
+            predictor.try_rows()
+    except RowsError as error:
+        raise ProviderError(f"in that way h is no function of one row: {error}") from None
+    return predictor, _calibration(predictor, predictor.measure(SECONDS_A_TRIAL))
 
 
 def _alone(model: LoadedModel, predictors: Sequence[Predictor], pass_size: int | None) -> Predictor:

@@ -1,5 +1,6 @@
 """How h may be run. The certificate takes h to be any function, in any number format."""
 
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal, get_args
@@ -23,6 +24,14 @@ WAYS: tuple[tuple[Provider, Format], ...] = (
 )
 
 
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_PASS_SIZE = re.compile(r"[1-9][0-9]{0,4}")
+_PIN = (
+    "digest/provider/precision/pass size/compiled as model.digest and compute of an answer have "
+    "them, such as sha256:…/pytorch/float32/128/false"
+)
+
+
 @dataclass(frozen=True)
 class Execution:
     """How h is run. With the digest of the model's files and the device it says which h it is.
@@ -40,6 +49,31 @@ class Execution:
     compiled: bool
 
 
+def parse_pin(text: str) -> tuple[str, Execution]:
+    """Read an h as answers name it: ``sha256:…/openvino/int8/128/false``.
+
+    Returns:
+        The digest of the model that it is of, and how it is run.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = [part.strip() for part in text.split("/")]
+    if not (len(parts) == 5 and _DIGEST.fullmatch(parts[0]) and _PASS_SIZE.fullmatch(parts[3])):
+        raise ValueError(f"{text[:200]!r} is no h; expected {_PIN}")
+    provider = next((one for one in PROVIDERS if one == parts[1]), None)
+    precision = next((one for one in FORMATS if one == parts[2]), None)
+    compiled = {"true": True, "false": False}.get(parts[4])
+    if provider is None or precision is None or compiled is None:
+        raise ValueError(f"{text[:200]!r} is no h; expected {_PIN}")
+    if (provider, precision) not in WAYS or (compiled and provider != "pytorch"):
+        raise ValueError(
+            f"{text[:200]!r} is no h that any answer names: {provider} does not run networks in "
+            f"{precision}{', compiled' if compiled else ''}"
+        )
+    return parts[0], Execution(provider, precision, int(parts[3]), compiled)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """How a model is run: the number format of h, slots of a pass, and draws per second.
@@ -52,6 +86,11 @@ class Calibration:
     draws_per_second: float
     compiled: bool = False
     provider: Provider = "pytorch"
+
+    @property
+    def execution(self) -> Execution:
+        """The h that it is of."""
+        return Execution(self.provider, self.precision, self.pass_size, self.compiled)
 
 
 class ProviderError(RuntimeError):

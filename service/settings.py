@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from models.bundle import ZOO, locate
 from models.certification.division import LEAST_DRAWS
-from models.execution import Format, Provider, obstacle
+from models.execution import Execution, Format, Provider, obstacle, parse_pin
 from models.images import MOST_PIXELS
 from service.http import address
 from service.system import devices
@@ -67,6 +67,13 @@ class Settings(BaseSettings):
         True,
         description="Whether int8 may be chosen where it is fastest and a model's record says that "
         "it loses at most half a point of the certified share.",
+    )
+    pin: list[str] = Field(
+        [],
+        description="The one way in which each model may serve, as answers name it: "
+        "digest/provider/precision/pass size/compiled, such as "
+        "sha256:…/pytorch/float32/128/false. A worker that does not run it is not ready, and a "
+        "model without one is not served. By default any way may serve.",
     )
     pass_size: Annotated[int, Field(ge=8, le=16_384)] | None = Field(
         None, description="The number of slots in a pass; by default measured at start."
@@ -217,6 +224,13 @@ class Settings(BaseSettings):
                 )
         return sites
 
+    @field_validator("pin")
+    @classmethod
+    def _pins_are_ways(cls, given: list[str]) -> list[str]:
+        if len(dict(map(parse_pin, given))) < len(given):
+            raise ValueError("two of them are of one model")
+        return given
+
     @field_validator("models")
     @classmethod
     def _located(cls, models: list[Path]) -> list[Path]:
@@ -254,6 +268,11 @@ class Settings(BaseSettings):
     def wanted_provider(self) -> Provider | None:
         """What alone may run networks; None for what measures best."""
         return None if self.provider == "auto" else self.provider
+
+    @property
+    def pins(self) -> dict[str, Execution]:
+        """The one way in which each model may serve, by its digest."""
+        return dict(map(parse_pin, self.pin))
 
     def worker_devices(self) -> list[str]:
         """Return the device of each worker to start."""

@@ -1,11 +1,13 @@
 """How workers run each model: what is set, and what those before a worker have found."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from models.execution import Calibration, Format, Provider
+from models.bundle import Bundle
+from models.execution import Calibration, Execution, Format, Provider
 from service.catalogue import Served
 from service.engine import messages
 from service.engine.check import Reference
+from service.engine.errors import LoadError
 from service.engine.handle import WorkerHandle
 
 
@@ -18,6 +20,8 @@ class Agreement:
         int8: whether int8 may be chosen.
         pass_size: slots of every pass; None to measure how many are enough.
         compiled: whether workers may compile the models, and use that where it is faster.
+        pins: by the digest of a model the one way in which it may serve; empty for any. If there
+            are some, models without one do not serve.
     """
 
     def __init__(
@@ -27,9 +31,10 @@ class Agreement:
         int8: bool,
         pass_size: int | None,
         compiled: bool,
+        pins: Mapping[str, Execution],
     ) -> None:
         self._provider, self._precision, self._int8 = provider, precision, int8
-        self._pass_size, self._compile = pass_size, compiled
+        self._pass_size, self._compile, self._pins = pass_size, compiled and not pins, pins
         # By kind of device and model. What the first worker chooses is binding for the others and
         # for all restarts: a certificate speaks of one network, and others differ in some votes.
         self._ways: dict[tuple[str, int], tuple[Provider, Format]] = {}
@@ -48,16 +53,24 @@ class Agreement:
         )
 
     def describe(self, served: Served, worker: WorkerHandle) -> messages.Model:
-        """Return what a worker is told of a model that it is to load."""
+        """Return what a worker is told of a model that it is to load.
+
+        Raises:
+            LoadError: it is not among those that are pinned.
+        """
+        digest = served.bundle.digest
+        if self._pins and digest not in self._pins:
+            raise LoadError(f"PIXELDP_PIN names no h of {':'.join(served.key)}, {digest}")
         way = self._ways.get((worker.kind, served.index))
         provider, precision = way or (self._provider, self._precision)
         return messages.Model(
             number=served.index,
             path=str(served.bundle.path),
-            digest=served.bundle.digest,
+            digest=digest,
             precision=precision,
             provider=provider,
             int8=self._int8,
+            pin=self._pins.get(digest),
             ceiling=self._ceilings.get((worker.name, served.index)),
         )
 
@@ -68,6 +81,10 @@ class Agreement:
             self._ways.setdefault((worker.kind, model), way) == way for model, way in found.items()
         ]
         return all(same)
+
+    def departs(self, bundle: Bundle, found: Calibration) -> bool:
+        """Say whether a model is run in another way than the one in which it may serve."""
+        return bool(self._pins) and self._pins.get(bundle.digest) != found.execution
 
     def limit(self, worker: WorkerHandle, model: int, ceiling: int) -> None:
         """Note the largest pass of a model that fits into the memory of the worker's device."""

@@ -6,14 +6,15 @@ It lives in the front process, on its event loop.
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 
 from models.certification.answer import Conclusion
-from models.execution import Calibration, Format, Provider
+from models.execution import Calibration, Execution, Format, Provider
 from service.catalogue import Catalogue, Served
 from service.engine.agreement import Agreement
 from service.engine.changes import Changes
@@ -42,6 +43,7 @@ class Engine:
         int8: whether int8 may be chosen where a model's record allows it.
         pass_size: slots of every pass; None to measure how many are enough.
         compiled: whether workers may compile the models, and use that where it is faster.
+        pins: by a model's digest the one way in which it may serve; empty for any.
         queue: pictures that may wait; more are refused.
         shrink: whether draw budgets shrink when many pictures wait, or when there is no time.
         stall_seconds: a worker that shows no sign of life for so long is replaced.
@@ -57,10 +59,11 @@ class Engine:
         devices: list[str],
         *,
         precision: Format | None,
-        provider: Provider | None,
-        int8: bool,
+        provider: Provider | None = None,
+        int8: bool = True,
         pass_size: int | None,
         compiled: bool,
+        pins: Mapping[str, Execution] = MappingProxyType({}),
         queue: int,
         shrink: bool,
         stall_seconds: float,
@@ -70,7 +73,7 @@ class Engine:
         on_broken: Callable[[str], None],
     ) -> None:
         self._catalogue, self._observer = catalogue, observer
-        agreement = Agreement(precision, provider, int8, pass_size, compiled)
+        agreement = Agreement(precision, provider, int8, pass_size, compiled, pins)
         self._workers = [WorkerHandle(f"worker{i}", device) for i, device in enumerate(devices)]
         self._dispatcher = Dispatcher(self._workers, queue, shrink, observer)
         self._supervisors = [

@@ -25,7 +25,7 @@ class Model(BaseModel):
     """A bundle to load: its number here, its folder, and the digest that it must have.
 
     Its provider and its number format are measured where they are None, int8 among them if it may
-    be. ``ceiling`` is the largest
+    be. With a ``pin`` it is run in that way or not at all. ``ceiling`` is the largest
     pass that is known to fit into the device's memory, None if none has failed yet.
     """
 
@@ -35,6 +35,7 @@ class Model(BaseModel):
     precision: Format | None
     provider: Provider | None = None
     int8: bool = True
+    pin: Execution | None = None
     ceiling: int | None = None
 
 

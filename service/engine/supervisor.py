@@ -7,7 +7,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any, TypeVar
 
 import structlog
@@ -222,6 +222,8 @@ class Supervisor:
                 if self._told:
                     break  # what it still sends about pictures is not reliable
                 for message, _ in decoder.feed(data):
+                    if self._told:
+                        break
                     if not isinstance(message, messages.Ready):
                         self._receive(message)
                     elif self._is_like_others(message.calibrations):
@@ -368,6 +370,7 @@ class Supervisor:
                 if message.ceiling is not None:
                     self._observer.worker_out_of_memory(self.worker.name)
                     self._agreement.limit(self.worker, message.model, message.ceiling)
+                self._check_pin(message.model, message.calibration)
             case messages.Broken():
                 log.error("worker cannot load", worker=self.worker.name, reason=message.reason)
                 self._reason, self._told = message.reason, True
@@ -383,6 +386,17 @@ class Supervisor:
                 self._dispatcher.heard(self.worker, message)
             case _:
                 log.error("unexpected message", worker=self.worker.name, kind=message.kind)
+
+    def _check_pin(self, model: int, found: Calibration) -> None:
+        """Give the worker up if it runs a model in another way than the one that may serve."""
+        bundle = self._catalogue.bundle(model)
+        if bundle and self._agreement.departs(bundle, found):
+            name, way = bundle.manifest.name, "/".join(map(str, astuple(found.execution)))
+            self._reason = f"it runs {name} otherwise than PIXELDP_PIN has it: {way}"
+            # Whatever it says after this is not of the h that may serve.
+            self._told = True
+            if self.worker.writer is not None:
+                self.worker.writer.transport.abort()
 
     def _count_passes(self, passes: int) -> None:
         """Give up probe pictures that have waited for an answer for too long."""

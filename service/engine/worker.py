@@ -23,7 +23,7 @@ import setproctitle
 import structlog
 
 from models.bundle import MANIFEST, Bundle, BundleError, describe
-from models.execution import Calibration
+from models.execution import Calibration, Execution
 from service import logs
 from service.engine import messages
 from service.engine.channel import Channel, FrontGoneError
@@ -41,6 +41,10 @@ _BEAT_SECONDS = 0.1
 _ORDINARY = (ValueError, OSError, ImportError, MemoryError, RuntimeError)
 # The front's turns are short and somebody waits for each: it need not wait for a worker's to end.
 _NICENESS = 5
+
+
+class PinError(ValueError):
+    """A model that does not run here in the one way in which it may serve; says why."""
 
 
 def _die_with_parent() -> None:
@@ -76,10 +80,13 @@ def load(
     Raises:
         BundleError: the bundle cannot be trusted, or is another than it was.
         RuntimeError: it does not run here.
+        PinError: not in the one way in which it may serve.
     """
     from models.calibration import calibrate
     from models.loaded import load_model
 
+    if model.pin is not None:
+        return _load_pinned(device, model, model.pin)
     sizes = [size for size in (pass_size, model.ceiling) if size is not None]
     loaded = load_model(_describe(model))
     predictor, calibration = calibrate(
@@ -93,6 +100,30 @@ def load(
         pass_size=calibration.pass_size,
         seconds=round(predictor.trial_seconds, 2),
     )
+    return predictor, calibration
+
+
+def _load_pinned(
+    device: str, model: messages.Model, pin: Execution
+) -> "tuple[Predictor, Calibration]":
+    """Load a model in the one way that may serve.
+
+    Raises:
+        PinError: it does not run so here.
+    """
+    from models.calibration import run_pinned
+    from models.loaded import load_model
+
+    loaded = load_model(_describe(model))
+    named = f"{loaded.manifest.name} as PIXELDP_PIN has it"
+    if model.ceiling is not None and model.ceiling < pin.pass_size:
+        raise PinError(f"{named}: passes of {pin.pass_size} do not fit into memory")
+    try:
+        predictor, calibration = run_pinned(loaded, device, pin)
+    except RuntimeError as error:
+        raise PinError(f"{named}: {error}") from error
+    if predictor.execution != pin:
+        raise PinError(f"{named}: it runs as {predictor.execution}")
     return predictor, calibration
 
 

@@ -123,6 +123,7 @@ def create_app(
         pass_size=settings.pass_size,
         # PyTorch compiles; models that only another provider may run are not compiled.
         compiled=settings.compile and settings.wanted_provider in (None, "pytorch"),
+        pins=settings.pins,
         queue=settings.queue,
         shrink=settings.shrink,
         stall_seconds=settings.stall_seconds,

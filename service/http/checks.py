@@ -3,6 +3,7 @@
 They need nothing that takes long to import: neither FastAPI nor PyTorch.
 """
 
+from models.execution import obstacle
 from service.catalogue import Catalogue, UnknownModelError
 from service.http.address import Address
 from service.http.defaults import check_defaults
@@ -36,7 +37,7 @@ def read_catalogue(settings: Settings) -> Catalogue:
 
     Raises:
         BundleError: a model's bundle cannot be trusted.
-        ValueError: the default model is not among them.
+        ValueError: the default model is not among them, or they cannot be run as they are pinned.
         UselessDefaultsError: with these settings no request without options could be answered.
     """
     try:
@@ -45,4 +46,25 @@ def read_catalogue(settings: Settings) -> Catalogue:
         raise ValueError(f"PIXELDP_DEFAULT_MODEL: {error.args[0]}") from None
     for bundle in catalogue.bundles:
         check_defaults(settings, bundle)
+    _check_pins(settings, catalogue)
     return catalogue
+
+
+def _check_pins(settings: Settings, catalogue: Catalogue) -> None:
+    """Make sure that there is a way to serve each model, and a model for each way.
+
+    Raises:
+        ValueError: there is none, or it cannot be run here.
+    """
+    pins = settings.pins
+    if not pins:
+        return
+    served = {bundle.digest: bundle.manifest.name for bundle in catalogue.bundles}
+    for digest in served.keys() - pins.keys():
+        raise ValueError(f"PIXELDP_PIN names no h of {served[digest]}, which is {digest}")
+    for digest in pins.keys() - served.keys() if settings.repository is None else ():
+        raise ValueError(f"PIXELDP_PIN names {digest}, but no model that is served is that")
+    for pin in pins.values():
+        for device in set(settings.worker_devices()):
+            if reason := obstacle(device, pin.provider, pin.precision):
+                raise ValueError(f"PIXELDP_PIN: {reason}")

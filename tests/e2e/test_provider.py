@@ -1,17 +1,34 @@
-"""A service whose networks OpenVINO runs: its answers say so, and are as true as any."""
+"""Services whose networks OpenVINO runs, or that may run them in one way alone.
+
+Answers say how they came about, and are as true as any.
+"""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
 
-from tests.e2e.conftest import PLAIN, Service
+from models.bundle import ZOO, read_bundle
+from tests.e2e.conftest import PLAIN, START_SECONDS, Service, copy_bundle
+
+ROOT = Path(__file__).parents[2]
+PIN = f"{read_bundle(ZOO / 'mnist-cnn').digest}/openvino/float32/64/false"
 
 
-def test_answers_by_openvino_name_it_and_can_be_verified(seven: bytes, tmp_path: Path) -> None:
-    service = Service(environment={**PLAIN, "PIXELDP_PROVIDER": "openvino"})
+@pytest.mark.parametrize(
+    ("settings", "pass_size"),
+    [({**PLAIN, "PIXELDP_PROVIDER": "openvino"}, 128), ({"PIXELDP_PIN": PIN}, 64)],
+    ids=["provider", "pin"],
+)
+def test_answers_name_what_ran_and_can_be_verified(
+    settings: dict[str, str], pass_size: int, seven: bytes, tmp_path: Path
+) -> None:
+    service = Service(environment={"PIXELDP_DEVICES": "cpu", **settings})
     try:
         service.wait_ready()
         response = httpx.post(
@@ -21,22 +38,38 @@ def test_answers_by_openvino_name_it_and_can_be_verified(seven: bytes, tmp_path:
             headers={"Content-Type": "image/png"},
         )
         assert response.status_code == 200, response.text
-        answer = response.json()
+        answer: dict[str, Any] = response.json()
         [model] = httpx.get(f"{service.address}/models").json()["models"]
     finally:
         assert service.stop() == 0, service.log
     assert '"level": "error"' not in service.log, service.log
-    way = {"provider": "openvino", "precision": "float32", "pass_size": 128, "compiled": False}
-    assert answer["compute"] == {"device": "cpu", **way}
+    way = {"provider": "openvino", "precision": "float32", "compiled": False}
+    assert answer["compute"] == {"device": "cpu", "pass_size": pass_size, **way}
     [calibrated] = model["calibrations"]
     assert way.items() <= calibrated.items()
     assert (answer["label"]["index"], answer["robust"]) == (7, True)
     file = tmp_path / "answer.json"
     file.write_text(json.dumps(answer))
-    root = Path(__file__).parents[2]
-    verifiers = ["-m", "service.cli.main", "verify"], [str(root / "tools/second_verifier.py")]
+    verifiers = ["-m", "service.cli.main", "verify"], [str(ROOT / "tools/second_verifier.py")]
     for verifier in verifiers:
         done = subprocess.run(
-            [sys.executable, *verifier, str(file)], cwd=root, capture_output=True, text=True
+            [sys.executable, *verifier, str(file)], cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_service_that_cannot_run_what_is_pinned_says_so(
+    tmp_path: Path,
+) -> None:
+    folder = copy_bundle(tmp_path / "without", int8=None)
+    pin = f"{read_bundle(folder).digest}/openvino/int8/128/false"
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "service.cli.main", "serve", "--port", "0", str(folder)],
+        env={**os.environ, "PIXELDP_PIN": pin, "PIXELDP_DEVICES": "cpu"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+    )
+    assert done.returncode != 0
+    assert "mnist-cnn as PIXELDP_PIN has it: mnist-cnn has no scales for int8" in done.stderr

@@ -54,6 +54,7 @@ def with_engine(test: Callable[[Engine], Awaitable[None]], workers: int = 1) -> 
             int8=True,
             pass_size=128,
             compiled=False,
+            pins={},
             queue=100,
             shrink=False,
             stall_seconds=10,

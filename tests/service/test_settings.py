@@ -8,6 +8,8 @@ from pydantic import ValidationError
 
 from models import execution
 from models.bundle import ZOO, read_bundle
+from models.execution import Execution
+from service.http.checks import read_catalogue
 from service.http.defaults import UselessDefaultsError, check_defaults
 from service.settings import Settings, explain
 from service.system.environment import UnknownVariableError, check
@@ -47,6 +49,17 @@ RANGES: dict[str, tuple[list[str], list[str]]] = {
     "precision": (["float32", "bfloat16"], ["float16"]),
     "int8": (["false", "yes"], ["int8"]),
     "provider": (["auto", "pytorch", "openvino"], ["onnxruntime"]),
+    "pin": (
+        [f"sha256:{'a' * 64}/openvino/int8/128/false, sha256:{'b' * 64}/pytorch/float32/8/true"],
+        [
+            "sha256:abc/pytorch/float32/128/false",
+            f"sha256:{'a' * 64}/pytorch/int8/128/false",
+            f"sha256:{'a' * 64}/openvino/float32/128/true",
+            f"sha256:{'a' * 64}/pytorch/float32/0/false",
+            f"sha256:{'a' * 64}/pytorch/float32/128/no",
+            ",".join([f"sha256:{'a' * 64}/pytorch/float32/8/true"] * 2),
+        ],
+    ),
     "pass_size": (["8", "16384"], ["7", "16385", "many"]),
     "compile": (["true", "no", "1"], ["maybe"]),
     "queue": (["1", "1000000"], ["0", "1000001"]),
@@ -132,6 +145,36 @@ def test_a_provider_that_cannot_serve_is_refused_at_once(monkeypatch: pytest.Mon
     with pytest.raises(ValidationError) as caught:
         Settings(provider="openvino", devices="cpu")
     assert "install pixeldp[openvino]" in explain(caught.value, set())
+
+
+def pin_of(name: str, way: str = "pytorch/float32/128/false") -> str:
+    return f"{read_bundle(ZOO / name).digest}/{way}"
+
+
+def test_a_pin_is_read_as_answers_name_it() -> None:
+    [(digest, way)] = Settings(pin=[pin_of("mnist-cnn", "openvino/int8/64/false")]).pins.items()
+    assert digest == read_bundle(ZOO / "mnist-cnn").digest
+    assert way == Execution("openvino", "int8", 64, compiled=False)
+
+
+def test_pins_are_for_all_models_and_for_no_other() -> None:
+    one, other = ZOO / "mnist-cnn", ZOO / "mnist-cnn-l1"
+    pins = [pin_of("mnist-cnn"), pin_of("mnist-cnn-l1")]
+    assert len(read_catalogue(Settings(models=[one, other], pin=pins)).models) == 2
+    with pytest.raises(ValueError, match="PIXELDP_PIN names no h of mnist-cnn-l1, which is sha256"):
+        read_catalogue(Settings(models=[one, other], pin=pins[:1]))
+    with pytest.raises(ValueError, match=r"names sha256:\w+, but no model that is served is that"):
+        read_catalogue(Settings(models=[one], pin=pins))
+    assert read_catalogue(Settings(models=[one], pin=pins, repository=ZOO)).models
+
+
+def test_a_pin_that_cannot_be_run_here_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pin = [pin_of("mnist-cnn", "openvino/float32/128/false")]
+    with pytest.raises(ValueError, match="PIXELDP_PIN: OpenVINO runs networks on processors alone"):
+        read_catalogue(Settings(pin=pin, devices="cpu,cuda:0"))
+    monkeypatch.setattr(execution, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="PIXELDP_PIN: OpenVINO is not installed"):
+        read_catalogue(Settings(pin=pin, devices="cpu"))
 
 
 def test_no_setting_has_another_name() -> None:

@@ -27,6 +27,7 @@ from models.network import build_network, save_network
 from service.catalogue import Catalogue
 from service.decoding.reduction import Reduced
 from service.engine import messages
+from service.engine.agreement import Agreement
 from service.engine.check import WrongAnswerError
 from service.engine.dispatcher import LEAST_GRANTED
 from service.engine.engine import LONGEST_RETRY, Engine
@@ -70,6 +71,7 @@ def build(devices: int = 1, queue: int = 8, **more: Any) -> Engine:
         int8=True,
         pass_size=None,
         compiled=False,
+        pins=more.get("pins", {}),
         queue=queue,
         shrink=more.get("shrink", False),
         stall_seconds=10,
@@ -767,3 +769,38 @@ def test_once_one_was_ready_workers_are_waited_for() -> None:
         assert reasons == ["a worker cannot start: worker0 on cpu: fourth"]
 
     run(test)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_worker_that_runs_otherwise_than_pinned_is_given_up(pinned: bool) -> None:
+    """As when passes of that size do not fit into memory any more."""
+    catalogue = Catalogue([ZOO / "mnist-cnn"])
+    way = {catalogue.bundles[0].digest: Execution("pytorch", "float32", 32, False)}
+    engine = build(catalogue=catalogue, pins=way if pinned else {})
+    open_worker(engine)
+    [supervisor] = engine._supervisors
+    same = Calibration("float32", 32, 1.0)
+    supervisor._receive(messages.Recalibrated(model=0, calibration=same))
+    assert not supervisor._told
+    smaller = Calibration("float32", 16, 1.0)
+    supervisor._receive(messages.Recalibrated(model=0, calibration=smaller, ceiling=16))
+    assert supervisor._told == pinned
+    if pinned:
+        reason = "runs mnist-cnn otherwise than PIXELDP_PIN has it: pytorch/float32/16/False"
+        assert reason in supervisor._reason
+
+
+def test_workers_are_told_of_pins_and_compile_nothing_else() -> None:
+    catalogue = Catalogue([ZOO / "mnist-cnn", ZOO / "mnist-cnn-l1"])
+    one, other = catalogue.models
+    way = Execution("pytorch", "float32", 32, False)
+    worker = WorkerHandle("worker0", "cpu")
+    agreement = Agreement(None, None, True, 256, True, {one.bundle.digest: way})
+    order = agreement.order(worker, [one])
+    assert order.models[0].pin == way
+    assert not order.compile
+    with pytest.raises(LoadError, match="PIXELDP_PIN names no h of mnist-cnn-l1:1, sha256:"):
+        agreement.describe(other, worker)
+    free = Agreement(None, None, True, 256, True, {})
+    assert free.order(worker, [one, other]).compile
+    assert free.describe(other, worker).pin is None

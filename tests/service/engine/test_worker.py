@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 
 from models.bundle import Bundle, BundleError, Manifest, read_bundle, write_manifest
+from models.execution import Execution
 from models.network import build_network, save_network
+from models.predictor import Predictor
+from models.trial import RowsError
 from service.engine import messages
-from service.engine.worker import load
+from service.engine.worker import PinError, load
 from tests.models.test_bundle import DESCRIPTION
 
 
@@ -42,3 +45,38 @@ def test_a_bundle_that_changed_since_it_was_first_served_is_refused(bundle: Bund
     write_manifest(bundle.path, bundle.manifest.model_copy(update={"labels": labels}))
     with pytest.raises(BundleError, match="load again"):
         load("cpu", 64, model(bundle))
+
+
+def pinned(bundle: Bundle, *way: object, ceiling: int | None = None) -> messages.Model:
+    return model(bundle, ceiling).model_copy(update={"pin": Execution(*way)})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "way",
+    [("pytorch", "float32", 24, False), ("openvino", "float32", 24, False)],
+    ids=["pytorch", "openvino"],
+)
+def test_a_pin_is_what_runs(bundle: Bundle, way: tuple[object, ...]) -> None:
+    """Whatever else was set or measured."""
+    loaded, calibrated = load("cpu", 64, pinned(bundle, *way))
+    assert loaded.execution == calibrated.execution == Execution(*way)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_run_as_it_is_pinned_is_not_run(bundle: Bundle) -> None:
+    asked = pinned(bundle, "pytorch", "float32", 32, False, ceiling=16)
+    with pytest.raises(PinError, match="PIXELDP_PIN has it: passes of 32 do not fit"):
+        load("cpu", None, asked)
+    with pytest.raises(PinError, match=r"as PIXELDP_PIN has it: .* has no scales for int8"):
+        load("cpu", None, pinned(bundle, "openvino", "int8", 32, False))
+    assert load("cpu", None, pinned(bundle, "pytorch", "float32", 16, False, ceiling=16))
+
+
+def test_a_pinned_network_whose_rows_are_not_alone_is_not_run(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Predictor, alone: int = 0) -> None:
+        raise RowsError("its rows look at each other")
+
+    monkeypatch.setattr(Predictor, "try_rows", refuse)
+    with pytest.raises(PinError, match="in that way h is no function of one row: its rows look at"):
+        load("cpu", None, pinned(bundle, "pytorch", "float32", 16, False))
