@@ -1,7 +1,7 @@
-"""How a model runs fastest on the machine at hand, found by measuring at start.
+"""Measures at start how a model runs fastest on the present machine.
 
-The certificate takes h to be any function, so a lower precision costs no soundness as long as a
-picture meets the same h in all its draws; one loaded model never changes it.
+The certificate holds for any function h, so a lower precision costs no soundness as long as a
+picture meets the same h in all its draws; a predictor never changes its h.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,10 @@ from models.loaded import LoadedModel
 from models.predictor import Predictor
 from models.trial import RowsError
 
-# At which the number formats are compared, unless that takes too long.
+# The pass size at which number formats are compared, unless that takes too long.
 TYPICAL_PASS = 256
-# Answers leave between passes: with a large network they must not wait longer than so many seconds.
+# Answers are sent between passes: with a large network they must not wait longer than these
+# seconds.
 LONGEST_PASS = 1.0
 LEAST_PASS = 8
 PASS_SIZES: dict[str, tuple[int, ...]] = {
@@ -26,11 +27,11 @@ PASS_SIZES: dict[str, tuple[int, ...]] = {
 # The smallest pass that makes this share of the best speed: beyond it only waiting times grow.
 KNEE = 0.95
 SECONDS_A_TRIAL = 0.06
-# A format that is as many times slower in the smallest pass is not tried in a larger one: where the
-# processor lacks bfloat16 that would take most of a start.
+# A format that is this many times slower in the smallest pass is not tried in a larger one: on
+# processors without bfloat16 this would take most of the start.
 FAR_BEHIND = 4.0
-# How much faster than as PyTorch runs it as it was written a network must be to be run otherwise,
-# compiled or by another provider.
+# A network must be this many times faster than uncompiled PyTorch to be run compiled, or by another
+# provider.
 WORTHWHILE = 1.05
 
 
@@ -50,12 +51,12 @@ def calibrate(
         precision: None to measure which is fastest.
         pass_size: None to measure which is enough.
         provider: None to measure which is fastest, of those that are installed.
-        int8: whether int8 may be chosen where the model's record allows it.
+        int8: whether int8 may be chosen if the model's record allows it.
 
     Raises:
-        ProviderError: there is no such provider here, or it cannot run the network.
+        ProviderError: the provider is missing here, or cannot run the network.
         RuntimeError: the network runs in none of the formats.
-        BundleError: in no format and pass size are its rows alone.
+        BundleError: no format and pass size keeps its rows apart.
     """
     record = model.manifest.int8
     allowed = int8 and record is not None and record.serves
@@ -79,7 +80,7 @@ def calibrate(
 
 
 def _worth(measured: tuple[float, Predictor]) -> float:
-    """Return what a way's draws per second count as where PyTorch's are beside it."""
+    """Return a way's draws per second, weighted for comparison with PyTorch's."""
     speed, predictor = measured
     return speed if predictor.provider == "pytorch" else speed / WORTHWHILE
 
@@ -114,13 +115,13 @@ def run_pinned(model: LoadedModel, device: str, pin: Execution) -> tuple[Predict
 
 
 def _alone(model: LoadedModel, predictors: Sequence[Predictor], pass_size: int | None) -> Predictor:
-    """Return the first of ``predictors`` whose rows are alone, in smaller passes if need be.
+    """Return the first of ``predictors`` that keeps rows apart, in smaller passes if need be.
 
-    A kernel may round a row otherwise at another place of a pass: then that format and pass size
-    must not serve, and others may.
+    A kernel may round a row differently at another place of a pass: then that format and pass size
+    must not serve, but others may.
 
     Raises:
-        BundleError: the rows are alone in none.
+        BundleError: none keeps the rows apart.
     """
     sizes = [predictors[0].pass_size]
     while pass_size is None and sizes[-1] > LEAST_PASS:
@@ -136,7 +137,7 @@ def _alone(model: LoadedModel, predictors: Sequence[Predictor], pass_size: int |
             else:
                 return predictor
     raise BundleError(
-        model.bundle.path / MANIFEST, "architecture", f"h is no function of one row: {reason}"
+        model.bundle.path / MANIFEST, "architecture", f"h is not a function of one row: {reason}"
     )
 
 
@@ -146,10 +147,10 @@ def _named(predictor: Predictor) -> str:
 
 
 def _measure(predictors: Sequence[Predictor], pass_size: int) -> list[tuple[float, Predictor]]:
-    """Return the draws per second of those that run.
+    """Return the draws per second of the predictors that run.
 
     Raises:
-        RuntimeError: none of them does.
+        RuntimeError: none of them runs.
     """
     found: list[tuple[float, Predictor]] = []
     for predictor in predictors:
@@ -157,14 +158,14 @@ def _measure(predictors: Sequence[Predictor], pass_size: int) -> list[tuple[floa
         try:
             found.append((predictor.measure(SECONDS_A_TRIAL), predictor))
         except RuntimeError:
-            # Imported networks may do sums in float32 whatever their weights are in.
+            # Imported networks may compute in float32 whatever the format of their weights.
             if predictor is predictors[-1] and not found:
                 raise
     return found
 
 
 def _bearable(speed: float) -> int:
-    """Return the size of pass, at most the typical one, that does not take too long."""
+    """Return the largest pass size, up to the typical one, that does not take too long."""
     size = TYPICAL_PASS
     while size > LEAST_PASS and size > speed * LONGEST_PASS:
         size //= 2
@@ -175,7 +176,7 @@ def _find_knee(predictor: Predictor, typical: float) -> float:
     """Set the smallest pass size that is nearly as fast as any; return its speed.
 
     Args:
-        predictor: what to measure.
+        predictor: the predictor to measure.
         typical: its draws per second at ``TYPICAL_PASS``.
     """
     found: dict[int, float] = {}
@@ -193,10 +194,10 @@ def _find_knee(predictor: Predictor, typical: float) -> float:
 
 
 def compare(predictor: Predictor, compiled: Predictor) -> Calibration | None:
-    """Measure a model beside its compiled self, in turns.
+    """Measure a model and its compiled form, alternating.
 
     Returns:
-        The calibration of the compiled one if it is worth the change, else None.
+        The calibration of the compiled form if it is worth the change, or else None.
     """
     eager = max(predictor.measure(SECONDS_A_TRIAL) for _ in range(2))
     speed = max(compiled.measure(SECONDS_A_TRIAL) for _ in range(2))

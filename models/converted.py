@@ -1,11 +1,12 @@
-"""h as OpenVINO runs it, on processors: converted from PyTorch, in passes of one size.
+"""h run by OpenVINO on CPUs: converted from PyTorch, in passes of one size.
 
-It is another h than PyTorch's, in the number format that is said and no other: OpenVINO by itself
-takes bfloat16 where the processor has it. Nothing of it is kept on disk.
+It is another h than PyTorch's, in the stated number format and no other: by default OpenVINO uses
+bfloat16 if the processor has it. Nothing of it is stored on disk.
 
-The network is recorded on tensors without values, so that Python that looks at a value is refused
-rather than taken to look at the same value for ever. The record is a graph of PyTorch's own
-operators, which OpenVINO's frontend converts one by one; one that it does not know is refused.
+The network is recorded on tensors without values, so Python that looks at a value is refused
+instead of being recorded as if the value never changed. The record is a graph of PyTorch's own
+operators, which OpenVINO's frontend converts one by one; an operator that it does not know is
+refused.
 """
 
 import sys
@@ -21,15 +22,15 @@ from models import quantised
 from models.execution import Format, ProviderError
 from models.quantised import Ranges
 
-# How far logits may be from PyTorch's: in float32 as a share of the largest (rounding stays below a
-# hundredth of this, and a lesser number format far above), in int8 in quadratic mean as a share of
-# their standard deviation (the shipped models have 0.02).
+# How much logits may differ from PyTorch's: in float32 as a share of the largest (rounding stays
+# below a hundredth of this, and a lower number format far above it), in int8 by root mean square as
+# a share of their standard deviation (the shipped models have 0.02).
 TOLERANCE = {"float32": 1e-3, "int8": 0.1}
 
 
 def _openvino() -> Any:
-    """Import OpenVINO, without what tells its makers of each import and each conversion."""
-    # Python then finds no such module, and OpenVINO puts an empty one in its place.
+    """Import OpenVINO without its telemetry, which reports each import and conversion."""
+    # Python then finds no such module, and OpenVINO uses an empty replacement.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import openvino
 
@@ -41,21 +42,22 @@ class Converted:
 
     Args:
         network: h in float32 on the CPU, in evaluation mode.
-        threads: how many it may use.
-        ranges: of what its layers are given; it then runs in int8 (:mod:`models.quantised`).
+        threads: the number of threads that it may use.
+        ranges: the ranges of its layers' inputs; with them it runs in int8
+            (:mod:`models.quantised`).
     """
 
     def __init__(self, network: nn.Module, threads: int = 1, ranges: Ranges | None = None) -> None:
         self._network, self._threads, self._ranges = network, threads, ranges
         self._rows = 0
         self._request: Any = None
-        # OpenVINO may share the memory of what it was made of.
+        # OpenVINO may share the memory of its source.
         self._graph: Any = None
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """Return the logits of ``pictures`` [rows, …], float32, as a new tensor.
 
-        The first pass of another size than the one before converts the network anew.
+        The first pass of a new size converts the network again.
 
         Raises:
             ProviderError: it cannot be converted.
@@ -78,14 +80,14 @@ class Converted:
 
 
 def ranges_of(network: nn.Module, passes: Iterable[Tensor]) -> Ranges:
-    """Return the range of what each layer of a network is given, for int8.
+    """Return the range of the input of each layer of a network, for int8.
 
     Args:
         network: h in float32 on the CPU, in evaluation mode.
         passes: noisy pictures [rows, …], all of one shape.
 
     Raises:
-        ProviderError: the network cannot be converted, or no layer of it multiplies by weights.
+        ProviderError: the network cannot be converted, or none of its layers multiplies by weights.
     """
     met: dict[str, list[tuple[float, float]]] = {}
     request: Any = None
@@ -108,7 +110,7 @@ def ranges_of(network: nn.Module, passes: Iterable[Tensor]) -> Ranges:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """Have whatever goes wrong inside say that OpenVINO cannot run the network."""
+    """Turn any error inside into one that says that OpenVINO cannot run the network."""
     try:
         yield
     except MemoryError:
@@ -120,18 +122,18 @@ def _refusing() -> Iterator[None]:
 
 
 def _record(network: nn.Module, shape: tuple[int, ...]) -> torch.fx.GraphModule:
-    """Record the operators of a pass of ``shape``, without any that writes into its arguments."""
+    """Record the operators of a pass of ``shape``, none of which writes into its arguments."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     with torch.no_grad():
         pure = torch.func.functionalize(network, remove="mutations_and_views")
-        # What is known of the network's own tensors are their values: they are constants.
+        # The network's own tensors have values: they are constants.
         traced = make_fx(pure, tracing_mode="fake", _allow_non_fake_inputs=True)
         return traced(torch.zeros(shape))
 
 
 def _convert(graph: torch.fx.GraphModule, shape: tuple[int, ...]) -> Any:
-    """Return OpenVINO's graph of a recorded one, in float32."""
+    """Return OpenVINO's graph for a recorded one, in float32."""
     _openvino()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
@@ -145,19 +147,19 @@ def _convert(graph: torch.fx.GraphModule, shape: tuple[int, ...]) -> Any:
 
 
 def _compile(model: Any, threads: int) -> Any:
-    """Return a request of OpenVINO that runs a graph."""
+    """Return an OpenVINO request that runs a graph."""
     openvino = _openvino()
     options = {
-        # Of what is not int8.
+        # The format of everything that is not int8.
         "INFERENCE_PRECISION_HINT": "f32",
         "EXECUTION_MODE_HINT": "ACCURACY",
-        # Scales that follow the values of a pass.
+        # No scales that depend on the values of a pass.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
-        # It would make this thread's arithmetic another from then on.
+        # It would change this thread's arithmetic from then on.
         "CPU_DENORMALS_OPTIMIZATION": False,
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        # Which processors it may use is the worker's affair.
+        # The worker decides which processors it may use.
         "ENABLE_CPU_PINNING": False,
     }
     compiled = openvino.Core().compile_model(model, "CPU", options)
@@ -167,18 +169,18 @@ def _compile(model: Any, threads: int) -> Any:
 
 
 def check_likeness(converted: Tensor, eager: Tensor, precision: Format = "float32") -> None:
-    """Make sure that a conversion is one: the logits of a pass are PyTorch's, but for rounding.
+    """Check a conversion: the logits of a pass must be PyTorch's, except for rounding.
 
-    In int8 this finds kernels that go wrong on this processor, as those whose sums saturate; what
-    int8 costs is for :mod:`models.evaluation.pairs` to measure.
+    In int8 this finds kernels that are wrong on this processor, such as those whose sums saturate;
+    :mod:`models.evaluation.pairs` measures what int8 costs.
 
     Args:
         converted: [rows, labels].
         eager: [rows, labels], of the same pictures in float32.
-        precision: what ``converted`` was computed in.
+        precision: the number format of ``converted``.
 
     Raises:
-        ProviderError: they are others.
+        ProviderError: they differ by more.
     """
     difference = converted - eager
     off, reach = difference.abs().max(), eager.abs().max()

@@ -1,17 +1,17 @@
-"""How h may be run. The certificate takes h to be any function, in any number format."""
+"""How h may be run. The certificate holds for any function h, in any number format."""
 
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal, get_args
 
-# PyTorch's number formats, and all.
+# PyTorch's number formats, and all number formats.
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Format = Literal["float32", "bfloat16", "int8"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-# What runs h: PyTorch anywhere, OpenVINO on processors where it is installed.
+# What runs h: PyTorch anywhere, OpenVINO on CPUs if it is installed.
 Provider = Literal["pytorch", "openvino"]
 PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 
@@ -78,7 +78,7 @@ def parse_pin(text: str) -> tuple[str, Execution]:
 class Calibration:
     """How a model is run: the number format of h, slots of a pass, and draws per second.
 
-    ``compiled`` says whether h runs compiled or as it was written, and ``provider`` by what.
+    ``compiled`` says whether h runs compiled, and ``provider`` what runs it.
     """
 
     precision: Format
@@ -94,19 +94,19 @@ class Calibration:
 
 
 class ProviderError(RuntimeError):
-    """A provider that cannot run what it is to run; says why."""
+    """A provider cannot run a network; says why."""
 
 
 def ways(
     device: str, provider: Provider | None, precision: Format | None, int8: bool = False
 ) -> list[tuple[Provider, Format]]:
-    """Return the ways of running h that there are here, in the order of ``WAYS``.
+    """Return the possible ways of running h here, in the order of ``WAYS``.
 
     Args:
         device: a torch device.
         provider: None for any that is installed.
         precision: None for any.
-        int8: whether int8 is among them where no number format is asked for.
+        int8: whether int8 is among them if no number format is given.
 
     Raises:
         ProviderError: there is none.
@@ -123,9 +123,9 @@ def ways(
 
 
 def obstacle(device: str, provider: Provider | None, precision: Format | None) -> str:
-    """Say what keeps a provider from running h so; nothing if nothing does.
+    """Say why a provider cannot run h in this way; empty if it can.
 
-    Arguments as of :func:`ways`.
+    Arguments as for :func:`ways`.
     """
     if provider == "pytorch" and precision == "int8":
         return "PyTorch does not run networks in int8 here, but OpenVINO does"
@@ -134,7 +134,7 @@ def obstacle(device: str, provider: Provider | None, precision: Format | None) -
     if find_spec("openvino") is None:
         return "OpenVINO is not installed: install pixeldp[openvino]"
     if device != "cpu":
-        return f"OpenVINO runs networks on processors alone, not on {device}"
+        return f"OpenVINO runs networks only on CPUs, not on {device}"
     if precision is not None and ("openvino", precision) not in WAYS:
         return f"OpenVINO runs networks in float32 or int8 here, not in {precision}"
     return ""

@@ -21,22 +21,23 @@ from models.sensitivity.error import EncoderError, encoder_error
 from models.sensitivity.modules import Pair
 from models.sensitivity.operators import Sensitivity
 
-# Features of a layer are clipped to as many noise scales, on a grid of so many steps to each side.
+# Features of a layer are clipped to between these numbers of noise scales, on a grid of at most
+# this many steps to each side.
 LEAST_REACH, MOST_REACH, STEPS = 512.0, 4096.0, 2**15
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What all predictors of a model share; none of them changes it.
+    """The parts that all predictors of a model share; none of them changes it.
 
     Attributes:
         bundle: its description.
         network: g and h in float32 on the CPU, in evaluation mode.
         encoder: g in float64.
         sensitivities: bounds Δ(p,q) of g, for every pair of norms.
-        encoder_errors: how far g may be off as it is computed, in each norm that certificates of
-            this noise can rest on.
-        feature_shape: of what g returns for one picture.
+        encoder_errors: bounds on the error of g as it is computed, in each norm that certificates
+            of this noise can use.
+        feature_shape: of the output of g for one picture.
         noise: the noise, on its grid.
     """
 
@@ -56,7 +57,7 @@ class LoadedModel:
     def classifier(self, device: str, kind: torch.dtype) -> nn.Module:
         """Return a copy of h that runs fastest on ``device`` in the number format ``kind``."""
         copied = fold(self.network.classifier).to(device, kind)
-        # The layout that convolutions are fast in, on CPUs with bfloat16 by far.
+        # The layout in which convolutions are fast, on CPUs with bfloat16 by far.
         return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
@@ -64,7 +65,7 @@ def load_model(source: Bundle | Path) -> LoadedModel:
     """Load a model; each file of its bundle is read once.
 
     Args:
-        source: its bundle, or the folder of it.
+        source: its bundle, or the bundle's folder.
 
     Raises:
         BundleError: the bundle cannot be trusted; see ``models.network.load_network``.
@@ -91,17 +92,17 @@ def load_model(source: Bundle | Path) -> LoadedModel:
 def grid_noise(manifest: Manifest, largest: float) -> GridNoise:
     """Return the grid on which a model's noise is drawn.
 
-    In the image, 8-bit pixels lie on the grid of 1/255. After a layer it reaches as far as the
-    features can, within limits, by steps of at most an eighth of the noise scale: rounding to them
-    is felt as less than a thousandth more noise. Where features are clipped even so, that is part
-    of h: it moves no two of them apart.
+    In the image, 8-bit pixels are on the grid of 1/255. After a layer the grid reaches as far as
+    the features can, within limits, in steps of at most an eighth of the noise scale: rounding to
+    them has the effect of less than a thousandth more noise. If features are still clipped, that is
+    part of h: clipping moves no two of them apart.
 
     Args:
         manifest: the model's description.
-        largest: what no feature exceeds, whatever the picture.
+        largest: a bound on all features, for every picture.
 
     Raises:
-        ValueError: a noise scale too small for the pixels' grid.
+        ValueError: the noise scale is too small for the pixels' grid.
     """
     noise = manifest.noise
     if noise.placement == IMAGE:

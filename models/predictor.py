@@ -1,7 +1,7 @@
-"""Predictions as they are certified: a loaded model that encodes pictures and runs passes.
+"""Predictions with certificates: a loaded model that encodes pictures and runs passes.
 
-The service's workers and ``pixeldp evaluate`` both draw through this module, so that what is
-evaluated is what is served.
+The service's workers and ``pixeldp evaluate`` both draw through this module, so an evaluation
+measures exactly what is served.
 """
 
 import copy
@@ -37,13 +37,13 @@ from models.preprocessing import Preprocessing, plan
 from models.quantised import Ranges
 from models.trial import try_rows
 
-# What PyTorch holds weights in; int8 is made of float32.
+# The format of PyTorch's weights; int8 is made from float32.
 _DTYPES: dict[Format, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "int8": torch.float32,
 }
-# Weights are constants; and no pool of helper processes that could outlive a worker.
+# Weights are constants, and there is no pool of helper processes, which could outlive a worker.
 _COMPILE: dict[str, str | int | bool | Callable[..., object]] = {
     "freezing": True,
     "compile_threads": 1,
@@ -52,7 +52,7 @@ _COMPILE: dict[str, str | int | bool | Callable[..., object]] = {
 
 @dataclass(frozen=True)
 class Encoded:
-    """One picture behind g: its features, and what a certificate for it is worth."""
+    """One picture after g: its features, and the terms of its certificates."""
 
     features: Features
     terms: Terms
@@ -61,16 +61,16 @@ class Encoded:
 class Predictor:
     """One model on one device.
 
-    Every pass has exactly ``pass_size`` rows: h runs at one shape only, so that what a row yields
-    cannot depend on how many others there are.
+    Every pass has exactly ``pass_size`` rows: h runs with one shape only, so that a row's result
+    cannot depend on the number of other rows.
 
     Args:
         model: the loaded model, of which it makes its own copy of h.
         pass_size: rows of every pass.
         device: a torch device.
-        precision: the number format of h. The certificate takes h to be any function.
-        key: where each pass's noise key comes from; only tests pass another.
-        provider: what runs h, where the device and the number format are its own.
+        precision: the number format of h. The certificate holds for any h.
+        key: makes each pass's noise key; only tests and repeatable evaluations pass another.
+        provider: what runs h; it must support the device and the number format.
 
     Raises:
         ProviderError: int8 without scales.
@@ -124,7 +124,7 @@ class Predictor:
         """Plan how a picture of ``shape`` (height, width, channels) becomes the model's input.
 
         Raises:
-            CannotCertify: no linear preprocessing leads there.
+            CannotCertify: no linear preprocessing leads to that input.
         """
         height, width, channels = shape
         mode = {1: "L", 3: "RGB"}[channels]
@@ -151,8 +151,8 @@ class Predictor:
         """Run g once on a picture that was prepared elsewhere.
 
         Args:
-            prepared: what ``preparation.apply`` returned.
-            preparation: as of :meth:`plan`.
+            prepared: the result of ``preparation.apply``.
+            preparation: from :meth:`plan`.
         """
         features = self.noise.snap(self._run_encoder(prepared))
         return Encoded(features, self._terms(preparation, features))
@@ -165,8 +165,8 @@ class Predictor:
         """Run one pass.
 
         Args:
-            pictures: the features of the pictures that take part.
-            rows: [pass_size], which of them each row draws for.
+            pictures: the features of the pictures in the pass.
+            rows: [pass_size], the picture for which each row draws.
 
         Returns:
             [pass_size, K] integer scores of the draws (see ``models.certification.tally``).
@@ -180,12 +180,12 @@ class Predictor:
         return draw_scores(self.logits(noisy).numpy(), self.manifest.scoring)
 
     def noisy(self, pictures: Sequence[Features], rows: NDArray[np.intp]) -> torch.Tensor:
-        """Draw the noisy features of a pass, float32 [rows, …]; arguments as of :meth:`run`."""
+        """Draw the noisy features of a pass, float32 [rows, …]; arguments as for :meth:`run`."""
         if self._device_noise:
             steps = self._device_noise.draw(pictures, rows, self._key)
         else:
             steps = torch.from_numpy(self.noise.draw(pictures, rows, self._key()))
-        # Integers below 2²⁴ are exact in float32; all that follows is a function of them.
+        # Integers below 2²⁴ are exact in float32; everything after them is a function of them.
         noisy = steps.to(torch.float32).mul_(self.noise.step)
         return noisy.reshape(len(rows), *self._feature_shape)
 
@@ -201,7 +201,7 @@ class Predictor:
         return self._eager(noisy)
 
     def _eager(self, noisy: torch.Tensor) -> torch.Tensor:
-        """Return h as PyTorch runs it; arguments and result as of :meth:`logits`."""
+        """Return h as run by PyTorch; arguments and result as for :meth:`logits`."""
         noisy = noisy.to(self.device, _DTYPES[self.precision])
         if noisy.dim() == 4:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
@@ -219,14 +219,15 @@ class Predictor:
     def try_rows(self, alone: int = 0) -> None:
         """Try whether h, as it runs here, is a function of each row alone.
 
-        Says in ``trial_seconds`` how long it took.
+        ``trial_seconds`` then says how long it took.
 
         Args:
-            alone: how many rows are also kept by themselves (see :func:`models.trial.try_rows`).
+            alone: the number of rows that are also kept one by one (see
+                :func:`models.trial.try_rows`).
 
         Raises:
             RowsError: it is not, and must not serve.
-            ProviderError: its provider cannot run it, or makes something else of it.
+            ProviderError: its provider cannot run it, or computes something else.
         """
         start = time.perf_counter()
         shape = self.manifest.input.shape
@@ -241,18 +242,18 @@ class Predictor:
     def compile(self) -> Self:
         """Return the same model with h compiled by PyTorch for its pass size, warm.
 
-        Takes seconds to minutes, and may be called in a thread while this one goes on drawing. It
-        is another h: a picture must be drawn for by one of the two from beginning to end.
+        This takes seconds to minutes, and may run in a thread while this predictor continues to
+        draw. The result is another h: a picture must have all its draws from one of the two.
 
         Raises:
             RuntimeError: there is no working compiler here.
-            RowsError: compiled, its rows are not alone.
+            RowsError: the compiled form does not keep rows apart.
         """
         other = copy.copy(self)
         other.provider, other._converted = "pytorch", None
         keep_apart()
         with torch.no_grad():
-            # Of a module it makes a module.
+            # The result for a module is a module.
             other._classifier = torch.compile(  # type: ignore[assignment]
                 copy.deepcopy(self._classifier), dynamic=False, options=_COMPILE
             )
@@ -266,7 +267,7 @@ class Predictor:
         black = np.zeros(prod(self._feature_shape), dtype=np.int32)
         features = [Features(black, on_grid=self._on_image)]
         rows = np.zeros(self.pass_size, dtype=np.intp)
-        self.run(features, rows)  # the first pass pays for set-up
+        self.run(features, rows)  # the first pass includes set-up
         passes, start = 0, time.perf_counter()
         while time.perf_counter() - start < seconds:
             self.run(features, rows)
@@ -299,7 +300,7 @@ class Predictor:
         )
 
     def _rho(self, preparation: Preprocessing, features: Features, norm: Norm) -> float:
-        """What rounding adds to a distance of two outputs of g, in ``norm``."""
+        """A bound on what rounding adds to the distance of two outputs of g, in ``norm``."""
         if features.on_grid:
             return 0.0
         error = self._encoder_errors[norm].total(preparation.error(norm))
@@ -307,10 +308,10 @@ class Predictor:
 
 
 def _ranges(manifest: Manifest) -> Ranges:
-    """Return the ranges that a model's int8 rounds in."""
+    """Return the ranges of a model's int8."""
     if manifest.int8 is None:
         raise ProviderError(
-            f"{manifest.name} has no scales for int8: pixeldp evaluate --write finds them, on "
+            f"{manifest.name} has no scales for int8: pixeldp evaluate --write finds them on "
             "pictures, and measures what int8 costs"
         )
     return manifest.int8.ranges

@@ -1,13 +1,13 @@
 """int8 in OpenVINO's graphs, with scales that are fixed beforehand.
 
-What a convolution or a matrix multiplication by weights is given is rounded to 8 bits, on a scale
-that is the same for every row of every pass: the range that was met on noisy pictures. Whatever
-lies beyond it is clipped. So a row's logits stay a function of that row alone; scales that follow
-the values of a pass would make rows look at each other.
+The input of each convolution, and of each matrix multiplication by weights, is rounded to 8 bits,
+on a scale that is the same for every row of every pass: the range found on noisy pictures. Values
+outside it are clipped. So a row's logits remain a function of that row alone; scales that depended
+on the values of a pass would let rows affect each other.
 
-Weights have a scale for each output channel and 7 bits: processors without VNNI add products of 8
-by 8 bits in pairs in 16 bits, which larger weights would saturate. The same numbers then come out
-on every processor, but for the order of float32 sums.
+Weights have 7 bits and a scale for each output channel: processors without VNNI add pairs of 8-bit
+products in 16 bits, which larger weights would saturate. So the results are the same on every
+processor, except for the order of float32 sums.
 """
 
 from collections.abc import Mapping
@@ -19,17 +19,17 @@ from models.certification.arrays import Floats
 
 Ranges = Mapping[str, tuple[float, float]]
 
-# The largest quantised weight, of those that 8 bits have; see the module.
+# The largest quantised weight, and the largest value of 8 bits; see the module.
 _LARGEST, _EIGHT_BITS = 63, 127
-# The share of what was met that a range holds, in percent: single values beyond make it coarse.
+# The percentage of the observed values inside a range: a few extreme values would make it coarse.
 PERCENTILE = 99.99
 _MULTIPLYING = ("Convolution", "GroupConvolution", "MatMul")
 
 
 def sites(model: Any) -> dict[str, Any]:
-    """Return by name the nodes of a graph that multiply by weights, in the order they run in.
+    """Return by name the nodes of a graph that multiply by weights, in the order in which they run.
 
-    Their weights are constants, once the graph has been folded (:func:`fold`).
+    Their weights are constants once the graph has been folded (:func:`fold`).
     """
     return {
         node.get_friendly_name().partition("/")[0]: node
@@ -40,7 +40,7 @@ def sites(model: Any) -> dict[str, Any]:
 
 
 def fold(model: Any) -> None:
-    """Compute what depends on constants alone."""
+    """Compute everything that depends only on constants."""
     from openvino.passes import ConstantFolding, Manager
 
     manager = Manager()
@@ -49,21 +49,21 @@ def fold(model: Any) -> None:
 
 
 def showing_given(model: Any) -> Any:
-    """Return a graph that returns what each of a folded graph's :func:`sites` is given."""
+    """Return a graph that returns the inputs of all :func:`sites` of a folded graph."""
     import openvino
 
     given = [node.input_value(0) for node in sites(model).values()]
     if not given:
-        raise ValueError("no layer of it multiplies by weights")
+        raise ValueError("none of its layers multiplies by weights")
     return openvino.Model(given, model.get_parameters())
 
 
 def quantise(model: Any, ranges: Ranges) -> None:
-    """Have a folded graph run in int8.
+    """Make a folded graph run in int8.
 
     Args:
         model: OpenVINO's graph, in float32; it is changed.
-        ranges: by the names of its :func:`sites` what each is given, from and to.
+        ranges: the range of each input, by the names of its :func:`sites`.
 
     Raises:
         ValueError: ``ranges`` are of another network.
@@ -71,7 +71,7 @@ def quantise(model: Any, ranges: Ranges) -> None:
     found = sites(model)
     if not found or found.keys() != ranges.keys():
         raise ValueError(
-            "the scales are not those of this network: pixeldp evaluate --write makes them anew"
+            "the scales are not those of this network: pixeldp evaluate --write finds them again"
         )
     rounded: dict[tuple[str, int], Any] = {}
     for name, node in found.items():
@@ -83,10 +83,10 @@ def quantise(model: Any, ranges: Ranges) -> None:
 def _round_given(
     node: Any, limits: tuple[float, float], rounded: dict[tuple[str, int], Any]
 ) -> None:
-    """Round what a node is given to 8 bits, once for all nodes that are given the same."""
+    """Round a node's input to 8 bits, once for all nodes with the same input."""
     before = node.input_value(0).get_node()
-    # Rounding is monotonic: the largest value, rounded, is the largest of the rounded ones, which
-    # are a quarter of the memory.
+    # Rounding is monotonic: the maximum may be taken after it, of values with a quarter of the
+    # memory.
     place = before.input(0) if before.get_type_name() == "MaxPool" else node.input(0)
     source = place.get_source_output()
     if source.get_node().get_type_name() == "FakeQuantize":
@@ -122,8 +122,8 @@ def _fake(source: Any, low: Any, high: Any, levels: int) -> Any:
 
 
 def limits_of(values: Floats) -> tuple[float, float]:
-    """Return the range that values [N] are rounded in: from 0 if none is negative."""
+    """Return the range in which values [N] are rounded: from 0 if none is negative."""
     high = float(np.float32(np.percentile(values, PERCENTILE)))
     low = float(np.float32(np.percentile(values, 100 - PERCENTILE))) if values.min() < 0 else 0.0
-    # A range without an extent has no scale.
+    # An empty range has no scale.
     return min(low, 0.0), max(high, 1e-6)

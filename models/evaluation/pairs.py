@@ -1,7 +1,7 @@
-"""int8 beside float32: what it costs of the certified share, and how often it says another label.
+"""int8 compared with float32: how much certified share it loses, and how often labels differ.
 
-int8 is another h, so its certificates are its own, and how many it has is a question of its own. It
-is answered in pairs: both formats certify the same pictures, by the same noise.
+int8 is another h with certificates of its own, so their number must be measured. It is measured in
+pairs: both formats certify the same pictures with the same noise.
 """
 
 import sys
@@ -24,9 +24,10 @@ from models.loaded import LoadedModel
 from models.noise import Key, system_key
 from models.predictor import Predictor
 
-# Of all pictures, evenly spaced, at most so many are certified in both formats.
+# At most this many pictures, evenly spaced, are certified in both formats.
 MOST_PICTURES = 1000
-# Passes and rows of the noisy pictures that the scales are found on, each row of another picture.
+# The passes, and the rows of each, of noisy pictures on which scales are found; each row is of
+# another picture.
 PASSES, ROWS = 16, 8
 
 
@@ -35,7 +36,7 @@ def find_scales(model: LoadedModel, data: DataSet, seed: int | None) -> Int8Spec
 
     Args:
         model: the model.
-        data: pictures, of which evenly spaced ones are taken.
+        data: pictures, of which evenly spaced ones are used.
         seed: of the noise; None for fresh noise.
 
     Raises:
@@ -69,8 +70,8 @@ def compare_int8(
 
     Args:
         model: the model.
-        data: labelled pictures, of which at most ``MOST_PICTURES`` are taken.
-        question: what is asked of each.
+        data: labelled pictures, of which at most ``MOST_PICTURES`` are used.
+        question: the question about each.
         radii: the sizes at which certified shares are compared.
         dataset: the data set's name, for the record.
         pass_size: draws in a pass.
@@ -79,7 +80,7 @@ def compare_int8(
 
     Raises:
         ProviderError: OpenVINO cannot run the network.
-        RowsError: run so, its rows are not alone.
+        RowsError: run in this way, it does not keep rows apart.
     """
     part = data.every(-(-len(data) // MOST_PICTURES))
     spec = find_scales(model, data, seed)

@@ -1,4 +1,4 @@
-"""How workers run each model: what is set, and what those before a worker have found."""
+"""How workers run each model: by the settings, and by what earlier workers found."""
 
 from collections.abc import Iterable, Mapping
 
@@ -12,16 +12,16 @@ from service.engine.handle import WorkerHandle
 
 
 class Agreement:
-    """What workers have to agree on, by model.
+    """What workers must agree on, by model.
 
     Args:
         precision: the number format of h; None to measure which is fastest.
         provider: what runs h; None to measure which is fastest.
         int8: whether int8 may be chosen.
         pass_size: slots of every pass; None to measure how many are enough.
-        compiled: whether workers may compile the models, and use that where it is faster.
-        pins: by the digest of a model the one way in which it may serve; empty for any. If there
-            are some, models without one do not serve.
+        compiled: whether workers may compile the models, and use the compiled form if faster.
+        pins: by the digest of a model the only way in which it may be served; empty for any. If
+            there are pins, models without one are not served.
     """
 
     def __init__(
@@ -35,16 +35,16 @@ class Agreement:
     ) -> None:
         self._provider, self._precision, self._int8 = provider, precision, int8
         self._pass_size, self._compile, self._pins = pass_size, compiled and not pins, pins
-        # By kind of device and model. What the first worker chooses is binding for the others and
-        # for all restarts: a certificate speaks of one network, and others differ in some votes.
+        # By kind of device and model. The first worker's choice is binding for the others and for
+        # all restarts: a certificate is about one h, and others differ in some votes.
         self._ways: dict[tuple[str, int], tuple[Provider, Format]] = {}
-        # The largest passes that fit, by worker and model, where larger ones did not.
+        # The largest passes that fit, by worker and model, if larger ones did not.
         self._ceilings: dict[tuple[str, int], int] = {}
-        # What their probe pictures are compared with, by kind of device and model.
+        # The references of their probe pictures, by kind of device and model.
         self._references: dict[tuple[str, int], Reference] = {}
 
     def order(self, worker: WorkerHandle, models: Iterable[Served]) -> messages.Load:
-        """Return what a worker that starts is told: which models to load, and how to run them."""
+        """Return the first message to a worker: which models to load, and how to run them."""
         return messages.Load(
             models=[self.describe(served, worker) for served in models],
             device=worker.device,
@@ -53,10 +53,10 @@ class Agreement:
         )
 
     def describe(self, served: Served, worker: WorkerHandle) -> messages.Model:
-        """Return what a worker is told of a model that it is to load.
+        """Return the description of a model that a worker must load.
 
         Raises:
-            LoadError: it is not among those that are pinned.
+            LoadError: the model is not pinned, but others are.
         """
         digest = served.bundle.digest
         if self._pins and digest not in self._pins:
@@ -75,7 +75,7 @@ class Agreement:
         )
 
     def accepts(self, worker: WorkerHandle, calibrations: dict[int, Calibration]) -> bool:
-        """Say whether a worker runs models by what and in the formats that those before it did."""
+        """Say whether a worker runs models with the providers and formats of earlier workers."""
         found = {model: (one.provider, one.precision) for model, one in calibrations.items()}
         same = [
             self._ways.setdefault((worker.kind, model), way) == way for model, way in found.items()
@@ -91,11 +91,11 @@ class Agreement:
         self._ceilings[worker.name, model] = ceiling
 
     def reference(self, worker: WorkerHandle, model: int) -> Reference:
-        """Return what probe pictures of a model are compared with at a worker."""
+        """Return the reference of a model's probe pictures for a worker."""
         return self._references.setdefault((worker.kind, model), Reference())
 
     def forget(self, model: int) -> None:
-        """Drop what was found of a model that no worker has any more."""
+        """Drop everything about a model that no worker has any more."""
         for found in (self._ways, self._ceilings, self._references):
             for key in [key for key in found if key[1] == model]:
                 del found[key]

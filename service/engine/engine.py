@@ -1,6 +1,6 @@
-"""The engine: workers that answer pictures, the models that they have, and who may ask.
+"""The engine: workers that answer pictures, their models, and the queue.
 
-It lives in the front process, on its event loop.
+It is part of the front process, on its event loop.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from service.system import background
 
 log = structlog.get_logger(__name__)
 
-# What clients are told to wait at most before they ask again, in seconds.
+# The longest time that clients are told to wait before they try again, in seconds.
 LONGEST_RETRY = 60
 
 
@@ -42,13 +42,13 @@ class Engine:
         provider: what runs h; None to measure which is fastest.
         int8: whether int8 may be chosen where a model's record allows it.
         pass_size: slots of every pass; None to measure how many are enough.
-        compiled: whether workers may compile the models, and use that where it is faster.
-        pins: by a model's digest the one way in which it may serve; empty for any.
-        queue: pictures that may wait; more are refused.
+        compiled: whether workers may compile the models, and use the compiled form if faster.
+        pins: by a model's digest the only way in which it may be served; empty for any.
+        queue: the number of pictures that may wait; more are refused.
         shrink: whether draw budgets shrink when many pictures wait, or when there is no time.
-        stall_seconds: a worker that shows no sign of life for so long is replaced.
-        load_seconds: how long a worker may take to load its models, or a further one.
-        check_seconds: how long after a self-check a worker is given the next; 0 is never.
+        stall_seconds: a worker is replaced after this long without a sign of life.
+        load_seconds: the time in which a worker must load its models, or a further one.
+        check_seconds: the time between a worker's self-checks; 0 means none.
         observer: told what happens.
         on_broken: called with the reason when workers cannot start, and none is ready.
     """
@@ -92,7 +92,7 @@ class Engine:
         ]
         self._changes = Changes(catalogue, agreement, self._supervisors, load_seconds)
         self._limit, self._on_broken = queue, on_broken
-        # Pictures that are being decoded, by whose they are.
+        # The number of pictures that are being decoded, by client.
         self._preparing: Counter[int] = Counter()
         self._tasks: list[asyncio.Task[None]] = []
         self.draining = False
@@ -110,27 +110,27 @@ class Engine:
 
     @property
     def trouble(self) -> str:
-        """Why a worker is gone that is to be ready again; empty if none is."""
+        """Why a worker is gone that should be ready again; empty if none is."""
         return next((worker.trouble for worker in self._workers if worker.trouble), "")
 
     @property
     def queued(self) -> int:
-        """Pictures that wait for a worker."""
+        """The number of pictures that wait for a worker."""
         return len(self._dispatcher.queue)
 
     @property
     def in_flight(self) -> int:
-        """Pictures that a worker has."""
+        """The number of pictures that workers have."""
         return self._dispatcher.in_flight
 
     @property
     def full(self) -> bool:
-        """Whether no further picture may wait."""
+        """Whether no more pictures may wait."""
         return self.queued + self._preparing.total() >= self._limit
 
     @property
     def shrinkage(self) -> int:
-        """What draw budgets are divided by at present; 1 unless too many pictures wait."""
+        """The present divisor of draw budgets; 1 unless too many pictures wait."""
         return self._dispatcher.shrinkage(self.queued)
 
     @property
@@ -144,7 +144,7 @@ class Engine:
         return [worker.calibrations for worker in self._workers if worker.ready]
 
     def speed(self, model: int | None = None) -> float:
-        """Return the draws a second that a ready worker makes of a model, or of any; 0 if none."""
+        """Return a ready worker's draws per second with a model, or any; 0 if none is ready."""
         speeds = (
             one.draws_per_second
             for calibrations in self.calibrations
@@ -155,9 +155,9 @@ class Engine:
 
     @property
     def retry_seconds(self) -> int:
-        """In how many seconds there is room again, as far as the queue tells.
+        """The seconds after which there is likely to be room in the queue again.
 
-        That is when half of it could have been answered, if each picture took all its draws.
+        That is when half of it could be answered if each picture took all its draws.
         """
         seconds = 0.0
         for model, draws in self._dispatcher.queue.draws.items():
@@ -176,7 +176,7 @@ class Engine:
         ]
 
     def stop_changes(self) -> None:
-        """Give up loading and unloading models: whatever they wait for, the service is to end."""
+        """Cancel loading and unloading of models, because the service ends."""
         self._changes.stop()
 
     async def close(self) -> None:
@@ -191,11 +191,11 @@ class Engine:
         """Hold a place in the queue for a picture while it is decoded.
 
         Args:
-            owner: whose it is.
+            owner: its client.
 
         Raises:
             NotReadyError: no worker has been ready yet.
-            OverloadedError: there is no place, or this caller has half of them.
+            OverloadedError: there is no place, or this client has half of them.
         """
         self._check(owner)
         self._preparing[owner] += 1
@@ -211,8 +211,8 @@ class Engine:
 
         Args:
             job: the question.
-            on_look: called with the conclusion so far at every look before the last; with None
-                when the job is begun anew, which voids those before.
+            on_look: called with the conclusion so far at every look before the last; with None when
+                the job begins again, which voids the earlier ones.
 
         Raises:
             EngineError: see its tree.
@@ -231,9 +231,9 @@ class Engine:
 
         Takes seconds; pictures of other models are answered meanwhile. When it returns, every ready
         worker has certified a probe picture with each model, and the catalogue names them. A bundle
-        that is served already is left as it is. One of the same name and version but with another
-        digest takes its place: new pictures go to the new one, those in flight end with the old.
-        On any failure everything stays as it was.
+        that is already served does not change. One with the same name and version but another
+        digest replaces the former: new pictures go to the new one, those in flight end with the
+        old. After any failure everything is as before.
 
         Raises:
             BundleError: a bundle cannot be trusted.
@@ -243,10 +243,10 @@ class Engine:
         return await self._changes.load(paths)
 
     async def unload(self, name: str) -> None:
-        """Serve the model called ``name`` or ``name:version`` no longer; no version means all.
+        """Stop serving the model ``name`` or ``name:version``; without a version, all of them.
 
-        The catalogue forgets it at once, so that new requests do not find it; pictures in flight
-        are answered; then the workers free its memory, and this returns.
+        The catalogue drops it at once, so that new requests do not find it; pictures in flight are
+        answered; then the workers free its memory, and this returns.
 
         Raises:
             UnknownModelError: it is not served.
@@ -259,7 +259,7 @@ class Engine:
             raise NotReadyError("the workers are still loading the models")
         if self.full:
             waiting = self.queued + self._preparing.total()
-            raise OverloadedError(f"{waiting} pictures are waiting already")
+            raise OverloadedError(f"{waiting} pictures are already waiting")
         mine = self._dispatcher.queue.of(owner) + self._preparing[owner]
         if owner != SHARED and mine >= max(self._limit // 2, 1):
-            raise OverloadedError(f"{mine} pictures of this key are waiting already")
+            raise OverloadedError(f"{mine} pictures of this key are already waiting")

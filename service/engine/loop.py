@@ -23,9 +23,9 @@ from service.engine.pass_runner import PassRunner, Running, free, without
 from service.engine.status import SharedStatus
 
 _NUMBERS_EVERY_SECONDS = 1.0
-# So long before a picture's deadline, and two passes, the front is told what has been reached.
+# This long plus two passes before a picture's deadline, a draft is sent to the front.
 _DRAFT_SECONDS = 0.5
-# How often an idle worker looks whether a network has been compiled or loaded.
+# How often an idle worker checks whether a network has been compiled or loaded.
 _BACKGROUND_SECONDS = 0.25
 
 log = structlog.get_logger(__name__)
@@ -35,7 +35,7 @@ Loader = Callable[[messages.Model], tuple[Predictor, Calibration]]
 
 @dataclass
 class _Client:
-    """What an answer needs to know beside the ticket."""
+    """What an answer needs in addition to the ticket."""
 
     admitted: float
     scores: int
@@ -47,17 +47,17 @@ class _Client:
 
 
 class Loop:
-    """What a worker does once its models are loaded.
+    """The work of a worker once its models are loaded.
 
-    It knows those that this process has loaded, and how it runs them. Which models are served is
-    the front's to say: it has each loaded and removed.
+    It knows the models that this process has loaded, and how it runs them. The front decides which
+    models are served: it has each loaded and removed.
 
     Args:
         channel: to the front process.
-        status: where the front process sees what this one is at.
+        status: shows the front process what this one does.
         loaded: each model by number, and how it is run.
-        loader: loads a further model; called in a thread of its own.
-        compile_: whether to compile the models in the background, and use what is faster.
+        loader: loads a further model; called in a separate thread.
+        compile_: whether to compile the models in the background, and use the faster form.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class Loop:
     ) -> None:
         self._channel, self._status, self._loader = channel, status, loader
         self._models = {model: Running.begin(model, *one) for model, one in loaded.items()}
-        # Those of the models, and further ones that only finish what they have.
+        # Those of the models, and former ones that only finish their pictures.
         self._runners = [running.runner for running in self._models.values()]
         self._clients: dict[int, _Client] = {}
         self._device = next((one.device for one, _ in loaded.values()), "cpu")
-        # What threads in the background have done is taken over between passes.
+        # Results of background threads are taken over between passes.
         self._background: list[threading.Thread] = []
         self._finished: deque[Callable[[], None]] = deque()
         self._turn = 0
@@ -82,7 +82,7 @@ class Loop:
         self._busy = self._longest = 0.0
         self._reported = time.monotonic()
         if compile_:
-            # PyTorch compiles no int8, and a model keeps its number format.
+            # PyTorch does not compile int8, and a model keeps its number format.
             predictors = {
                 model: predictor
                 for model, (predictor, _) in loaded.items()
@@ -91,7 +91,7 @@ class Loop:
             self._start(partial(self._compile, predictors))
 
     def run(self) -> None:
-        """Serve until the front process goes."""
+        """Serve until the front process ends."""
         while True:
             idle = not any(runner.batcher for runner in self._runners)
             if idle:
@@ -150,7 +150,7 @@ class Loop:
         running = self._models.get(message.model)
         if running is None:
             self._channel.send(
-                messages.Failed(id=message.id, reason="the model is served no longer")
+                messages.Failed(id=message.id, reason="the model is no longer served")
             )
             return
         predictor = running.runner.predictor
@@ -212,9 +212,9 @@ class Loop:
         self._channel.send(*outgoing)
 
     def _draft(self, runner: PassRunner, now: float) -> None:
-        """Tell the front the last looks of pictures whose deadline is near.
+        """Send the front the last looks of pictures whose deadline is near.
 
-        These are the answers should this process be stopped, or a pass take too long.
+        These are the answers if this process is stopped, or a pass takes too long.
         """
         near = now + _DRAFT_SECONDS + 2 * self._longest
         outgoing: list[messages.Message] = []
@@ -226,17 +226,17 @@ class Loop:
         self._channel.send(*outgoing)
 
     def _end(self, tickets: Iterable[Ticket], reasons: dict[Ticket, str]) -> None:
-        """Answer pictures at which h failed with their last look, those without one not at all."""
+        """Answer pictures on which h failed with their last look; those without one have failed."""
         for ticket in tickets:
             if ticket.inquiry.look:
                 self._answer([ticket])
                 continue
             del self._clients[ticket.id]
-            reason = f"the model failed at this picture: {reasons[ticket]}"
+            reason = f"the model failed on this picture: {reasons[ticket]}"
             self._channel.send(messages.Failed(id=ticket.id, reason=reason, model=True))
 
     def _halve(self, runner: PassRunner) -> None:
-        """Make passes of a model half as large, as this one did not fit into memory."""
+        """Make passes of a model half as large, because this one did not fit into memory."""
         running = self._models[runner.model]
         running.halve(runner)
         self._runners.remove(runner)
@@ -252,7 +252,7 @@ class Loop:
             )
         )
 
-    # In the background: a thread never touches what the loop uses, but leaves word in _finished.
+    # In the background: a thread never touches what the loop uses, but appends to _finished.
 
     def _start(self, work: Callable[[], None]) -> None:
         self._background = [thread for thread in self._background if thread.is_alive()]
@@ -260,7 +260,7 @@ class Loop:
         self._background[-1].start()
 
     def _patience(self) -> float | None:
-        """How long to wait for messages when there is nothing to draw."""
+        """How long to wait for messages if there is nothing to draw."""
         waiting = self._finished or any(thread.is_alive() for thread in self._background)
         return _BACKGROUND_SECONDS if waiting else None
 
@@ -269,30 +269,30 @@ class Loop:
         for model, predictor in predictors.items():
             try:
                 compiled = predictor.compile()
-            except Exception as error:  # whatever it was, the eager path goes on
+            except Exception as error:  # whatever it was, the eager form continues
                 reason = str(error).strip().partition("\n")[0]
-                log.warning("cannot compile, going on without", model=model, reason=reason)
+                log.warning("cannot compile, continuing without", model=model, reason=reason)
             else:
                 done.append(partial(self._switch, model, compiled))
-        # All at the end: no compiled network may run while another is being traced.
+        # All together at the end: no compiled network may run while another is being traced.
         self._finished.extend(done)
 
     def _switch(self, model: int, compiled: Predictor) -> None:
-        """Let new pictures be drawn for by a compiled network, if it is worth it."""
+        """Use a compiled network for new pictures, if it is worth it."""
         running = self._models.get(model)
         if running is None:
             return
         if running.compiled(compiled):
-            # The former runner keeps the pictures that it has: none of them meets another h.
+            # The former runner keeps its pictures: none of them meets another h.
             self._runners.append(running.runner)
             self._channel.send(messages.Recalibrated(model=model, calibration=running.calibration))
         else:
-            log.info("compiled it is not faster, going on without", model=model)
+            log.info("the compiled form is not faster, continuing without", model=model)
 
     def _load(self, model: messages.Model) -> None:
         try:
             predictor, calibration = self._loader(model)
-        except Exception as error:  # whatever it was, the other models go on
+        except Exception as error:  # whatever it was, the other models continue
             reason = str(error) or type(error).__name__
             refusal = messages.NotAdded(model=model.number, reason=reason)
             self._finished.append(partial(self._channel.send, refusal))
@@ -310,7 +310,7 @@ class Loop:
             if runner.model == model:
                 for ticket in runner.batcher.withdraw():
                     del self._clients[ticket.id]
-                    reason = "the model is served no longer"
+                    reason = "the model is no longer served"
                     self._channel.send(messages.Failed(id=ticket.id, reason=reason))
         self._runners = without(self._runners, model)
         self._models.pop(model, None)
@@ -337,7 +337,7 @@ class Loop:
 
 
 def _word(ticket: Ticket, client: _Client, now: float, draft: bool = False) -> messages.Answer:
-    """Return the answer to a picture as it stands; it has reached a look."""
+    """Return the answer so far to a picture that has reached a look."""
     started = now if ticket.started is None else ticket.started
     return messages.Answer(
         id=ticket.id,

@@ -1,7 +1,7 @@
-"""What the front process and a worker say to each other, over a socket pair.
+"""The messages between the front process and a worker, over a socket pair.
 
-A frame is two little-endian 32-bit lengths, a JSON header and a payload of raw bytes. Pictures
-travel as payload; nothing is ever pickled. This is the only module that knows the format.
+A frame is two little-endian 32-bit lengths, a JSON header and a payload of raw bytes. Pictures are
+payloads; nothing is ever pickled. Only this module knows the format.
 """
 
 import struct
@@ -24,9 +24,9 @@ class _Message(BaseModel):
 class Model(BaseModel):
     """A bundle to load: its number here, its folder, and the digest that it must have.
 
-    Its provider and its number format are measured where they are None, int8 among them if it may
-    be. With a ``pin`` it is run in that way or not at all. ``ceiling`` is the largest
-    pass that is known to fit into the device's memory, None if none has failed yet.
+    Provider and number format are measured where they are None, including int8 if it is allowed.
+    With a ``pin`` it runs in that way or not at all. ``ceiling`` is the largest pass that is known
+    to fit into the device's memory, or None if none has failed yet.
     """
 
     number: int
@@ -40,7 +40,7 @@ class Model(BaseModel):
 
 
 class Load(_Message):
-    """To a worker, once and first: what to load, and how to run it."""
+    """To a worker, first and only once: what to load, and how to run it."""
 
     kind: Literal["load"] = "load"
     models: list[Model]
@@ -52,10 +52,10 @@ class Load(_Message):
 class Admit(_Message):
     """To a worker: certify a picture.
 
-    The payload holds its pixels, or the model's input if it is ``prepared``. ``sensitivities`` are
-    Δ(p,q) of the preprocessing that took long to find: p, q and the value.
-    ``owner`` tells callers apart. It was begun anew ``restarts`` times before, and shares none of
-    its first ``alone`` passes.
+    The payload is its pixels, or the model's input if it is ``prepared``. ``sensitivities`` are
+    Δ(p,q) of the preprocessing that took long to compute: p, q and the value. ``owner`` identifies
+    the client. The picture began again ``restarts`` times before, and shares none of its first
+    ``alone`` passes.
     """
 
     kind: Literal["admit"] = "admit"
@@ -89,14 +89,14 @@ class Cancel(_Message):
 
 
 class Add(_Message):
-    """To a worker: load a further model, beside what it does."""
+    """To a worker: load a further model, besides its present work."""
 
     kind: Literal["add"] = "add"
     model: Model
 
 
 class Remove(_Message):
-    """To a worker: forget a model, of which it has no pictures any more."""
+    """To a worker: drop a model, for which it has no pictures any more."""
 
     kind: Literal["remove"] = "remove"
     model: int
@@ -133,7 +133,7 @@ class Removed(_Message):
 
 
 class Recalibrated(_Message):
-    """From a worker: a model runs otherwise from now on, compiled or in smaller passes.
+    """From a worker: a model runs differently from now on, compiled or in smaller passes.
 
     ``ceiling`` is set if larger passes than that do not fit into the device's memory.
     """
@@ -145,7 +145,7 @@ class Recalibrated(_Message):
 
 
 class Look(_Message):
-    """From a worker: a look was reached, for those who asked for progress."""
+    """From a worker: a look was reached, for clients that stream."""
 
     kind: Literal["look"] = "look"
     id: int
@@ -153,7 +153,7 @@ class Look(_Message):
 
 
 class Begun(_Message):
-    """From a worker: a picture is begun anew, as its pass did not fit into memory."""
+    """From a worker: a picture begins again, because its pass did not fit into memory."""
 
     kind: Literal["begun"] = "begun"
     id: int
@@ -163,7 +163,7 @@ class Answer(_Message):
     """From a worker: a picture's question is answered.
 
     ``looks`` has for each look the draws so far and the seconds since the first pass began. With
-    ``draft`` the question is not answered yet: this is the answer if no better comes in time.
+    ``draft`` the question is not answered yet: this is the answer if no better one comes in time.
     """
 
     kind: Literal["answer"] = "answer"
@@ -177,7 +177,7 @@ class Answer(_Message):
 
 
 class Late(_Message):
-    """From a worker: the deadline came before the first look, and after so many draws."""
+    """From a worker: the deadline came before the first look; says after how many draws."""
 
     kind: Literal["late"] = "late"
     id: int
@@ -185,9 +185,9 @@ class Late(_Message):
 
 
 class Failed(_Message):
-    """From a worker: this picture cannot be certified; its neighbours are not disturbed.
+    """From a worker: this picture cannot be certified; others in its pass are not affected.
 
-    ``model`` says that it is the model that failed.
+    ``model`` says whether the model failed.
     """
 
     kind: Literal["failed"] = "failed"
@@ -204,7 +204,7 @@ class Broken(_Message):
 
 
 class Numbers(_Message):
-    """From a worker: what it has done since the last such message, and its longest pass."""
+    """From a worker: its work since the last such message, and its longest pass."""
 
     kind: Literal["numbers"] = "numbers"
     passes: int
@@ -229,7 +229,7 @@ def encode(message: Message, payload: bytes = b"") -> bytes:
 
 
 def head(message: Message, payload_bytes: int) -> bytes:
-    """Return the frame of ``message`` up to its payload, which may be large, and goes beside it."""
+    """Return the frame of ``message`` up to its payload, which is sent separately."""
     header = message.model_dump_json().encode()
     return _LENGTHS.pack(len(header), payload_bytes) + header
 
@@ -241,7 +241,7 @@ class Decoder:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[Message, bytes]]:
-        """Add received bytes; yield every message that is complete, with its payload."""
+        """Add received bytes; yield every complete message with its payload."""
         self._buffer += data
         while len(self._buffer) >= _LENGTHS.size:
             header, payload = _LENGTHS.unpack_from(self._buffer)

@@ -2,9 +2,9 @@
 
     python -P -m service.engine.worker --name worker0 --fd 7 --status 8
 
-The file descriptors are its end of a socket pair with the front process, and the status. When the
-front goes, the kernel ends the worker (and the closed socket would, too), so that nothing is left
-behind.
+The file descriptors are its end of a socket pair with the front process, and the shared status.
+When the front ends, the kernel ends the worker (and the closed socket would, too), so that nothing
+is left behind.
 """
 
 import argparse
@@ -37,9 +37,9 @@ log = structlog.get_logger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 _BEAT_SECONDS = 0.1
-# What is said of these says it all; others come with a traceback.
+# The messages of these say everything; others are logged with a traceback.
 _ORDINARY = (ValueError, OSError, ImportError, MemoryError, RuntimeError)
-# The front's turns are short and somebody waits for each: it need not wait for a worker's to end.
+# The front's turns are short, and a client waits for each, so it need not wait for a worker's.
 _NICENESS = 5
 
 
@@ -48,23 +48,23 @@ class PinError(ValueError):
 
 
 def _die_with_parent() -> None:
-    """Have the kernel end this process when its parent ends, whatever it is doing."""
+    """Let the kernel end this process when its parent ends, whatever it does."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it went before the call
+        if os.getppid() != parent:  # it ended before the call
             raise FrontGoneError
 
 
 def _beat(status: SharedStatus) -> None:
-    """Show for ever that this process is not stopped, and that its threads get their turns."""
+    """Show for ever that this process is not stopped, and that its threads are scheduled."""
     while True:
         status.beat()
         time.sleep(_BEAT_SECONDS)
 
 
 def _describe(model: messages.Model) -> Bundle:
-    """Read a description, and make sure that it is still what the front process speaks of."""
+    """Read a description, and check that it is still the one that the front process read."""
     bundle = describe(Path(model.path))
     if bundle.digest != model.digest:
         reason = f"is {bundle.digest}, but was {model.digest} when it was first served; load again"
@@ -78,7 +78,7 @@ def load(
     """Load a model in the way that is fastest here; measuring also warms it up.
 
     Raises:
-        BundleError: the bundle cannot be trusted, or is another than it was.
+        BundleError: the bundle cannot be trusted, or has changed.
         RuntimeError: it does not run here.
         PinError: not in the one way in which it may serve.
     """
@@ -136,8 +136,8 @@ def main() -> None:
     arguments = parser.parse_args()
     setproctitle.setproctitle(f"pixeldp-{arguments.name}")
     logs.configure_worker()
-    # An interrupt at the terminal, or whoever stops a service by stopping all its processes,
-    # reaches the whole group; the front decides when workers end.
+    # An interrupt at the terminal, or a stop of all processes of the service, reaches the whole
+    # group; the front decides when workers end.
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, signal.SIG_IGN)
     channel, status = Channel(socket.socket(fileno=arguments.fd)), SharedStatus(arguments.status)
@@ -155,20 +155,20 @@ def _serve(channel: Channel, status: SharedStatus, message: messages.Load) -> No
     """Load the models and serve them."""
     loader = partial(load, message.device, message.pass_size)
     try:
-        # Loading PyTorch takes seconds, and comes after all that ends this process in time.
+        # Loading PyTorch takes seconds, and comes after everything that ends this process in time.
         import torch
 
         from service.engine.loop import Loop
 
         torch.set_num_threads(1)
         loaded = {model.number: loader(model) for model in message.models}
-    except BaseException as error:  # whatever it was, a person must see it
+    except BaseException as error:  # whatever it was, the operator must see it
         if not isinstance(error, _ORDINARY):
             log.exception("cannot load the models")
         channel.send(messages.Broken(reason=explain(error, message.device)))
         sys.exit(1)
     found = {number: calibration for number, (_, calibration) in loaded.items()}
-    os.nice(_NICENESS)  # only now: somebody waits for the start, too
+    os.nice(_NICENESS)  # only now, because the start should be quick
     channel.send(messages.Ready(calibrations=found))
     Loop(channel, status, loaded, loader, message.compile).run()
 

@@ -424,7 +424,7 @@ FRAMES: list[tuple[dict[str, Any], str]] = [
     ({"content": b"{}", "headers": {"Content-Encoding": "br"}}, "not read"),
     ({"content": b"{}", "headers": {"Content-Encoding": "gzip"}}, "not gzip"),
     ({"content": zlib.compress(b"{}")[:-1], "headers": {"Content-Encoding": "deflate"}}, "ends"),
-    ({"content": gzip.compress(b"{}") + b"x", "headers": {"Content-Encoding": "gzip"}}, "goes on"),
+    ({"content": gzip.compress(b"{}") + b"x", "headers": {"Content-Encoding": "gzip"}}, "continues after it"),
     ({"content": gzip.compress(bytes(2**26)), "headers": {"Content-Encoding": "gzip"}}, "too-many"),
     ({"content": bytes(21 * 2**20)}, "too-many-bytes"),
 ]

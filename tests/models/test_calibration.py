@@ -129,7 +129,7 @@ def test_a_provider_that_cannot_run_the_network_is_left_out(
 
 @pytest.mark.parametrize(
     ("device", "precision", "reason"),
-    [("cuda:0", None, "processors alone"), ("cpu", "bfloat16", "not in bfloat16")],
+    [("cuda:0", None, "only on CPUs"), ("cpu", "bfloat16", "not in bfloat16")],
 )
 def test_openvino_is_refused_where_it_cannot_run(
     bundle: Bundle, device: str, precision: Precision | None, reason: str
