@@ -179,7 +179,7 @@ def test_the_largest_batch_is_read_whole(client: httpx.Client, pixels: np.ndarra
     batch[-1][-1][-1][-1] = 256
     response = client.post(INFER, content=json.dumps(tensor(shape=[256, 28, 28, 1], data=batch)))
     assert response.status_code == 400
-    assert "no whole numbers 0 to 255" in response.json()["error"]
+    assert "not whole numbers from 0 to 255" in response.json()["error"]
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
@@ -326,18 +326,18 @@ MALFORMED: list[tuple[Any, str]] = [
     (tensor(data=[[[[0]] * 28] * 27 + [[[0]] * 27]]), "neither flat nor nested"),
     (tensor(data=[[[[0, 0]] * 28] * 28]), "neither flat nor nested"),
     (tensor(data=[[[0] * 28] * 28]), "neither flat nor nested"),
-    (tensor(data=[[[[[0]]] * 28] * 28]), "no whole numbers"),
+    (tensor(data=[[[[[0]]] * 28] * 28]), "not whole numbers"),
     (tensor(data="0"), "data"),
-    (flat(256), "no whole numbers 0 to 255"),
-    (flat(-1), "no whole numbers 0 to 255"),
-    (flat(0.5), "no whole numbers 0 to 255"),
-    (flat(True), "no whole numbers 0 to 255"),
-    (flat(float("nan")), "no whole numbers 0 to 255"),
-    (flat(float("inf")), "no whole numbers 0 to 255"),
-    (flat(None), "no whole numbers 0 to 255"),
-    (flat("7"), "no whole numbers 0 to 255"),
+    (flat(256), "not whole numbers from 0 to 255"),
+    (flat(-1), "not whole numbers from 0 to 255"),
+    (flat(0.5), "not whole numbers from 0 to 255"),
+    (flat(True), "not whole numbers from 0 to 255"),
+    (flat(float("nan")), "not whole numbers from 0 to 255"),
+    (flat(float("inf")), "not whole numbers from 0 to 255"),
+    (flat(None), "not whole numbers from 0 to 255"),
+    (flat("7"), "not whole numbers from 0 to 255"),
     (flat([7]), "neither flat nor nested"),
-    (flat({}), "no whole numbers 0 to 255"),
+    (flat({}), "not whole numbers from 0 to 255"),
     (tensor(parameters={"binary_data_size": 784}), "give one"),
     (tensor(data=None, parameters={"binary_data_size": 784}), "0 bytes follow"),
     (tensor(data=None, parameters={"binary_data_size": -1}), "not a length"),
@@ -424,7 +424,10 @@ FRAMES: list[tuple[dict[str, Any], str]] = [
     ({"content": b"{}", "headers": {"Content-Encoding": "br"}}, "not read"),
     ({"content": b"{}", "headers": {"Content-Encoding": "gzip"}}, "not gzip"),
     ({"content": zlib.compress(b"{}")[:-1], "headers": {"Content-Encoding": "deflate"}}, "ends"),
-    ({"content": gzip.compress(b"{}") + b"x", "headers": {"Content-Encoding": "gzip"}}, "continues after it"),
+    (
+        {"content": gzip.compress(b"{}") + b"x", "headers": {"Content-Encoding": "gzip"}},
+        "continues after it",
+    ),
     ({"content": gzip.compress(bytes(2**26)), "headers": {"Content-Encoding": "gzip"}}, "too-many"),
     ({"content": bytes(21 * 2**20)}, "too-many-bytes"),
 ]

@@ -1,4 +1,4 @@
-"""Errors as the Open Inference Protocol has them: ``{"error": "…"}``."""
+"""Errors in the form of the Open Inference Protocol: ``{"error": "…"}``."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -14,7 +14,7 @@ from service.http.problems import Problem, internal_error
 
 log = structlog.get_logger(__name__)
 
-# Whatever is wrong with what was sent is one status there.
+# All faults of a request have one status there.
 _BAD_INPUT = (406, 413, 415, 422)
 
 
@@ -26,7 +26,7 @@ class V2Route(APIRoute):
     """A route whose errors are in the protocol's form; its clients cannot read others."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler, its errors caught."""
+        """Return the handler, with its errors caught."""
         handle = super().get_route_handler()
 
         async def handle_in_form(request: Request) -> Response:
@@ -46,7 +46,7 @@ class V2Route(APIRoute):
 
 
 def answer_in_form(problem: Problem, path: str) -> Response:
-    """Return the answer to a problem in the form of the protocol that has ``path``."""
+    """Return the answer to a problem in the form of the protocol to which ``path`` belongs."""
     return as_v2(problem) if path.startswith("/v2/") else problem.response()
 
 

@@ -1,6 +1,6 @@
-"""``/v2/repository``: which models there are, and loading and unloading them while serving.
+"""``/v2/repository``: lists models, and loads and unloads them while the service runs.
 
-All of it needs the scope admin.
+All routes need the scope admin.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ from service.system.confinement import NotConfinedError
 MOST_BYTES = 65_536
 
 router = APIRouter(
-    # Whole, as numbers and logs take a route's path from the route itself.
+    # The whole path, because metrics and logs take it from the route itself.
     prefix="/v2/repository",
     route_class=V2Route,
     include_in_schema=False,
@@ -39,11 +39,11 @@ class _Body(BaseModel):
         """Return the parameter ``version``.
 
         Args:
-            known: the names of other parameters, which change nothing here.
+            known: the names of other parameters, which have no effect here.
 
         Raises:
-            Unsupported: there are others.
-            Problem: it is no version.
+            Unsupported: there are other parameters.
+            Problem: it is not a version.
         """
         if others := self.parameters.keys() - {"version", *known}:
             raise Unsupported(
@@ -79,7 +79,7 @@ async def index(request: Request) -> list[dict[str, str]]:
 async def load(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
     """Load all versions of a model that the repository has or that were served before, or one.
 
-    If one of them cannot be loaded, what is served stays as it was.
+    If one of them cannot be loaded, nothing changes.
     """
     body = await _read(request)
     version = version or body.version()
@@ -89,11 +89,11 @@ async def load(request: Request, name: str, version: str | None = None) -> dict[
 
 
 async def _folders(predictions: Predictions, name: str, version: str | None) -> list[Path]:
-    """Return where the versions of a model lie, the lowest first, or where one does.
+    """Return the folders of the versions of a model, the lowest first, or of one version.
 
     Raises:
         Unsupported: there is no repository, and the model was never served.
-        NotConfinedError: there is none.
+        NotConfinedError: there is no such version.
         RepositoryError: one of them has another name or version in its description.
         LoadError: they were not read in time.
     """
@@ -119,9 +119,9 @@ async def _folders(predictions: Predictions, name: str, version: str | None) -> 
 @router.post("/models/{name}/unload")
 @router.post("/models/{name}/versions/{version}/unload")
 async def unload(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
-    """Serve no version of a model any longer, or one; what is in flight is answered."""
+    """Stop serving all versions of a model, or one; pictures in flight are answered."""
     body = await _read(request)
-    # Nothing depends on a model here, so that there is nothing to unload with it.
+    # Nothing depends on a model here, so nothing is unloaded with it.
     version = version or body.version(known=("unload_dependents",))
     predictions: Predictions = request.app.state.predictions
     await predictions.engine.unload(full_name(name, version))

@@ -1,8 +1,8 @@
-"""What an inference request of the Open Inference Protocol asks, checked against what it brought.
+"""An inference request of the Open Inference Protocol, checked against its data.
 
 A request is JSON, or, with the header ``Inference-Header-Content-Length: n``, n bytes of JSON and
-then the inputs' values, each of the length that the JSON states. With n = 0 it is one picture's raw
-values alone.
+then the inputs' values, each of the length that the JSON states. With n = 0 it is only one
+picture's raw values.
 """
 
 from dataclasses import dataclass
@@ -21,20 +21,21 @@ from service.http.v2.tensors import from_binary, from_json, shape_of
 # Parameters that are options of /predict, by the same names.
 _OPTIONS = ("target", "norm", "confidence", "max_draws")
 _UNSUPPORTED = ("shared_memory_region", "classification", "sequence_id")
-# What is told elsewhere, or says nothing here: MLServer's codecs name themselves in content_type.
+# Parameters that are stated elsewhere, or have no meaning here: MLServer puts its codecs' names
+# into content_type.
 _PASSED_OVER = ("binary_data_output", "content_type", "headers")
-# Bytes that values take while they are read, for each of their text: two or more to a value, which
-# is in up to three lists, eight bytes in each.
+# The memory for each byte of values' text while they are read: a value has two bytes or more, and
+# is in up to three lists with eight bytes in each.
 _TEXT_TIMES = 12
-# Parts of a request's JSON beside the values.
+# The most parts of a request's JSON besides the values.
 _OTHERS = 1000
 
 
 def full_name(name: str, version: str | None) -> str:
-    """Return what the catalogue calls a model that a path names.
+    """Return the catalogue's name for a model in a path.
 
     Raises:
-        UnknownModelError: the name has a version of its own.
+        UnknownModelError: the name itself has a version.
     """
     if ":" in name:
         raise UnknownModelError(f"No model {name[:80]!r} is served.")
@@ -42,7 +43,7 @@ def full_name(name: str, version: str | None) -> str:
 
 
 class _Nullable(BaseModel):
-    """Members that are null are not given, as clients send them that write out all they know."""
+    """Null members are not given: some clients send every member that they know."""
 
     model_config = ConfigDict(strict=True)
 
@@ -71,7 +72,7 @@ class Input(_Part):
 
 
 class Output(_Part):
-    """An output tensor that is wanted."""
+    """A requested output tensor."""
 
 
 class _Body(_Nullable):
@@ -83,7 +84,7 @@ class _Body(_Nullable):
 
 @dataclass(frozen=True)
 class Inference:
-    """What is asked: picture files, options of a prediction, and the outputs (name: binary)."""
+    """The request: picture files, options of a prediction, and the outputs (name: binary)."""
 
     id: str
     pictures: list[bytes]
@@ -92,7 +93,7 @@ class Inference:
 
 
 def room_apart(size: int, header: str | None) -> int:
-    """Return how many bytes reading a request takes beside it.
+    """Return how many bytes of memory reading a request needs, in addition to the request.
 
     Args:
         size: of its body.
@@ -118,7 +119,7 @@ def read_inference(
 
     Raises:
         Problem: anything about it is wrong.
-        Unsupported: it asks for what this service does not have.
+        Unsupported: it asks for something that this service does not have.
     """
     split = len(content)
     if header is not None:
@@ -143,10 +144,10 @@ def read_inference(
 
 
 def _check_parts(text: bytes, values: int) -> None:
-    """Refuse JSON of more parts than the largest batch of ``values`` has, before it is parsed.
+    """Refuse JSON with more parts than the largest batch of ``values``, before it is parsed.
 
-    Every value, list and object takes some dozen bytes of memory, and as few as two of text. Values
-    nested to the innermost axis are in about as many lists.
+    Every value, list and object takes about a dozen bytes of memory, but as few as two bytes of
+    text. Values nested to the innermost axis are in about as many lists.
     """
     if text.count(b",") > values + _OTHERS or (
         text.count(b"[") + text.count(b"{") > 2 * values + _OTHERS
@@ -178,7 +179,7 @@ def _pictures(
 
 
 def _options(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return what the parameters choose of a prediction."""
+    """Return the options of a prediction in the parameters."""
     _refuse_unsupported(parameters)
     options: dict[str, Any] = {}
     for name, value in parameters.items():
@@ -186,7 +187,7 @@ def _options(parameters: dict[str, Any]) -> dict[str, Any]:
             options[name] = value
         elif name == "timeout":
             microseconds = _whole(name, value)
-            if microseconds:  # 0 is none
+            if microseconds:  # 0 means none
                 options["timeout_ms"] = max(1, microseconds // 1000)
         elif name == "priority":
             options["priority"] = "high" if _whole(name, value) == 1 else "normal"
@@ -197,7 +198,7 @@ def _options(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _outputs(body: _Body) -> dict[str, bool]:
-    """Return the names of the outputs wanted, and whether each is to be binary."""
+    """Return the names of the requested outputs, and whether each shall be binary."""
     binary = _flag("binary_data_output", body.parameters.get("binary_data_output", False))
     if not body.outputs:
         return dict.fromkeys(OUTPUTS, binary)
@@ -207,14 +208,14 @@ def _outputs(body: _Body) -> dict[str, bool]:
         if output.name not in OUTPUTS:
             raise bad(f"There is no output {output.name!r}; there are {', '.join(OUTPUTS)}")
         if output.name in wanted:
-            raise bad(f"The output {output.name} is asked for twice")
+            raise bad(f"The output {output.name} is requested twice")
         value = output.parameters.get("binary_data", binary)
         wanted[output.name] = _flag(f"binary_data of {output.name}", value)
     return wanted
 
 
 def bad(found: str) -> Problem:
-    """Return the problem of a request that cannot be understood."""
+    """Return the problem for a request that cannot be understood."""
     return Problem("malformed-request", f"{found}.")
 
 

@@ -16,7 +16,7 @@ _DTYPES = {"INT64": "<i8", "FP32": "<f4", "BOOL": "?"}
 
 @dataclass(frozen=True)
 class Output:
-    """An output tensor: one row an answer, of one value or of one for each label."""
+    """An output tensor: one row for each answer, with one value or one for each label."""
 
     name: str
     datatype: str
@@ -60,7 +60,7 @@ OUTPUTS = {output.name: output for output in _ALL}
 
 
 def _computes(answers: list[Answer]) -> str:
-    """Say which h answered, in JSON: one for all, or one for each answer where they differ."""
+    """Say which h answered, in JSON: one for all, or one for each answer if they differ."""
     found = [answer.compute.model_dump() for answer in answers]
     return json.dumps(found if any(one != found[0] for one in found) else found[0])
 
@@ -72,8 +72,8 @@ def respond(
 
     Args:
         request_id: the client's own, if it gave one.
-        wanted: the names of outputs, and whether each is to be binary: behind the JSON.
-        answers: at least one, all by the same model.
+        wanted: the names of outputs, and whether each shall be binary, after the JSON.
+        answers: at least one, all of the same model.
         headers: of the answer.
     """
     outputs, blobs = [], []
@@ -96,7 +96,7 @@ def respond(
         "model_name": first.model.name,
         "model_version": first.model.version,
         **({"id": request_id} if request_id else {}),
-        # What the outputs mean, for whoever reads an answer without its request.
+        # What the outputs mean, for readers of an answer without its request.
         "parameters": {
             "confidence": first.confidence,
             "norm": first.norm,

@@ -1,8 +1,8 @@
 """``/v2``: the Open Inference Protocol V2, as ``tritonclient[http]`` and KServe's clients speak it.
 
-Pictures go in as the tensor IMAGE (pixels of the model's own size) or IMAGE_BYTES (picture files);
-out come the label, the scores with their bounds, and the certified size. All of it goes the way of
-``POST /predict``.
+The input is the tensor IMAGE (pixels in the model's own size) or IMAGE_BYTES (picture files). The
+outputs are the label, the scores with their bounds, and the certified size. Everything takes the
+way of ``POST /predict``.
 """
 
 import asyncio
@@ -29,16 +29,17 @@ from service.http.v2.response import OUTPUTS, respond
 PLATFORM = "pytorch_pixeldp"
 EXTENSIONS = ["binary_tensor_data", "model_repository"]
 _LIST = " and ".join(EXTENSIONS)
-# What Triton has and this service has not, by the path's last part, and where the like is.
+# What Triton has and this service does not, by the path's last part, and where to find the
+# equivalent.
 ELSEWHERE = {
-    "config": "What a model takes and returns is at GET /v2/models/NAME, its noise at "
+    "config": "A model's inputs and outputs are at GET /v2/models/NAME, its noise at "
     "GET /models/NAME.",
     "stats": "Counts and times are at GET /metrics.",
     "generate": "Pictures are sent to POST /v2/models/NAME/infer.",
-    "generate_stream": "Looks at an answer on its way are at POST /predict/stream.",
+    "generate_stream": "To stream an answer's looks, use POST /predict/stream.",
     "models": "Models are listed at GET /models, and at POST /v2/repository/index.",
-    "setting": "Traces are set by OTEL_EXPORTER_OTLP_ENDPOINT.",
-    "logging": "The log is set by PIXELDP_LOG_LEVEL and PIXELDP_LOG_FORMAT.",
+    "setting": "Set traces by OTEL_EXPORTER_OTLP_ENDPOINT.",
+    "logging": "Set the log by PIXELDP_LOG_LEVEL and PIXELDP_LOG_FORMAT.",
     "status": "Tensors are sent in the request, not by shared memory.",
     "register": "Tensors are sent in the request, not by shared memory.",
     "unregister": "Tensors are sent in the request, not by shared memory.",
@@ -55,7 +56,7 @@ def _served(request: Request) -> Served:
     try:
         return predictions.catalogue.find(full_name(name, version))
     except UnknownModelError:
-        if name in ELSEWHERE:  # as /v2/models/stats, of all models
+        if name in ELSEWHERE:  # such as /v2/models/stats, for all models
             raise _nothing(request) from None
         raise
 
@@ -78,7 +79,7 @@ async def live() -> dict[str, bool]:
 
 @router.get("/health/ready")
 async def ready(request: Request) -> dict[str, bool]:
-    """Say whether pictures are answered now."""
+    """Say whether the service answers pictures now."""
     _check_ready(request)
     return {"ready": True}
 
@@ -86,7 +87,7 @@ async def ready(request: Request) -> dict[str, bool]:
 @router.get("/models/{name}/ready", dependencies=_PREDICTS)
 @router.get("/models/{name}/versions/{version}/ready", dependencies=_PREDICTS)
 async def model_ready(request: Request, model: Model) -> dict[str, Any]:
-    """Say whether a model's pictures are answered now."""
+    """Say whether a model answers pictures now."""
     _check_ready(request)
     return {"name": model.bundle.manifest.name, "ready": True}
 
@@ -143,7 +144,7 @@ async def infer(request: Request, model: Model) -> Response:
 @router.api_route("", methods=METHODS)
 @router.api_route("/{path:path}", methods=METHODS)
 async def nothing(request: Request) -> JSONResponse:
-    """Answer in this protocol's form whatever else is asked for."""
+    """Answer all other requests in this protocol's form."""
     raise _nothing(request)
 
 
@@ -159,7 +160,7 @@ def _nothing(request: Request) -> Problem:
 async def _predict(
     predictions: Predictions, pictures: list[File], options: Options, arrived: float
 ) -> list[Answer]:
-    """Answer all pictures; as soon as one fails, the others are given up."""
+    """Answer all pictures; as soon as one fails, the others are cancelled."""
 
     async def one(number: int, picture: File) -> Answer:
         try:
@@ -176,7 +177,7 @@ async def _predict(
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
     finally:
-        del group, tasks  # which have the error, whose traceback refers to this frame
+        del group, tasks  # they have the error, whose traceback refers to this frame
 
 
 def _check_ready(request: Request) -> None:

@@ -1,7 +1,7 @@
-"""Tensors of pictures to picture files.
+"""From tensors of pictures to picture files.
 
-A tensor's shape is judged before its values are looked at, and its values by their number before
-anything is made of them.
+A tensor's shape is checked before its values are read, and the number of its values before anything
+is made of them.
 """
 
 import struct
@@ -13,7 +13,7 @@ from typing import Any
 from service.http.guards import base64_text
 from service.http.problems import Problem
 
-# The magic numbers of PGM and PPM, which are a header before the very same values.
+# The magic numbers of PGM and PPM: a header before the same values.
 _PNM = {1: b"P5", 3: b"P6"}
 
 
@@ -27,24 +27,24 @@ class Tensor:
 
     @property
     def batch(self) -> int:
-        """How many pictures there are."""
+        """The number of pictures."""
         return self.shape[0]
 
 
 def shape_of(
     name: str, datatype: str, shape: list[int], model: tuple[int, int, int], most: int
 ) -> Tensor:
-    """Check what a request states of an input.
+    """Check a request's statements about an input.
 
     Args:
         name: of the input.
         datatype: of the input.
         shape: of the input.
-        model: (channels, height, width) that the model takes.
+        model: (channels, height, width) of the model's input.
         most: the largest batch.
 
     Raises:
-        Problem: there is no such input, or its type or shape is another.
+        Problem: there is no such input, or its type or shape is wrong.
     """
     channels, height, width = model
     inputs = {
@@ -56,7 +56,7 @@ def shape_of(
     kind, rest = inputs[name]
     if datatype != kind:
         raise _bad(f"{name} is {kind}, not {datatype[:16]!r}.")
-    # An element of bytes is a picture: n of them are [n] as well.
+    # An element of bytes is a picture, so n of them may also have the shape [n].
     flat = name == "IMAGE_BYTES" and len(shape) == 1
     if not flat and (not shape or tuple(shape[1:]) != rest):
         expected = ["batch", *rest]
@@ -120,12 +120,14 @@ def from_json(tensor: Tensor, data: list[Any]) -> list[bytes]:
             raise TypeError
         blob = bytes(values)
     except (TypeError, ValueError):
-        raise _bad(f"{tensor.name} holds values that are no whole numbers 0 to 255.") from None
+        raise _bad(
+            f"{tensor.name} holds values that are not whole numbers from 0 to 255."
+        ) from None
     return from_binary(tensor, blob)
 
 
 def _flat(tensor: Tensor, data: list[Any]) -> list[Any]:
-    """Return the values in one list, of as many as the shape has."""
+    """Return the values in one list, as many as the shape has."""
     shape, rows = tensor.shape, [data]
     nested = bool(data) and isinstance(data[0], list)
     lengths = shape if nested else (prod(shape),)
@@ -148,7 +150,9 @@ def _file(name: str, value: object) -> bytes:
             return base64_text.decode(value)
     except ValueError:
         pass
-    raise _bad(f"{name} holds a value that is no string in base64; send files as binary tensors.")
+    raise _bad(
+        f"{name} holds a value that is not a string in base64; send files as binary tensors."
+    )
 
 
 def _bad(detail: str) -> Problem:
