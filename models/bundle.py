@@ -53,7 +53,7 @@ RowsBasis = Literal["built-in", "proven", "operator"]
 DENOISED = "denoised"
 # The denoiser in front of a classifier; and the placement of noise before every layer.
 AUTOENCODER, IMAGE = "autoencoder", "image"
-# int8 serves by default if on at least so many pictures it lost no more of the certified share. On
+# int8 serves by default if on at least this many pictures it lost at most this certified share. On
 # fewer, half a point is a picture or two.
 INT8_PICTURES, INT8_LOSS = 500, 0.005
 _BUILT_IN = ("cnn", "fast-resnet", "resnet", "strided-cnn", "wide-resnet", "torchvision")

@@ -70,10 +70,10 @@ class Settings(BaseSettings):
     )
     pin: list[str] = Field(
         [],
-        description="The one way in which each model may serve, as answers name it: "
+        description="The only way in which each model may serve, as answers state it: "
         "digest/provider/precision/pass size/compiled, such as "
         "sha256:…/pytorch/float32/128/false. A worker that does not run it is not ready, and a "
-        "model without one is not served. By default any way may serve.",
+        "model without one is not served. By default every way may serve.",
     )
     pass_size: Annotated[int, Field(ge=8, le=16_384)] | None = Field(
         None, description="The number of slots in a pass; by default measured at start."
@@ -228,7 +228,7 @@ class Settings(BaseSettings):
     @classmethod
     def _pins_are_ways(cls, given: list[str]) -> list[str]:
         if len(dict(map(parse_pin, given))) < len(given):
-            raise ValueError("two of them are of one model")
+            raise ValueError("two of them are for the same model")
         return given
 
     @field_validator("models")
@@ -271,7 +271,7 @@ class Settings(BaseSettings):
 
     @property
     def pins(self) -> dict[str, Execution]:
-        """The one way in which each model may serve, by its digest."""
+        """The only way in which each model may serve, by its digest."""
         return dict(map(parse_pin, self.pin))
 
     def worker_devices(self) -> list[str]:

@@ -40,8 +40,8 @@ PAIRS: tuple[tuple[Norm, Norm], ...] = (
 # Frequencies per tap of an axis that is too long to be taken whole: the bound is then at most
 # 1/cos(π/64) = 1.0012 above the supremum on that axis.
 _GRID_PER_TAP = 32
-# Up to so many rows or columns of a convolution on a small map, its matrix is decomposed: the bound
-# by frequencies, which knows nothing of the border, is up to twice as large there.
+# Up to this many rows or columns of a convolution on a small map, its matrix is decomposed: the
+# bound by frequencies, which knows nothing of the border, is up to twice as large there.
 _MOST_DECOMPOSED = 256
 # Complex numbers held at once while going through the frequencies (32 MiB).
 _CHUNK = 2**21

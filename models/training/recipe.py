@@ -35,7 +35,7 @@ class Optimiser(_Part):
 
 
 class Augmentation(_Part):
-    """The random changes of each picture, made anew each time it is seen.
+    """The random changes of each picture, drawn each time it is seen.
 
     Attributes:
         shift: by up to this many whole pixels along each axis; pixels from outside are black.

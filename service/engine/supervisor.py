@@ -392,7 +392,7 @@ class Supervisor:
         bundle = self._catalogue.bundle(model)
         if bundle and self._agreement.departs(bundle, found):
             name, way = bundle.manifest.name, "/".join(map(str, astuple(found.execution)))
-            self._reason = f"it runs {name} otherwise than PIXELDP_PIN has it: {way}"
+            self._reason = f"it does not run {name} as PIXELDP_PIN requires: {way}"
             # Whatever it says after this is not of the h that may serve.
             self._told = True
             if self.worker.writer is not None:

@@ -115,7 +115,7 @@ def _load_pinned(
     from models.loaded import load_model
 
     loaded = load_model(_describe(model))
-    named = f"{loaded.manifest.name} as PIXELDP_PIN has it"
+    named = f"{loaded.manifest.name} as PIXELDP_PIN requires"
     if model.ceiling is not None and model.ceiling < pin.pass_size:
         raise PinError(f"{named}: passes of {pin.pass_size} do not fit into memory")
     try:

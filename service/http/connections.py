@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 MAX_HEADER_BYTES = 64 * 1024
 # From the connection, or from the first byte of a further request, to the end of its head.
 HEAD_SECONDS = 10.0
-# A body has this long and one second more for each so many bytes.
+# A body has this long, and one more second for each of these numbers of bytes.
 BODY_SECONDS = 20.0
 LEAST_BYTES_A_SECOND = 1000.0
 # Beyond this many chunks, the chunks of a body must have this many bytes on average.

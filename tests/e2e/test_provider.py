@@ -72,4 +72,4 @@ def test_a_service_that_cannot_run_what_is_pinned_says_so(
         timeout=START_SECONDS,
     )
     assert done.returncode != 0
-    assert "mnist-cnn as PIXELDP_PIN has it: mnist-cnn has no scales for int8" in done.stderr
+    assert "mnist-cnn as PIXELDP_PIN requires: mnist-cnn has no scales for int8" in done.stderr

@@ -170,7 +170,7 @@ def test_pins_are_for_all_models_and_for_no_other() -> None:
 
 def test_a_pin_that_cannot_be_run_here_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pin = [pin_of("mnist-cnn", "openvino/float32/128/false")]
-    with pytest.raises(ValueError, match="PIXELDP_PIN: OpenVINO runs networks on processors alone"):
+    with pytest.raises(ValueError, match="PIXELDP_PIN: OpenVINO runs networks only on CPUs"):
         read_catalogue(Settings(pin=pin, devices="cpu,cuda:0"))
     monkeypatch.setattr(execution, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="PIXELDP_PIN: OpenVINO is not installed"):
@@ -248,7 +248,7 @@ def test_a_name_alone_is_a_model_of_the_zoo_unless_a_folder_has_it(
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"max_pixels": 783}, "PIXELDP_MAX_PIXELS is 783, but mnist-cnn takes pictures of 28 x 28"),
+        ({"max_pixels": 783}, "PIXELDP_MAX_PIXELS is 783, but mnist-cnn needs pictures of 28 x 28"),
         ({"confidence": 1 - 1e-15, "max_draws": 64}, "PIXELDP_MAX_DRAWS is 64.*it takes at least"),
     ],
 )

@@ -126,7 +126,7 @@ async def in_turn(request: Request, size: int, work: Callable[[], T]) -> T:
         bodies: Bodies = state.predictions.bodies
         return await bodies.run(size, work)
     except FullError as error:
-        detail = "Too many large bodies wait to be taken apart."
+        detail = "Too many large bodies wait to be parsed."
         raise problem_for(error, state.engine, detail) from None
 
 
@@ -135,7 +135,7 @@ def room(request: Request, size: int) -> Iterator[None]:
     """Have ``size`` bytes to work with as long as the block runs.
 
     Raises:
-        NoRoomError: there are not so many.
+        NoRoomError: there is no room for them.
     """
     holding: Holding = request.scope["holding"]
     holding.take(size)

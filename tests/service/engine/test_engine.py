@@ -786,7 +786,7 @@ def test_a_worker_that_runs_otherwise_than_pinned_is_given_up(pinned: bool) -> N
     supervisor._receive(messages.Recalibrated(model=0, calibration=smaller, ceiling=16))
     assert supervisor._told == pinned
     if pinned:
-        reason = "runs mnist-cnn otherwise than PIXELDP_PIN has it: pytorch/float32/16/False"
+        reason = "does not run mnist-cnn as PIXELDP_PIN requires: pytorch/float32/16/False"
         assert reason in supervisor._reason
 
 

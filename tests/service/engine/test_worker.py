@@ -64,9 +64,9 @@ def test_a_pin_is_what_runs(bundle: Bundle, way: tuple[object, ...]) -> None:
 
 def test_what_cannot_be_run_as_it_is_pinned_is_not_run(bundle: Bundle) -> None:
     asked = pinned(bundle, "pytorch", "float32", 32, False, ceiling=16)
-    with pytest.raises(PinError, match="PIXELDP_PIN has it: passes of 32 do not fit"):
+    with pytest.raises(PinError, match="PIXELDP_PIN requires: passes of 32 do not fit"):
         load("cpu", None, asked)
-    with pytest.raises(PinError, match=r"as PIXELDP_PIN has it: .* has no scales for int8"):
+    with pytest.raises(PinError, match=r"as PIXELDP_PIN requires: .* has no scales for int8"):
         load("cpu", None, pinned(bundle, "openvino", "int8", 32, False))
     assert load("cpu", None, pinned(bundle, "pytorch", "float32", 16, False, ceiling=16))
 
