@@ -24,7 +24,7 @@ import torch
 from benchmarks.http import Reply
 from benchmarks.outcomes import Outcomes, outcomes
 from benchmarks.service import Service
-from models.execution import Precision
+from models.execution import Execution
 from models.loaded import load_model
 from models.noise import Features
 from models.predictor import Predictor
@@ -77,19 +77,25 @@ class BareLoops:
             os.kill(loop.pid, number)
 
 
-def _loop(bundle: str, precision: Precision, pass_size: int, compiled: bool, passes: Any) -> None:
+def _loop(bundle: str, way: Execution, passes: Any) -> None:
     """Make passes for ever."""
     torch.set_num_threads(1)
-    predictor = Predictor(load_model(Path(bundle)), pass_size, precision=precision)
-    if compiled:
+    model, size = load_model(Path(bundle)), way.pass_size
+    predictor = Predictor(model, size, precision=way.precision, provider=way.provider)
+    if way.compiled:
         predictor = predictor.compile()
     shape = predictor.manifest.input.shape
     black = predictor.encode(np.zeros((shape[1], shape[2], shape[0]), np.uint8)).features
     features: list[Features] = [black]
-    rows = np.zeros(pass_size, dtype=np.intp)
+    rows = np.zeros(way.pass_size, dtype=np.intp)
     while True:
         predictor.run(features, rows)
         passes.value += 1
+
+
+def _execution(way: dict[str, Any]) -> Execution:
+    """Return how workers run a model, of what ``GET /models`` says of them."""
+    return Execution(way["provider"], way["precision"], way["pass_size"], way["compiled"])
 
 
 @contextmanager
@@ -109,7 +115,7 @@ def bare_loops(bundle: Path, ways: Sequence[dict[str, Any]]) -> Iterator[BareLoo
     processes = [
         context.Process(
             target=_loop,
-            args=(str(bundle), way["precision"], way["pass_size"], way["compiled"], made),
+            args=(str(bundle), _execution(way), made),
             daemon=True,
         )
         for way, made in zip(alone, passes, strict=True)

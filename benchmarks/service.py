@@ -239,7 +239,8 @@ class Service:
     def how(self) -> str:
         """Say how the service runs its model."""
         return "; ".join(
-            f"{way['workers']} x {way['precision']}, passes of {way['pass_size']}, "
+            f"{way['workers']} x {way['provider']} {way['precision']}, "
+            f"passes of {way['pass_size']}, "
             f"{'compiled' if way['compiled'] else 'eager'}"
             for way in self.ways()
         )

@@ -64,16 +64,19 @@ def calibrate(
         Predictor(model, LEAST_PASS, device, kind, provider=by)
         for by, kind in ways(device, provider, precision, allowed)
     ]
-    first = _measure(predictors, LEAST_PASS)
+    # Other providers convert the network for each pass size, and are measured at the typical one.
+    quick = [one for one in predictors if one.provider == "pytorch"] or predictors
+    first = _measure(quick, LEAST_PASS)
     best = max(speed for speed, _ in first)
     near = [(speed, predictor) for speed, predictor in first if FAR_BEHIND * speed >= best]
     trial = pass_size or _bearable(min(speed for speed, _ in near))
-    measured = _measure([predictor for _, predictor in near], trial)
+    late = [one for one in predictors if one not in quick]
+    measured = _measure([*(predictor for _, predictor in near), *late], trial)
     speed, predictor = max(measured, key=_worth)
     if pass_size is None and trial == TYPICAL_PASS:
         speed = _find_knee(predictor, speed)
     fastest = predictor, predictor.pass_size
-    predictor = _alone(model, [predictor, *(one for _, one in near)], pass_size)
+    predictor = _alone(model, [predictor, *(one for _, one in measured)], pass_size)
     if (predictor, predictor.pass_size) != fastest:
         speed = predictor.measure(SECONDS_A_TRIAL)
     return predictor, _calibration(predictor, speed)

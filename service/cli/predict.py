@@ -69,7 +69,8 @@ def predict(
     from models.device import find_device
     from models.loaded import load_model
 
-    predictor, _ = calibrate(load_model(bundle), find_device(device), None, PASS)
+    # For a few pictures, converting the network would take longer than running it.
+    predictor, _ = calibrate(load_model(bundle), find_device(device), None, PASS, "pytorch")
     skipped = 0
     if not as_json:
         typer.echo(_row("label", "size", "robust", "draws", "picture"))

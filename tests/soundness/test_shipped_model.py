@@ -95,8 +95,8 @@ def asked() -> Asked:
     predictor = fastest(ZOO / "mnist-cnn", SLOTS)
     pictures = list(islice(digits(), PICTURES))
     # The same h as the truth is drawn from: in another number format it is another.
-    how = "--precision", predictor.precision, "--pass-size", "128", "--no-compile"
-    running = Service(*how).wait_ready()
+    how = "--provider", predictor.provider, "--precision", predictor.precision
+    running = Service(*how, "--pass-size", "128", "--no-compile").wait_ready()
     try:
         with httpx.Client(base_url=running.address, timeout=700) as client:
             answers = [
