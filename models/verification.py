@@ -19,12 +19,18 @@ import numpy as np
 from models.bundle import RowsBasis
 from models.certification.answer import Conclusion, follow
 from models.certification.certificates import DEFAULTS
-from models.certification.division import LEAST_DRAWS, PILOT_BLOCK, PILOT_LIMIT, looks, pilot_ends
+from models.certification.division import LEAST_DRAWS, looks, pilot_ends
 from models.certification.inquiry import Findings
-from models.certification.names import MECHANISM_NORMS, MECHANISMS, NORMS, SCORINGS, Scoring
+from models.certification.names import (
+    GROUNDS,
+    MECHANISM_NORMS,
+    MECHANISMS,
+    NORMS,
+    SCORINGS,
+    Scoring,
+)
 from models.certification.question import Question
 from models.certification.tally import DENOMINATORS, Tally
-from models.certification.tally_bounds import CERTIFYING
 from models.certification.terms import Delta, Terms
 from models.execution import FORMATS, Provider
 from models.preprocessing import CHANNELS, DEPTHS, LARGEST_SIDE, CannotCertify, plan
@@ -157,7 +163,7 @@ def _findings(answer: Mapping[str, Any]) -> Findings:
         scoring=scoring,
         pilot=_tally(evidence["pilot"], scoring),
         counted=_tally(evidence, scoring),
-        bound=evidence["bound"],
+        ground=evidence["bound"],
         total=_tally(evidence["total"], scoring),
     )
 
@@ -191,16 +197,7 @@ def _impossible(answer: Mapping[str, Any], findings: Findings) -> Iterator[str]:
         if not _possible(tally):
             yield f"{name} holds sums that no draws can have"
     budget = findings.question.max_draws
-    if pilot.draws not in range(PILOT_BLOCK, PILOT_LIMIT + 1, PILOT_BLOCK):
-        yield f"evidence.pilot.draws is {pilot.draws}, which no pilot has"
-    elif not pilot_ends(pilot, budget):
-        yield "evidence.pilot does not settle which label to certify"
-    elif counted.draws not in looks(budget - pilot.draws):
-        yield f"evidence.draws is {counted.draws}, which is no look"
-    elif findings.bound == "clopper-pearson" and (
-        findings.scoring != "votes" or counted.draws != budget - pilot.draws
-    ):
-        yield "evidence.bound is clopper-pearson at a look for which it was not reserved"
+    yield from _impossible_steps(findings)
     if total.draws > budget:
         yield f"evidence.total.draws is {total.draws}, beyond the budget of {budget}"
     if answer["budget"]["asked"] < budget:
@@ -213,6 +210,24 @@ def _impossible(answer: Mapping[str, Any], findings: Findings) -> Iterator[str]:
     if answer["attacks"] and not 2 <= len(answer["attacks"]["sizes"]) <= MOST_SIZES:
         yield f"attacks.sizes has not 2 to {MOST_SIZES} entries"
     yield from _impossible_moves(findings)
+
+
+def _impossible_steps(findings: Findings) -> Iterator[str]:
+    """Say which pilot, look and ground of the certificate the question does not have."""
+    pilot, counted, question = findings.pilot, findings.counted, findings.question
+    budget, steps, ground = question.max_draws, question.steps, findings.ground
+    if pilot.draws not in range(steps.pilot, steps.longest_pilot + 1, steps.pilot):
+        yield f"evidence.pilot.draws is {pilot.draws}, which no pilot has"
+    elif not pilot_ends(pilot, budget, steps):
+        yield "evidence.pilot does not settle which label to certify"
+    elif counted.draws not in looks(budget - pilot.draws, steps) and not (
+        ground == "majority" and counted.draws == findings.total.draws - pilot.draws
+    ):
+        yield f"evidence.draws is {counted.draws}, which is no look"
+    elif not findings.division.of(ground)[0]:
+        yield f"evidence.bound is {ground}, for which no α was reserved"
+    elif ground == "clopper-pearson" and counted.draws != budget - pilot.draws:
+        yield "evidence.bound is clopper-pearson at a look for which it was not reserved"
 
 
 def _impossible_moves(findings: Findings) -> Iterator[str]:
@@ -469,7 +484,7 @@ _ANSWER = {
         "pilot_draws": _INTEGER,
         "denominator": _INTEGER,
         **_SUMS,
-        "bound": _among(*CERTIFYING),
+        "bound": _among(*GROUNDS),
         "alpha_certificate": _NUMBER,
         "alpha_label": _NUMBER,
         "alpha_rival": _NUMBER,

@@ -217,7 +217,7 @@ SCHEMA: dict[str, Any] = {
         "label": integer,
         "pilot_draws": integer,
         "denominator": integer,
-        "bound": one_of("betting", "clopper-pearson"),
+        "bound": one_of("betting", "clopper-pearson", "majority"),
         "alpha_certificate": number,
         "alpha_label": number,
         "alpha_rival": number,
@@ -291,22 +291,37 @@ class Tally:
             impossible(name, "a tally that draws can give")
 
 
-def pilot_ended(pilot: Tally, granted: int) -> bool:
-    """Say whether the pilot ends here."""
-    first, second = pilot.order()[:2]
-    one = pilot.denominator
-    lead = (pilot.sums[first] - pilot.sums[second]) / one
-    spread = (pilot.squares[first] + pilot.squares[second]) / one**2 - lead * lead / pilot.n
-    return pilot.n == 128 or pilot.n + 64 > granted or lead > 2 * math.sqrt(max(0.0, spread))
+@dataclass(frozen=True)
+class Steps:
+    """The pilot's blocks and its longest, the first look, the least step and how steps grow."""
 
+    block: int
+    longest: int
+    first: int
+    step: int
+    growth: float
 
-def looks(end: int) -> list[int]:
-    """Return the numbers of counted draws at which there is a look."""
-    found = [min(32, end)]
-    while found[-1] < end:
-        step = max(32, 32 * (math.floor(0.15 * found[-1]) // 32))
-        found.append(min(end, found[-1] + step))
-    return found
+    @classmethod
+    def of(cls, target: float | None) -> "Steps":
+        """Return those without or with a target."""
+        return cls(32, 128, 32, 32, 0.15) if target is None else cls(16, 64, 8, 8, 0.0625)
+
+    def pilot_ended(self, pilot: Tally, granted: int) -> bool:
+        """Say whether the pilot ends here."""
+        first, second = pilot.order()[:2]
+        one, longer = pilot.denominator, pilot.n + self.block
+        lead = (pilot.sums[first] - pilot.sums[second]) / one
+        spread = (pilot.squares[first] + pilot.squares[second]) / one**2 - lead * lead / pilot.n
+        clear = lead > 2 * math.sqrt(max(0.0, spread))
+        return pilot.n == self.longest or longer + self.first > granted or clear
+
+    def looks(self, end: int) -> list[int]:
+        """Return the numbers of counted draws at which there is a look."""
+        found = [min(self.first, end)]
+        while found[-1] < end:
+            further = self.step * (math.floor(self.growth * found[-1]) // self.step)
+            found.append(min(end, found[-1] + max(self.step, further)))
+        return found
 
 
 def alone(pilot: Tally) -> bool:
@@ -407,16 +422,19 @@ class Question:
         return (1 - 0.9) * self.alpha
 
     @property
-    def share(self) -> float:
-        """Return the share of betting."""
+    def shares(self) -> dict[str, float]:
+        """Return the share of everything that a certificate can rest on."""
         if not self.votes:
-            return 1.0
-        return 0.1 if self.target is None else 0.3
+            return {"betting": 1.0}
+        if self.target is None:
+            return {"betting": 0.1, "clopper-pearson": 0.9}
+        return {"betting": 0.1, "clopper-pearson": 0.5, "majority": 0.4}
 
     def parts(self, bound: str, alone: bool) -> tuple[float, float]:
         """Return the label's and the rival's part of alpha; see :func:`alone`."""
-        certificate = 0.9 * self.alpha
-        part = (self.share if bound == "betting" else 1 - self.share) * certificate
+        part = self.shares[bound] * (0.9 * self.alpha)
+        if bound == "majority":
+            return part / 2, 0.0
         if self.labels == 2 or (bound == "betting" and alone):
             mine = 1.0
         else:
@@ -436,12 +454,17 @@ def bounds(
     """Return pA and pB."""
     mine, theirs = parts
     one, votes = counted.denominator, question.votes
+    shown = question.alpha_scores / (2 * question.labels)
+    both = pilot.combine(counted)
+    if bound == "majority":
+        p_a = lower_bound("betting", both.n, both.sums[label], both.squares[label], one, mine)
+        if p_a <= 0.5:
+            return 0.0, 1.0
+        return p_a, min(1 - p_a, largest_upper("betting", both, label, shown, votes))
     p_a = lower_bound(bound, counted.n, counted.sums[label], counted.squares[label], one, mine)
     p_b = 1 - p_a
     if theirs > 0:
         p_b = min(p_b, largest_upper(bound, counted, label, theirs, votes))
-    shown = question.alpha_scores / (2 * question.labels)
-    both = pilot.combine(counted)
     return p_a, min(p_b, largest_upper("betting", both, label, shown, votes))
 
 
@@ -568,44 +591,64 @@ def paper_size(question: Question, p_a: float, p_b: float) -> float:
 # The reachable size, and giving up ----------------------------------------------------------------
 
 
+def size_by(
+    question: Question, bound: str, pilot: Tally, counted: Tally, alone: bool, label: int = 0
+) -> float:
+    """Return the size that one bound gives."""
+    p_a, p_b = bounds(question, bound, pilot, counted, label, question.parts(bound, alone))
+    return sizes(question, p_a, p_b)[0][question.norm]
+
+
 def best_size(question: Question, pilot: Tally, counted: Tally, alone: bool) -> float:
-    """Return the largest size that either bound gives, label 0 leading."""
-    found = []
-    for bound in ("betting", "clopper-pearson")[: 2 if question.share < 1 else 1]:
-        parts = question.parts(bound, alone)
-        p_a, p_b = bounds(question, bound, pilot, counted, 0, parts)
-        found.append(sizes(question, p_a, p_b)[0][question.norm])
-    return max(found)
+    """Return the largest size that any bound gives, label 0 leading."""
+    both = pilot.combine(counted)
+    return max(
+        size_by(question, bound, pilot, counted, alone, both.order()[0] * (bound == "majority"))
+        for bound in question.shares
+    )
 
 
 @lru_cache(maxsize=4096)
 def reachable(question: Question) -> float:
     """Return R, the size where every draw gives one label all."""
-    pilot, counted = (Tally(n, (n, 0), (n, 0), 1) for n in (32, question.granted - 32))
+    block = Steps.of(question.target).block
+    pilot, counted = (Tally(n, (n, 0), (n, 0), 1) for n in (block, question.granted - block))
     return best_size(question, pilot, counted, alone=True)
 
 
-def hopeless(question: Question, pilot: Tally, counted: Tally, label: int) -> bool:
-    """Say whether the target is out of reach at a look."""
-    end, one, n = question.granted - pilot.n, counted.denominator, counted.n
-    pair = [label, counted.rival(label)]
-    now = counted.take(pair)
+def extrapolate(tally: Tally, labels: Sequence[int], end: int, votes: bool) -> Tally:
+    """Return a label and its rival at the end, as the label would have it."""
+    one, n = tally.denominator, tally.n
+    errors = 3 if n < 128 else 2
+    now = tally.take(labels)
     sums, squares = [], []
     for sign, s, ss in zip((1, -1), now.sums, now.squares, strict=True):
         m, q = s / one / n, ss / one / one / n
         error = math.sqrt(max(0.0, q - m * m) / n)
-        z = clip(m + sign * 3 * error) * (end - n) * one
+        z = clip(m + sign * errors * error) * (end - n) * one
         z = math.ceil(z) if sign > 0 else math.floor(z)
         ratio = min(q / m, 1.0) if m else 1.0
         sums.append(s + z)
         squares.append(ss + math.floor(z * ratio) * one)
     sums[0] = min(sums[0], end * one)
     squares[0] = min(squares[0], end * one**2)
-    if question.votes:
-        squares = sums
-    then = Tally(end, tuple(sums), tuple(squares), one)
+    return Tally(end, tuple(sums), tuple(sums if votes else squares), one)
+
+
+def hopeless(question: Question, pilot: Tally, counted: Tally, label: int) -> bool:
+    """Say whether the target is out of reach at a look."""
     assert question.target is not None
-    return best_size(question, pilot.take(pair), then, alone(pilot)) < question.target
+    pair, votes = [label, counted.rival(label)], question.votes
+    then = extrapolate(counted, pair, question.granted - pilot.n, votes)
+    if best_size(question, pilot.take(pair), then, alone(pilot)) >= question.target:
+        return False
+    total = pilot.combine(counted)
+    leader = total.order()[0]
+    if leader == label or "majority" not in question.shares:
+        return True
+    then = extrapolate(total, [leader, total.rival(leader)], question.granted, votes)
+    none = Tally(0, (0, 0), (0, 0), total.denominator)
+    return size_by(question, "majority", none, then, False, then.order()[0]) < question.target
 
 
 # Preprocessing ------------------------------------------------------------------------------------
@@ -799,19 +842,26 @@ class Answer:
             strict=True,
         ):
             tally.check(f"evidence, {name}", self.votes)
-        if self.pilot.n not in (32, 64, 96, 128) or not pilot_ended(self.pilot, self.granted):
+        steps = Steps.of(self.answer["target"])
+        pilots = range(steps.block, steps.longest + 1, steps.block)
+        if self.pilot.n not in pilots or not steps.pilot_ended(self.pilot, self.granted):
             impossible("evidence.pilot", "a pilot that ended")
         if self.total.n > self.granted:
             impossible("evidence.total.draws", "at most budget.granted")
-        self.looks = looks(self.granted - self.pilot.n)
-        if self.counted.n not in self.looks:
-            impossible("evidence.draws", "a look")
+        self.looks = steps.looks(self.granted - self.pilot.n)
         self.bound = evidence["bound"]
+        self.between = self.bound == "majority" and rest.n == 0
+        if self.counted.n not in self.looks and not self.between:
+            impossible("evidence.draws", "a look")
         if self.bound == "clopper-pearson" and not (
             self.votes and self.counted.n == self.looks[-1]
         ):
             impossible("evidence.bound", "clopper-pearson at the last look of votes only")
-        self.label = self.pilot.order()[0]
+        if self.bound == "majority" and not (self.votes and self.answer["target"] is not None):
+            impossible("evidence.bound", "majority for votes with a target only")
+        self.chosen = self.pilot.order()[0]
+        most = self.pilot.combine(self.counted).order()[0]
+        self.label = most if self.bound == "majority" else self.chosen
         self.leads = self.total.order()[0] == self.label
 
     def check_sensitivities(self, entries: tuple[Entry, ...]) -> None:
@@ -877,7 +927,7 @@ class Answer:
             "preprocessing.sensitivity": claimed if abs(claimed - moved) <= 1e-9 * moved else moved,
             "evidence.label": self.label,
             "evidence.pilot_draws": self.pilot.n,
-            "evidence.alpha_certificate": mine + theirs,
+            "evidence.alpha_certificate": 2 * mine if self.bound == "majority" else mine + theirs,
             "evidence.alpha_label": mine,
             "evidence.alpha_rival": theirs,
             "evidence.alpha_scores": question.alpha_scores,
@@ -890,13 +940,14 @@ class Answer:
     def stopped(self) -> str:
         """Return why the draws ended."""
         target = self.question.target
-        if self.after.n not in self.looks:
+        certified = target is not None and self.size > 0 and self.size >= target
+        if self.after.n not in self.looks and not (self.between and certified):
             return "deadline"
-        if target is not None and self.size > 0 and self.size >= target:
+        if certified:
             return "target_certified"
         if self.total.n == self.granted:
             return "max_draws"
-        if target is not None and hopeless(self.question, self.pilot, self.after, self.label):
+        if target is not None and hopeless(self.question, self.pilot, self.after, self.chosen):
             return "target_out_of_reach"
         return "deadline"
 

@@ -14,7 +14,7 @@ from models.certification.attack_bounds import Attacks, attack_sizes, attacks, k
 from models.certification.bounds import betting_lower, betting_upper
 from models.certification.certificates import PAPER
 from models.certification.inquiry import Findings, Inquiry
-from models.certification.names import NORMS, Bound, Certificate, Norm, Stopped
+from models.certification.names import NORMS, Certificate, Ground, Norm, Stopped
 from models.certification.reach import SMALLEST_SIZE, reachable_size
 from models.certification.rounding import round_down, round_up
 from models.certification.tally import Tally
@@ -76,7 +76,7 @@ class Evidence:
     denominator: int
     sums: list[int]
     sums_of_squares: list[int]
-    bound: Bound
+    bound: Ground
     alpha_certificate: float
     alpha_label: float
     alpha_rival: float
@@ -219,7 +219,7 @@ def intervals_of(
 
 def _evidence(findings: Findings) -> Evidence:
     counted, division = findings.counted, findings.division
-    alpha_label, alpha_rival = division.of(findings.bound)
+    alpha_label, alpha_rival = division.of(findings.ground)
     return Evidence(
         label=findings.label,
         pilot_draws=findings.pilot.draws,
@@ -227,8 +227,8 @@ def _evidence(findings: Findings) -> Evidence:
         denominator=counted.denominator,
         sums=counted.sums.tolist(),
         sums_of_squares=counted.squares.tolist(),
-        bound=findings.bound,
-        alpha_certificate=alpha_label + alpha_rival,
+        bound=findings.ground,
+        alpha_certificate=division.whole(findings.ground),
         alpha_label=alpha_label,
         alpha_rival=alpha_rival,
         alpha_scores=division.scores,

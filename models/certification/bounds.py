@@ -20,10 +20,10 @@ from models.certification.arrays import Floats
 from models.certification.names import BOUNDS, Bound
 
 # The mixture of bets: c = sigmoid(u), u = −5 … 6, weights proportional to √(c(1−c)).
-_BETS = special.expit(np.arange(-5.0, 7.0))
-_LOG_KEEP = np.log1p(-_BETS)
-_WEIGHTS = np.sqrt(_BETS * (1 - _BETS))
-_LOG_WEIGHTS = np.log(_WEIGHTS / _WEIGHTS.sum())
+BETS = special.expit(np.arange(-5.0, 7.0))
+LOG_KEEP = np.log1p(-BETS)
+_WEIGHTS = np.sqrt(BETS * (1 - BETS))
+LOG_WEIGHTS = np.log(_WEIGHTS / _WEIGHTS.sum())
 
 SERVING_STEPS = 3
 CONVERGED_STEPS = 16
@@ -72,14 +72,14 @@ def betting_lower(
     x1 = ss / s
     n1 = s / ss * s
     n0 = np.maximum(n - n1, 0.0)
-    constant = _LOG_WEIGHTS + n0[..., None] * _LOG_KEEP
+    constant = LOG_WEIGHTS + n0[..., None] * LOG_KEEP
     with np.errstate(over="ignore"):
         needed = np.expm1((goal[..., None] - constant) / n1[..., None])
-    m = (_BETS * x1[..., None] / (needed + _BETS)).max(axis=-1)
+    m = (BETS * x1[..., None] / (needed + BETS)).max(axis=-1)
     for _ in range(steps):
         safe = np.where(m > 0, m, 1.0)
-        ratio = _BETS * (x1 / safe)[..., None]
-        inside = 1 - _BETS + ratio
+        ratio = BETS * (x1 / safe)[..., None]
+        inside = 1 - BETS + ratio
         logs = constant + n1[..., None] * np.log(inside)
         top = logs.max(axis=-1, keepdims=True)
         shares = np.exp(logs - top)

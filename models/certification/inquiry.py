@@ -8,28 +8,26 @@ its noise was drawn.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, floor, sqrt
 
 import numpy as np
 
 from models.certification.arrays import Integers
-from models.certification.division import (
-    LOOK_BLOCK,
-    PILOT_BLOCK,
-    Division,
-    looks,
-    pilot_ends,
-)
-from models.certification.names import Bound, Norm, Scoring, Stopped
+from models.certification.division import Division, looks, pilot_ends
+from models.certification.majority import further_votes
+from models.certification.names import GROUNDS, Ground, Norm, Scoring, Stopped
 from models.certification.question import Question
 from models.certification.tally import Tally
-from models.certification.tally_bounds import CERTIFYING, bound_pair
+from models.certification.tally_bounds import bound_pair
 from models.certification.terms import Terms
 
-# A picture is given up if even this many standard errors in its favour would not reach the target.
-# Of 610 pictures given up in recorded votes of the CIFAR-10 model, none would have been certified;
-# with two standard errors, 2 of 531 would.
-STANDARD_ERRORS = 3
+# A picture is given up if even this many standard errors in its favour would not reach the target:
+# three while fewer than 128 draws are counted, then two.
+EARLY_ERRORS, LATER_ERRORS = 3, 2
+EARLY_DRAWS = 128
+# With a target, the draws that are wanted at once double from this number on.
+FIRST_WANTED = 32
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,9 @@ class Findings:
         question: the question.
         terms: what turns bounds into sizes for the picture.
         scoring: ``votes`` or ``softmax``.
-        pilot: the draws that chose the label.
+        pilot: the draws that chose the label, unless ``ground`` is a majority.
         counted: the counted draws of the look that certified most.
-        bound: the bound that certified it.
+        ground: what that certificate rests on.
         total: all draws, including the pilot's and those after that look.
     """
 
@@ -51,13 +49,13 @@ class Findings:
     scoring: Scoring
     pilot: Tally
     counted: Tally
-    bound: Bound
+    ground: Ground
     total: Tally
 
     @property
     def label(self) -> int:
-        """The label that the pilot chose."""
-        return self.pilot.leader
+        """The certified label: the one that the pilot chose, or the one with the majority."""
+        return (self.pilot + self.counted if self.ground == "majority" else self.pilot).leader
 
     @property
     def leads(self) -> bool:
@@ -74,7 +72,7 @@ class Findings:
         """The bounds pA and pB."""
         labels, tallies = len(self.pilot.sums), [self.counted]
         lower, upper = bound_pair(
-            self.bound, self.pilot, tallies, self.label, self.division, labels
+            self.ground, self.pilot, tallies, self.label, self.division, labels
         )
         return float(lower[0]), float(upper[0])
 
@@ -90,12 +88,14 @@ class Findings:
     @property
     def stopped(self) -> Stopped:
         """Why there are no more draws than ``total``."""
-        question, pilot = self.question, self.pilot
+        question, pilot, size = self.question, self.pilot, self.size
         counted = self.total - pilot
-        if counted.draws in looks(question.max_draws - pilot.draws):
-            found = stops(question, self.terms, self.scoring, pilot, counted, self.size)
+        if counted.draws in looks(question.max_draws - pilot.draws, question.steps):
+            found = stops(question, self.terms, self.scoring, pilot, counted, size)
             return found or "deadline"
-        return "deadline"
+        between = self.ground == "majority" and counted.draws == self.counted.draws
+        certified = question.target is not None and size >= question.target
+        return "target_certified" if between and certified else "deadline"
 
 
 def stops(
@@ -121,14 +121,33 @@ def stops(
         return "target_certified"
     if counted.draws == end:
         return "max_draws"
-    if target is not None:
-        pair = [pilot.leader, counted.rival(pilot.leader)]
-        own = Tally(pilot.draws, pilot.sums[pair], pilot.squares[pair], pilot.denominator)
-        projected, labels = project(counted, pair, end), len(pilot.sums)
-        divided = question.division(scoring, pilot)
-        if best_size(own, projected, labels, terms, question, divided) < target:
-            return "target_out_of_reach"
+    if target is not None and _hopeless(question, terms, scoring, pilot, counted):
+        return "target_out_of_reach"
     return None
+
+
+def _hopeless(
+    question: Question, terms: Terms, scoring: Scoring, pilot: Tally, counted: Tally
+) -> bool:
+    """Say whether the remaining draws would miss the target even if they favoured the label.
+
+    If a label leads that the pilot did not choose, it may still get a majority.
+    """
+    target, end, labels = question.target, question.max_draws - pilot.draws, len(pilot.sums)
+    assert target is not None
+    divided = question.division(scoring, pilot)
+    pair = [pilot.leader, counted.rival(pilot.leader)]
+    projected = project(counted, pair, end)
+    if best_size(pilot.of_labels(pair), projected, labels, terms, question, divided) >= target:
+        return False
+    total = pilot + counted
+    leader = total.leader
+    if leader == pilot.leader or not divided.majority:
+        return True
+    pair = [leader, total.rival(leader)]
+    nothing = Tally(0, *np.zeros((2, 2), dtype=np.int64), total.denominator)
+    projected = project(total, pair, question.max_draws)
+    return size_on("majority", nothing, projected, labels, terms, question, divided) < target
 
 
 class Inquiry:
@@ -155,7 +174,10 @@ class Inquiry:
         self._schedule: tuple[int, ...] = ()
         self.look = 0
         self._unseen: list[Tally] = []
-        self._best: tuple[float, Bound, Tally] | None = None
+        self._best: tuple[float, Ground, Tally] | None = None
+        # The number of draws before which no majority can certify the target.
+        self._certain = question.max_draws + 1
+        self._look_ahead()
 
     @property
     def total(self) -> Tally:
@@ -164,17 +186,37 @@ class Inquiry:
 
     @property
     def wanted(self) -> int:
-        """The number of draws to the next look, if the pilot need not be extended."""
+        """The number of draws that are worth making now, within the budget.
+
+        Those to the next look, if the pilot need not be extended. With a target, those that a
+        majority needs if they all agree, because few pictures end before; but at most as many as
+        there are already, because the picture may be given up.
+        """
         if self.stopped:
             return 0
-        return self._block + (LOOK_BLOCK if self.label is None else 0)
+        total = self.total.draws
+        if self.label is None:
+            nearest = self._pilot_block + self.question.steps.first
+        else:
+            nearest = self._schedule[self.look] - self.counted.draws
+        budget = self.question.max_draws
+        if self._certain <= budget:
+            nearest = max(nearest, min(self._certain - total, max(total, FIRST_WANTED)))
+        return min(nearest, budget - total)
+
+    @property
+    def _pilot_block(self) -> int:
+        """The number of draws to the end of the pilot's block."""
+        block = self.question.steps.pilot
+        return block - self.pilot.draws % block
 
     @property
     def _block(self) -> int:
         """The number of draws to the next decision."""
         if self.label is None:
-            return PILOT_BLOCK - self.pilot.draws % PILOT_BLOCK
-        return self._schedule[self.look] - self.counted.draws
+            return self._pilot_block
+        nearest = self._schedule[self.look] - self.counted.draws
+        return min(nearest, max(self._certain - self.total.draws, 1))
 
     def add(self, scores: Integers) -> int:
         """Take the next draws in the order of their issue.
@@ -192,19 +234,24 @@ class Inquiry:
 
     def add_to_look(self, scores: Integers) -> int:
         """Do what :meth:`add` does, but take no draws beyond the next look."""
-        used, look = 0, self.look
+        used, look, question = 0, self.look, self.question
         while not self.stopped and self.look == look and used < len(scores):
             block = Tally.of(scores[used : used + self._block], self.scoring)
             used += block.draws
             if self.label is None:
                 self.pilot += block
-                if pilot_ends(self.pilot, self.question.max_draws):
+                if pilot_ends(self.pilot, question.max_draws, question.steps):
                     self.label = self.pilot.leader
-                    self._schedule = looks(self.question.max_draws - self.pilot.draws)
+                    counted = question.max_draws - self.pilot.draws
+                    self._schedule = looks(counted, question.steps)
             else:
                 self.counted += block
                 if self.counted.draws == self._schedule[self.look]:
                     self._reach_look()
+                elif self.total.draws >= self._certain:
+                    self._try_majority()
+            if self.total.draws >= self._certain:
+                self._look_ahead()
         return used
 
     def cut(self) -> None:
@@ -223,6 +270,31 @@ class Inquiry:
                 self.question, self.terms, self.scoring, self.pilot, self.counted, self.size
             )
 
+    def _try_majority(self) -> None:
+        """End between looks if a majority certifies the target."""
+        target, counted = self.question.target, self.counted
+        assert target is not None
+        division = self.question.division(self.scoring, self.pilot)
+        labels = len(self.pilot.sums)
+        if (
+            size_on("majority", self.pilot, counted, labels, self.terms, self.question, division)
+            >= target
+        ):
+            self._consider("majority", [counted], division)
+            self.look += 1
+            self.stopped = "target_certified"
+
+    def _look_ahead(self) -> None:
+        """Find the number of draws before which no majority certifies the target."""
+        question, total = self.question, self.total
+        if question.target is None or self.scoring != "votes":
+            return
+        lower = lowest_majority(self.terms, question.norm, question.target)
+        if lower < 1:
+            alpha = question.division(self.scoring, self.pilot).majority
+            more = further_votes(total.draws, int(total.sums.max()), lower, alpha)
+            self._certain = total.draws + max(more, 1)
+
     @property
     def findings(self) -> Findings | None:
         """The findings for an answer now: those of the largest certificate of all looks so far.
@@ -231,9 +303,12 @@ class Inquiry:
         """
         if self._unseen:
             tallies, self._unseen = self._unseen, []
-            self._consider("betting", tallies)
-            if tallies[-1].draws == self._schedule[-1] and self.scoring == "votes":
-                self._consider("clopper-pearson", tallies[-1:])
+            division = self.question.division(self.scoring, self.pilot)
+            self._consider("betting", tallies, division)
+            if division.majority:
+                self._consider("majority", tallies, division)
+            if division.fixed_label and tallies[-1].draws == self._schedule[-1]:
+                self._consider("clopper-pearson", tallies[-1:], division)
         return self._best and self._found(*self._best[1:])
 
     @property
@@ -245,37 +320,49 @@ class Inquiry:
         findings = self.findings
         return findings.size if findings else 0.0
 
-    def _found(self, bound: Bound, counted: Tally) -> Findings:
+    def _found(self, ground: Ground, counted: Tally) -> Findings:
         return Findings(
-            self.question, self.terms, self.scoring, self.pilot, counted, bound, self.total
+            self.question, self.terms, self.scoring, self.pilot, counted, ground, self.total
         )
 
-    def _consider(self, bound: Bound, tallies: Sequence[Tally]) -> None:
-        label = self.label
-        assert label is not None
-        divided = self.question.division(self.scoring, self.pilot)
+    def _consider(self, ground: Ground, tallies: Sequence[Tally], division: Division) -> None:
         labels = len(self.pilot.sums)
-        lower, upper = bound_pair(bound, self.pilot, tallies, label, divided, labels)
+        lower, upper = bound_pair(ground, self.pilot, tallies, self.pilot.leader, division, labels)
         sizes = self.terms.sizes(lower, upper, self.question.norm)
         at = int(sizes.argmax())
         if self._best is None or sizes[at] > self._best[0]:
-            self._best = float(sizes[at]), bound, tallies[at]
+            self._best = float(sizes[at]), ground, tallies[at]
+
+
+@lru_cache(4096)
+def lowest_majority(terms: Terms, norm: Norm, target: float) -> float:
+    """Return nearly the lowest pA that certifies ``target`` if pB is 1 − pA; 1 if none does."""
+    low, high = 0.5, float(np.nextafter(1, 0))
+    for _ in range(4):
+        ends = np.linspace(low, high, 33)
+        enough = terms.sizes(ends, 1 - ends, norm) >= target
+        if not enough.any():
+            return 1.0
+        at = int(enough.argmax())
+        low, high = ends[max(at - 1, 0)], ends[at]
+    return float(high)
 
 
 def project(tally: Tally, pair: Sequence[int], end: int) -> Tally:
     """Extrapolate the sums of the label and one rival to ``end`` draws, in the label's favour.
 
-    Every remaining draw is assumed to score the mean so far plus ``STANDARD_ERRORS`` standard
-    errors, or for the rival minus.
+    Every remaining draw is assumed to score the mean so far plus some standard errors (three, and
+    two from 128 draws on), or for the rival minus.
     """
     more = end - tally.draws
+    errors = EARLY_ERRORS if tally.draws < EARLY_DRAWS else LATER_ERRORS
     unit = tally.denominator
     sums, squares = [], []
     for index, sign in zip(pair, (1, -1), strict=True):
         mean = tally.sums[index] / unit / tally.draws
         second = tally.squares[index] / unit / unit / tally.draws
         spread = sqrt(max(second - mean * mean, 0.0) / tally.draws)
-        further = min(max(mean + sign * STANDARD_ERRORS * spread, 0.0), 1.0)
+        further = min(max(mean + sign * errors * spread, 0.0), 1.0)
         ratio = min(second / mean, 1.0) if mean > 0 else 1.0
         whole = (ceil if sign > 0 else floor)(further * more * unit)
         sums.append(int(tally.sums[index]) + whole)
@@ -306,9 +393,22 @@ def best_size(
         question: the question.
         division: how α is divided.
     """
-    best = 0.0
-    for bound in CERTIFYING:
-        if division.of(bound)[0] > 0:
-            lower, upper = bound_pair(bound, pilot, [counted], 0, division, labels)
-            best = max(best, terms.answered(float(lower[0]), float(upper[0]), question.norm))
-    return best
+    return max(
+        size_on(ground, pilot, counted, labels, terms, question, division)
+        for ground in GROUNDS
+        if division.of(ground)[0] > 0
+    )
+
+
+def size_on(
+    ground: Ground,
+    pilot: Tally,
+    counted: Tally,
+    labels: int,
+    terms: Terms,
+    question: Question,
+    division: Division,
+) -> float:
+    """Return the size that rests on ``ground`` alone; the other arguments as above."""
+    lower, upper = bound_pair(ground, pilot, [counted], 0, division, labels)
+    return terms.answered(float(lower[0]), float(upper[0]), question.norm)

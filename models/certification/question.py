@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass
 
-from models.certification.division import LEAST_DRAWS, Division, divide, stands_alone
+from models.certification.division import (
+    LEAST_DRAWS,
+    STEPS_SIZE,
+    STEPS_TARGET,
+    Division,
+    Steps,
+    divide,
+    stands_alone,
+)
 from models.certification.names import Norm, Scoring
 from models.certification.tally import Tally
 
@@ -32,6 +40,11 @@ class Question:
             raise ValueError(f"max_draws must be at least {LEAST_DRAWS}, not {self.max_draws}")
         if self.target is not None and not self.target > 0:
             raise ValueError(f"target must be above 0, not {self.target}")
+
+    @property
+    def steps(self) -> Steps:
+        """How long the pilot is, and when one looks."""
+        return STEPS_SIZE if self.target is None else STEPS_TARGET
 
     def division(self, scoring: Scoring, pilot: Tally) -> Division:
         """Return how α is divided after ``pilot``."""

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from models.certification.division import LEAST_DRAWS, PILOT_BLOCK, divide
+from models.certification.division import LEAST_DRAWS, divide
 from models.certification.inquiry import best_size
 from models.certification.names import Scoring
 from models.certification.question import Question
@@ -72,7 +72,8 @@ def draws_needed(
 
 def _best(question: Question, terms: Terms, scoring: Scoring, labels: int, share: float) -> float:
     """The size after the shortest pilot and the whole budget, of which one rival has the rest."""
-    pilot, counted = _split(PILOT_BLOCK, share), _split(question.max_draws - PILOT_BLOCK, share)
+    first = question.steps.pilot
+    pilot, counted = _split(first, share), _split(question.max_draws - first, share)
     divided = divide(
         question.confidence,
         scoring,

@@ -5,6 +5,7 @@ A draw's scores y lie in [0, 1]^K with sum ≤ 1. For ``votes``, y is the one-ho
 depend on the order of the draws or on which pass they shared, and no variance cancels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -92,6 +93,11 @@ class Tally:
             self.squares - other.squares,
             self.denominator,
         )
+
+    def of_labels(self, labels: Sequence[int]) -> Self:
+        """Return the tally of some labels alone."""
+        chosen = list(labels)
+        return type(self)(self.draws, self.sums[chosen], self.squares[chosen], self.denominator)
 
     @property
     def leader(self) -> int:

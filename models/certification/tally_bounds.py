@@ -13,17 +13,16 @@ from models.certification.bounds import (
     clopper_pearson_upper,
 )
 from models.certification.division import Division
-from models.certification.names import Bound
+from models.certification.majority import majority_pair
+from models.certification.names import Bound, Ground
 from models.certification.tally import Tally
 
-# The bounds on which a certificate can rest.
-CERTIFYING: tuple[Bound, ...] = ("betting", "clopper-pearson")
 # The number of rivals whose upper bound is computed exactly; one larger bound covers the others.
 EXACT_RIVALS = 3
 
 
 def bound_pair(
-    bound: Bound,
+    ground: Ground,
     pilot: Tally,
     tallies: Sequence[Tally],
     label: int,
@@ -32,12 +31,20 @@ def bound_pair(
 ) -> tuple[Floats, Floats]:
     """Return pA and pB for each tally of counted draws, by all bounds on the rivals.
 
-    In addition to :func:`certify`, pB is at most the largest upper end of the rivals' intervals as
-    they would be shown at that look: over all draws, at their share of α for each side.
+    In addition to :func:`certify` or :func:`majority_pair`, pB is at most the largest upper end of
+    the rivals' intervals as they would be shown at that look: over all draws, at their share of α
+    for each side. ``label`` is the pilot's; a majority is that of the label that leads all draws.
     """
-    lower, upper = _certify_again(bound, tallies, label, *division.of(bound))
+    totals = [pilot + one for one in tallies]
     each = division.scores / (2 * labels)
-    return lower, np.minimum(upper, _rivals_again([pilot + one for one in tallies], label, each))
+    if ground == "majority":
+        lower, upper = majority_pair(totals, division.majority)
+        shown = [
+            _bet_upper(one.draws, int(one.sums[one.rival(one.leader)]), each) for one in totals
+        ]
+        return lower, np.where(lower > 0, np.minimum(upper, shown), upper)
+    lower, upper = _certify_again(ground, tallies, label, *division.of(ground))
+    return lower, np.minimum(upper, _rivals_again(totals, label, each))
 
 
 def certify(

@@ -1,11 +1,11 @@
 """How many draws there is time for, by the speed that was measured of a worker."""
 
-from models.certification.division import LEAST_DRAWS, LOOK_BLOCK, PILOT_LIMIT
+from models.certification.division import LEAST_DRAWS, STEPS_SIZE
 
 # For decoding, passes that are not full, and work that others have in between.
 MARGIN = 2.0
 # The longest pilot and the first look: with time for so many draws every picture is answered.
-SURE_DRAWS = PILOT_LIMIT + LOOK_BLOCK
+SURE_DRAWS = STEPS_SIZE.longest_pilot + STEPS_SIZE.first
 
 
 def fitting(asked: int, draws_per_second: float, seconds: float) -> int:

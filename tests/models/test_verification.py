@@ -282,7 +282,7 @@ def test_a_label_is_never_another_than_its_scores_say() -> None:
 def test_what_the_service_cannot_have_done_is_said() -> None:
     for change, said in (
         (lambda d: d["budget"].update(asked=500), "more than was asked"),
-        (lambda d: d["evidence"]["pilot"].update(draws=48), "no pilot has"),
+        (lambda d: d["evidence"]["pilot"].update(draws=40), "no pilot has"),
         (lambda d: d["evidence"].update(draws=63), "no look"),
         (lambda d: d["picture"].update(width=41), "preprocessing.steps"),
         (lambda d: d["preprocessing"].update(sensitivity=0.1), "preprocessing.sensitivity"),

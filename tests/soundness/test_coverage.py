@@ -165,7 +165,7 @@ def test_the_simulation_is_the_procedure(cell: Cell) -> None:
         assert (inquiry.total.leader == inquiry.label) == reached.leads[at]
         if inquiry.look == len(mine):
             assert float(TERMS.sizes(*best.bounds)) == outcome.best[i]
-            assert best.bound == outcome.bound[i]
+            assert best.ground == outcome.bound[i]
             assert best.counted.draws == outcome.draws[i]
             assert best.bounds == (outcome.lower[i], outcome.upper[i])
         # It stopped at the first look at which its target was met, if at any.

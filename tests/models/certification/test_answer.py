@@ -52,25 +52,25 @@ def test_the_figures_of_the_interface() -> None:
     found = answered(Question(0.999, 1000, 0.5, "l2"), all_for(7, 1000, 10), shown=1)
     assert found.label == 7
     assert found.robust is True
-    assert found.draws == 96
+    assert found.draws == 61
     assert found.stopped == "target_certified"
     assert found.reachable
-    assert found.certified_size == 0.539137
-    assert (found.lower, found.upper) == (0.856081, 0.13705)
-    assert found.sizes == {"l1": 0.539137, "l2": 0.539137, "linf": 0.0192548}
+    assert found.certified_size == 0.504752
+    assert (found.lower, found.upper) == (0.843633, 0.156367)
+    assert found.sizes == {"l1": 0.504752, "l2": 0.504752, "linf": 0.0180268}
     assert (found.method, found.paper, found.paper_size) == (
         "gaussian",
         "pixeldp-gaussian",
-        0.160079,
+        0.146199,
     )
     (score,) = found.scores
-    assert (score.index, score.expected, score.lower, score.upper) == (7, 1.0, 0.862950, 1.0)
+    assert (score.index, score.expected, score.lower, score.upper) == (7, 1.0, 0.793271, 1.0)
     assert score.attacked is not None
-    assert (score.attacked.lower, score.attacked.upper) == (0.537314, 1.0)
+    assert (score.attacked.lower, score.attacked.upper) == (0.503792, 1.0)
     evidence = found.evidence
-    assert (evidence.label, evidence.pilot_draws, evidence.draws) == (7, 32, 64)
-    assert (evidence.denominator, evidence.bound) == (1, "betting")
-    assert evidence.sums == evidence.sums_of_squares == [0] * 7 + [64, 0, 0]
+    assert (evidence.label, evidence.pilot_draws, evidence.draws) == (7, 16, 45)
+    assert (evidence.denominator, evidence.bound) == (1, "majority")
+    assert evidence.sums == evidence.sums_of_squares == [0] * 7 + [45, 0, 0]
     assert (evidence.tau, evidence.rho) == (0, 0)
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from models.certification.bounds import bounds
 from models.certification.certificates import size
 from models.certification.division import divide, looks, stands_alone
-from models.certification.inquiry import Inquiry, best_size, project
+from models.certification.inquiry import FIRST_WANTED, Inquiry, best_size, project
 from models.certification.names import Scoring
 from models.certification.question import Question
+from models.certification.reach import reachable_size
 from models.certification.rounding import reduce_size, round_down
 from models.certification.tally import DENOMINATORS, Tally, draw_scores
 from models.certification.tally_bounds import certify
@@ -54,7 +55,7 @@ def state(inquiry: Inquiry) -> tuple[Any, ...]:
     found = None
     if best is not None:
         found = (
-            best.bound,
+            best.ground,
             best.bounds,
             best.counted.draws,
             best.counted.sums.tolist(),
@@ -130,19 +131,37 @@ def test_draws_beyond_the_end_play_no_part(question: Question, seed: int) -> Non
     scoring=st.sampled_from(["votes", "softmax"]),
 )
 def test_wanted_leads_to_the_next_look(question: Question, seed: int, scoring: Scoring) -> None:
-    """Giving exactly what is wanted reaches every look, and never a draw too many."""
+    """Giving exactly what is wanted reaches every look, and few draws too many."""
     draws = random_draws(seed, scoring, 1400)
     inquiry = Inquiry(question, TERMS, draws.shape[1], scoring)
     at = 0
     while not inquiry.stopped:
         look, label, wanted = inquiry.look, inquiry.label, inquiry.wanted
-        assert wanted > 0
-        assert inquiry.add(draws[at : at + wanted]) == wanted
-        at += wanted
-        if label is not None:
-            assert inquiry.look == look + 1
+        assert 0 < wanted <= question.max_draws - at
+        used = inquiry.add(draws[at : at + wanted])
+        at += used
+        if question.target is None:
+            assert used == wanted
+            assert label is None or inquiry.look == look + 1
+        else:
+            assert wanted <= max(at - used, FIRST_WANTED, question.steps.step, at // 16)
+            assert used == wanted or inquiry.stopped
+            assert label is None or inquiry.look > look
     assert at == inquiry.total.draws <= question.max_draws
     assert state(inquiry) == state(inquire(question, draws, scoring))
+
+
+def test_wanted_at_first_is_what_a_majority_needs_if_all_agree() -> None:
+    inquiry = Inquiry(Question(0.999, 1000, 0.25, "l2"), TERMS, 3, "votes")
+    wanted = inquiry.wanted
+    assert wanted > inquiry.question.steps.pilot + inquiry.question.steps.first
+    assert inquiry.add(all_for(1, wanted - 1)) == wanted - 1
+    assert inquiry.stopped is None
+    assert inquiry.wanted >= 1
+    inquiry.add(all_for(1, 1))
+    assert inquiry.stopped == "target_certified"
+    assert inquiry.findings is not None
+    assert inquiry.findings.ground == "majority"
 
 
 @given(question=questions, seed=st.integers(0, 2**32 - 1), more=st.integers(1, 500))
@@ -202,7 +221,7 @@ def test_looks_follow_the_schedule() -> None:
         inquiry.add(draw[None])
         if inquiry.look > look:
             seen.append(inquiry.counted.draws)
-    assert seen == list(looks(1000 - inquiry.pilot.draws))
+    assert seen == list(looks(1000 - inquiry.pilot.draws, SIZE.steps))
     assert inquiry.stopped == "max_draws"
 
 
@@ -218,7 +237,7 @@ def test_the_deadline_cuts_with_the_certificate_reached() -> None:
     assert inquiry.size == reached
     best = inquiry.findings
     assert best is not None
-    assert best.bound == "betting"  # the look of Clopper-Pearson was never reached
+    assert best.ground == "betting"  # the look of Clopper-Pearson was never reached
     division = divide(0.99, "votes", False, alone=True)
     assert best.division == division
     inquiry.cut()
@@ -246,7 +265,7 @@ def test_clopper_pearson_looks_once_at_the_whole_budget() -> None:
     best = inquiry.findings
     assert best is not None
     division = divide(0.99, "votes", False, alone=True)
-    assert best.bound == "clopper-pearson"
+    assert best.ground == "clopper-pearson"
     assert best.counted.draws == 968
     assert best.division == division
     lower, _ = bounds("clopper-pearson", 968, 968, 968, division.fixed_label)
@@ -260,7 +279,7 @@ def test_soft_scores_have_betting_alone() -> None:
     inquiry = inquire(SIZE, soft(1000, 4.0, 0.0, 0.0), "softmax")
     best = inquiry.findings
     assert best is not None
-    assert best.bound == "betting"
+    assert best.ground == "betting"
     assert best.division.betting_label == pytest.approx(0.01 * 0.9 / 2)
     assert inquiry.size > 0
 
@@ -280,24 +299,41 @@ def test_the_best_look_is_the_largest_certificate_of_all(question: Question, see
         alone=alone,
         pair=draws.shape[1] == 2,
     )
-    pairs_of_bounds = []
-    schedule = looks(question.max_draws - pilot)
-    for count in schedule[: inquiry.look]:
+    found = []
+    schedule = looks(question.max_draws - pilot, question.steps)
+    reached = [count for count in schedule if count < inquiry.counted.draws]
+    for count in (*reached, inquiry.counted.draws):
         tally = Tally.of(draws[pilot : pilot + count], "votes")
-        pairs = [("betting", division.betting_label, division.betting_rival)]
+        sums = draws[: pilot + count].sum(axis=0)
+        leader = int(sums.argmax())
+        pairs = []
+        if count in schedule:
+            pairs.append(("betting", label, division.betting_label, division.betting_rival))
         if count == schedule[-1]:
-            pairs.append(("clopper-pearson", division.fixed_label, division.fixed_rival))
-        for bound, alpha_label, alpha_rival in pairs:
-            lower, upper = certify(bound, [tally], label, alpha_label, alpha_rival)  # type: ignore[arg-type]
+            pairs.append(("clopper-pearson", label, division.fixed_label, division.fixed_rival))
+        if division.majority:
+            pairs.append(("majority", leader, division.majority, 0.0))
+        for bound, own, alpha_label, alpha_rival in pairs:
+            if bound == "majority":
+                votes = sums[leader]
+                lower = bounds("betting", pilot + count, votes, votes, alpha_label)[0]
+                upper = 1 - lower
+                if lower <= 0.5:
+                    lower, upper = np.array(0.0), np.array(1.0)
+            else:
+                lower, upper = certify(bound, [tally], own, alpha_label, alpha_rival)  # type: ignore[arg-type]
             shown = [
                 float(bounds("betting", pilot + count, s, s, division.scores / (2 * labels))[1])
-                for i, s in enumerate(draws[: pilot + count].sum(axis=0))
-                if i != label
+                for i, s in enumerate(sums)
+                if i != own
             ]
-            pairs_of_bounds.append((float(lower[0]), min(float(upper[0]), max(shown))))
-    leads = Tally.of(draws[: inquiry.total.draws], "votes").leader == label
-    sizes = [TERMS.answered(*pair, question.norm) for pair in pairs_of_bounds]
-    assert inquiry.size == (max(sizes) if leads else 0.0)
+            both = float(lower.max()), float(upper.max())
+            if both[0] > 0 or bound != "majority":
+                both = both[0], min(both[1], max(shown))
+            found.append((float(TERMS.sizes(*both, question.norm)), own, both))
+    _, own, pair = max(found, key=lambda one: one[0])
+    leads = Tally.of(draws[: inquiry.total.draws], "votes").leader == own
+    assert inquiry.size == (TERMS.answered(*pair, question.norm) if leads else 0.0)
 
 
 def test_another_leader_at_the_end_gives_size_0() -> None:
@@ -324,24 +360,21 @@ def test_the_target_ends_at_the_first_look_that_reaches_it() -> None:
         assert ended.stopped == "target_certified"
         assert ended.size >= target
         assert ended.total.draws < 1000
-        # One look earlier it was not reached.
-        schedule = looks(1000 - ended.pilot.draws)
-        before = ended.pilot.draws + schedule[ended.look - 2]
-        earlier = inquire(Question(0.99, 1000, target, norm), draws[:before])
+        # One draw earlier it was not reached.
+        earlier = inquire(Question(0.99, 1000, target, norm), draws[: ended.total.draws - 1])
         assert earlier.stopped is None
         assert earlier.size < target
 
 
 def test_the_target_is_decided_on_the_size_as_answered() -> None:
-    draws = all_for(0, 1000)
-    reached = inquire(replace(TARGET, max_draws=64, target=1e-3), draws).size
-    assert inquire(replace(TARGET, max_draws=64, target=reached), draws).stopped == (
-        "target_certified"
-    )
-    above = float(np.nextafter(reached, 1))
-    beyond = inquire(replace(TARGET, max_draws=64, target=above), draws)
-    assert beyond.stopped == "max_draws"
-    assert beyond.size == reached
+    draws, question = all_for(0, 1000), replace(TARGET, max_draws=64)
+    most = reachable_size(question, TERMS, "votes", 3)
+    reached = inquire(replace(question, target=most), draws)
+    assert reached.stopped == "target_certified"
+    assert reached.size == most
+    beyond = inquire(replace(question, target=float(np.nextafter(most, 1))), draws)
+    assert beyond.stopped in ("target_out_of_reach", "max_draws")
+    assert beyond.size < float(np.nextafter(most, 1))
 
 
 class Hopeful(Inquiry):
@@ -415,7 +448,7 @@ def test_nothing_is_hopeless_that_agreeing_draws_would_reach() -> None:
 def test_a_target_beyond_the_budget_ends_at_the_first_look() -> None:
     inquiry = inquire(replace(TARGET, target=50.0), all_for(0, 1000))
     assert inquiry.stopped == "target_out_of_reach"
-    assert inquiry.total.draws == 64
+    assert inquiry.total.draws == 24
     assert inquiry.size > 0
 
 
