@@ -24,8 +24,8 @@ run is a further chance to be wrong, and has its own share of α, which is fixed
 For votes, the certificate's part is divided once more before the first draw, among betting at every
 look, one Clopper-Pearson look at a number of counted draws that is fixed when the pilot ends, and,
 with a target, the majority (:mod:`models.certification.majority`). The majority answers the easy
-pictures, without a pilot. Betting answers those of which no label has half of the votes. The look at
-the end answers those that are near the target. The shares were chosen on recorded votes of the
+pictures, without a pilot. Betting answers those of which no label has half of the votes. The look
+at the end answers those that are near the target. The shares were chosen on recorded votes of the
 models in the zoo: from 0.3 to 0.5 for the majority and from 0.4 to 0.6 for the look at the end, the
 draws at a target of ½σ differ by 3 %, and the pictures certified by 0.1 points.
 """
@@ -79,13 +79,18 @@ class Steps:
     step: int
     growth: float
 
+    @property
+    def least(self) -> int:
+        """One block of pilot draws, and those of the first look."""
+        return self.pilot + self.first
+
 
 STEPS_SIZE = Steps(pilot=32, longest_pilot=128, first=32, step=32, growth=0.15)
 # With a target, most pictures end early, so steps are fine. A longer pilot would not pay: pictures
 # without a clear leader after 64 draws are hardly ever certified.
 STEPS_TARGET = Steps(pilot=16, longest_pilot=64, first=8, step=8, growth=1 / 16)
-# One block of pilot draws and the first look without a target: no smaller budget is allowed.
-LEAST_DRAWS = STEPS_SIZE.pilot + STEPS_SIZE.first
+# No smaller budget is allowed, with a target or without.
+LEAST_DRAWS = STEPS_SIZE.least
 
 
 # The share of α for pictures that begin again: so little that others do not notice it. A picture

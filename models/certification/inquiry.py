@@ -23,7 +23,8 @@ from models.certification.tally_bounds import bound_pair
 from models.certification.terms import Terms
 
 # A picture is given up if even this many standard errors in its favour would not reach the target:
-# three while fewer than 128 draws are counted, then two.
+# three while fewer than 128 draws are counted, then two. Of 930 pictures given up in recorded votes
+# of two models in the zoo, at targets of ½σ, σ and 1.5σ, 5 would have been certified.
 EARLY_ERRORS, LATER_ERRORS = 3, 2
 EARLY_DRAWS = 128
 # With a target, the draws that are wanted at once double from this number on.
@@ -145,7 +146,7 @@ def _hopeless(
     if leader == pilot.leader or not divided.majority:
         return True
     pair = [leader, total.rival(leader)]
-    nothing = Tally(0, *np.zeros((2, 2), dtype=np.int64), total.denominator)
+    nothing = Tally.empty(2, scoring)
     projected = project(total, pair, question.max_draws)
     return size_on("majority", nothing, projected, labels, terms, question, divided) < target
 
@@ -175,7 +176,7 @@ class Inquiry:
         self.look = 0
         self._unseen: list[Tally] = []
         self._best: tuple[float, Ground, Tally] | None = None
-        # The number of draws before which no majority can certify the target.
+        # The number of draws before which a majority is tried at looks only.
         self._certain = question.max_draws + 1
         self._look_ahead()
 
@@ -285,7 +286,7 @@ class Inquiry:
             self.stopped = "target_certified"
 
     def _look_ahead(self) -> None:
-        """Find the number of draws before which no majority certifies the target."""
+        """Find the number of draws with which a majority certifies the target if they agree."""
         question, total = self.question, self.total
         if question.target is None or self.scoring != "votes":
             return

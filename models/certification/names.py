@@ -20,8 +20,8 @@ SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
 Bound = Literal["betting", "clopper-pearson", "hoeffding", "empirical-bernstein"]
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
 
-# What a certificate can rest on: betting over the draws after the pilot, Clopper-Pearson at the last
-# look, or betting over all draws for a label that has more than half of the votes.
+# What a certificate can rest on: betting over the draws after the pilot, Clopper-Pearson at the
+# last look, or betting over all draws for a label that has more than half of the votes.
 Ground = Literal["betting", "clopper-pearson", "majority"]
 GROUNDS: tuple[Ground, ...] = get_args(Ground)
 

@@ -34,7 +34,12 @@ def bound_pair(
     In addition to :func:`certify` or :func:`majority_pair`, pB is at most the largest upper end of
     the rivals' intervals as they would be shown at that look: over all draws, at their share of α
     for each side. ``label`` is the pilot's; a majority is that of the label that leads all draws.
+
+    Raises:
+        ValueError: no α was reserved for ``ground``.
     """
+    if not division.of(ground)[0]:
+        raise ValueError(f"no α was reserved for a certificate by {ground!r}")
     totals = [pilot + one for one in tallies]
     each = division.scores / (2 * labels)
     if ground == "majority":

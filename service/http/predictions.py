@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from models.certification.division import LEAST_DRAWS
+from models.certification.division import STEPS_SIZE, STEPS_TARGET
 from models.certification.question import Question
 from models.certification.reach import draws_needed, reachable_size
 from models.images import Size
@@ -165,14 +165,15 @@ class Predictions:
 
     def _late(self, error: DeadlineError, served: Served, asked: Asked) -> Problem:
         """Return the problem that says what was reached by a deadline, and what would be enough."""
+        draws_needed = (STEPS_SIZE if asked.target is None else STEPS_TARGET).least
         said = (
             f"No look was reached within timeout_ms={asked.timeout_ms}: {error.draws} draws were "
-            f"made, but the first look needs {LEAST_DRAWS}."
+            f"made, but the first look needs {draws_needed}."
         )
-        members: dict[str, float] = {"draws_needed": LEAST_DRAWS}
+        members: dict[str, float] = {"draws_needed": draws_needed}
         # One worker makes all draws of a picture.
         if speed := self.engine.speed(served.index):
-            needed = first_answer_ms(speed)
+            needed = first_answer_ms(speed, draws_needed)
             said += (
                 f" A worker makes at most {speed:.0f} draws a second with this model: set "
                 f"timeout_ms to {needed} or more, and to more while others wait."

@@ -16,9 +16,9 @@ log = structlog.get_logger(__name__)
 _LOOK_SECONDS = 0.2
 
 
-def first_answer_ms(draws_per_second: float) -> int:
-    """Return the milliseconds in which a first look is likely to be reached at this speed."""
-    return math.ceil(MARGIN * 1000 * LEAST_DRAWS / draws_per_second)
+def first_answer_ms(draws_per_second: float, draws: int = LEAST_DRAWS) -> int:
+    """Return the milliseconds in which a first look, at ``draws``, is likely to be reached."""
+    return math.ceil(MARGIN * 1000 * draws / draws_per_second)
 
 
 async def warn_of_slow_models(engine: Engine, catalogue: Catalogue, settings: Settings) -> None:

@@ -43,6 +43,8 @@ def genuine() -> Iterator[dict[str, Any]]:
     yield answer(target=0.4, share=0.9, cut=150, max_draws=400, seed=1)
     yield answer(target=None, share=0.6, cut=70, confidence=0.9, picture=(200, 31, "RGB"))
     yield answer(target=None, share=0.1, max_draws=200)  # another label leads
+    yield answer(target=0.05, share=0.35, max_draws=400, seed=3)  # without half of the votes
+    yield answer(target=0.4, share=0.75, max_draws=300, labels=3, seed=5)
     yield answer("votes", 0.1, "laplace", "l1", 1.0, shape=(3, 7, 90))
 
 
@@ -172,7 +174,7 @@ def asked_otherwise(document: Any, rng: random.Random) -> Any:
         ("evidence", "restarts"): (0, 1, 2, 30),
         ("evidence", "tau"): (0.0, 1e-9, 0.01, 0.3),
         ("evidence", "rho"): (0.0, 1e-6, 0.2),
-        ("evidence", "bound"): ("betting", "clopper-pearson"),
+        ("evidence", "bound"): ("betting", "clopper-pearson", "majority"),
         ("evidence", "sensitivities", 1, "value"): (0.1, 3.0, 500.0),
         ("evidence", "sensitivities", 1, "source"): ("l1", "linf"),
     }

@@ -15,6 +15,7 @@ from models.certification.inquiry import Inquiry
 from models.certification.names import (
     BOUNDS,
     CERTIFICATES,
+    GROUNDS,
     MECHANISMS,
     NORMS,
     SCORINGS,
@@ -187,8 +188,16 @@ def others(value: Any) -> Iterator[Any]:
         yield from (float(Decimal(repr(value)) + sign * last) for sign in (1, -1))
         yield from (value * 1.001, value * 1.5, value / 2, -value)
     else:
-        words = (*CERTIFICATES, *MECHANISMS, *NORMS, *SCORINGS, *BOUNDS, *get_args(Stopped), "L")
-        yield from (word for word in words if word != value)
+        words = (
+            *CERTIFICATES,
+            *MECHANISMS,
+            *NORMS,
+            *SCORINGS,
+            *BOUNDS,
+            *GROUNDS,
+            *get_args(Stopped),
+        )
+        yield from (word for word in (*words, "L") if word != value)
         yield from (value[:-1], value + "x")
 
 

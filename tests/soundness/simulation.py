@@ -17,16 +17,21 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from models.certification.arrays import Floats, Integers
-from models.certification.bounds import betting_lower, betting_upper, clopper_pearson_upper
+from models.certification.bounds import (
+    betting_lower,
+    betting_upper,
+    clopper_pearson_lower,
+    clopper_pearson_upper,
+)
 from models.certification.division import (
-    PILOT_BLOCK,
     Division,
     divide,
     looks,
     pilot_ends,
     stands_alone,
 )
-from models.certification.names import Bound, Scoring
+from models.certification.majority import majority_pair
+from models.certification.names import Ground, Scoring
 from models.certification.question import Question
 from models.certification.tally import DENOMINATORS, Tally
 from models.certification.tally_bounds import certify_arrays, rivals_upper
@@ -123,7 +128,7 @@ class Procedure:
 
     def certify(
         self,
-        bound: Bound,
+        bound: Ground,
         draws: Integers,
         sums: Integers,
         squares: Integers,
@@ -133,6 +138,10 @@ class Procedure:
         unit: int,
     ) -> tuple[Floats, Floats]:
         return certify_arrays(bound, draws, sums, squares, label, alpha_label, alpha_rival, unit)
+
+    def majority(self, draws: int, sums: Integers, alpha: float) -> tuple[Floats, Floats]:
+        """The pA and pB of the leaders of all draws."""
+        return majority_pair([Tally(draws, one, one, 1) for one in sums], alpha)
 
     def looks_once(self, count: int, schedule: tuple[int, ...]) -> bool:
         """Whether the bound at a fixed n is applied at this look."""
@@ -155,6 +164,7 @@ class Outcome:
 
     label: Integers
     pilot: Integers
+    certified: Integers
     best: Floats
     lower: Floats
     upper: Floats
@@ -170,6 +180,7 @@ EVENTS = (
     "betting: rival",
     "fixed n: label",
     "fixed n: rival",
+    "majority",
     "certificate",
     "size",
     "scores",
@@ -190,6 +201,7 @@ def allowed(law: Law, question: Question) -> dict[str, float]:
         "betting: rival": honest.betting_rival,
         "fixed n: label": honest.fixed_label,
         "fixed n: rival": honest.fixed_rival,
+        "majority": honest.whole("majority"),
         "certificate": certificate,
         "size": certificate,
         "scores": honest.scores,
@@ -219,6 +231,7 @@ def simulate(
     outcome = Outcome(
         label=label,
         pilot=pilot,
+        certified=label.copy(),
         best=np.full(pictures, -1.0),
         lower=np.zeros(pictures),
         upper=np.ones(pictures),
@@ -235,12 +248,7 @@ def simulate(
         division = procedure.divide(question, law.scoring, flag, labels == 2)
         each = division.scores / (2 * labels)
         own = label[who]
-        group_truth = np.tile(truth, (len(who), 1))
-        own_truth = group_truth[np.arange(len(who)), own]
-        group_truth[np.arange(len(who)), own] = -1
-        rival_truth = group_truth.max(axis=1)
-        true_size = terms.sizes(own_truth, rival_truth)
-        schedule = looks(question.max_draws - int(length))
+        schedule = looks(question.max_draws - int(length), question.steps)
         total, total_squares = sums[who], squares[who]
         ahead, counted, counted_squares = procedure.start(int(length), total, total_squares)
         before = 0
@@ -249,46 +257,56 @@ def simulate(
             before = count
             counted, counted_squares = counted + more, counted_squares + more_squares
             total, total_squares = total + more, total_squares + more_squares
-            tallies: list[tuple[Bound, str, float, float]] = [
+            drawn = int(length) + count
+            grounds: list[tuple[Ground, str, float, float]] = [
                 ("betting", "betting", division.betting_label, division.betting_rival)
             ]
+            if division.majority > 0:
+                grounds.append(("majority", "majority", division.majority, 0.0))
             if division.fixed_label > 0 and procedure.looks_once(count, schedule):
-                tallies.append(
+                grounds.append(
                     ("clopper-pearson", "fixed n", division.fixed_label, division.fixed_rival)
                 )
             n = np.full(len(who), ahead + count)
-            for bound, name, alpha_label, alpha_rival in tallies:
-                lower, upper = procedure.certify(
-                    bound, n, counted, counted_squares, own, alpha_label, alpha_rival, law.unit
-                )
+            for ground, name, alpha_label, alpha_rival in grounds:
+                certified = own
+                if ground == "majority":
+                    certified = total.argmax(axis=1)
+                    lower, upper = procedure.majority(drawn, total, alpha_label)
+                else:
+                    lower, upper = procedure.certify(
+                        ground, n, counted, counted_squares, own, alpha_label, alpha_rival, law.unit
+                    )
                 shown = rivals_upper(
                     "betting",
-                    np.full(len(who), int(length) + count),
+                    np.full(len(who), drawn),
                     total,
                     total_squares,
-                    own,
+                    certified,
                     each,
                     law.unit,
                 )
-                upper = np.minimum(upper, shown)
-                outcome.events[f"{name}: label"][who] |= lower > own_truth
+                upper = np.where(lower > 0, np.minimum(upper, shown), upper)
+                own_truth, rival_truth = _truths(truth, certified)
+                missed = "majority" if ground == "majority" else f"{name}: label"
+                outcome.events[missed][who] |= lower > own_truth
                 if alpha_rival > 0:
                     outcome.events[f"{name}: rival"][who] |= _runner_up_missed(
-                        bound, law, n, counted, counted_squares, own, alpha_rival
+                        ground, law, n, counted, counted_squares, own, alpha_rival
                     )
                 untrue = (lower > own_truth) | (upper < rival_truth)
                 outcome.events["certificate"][who] |= untrue
                 sizes = terms.sizes(lower, upper)
-                outcome.events["size"][who] |= sizes > true_size
+                outcome.events["size"][who] |= sizes > terms.sizes(own_truth, rival_truth)
                 better = sizes > outcome.best[who]
                 at = who[better]
-                outcome.best[at], outcome.bound[at] = sizes[better], bound
+                outcome.best[at], outcome.bound[at] = sizes[better], ground
+                outcome.certified[at] = certified[better]
                 outcome.lower[at], outcome.upper[at] = lower[better], upper[better]
                 outcome.draws[at] = count
-            drawn = int(length) + count
             low, high = intervals(law, drawn, total, total_squares, each)
             outcome.events["scores"][who] |= ((low > truth) | (high < truth)).any(axis=1)
-            outcome.leads[who] = total.argmax(axis=1) == own
+            outcome.leads[who] = total.argmax(axis=1) == outcome.certified[who]
             if isinstance(source, Recorded):
                 outcome.history.append(
                     Look(who, drawn, outcome.best[who].copy(), outcome.leads[who].copy())
@@ -298,8 +316,15 @@ def simulate(
     return outcome
 
 
+def _truths(truth: Floats, label: Integers) -> tuple[Floats, Floats]:
+    """The true scores of labels [n], and the largest of any other."""
+    others = np.tile(truth, (len(label), 1))
+    others[np.arange(len(label)), label] = -1
+    return truth[label], others.max(axis=1)
+
+
 def _runner_up_missed(
-    bound: Bound,
+    bound: Ground,
     law: Law,
     draws: Integers,
     sums: Integers,
@@ -327,14 +352,18 @@ def _pilot(
     sums = np.zeros((pictures, labels), dtype=np.int64)
     squares = sums.copy()
     length = np.zeros(pictures, dtype=np.int64)
-    going = np.arange(pictures)
+    going, block = np.arange(pictures), question.steps.pilot
     while len(going):
-        more, more_squares = source.take(going, PILOT_BLOCK)
+        more, more_squares = source.take(going, block)
         sums[going] += more
         squares[going] += more_squares
-        length[going] += PILOT_BLOCK
+        length[going] += block
         ended = [
-            pilot_ends(Tally(int(length[i]), sums[i], squares[i], law.unit), question.max_draws)
+            pilot_ends(
+                Tally(int(length[i]), sums[i], squares[i], law.unit),
+                question.max_draws,
+                question.steps,
+            )
             for i in going
         ]
         going = going[~np.array(ended)]
@@ -437,8 +466,21 @@ class FourAlpha(Procedure):
 class EveryLook(Procedure):
     """Clopper-Pearson at every look."""
 
+    def majority(self, draws: int, sums: Integers, alpha: float) -> tuple[Floats, Floats]:
+        """The pA and pB of the leaders of all draws."""
+        return majority_pair([Tally(draws, one, one, 1) for one in sums], alpha)
+
     def looks_once(self, count: int, schedule: tuple[int, ...]) -> bool:
         return True
+
+
+class MajorityAtEveryLook(Procedure):
+    """The majority by a bound that holds at one look."""
+
+    def majority(self, draws: int, sums: Integers, alpha: float) -> tuple[Floats, Floats]:
+        lower = clopper_pearson_lower(draws, sums.max(axis=1), alpha)
+        claimed = lower > 0.5
+        return np.where(claimed, lower, 0.0), np.where(claimed, 1 - lower, 1.0)
 
 
 class PilotReused(Procedure):
