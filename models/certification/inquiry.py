@@ -277,11 +277,11 @@ class Inquiry:
         assert target is not None
         division = self.question.division(self.scoring, self.pilot)
         labels = len(self.pilot.sums)
-        if (
-            size_on("majority", self.pilot, counted, labels, self.terms, self.question, division)
-            >= target
-        ):
-            self._consider("majority", [counted], division)
+        size = size_on("majority", self.pilot, counted, labels, self.terms, self.question, division)
+        if size < target:
+            return
+        self._consider("majority", [counted], division)
+        if self._best and self._best[2] is counted and self.size >= target:
             self.look += 1
             self.stopped = "target_certified"
 
