@@ -1,6 +1,7 @@
 """The models: which are served, by name, and which are being loaded or are leaving."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,13 +38,19 @@ class Catalogue:
         paths: the bundles' folders, at least one.
         default: the model that answers requests that name none, as ``name`` or ``name:version``; by
             default the first one's name and version. It never changes.
+        read: reads a bundle.
 
     Raises:
         BundleError: a bundle cannot be trusted, or two have the same name and version.
         UnknownModelError: the default is not among them.
     """
 
-    def __init__(self, paths: list[Path], default: str | None = None) -> None:
+    def __init__(
+        self,
+        paths: list[Path],
+        default: str | None = None,
+        read: Callable[[Path], Bundle] = read_bundle,
+    ) -> None:
         self._numbers = itertools.count()
         # Each model is in one of these two.
         self._served: dict[tuple[str, str], Served] = {}
@@ -52,7 +59,7 @@ class Catalogue:
         # The folders of models that are or were served.
         self._folders: dict[tuple[str, str], Path] = {}
         for path in paths:
-            served = self.number(read_bundle(path))
+            served = self.number(read(path))
             if self.put(served):
                 name = ":".join(served.key)
                 raise BundleError(path, "name", f"{name} is already served from another folder")

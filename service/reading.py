@@ -6,15 +6,19 @@ A thread that reads from a disk that does not answer (over a network, or by FUSE
 any signal until it does, not even SIGKILL, and neither does its process. So the front reads no
 bundle itself: otherwise it could neither answer nor be ended. A reader receives one JSON object on
 standard input and answers on standard output, with a line of JSON for each bundle that it was asked
-to read, or with a single line.
+to read, or with a single line. At the start, when the front has one thread, it forks the reader.
 """
 
 import asyncio
 import contextlib
 import json
+import os
+import select
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -31,8 +35,52 @@ MOST_READERS = 8
 # Descriptions are small; for the large files of a bundle a reader has as long as workers to load
 # it.
 DESCRIPTIONS_SECONDS = 30.0
+_ALLOW = "PIXELDP_LOAD_SECONDS allows more"
 
 _running: set["subprocess.Popen[bytes]"] = set()
+
+
+def read_forked(path: Path, seconds: float) -> Bundle:
+    """Do what :func:`models.bundle.read_bundle` does, in a fork of this process.
+
+    For a process with one thread, as others may hold locks that the fork would need.
+
+    Raises:
+        BundleError: the bundle cannot be trusted.
+        LoadError: it was not read within ``seconds``.
+    """
+    outlet, inlet = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            with open(inlet, "w") as file:
+                for answer in _answers({"bundles": [path]}):
+                    file.write(json.dumps(answer, default=str))
+        finally:
+            os._exit(0)
+    os.close(inlet)
+    said = None
+    try:
+        said = _read_all(outlet, seconds)
+    finally:
+        os.close(outlet)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, os.WNOHANG if said is None else 0)  # while its disk hangs, it has no end
+    if said is None:
+        raise _late(path, seconds, _ALLOW)
+    return _bundle(path, _told(said))
+
+
+def _read_all(descriptor: int, seconds: float) -> bytes | None:
+    """Return what can be read until its end; None if that takes longer."""
+    poll, end, read = select.poll(), time.monotonic() + seconds, b""
+    poll.register(descriptor, select.POLLIN)
+    while poll.poll(1000 * max(end - time.monotonic(), 0)):
+        if not (more := os.read(descriptor, 2**16)):
+            return read
+        read += more
+    return None
 
 
 async def bundles(paths: Sequence[Path], seconds: float) -> list[Bundle]:
@@ -42,12 +90,8 @@ async def bundles(paths: Sequence[Path], seconds: float) -> list[Bundle]:
         BundleError: one cannot be trusted.
         LoadError: one was not read within ``seconds``.
     """
-    found = []
     async with _reader({"bundles": [str(path) for path in paths]}) as answers:
-        for path in paths:
-            told = await _next(answers, path, seconds, "PIXELDP_LOAD_SECONDS allows more")
-            found.append(Bundle(path, Manifest.model_validate(told["manifest"]), told["digest"]))
-    return found
+        return [_bundle(path, await _next(answers, path, seconds, _ALLOW)) for path in paths]
 
 
 async def find(root: Path, name: str) -> list[Stored]:
@@ -112,8 +156,15 @@ async def _next(answers: asyncio.Queue[bytes], path: Path, seconds: float, advic
         async with asyncio.timeout(seconds):
             return _told(await answers.get())
     except TimeoutError:
-        reason = f"{path.name} was not read within {seconds:g} s"
-        raise LoadError(f"{reason}; {advice}") from None
+        raise _late(path, seconds, advice) from None
+
+
+def _late(path: Path, seconds: float, advice: str) -> LoadError:
+    return LoadError(f"{path.name} was not read within {seconds:g} s; {advice}")
+
+
+def _bundle(path: Path, told: dict[str, Any]) -> Bundle:
+    return Bundle(path, Manifest.model_validate(told["manifest"]), told["digest"])
 
 
 def _start() -> "subprocess.Popen[bytes]":

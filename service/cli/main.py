@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -185,11 +186,12 @@ def _serve(given: dict[str, Any]) -> None:
     from service.http.address import refuse_passed_sockets, resolve
     from service.http.checks import KeysNeededError, check_keys, read_catalogue
     from service.http.guards.keys import KeysError
+    from service.reading import read_forked
 
     try:
         refuse_passed_sockets(os.environ)
         check_keys(settings, resolve(settings.host, settings.port))
-        catalogue = read_catalogue(settings)
+        catalogue = read_catalogue(settings, partial(read_forked, seconds=settings.load_seconds))
 
         from service.http.server import serve
 

@@ -3,11 +3,16 @@
 They need nothing that takes long to import: neither FastAPI nor PyTorch.
 """
 
+from collections.abc import Callable
+from pathlib import Path
+
+from models.bundle import Bundle, read_bundle
 from models.execution import obstacle
 from service.catalogue import Catalogue, UnknownModelError
+from service.engine.errors import LoadError
 from service.http.address import Address
 from service.http.defaults import check_defaults
-from service.http.guards.keys import read
+from service.http.guards.keys import read as read_keys
 from service.settings import Settings
 
 
@@ -23,7 +28,7 @@ def check_keys(settings: Settings, address: Address) -> None:
         KeysError: the file of keys cannot be read.
     """
     if settings.keys:
-        read(settings.keys)
+        read_keys(settings.keys)
     elif not (address.on_loopback or settings.allow_keyless):
         raise KeysNeededError(
             f"on {settings.host} other machines could use the service, and no keys are set: make "
@@ -32,18 +37,25 @@ def check_keys(settings: Settings, address: Address) -> None:
         )
 
 
-def read_catalogue(settings: Settings) -> Catalogue:
+def read_catalogue(settings: Settings, read: Callable[[Path], Bundle] = read_bundle) -> Catalogue:
     """Read the models to serve.
+
+    Args:
+        settings: checked settings.
+        read: reads a bundle.
 
     Raises:
         BundleError: a model's bundle cannot be trusted.
-        ValueError: the default model is not among them, or they cannot be run as they are pinned.
+        ValueError: one is not read in time, the default model is not among them, or they cannot be
+            run as they are pinned.
         UselessDefaultsError: with these settings no request without options could be answered.
     """
     try:
-        catalogue = Catalogue(settings.models, settings.default_model)
+        catalogue = Catalogue(settings.models, settings.default_model, read)
     except UnknownModelError as error:
         raise ValueError(f"PIXELDP_DEFAULT_MODEL: {error.args[0]}") from None
+    except LoadError as error:
+        raise ValueError(str(error)) from None
     for bundle in catalogue.bundles:
         check_defaults(settings, bundle)
     _check_pins(settings, catalogue)

@@ -4,6 +4,8 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -143,3 +145,34 @@ def test_a_stop_does_not_wait_for_it(hanging: Callable[[], bool], tmp_path: Path
     assert code == 0, service.log
     assert answers[0].status_code == 503
     assert "stopping" in answers[0].text
+
+
+@pytest.mark.parametrize("asked", ["SIGTERM", "nothing"])
+def test_a_start_that_hangs_ends(tmp_path: Path, asked: str) -> None:
+    """When it is asked to, or by itself in time."""
+    try:
+        disk = HangingDisk(ZOO / NAME, tmp_path / "slow", "weights.safetensors")
+    except CannotMountError:
+        pytest.skip("the system lets this user mount nothing")
+    command = [sys.executable, "-P", "-m", "service.cli.main", "serve", str(disk.folder)]
+    limit = "3600" if asked == "SIGTERM" else "1"
+    service = subprocess.Popen(
+        [*command, "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PIXELDP_LOAD_SECONDS": limit},
+    )
+    try:
+        assert disk.asked.wait(HANG_SECONDS)
+        if asked == "SIGTERM":
+            service.terminate()
+        code = service.wait(HANG_SECONDS)
+    finally:
+        disk.close()
+        service.kill()
+    _, said = service.communicate()
+    if asked == "SIGTERM":
+        assert code == 0, said
+    else:
+        assert code == 1, said
+        assert "slow was not read within 1 s; PIXELDP_LOAD_SECONDS allows more" in said

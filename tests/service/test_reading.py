@@ -76,3 +76,18 @@ def test_a_reader_that_fails_says_why(
     with pytest.raises(LoadError, match=r"(?s)reading it failed: .*embedded null byte"):
         asyncio.run(reading.bundles([tmp_path / "a\0b"], READ_SECONDS))
     wait_until_over(started)
+
+
+def test_a_fork_reads_the_same(tmp_path: Path) -> None:
+    good, bad = (bundle(tmp_path, "a", version) for version in ("1", "2"))
+    assert reading.read_forked(good, READ_SECONDS) == read_bundle(good)
+    (bad / "weights.safetensors").write_bytes(b"other")
+    with pytest.raises(BundleError) as caught:
+        reading.read_forked(bad, READ_SECONDS)
+    with pytest.raises(BundleError) as expected:
+        read_bundle(bad)
+    assert str(caught.value) == str(expected.value)
+    with pytest.raises(LoadError, match=r"^a-1 was not read within 0 s; PIXELDP_LOAD_SECONDS"):
+        reading.read_forked(good, 0.0)
+    with pytest.raises(LoadError, match="reading it failed"):
+        reading.read_forked(tmp_path / "a\0b", READ_SECONDS)
