@@ -1,1 +1,1 @@
-"""What the figures in the README come from."""
+"""The benchmarks that produce the figures in the README."""

@@ -1,10 +1,10 @@
-"""How large certificates are and how many draws they take, on the very same draws.
+"""The sizes of certificates and the draws that they take, compared on the same draws.
 
     python -m benchmarks.certificates --root DATA [--pictures 1000] [--json FILE]
 
-Draws votes of the shipped model for pictures of MNIST's test set (DATA holds MNIST/raw, as
-torchvision lays it out), then runs each procedure over the same sequences: this one through the
-service's own ``Inquiry``, the paper's and Cohen's beside it. Ratios of mean sizes need no clock.
+Draws votes of the shipped model for pictures of MNIST's test set (DATA contains MNIST/raw in
+torchvision's layout), and then runs each procedure over the same sequences: the service's own
+through ``Inquiry``, and the paper's and Cohen's. Ratios of mean sizes need no clock.
 """
 
 import argparse
@@ -59,14 +59,14 @@ def run(terms: Terms, votes: Votes, labels: int, question: Question) -> Inquiry:
 
 
 def ratio(above: float, below: float) -> float:
-    """Return a ratio of mean sizes; nan where nothing was certified to compare with."""
+    """Return a ratio of mean sizes; nan if nothing was certified."""
     return above / below if below else float("nan")
 
 
 def measure(
     recorded: Sequence[tuple[Terms, Votes]], labels: int, confidence: float
 ) -> list[tuple[str, float, str]]:
-    """Return rows of (figure, value, what it must reach)."""
+    """Return rows of (figure, value, required value)."""
     rows: list[tuple[str, float, str]] = []
     for n in (300, 1000):
         question = Question(confidence, n, None, "l2")

@@ -1,4 +1,4 @@
-"""What others do with the same draws, to measure against; nothing that is served uses it."""
+"""Other procedures on the same draws, for comparison; the service does not use them."""
 
 import numpy as np
 
@@ -16,8 +16,8 @@ def paper_size(tally: Tally, terms: Terms, confidence: float) -> float:
     """Return the size by the paper's own procedure at one fixed n.
 
     Lécuyer et al. 2019, §III-C: two-sided bounds on all K labels with Bonferroni (α/2K a side),
-    then the paper's condition. Of Hoeffding's and the empirical Bernstein bound, the one with the
-    larger size is taken, a choice by the data that favours the paper.
+    then the paper's condition. The larger size of Hoeffding's and the empirical Bernstein bound is
+    used, a choice by the data that favours the paper.
 
     Args:
         tally: all n draws; the paper has no pilot.

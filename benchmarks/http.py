@@ -1,13 +1,13 @@
-"""A lean HTTP client for load: what it costs is taken from the service that it measures."""
+"""A lean HTTP client for load: its own cost reduces what it measures."""
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-# Nobody answers later: whoever waits longer waits for ever.
+# Later there will be no answer.
 PATIENCE_SECONDS = 1800.0
-# Before a client asks again whose connection was broken off.
+# The pause before a client with a broken connection asks again.
 PAUSE_SECONDS = 0.05
 
 
@@ -64,7 +64,7 @@ class Connection:
 
 
 def lasting(seconds: float) -> Callable[[], bool]:
-    """Return what is true for some seconds from now on."""
+    """Return a function that is true for ``seconds`` from now on."""
     end = time.perf_counter() + seconds
     return lambda: time.perf_counter() < end
 
@@ -75,7 +75,7 @@ async def closed_loop(
     clients: int,
     more: Callable[[], bool],
 ) -> tuple[list[Reply], float]:
-    """Have ``clients`` ask one after the other while ``more``; return replies and time taken."""
+    """Let each of ``clients`` ask repeatedly while ``more``; return replies and time taken."""
     replies: list[Reply] = []
     start = time.perf_counter()
 
@@ -96,7 +96,7 @@ async def closed_loop(
 async def open_loop(
     make: Callable[[], Connection], bodies: Sequence[bytes], rate: float, seconds: float
 ) -> list[Reply]:
-    """Send at ``rate`` a second at even times whatever the answers do; latency includes waiting."""
+    """Send ``rate`` per second at even times, whatever the answers do; latency includes waiting."""
     idle: list[Connection] = []
     start = time.perf_counter() + 0.05
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.imagenet --model inception_v3 --weights inception_v3.safetensors
 
-Everything by the commands that people use: the classifier is exported by ``torch.export``, imported
-as a bundle (``pixeldp import``), gets an autoencoder in front (``pixeldp train --denoiser``, here
-for one step on two pictures, which is enough to measure), and is served at its own size with its
-1,000 labels by one worker. Without weights they are random; speed and memory are the same.
+It uses the users' commands: the classifier is exported by ``torch.export``, imported as a bundle
+(``pixeldp import``), gets an autoencoder in front (``pixeldp train --denoiser``, here for one step
+on two pictures, which is enough to measure), and is served at its own size with its 1,000 labels by
+one worker. Without weights they are random; speed and memory are the same.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from models.networks import build
 from models.networks.foreign.torchvision import find_defaults
 
 PICTURES = 2
-# So many draws as a slow machine makes in so long, but enough for a label.
+# At least this many draws, enough for a label, and as many as a slow machine makes in this time.
 LEAST_DRAWS, LONGEST_SECONDS = 64, 300.0
 CONFIDENCE = 0.95
 
@@ -67,7 +67,7 @@ def peak_memory(process: int) -> float:
 
 
 def cpu_seconds(process: int) -> float:
-    """Return the processor's time so far, which other work on the machine does not lengthen."""
+    """Return the processor time so far, which other work on the machine does not lengthen."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -80,7 +80,7 @@ def answer(service: Service, body: bytes, draws: int) -> tuple[list[Reply], floa
 
 
 def main() -> None:
-    """Run the whole way and print the figures."""
+    """Run everything and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="inception_v3", help="a classifier of torchvision's")
     parser.add_argument("--weights", type=Path, help="its weights, as torchvision has them")

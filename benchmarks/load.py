@@ -1,15 +1,15 @@
-"""How the service bears load: from one client to far past saturation, and at rest.
+"""The service under load: from one client to far beyond saturation, and at rest.
 
     python -m benchmarks.load --root DATA [--bundle BUNDLE --data NAME] [--json FILE]
 
 - start: from the command to ready, twice; the second start finds files in the system's cache.
-- rest: processor time of all its processes while nothing is asked, and their memory.
-- curve: answers a second and latency of 1 to 1,000 clients, each asking again once answered, with
-  target ½σ/Δ within 1,000 draws; that many pictures are in flight. Memory at the peak. On a slow
-  machine it ends with fewer clients, and says so.
+- rest: processor time and memory of all its processes without requests.
+- curve: answers per second and latency of 1 to 1,000 clients, each of which asks again once
+  answered, with target ½σ/Δ within 1,000 draws; that many pictures are in flight. Memory at the
+  peak. On a slow machine it ends with fewer clients, and says so.
 - overload: requests without a target, each of which takes all its draws, arrive at 10 times the
-  most answers a second to them, whatever becomes of them. Goodput is what is still answered with
-  200 a second; draw budgets shrink meanwhile, as they do by default.
+  most answers per second, whatever becomes of them. Goodput is the number still answered with 200
+  per second; draw budgets shrink meanwhile, as by default.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from models.bundle import ZOO, read_bundle
 from models.data.datasets import load
 
 CLIENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
-# Numbers of clients of whom each would wait longer are left out.
+# Numbers of clients with which each would wait longer are left out.
 LONGEST_SECONDS = 60.0
 REST_SECONDS = 20.0
 OVERLOAD = 10
@@ -40,13 +40,13 @@ DRAWS = 1000
 
 
 def processes(front: int) -> list[psutil.Process]:
-    """Return the front process and all below it."""
+    """Return the front process and its descendants."""
     process = psutil.Process(front)
     return [process, *process.children(recursive=True)]
 
 
 def memory(front: int) -> float:
-    """Return the MiB that the service takes; what processes share counts once."""
+    """Return the memory of the service in MiB; shared memory counts once."""
     return float(sum(one.memory_full_info().pss for one in processes(front)) / 2**20)
 
 
@@ -84,7 +84,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    # Overload takes a connection for each request that nobody has answered yet.
+    # Overload needs a connection for each request that is not answered yet.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     manifest = read_bundle(arguments.bundle).manifest
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def at_rest(front: int, figures: Figures) -> None:
-    """Measure what the service takes while nothing is asked."""
+    """Measure the service's processor time and memory without requests."""
     figures.note("memory at rest (MiB)", memory(front))
     before = processor_seconds(front)
     time.sleep(REST_SECONDS)
@@ -118,7 +118,7 @@ def at_rest(front: int, figures: Figures) -> None:
 
 
 def curve(service: Service, front: int, target: float, seconds: float, figures: Figures) -> None:
-    """Measure answers and latency of more and more clients, as far as the machine bears them."""
+    """Measure answers and latency of more and more clients, as far as the machine can bear."""
     ask = service.connection(DRAWS, target)
     peak = 0.0
     for clients in CLIENTS:
@@ -142,7 +142,7 @@ def curve(service: Service, front: int, target: float, seconds: float, figures: 
 
 
 def overload(service: Service, seconds: float, figures: Figures) -> None:
-    """Measure what is still answered at many times the load that is borne."""
+    """Measure what is still answered at many times the peak load."""
     replies, took = service.saturate_for(DRAWS, None, seconds)
     found = outcomes(replies)
     figures.remark(found.told())

@@ -1,13 +1,14 @@
-"""What the way of running h is worth, and what more labels cost.
+"""The gain from the way of running h, and the cost of more labels.
 
     python -m benchmarks.networks [--bundle BUNDLE] [--json FILE]
 
-- fast path: draws a second of one thread, as the service runs the bundle (provider, number format,
-  layout, normalisation folded, compiled where faster) over plain float32 PyTorch, in turns.
-- providers: draws a second of h alone in each number format of each provider that is installed, as
-  they were written, over PyTorch's float32, in turns, at one pass size.
-- labels: the bundle's network with random weights and 10, 100 and 1,000 labels, served: draws a
-  second through HTTP and milliseconds of certification an answer.
+- fast path: draws per second of one thread, as the service runs the bundle (provider, number
+  format, layout, folded normalisation, compiled if faster), over plain float32 PyTorch,
+  alternating.
+- providers: draws per second of h alone in each number format of each installed provider, not
+  compiled, over PyTorch's float32, alternating, at one pass size.
+- labels: the bundle's network with random weights and 10, 100 and 1,000 labels, served: draws per
+  second through HTTP, and milliseconds of certification per answer.
 """
 
 import argparse
@@ -38,7 +39,7 @@ TURN_SECONDS = 0.5
 
 
 def plain(bundle: Bundle, rows: int) -> Callable[[float], float]:
-    """Return what measures draws a second of float32 PyTorch, network and noise as they come."""
+    """Return a function that measures draws per second of plain float32 PyTorch, with noise."""
     network = load_network(bundle)
     picture = torch.zeros(rows, *bundle.manifest.input.shape)
 
@@ -56,7 +57,7 @@ def plain(bundle: Bundle, rows: int) -> Callable[[float], float]:
 
 
 def in_turns(ways: dict[str, Callable[[float], float]], seconds: float) -> dict[str, float]:
-    """Measure each for so many seconds, in short turns, so that all meet the same moments."""
+    """Measure each for ``seconds``, in short turns, so that all meet the same conditions."""
     turns = max(1, round(seconds / TURN_SECONDS))
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(turns):
@@ -88,14 +89,14 @@ def fast_path(bundle: Bundle, rounds: int, seconds: float, figures: Figures) -> 
 
 
 def h_alone(predictor: Predictor) -> Callable[[float], float]:
-    """Return what measures draws of h a second of the processor's time, noise apart."""
+    """Return a function that measures draws of h per second of processor time, without noise."""
     random = np.random.default_rng(0)
     shape = predictor.manifest.input.shape
     picture = predictor.encode(random.integers(0, 256, (*shape[1:], shape[0]), dtype=np.uint8))
     noisy = predictor.noisy([picture.features], np.zeros(predictor.pass_size, dtype=np.intp))
 
     def measure(seconds: float) -> float:
-        # On a quiet machine that is the time that passes; elsewhere it leaves out what else runs.
+        # On a quiet machine this is the elapsed time; otherwise it excludes other processes.
         passes, start = 0, time.process_time()
         while not passes or time.process_time() - start < seconds:
             predictor.score(noisy)
@@ -106,7 +107,7 @@ def h_alone(predictor: Predictor) -> Callable[[float], float]:
 
 
 def providers(bundle: Bundle, rows: int, rounds: int, seconds: float, figures: Figures) -> None:
-    """Compare what runs h, and in which number format."""
+    """Compare the providers of h and their number formats."""
     torch.set_num_threads(1)
     model = load_model(bundle)
     found: dict[str, Callable[[float], float]] = {}
@@ -129,7 +130,7 @@ def providers(bundle: Bundle, rows: int, rounds: int, seconds: float, figures: F
 
 
 def with_labels(bundle: Bundle, labels: int, folder: Path) -> Path:
-    """Write the bundle's network anew, with random weights and so many labels."""
+    """Write the bundle's network with random weights and ``labels`` labels."""
     manifest = bundle.manifest.model_copy(
         update={
             "name": f"labels-{labels}",
@@ -144,7 +145,7 @@ def with_labels(bundle: Bundle, labels: int, folder: Path) -> Path:
 
 
 def certification(bundle: Bundle, labels: int, repeats: int = 20) -> float:
-    """Return the milliseconds that looks and answer take for a picture of 1,000 draws."""
+    """Return the milliseconds of looks and answer for a picture with 1,000 draws."""
     predictor = Predictor(load_model(bundle), 64)
     shape = bundle.manifest.input.shape
     black = predictor.encode(np.zeros((shape[1], shape[2], shape[0]), np.uint8))

@@ -1,4 +1,4 @@
-"""What became of the pictures that were asked for: answered, or failed, and why."""
+"""The outcomes of requested pictures: answered, or failed, and why."""
 
 import json
 from collections import Counter
@@ -19,11 +19,11 @@ class Outcomes:
 
     @property
     def mean_draws(self) -> float:
-        """The draws of an answer; nan if there is none."""
+        """The mean draws of an answer; nan if there is none."""
         return self.draws / self.answered if self.answered else float("nan")
 
     def told(self) -> str:
-        """Say how many failed; nothing if none did."""
+        """Say how many failed; empty if none did."""
         if not self.failed:
             return ""
         failed = self.failed.total()
@@ -32,11 +32,11 @@ class Outcomes:
 
 
 def outcomes(replies: Iterable[Reply], pictures: int = 1) -> Outcomes:
-    """Count what replies say, of single pictures or of batches.
+    """Count the outcomes in replies, for single pictures or batches.
 
     Args:
-        replies: to /predict or /predict/batch, or a peer's.
-        pictures: in each request; all of them fail where it has no answer.
+        replies: of /predict or /predict/batch, or of a peer.
+        pictures: in each request; all of them fail if it has no answer.
     """
     answered = draws = 0
     failed: Counter[str] = Counter()
@@ -55,7 +55,7 @@ def outcomes(replies: Iterable[Reply], pictures: int = 1) -> Outcomes:
 
 
 def latencies(replies: Iterable[Reply], percents: Sequence[int]) -> dict[str, float]:
-    """Return percentiles of the answers' times, in milliseconds; nothing if none was answered."""
+    """Return percentiles of the answers' times, in milliseconds; empty if none was answered."""
     seconds = sorted(reply.seconds for reply in replies if reply.status == 200)
     if not seconds:
         return {}

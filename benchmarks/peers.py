@@ -1,6 +1,6 @@
-"""What people do today: Cohen's procedure as a loop, and ART's (LitServe has its own module).
+"""Present practice: Cohen's procedure as a loop, and ART's (LitServe has its own module).
 
-Each takes the same network, pictures, η and threads as the service; float32, as they come.
+Each uses the same network, pictures, η and threads as the service, and float32, its default.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from models.certification.bounds import clopper_pearson_lower
 from models.network import load_network
 
 SELECTION = 100
-# Draws a forward pass of the loop; Cohen et al. use 400 to 1,000.
+# Draws in a forward pass of the loop; Cohen et al. use 400 to 1,000.
 CHUNK = 400
 
 
@@ -55,14 +55,14 @@ def load_classifier(bundle: Path) -> tuple[nn.Module, float]:
     """Return h of a bundle with its noise in the image, and σ."""
     network = load_network(read_bundle(bundle))
     if not isinstance(network.encoder, nn.Identity):
-        raise ValueError("the peers add noise to the image; take a bundle that does, too")
+        raise ValueError("the peers add noise to the image; use a bundle that does, too")
     return network.classifier, network.scale
 
 
 def art_certify(
     classifier: nn.Module, scale: float, pictures: NDArray[np.float32], n: int, confidence: float
 ) -> None:
-    """Run ART's randomized smoothing over the pictures, one by one as it does."""
+    """Run ART's randomized smoothing over the pictures, one by one, as ART does."""
     from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
 
     smoothing = PyTorchRandomizedSmoothing(

@@ -1,4 +1,4 @@
-"""Figures of one run: shown as they come, as a Markdown table and JSON at the end."""
+"""Figures of one run: printed at once, and as a Markdown table and JSON at the end."""
 
 import json
 import sys
@@ -10,14 +10,14 @@ import numpy as np
 
 
 class Figures:
-    """Named figures, each measured once or more, and remarks on how they came about."""
+    """Named figures, each measured once or more, and remarks on their measurement."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[float]] = {}
         self._remarks: list[str] = []
 
     def note(self, name: str, value: float) -> None:
-        """Add a measurement, and show it on standard error; one that is no number is a remark."""
+        """Add a measurement, and print it on standard error; if not finite, it is a remark."""
         if not isfinite(value):
             self.remark(f"{name}: could not be measured")
             return
@@ -25,11 +25,11 @@ class Figures:
         print(f"  {name}: {value:.4g}", file=sys.stderr, flush=True)
 
     def ratio(self, name: str, above: float, below: float) -> None:
-        """Add a ratio of two measurements; there is none to nothing."""
+        """Add a ratio of two measurements, unless the second is 0."""
         self.note(name, above / below if below else float("nan"))
 
     def remark(self, text: str) -> None:
-        """Say once, now and below the table, what the reader of the figures has to know."""
+        """Add a remark for readers of the figures, printed once now and below the table."""
         if text and text not in self._remarks:
             self._remarks.append(text)
             print(f"  {text}", file=sys.stderr, flush=True)

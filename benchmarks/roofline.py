@@ -1,7 +1,7 @@
-"""Draws through HTTP against bare loops of passes, in turns of half a second.
+"""Draws through HTTP compared with bare loops of passes, in turns of half a second.
 
-What a machine can do changes from one moment to the next by more than what is to be measured. So
-the two are stopped and let go on in turns (SIGSTOP, SIGCONT), often: each meets the same moments.
+The speed of a machine varies over time by more than the difference to be measured. So the two are
+stopped and continued in turns (SIGSTOP, SIGCONT), often: both meet the same conditions.
 """
 
 import ctypes
@@ -30,17 +30,17 @@ from models.noise import Features
 from models.predictor import Predictor
 
 TURN_SECONDS = 0.5
-# Of each process in all its turns together: one more or less is what a count may be off.
+# The least passes of each process in all its turns: a count may be wrong by one.
 LEAST_PASSES = 40
-# For each worker's next report, which it sends every second.
+# The time for each worker's next report, which it sends every second.
 REPORT_SECONDS = 2.0
-# What passes through HTTP cannot exceed what is made without it, but for such an error.
+# Draws through HTTP cannot exceed those without it, except for an error of this size.
 IMPOSSIBLE = 1.02
 
 
 @dataclass(frozen=True)
 class BareLoop:
-    """A process that makes passes of ``pass_size`` draws and nothing else; ``passes`` so far."""
+    """A process that only makes passes of ``pass_size`` draws; ``passes`` counts them."""
 
     pid: int
     pass_size: int
@@ -65,7 +65,7 @@ class BareLoops:
         return sum(loop.draws for loop in self.loops)
 
     def run(self, seconds: float) -> float:
-        """Let them go on for some seconds; return how many it were."""
+        """Let them continue for some seconds; return for how long they ran."""
         start = time.perf_counter()
         self._signal(signal.SIGCONT)
         time.sleep(seconds)
@@ -141,7 +141,7 @@ def bare_loops(bundle: Path, ways: Sequence[dict[str, Any]]) -> Iterator[BareLoo
 
 
 def turns(ways: Sequence[dict[str, Any]], seconds: float) -> int:
-    """Return how many turns each of the two has: for so many seconds, and for enough passes."""
+    """Return the number of turns for each: for at least ``seconds``, and for enough passes."""
     longest: float = max(
         way["workers"] * way["pass_size"] / way["draws_per_second"] for way in ways
     )
@@ -150,9 +150,9 @@ def turns(ways: Sequence[dict[str, Any]], seconds: float) -> int:
 
 @dataclass(frozen=True)
 class Roofline:
-    """Draws a second of bare loops and of the service, and what became of its pictures.
+    """Draws per second of bare loops and of the service, and the outcomes of its pictures.
 
-    ``unaccounted`` are draws that were counted by the workers but are in no answer.
+    ``unaccounted`` are draws that the workers counted but that are in no answer.
     """
 
     bare: float
@@ -166,10 +166,10 @@ class Roofline:
         return self.through / self.bare
 
     def told(self) -> str:
-        """Say what makes the ratio doubtful; nothing if nothing does."""
+        """Say what makes the ratio doubtful; empty if nothing does."""
         if self.ratio > IMPOSSIBLE:
             return (
-                f"a roofline ratio of {self.ratio:.2f} cannot be: other work has disturbed the "
+                f"a roofline ratio of {self.ratio:.2f} is impossible: other work has disturbed the "
                 "machine; measure again, for longer (--seconds)"
             )
         if self.unaccounted and not self.outcomes.failed:
@@ -186,15 +186,15 @@ def roofline(
 ) -> Roofline:
     """Measure the bare loops, and the service while all clients ask.
 
-    The service's by its own counters, from a moment when each worker reports to another:
-    afterwards fewer and fewer requests are worked off, and one worker may have nothing to do.
+    The service is measured by its own counters, between two moments at which each worker reports:
+    at the end there are fewer and fewer requests, and a worker may have nothing to do.
 
     Args:
         service: the running service.
         front: its front process, which leads its group.
         loops: the bare loops.
-        saturate: has all clients ask while what it is given is true.
-        seconds: for each of the two, in turns, at least.
+        saturate: lets all clients ask while its argument returns true.
+        seconds: the least time for each of the two, in turns.
     """
     before = service.draws()
     bare, alone, stopped = loops.draws, 0.0, 0.0
@@ -215,7 +215,7 @@ def roofline(
         finally:
             enough.set()
         replies, _ = load.result()
-    # Batches or single pictures: those that fail as a whole are counted as one.
+    # Batches or single pictures: a batch that fails as a whole counts as one.
     found = outcomes(replies)
     return Roofline(
         bare=(loops.draws - bare) / alone,

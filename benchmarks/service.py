@@ -1,4 +1,4 @@
-"""The real service as a benchmark runs it, and what is asked of it."""
+"""The real service as benchmarks run it, and the requests to it."""
 
 import asyncio
 import base64
@@ -24,14 +24,14 @@ from PIL import Image
 from benchmarks.http import Connection, Reply, closed_loop, lasting
 
 CORES = len(os.sched_getaffinity(0))
-# At most; see ``bearable``.
+# The most clients; see ``bearable``.
 CLIENTS = 32
 BATCH = 8
-# So long may a picture wait for its answer where nothing is wrong but the load.
+# How long a picture may wait for its answer because of the load.
 ANSWER_SECONDS = 10.0
-# What a service allows at most: whoever meets it has asked for too much, or met a fault.
+# The longest time-out of a service: reaching it means too much load, or a fault.
 TIMEOUT_MS = 600_000
-# For what hangs: ten times what a slow machine takes.
+# Limits for hangs: ten times what a slow machine takes.
 START_SECONDS, STOP_SECONDS, REPORT_SECONDS = 600.0, 300.0, 300.0
 # A service that uses less of a core is at rest.
 AT_REST = 0.1
@@ -45,7 +45,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port on which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
@@ -58,7 +58,7 @@ def running(
     """Run a server until it answers at ``ready`` and for as long as the block lasts.
 
     Raises:
-        RuntimeError: it has ended, or does not answer in time.
+        RuntimeError: it ended, or does not answer in time.
     """
     process = subprocess.Popen(
         command,
@@ -100,11 +100,11 @@ class Load(NamedTuple):
 def bearable(speed: float, draws: int) -> Load:
     """Return the load under which no picture waits much longer than ``ANSWER_SECONDS``.
 
-    There are two pictures for each core at least, so that all have work, and what is usual on
-    machines that make it.
+    There are at least two pictures for each core, so that all have work, and the usual number on
+    machines that are fast enough.
 
     Args:
-        speed: draws a second.
+        speed: draws per second.
         draws: of a picture.
     """
     pictures = int(speed * ANSWER_SECONDS / draws)
@@ -113,7 +113,7 @@ def bearable(speed: float, draws: int) -> Load:
 
 
 def processor_seconds(front: int) -> float:
-    """Return the processor time that a process and all below it have taken so far."""
+    """Return the processor time of a process and its descendants so far."""
     children: dict[int, list[int]] = {}
     used: dict[int, float] = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
@@ -123,7 +123,7 @@ def processor_seconds(front: int) -> float:
             continue
         pid = int(file.parent.name)
         children.setdefault(int(fields[1]), []).append(pid)
-        # Its own, and that of its children that have ended.
+        # Its own, and that of its ended children.
         used[pid] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
     found, total = [front], 0.0
     while found:
@@ -134,12 +134,12 @@ def processor_seconds(front: int) -> float:
 
 
 def settle(front: int, longest: float, quiet: int = 3) -> None:
-    """Wait until a service is at rest, having compiled what it compiles, but not for ever.
+    """Wait until a service is at rest, after compilation, but not for ever.
 
     Args:
         front: its front process.
-        longest: seconds.
-        quiet: for so many seconds in a row it must take hardly any processor time.
+        longest: the longest wait, in seconds.
+        quiet: the seconds in a row in which it must use hardly any processor time.
     """
     end, before, seconds = time.monotonic() + longest, processor_seconds(front), 0
     while seconds < quiet and time.monotonic() < end:
@@ -150,14 +150,14 @@ def settle(front: int, longest: float, quiet: int = 3) -> None:
 
 
 class Report(NamedTuple):
-    """The draws that a worker has made, and when it said so."""
+    """The draws that a worker has made, and when it reported them."""
 
     at: float
     draws: float
 
 
 class Service:
-    """The running service, and what is asked of it."""
+    """The running service, and the requests to it."""
 
     def __init__(self, port: int, confidence: float, bodies: list[bytes]) -> None:
         self.port, self.confidence, self.bodies = port, confidence, bodies
@@ -167,7 +167,7 @@ class Service:
         return f"max_draws={n}&confidence={self.confidence}&scores=1&timeout_ms={TIMEOUT_MS}"
 
     def connection(self, n: int, target: float | None) -> Callable[[], Connection]:
-        """Return what makes connections that ask for ``target`` within ``n`` draws."""
+        """Return a function that makes connections asking for ``target`` within ``n`` draws."""
         query = self.query(n)
         query += "" if target is None else f"&target={target}"
         return lambda: Connection("127.0.0.1", self.port, f"/predict?{query}", "image/png")
@@ -175,18 +175,18 @@ class Service:
     def saturate(
         self, n: int, target: float | None, more: Callable[[], bool]
     ) -> tuple[list[Reply], float]:
-        """Have as many clients ask as the machine bears, while ``more``."""
+        """Let as many clients ask as the machine can bear, while ``more``."""
         clients = bearable(self.speed(), n).clients
         return asyncio.run(closed_loop(self.connection(n, target), self.bodies, clients, more))
 
     def saturate_for(
         self, n: int, target: float | None, seconds: float
     ) -> tuple[list[Reply], float]:
-        """Have as many clients ask as the machine bears for some seconds."""
+        """Let as many clients ask as the machine can bear, for some seconds."""
         return self.saturate(n, target, lasting(seconds))
 
     def saturate_batches(self, n: int, more: Callable[[], bool]) -> tuple[list[Reply], float]:
-        """Have clients send batches without a target while ``more``."""
+        """Let clients send batches without a target while ``more``."""
         load = bearable(self.speed(), n)
         encoded = [base64.b64encode(body).decode() for body in self.bodies]
         bodies = [
@@ -227,13 +227,13 @@ class Service:
         return reports
 
     def ways(self) -> list[dict[str, Any]]:
-        """How the service runs its model: one way, or several where workers measured otherwise."""
+        """How the service runs its model: one way, or several if workers measured differently."""
         with urlopen(f"http://127.0.0.1:{self.port}/models") as response:
             ways: list[dict[str, Any]] = json.load(response)["models"][0]["calibrations"]
             return ways
 
     def speed(self) -> float:
-        """The draws a second that all workers together have measured."""
+        """The draws per second that all workers together have measured."""
         return float(sum(way["draws_per_second"] for way in self.ways()))
 
     def how(self) -> str:
@@ -252,7 +252,7 @@ def serving(
 ) -> Iterator[tuple[int, int]]:
     """Run the service with its defaults; yield its port and the process id of its front.
 
-    Its self-check is off: the draws of a check are in no answer, and draws are counted here.
+    Its self-check is off: its draws are in no answer, but draws are counted here.
     """
     port = free_port()
     command = [sys.executable, "-P", "-m", "service.cli.main", "serve", str(bundle)]

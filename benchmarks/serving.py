@@ -1,18 +1,18 @@
-"""How fast and cheap a certified answer is, side by side with what people do today.
+"""The speed and cost of a certified answer, compared with present practice.
 
     python -m benchmarks.serving --root DATA [--json FILE] [--draws 1000 10000] [--rounds 2]
 
-Every comparison is a ratio taken in one run: the service and its peers in turns, on the same
-weights, pictures, η and cores. ``pip install '.[bench]'`` brings the peers.
+Every comparison is a ratio from one run: the service and its peers in turns, on the same weights,
+pictures, η and cores. ``pip install '.[bench]'`` installs the peers.
 
-- roofline: draws a second through HTTP at saturation (size mode, all draws made) over those of a
-  bare loop of passes in the service's own format and pass size, one process a core.
-- decisions a second in target mode (target ½σ/Δ) over Cohen's loop, LitServe, and ART, which
-  always make all n draws. Decisions agree with a fixed n as ``benchmarks.certificates`` measures.
+- roofline: draws per second through HTTP at saturation (without a target, all draws made) over
+  those of a bare loop of passes in the service's own format and pass size, one process per core.
+- decisions per second with a target (½σ/Δ) over Cohen's loop, LitServe, and ART, which always make
+  all n draws. ``benchmarks.certificates`` measures how far decisions agree with those of a fixed n.
 - latency under open-loop arrivals at shares of LitServe's capacity.
 
-The load is what the machine bears (``benchmarks.service.bearable``), and pictures that fail all the
-same are counted and told of below the figures.
+The load is what the machine can bear (``benchmarks.service.bearable``). Pictures that still fail
+are counted and reported below the figures.
 """
 
 import argparse
@@ -46,12 +46,12 @@ from benchmarks.service import (
 from models.bundle import ZOO
 from models.data.datasets import load
 
-# Arrivals at a share of a slow peer's capacity are so few that all of them would take hours.
+# At a share of a slow peer's capacity, all arrivals would take hours.
 LONGEST_ARRIVALS_SECONDS = 300.0
 
 
 def per_second(work: Callable[[int], object], seconds: float) -> float:
-    """Call ``work`` with 0, 1, 2, … for about ``seconds``, once at least; return calls a second."""
+    """Call ``work`` with 0, 1, 2, … for about ``seconds``, at least once; return calls/s."""
     done, start = 0, time.perf_counter()
     while not done or time.perf_counter() - start < seconds:
         work(done)
@@ -102,8 +102,8 @@ def measure_roofline(
     ways = service.ways()
     if len(ways) > 1:
         figures.remark(
-            "the workers run the model in different ways, so that the bare loops are no upper "
-            "bound: where cores share what they compute with, one loop alone may be faster than "
+            "the workers run the model in different ways, so the bare loops are not an upper "
+            "bound: if cores share resources, one loop alone may be faster than "
             "both, and a worker waits at times"
         )
     with bare_loops(arguments.bundle, ways) as loops:
@@ -137,7 +137,7 @@ def compare(
 
     torch.set_num_threads(CORES)
     for peer in (loop, art):
-        peer(1, 0)  # what is imported and set up once does not count
+        peer(1, 0)  # import and set-up do not count
     for n in arguments.draws:
         for _ in range(arguments.rounds):
             replies, took = service.saturate_for(n, target, arguments.seconds)

@@ -1,10 +1,10 @@
-"""Look the pinned packages up among known vulnerabilities, where those can be reached.
+"""Check the pinned packages for known vulnerabilities, if the database can be reached.
 
     python -m tools.audit [FILE]
 
 Exit status 1 says that a pinned package is known to be vulnerable. A database that cannot be
-reached, or that does not know the packages (as a mirror of the index may not), is told on standard
-error and is no failure: `make check` must work without a network.
+reached, or that does not know the packages (as with a mirror of the index), is reported on standard
+error but is not a failure: `make check` must work without a network.
 """
 
 import json
@@ -28,7 +28,7 @@ def main(pins: Path) -> int:
     try:
         packages = json.loads(done.stdout)["dependencies"]
     except ValueError:
-        # It prints a report whenever it has one, so it did not get that far.
+        # It prints a report whenever it has one, so it failed before that.
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         print(f"audit: NOT DONE, the database cannot be reached: {reason}", file=sys.stderr)
         return 0

@@ -2,10 +2,10 @@
 
     python -m tools.dist [FOLDER]
 
-They go into ``dist`` by default. Each is built from a copy, so that nothing of earlier builds gets
-into it, and each wheel from the unpacked source distribution, which therefore lacks nothing. No
-package index is asked: the environment's own setuptools builds. SHA256SUMS has the digest of each
-file, and is what a release signs.
+The default folder is ``dist``. Each distribution is built from a copy, so that nothing of earlier
+builds gets into it, and each wheel from the unpacked source distribution, which is therefore
+complete. No package index is used: the environment's own setuptools builds. SHA256SUMS has the
+digest of each file; a release signs it.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ CLIENT_FOLDERS = ("src",)
 
 
 def build(folder: Path) -> list[Path]:
-    """Build both projects into ``folder``, and return what was made."""
+    """Build both projects into ``folder``, and return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         service, client = Path(name, "service"), Path(name, "client")
@@ -54,7 +54,7 @@ def _build(project: Path, folder: Path) -> list[Path]:
 
 
 def _hook(name: str, project: Path, folder: Path) -> str:
-    """Call a hook of PEP 517 as the project's own build backend has it; return the file's name."""
+    """Call a PEP 517 hook of the project's build backend; return the file's name."""
     code = f"from setuptools import build_meta; print(build_meta.{name}({str(folder.resolve())!r}))"
     done = subprocess.run(  # noqa: S603 - a fixed command line
         [sys.executable, "-P", "-c", code], cwd=project, capture_output=True, text=True

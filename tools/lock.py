@@ -2,10 +2,9 @@
 
     python -m tools.lock [--upgrade | --check]
 
-``make lock`` runs it, as it needs uv. It writes ``locks``, one file for each layer of packages
-that is installed on top of another, and ``constraints.txt``, which has all pins without hashes.
-Pins stay as they are unless ``pyproject.toml`` excludes them; ``--upgrade`` takes the newest
-releases.
+``make lock`` runs it, as it needs uv. It writes ``locks``, one file for each layer of packages that
+is installed on top of another, and ``constraints.txt``, which has all pins without hashes. Pins do
+not change unless ``pyproject.toml`` excludes them; ``--upgrade`` takes the newest releases.
 ``--check`` writes nothing and needs no network: it says where locks, constraints and
 ``pyproject.toml`` do not agree.
 """
@@ -24,7 +23,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-# Each layer, and those that it is installed on: what these have, it does not repeat.
+# Each layer, and the layers below it, whose packages it does not repeat.
 TORCH = ("torch", "torchvision")
 BASE = ("serve", *TORCH, "cuda")
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -36,12 +35,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "docs": (*BASE, "tracing", "openvino", "dev"),
     "lock": (),
 }
-# PyTorch comes in builds, each with its own files. Those for CUDA need packages besides.
+# PyTorch has several builds, each with its own files. Those for CUDA need further packages.
 BUILDS = ("cpu", "cu130")
 CUDA = re.compile(r"(cuda|nvidia)-.*|triton")
-# Every virtual environment comes with it.
+# Every virtual environment already has it.
 WITHOUT = ("pip",)
-# What is installed into an environment of its own, and so need not go with the rest.
+# Installed into a separate environment, and so independent of the other packages.
 APART = {"clients": "tests/generated/requirements.in"}
 PIN = re.compile(
     r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)(?P<marker> ; [^\\\n]+?)?(?= \\$|$)"
@@ -101,7 +100,7 @@ def _project(root: Path, name: str = "pyproject.toml") -> dict[str, Any]:
 
 
 def _wanted(root: Path) -> Iterator[tuple[str, Requirement]]:
-    """Yield all that the two projects ask for, with the layer that has to have it."""
+    """Yield the requirements of both projects, with the layer that must have each."""
     service, client = _project(root), _project(root, "client/pyproject.toml")
     for asked in (service, client):
         names = (*asked["build-system"]["requires"], *asked["project"]["dependencies"])
@@ -112,7 +111,7 @@ def _wanted(root: Path) -> Iterator[tuple[str, Requirement]]:
 
 
 def check(root: Path) -> list[str]:
-    """Return where locks, constraints and ``pyproject.toml`` of the project do not agree."""
+    """Return all disagreements between locks, constraints and ``pyproject.toml``."""
     try:
         locks = {path.stem: read(path) for path in sorted((root / "locks").glob("*.txt"))}
         constraints = read(root / "constraints.txt")
@@ -155,7 +154,7 @@ def _is_build(pin: Pin, usual: Pin) -> bool:
 
 
 def _lacks(layer: str, asked: Requirement, locks: dict[str, Pins]) -> Iterator[str]:
-    """Yield what is wrong with one requirement, seen from the layers that are installed for it."""
+    """Yield the faults of one requirement, given the layers that are installed with it."""
     name = canonicalize_name(asked.name)
     if name == "pixeldp":
         return
@@ -171,7 +170,7 @@ def _lacks(layer: str, asked: Requirement, locks: dict[str, Pins]) -> Iterator[s
 
 
 def make(root: Path, upgrade: bool) -> None:
-    """Write locks and constraints anew.
+    """Write locks and constraints again.
 
     Raises:
         SystemExit: uv found no solution, or builds of PyTorch cannot be asked for.
@@ -198,7 +197,7 @@ def make(root: Path, upgrade: bool) -> None:
     layers["serve"] = base
     for layer, below in LAYERS.items():
         there = {name: pin.marker for lower in below for name, pin in layers[lower].items()}
-        # What is there on some machines alone, and needed on others now, comes again.
+        # Packages that only some machines had, and others need now, are listed again.
         more = {name: pin for name, pin in layers[layer].items() if there.get(name) != pin.marker}
         write(root / f"locks/{layer}.txt", more)
     for build, found in builds.items():
@@ -224,7 +223,7 @@ def _compile(
     pins: Pins | None = None,
     upgrade: bool = False,
 ) -> Pins:
-    """Resolve for every platform; ``kept`` is preferred but for ``upgrade``, ``pins`` must be."""
+    """Resolve for every platform; prefer ``kept`` unless ``upgrade``; ``pins`` must hold."""
     with tempfile.TemporaryDirectory() as folder:
         out, pinned = Path(folder, "out.txt"), Path(folder, "pins.txt")
         if kept is not None and kept.exists():
@@ -245,7 +244,7 @@ def _compile(
 
 
 def _build(root: Path, build: str, torch: Pins) -> Pins:
-    """Return the pins of one build of PyTorch: asked for, or as they stand if they still fit."""
+    """Return the pins of one build of PyTorch: new ones, or the present ones if they still fit."""
     locks = [root / f"locks/{name}-{build}.txt" for name in torch]
     asked = "".join(f"{pin.name}=={pin.version}\n" for pin in torch.values())
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""Give the project a version, in every place that has it, and a section of the changelog.
+"""Set the project's version in every place, and give it a section in the changelog.
 
     python -m tools.release VERSION
 
-It changes files and nothing else: RELEASE.md says what comes before and after.
+It only changes files: RELEASE.md says what to do before and after.
 """
 
 import re
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# Where a version stands, each once. All else asks the installed package for it.
+# The places of the version, once in each. Everything else asks the installed package.
 PLACES = {
     "pyproject.toml": r'(?m)^(version = ")[^"]+(")$',
     "client/pyproject.toml": r'(?m)^(version = ")[^"]+(")$',
@@ -34,14 +34,15 @@ def release(root: Path, version: str, day: str) -> None:
     """Set the version of the project in ``root``, released on ``day`` (YYYY-MM-DD).
 
     Raises:
-        ValueError: it is no version, or the changelog has nothing new or has that version already.
+        ValueError: it is not a version, or the changelog has nothing new or already has that
+            version.
     """
     if not NUMBER.fullmatch(version):
-        raise ValueError(f"{version!r} is no version; expected three numbers, as 1.2.3")
+        raise ValueError(f"{version!r} is not a version; expected three numbers, such as 1.2.3")
     changelog = root / "CHANGELOG.md"
     text = changelog.read_text(encoding="utf-8")
     if f"## [{version}]" in text:
-        raise ValueError(f"CHANGELOG.md has a section {version} already")
+        raise ValueError(f"CHANGELOG.md already has a section {version}")
     before, _, after = text.partition(UNRELEASED)
     if not after.partition("\n## [")[0].strip():
         raise ValueError("CHANGELOG.md has nothing in its section Unreleased")
@@ -54,7 +55,7 @@ def release(root: Path, version: str, day: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("release: say the version: python -m tools.release 1.2.3")
+        sys.exit("release: give the version: python -m tools.release 1.2.3")
     try:
         release(ROOT, sys.argv[1], datetime.now(UTC).date().isoformat())
     except ValueError as error:

@@ -1,11 +1,10 @@
-"""Write what the service consists of: a bill of materials in CycloneDX's JSON.
+"""Write the service's bill of materials in CycloneDX's JSON.
 
     python -m tools.sbom [FOLDER]
 
-It has the image that the container image is based on, each package of the locks that is installed
-into it, with the SHA-256 of its files, and each bundle of the zoo with its digests. Packages that
-only some builds of PyTorch need are optional in it. It is checked against CycloneDX's schema
-before it is written.
+It lists the base image of the container image, each locked package in it with the SHA-256 of its
+files, and each bundle of the zoo with its digests. Packages that only some builds of PyTorch need
+are optional in it. It is checked against CycloneDX's schema before it is written.
 """
 
 import re
@@ -32,7 +31,7 @@ from models.bundle import describe
 from tools.lock import BASE, ROOT, Pin, read
 from tools.release import versions
 
-# What the image is made from; the builds of PyTorch without CUDA do without the last.
+# The layers of the image.
 LAYERS = (*BASE, "tracing", "openvino")
 OPTIONAL = ("cuda",)
 FROM = re.compile(
@@ -98,7 +97,7 @@ def _package(pin: Pin, optional: bool) -> Component:
         bom_ref=purl.to_string(),
         purl=purl,
         scope=ComponentScope.OPTIONAL if optional else ComponentScope.REQUIRED,
-        # Of each file of the release that may be installed, as machines differ.
+        # Of each file of the release that may be installed, because machines differ.
         external_references=[
             ExternalReference(
                 type=ExternalReferenceType.DISTRIBUTION,
@@ -126,7 +125,7 @@ def _model(folder: Path) -> Component:
 
 
 def write(root: Path, folder: Path) -> Path:
-    """Write the bill of materials into a folder that is there, and return its path."""
+    """Write the bill of materials into an existing folder, and return its path."""
     path = folder / f"pixeldp-{versions(root)['pyproject.toml']}.cdx.json"
     path.write_text(bill(root), encoding="utf-8")
     return path

@@ -1,11 +1,11 @@
-"""Build the documents as a site that asks no other host for anything.
+"""Build the documents as a site that makes no request to other hosts.
 
     python -m tools.site [FOLDER]
 
-Documents lie on the site as they do in the repository, so that their links hold in both. Source
-files and folders that they link to become pages that show them; public modules of
-``models.certification`` and of the client get pages written from their docstrings. Any warning, as
-of a link that leads nowhere, fails the build.
+Documents have the same paths on the site as in the repository, so their links work in both. Source
+files and folders to which they link become pages that show them; public modules of
+``models.certification`` and of the client get pages written from their docstrings. Any warning,
+such as a broken link, fails the build.
 """
 
 import json
@@ -27,7 +27,7 @@ DOCUMENTS = ("*.md", "client/*.md", "docs/**/*.md", "models/zoo/*/*.md")
 PICTURES = "docs/images"
 # The folders of public Python modules, and the pages that show them.
 MODULES = {"models/certification": "models.certification", "client/src/pixeldp_client": None}
-# A name that ends in / stands for all pages in there that are not named elsewhere.
+# A name that ends in / stands for all pages in that folder that are not listed elsewhere.
 NAVIGATION: list[Any] = [
     "README.md",
     {
@@ -172,7 +172,7 @@ def build(root: Path, site: Path) -> None:
             env={**os.environ, "PYTHONPATH": paths, "NO_MKDOCS_2_WARNING": "true"},
         )
     if done.returncode:
-        raise SystemExit("site: not built; what is wrong stands above")
+        raise SystemExit("site: not built; see the errors above")
 
 
 if __name__ == "__main__":

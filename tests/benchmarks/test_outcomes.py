@@ -107,7 +107,7 @@ def test_a_roofline_has_enough_passes_however_slow_they_are() -> None:
 
 def test_a_ratio_that_cannot_be_is_said_to_be_none() -> None:
     none = Outcomes(answered=1, draws=1, failed=outcomes([]).failed)
-    assert "cannot be" in Roofline(100.0, 120.0, none, 0.0).told()
+    assert "impossible" in Roofline(100.0, 120.0, none, 0.0).told()
     assert Roofline(100.0, 97.0, none, 0.0).told() == ""
     assert "in no answer" in Roofline(100.0, 97.0, none, 64.0).told()
 
