@@ -111,7 +111,7 @@ def providers(bundle: Bundle, rows: int, rounds: int, seconds: float, figures: F
     torch.set_num_threads(1)
     model = load_model(bundle)
     found: dict[str, Callable[[float], float]] = {}
-    for provider, precision in ways("cpu", None, None):
+    for provider, precision in ways("cpu", None, None, int8=model.manifest.int8 is not None):
         name = f"h alone by {provider} in {precision}, passes of {rows}"
         measure = h_alone(Predictor(model, rows, "cpu", precision, provider=provider))
         try:

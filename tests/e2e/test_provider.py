@@ -21,12 +21,16 @@ PIN = f"{read_bundle(ZOO / 'mnist-cnn').digest}/openvino/float32/64/false"
 
 
 @pytest.mark.parametrize(
-    ("settings", "pass_size"),
-    [({**PLAIN, "PIXELDP_PROVIDER": "openvino"}, 128), ({"PIXELDP_PIN": PIN}, 64)],
-    ids=["provider", "pin"],
+    ("settings", "precision", "pass_size"),
+    [
+        ({**PLAIN, "PIXELDP_PROVIDER": "openvino"}, "float32", 128),
+        ({**PLAIN, "PIXELDP_PROVIDER": "auto", "PIXELDP_PRECISION": "int8"}, "int8", 128),
+        ({"PIXELDP_PIN": PIN}, "float32", 64),
+    ],
+    ids=["provider", "int8", "pin"],
 )
 def test_answers_name_what_ran_and_can_be_verified(
-    settings: dict[str, str], pass_size: int, seven: bytes, tmp_path: Path
+    settings: dict[str, str], precision: str, pass_size: int, seven: bytes, tmp_path: Path
 ) -> None:
     service = Service(environment={"PIXELDP_DEVICES": "cpu", **settings})
     try:
@@ -43,7 +47,7 @@ def test_answers_name_what_ran_and_can_be_verified(
     finally:
         assert service.stop() == 0, service.log
     assert '"level": "error"' not in service.log, service.log
-    way = {"provider": "openvino", "precision": "float32", "compiled": False}
+    way = {"provider": "openvino", "precision": precision, "compiled": False}
     assert answer["compute"] == {"device": "cpu", "pass_size": pass_size, **way}
     [calibrated] = model["calibrations"]
     assert way.items() <= calibrated.items()
