@@ -27,7 +27,7 @@ def test_predict_answers_a_file(capsys: Captured) -> None:
     first = answer["scores"][0]
     assert first["name"] == "7"
     assert 0.5 < first["lower"] <= first["expected"] <= first["upper"] <= 1
-    assert 64 <= answer["draws"] < 1000
+    assert 0 < answer["draws"] < 1000
 
 
 def test_predict_answers_a_folder_and_names_what_it_could_not(
