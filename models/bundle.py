@@ -91,18 +91,20 @@ class BundleError(ValueError):
         self.file, self.field, self.reason = file, field, reason
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a description: it has no other members, and stays as it is."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Architecture(_Part):
+class Architecture(Part):
     """The network's name in ``models.networks``, and its arguments."""
 
     name: str
     arguments: dict[str, Any] = {}
 
 
-class InputShape(_Part):
+class InputShape(Part):
     """The network's input: ``channels`` × ``height`` × ``width`` pixel values in [0, 1]."""
 
     channels: Annotated[int, Field(ge=1, le=4)]
@@ -115,7 +117,7 @@ class InputShape(_Part):
         return self.channels, self.height, self.width
 
 
-class ConstructionBound(_Part):
+class ConstructionBound(Part):
     """The paper's way to state a noise scale: robust to ``size`` at (ε, δ)."""
 
     size: Positive
@@ -123,7 +125,7 @@ class ConstructionBound(_Part):
     delta: Annotated[float, Field(ge=0, lt=1)]
 
 
-class NoiseSpec(_Part):
+class NoiseSpec(Part):
     """The noise law. ``scale`` is σ for Gaussian and b for Laplace, in the units of g's output."""
 
     mechanism: Mechanism
@@ -132,7 +134,7 @@ class NoiseSpec(_Part):
     construction_bound: ConstructionBound | None = None
 
 
-class SensitivitySpec(_Part):
+class SensitivitySpec(Part):
     """Δ(p,q) of g and how it was bounded: p is ``input_norm``, q is ``noise_norm``."""
 
     value: Positive
@@ -141,21 +143,21 @@ class SensitivitySpec(_Part):
     method: Plain
 
 
-class WeightsSpec(_Part):
+class WeightsSpec(Part):
     """The weights file and the SHA-256 of its bytes, in hexadecimal."""
 
     file: Literal["weights.safetensors"] = WEIGHTS
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class ProgramSpec(_Part):
+class ProgramSpec(Part):
     """The graph of an exported program (``networks.foreign.exported``), and its bytes' SHA-256."""
 
     file: Literal["program.json"] = PROGRAM
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Int8Certified(_Part):
+class Int8Certified(Part):
     """Certified accuracy at a size, of the same pictures in both number formats."""
 
     radius: Annotated[float, Field(ge=0)]
@@ -163,7 +165,7 @@ class Int8Certified(_Part):
     int8: Share
 
 
-class Int8Record(_Part):
+class Int8Record(Part):
     """What int8 cost where it was measured beside float32, on the same pictures and noise.
 
     ``labels_differ`` is the share of pictures whose leading label is another.
@@ -183,7 +185,7 @@ class Int8Record(_Part):
         return max(one.float32 - one.int8 for one in self.certified)
 
 
-class Int8Spec(_Part):
+class Int8Spec(Part):
     """The scales that int8 rounds with, and what it cost with them.
 
     ``ranges`` has by the name of a layer the values that it is given, from and to.
@@ -199,7 +201,7 @@ class Int8Spec(_Part):
         return found is not None and found.pictures >= INT8_PICTURES and found.lost <= INT8_LOSS
 
 
-class Manifest(_Part):
+class Manifest(Part):
     """Everything in ``model.json``."""
 
     format_version: Literal[1] = FORMAT_VERSION
@@ -254,11 +256,6 @@ class Bundle:
     def weights(self) -> Path:
         """The safetensors file."""
         return self.path / WEIGHTS
-
-    @property
-    def program(self) -> Path | None:
-        """The file of the exported program, if the network is one."""
-        return self.path / PROGRAM if self.manifest.program else None
 
     @property
     def files(self) -> "list[tuple[Path, WeightsSpec | ProgramSpec]]":

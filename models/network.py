@@ -119,7 +119,7 @@ def load_network(bundle: Bundle) -> PixelDP:
 def load_proven(bundle: Bundle) -> tuple[PixelDP, dict[Pair, Sensitivity]]:
     """Do what :func:`load_network` does, and also return the bounds Δ(p,q) of g."""
     manifest = bundle.manifest
-    program = _read_program(bundle)
+    program = read_program(bundle)
     weights = _read_weights(bundle)
     network = _build(bundle, program, weights)
     try:
@@ -167,11 +167,14 @@ def _build(bundle: Bundle, program: bytes | None, weights: Mapping[str, Tensor])
     raise BundleError(bundle.path / MANIFEST, "architecture", " ".join(reason.split()))
 
 
-def _read_program(bundle: Bundle) -> bytes | None:
-    spec, file = bundle.manifest.program, bundle.program
-    if spec is None or file is None:
-        return None
-    return read_file(file, spec)
+def read_program(bundle: Bundle) -> bytes | None:
+    """Read the description of an exported network, if there is one.
+
+    Raises:
+        BundleError: it is not what the bundle's own description states.
+    """
+    spec = bundle.manifest.program
+    return read_file(bundle.path / PROGRAM, spec) if spec else None
 
 
 def save_network(path: Path, manifest: Manifest, network: nn.Module) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from models.bundle import MOST_SAMPLES, SAMPLES, ZOO, BundleError, read_sample, sample_files
 from models.files import write_whole
-from models.images import PictureError, decode
+from models.images.decoding import decode
+from models.images.errors import PictureError
 from models.preprocessing import CannotCertify, plan
 
 # Data sets whose labels the zoo's samples show. The samples are drawn, not from a data set.

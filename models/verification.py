@@ -67,8 +67,6 @@ MOST_DRAWS = 2**23 - 1
 MOST_RESTARTS = 500
 # Beyond these, squares and quotients could overflow float64.
 _SMALLEST, _LARGEST, _HUGE = 1e-50, 1e50, sys.float_info.max
-PATH = re.compile(r"[^.]+(\.[^.]+)*")
-DEVICE = re.compile(r"[a-z]+(:[0-9]+)?")
 # The most sizes that the option ``attacks`` may ask for.
 MOST_SIZES = 200
 # For Δ of preprocessing, an eigenvalue whose last digits differ between machines.
@@ -120,15 +118,10 @@ def verify(answer: Any) -> list[str]:
     for sentence in _misfits(answer, _ANSWER, ""):
         raise MalformedAnswerError(f"not an answer that can be read: {sentence}")
     try:
-        return list(_differences(answer))
+        findings = _findings(answer)
+        return list(_impossible(answer, findings)) or list(_differing(answer, findings))
     except (ValueError, OverflowError, IndexError) as error:
         raise MalformedAnswerError(f"not an answer that can be read: {error}") from None
-
-
-def _differences(answer: Mapping[str, Any]) -> Iterator[str]:
-    findings = _findings(answer)
-    impossible = list(_impossible(answer, findings))
-    yield from impossible or _differing(answer, findings)
 
 
 def _differing(answer: Mapping[str, Any], findings: Findings) -> Iterator[str]:
@@ -176,12 +169,8 @@ def _tally(part: Mapping[str, Any], scoring: Scoring) -> Tally:
 def _impossible(answer: Mapping[str, Any], findings: Findings) -> Iterator[str]:
     """Say what is impossible for any draws, budget and bounds of g."""
     pilot, counted, total = findings.pilot, findings.counted, findings.total
-    if (
-        len(
-            {len(part) for tally in (pilot, counted, total) for part in (tally.sums, tally.squares)}
-        )
-        > 1
-    ):
+    tallies = pilot, counted, total
+    if len({len(part) for tally in tallies for part in (tally.sums, tally.squares)}) > 1:
         yield "the evidence's tallies have different numbers of labels"
         return
     if len(pilot.sums) < 2:
@@ -292,20 +281,10 @@ def _compare(stated: Any, expected: Any, path: str) -> Iterator[str]:
 
 
 def _preprocessing(answer: Mapping[str, Any]) -> Iterator[str]:
-    picture, preprocessing, norm = (
-        answer["picture"],
-        answer["preprocessing"],
-        answer["noise"]["norm"],
-    )
+    preprocessing, norm = answer["preprocessing"], answer["noise"]["norm"]
     channels, height, width = answer["evidence"]["input_shape"]
     try:
-        preparation = plan(
-            picture["width"],
-            picture["height"],
-            picture["mode"],
-            picture["bits"],
-            (channels, height, width),
-        )
+        preparation = plan(**answer["picture"], shape=(channels, height, width))
     except CannotCertify as error:
         yield f"picture cannot be what the model answered for: {error}"
         return
@@ -371,6 +350,11 @@ def _among(*values: str | int) -> _Kind:
     )
 
 
+def _text(words: str, pattern: str) -> _Kind:
+    whole = re.compile(pattern, re.DOTALL)
+    return _Kind(words, lambda value: type(value) is str and whole.fullmatch(value) is not None)
+
+
 def _integer(least: int, most: int) -> _Kind:
     return _Kind(
         f"an integer from {least} to {most}",
@@ -387,8 +371,7 @@ def _number(words: str, fits: Callable[[float], bool]) -> _Kind:
 
 # Members that are only the service's word, or the question, have a range. Of members that follow,
 # only the type matters, because they are compared.
-_TEXT = _Kind("text", lambda value: type(value) is str and value != "")
-_WORD = _Kind("text", lambda value: type(value) is str)
+_TEXT, _WORD = _text("text", ".+"), _text("text", ".*")
 _FLAG = _Kind("true or false", lambda value: type(value) is bool)
 _NUMBER = _Kind("a number", lambda value: type(value) in (int, float) and abs(value) <= _HUGE)
 _INTEGER = _Kind("an integer", lambda value: type(value) is int)
@@ -404,14 +387,8 @@ _SHAPE = _Kind(
         and all(type(entry) is int and 1 <= entry <= 4096 for entry in value)
     ),
 )
-_PLACEMENT = _Kind(
-    "image, or the path of a layer",
-    lambda value: type(value) is str and PATH.fullmatch(value) is not None,
-)
-_DEVICE = _Kind(
-    "a device as cpu or cuda:0",
-    lambda value: type(value) is str and DEVICE.fullmatch(value) is not None,
-)
+_PLACEMENT = _text("image, or the path of a layer", r"[^.]+(\.[^.]+)*")
+_DEVICE = _text("a device as cpu or cuda:0", r"[a-z]+(:[0-9]+)?")
 _RANGE = {"lower": _NUMBER, "upper": _NUMBER}
 _SUMS = {"draws": _COUNT, "sums": [_SUM], "sums_of_squares": [_SUM]}
 _ANSWER = {

@@ -82,12 +82,9 @@ def configure(
     console = structlog.dev.ConsoleRenderer(
         colors=colours, exception_formatter=structlog.dev.plain_traceback
     )
+    json = structlog.processors.format_exc_info, structlog.processors.JSONRenderer()
     last: list[structlog.types.Processor] = [
-        *(
-            [console]
-            if form == "console"
-            else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-        ),
+        *([console] if form == "console" else json),
         _without_keys,
     ]
     structlog.configure(

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from models.bundle import Bundle, BundleError, Manifest, read_bundle
+from service import repository
 from service.engine.errors import LoadError
-from service.repository import Repository, RepositoryError, Stored
+from service.repository import RepositoryError, Stored
 from service.system.confinement import NotConfinedError
 from service.system.programs import environment, python
 
@@ -95,7 +96,7 @@ async def bundles(paths: Sequence[Path], seconds: float) -> list[Bundle]:
 
 
 async def find(root: Path, name: str) -> list[Stored]:
-    """Do what :meth:`service.repository.Repository.find` does.
+    """Do what :func:`service.repository.find` does.
 
     Raises:
         NotConfinedError: there is none, or it is outside.
@@ -107,7 +108,7 @@ async def find(root: Path, name: str) -> list[Stored]:
 
 
 async def index(root: Path) -> tuple[list[Stored], dict[str, str]]:
-    """Do what :meth:`service.repository.Repository.list` does.
+    """Do what :func:`service.repository.list_all` does.
 
     Raises:
         LoadError: the bundles were not read in time.
@@ -206,10 +207,10 @@ def _answers(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
             manifest = found.manifest.model_dump(mode="json")
             yield {"told": {"manifest": manifest, "digest": found.digest}}
         if "find" in asked:
-            stored = Repository(Path(asked["root"])).find(asked["find"])
+            stored = repository.find(Path(asked["root"]), asked["find"])
             yield {"told": [asdict(one) for one in stored]}
         elif "root" in asked:
-            stored, broken = Repository(Path(asked["root"])).list()
+            stored, broken = repository.list_all(Path(asked["root"]))
             yield {"told": ([asdict(one) for one in stored], broken)}
     except BundleError as error:
         yield {"error": "bundle", "told": [str(error.file), error.field, error.reason]}

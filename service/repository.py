@@ -27,49 +27,44 @@ class Stored:
     version: str
 
 
-class Repository:
-    """The bundles below ``root``."""
+def find(root: Path, name: str) -> list[Stored]:
+    """Return the bundles of the model ``name``, the lowest version first.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    Raises:
+        NotConfinedError: there is none, or it is outside.
+        RepositoryError: one of them has another name or version in its description.
+    """
+    folder = confined(root, name)
+    if (folder / MANIFEST).is_file():
+        found = [_read(folder)]
+    else:
+        numbers = [one.name for one in _children(folder) if _NUMBER.fullmatch(one.name)]
+        found = []
+        for number in sorted(numbers, key=int):
+            found.append(_read(confined(folder, number)))
+            if found[-1].version != number:
+                said = found[-1].version[:80]
+                raise RepositoryError(f"The bundle in {name}/{number} is of version {said}.")
+    if not found:
+        raise NotConfinedError(f"There is no {name}.")
+    for stored in found:
+        if stored.name != name:
+            raise RepositoryError(f"The bundle in {name} calls itself {stored.name[:80]}.")
+    return found
 
-    def find(self, name: str) -> list[Stored]:
-        """Return the bundles of the model ``name``, the lowest version first.
 
-        Raises:
-            NotConfinedError: there is none, or it is outside.
-            RepositoryError: one of them has another name or version in its description.
-        """
-        folder = confined(self._root, name)
-        if (folder / MANIFEST).is_file():
-            found = [_read(folder)]
-        else:
-            numbers = [one.name for one in _children(folder) if _NUMBER.fullmatch(one.name)]
-            found = []
-            for number in sorted(numbers, key=int):
-                found.append(_read(confined(folder, number)))
-                if found[-1].version != number:
-                    said = found[-1].version[:80]
-                    raise RepositoryError(f"The bundle in {name}/{number} is of version {said}.")
-        if not found:
-            raise NotConfinedError(f"There is no {name}.")
-        for stored in found:
-            if stored.name != name:
-                raise RepositoryError(f"The bundle in {name} calls itself {stored.name[:80]}.")
-        return found
-
-    def list(self) -> tuple[list[Stored], dict[str, str]]:
-        """Return all bundles, and for each that could not be read, by name, the reason."""
-        found: list[Stored] = []
-        broken: dict[str, str] = {}
-        for folder in sorted(_children(self._root)):
-            try:
-                found += self.find(folder.name)
-            except NotConfinedError:
-                continue  # another file
-            except RepositoryError as error:
-                broken[folder.name] = str(error)
-        return found, broken
+def list_all(root: Path) -> tuple[list[Stored], dict[str, str]]:
+    """Return all bundles, and for each that could not be read, by name, the reason."""
+    found: list[Stored] = []
+    broken: dict[str, str] = {}
+    for folder in sorted(_children(root)):
+        try:
+            found += find(root, folder.name)
+        except NotConfinedError:
+            continue  # another file
+        except RepositoryError as error:
+            broken[folder.name] = str(error)
+    return found, broken
 
 
 def _children(folder: Path) -> list[Path]:

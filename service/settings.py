@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from models.bundle import ZOO, locate
 from models.certification.division import LEAST_DRAWS
 from models.execution import Execution, Format, Provider, obstacle, parse_pin
-from models.images import MOST_PIXELS
+from models.images.decoding import MOST_PIXELS
 from service.http import address
 from service.system import devices
 from service.system.environment import PREFIX, Environment
@@ -257,9 +257,8 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the sources of settings: the command line first, then the environment."""
         return init_settings, Environment(settings_cls)

@@ -13,18 +13,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from models.data.labelled import DataSet, DataSetError
+from models.data.labelled import DataSet, DataSetError, read_one
 from models.data.named import LOADERS, Split, digits, find_named
-from models.images import (
-    MOST_PIXELS,
-    SUFFIXES,
-    Limits,
-    Picture,
-    PictureFileError,
-    find_pictures,
-    is_hidden,
-    read_picture,
-)
+from models.images.decoding import Picture
+from models.images.folders import SUFFIXES, find_pictures, is_hidden
 
 __all__ = ["DataSet", "DataSetError", "Split", "load"]
 
@@ -183,7 +175,7 @@ def _folders(path: Path) -> DataSet:
             kinds = " ".join(sorted(SUFFIXES))
             raise DataSetError(f"{folder}: no picture files here (of {kinds})")
         for file in found.pictures:
-            pictures.append(_picture(file))
+            pictures.append(read_one(file))
             size, first = ((one.width, one.height) for one in (pictures[-1], pictures[0]))
             if size != first:
                 raise DataSetError(
@@ -199,13 +191,3 @@ def _folders(path: Path) -> DataSet:
     images = np.stack([np.broadcast_to(picture.array(), shape) for picture in pictures])
     names = tuple(folder.name for folder in folders)
     return DataSet(images, np.array(labels, dtype=np.int64), names, tuple(passed_over))
-
-
-def _picture(file: Path) -> Picture:
-    try:
-        picture = read_picture(file, Limits(MOST_PIXELS))
-    except (PictureFileError, OSError) as error:
-        raise DataSetError(str(error)) from None
-    if picture.bits != 8:
-        raise DataSetError(f"{file}: has {picture.bits} bits a pixel; save it with 8")
-    return picture

@@ -5,18 +5,34 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from models.certification.arrays import Integers
-from models.images import MOST_PIXELS, Limits, PictureFileError, read_picture
+from models.images.decoding import MOST_PIXELS, Picture
+from models.images.folders import PictureFileError, read_picture
 
 
 class DataSetError(ValueError):
     """A data set cannot be read: says what was expected where, and what to do."""
+
+
+def read_one(file: Path) -> Picture:
+    """Read a picture of 8 bits.
+
+    Raises:
+        DataSetError: it cannot be read, or has more bits.
+    """
+    try:
+        picture = read_picture(file, MOST_PIXELS)
+    except (PictureFileError, OSError) as error:
+        raise DataSetError(str(error)) from None
+    if picture.bits != 8:
+        raise DataSetError(f"{file}: has {picture.bits} bits a pixel; save it with 8")
+    return picture
 
 
 class FilePictures:
@@ -43,17 +59,12 @@ class FilePictures:
             pictures = list(readers.map(self._read, [self.files[number] for number in numbers]))
         return np.stack(pictures) if pictures else np.empty((0, *self.shape[1:]), np.uint8)
 
-    def take(self, which: Integers) -> "FilePictures":
-        """Return some of the pictures, which are not yet read."""
+    def take(self, which: Integers, axis: Literal[0]) -> "FilePictures":
+        """Return some of the pictures, which are not yet read; the only axis is 0."""
         return FilePictures([self.files[number] for number in which], self.side)
 
     def _read(self, file: Path) -> NDArray[np.uint8]:
-        try:
-            pixels = read_picture(file, Limits(MOST_PIXELS)).array()
-        except (PictureFileError, OSError) as error:
-            raise DataSetError(str(error)) from None
-        if pixels.dtype != np.uint8:
-            raise DataSetError(f"{file}: has 16 bits a pixel; save it with 8")
+        pixels = read_one(file).array()
         upright = Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
         return np.asarray(ImageOps.fit(upright, (self.side, self.side), Image.Resampling.BILINEAR))
 
@@ -121,10 +132,7 @@ class DataSet:
         return digest.hexdigest()
 
     def _some(self, which: Integers) -> "DataSet":
-        pictures: object = self.images
-        if isinstance(pictures, FilePictures):
-            return DataSet(as_array(pictures.take(which)), self.labels[which], self.names)
-        return DataSet(self.images[which], self.labels[which], self.names)
+        return DataSet(self.images.take(which, axis=0), self.labels[which], self.names)
 
 
 def as_array(pictures: FilePictures) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,14 +72,19 @@ def svhn(root: Path, split: Split, download: bool) -> DataSet:
     return DataSet(images, data.labels, tuple(str(label) for label in range(10)))
 
 
-def cifar10(root: Path, split: Split, download: bool) -> DataSet:
-    """Load CIFAR-10."""
-    return _cifar("CIFAR10", root, split, download)
+def cifar(name: str, root: Path, split: Split, download: bool) -> DataSet:
+    """Load CIFAR-10, or CIFAR-100 with its fine labels.
 
-
-def cifar100(root: Path, split: Split, download: bool) -> DataSet:
-    """Load CIFAR-100, with its fine labels."""
-    return _cifar("CIFAR100", root, split, download)
+    Args:
+        name: CIFAR10 or CIFAR100.
+        root: the folder that holds it.
+        split: the part to load.
+        download: whether torchvision may fetch it.
+    """
+    expected = root / _PLACES[name.lower()]
+    kind = _torchvision(name, expected, download)
+    data = _from_torchvision(kind, root, expected, download, train=split == "train")
+    return DataSet(data.data, np.array(data.targets, dtype=np.int64), tuple(data.classes))
 
 
 def imagenet(root: Path, split: Split, download: bool) -> DataSet:
@@ -104,24 +110,18 @@ def imagenet(root: Path, split: Split, download: bool) -> DataSet:
 
 # ImageNet's training pictures that are coded as CMYK, which is not read: the list of
 # https://github.com/cytsai/ilsvrc-cmyk-image-list
-_IMAGENET_CMYK = frozenset(
-    {"n01739381_1309.JPEG", "n02077923_14822.JPEG", "n02447366_23489.JPEG", "n02492035_15739.JPEG"}
-    | {"n02747177_10752.JPEG", "n03018349_4028.JPEG", "n03062245_4620.JPEG", "n03347037_9675.JPEG"}
-    | {
-        "n03467068_12171.JPEG",
-        "n03529860_11437.JPEG",
-        "n03544143_17228.JPEG",
-        "n03633091_5218.JPEG",
-    }
-    | {"n03710637_5125.JPEG", "n03961711_5286.JPEG", "n04033995_2932.JPEG", "n04258138_17003.JPEG"}
-    | {"n04264628_27969.JPEG", "n04336792_7448.JPEG", "n04371774_5854.JPEG", "n04596742_4225.JPEG"}
-    | {"n07583066_647.JPEG", "n13037406_4650.JPEG"}
-)
+_CMYK = """
+n01739381_1309 n02077923_14822 n02447366_23489 n02492035_15739 n02747177_10752 n03018349_4028
+n03062245_4620 n03347037_9675 n03467068_12171 n03529860_11437 n03544143_17228 n03633091_5218
+n03710637_5125 n03961711_5286 n04033995_2932 n04258138_17003 n04264628_27969 n04336792_7448
+n04371774_5854 n04596742_4225 n07583066_647 n13037406_4650
+"""
+_IMAGENET_CMYK = frozenset(f"{name}.JPEG" for name in _CMYK.split())
 
 # Each is in a folder of the user's choice, in torchvision's layout.
 LOADERS: dict[str, Loader] = {
-    "cifar10": cifar10,
-    "cifar100": cifar100,
+    "cifar10": partial(cifar, "CIFAR10"),
+    "cifar100": partial(cifar, "CIFAR100"),
     "imagenet": imagenet,
     "mnist": mnist,
     "svhn": svhn,
@@ -152,13 +152,6 @@ def _unpack(source: Path, target: Path) -> None:
 def find_named(folder: Path) -> list[str]:
     """Return the names of torchvision's data sets whose root ``folder`` seems to be."""
     return [name for name, place in _PLACES.items() if any(folder.glob(place))]
-
-
-def _cifar(name: str, root: Path, split: Split, download: bool) -> DataSet:
-    expected = root / _PLACES[name.lower()]
-    kind = _torchvision(name, expected, download)
-    data = _from_torchvision(kind, root, expected, download, train=split == "train")
-    return DataSet(data.data, np.array(data.targets, dtype=np.int64), tuple(data.classes))
 
 
 def _torchvision(name: str, expected: Path, download: bool | None) -> Any:

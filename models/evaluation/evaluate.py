@@ -97,7 +97,6 @@ class _Evaluator:
     every: int
     radii: tuple[float, ...]
     attacks: Attacks
-    progress: bool
     draws: int = field(default=0, init=False)
 
     def measure(self, baseline: Baseline | None, seed: int | None) -> Evaluation:
@@ -217,8 +216,7 @@ class _Evaluator:
         )
 
     def _bar(self, items: Iterable[T], doing: str, total: int, unit: str = "picture") -> "tqdm[T]":
-        quiet = not (self.progress and sys.stderr.isatty())
-        return tqdm(items, doing, total, unit=unit, disable=quiet)
+        return tqdm(items, doing, total, unit=unit, disable=not sys.stderr.isatty())
 
 
 def evaluate(
@@ -234,7 +232,6 @@ def evaluate(
     attacks: Attacks = Attacks(),
     baseline: Path | None = None,
     running: Running = Running(),
-    progress: bool = True,
 ) -> Evaluation:
     """Evaluate a model on labelled pictures.
 
@@ -251,7 +248,6 @@ def evaluate(
         attacks: how to attack, if at all.
         baseline: the bundle of a network to use without noise, attacked in the same way.
         running: where and how to run, and with which noise.
-        progress: show bars on standard error.
 
     Raises:
         BundleError: the bundle, or the baseline's, cannot be trusted.
@@ -272,7 +268,7 @@ def evaluate(
     model = load_model(bundle)
     predictor = running.load(model)
     part = data.every(every)
-    run = _Evaluator(model, predictor, question, part, dataset, every, radii, attacks, progress)
+    run = _Evaluator(model, predictor, question, part, dataset, every, radii, attacks)
     return run.measure(plain, running.seed)
 
 

@@ -22,10 +22,10 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy.stats import binomtest
 
-from models.bundle import Int8Record
+from models.bundle import Int8Record, Part
 from models.certification.arrays import Floats, Integers
 from models.certification.names import Norm
 from models.evaluation.asked import AttackName
@@ -40,27 +40,7 @@ Interval = tuple[Share, Share]
 Flags = NDArray[np.bool_]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CertifiedAccuracy(_Part):
-    """The figures at the threshold ``radius``; see the module.
-
-    ``precision`` is None if no prediction is robust, ``recall`` if none is right.
-    """
-
-    radius: float
-    accuracy: Share
-    accuracy_interval: Interval
-    fraction: Share
-    precision: Share | None
-    precision_interval: Interval | None
-    recall: Share | None
-    recall_interval: Interval | None
-
-
-class AttackedAccuracy(_Part):
+class AttackedAccuracy(Part):
     """The share of pictures that keep the right label when attacked at a size of ``radius``."""
 
     radius: float
@@ -68,7 +48,20 @@ class AttackedAccuracy(_Part):
     accuracy_interval: Interval
 
 
-class AttackFigures(_Part):
+class CertifiedAccuracy(AttackedAccuracy):
+    """The figures at the threshold ``radius``; see the module.
+
+    ``precision`` is None if no prediction is robust, ``recall`` if none is right.
+    """
+
+    fraction: Share
+    precision: Share | None
+    precision_interval: Interval | None
+    recall: Share | None
+    recall_interval: Interval | None
+
+
+class AttackFigures(Part):
     """Accuracy under one attack; the first radius is 0, the unaltered pictures.
 
     Each gradient is averaged over ``draws`` draws; 1 without noise.
@@ -82,7 +75,7 @@ class AttackFigures(_Part):
     accuracies: tuple[AttackedAccuracy, ...]
 
 
-class BaselineFigures(_Part):
+class BaselineFigures(Part):
     """A network without noise, on the same pictures and under the same attacks."""
 
     model: str
@@ -92,7 +85,7 @@ class BaselineFigures(_Part):
     attacks: tuple[AttackFigures, ...]
 
 
-class Evaluation(_Part):
+class Evaluation(Part):
     """The results of an evaluation, and how they were measured.
 
     Attributes:

@@ -64,7 +64,6 @@ def compare_int8(
     dataset: str = "",
     pass_size: int = 256,
     seed: int | None = 0,
-    progress: bool = True,
 ) -> Int8Spec:
     """Find the scales for int8, and certify the same pictures in float32 and in int8 by OpenVINO.
 
@@ -76,7 +75,6 @@ def compare_int8(
         dataset: the data set's name, for the record.
         pass_size: draws in a pass.
         seed: of the noise; None for fresh noise.
-        progress: whether to show bars on standard error.
 
     Raises:
         ProviderError: OpenVINO cannot run the network.
@@ -96,7 +94,7 @@ def compare_int8(
             f"certificates in {precision}",
             len(part),
             unit="picture",
-            disable=not (progress and sys.stderr.isatty()),
+            disable=not sys.stderr.isatty(),
         )
         for index, inquiry in bar:
             leaders[index], sizes[index] = inquiry.total.leader, inquiry.size

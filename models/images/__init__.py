@@ -33,64 +33,9 @@ The errors::
 
     PictureError
     ├── NotAPicture             no picture, a format not accepted, or a broken or truncated one
-    ├── TooManyPixels           a picture beyond ``Limits.max_pixels``
+    ├── TooManyPixels           a picture beyond ``max_pixels``
     └── CannotCertifyPicture    a picture, but not one whose pixels could be certified as sent
 
 :func:`decode` raises no other exception except MemoryError, whatever the bytes. It keeps no state
 and may run in many threads.
 """
-
-from models.images.decoding import (
-    MOST_PIXELS,
-    Limits,
-    Picture,
-    PictureShape,
-    Size,
-    decode,
-    measure,
-    over_white,
-    to_png,
-)
-from models.images.errors import (
-    ACCEPTED,
-    CannotCertifyPicture,
-    NotAPicture,
-    PictureError,
-    TooManyPixels,
-)
-from models.images.files import MOST_PARTS, MOST_SCANS
-from models.images.folders import (
-    SUFFIXES,
-    Found,
-    PictureFileError,
-    find_pictures,
-    is_hidden,
-    read_picture,
-    report_others,
-)
-
-__all__ = [
-    "ACCEPTED",
-    "MOST_PARTS",
-    "MOST_PIXELS",
-    "MOST_SCANS",
-    "SUFFIXES",
-    "CannotCertifyPicture",
-    "Found",
-    "Limits",
-    "NotAPicture",
-    "Picture",
-    "PictureError",
-    "PictureFileError",
-    "PictureShape",
-    "Size",
-    "TooManyPixels",
-    "decode",
-    "find_pictures",
-    "is_hidden",
-    "measure",
-    "over_white",
-    "read_picture",
-    "report_others",
-    "to_png",
-]

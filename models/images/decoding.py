@@ -22,24 +22,11 @@ from models.images.files import Form, Still, find_form
 
 # Above this, Pillow itself warns, through the process-wide warning filters.
 MOST_PIXELS = 89_478_485
+# For the 24-megapixel pictures of most cameras. Decoding takes up to 13 bytes per pixel, or 20 for
+# WebP: here 325 or 500 MB, times the number of pictures that are decoded at once.
+USUAL_PIXELS = 25_000_000
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of a picture.
-
-    ``max_pixels`` is width × height. The default takes the 24-megapixel pictures of most cameras.
-    Decoding one takes up to 13 bytes per pixel, or 20 for WebP: at the default 325 or 500 MB, times
-    the number of pictures that are decoded at once.
-    """
-
-    max_pixels: int = 25_000_000
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_pixels <= MOST_PIXELS:
-            raise ValueError(f"max_pixels is {self.max_pixels}; expected 1 to {MOST_PIXELS:,}")
 
 
 @dataclass(frozen=True)
@@ -112,7 +99,7 @@ class Size:
         return self.pixels * self.scans
 
 
-def measure(data: bytes, limits: Limits = Limits()) -> Size:
+def measure(data: bytes, max_pixels: int = USUAL_PIXELS) -> Size:
     """Return a picture's size, in time and memory proportional to the number of bytes.
 
     Raises:
@@ -120,11 +107,11 @@ def measure(data: bytes, limits: Limits = Limits()) -> Size:
     """
     form = find_form(data)
     with _broken(form):
-        still = _read(form, data, limits)
+        still = _read(form, data, max_pixels)
         return Size(still.width, still.height, still.scans)
 
 
-def decode(data: bytes, limits: Limits = Limits()) -> Picture:
+def decode(data: bytes, max_pixels: int = USUAL_PIXELS) -> Picture:
     """Decode a picture file. The same bytes always give the same pixels.
 
     Raises:
@@ -133,7 +120,7 @@ def decode(data: bytes, limits: Limits = Limits()) -> Picture:
     """
     form = find_form(data)
     with _broken(form):
-        still = _read(form, data, limits)
+        still = _read(form, data, max_pixels)
         array = _oriented(_unpack(form, still), still.orientation)
         height, width, channels = array.shape
         bits: Literal[8, 16] = 8 if array.dtype == np.uint8 else 16
@@ -167,14 +154,14 @@ def to_png(picture: Picture, side: int) -> bytes:
     return file.getvalue()
 
 
-def _read(form: Form, data: bytes, limits: Limits) -> Still:
-    """Read a file's structure, and check the picture against the limits."""
+def _read(form: Form, data: bytes, max_pixels: int) -> Still:
+    """Read a file's structure, and check the number of its pixels."""
     still = form.read(data)
     pixels = still.width * still.height
     if pixels == 0:
         raise NotAPicture(f"a {form.name} file without pixels")
-    if pixels > limits.max_pixels:
-        raise TooManyPixels(pixels, limits.max_pixels)
+    if pixels > max_pixels:
+        raise TooManyPixels(pixels, max_pixels)
     return still
 
 

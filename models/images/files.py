@@ -9,6 +9,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
+from enum import IntEnum
 from math import ceil
 from typing import NamedTuple
 
@@ -309,7 +310,7 @@ def _read_pnm(data: bytes) -> Still:
     return Still(width, height, plain + data[header.end() :])
 
 
-class _Tag:
+class _Tag(IntEnum):
     """The TIFF tags that make the pixels, and the orientation."""
 
     WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
@@ -317,11 +318,9 @@ class _Tag:
     PLANAR, PREDICTOR, COLOUR_MAP, TILE_WIDTH, TILE_HEIGHT = 284, 317, 320, 322, 323
     TILES, TILE_SIZES, EXTRA_SAMPLES, SAMPLE_FORMAT = 324, 325, 338, 339
 
-    PIXELS = frozenset(
-        {WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, STRIPS, SAMPLES}
-        | {ROWS_PER_STRIP, STRIP_SIZES, PLANAR, PREDICTOR, COLOUR_MAP, TILE_WIDTH, TILE_HEIGHT}
-        | {TILES, TILE_SIZES, EXTRA_SAMPLES, SAMPLE_FORMAT}
-    )
+
+# Those that decide about pixels.
+_PIXELS = frozenset(_Tag) - {_Tag.ORIENTATION}
 
 
 class _Directory:
@@ -335,7 +334,7 @@ class _Directory:
         for position in range(start + 2, start + 2 + 12 * count, 12):
             (tag,) = struct.unpack_from(self.order + "H", data, position)
             # If a tag is given twice, Pillow and libtiff may use different ones.
-            if tag in _Tag.PIXELS and tag in self.entries:
+            if tag in _PIXELS and tag in self.entries:
                 raise NotAPicture(f"a TIFF file with tag {tag} given twice")
             self.entries[tag] = data[position : position + 12]
         self.next = data[start + 2 + 12 * count : start + 6 + 12 * count]
@@ -362,7 +361,7 @@ class _Directory:
 
     def alone(self) -> bytes:
         """Return the file with a directory of only the tags that make the pixels."""
-        kept = [tag for tag in sorted(self.entries) if tag in _Tag.PIXELS]
+        kept = [tag for tag in sorted(self.entries) if tag in _PIXELS]
         if sum(struct.calcsize(self.layout(tag)[0]) for tag in kept) > len(self.data):
             raise _truncated("TIFF")
         start = len(self.data) + len(self.data) % 2

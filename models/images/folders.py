@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from models.images.decoding import Limits, Picture, decode
+from models.images.decoding import USUAL_PIXELS, Picture, decode
 from models.images.errors import PictureError
 from models.images.files import BEGINNING, seems_picture
 
@@ -61,7 +61,7 @@ def report_others(others: Sequence[Path]) -> str:
     return f"{count} left out, because their kind is not read: {names}{more}"
 
 
-def read_picture(file: Path, limits: Limits = Limits()) -> Picture:
+def read_picture(file: Path, max_pixels: int = USUAL_PIXELS) -> Picture:
     """Decode a picture file, as the service would decode its bytes.
 
     Raises:
@@ -69,7 +69,7 @@ def read_picture(file: Path, limits: Limits = Limits()) -> Picture:
         OSError: the file cannot be read.
     """
     try:
-        return decode(file.read_bytes(), limits)
+        return decode(file.read_bytes(), max_pixels)
     except PictureError as error:
         raise PictureFileError(f"{file}: {error}") from error
 

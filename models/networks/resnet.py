@@ -10,6 +10,7 @@ dozen epochs of training achieve more.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -34,53 +35,18 @@ def build_resnet(
     shape: Shape, labels: int, *, depth: int = 20, channels: int = 16
 ) -> nn.Sequential:
     """Build a ResNet of ``depth`` 6n + 2: three stages of n blocks of two convolutions."""
-    blocks = _blocks(depth, 2)
-    stages: list[tuple[str, nn.Module]] = []
-    before = channels
-    for stage, (width, stride) in enumerate(((channels, 1), (2 * channels, 2), (4 * channels, 2))):
-        parts: list[nn.Module] = []
-        for block in range(blocks):
-            stride = stride if block == 0 else 1
-            branch = nn.Sequential(
-                *_convolved(before, width, stride), nn.ReLU(inplace=True), *_convolved(width, width)
-            )
-            same = stride == 1 and before == width
-            shortcut = None if same else nn.Sequential(*_convolved(before, width, stride, 1))
-            parts += [Residual(branch, shortcut), nn.ReLU(inplace=True)]
-            before = width
-        stages.append((f"stage{stage + 1}", nn.Sequential(*parts)))
+    stages = _stages(channels, (channels, 2 * channels, 4 * channels), _blocks(depth, 2), _block)
     stem = nn.Sequential(*_convolved(shape[0], channels), nn.ReLU(inplace=True))
-    return _network(stem, stages, nn.Sequential(*_head(before, labels)))
+    return _network(stem, stages, nn.Sequential(*_head(4 * channels, labels)))
 
 
 def build_wide_resnet(
     shape: Shape, labels: int, *, depth: int = 28, width: int = 10
 ) -> nn.Sequential:
     """Build a WRN-``depth``-``width``, depth 6n + 4: normalisation comes before convolution."""
-    blocks = _blocks(depth, 4)
-    stages: list[tuple[str, nn.Module]] = []
-    before = 16
-    for stage, (channels, stride) in enumerate(((16, 1), (32, 2), (64, 2))):
-        after = channels * width
-        parts: list[nn.Module] = []
-        for block in range(blocks):
-            stride = stride if block == 0 else 1
-            branch = nn.Sequential(
-                _convolution(before, after, stride),
-                *_activated(after),
-                _convolution(after, after),
-            )
-            shortcut: nn.Module | None = None
-            activated = _activated(before)
-            if stride == 1 and before == after:
-                # The shortcut takes the features as they are; only the branch takes them activated.
-                branch, activated = nn.Sequential(*activated, *branch), []
-            else:
-                shortcut = _convolution(before, after, stride, 1)
-            parts += [*activated, Residual(branch, shortcut)]
-            before = after
-        stages.append((f"stage{stage + 1}", nn.Sequential(*parts)))
-    head = nn.Sequential(*_activated(before), *_head(before, labels))
+    widths = 16 * width, 32 * width, 64 * width
+    stages = _stages(16, widths, _blocks(depth, 4), _activated_block)
+    head = nn.Sequential(*_activated(widths[-1]), *_head(widths[-1], labels))
     return _network(nn.Sequential(_convolution(shape[0], 16)), stages, head)
 
 
@@ -88,7 +54,6 @@ def build_fast_resnet(
     shape: Shape, labels: int, *, channels: tuple[int, int, int, int] = (24, 48, 96, 192)
 ) -> nn.Sequential:
     """Build the nine-layer network with these ``channels`` at full, 1/2, 1/4 and 1/8 size."""
-    first, *widths = channels
     stages: list[tuple[str, nn.Module]] = []
     for stage, (before, after) in enumerate(pairwise(channels)):
         parts = [*_convolved(before, after), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
@@ -98,8 +63,45 @@ def build_fast_resnet(
                 Residual(nn.Sequential(*pair, *_convolved(after, after), nn.ReLU(inplace=True)))
             )
         stages.append((f"stage{stage + 1}", nn.Sequential(*parts)))
-    stem = nn.Sequential(*_convolved(shape[0], first), nn.ReLU(inplace=True))
-    return _network(stem, stages, nn.Sequential(*_head(widths[-1], labels)))
+    stem = nn.Sequential(*_convolved(shape[0], channels[0]), nn.ReLU(inplace=True))
+    return _network(stem, stages, nn.Sequential(*_head(channels[-1], labels)))
+
+
+def _stages(
+    before: int,
+    widths: Sequence[int],
+    blocks: int,
+    build_block: Callable[[int, int, int], list[nn.Module]],
+) -> list[tuple[str, nn.Module]]:
+    """Build stages of so many blocks each; every stage but the first halves the picture's sides."""
+    stages: list[tuple[str, nn.Module]] = []
+    for stage, width in enumerate(widths):
+        parts: list[nn.Module] = []
+        for block in range(blocks):
+            parts += build_block(before, width, 2 if stage and not block else 1)
+            before = width
+        stages.append((f"stage{stage + 1}", nn.Sequential(*parts)))
+    return stages
+
+
+def _block(before: int, after: int, stride: int) -> list[nn.Module]:
+    branch = nn.Sequential(
+        *_convolved(before, after, stride), nn.ReLU(inplace=True), *_convolved(after, after)
+    )
+    same = stride == 1 and before == after
+    shortcut = None if same else nn.Sequential(*_convolved(before, after, stride, 1))
+    return [Residual(branch, shortcut), nn.ReLU(inplace=True)]
+
+
+def _activated_block(before: int, after: int, stride: int) -> list[nn.Module]:
+    branch = nn.Sequential(
+        _convolution(before, after, stride), *_activated(after), _convolution(after, after)
+    )
+    activated = _activated(before)
+    if stride == 1 and before == after:
+        # The shortcut takes the features as they are; only the branch takes them activated.
+        return [Residual(nn.Sequential(*activated, *branch))]
+    return [*activated, Residual(branch, _convolution(before, after, stride, 1))]
 
 
 def _network(

@@ -7,8 +7,6 @@ smoothing").
 """
 
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,40 +17,12 @@ from models import networks
 from models.bundle import Architecture, Bundle, Manifest
 from models.certification.arrays import Integers
 from models.data.labelled import DataSet
-from models.network import load_network
+from models.network import load_network, read_program
 from models.networks.autoencoder import AUTOENCODER, CLASSIFIER
 from models.training.checks import check_data, check_denoiser
-from models.training.loop import Training, train
+from models.training.loop import Training
 from models.training.losses import draws_loss
 from models.training.recipe import Recipe
-
-
-def train_denoiser(
-    recipe: Recipe,
-    data: DataSet,
-    classifier: Bundle,
-    out: Path,
-    *,
-    device: str = "cpu",
-    resume: bool = False,
-    force: bool = False,
-    progress: bool = True,
-) -> Manifest:
-    """Train an autoencoder in front of ``classifier`` and save both as a bundle.
-
-    The other arguments, the result and the errors are those of :func:`models.training.loop.train`.
-    """
-    begin = partial(DenoiserTraining, classifier=classifier)
-    return train(
-        recipe,
-        data,
-        out,
-        begin=begin,
-        device=device,
-        resume=resume,
-        force=force,
-        progress=progress,
-    )
 
 
 class DenoiserTraining(Training):
@@ -88,12 +58,11 @@ class DenoiserTraining(Training):
             },
         )
         goal = goal.model_copy(update={"classifier": classifier.digest})
-        program = None if classifier.program is None else classifier.program.read_bytes()
         super().__init__(
             recipe.changed(architecture=whole.model_dump(), denoiser=goal.model_dump()),
             replace(data, names=front.labels),
             device,
-            program,
+            read_program(classifier),
         )
         self._restoration = goal.restoration
         self._front = self.network.classifier.get_submodule(AUTOENCODER)

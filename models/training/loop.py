@@ -53,7 +53,6 @@ def train(
     device: str = "cpu",
     resume: bool = False,
     force: bool = False,
-    progress: bool = True,
 ) -> Manifest:
     """Train a network and save it as a bundle.
 
@@ -68,7 +67,6 @@ def train(
             interruption.
         force: replace the bundle in ``out`` once the training is done, and begin again if there is
             an unfinished training that is not resumed.
-        progress: show a bar and a line for each epoch on standard error.
 
     Returns:
         The bundle's description.
@@ -87,7 +85,7 @@ def train(
             with _alone(out):
                 if not resume:
                     remove_checkpoint(out)
-                return training.run(out, progress)
+                return training.run(out)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"{device} has too little free memory for {recipe.name} in batches of "
@@ -164,14 +162,14 @@ class Training:
         )
         self._steps = -(-len(data) // recipe.batch_size)
 
-    def run(self, out: Path, progress: bool) -> Manifest:
+    def run(self, out: Path) -> Manifest:
         """Train to the end, from the checkpoint in ``out`` if there is one."""
         if (out / CHECKPOINT).exists():
             self.recipe, self.progress = read_checkpoint(
                 out, self.recipe, self._data_digest, self.network, self._optimiser, self.device
             )
         elif self.recipe.precision is None:
-            self.recipe = self.recipe.changed(precision=self._faster(progress))
+            self.recipe = self.recipe.changed(precision=self._faster())
         begun = self.progress.epochs
         total = self.recipe.epochs * self._steps
         schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -185,7 +183,7 @@ class Training:
             total=total,
             initial=begun * self._steps,
             unit="step",
-            disable=not (progress and sys.stderr.isatty()),
+            disable=not sys.stderr.isatty(),
         ) as bar:
             for epoch in range(begun, self.recipe.epochs):
                 self._epoch(epoch, schedule, bar)
@@ -199,8 +197,7 @@ class Training:
                     self.device,
                     self.progress,
                 )
-                if progress:
-                    tqdm.write(self._line(), file=sys.stderr)
+                tqdm.write(self._line(), file=sys.stderr)
         manifest = self.manifest()
         remove_bundle(out)
         save_network(out, manifest, self.network)
@@ -304,7 +301,7 @@ class Training:
             noisy_accuracy=hits / len(self.data),
         )
 
-    def _faster(self, progress: bool) -> Precision:
+    def _faster(self) -> Precision:
         """Measure in which number format a step is faster, and restore all state."""
         batch = torch.arange(min(TRIAL_PICTURES, self.recipe.batch_size, len(self.data)))
         buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
@@ -328,12 +325,10 @@ class Training:
         # machine.
         least = {precision: min(times) for precision, times in taken.items()}
         fastest = min(least, key=least.__getitem__)
-        if progress:
-            told = ", ".join(f"{1000 * least[one]:.3g} ms in {one}" for one in least)
-            tqdm.write(
-                f"training in {fastest}: a step of {len(batch)} pictures takes {told}",
-                file=sys.stderr,
-            )
+        told = ", ".join(f"{1000 * least[one]:.3g} ms in {one}" for one in least)
+        tqdm.write(
+            f"training in {fastest}: a step of {len(batch)} pictures takes {told}", file=sys.stderr
+        )
         return fastest
 
     def _step(self, batch: Tensor, step: int) -> tuple[float, float]:

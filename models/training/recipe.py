@@ -6,9 +6,9 @@ A recipe is written in full into the bundle that its training makes.
 from difflib import get_close_matches
 from typing import Annotated, Any, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from models.bundle import Architecture, ConstructionBound, Name, Positive, Version
+from models.bundle import Architecture, ConstructionBound, Name, Part, Positive, Version
 from models.certification.certificates import construction_scale
 from models.certification.names import Mechanism, Norm
 from models.execution import Precision
@@ -19,11 +19,7 @@ NO_NOISE = 1e-6
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Optimiser(_Part):
+class Optimiser(Part):
     """AdamW under a one-cycle schedule (Smith and Topin 2018).
 
     ``learning_rate`` is the peak of the cycle, reached after the share ``warm_up`` of all steps.
@@ -34,7 +30,7 @@ class Optimiser(_Part):
     warm_up: Annotated[float, Field(gt=0, lt=1)] = 0.3
 
 
-class Augmentation(_Part):
+class Augmentation(Part):
     """The random changes of each picture, drawn each time it is seen.
 
     Attributes:
@@ -52,7 +48,7 @@ class Augmentation(_Part):
     flip: bool = False
 
 
-class Consistency(_Part):
+class Consistency(Part):
     """Reward draws of a picture that agree (Jeong and Shin 2020).
 
     ``weight`` is that of the mean divergence KL(averaged prediction ‖ each draw's), ``entropy``
@@ -63,7 +59,7 @@ class Consistency(_Part):
     entropy: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
 
 
-class Denoiser(_Part):
+class Denoiser(Part):
     """Train an autoencoder in front of a classifier that stays as it is.
 
     The classifier should find in the restored picture what it finds in the clean one: the loss is
@@ -78,7 +74,7 @@ class Denoiser(_Part):
     classifier: str | None = None
 
 
-class Recipe(_Part):
+class Recipe(Part):
     """One training.
 
     Attributes:
@@ -208,78 +204,60 @@ def without_noise(recipe: Recipe) -> Recipe:
     )
 
 
-RECIPES = (
-    Recipe(
-        name="mnist-cnn",
-        dataset="mnist",
-        architecture=Architecture(
-            name="strided-cnn", arguments={"channels": [32, 64], "depth": 4, "hidden": 256}
-        ),
-        scale=0.55,
-        epochs=24,
-        draws=2,
-        consistency=Consistency(weight=10.0),
-        noise_warm_up=2,
-        channels_last=True,
+_MNIST = Recipe(
+    name="mnist-cnn",
+    dataset="mnist",
+    architecture=Architecture(
+        name="strided-cnn", arguments={"channels": [32, 64], "depth": 4, "hidden": 256}
     ),
-    Recipe(
+    scale=0.55,
+    epochs=24,
+    draws=2,
+    consistency=Consistency(weight=10.0),
+    noise_warm_up=2,
+    channels_last=True,
+)
+
+_CIFAR10 = Recipe(
+    name="cifar10-resnet",
+    dataset="cifar10",
+    architecture=Architecture(name="fast-resnet", arguments={"channels": [24, 48, 96, 192]}),
+    scale=0.25,
+    epochs=40,
+    batch_size=64,
+    optimiser=Optimiser(learning_rate=2e-3, weight_decay=5e-2),
+    draws=2,
+    consistency=Consistency(weight=5.0),
+    noise_warm_up=1,
+    augmentation=Augmentation(shift=3, flip=True),
+    channels_last=True,
+)
+
+RECIPES = (
+    _MNIST,
+    _MNIST.changed(
         name="mnist-cnn-l1",
-        dataset="mnist",
-        architecture=Architecture(
-            name="strided-cnn", arguments={"channels": [32, 64], "depth": 4, "hidden": 256}
-        ),
         mechanism="laplace",
         norm="l1",
         scale=0.5,
         epochs=20,
-        draws=2,
         consistency=Consistency(weight=5.0),
-        noise_warm_up=2,
         augmentation=Augmentation(rotation=8, stretch=0.08, shear=0.08),
-        channels_last=True,
     ),
-    Recipe(
-        name="cifar10-resnet",
-        dataset="cifar10",
-        architecture=Architecture(name="fast-resnet", arguments={"channels": [24, 48, 96, 192]}),
-        scale=0.25,
-        epochs=40,
-        batch_size=64,
-        optimiser=Optimiser(learning_rate=2e-3, weight_decay=5e-2),
-        draws=2,
-        consistency=Consistency(weight=5.0),
-        noise_warm_up=1,
-        augmentation=Augmentation(shift=3, flip=True),
-        channels_last=True,
-    ),
-    Recipe(
+    _CIFAR10,
+    _CIFAR10.changed(
         name="svhn-resnet",
         dataset="svhn",
-        architecture=Architecture(name="fast-resnet", arguments={"channels": [24, 48, 96, 192]}),
-        scale=0.25,
         epochs=20,
-        batch_size=64,
-        optimiser=Optimiser(learning_rate=2e-3, weight_decay=5e-2),
-        draws=2,
-        consistency=Consistency(weight=5.0),
-        noise_warm_up=1,
         augmentation=Augmentation(shift=2),
-        channels_last=True,
         held_out=100,
     ),
-    Recipe(
+    _CIFAR10.changed(
         name="cifar100-resnet",
         dataset="cifar100",
         architecture=Architecture(name="wide-resnet", arguments={"depth": 16, "width": 4}),
-        scale=0.25,
         epochs=60,
-        batch_size=64,
-        optimiser=Optimiser(learning_rate=2e-3, weight_decay=5e-2),
-        draws=2,
-        consistency=Consistency(weight=5.0),
         noise_warm_up=2,
-        augmentation=Augmentation(shift=3, flip=True),
-        channels_last=True,
         held_out=100,
     ),
     # In front of a torchvision classifier whose bundle pixeldp import made; with the paper's noise

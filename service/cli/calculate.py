@@ -154,9 +154,3 @@ def verify(
         f"{document['certified_size']} in {document['norm']}, confidence {document['confidence']}"
     )
     typer.echo(f"only the service's word, or the question: {', '.join(WORD)}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    for command in (size, bounds, plan, verify):
-        app.command()(command)

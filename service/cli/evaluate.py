@@ -112,7 +112,7 @@ def evaluate(
     from models.certification.question import Question
     from models.data.datasets import load
     from models.evaluation.asked import Attacks, check_data, check_matplotlib, check_radii
-    from models.images import report_others
+    from models.images.folders import report_others
 
     folder = locate(bundle)
     if write and folder != bundle:
@@ -303,8 +303,3 @@ def _attacked(evaluation: "Evaluation") -> list[str]:
         shares = (f"{at.accuracy:>7.1%}" for at in attack.accuracies)
         lines.append(f"{name:<{width}}{' '.join(shares)}")
     return lines
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command()(evaluate)

@@ -60,8 +60,3 @@ def _reason(host: str, port: int) -> str | None:
         return str(json.loads(content)["detail"])
     except (ValueError, LookupError, TypeError):
         return f"{url(host, port)} answers with status {response.status}"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
-    app.command()(health)

@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from models.certification.names import MECHANISM_NORMS, Mechanism, Norm, Scoring
+from service.cli import noise_options
 from service.cli.device_option import DeviceOption, check_device
-from service.cli.noise_options import (
-    Bound,
-    Delta,
-    Epsilon,
-    MechanismOption,
-    NormOption,
-    Scale,
-    construction_bound,
-    describe_noise,
-)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,12 +52,12 @@ def import_(
             "zoo."
         ),
     ] = None,
-    mechanism: MechanismOption = None,
-    scale: Scale = None,
-    bound: Bound = None,
-    epsilon: Epsilon = None,
-    delta: Delta = None,
-    norm: NormOption = None,
+    mechanism: noise_options.MechanismOption = None,
+    scale: noise_options.Scale = None,
+    bound: noise_options.Bound = None,
+    epsilon: noise_options.Epsilon = None,
+    delta: noise_options.Delta = None,
+    norm: noise_options.NormOption = None,
     scoring: Annotated[Scoring, typer.Option(help="How draws score labels.")] = "votes",
     name: Annotated[
         str | None, typer.Option(help="The bundle's name; by default from the source.")
@@ -92,6 +83,7 @@ def import_(
     onnx: are reserved for future sources.
     """
     from models.certification.question import Question
+    from models.images.folders import read_picture
     from models.importing.wanted import Wanted, check_wanted, needs_input
     from models.samples import collect_samples
     from models.source_names import TORCHVISION, check_source, check_weights, is_builder
@@ -101,7 +93,7 @@ def import_(
         check_weights(weights)
     check_device(device)
     law = mechanism or "gaussian"
-    construction = construction_bound(bound, epsilon, delta, law)
+    construction = noise_options.construction_bound(bound, epsilon, delta, law)
     noise, sizes = _noise(law, scale, construction, norm, denoiser)
     wanted = Wanted(
         name=name,
@@ -118,7 +110,7 @@ def import_(
         raise needs_input(source)
     known = 3 if source in TORCHVISION else None
     check_wanted(wanted, noise, out, wanted.shape[0] if wanted.shape else known, force=force)
-    given = None if picture is None else _decoded(picture)
+    given = None if picture is None else read_picture(picture).array()
 
     from models.device import find_device
     from models.importing.bundling import import_classifier
@@ -203,7 +195,8 @@ def _report(out: Path, imported: "Imported", picture: Path | None) -> str:
     question = inquiry.question
     label = manifest.labels[inquiry.total.leader]
     lines = [
-        f"{out}: {manifest.name}, {len(manifest.labels):,} labels, {describe_noise(manifest)}; "
+        f"{out}: {manifest.name}, {len(manifest.labels):,} labels, "
+        f"{noise_options.describe_noise(manifest)}; "
         f"runs in {' and '.join(imported.formats)}; rows: {manifest.rows}"
     ]
     what = str(picture) if picture else "a made-up picture"
@@ -271,12 +264,6 @@ def _text(file: Path) -> str:
         ) from None
 
 
-def _decoded(file: Path) -> "NDArray[Any]":
-    from models.images import read_picture
-
-    return read_picture(file).array()
-
-
 def _made_up(shape: tuple[int, int, int]) -> "NDArray[Any]":
     """Return a picture of large patches."""
     import numpy as np
@@ -285,8 +272,3 @@ def _made_up(shape: tuple[int, int, int]) -> "NDArray[Any]":
     patches = np.random.default_rng(0).integers(0, 256, (4, 4, channels), dtype=np.uint8)
     large = patches.repeat(-(-height // 4), axis=0).repeat(-(-width // 4), axis=1)
     return large[:height, :width]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command("import")(import_)

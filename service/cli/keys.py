@@ -51,8 +51,3 @@ def remove(name: Name, path: File) -> None:
     from service.http.guards.keys import remove
 
     remove(path, name)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to ``app``."""
-    app.add_typer(keys)

@@ -12,16 +12,21 @@ from service.system import signals
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from service.cli import calculate, evaluate, import_model, predict, sensitivity, train
-from service.cli import health as health_command
-from service.cli import keys as key_commands
+from service.cli.calculate import bounds, plan, size, verify
+from service.cli.evaluate import evaluate
+from service.cli.health import health
+from service.cli.import_model import import_
+from service.cli.keys import keys
+from service.cli.predict import models, predict
+from service.cli.sensitivity import sensitivity
+from service.cli.train import train
 from service.http.address import ADDRESSES_ONLY
 from service.system import streams
 
@@ -190,24 +195,24 @@ def _serve(given: dict[str, Any]) -> None:
 
     try:
         refuse_passed_sockets(os.environ)
-        check_keys(settings, resolve(settings.host, settings.port))
+        address = resolve(settings.host, settings.port)
+        check_keys(settings, address)
         catalogue = read_catalogue(settings, partial(read_forked, seconds=settings.load_seconds))
 
         from service.http.server import serve
 
-        serve(settings, passed_over, catalogue)
+        serve(settings, address, catalogue, passed_over)
     except (KeysError, KeysNeededError) as error:
         raise typer.Exit(_fail(str(error), BAD_USAGE)) from None
 
 
-calculate.register(app)
-evaluate.register(app)
-health_command.register(app)
-import_model.register(app)
-sensitivity.register(app)
-key_commands.register(app)
-predict.register(app)
-train.register(app)
+_COMMANDS: tuple[Callable[..., Any], ...] = (
+    *(size, bounds, plan, verify, evaluate, health),
+    *(import_, sensitivity, predict, models, train),
+)
+for _command in _COMMANDS:
+    app.command(_command.__name__.rstrip("_"))(_command)
+app.add_typer(keys)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -115,14 +115,8 @@ def models(
             )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to ``app``."""
-    app.command()(predict)
-    app.command()(models)
-
-
 def _files(paths: list[Path]) -> Iterator[Path]:
-    from models.images import SUFFIXES, find_pictures, report_others
+    from models.images.folders import SUFFIXES, find_pictures, report_others
 
     for path in paths:
         if not path.is_dir():
@@ -140,7 +134,7 @@ def _print_answer(
     predictor: "Predictor", file: Path, question: "Question", *, as_json: bool
 ) -> bool:
     """Print the answer for a picture; False, and a line on standard error, if there is none."""
-    from models.images import PictureFileError
+    from models.images.folders import PictureFileError
     from models.preprocessing import CannotCertify
 
     try:
@@ -165,7 +159,7 @@ def _answer(predictor: "Predictor", file: Path, question: "Question") -> dict[st
 
     from models.answering import answer_all
     from models.certification.answer import conclude
-    from models.images import read_picture
+    from models.images.folders import read_picture
 
     _, inquiry = next(answer_all(predictor, [read_picture(file).array()], question))
     names = predictor.manifest.labels

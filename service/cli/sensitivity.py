@@ -86,8 +86,3 @@ def _member(row: "LayerSensitivity") -> dict[str, Any]:
         "method": row.sensitivity.method,
         "paths": [[_member(inner) for inner in path] for path in row.paths],
     }
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command()(sensitivity)

@@ -1,5 +1,6 @@
 """``pixeldp train``: a bundle from a recipe and labelled pictures."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,17 +8,8 @@ import typer
 
 from models.certification.names import MECHANISM_NORMS, Mechanism
 from models.execution import Precision
+from service.cli import noise_options
 from service.cli.device_option import DeviceOption, check_device
-from service.cli.noise_options import (
-    Bound,
-    Delta,
-    Epsilon,
-    MechanismOption,
-    NormOption,
-    Scale,
-    construction_bound,
-    describe_noise,
-)
 
 if TYPE_CHECKING:
     from models.training.recipe import Recipe
@@ -59,12 +51,12 @@ def train(
     force: Annotated[
         bool, typer.Option("--force", help="Replace an existing bundle or checkpoint.")
     ] = False,
-    mechanism: MechanismOption = None,
-    scale: Scale = None,
-    bound: Bound = None,
-    epsilon: Epsilon = None,
-    delta: Delta = None,
-    norm: NormOption = None,
+    mechanism: noise_options.MechanismOption = None,
+    scale: noise_options.Scale = None,
+    bound: noise_options.Bound = None,
+    epsilon: noise_options.Epsilon = None,
+    delta: noise_options.Delta = None,
+    norm: noise_options.NormOption = None,
     placement: Annotated[
         str | None,
         typer.Option(help="Where noise is added: image, layer1, or after a module's path."),
@@ -90,7 +82,7 @@ def train(
     """Train a model by a recipe and save it as a bundle."""
     from models.bundle import locate, read_bundle
     from models.data.datasets import check_root, load
-    from models.images import report_others
+    from models.images.folders import report_others
     from models.samples import check_samples, collect_samples, shipped_samples, write_samples
     from models.training.checks import check_data, check_denoiser, check_folder
     from models.training.recipe import find_recipe, without_noise
@@ -127,16 +119,16 @@ def train(
     check_samples(offered, pictures.shape)
 
     from models.device import find_device
-    from models.training.denoising import train_denoiser
+    from models.training.denoising import DenoiserTraining
     from models.training.loop import train
 
-    how: dict[str, Any] = {"device": find_device(device), "resume": resume, "force": force}
-    if front is None:
-        manifest = train(chosen, pictures, out, **how)
-    else:
-        manifest = train_denoiser(chosen, pictures, front, out, **how)
+    begin = partial(DenoiserTraining, classifier=front) if front else None
+    torch_device = find_device(device)
+    manifest = train(
+        chosen, pictures, out, begin=begin, device=torch_device, resume=resume, force=force
+    )
     write_samples(out, offered)
-    typer.echo(f"{out}: {manifest.name}, {describe_noise(manifest)}")
+    typer.echo(f"{out}: {manifest.name}, {noise_options.describe_noise(manifest)}")
 
 
 def _noise(
@@ -154,7 +146,9 @@ def _noise(
     if mechanism and norm is None:
         changes["norm"] = MECHANISM_NORMS[mechanism]
     changes = {name: value for name, value in changes.items() if value is not None}
-    construction = construction_bound(bound, epsilon, delta, mechanism or recipe.mechanism)
+    construction = noise_options.construction_bound(
+        bound, epsilon, delta, mechanism or recipe.mechanism
+    )
     if scale is not None and construction:
         raise ValueError("give --scale or --construction-bound, not both")
     if scale is not None:
@@ -162,8 +156,3 @@ def _noise(
     elif construction:
         changes |= {"scale": None, "construction_bound": construction.model_dump()}
     return changes
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    app.command()(train)

@@ -17,14 +17,8 @@ from typing import Any
 
 import structlog
 
-from models.images import (
-    CannotCertifyPicture,
-    Limits,
-    NotAPicture,
-    Size,
-    TooManyPixels,
-    measure,
-)
+from models.images.decoding import Size, measure
+from models.images.errors import CannotCertifyPicture, NotAPicture, TooManyPixels
 from models.preprocessing import CannotCertify
 from service import logs
 from service.decoding.queue import FairQueue
@@ -37,6 +31,8 @@ from service.system.programs import environment, python
 log = structlog.get_logger(__name__)
 
 DECODERS = 2
+# How many small pictures the front decodes at once.
+SMALL_THREADS = 2
 # Pictures up to this size are decoded in the front: other threads hardly notice.
 LIGHT_BYTES, LIGHT_PIXELS, LIGHT_SIDE = 2**16, 2**18, 1024
 # A longer line of a process is logged in pieces.
@@ -91,8 +87,6 @@ class Decoders:
             once.
         most: the number of pictures that may wait.
         max_bytes: of a file.
-        shared: the owner that stands for all clients without a key.
-        pool: threads for small pictures.
         on_broken: called with the reason when a process ends at its start, and none has started.
 
     Attributes:
@@ -104,14 +98,13 @@ class Decoders:
         max_pixels: int,
         max_bytes: int,
         most: int,
-        shared: Hashable,
-        pool: ThreadPoolExecutor,
         on_broken: Callable[[str], None],
     ) -> None:
-        self.queue = FairQueue(DECODERS, most, shared)
+        self.queue = FairQueue(DECODERS, most)
         self._on_broken = on_broken
         self._started, self._failures = False, 0
-        self._pool = pool
+        # For small pictures.
+        self._pool = ThreadPoolExecutor(SMALL_THREADS, "small")
         self._memory = BYTES_A_PIXEL * max_pixels
         self._held = 0
         self._freed = asyncio.Condition()
@@ -134,6 +127,7 @@ class Decoders:
         for decoder in self._decoders.values():
             decoder.kill()
         self._threads.shutdown()
+        self._pool.shutdown()
 
     async def _keep(self) -> None:
         """Start processes again that end while they are idle, for as long as this runs."""
@@ -187,7 +181,7 @@ class Decoders:
         """
         run = asyncio.get_running_loop().run_in_executor
         if file.size <= LIGHT_BYTES:
-            look = partial(measure, file.content, Limits(task.max_pixels))
+            look = partial(measure, file.content, task.max_pixels)
             size = look() if file.size <= _AT_ONCE else await run(self._pool, look)
             del look  # which refers to the bytes
             if size.work <= LIGHT_PIXELS and max(size.width, size.height) <= LIGHT_SIDE:
@@ -196,7 +190,7 @@ class Decoders:
                 file.release()
                 return reduced
         case = _Case(file, task, owner, admit)
-        work = asyncio.create_task(self._in_turn(case))
+        work = asyncio.create_task(self._in_process(case))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -216,10 +210,6 @@ class Decoders:
         if not work.cancelled():
             work.exception()  # nobody waits for it
 
-    async def _in_turn(self, case: "_Case") -> Reduced:
-        async with self.queue.turn(case.owner):
-            return await self._in_process(case)
-
     async def _in_process(self, case: "_Case") -> Reduced:
         admitted = False
 
@@ -230,19 +220,20 @@ class Decoders:
                 self.queue.count(case.owner, size.work + case.file.size)
             admitted = True
 
-        for _ in range(_TRIES):
-            decoder = case.decoder = self._next(self._idle.pop())
-            try:
-                reduced = await self._converse(decoder, case.file, case.task, admit_once)
-                case.file.release()
-                return reduced
-            except (EOFError, OSError):
-                if case.left:
-                    break
-                log.error("decoder died", decoder=decoder.name)
-            finally:
-                case.decoder = None
-                self._idle.append(self._next(decoder))
+        async with self.queue.turn(case.owner):
+            for _ in range(_TRIES):
+                decoder = case.decoder = self._next(self._idle.pop())
+                try:
+                    reduced = await self._converse(decoder, case.file, case.task, admit_once)
+                    case.file.release()
+                    return reduced
+                except (EOFError, OSError):
+                    if case.left:
+                        break
+                    log.error("decoder died", decoder=decoder.name)
+                finally:
+                    case.decoder = None
+                    self._idle.append(self._next(decoder))
         raise DecoderLostError(f"{_TRIES} decoders died over this picture")
 
     async def _converse(

@@ -22,7 +22,8 @@ from typing import Any
 
 import setproctitle
 
-from models.images import Limits, PictureError, Size, measure
+from models.images.decoding import Size, measure
+from models.images.errors import PictureError
 from models.preprocessing import CannotCertify
 from service.decoding.reduction import BYTES_A_PIXEL, Task, reduce_file
 
@@ -70,18 +71,17 @@ def _decode(link: Connection) -> None:
     task = Task(asked["max_pixels"], tuple(asked["shape"]), asked["side"])
     try:
         data = link.recv_bytes()
-        size = measure(data, Limits(task.max_pixels))
+        size = measure(data, task.max_pixels)
         _say(link, asdict(size))
         if not json.loads(link.recv_bytes()):
             return
         _check_memory(size)
-        reduced = reduce_file(data, task)
-        content = reduced.content
+        told = asdict(reduce_file(data, task))
     except (PictureError, CannotCertify, MemoryError) as error:
         limit = getattr(error, "limit", None)
         _say(link, {"refused": type(error).__name__, "detail": str(error), "limit": limit})
         return
-    told = {name: getattr(reduced, name) for name in _TOLD}
+    content = told.pop("content")
     _say(link, told)
     link.send_bytes(content)
 
@@ -96,9 +96,6 @@ def _check_memory(size: Size) -> None:
         mmap.mmap(-1, BYTES_A_PIXEL * size.pixels).close()
     except OSError:
         raise MemoryError from None
-
-
-_TOLD = ("width", "height", "mode", "bits", "sensitivities", "prepared")
 
 
 def _say(link: Connection, message: dict[str, Any]) -> None:

@@ -5,6 +5,8 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 
+from service.engine.queue import SHARED
+
 
 class FullError(Exception):
     """The queue is full."""
@@ -16,13 +18,14 @@ class FairQueue:
     Args:
         places: the number of turns at once.
         most: the number that may wait.
-        shared: an owner that stands for many, and so may have all places and the whole queue. Any
-            other leaves one place free, if there are several, and has at most a quarter of the
-            queue, because work in progress is not interrupted for another's.
+
+    The owner ``SHARED`` stands for many, and so may have all places and the whole queue. Any other
+    leaves one place free, if there are several, and has at most a quarter of the queue, because
+    work in progress is not interrupted for another's.
     """
 
-    def __init__(self, places: int, most: int, shared: Hashable) -> None:
-        self._places, self._most, self._shared = places, most, shared
+    def __init__(self, places: int, most: int) -> None:
+        self._places, self._most = places, most
         self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
         self._running: Counter[Hashable] = Counter()
         # The work done for owners that wait or have a turn, above the least of all.
@@ -51,7 +54,7 @@ class FairQueue:
             FullError: too many already wait, in all or of this owner.
         """
         mine = self._waiting.get(owner, ())
-        if self.full or (owner != self._shared and len(mine) >= max(1, self._most // 4)):
+        if self.full or (owner != SHARED and len(mine) >= max(1, self._most // 4)):
             raise FullError
         self._done.setdefault(owner, min(self._done.values(), default=0.0))
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -90,7 +93,7 @@ class FairQueue:
             granted.set_result(None)
 
     def _limit(self, owner: Hashable) -> int:
-        return self._places if owner == self._shared else max(1, self._places - 1)
+        return self._places if owner == SHARED else max(1, self._places - 1)
 
     def _leave(self, owner: Hashable, granted: asyncio.Future[None]) -> None:
         mine = self._waiting.get(owner, ())

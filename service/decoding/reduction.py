@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from models.certification.names import NORMS, Norm
-from models.images import Limits, PictureShape, decode, to_png
+from models.images.decoding import PictureShape, decode, to_png
 from models.preprocessing import Preprocessing, plan
 
 FLOAT = np.dtype("<f8")
@@ -80,25 +80,14 @@ def reduce_file(data: bytes, task: Task, sensitivities: bool = True) -> Reduced:
         CannotCertify: no preprocessing with a bound leads to the model's input.
         MemoryError: there is too little memory for it.
     """
-    picture = decode(data, Limits(task.max_pixels))
+    picture = decode(data, task.max_pixels)
+    form = picture.width, picture.height, picture.mode, picture.bits
     if task.side is not None:
-        shown = to_png(picture, task.side)
-        return Reduced(picture.width, picture.height, picture.mode, picture.bits, [], False, shown)
-    preparation = plan(picture.width, picture.height, picture.mode, picture.bits, task.shape)
+        return Reduced(*form, [], False, to_png(picture, task.side))
+    preparation = plan(*form, task.shape)
     content, prepared = picture.pixels, False
     if preparation.steps and FLOAT.itemsize * prod(task.shape) < len(content):
         content, prepared = preparation.apply(picture.array()).astype(FLOAT).tobytes(), True
-    return Reduced(
-        width=picture.width,
-        height=picture.height,
-        mode=picture.mode,
-        bits=picture.bits,
-        sensitivities=_sensitivities(preparation) if sensitivities else [],
-        prepared=prepared,
-        content=content,
-    )
-
-
-def _sensitivities(preparation: Preprocessing) -> list[tuple[Norm, Norm, float]]:
-    """Compute every Δ(p,q) of the preprocessing."""
-    return [(p, q, preparation.sensitivity(p, q)) for p, q in product(NORMS, NORMS)]
+    pairs = product(NORMS, NORMS) if sensitivities else ()
+    known = [(p, q, preparation.sensitivity(p, q)) for p, q in pairs]
+    return Reduced(*form, known, prepared, content)

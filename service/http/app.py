@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,7 +13,6 @@ from starlette.middleware.cors import CORSMiddleware
 from service.catalogue import Catalogue
 from service.decoding.decoders import Decoders
 from service.engine.engine import Engine
-from service.engine.queue import SHARED
 from service.http import exceptions, problems, tracing
 from service.http.api import docs, health, models, page, predict
 from service.http.api.openapi import Described
@@ -37,7 +35,7 @@ from service.system import background
 
 log = structlog.get_logger(__name__)
 
-# How many small pictures are decoded at once, and how many bodies are parsed at once.
+# How many bodies are parsed at once.
 THREADS = 2
 
 
@@ -57,41 +55,33 @@ class _Parts:
     async def run(self, app: FastAPI) -> AsyncIterator[None]:
         """Start workers and decoders, and stop them at the end."""
         settings, engine = self.settings, self.engine
-        with ThreadPoolExecutor(THREADS, "small") as pool:
-            decoders = Decoders(
-                settings.max_pixels,
-                settings.max_bytes,
-                settings.queue,
-                SHARED,
-                pool,
-                self.on_broken,
-            )
-            bodies = Bodies(THREADS, settings.queue)
-            predictions = app.state.predictions = Predictions(
-                settings, self.catalogue, engine, self.metrics, self.tracing, bodies, decoders
-            )
-            self.metrics.watch(
-                ready=lambda: predictions.ready,
-                queued=lambda: engine.queued + decoders.queue.waiting,
-                decoding=lambda: decoders.queue.running,
-                in_flight=lambda: engine.in_flight,
-                granted=lambda: 1 / engine.shrinkage,
-                budget=self.budget,
-            )
-            engine.start()
-            warning = background.once(
-                "the warning of slow models", warn_of_slow_models(engine, self.catalogue, settings)
-            )
-            try:
-                yield
-            finally:
-                log.info("drain ended", pictures=engine.in_flight + engine.queued)
-                warning.cancel()
-                await engine.close()
-                decoders.close()
-                bodies.close()
-                if self.tracing:
-                    await asyncio.to_thread(self.tracing.close)
+        decoders = Decoders(settings.max_pixels, settings.max_bytes, settings.queue, self.on_broken)
+        bodies = Bodies(THREADS, settings.queue)
+        predictions = app.state.predictions = Predictions(
+            settings, self.catalogue, engine, self.metrics, self.tracing, bodies, decoders
+        )
+        self.metrics.watch(
+            ready=lambda: predictions.ready,
+            queued=lambda: engine.queued + decoders.queue.waiting,
+            decoding=lambda: decoders.queue.running,
+            in_flight=lambda: engine.in_flight,
+            granted=lambda: 1 / engine.shrinkage,
+            budget=self.budget,
+        )
+        engine.start()
+        warning = background.once(
+            "the warning of slow models", warn_of_slow_models(engine, self.catalogue, settings)
+        )
+        try:
+            yield
+        finally:
+            log.info("drain ended", pictures=engine.in_flight + engine.queued)
+            warning.cancel()
+            await engine.close()
+            decoders.close()
+            bodies.close()
+            if self.tracing:
+                await asyncio.to_thread(self.tracing.close)
 
 
 def create_app(
@@ -154,7 +144,7 @@ def create_app(
     app.state.budget, app.state.hosts = budget, settings.hosts
     app.state.keys = Keys(settings.keys) if settings.keys else None
     if app.state.keys:
-        metrics.watch_keys(app.state.keys.names)
+        metrics.read_keys = app.state.keys.names
     app.state.cors_origins = settings.cors_origins
     _surround(app, parts)
     problems.lie_at(settings.root_path)

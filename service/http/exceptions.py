@@ -8,22 +8,13 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from models.bundle import BundleError
-from models.images import CannotCertifyPicture, NotAPicture, TooManyPixels
+from models.images.errors import CannotCertifyPicture, NotAPicture, TooManyPixels
 from models.preprocessing import CannotCertify
 from service.catalogue import UnknownModelError
 from service.decoding.decoders import DecoderLostError, NoMemoryError, RefusedError
 from service.decoding.queue import FullError
+from service.engine import errors
 from service.engine.engine import Engine
-from service.engine.errors import (
-    CannotEncodeError,
-    DeadlineError,
-    LoadError,
-    ModelFailedError,
-    ModelGoneError,
-    NotReadyError,
-    OverloadedError,
-    WorkersLostError,
-)
 from service.http import problems
 from service.http.guards.budget import NoRoomError
 from service.http.problems import Problem, out_of_range
@@ -58,13 +49,15 @@ _NO_PLACE = "There is no room to decode another picture."
 _NO_MEMORY = "Requests hold all the memory there is for them."
 
 TABLE: dict[type[Exception], _Entry] = {
-    NotReadyError: _Entry("not-ready", "{}.", READY_SECONDS),
-    OverloadedError: _Entry("overloaded", "{}.", _QUEUE),
-    DeadlineError: _Entry("deadline-before-first-look", "{}.", members=(("draws", "draws"),)),
-    CannotEncodeError: _Entry("cannot-certify-preprocessing"),
-    ModelFailedError: _Entry("model-failed", "{}."),
-    ModelGoneError: _Entry("unknown-model", "{}."),
-    WorkersLostError: _Entry("workers-lost", "{}.", LOST_SECONDS),
+    errors.NotReadyError: _Entry("not-ready", "{}.", READY_SECONDS),
+    errors.OverloadedError: _Entry("overloaded", "{}.", _QUEUE),
+    errors.DeadlineError: _Entry(
+        "deadline-before-first-look", "{}.", members=(("draws", "draws"),)
+    ),
+    errors.CannotEncodeError: _Entry("cannot-certify-preprocessing"),
+    errors.ModelFailedError: _Entry("model-failed", "{}."),
+    errors.ModelGoneError: _Entry("unknown-model", "{}."),
+    errors.WorkersLostError: _Entry("workers-lost", "{}.", LOST_SECONDS),
     NotAPicture: _Entry("not-a-picture"),
     TooManyPixels: _Entry("too-many-pixels", members=(("limit_pixels", "limit"),)),
     CannotCertifyPicture: _Entry("cannot-certify-preprocessing"),
@@ -75,7 +68,7 @@ TABLE: dict[type[Exception], _Entry] = {
     NoRoomError: _Entry("overloaded", _NO_MEMORY, _QUEUE),
     UnknownModelError: _Entry("unknown-model"),
     NotConfinedError: _Entry("unknown-model"),
-    LoadError: _Entry("cannot-load"),
+    errors.LoadError: _Entry("cannot-load"),
     RepositoryError: _Entry("cannot-load"),
     BundleError: _Entry("cannot-load"),
 }

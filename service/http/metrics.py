@@ -272,7 +272,10 @@ class Metrics:
             "Lines of the log, including the workers', that could not be written to standard "
             "error: its reader has stopped or ended, or its disk is full.",
         )
-        self._read_dropped: Callable[[], int] = lambda: 0
+        # Called at each scrape: how many lines were dropped so far, and which keys there are, whose
+        # counts begin at 0.
+        self.read_dropped: Callable[[], int] = lambda: 0
+        self.read_keys: Callable[[], Iterable[str]] = list
         self._counted_dropped = 0
         self.model = registry.gauge(
             "pixeldp_model_info", "The models served; always 1.", ["model", "version", "digest"]
@@ -281,7 +284,6 @@ class Metrics:
             "pixeldp_build_info", "The running version; always 1.", ["version"]
         )
         self._worker_names: list[str] = []
-        self._read_keys: Callable[[], Iterable[str]] = list
 
     def expect(
         self, version: str, workers: Iterable[str], reasons: Iterable[str], queue_limit: int
@@ -333,14 +335,6 @@ class Metrics:
         self.pictures.granted.set_function(granted)
         self.memory.watch(budget)
 
-    def watch_log(self, dropped: Callable[[], int]) -> None:
-        """Read the number of dropped log lines at every scrape."""
-        self._read_dropped = dropped
-
-    def watch_keys(self, names: Callable[[], Iterable[str]]) -> None:
-        """Begin the counters of all present keys at 0 at every scrape."""
-        self._read_keys = names
-
     def numbers(self, worker: str, numbers: messages.Numbers) -> None:
         """Add what a worker has done."""
         self.workers.passes.labels(worker).inc(numbers.passes)
@@ -375,8 +369,8 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return the exposition in Prometheus's text format."""
-        dropped = self._read_dropped()
+        dropped = self.read_dropped()
         self._dropped.inc(dropped - self._counted_dropped)
         self._counted_dropped = dropped
-        self.keys.begin(self._read_keys())
+        self.keys.begin(self.read_keys())
         return generate_latest(self.registry)

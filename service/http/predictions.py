@@ -3,21 +3,20 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 from models.certification.division import STEPS_SIZE, STEPS_TARGET
-from models.certification.question import Question
 from models.certification.reach import draws_needed, reachable_size
-from models.images import Size
+from models.images.decoding import Size
 from models.picture_terms import assemble_terms
 from models.preprocessing import Preprocessing
-from service.catalogue import Catalogue, Served, UnknownModelError
+from service.catalogue import Catalogue, UnknownModelError
 from service.decoding.decoders import Decoders, NoMemoryError
 from service.decoding.reduction import Reduced, Task
 from service.engine.engine import Engine
 from service.engine.errors import DeadlineError, OverloadedError
 from service.engine.queue import Job
-from service.http.api.answers import Answer, Compute, Look, Timing, answer, look
+from service.http.api.answers import Answer, Look, Timing, answer, look
 from service.http.api.options import Asked, Options, resolve
 from service.http.exceptions import KNOWN, problem_for
 from service.http.guards.auth import LEAST_COST, Bill, charge, check_priority, owner
@@ -75,15 +74,13 @@ class Predictions:
         usage = current()
         usage.model = ":".join(served.key)
         try:
-            if options.priority == "high":
+            if asked.high:
                 check_priority()
-            with charge(asked.max_draws, self.engine.speed(served.index)) as bill:
+            with charge(asked.question.max_draws, self.engine.speed(served.index)) as bill:
                 try:
-                    answered = await self._predict(
-                        file, options, served, asked, arrived, bill, on_look
-                    )
+                    answered = await self._predict(file, asked, arrived, bill, on_look)
                 except DeadlineError as error:
-                    raise self._late(error, served, asked) from None
+                    raise self._late(error, asked) from None
                 except KNOWN as error:
                     raise problem_for(error, self.engine) from None
                 bill.draws = answered.draws
@@ -97,15 +94,14 @@ class Predictions:
     async def _predict(
         self,
         file: File,
-        options: Options,
-        served: Served,
         asked: Asked,
         arrived: float,
         bill: Bill,
         on_look: Callable[[Look | None], None] | None,
     ) -> Answer:
-        begun, deadline = time.monotonic(), arrived + asked.timeout_ms / 1000
-        picture, preparation = await self._prepare(file, served, asked, deadline - begun, bill)
+        served, begun = asked.served, time.monotonic()
+        deadline = arrived + asked.timeout_ms / 1000
+        picture, preparation = await self._prepare(file, asked, deadline - begun, bill)
         decoded = time.monotonic()
         job = Job(
             model=served.index,
@@ -114,7 +110,7 @@ class Predictions:
             scores=asked.scores,
             attacks=asked.attacks,
             deadline=deadline,
-            high=options.priority == "high",
+            high=asked.high,
             owner=owner(),
         )
         result = await self.engine.predict(
@@ -126,24 +122,15 @@ class Predictions:
             "compute": result.compute_seconds,
             "total": time.monotonic() - arrived,
         }
-        answered = answer(
-            result.conclusion,
-            result.granted,
-            served.bundle,
-            asked,
-            picture,
-            preparation,
-            Compute(device=result.device, **asdict(result.execution)),
-            Timing(**{stage: _milliseconds(seconds) for stage, seconds in stages.items()}),
-            bool(options.evidence),
-        )
+        timing = Timing(**{stage: round(1000 * seconds, 3) for stage, seconds in stages.items()})
+        answered = answer(result, asked, picture, preparation, timing)
         self.metrics.pictures.count(answered, stages)
         if self.tracing:
             self.tracing.prediction(_told(answered), begun, decoded, stages["queue"], result.looks)
         return answered
 
     async def _prepare(
-        self, file: File, served: Served, asked: Asked, seconds: float, bill: Bill
+        self, file: File, asked: Asked, seconds: float, bill: Bill
     ) -> tuple[Reduced, Preprocessing]:
         """Decode a picture for a model, and return it and its preprocessing.
 
@@ -151,28 +138,29 @@ class Predictions:
             DeadlineError: it took longer than ``seconds``.
             EngineError: there is no place for it.
         """
-        shape, speed = served.bundle.manifest.input.shape, self.engine.speed(served.index)
+        shape = asked.served.bundle.manifest.input.shape
+        speed = self.engine.speed(asked.served.index)
         try:
             async with asyncio.timeout(seconds):
                 with self.engine.preparing(owner()):
                     task = Task(self.settings.max_pixels, shape)
                     picture = await self._decode(file, task, bill, speed)
                     preparation = picture.plan(shape)
-                    self._check_reach(served, asked, preparation)
+                    _check_reach(asked, preparation)
         except TimeoutError:
             raise DeadlineError("the deadline came while the picture was decoded") from None
         return picture, preparation
 
-    def _late(self, error: DeadlineError, served: Served, asked: Asked) -> Problem:
+    def _late(self, error: DeadlineError, asked: Asked) -> Problem:
         """Return the problem that says what was reached by a deadline, and what would be enough."""
-        draws_needed = (STEPS_SIZE if asked.target is None else STEPS_TARGET).least
+        draws_needed = (STEPS_SIZE if asked.question.target is None else STEPS_TARGET).least
         said = (
             f"No look was reached within timeout_ms={asked.timeout_ms}: {error.draws} draws were "
             f"made, but the first look needs {draws_needed}."
         )
         members: dict[str, float] = {"draws_needed": draws_needed}
         # One worker makes all draws of a picture.
-        if speed := self.engine.speed(served.index):
+        if speed := self.engine.speed(asked.served.index):
             needed = first_answer_ms(speed, draws_needed)
             said += (
                 f" A worker makes at most {speed:.0f} draws a second with this model: set "
@@ -209,23 +197,23 @@ class Predictions:
             raise NoMemoryError from None
         return picture
 
-    def _check_reach(self, served: Served, asked: Asked, preparation: Preprocessing) -> None:
-        """Refuse a confidence at which nothing can be certified even if all draws agree."""
-        question, manifest = asked.question, served.bundle.manifest
-        terms = assemble_terms(manifest, preparation)
-        scoring, labels = manifest.scoring, len(manifest.labels)
-        if reachable_size(question, terms, scoring, labels) > 0:
-            return
-        anything = Question(question.confidence, question.max_draws, None, question.norm)
-        needed = draws_needed(anything, terms, scoring, labels)
-        takes = "no budget suffices" if needed is None else f"it takes at least {needed:,}"
-        raise Problem(
-            "confidence-out-of-reach",
-            f"At confidence {asked.confidence} nothing can be certified with {asked.max_draws:,} "
-            f"draws, even if all agree: {takes}.",
-            option="confidence",
-            draws_needed=needed,
-        )
+
+def _check_reach(asked: Asked, preparation: Preprocessing) -> None:
+    """Refuse a confidence at which nothing can be certified even if all draws agree."""
+    question, manifest = asked.question, asked.served.bundle.manifest
+    terms = assemble_terms(manifest, preparation)
+    scoring, labels = manifest.scoring, len(manifest.labels)
+    if reachable_size(question, terms, scoring, labels) > 0:
+        return
+    needed = draws_needed(replace(question, target=None), terms, scoring, labels)
+    takes = "no budget suffices" if needed is None else f"it takes at least {needed:,}"
+    raise Problem(
+        "confidence-out-of-reach",
+        f"At confidence {question.confidence} nothing can be certified with {question.max_draws:,} "
+        f"draws, even if all agree: {takes}.",
+        option="confidence",
+        draws_needed=needed,
+    )
 
 
 def _told(answered: Answer) -> dict[str, str | int | float]:
@@ -237,7 +225,3 @@ def _told(answered: Answer) -> dict[str, str | int | float]:
         "certified_size": answered.certified_size,
         "stopped": answered.stopped,
     }
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(1000 * seconds, 3)

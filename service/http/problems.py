@@ -197,6 +197,8 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
         super().__init__(detail)
         self.name, self.detail, self.members = name, detail, members
         self.headers = dict(headers or {})
+        if "retry_after_s" in members:
+            self.headers["Retry-After"] = str(members["retry_after_s"])
 
     @property
     def status(self) -> int:
@@ -216,15 +218,17 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
 
     def response(self) -> Response:
         """Return the HTTP answer."""
-        headers = dict(self.headers)
-        if "retry_after_s" in self.members:
-            headers["Retry-After"] = str(self.members["retry_after_s"])
-        return JSONResponse(self.document(), self.status, headers, MEDIA_TYPE)
+        return JSONResponse(self.document(), self.status, self.headers, MEDIA_TYPE)
 
 
 def internal_error() -> Problem:
     """Return the problem for a fault of the service, whose details only the log has."""
     return Problem("internal-error", "The service failed while it worked on this request.")
+
+
+def malformed(detail: str, **members: Any) -> Problem:
+    """Return the problem of a request that cannot be understood."""
+    return Problem("malformed-request", detail, **members)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -27,9 +27,8 @@ from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from service import logs
 from service.catalogue import Catalogue
 from service.engine.engine import Engine
-from service.http.address import BACKLOG, listen, refuse_passed_sockets, resolve, url
+from service.http.address import BACKLOG, Address, listen, url
 from service.http.app import create_app
-from service.http.checks import check_keys
 from service.http.connections import LEAST_FILES, Connection, check_connections
 from service.http.guards.budget import Budget
 from service.settings import Settings
@@ -210,26 +209,22 @@ async def _collect_garbage(requests: Callable[[], Sized]) -> None:
 
 
 def serve(
-    settings: Settings, passed_over: Sequence[str] = (), catalogue: Catalogue | None = None
+    settings: Settings, address: Address, catalogue: Catalogue, passed_over: Sequence[str]
 ) -> None:
     """Serve until a signal to stop.
 
     Args:
-        settings: checked settings.
+        settings: checked settings; see :mod:`service.http.checks`.
+        address: where to listen.
+        catalogue: the models to serve.
         passed_over: environment variables that only look like settings, for the log.
-        catalogue: the models to serve, if they have been read; see :mod:`service.http.checks`.
 
     Raises:
-        KeysNeededError: other machines could use it without a key.
         FewFilesError: the system allows too few open files.
         KeysError: the file of keys cannot be read.
         CannotListenError: the address is in use, or not one of this machine's.
         CannotServeError: a worker cannot start.
-        BundleError: a model's bundle cannot be trusted.
     """
-    refuse_passed_sockets(os.environ)
-    address = resolve(settings.host, settings.port)
-    check_keys(settings, address)
     setproctitle.setproctitle("pixeldp-front")
     outlet = logs.open_outlet()
     logs.configure(settings.log_format, settings.log_level)
@@ -245,7 +240,7 @@ def serve(
         os.kill(os.getpid(), signal.SIGTERM)
 
     app = create_app(settings, broken, catalogue)
-    app.state.metrics.watch_log(lambda: outlet.dropped)
+    app.state.metrics.read_dropped = lambda: outlet.dropped
     with listen(address) as listener:
         print(_announcement(listener), file=sys.stderr, flush=True)
         try:

@@ -6,6 +6,7 @@ share the same pieces.
 
 import hashlib
 import mimetypes
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from starlette.datastructures import Headers
@@ -70,7 +71,11 @@ def read_folder(folder: Path) -> dict[str, StaticFile]:
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-            kind = "text/javascript" if path.suffix == ".js" else kind
-            files[path.relative_to(folder).as_posix()] = StaticFile(path.read_bytes(), kind)
+            files[path.relative_to(folder).as_posix()] = read_file(path)
     return files
+
+
+def read_file(path: Traversable) -> StaticFile:
+    """Read a file, and tell its kind by its name."""
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return StaticFile(path.read_bytes(), "text/javascript" if path.name.endswith(".js") else kind)

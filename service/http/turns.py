@@ -19,9 +19,6 @@ class Turns:
         self._begun = 0
         self._waiting = deque[asyncio.Future[None]]()
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     async def begin(self) -> None:
         """Return when the caller may begin."""
         loop = asyncio.get_running_loop()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.images import decode
+from models.images.decoding import decode
 from pixeldp_client._pictures import encode
 
 

@@ -31,7 +31,7 @@ from playwright.sync_api import (
 )
 
 from models.bundle import ZOO, Manifest
-from models.images import decode
+from models.images.decoding import decode
 from models.network import build_network, save_network
 from service.http.guards.keys import add
 from tests.chaos.processes import workers

@@ -10,7 +10,7 @@ from docs.draw_samples import FOLDER, SAMPLES, small
 from models.answering import answer_all
 from models.bundle import ZOO
 from models.certification.question import Question
-from models.images import decode
+from models.images.decoding import decode
 from models.loaded import load_model
 from models.predictor import Predictor
 

@@ -16,7 +16,7 @@ from models.converted import Converted, ranges_of
 from models.data.datasets import DataSet
 from models.evaluation.pairs import find_scales
 from models.execution import Execution, ProviderError, ways
-from models.images import read_picture
+from models.images.folders import read_picture
 from models.loaded import LoadedModel, load_model
 from models.predictor import Predictor
 

@@ -97,249 +97,181 @@ var std median
 _MADE = "dtype layout device pin_memory"
 
 
-class _List:
-    """The rules by the operators' names with their overloads."""
-
-    def __init__(self) -> None:
-        self.rules: dict[str, Rule] = {}
-
-    def add(
-        self, names: str, place: Place, rows: str | None, others: str | None, **more: Any
-    ) -> None:
-        """Give each of ``names`` the rule; names of arguments are separated by spaces."""
-        sizes = tuple(more.pop("sizes", "").split())
-        rule = Rule(
-            place,
-            None if rows is None else tuple(rows.split()),
-            sizes,
-            None if others is None else tuple(others.split()),
-            **more,
-        )
-        for name in names.split():
-            self.rules[name if "." in name else f"{name}.default"] = rule
+_LISTED: dict[str, Rule] = {}
+_EVALUATION = (("train", False),)
+_STATISTICS = "weight bias running_mean running_var"
 
 
-def _elements(rows: _List) -> None:
-    rows.add(f"{_UNARY} {_BINARY}", rules.pointwise, None, None)
-    rows.add(_SAME, rules.pointwise, None, None, view=True)
-    rows.add("type_as", rules.like, "self other", "", view=True)
-    rows.add(
-        "zeros_like ones_like full_like", rules.like, "self", f"fill_value memory_format {_MADE}"
+def _add(names: str, place: Place, rows: str | None, others: str | None, **more: Any) -> None:
+    """Give each of ``names`` the rule; names of arguments are separated by spaces."""
+    rule = Rule(
+        place,
+        None if rows is None else tuple(rows.split()),
+        tuple(more.pop("sizes", "").split()),
+        None if others is None else tuple(others.split()),
+        **more,
     )
-    rows.add("prelu", rules.prelu, "self", "weight")
-    evaluation: dict[str, Any] = {"must": (("train", False),), "view": True}
-    rows.add(
-        "dropout feature_dropout alpha_dropout feature_alpha_dropout",
-        rules.pointwise,
-        "input self",  # its name in the form that writes
-        "p",
-        **evaluation,
-    )
-    rows.add(
-        "native_dropout",
-        rules.dropped,
-        "input",
-        "p",
-        always=True,
-        **evaluation,
-    )
-    rows.add(
-        "rrelu",
-        rules.pointwise,
-        "self",
-        "lower upper",
-        must=(("training", False), ("generator", None)),
-    )
-    rows.add("zeros ones full", rules.filled, "", f"fill_value names {_MADE}", sizes="size")
-    rows.add(
-        "new_zeros new_ones new_full", rules.filled, "self", f"fill_value {_MADE}", sizes="size"
-    )
-    rows.add(_CONSTANT, rules.constant, "", None)
+    for name in names.split():
+        _LISTED[name if "." in name else f"{name}.default"] = rule
 
 
-def _axes(rows: _List) -> None:
-    rows.add(
-        _ALONG, rules.along, "self", "dim dtype half_to_float descending stable k largest sorted"
-    )
-    rows.add(_REDUCED, rules.reduce_axes, "self", "dim keepdim dtype unbiased correction ord p k")
-    rows.add("flip", rules.turned, "self", "dims")
-    rows.add("roll", rules.turned, "self", "dims shifts")
-    rows.add("tril triu", rules.triangle, "self", "diagonal")
-    rows.add("index.Tensor", rules.indexed, "self", "indices")
-    rows.add("index_select", rules.index_selected, "self", "dim index")
-    rows.add("gather", rules.gathered, "self index", "dim sparse_grad")
-    rows.add(
-        "embedding",
-        rules.embedded,
-        "indices",
-        "weight padding_idx scale_grad_by_freq sparse",
-    )
+# Element by element, and tensors of one value.
+_add(f"{_UNARY} {_BINARY}", rules.pointwise, None, None)
+_add(_SAME, rules.pointwise, None, None, view=True)
+_add("type_as", rules.like, "self other", "", view=True)
+_add("zeros_like ones_like full_like", rules.like, "self", f"fill_value memory_format {_MADE}")
+_add("prelu", rules.prelu, "self", "weight")
+_add(
+    "dropout feature_dropout alpha_dropout feature_alpha_dropout",
+    rules.pointwise,
+    "input self",  # its name in the form that writes
+    "p",
+    must=_EVALUATION,
+    view=True,
+)
+_add("native_dropout", rules.dropped, "input", "p", always=True, must=_EVALUATION, view=True)
+_add(
+    "rrelu", rules.pointwise, "self", "lower upper", must=(("training", False), ("generator", None))
+)
+_add("zeros ones full", rules.filled, "", f"fill_value names {_MADE}", sizes="size")
+_add("new_zeros new_ones new_full", rules.filled, "self", f"fill_value {_MADE}", sizes="size")
+_add(_CONSTANT, rules.constant, "", None)
 
+# Along axes.
+_add(_ALONG, rules.along, "self", "dim dtype half_to_float descending stable k largest sorted")
+_add(_REDUCED, rules.reduce_axes, "self", "dim keepdim dtype unbiased correction ord p k")
+_add("flip", rules.turned, "self", "dims")
+_add("roll", rules.turned, "self", "dims shifts")
+_add("tril triu", rules.triangle, "self", "diagonal")
+_add("index.Tensor", rules.indexed, "self", "indices")
+_add("index_select", rules.index_selected, "self", "dim index")
+_add("gather", rules.gathered, "self index", "dim sparse_grad")
+_add("embedding", rules.embedded, "indices", "weight padding_idx scale_grad_by_freq sparse")
 
-def _shapes(rows: _List) -> None:
-    view = {"view": True}
-    rows.add(
-        "view reshape _unsafe_view view_copy",
-        rules.reshaped,
-        "self",
-        "",
-        sizes="size shape",
-        **view,
-    )
-    rows.add("view_as reshape_as", rules.reshaped_like, "self other", "", **view)
-    rows.add("flatten.using_ints", rules.flattened, "self", "start_dim end_dim", **view)
-    rows.add("unflatten.int", rules.unflattened, "self", "dim", sizes="sizes", **view)
-    rows.add(_MOVED, rules.moved, "self", "dims dim0 dim1 axis0 axis1 source destination", **view)
-    rows.add("unsqueeze unsqueeze_copy", rules.unsqueezed, "self", "dim", **view)
-    rows.add(
-        "squeeze squeeze.dim squeeze.dims squeeze_copy squeeze_copy.dim squeeze_copy.dims",
-        rules.squeezed,
-        "self",
-        "dim",
-        **view,
-    )
-    rows.add("expand expand_copy", rules.expanded, "self", "implicit", sizes="size", **view)
-    rows.add("expand_as", rules.expanded_like, "self other", "", **view)
-    rows.add("repeat", rules.repeated, "self", "", sizes="repeats")
-    rows.add("repeat_interleave.self_int", rules.repeated_each, "self", "repeats dim output_size")
-    rows.add("unfold", rules.unfolded, "self", "dimension size step", **view)
-    rows.add("sym_size.int sym_numel", rules.constant, "self", "dim")
+# Shapes.
+_add(
+    "view reshape _unsafe_view view_copy", rules.reshaped, "self", "", sizes="size shape", view=True
+)
+_add("view_as reshape_as", rules.reshaped_like, "self other", "", view=True)
+_add("flatten.using_ints", rules.flattened, "self", "start_dim end_dim", view=True)
+_add("unflatten.int", rules.unflattened, "self", "dim", sizes="sizes", view=True)
+_add(_MOVED, rules.moved, "self", "dims dim0 dim1 axis0 axis1 source destination", view=True)
+_add("unsqueeze unsqueeze_copy", rules.unsqueezed, "self", "dim", view=True)
+_add(
+    "squeeze squeeze.dim squeeze.dims squeeze_copy squeeze_copy.dim squeeze_copy.dims",
+    rules.squeezed,
+    "self",
+    "dim",
+    view=True,
+)
+_add("expand expand_copy", rules.expanded, "self", "implicit", sizes="size", view=True)
+_add("expand_as", rules.expanded_like, "self other", "", view=True)
+_add("repeat", rules.repeated, "self", "", sizes="repeats")
+_add("repeat_interleave.self_int", rules.repeated_each, "self", "repeats dim output_size")
+_add("unfold", rules.unfolded, "self", "dimension size step", view=True)
+_add("sym_size.int sym_numel", rules.constant, "self", "dim")
 
+# Parts.
+_add("select.int select_copy.int", rules.selected, "self", "dim index", view=True)
+_add(
+    "slice.Tensor slice_copy.Tensor", rules.sliced, "self", "dim step", sizes="start end", view=True
+)
+_add("narrow", rules.sliced, "self", "dim", sizes="start length", view=True)
+_add(_SPLIT, rules.split, "self", "dim sections chunks", sizes="split_size split_sizes", view=True)
+_add("unbind.int unbind_copy.int", rules.unbound, "self", "dim", view=True)
+_add("cat", rules.joined, "tensors", "dim")
+_add("stack", rules.stacked, "tensors", "dim")
+_add(_PADDED, rules.padded, "self", "pad padding mode value", view=True)
+_add("slice_scatter", rules.scattered, "self src", "dim step", sizes="start end")
+_add("select_scatter", rules.scattered, "self src", "dim index")
 
-def _parts(rows: _List) -> None:
-    view = {"view": True}
-    rows.add("select.int select_copy.int", rules.selected, "self", "dim index", **view)
-    rows.add(
-        "slice.Tensor slice_copy.Tensor",
-        rules.sliced,
-        "self",
-        "dim step",
-        sizes="start end",
-        **view,
-    )
-    rows.add("narrow", rules.sliced, "self", "dim", sizes="start length", **view)
-    rows.add(
-        _SPLIT, rules.split, "self", "dim sections chunks", sizes="split_size split_sizes", **view
-    )
-    rows.add("unbind.int unbind_copy.int", rules.unbound, "self", "dim", **view)
-    rows.add("cat", rules.joined, "tensors", "dim")
-    rows.add("stack", rules.stacked, "tensors", "dim")
-    rows.add(_PADDED, rules.padded, "self", "pad padding mode value", **view)
-    rows.add("slice_scatter", rules.scattered, "self src", "dim step", sizes="start end")
-    rows.add("select_scatter", rules.scattered, "self src", "dim index")
+# Sums of products.
+_add("mm matmul bmm mv", rules.multiplied, "self other mat2 vec", "")
+_add("addmm baddbmm", rules.multiplied_and_added, "self mat1 mat2 batch1 batch2", "beta alpha")
+_add("linear", rules.linear, "input", "weight bias")
+_add("einsum", rules.summed, "tensors", "equation path")
+_add(
+    "scaled_dot_product_attention",
+    rules.attended,
+    "query key value attn_mask",
+    "is_causal scale",
+    must=(("dropout_p", 0.0), ("enable_gqa", False)),
+)
+_add(
+    "_scaled_dot_product_flash_attention_for_cpu",
+    rules.attended_with_sums,
+    "query key value attn_mask",
+    "is_causal scale",
+    must=(("dropout_p", 0.0),),
+    always=True,
+)
+_add(
+    _CONVOLVED,
+    rules.convolved,
+    "input",
+    "weight bias stride padding dilation groups transposed output_padding",
+)
+_add(
+    _POOLED,
+    rules.pooled,
+    "self input",
+    "kernel_size stride padding dilation ceil_mode count_include_pad divisor_override "
+    "output_size align_corners scale_factors scales scales_d scales_h scales_w",
+)
+_add("pixel_shuffle pixel_unshuffle", rules.shuffled, "self", "upscale_factor downscale_factor")
+_add("native_channel_shuffle", rules.channels_shuffled, "self", "groups")
+_add("channel_shuffle", rules.channels_shuffled, "self", "groups", view=True)
+_add("im2col", rules.columns, "self", "kernel_size dilation padding stride")
+_add(
+    "grid_sampler grid_sampler_2d",
+    rules.sampled,
+    "input grid",
+    "interpolation_mode padding_mode align_corners",
+)
 
-
-def _sums(rows: _List) -> None:
-    rows.add("mm matmul bmm mv", rules.multiplied, "self other mat2 vec", "")
-    rows.add(
-        "addmm baddbmm",
-        rules.multiplied_and_added,
-        "self mat1 mat2 batch1 batch2",
-        "beta alpha",
-    )
-    rows.add("linear", rules.linear, "input", "weight bias")
-    rows.add("einsum", rules.summed, "tensors", "equation path")
-    rows.add(
-        "scaled_dot_product_attention",
-        rules.attended,
-        "query key value attn_mask",
-        "is_causal scale",
-        must=(("dropout_p", 0.0), ("enable_gqa", False)),
-    )
-    rows.add(
-        "_scaled_dot_product_flash_attention_for_cpu",
-        rules.attended_with_sums,
-        "query key value attn_mask",
-        "is_causal scale",
-        must=(("dropout_p", 0.0),),
-        always=True,
-    )
-    rows.add(
-        _CONVOLVED,
-        rules.convolved,
-        "input",
-        "weight bias stride padding dilation groups transposed output_padding",
-    )
-    rows.add(
-        _POOLED,
-        rules.pooled,
-        "self input",
-        "kernel_size stride padding dilation ceil_mode count_include_pad divisor_override "
-        "output_size align_corners scale_factors scales scales_d scales_h scales_w",
-    )
-    rows.add(
-        "pixel_shuffle pixel_unshuffle", rules.shuffled, "self", "upscale_factor downscale_factor"
-    )
-    rows.add("native_channel_shuffle", rules.channels_shuffled, "self", "groups")
-    rows.add("channel_shuffle", rules.channels_shuffled, "self", "groups", view=True)
-    rows.add("im2col", rules.columns, "self", "kernel_size dilation padding stride")
-    rows.add(
-        "grid_sampler grid_sampler_2d",
-        rules.sampled,
-        "input grid",
-        "interpolation_mode padding_mode align_corners",
-    )
-
-
-def _normalisations(rows: _List) -> None:
-    channel = "weight bias running_mean running_var"
-    rows.add(
-        _BATCH_NORM,
-        rules.batch_normalised,
-        f"input {channel}",
-        "training momentum eps cudnn_enabled",
-        always=True,
-    )
-    rows.add(
-        "instance_norm",
-        rules.instance_normalised,
-        "input",
-        f"{channel} use_input_stats momentum eps cudnn_enabled",
-        always=True,
-    )
-    rows.add(
-        "_weight_norm _weight_norm_interface", rules.weight_normalised, "", "v g dim", always=True
-    )
-    rows.add(
-        "layer_norm rms_norm",
-        rules.layer_normalised,
-        "input",
-        "normalized_shape weight bias eps cudnn_enable",
-    )
-    rows.add(
-        "native_layer_norm",
-        rules.layer_normalised_with_statistics,
-        "input",
-        "normalized_shape weight bias eps",
-    )
-    rows.add(
-        "group_norm",
-        rules.group_normalised,
-        "input",
-        "num_groups weight bias eps cudnn_enabled",
-    )
-    rows.add(
-        "native_group_norm",
-        rules.group_normalised_by_sizes,
-        "input",
-        "weight bias C HxW group eps",
-        sizes="N",
-    )
-    rows.add(
-        "lstm.input gru.input rnn_tanh.input rnn_relu.input",
-        rules.recurrent,
-        "input hx",
-        "params has_biases num_layers dropout bidirectional batch_first",
-        must=(("train", False),),
-    )
-
-
-@cache
-def _listed() -> dict[str, Rule]:
-    rows = _List()
-    for part in (_elements, _axes, _shapes, _parts, _sums, _normalisations):
-        part(rows)
-    return rows.rules
+# Normalisation.
+_add(
+    _BATCH_NORM,
+    rules.batch_normalised,
+    f"input {_STATISTICS}",
+    "training momentum eps cudnn_enabled",
+    always=True,
+)
+_add(
+    "instance_norm",
+    rules.instance_normalised,
+    "input",
+    f"{_STATISTICS} use_input_stats momentum eps cudnn_enabled",
+    always=True,
+)
+_add("_weight_norm _weight_norm_interface", rules.weight_normalised, "", "v g dim", always=True)
+_add(
+    "layer_norm rms_norm",
+    rules.layer_normalised,
+    "input",
+    "normalized_shape weight bias eps cudnn_enable",
+)
+_add(
+    "native_layer_norm",
+    rules.layer_normalised_with_statistics,
+    "input",
+    "normalized_shape weight bias eps",
+)
+_add("group_norm", rules.group_normalised, "input", "num_groups weight bias eps cudnn_enabled")
+_add(
+    "native_group_norm",
+    rules.group_normalised_by_sizes,
+    "input",
+    "weight bias C HxW group eps",
+    sizes="N",
+)
+_add(
+    "lstm.input gru.input rnn_tanh.input rnn_relu.input",
+    rules.recurrent,
+    "input hx",
+    "params has_biases num_layers dropout bidirectional batch_first",
+    must=(("train", False),),
+)
 
 
 def rule(called: Any) -> Rule:
@@ -350,20 +282,14 @@ def rule(called: Any) -> Rule:
     """
     name, _, overload = str(called._name).removeprefix("aten::").partition(".")
     overload = overload or "default"
-    listed = _listed()
-    found = listed.get(f"{name}.{overload}")
+    found = _LISTED.get(f"{name}.{overload}")
     if found is None and called._schema.is_mutable and name.endswith("_"):
-        found = listed.get(f"{name[:-1]}.{overload}")
-        if found is not None and not _in_place(found):
-            found = None
+        found = _LISTED.get(f"{name[:-1]}.{overload}")
+        # Only these do the same to each element in place.
+        found = found if found and found.place is rules.pointwise else None
     if found is None:
         raise RefusedError(f"calls {PREFIX}{name}.{overload}, {_why_not(name, called)}")
     return found
-
-
-def _in_place(found: Rule) -> bool:
-    """Whether the operator's in-place form does the same to each element."""
-    return found.place in (rules.pointwise,)
 
 
 def _why_not(name: str, called: Any) -> str:

@@ -1,6 +1,6 @@
 """The answer to a prediction, as JSON and as headers."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Literal
 
@@ -13,6 +13,7 @@ from models.certification.names import Certificate, Mechanism, Norm, Scoring, St
 from models.execution import Format, Provider
 from models.preprocessing import Preprocessing
 from service.decoding.reduction import Reduced
+from service.engine.queue import Result
 from service.http.api.options import Asked
 
 
@@ -171,8 +172,8 @@ def headers_together(answers: list[Answer | None], asked: Asked) -> dict[str, st
     robusts = [answer.robust if answer else False for answer in answers]
     sizes = [answer.certified_size if answer else 0.0 for answer in answers]
     robust = False if False in robusts else None if None in robusts else True
-    together = max(Decimal(0), 1 - len(answers) * (1 - Decimal(repr(asked.confidence))))
-    return _headers(robust, min(sizes), asked.norm, float(together))
+    together = max(Decimal(0), 1 - len(answers) * (1 - Decimal(repr(asked.question.confidence))))
+    return _headers(robust, min(sizes), asked.question.norm, float(together))
 
 
 def _headers(robust: bool | None, size: float, norm: Norm, confidence: float) -> dict[str, str]:
@@ -183,17 +184,10 @@ def _headers(robust: bool | None, size: float, norm: Norm, confidence: float) ->
 
 
 def answer(
-    conclusion: Conclusion,
-    granted: int,
-    bundle: Bundle,
-    asked: Asked,
-    picture: Reduced,
-    preparation: Preprocessing,
-    compute: Compute,
-    timing: Timing,
-    evidence: bool,
+    result: Result, asked: Asked, picture: Reduced, preparation: Preprocessing, timing: Timing
 ) -> Answer:
     """Put an answer together."""
+    conclusion, question, bundle = result.conclusion, asked.question, asked.served.bundle
     manifest = bundle.manifest
     norm = manifest.sensitivity.input_norm
     return Answer(
@@ -202,10 +196,12 @@ def answer(
         robust=conclusion.robust,
         certified_size=conclusion.certified_size,
         norm=conclusion.norm,
-        target=asked.target,
-        confidence=asked.confidence,
+        target=question.target,
+        confidence=question.confidence,
         draws=conclusion.draws,
-        budget=Budget(asked=asked.max_draws, granted=granted, reachable=conclusion.reachable),
+        budget=Budget(
+            asked=question.max_draws, granted=result.granted, reachable=conclusion.reachable
+        ),
         stopped=conclusion.stopped,
         scores=label_scores(conclusion, bundle),
         certificate=CertificatePart(
@@ -222,11 +218,11 @@ def answer(
         preprocessing=PreprocessingPart(
             steps=list(preparation.steps), sensitivity=preparation.sensitivity(norm, norm)
         ),
-        compute=compute,
+        compute=Compute(device=result.device, **asdict(result.execution)),
         timing_ms=timing,
         attacks=conclusion.attacks,
         evidence=EvidencePart(**vars(conclusion.evidence), input_shape=manifest.input.shape)
-        if evidence
+        if asked.evidence
         else None,
     )
 
@@ -256,15 +252,7 @@ def look(conclusion: Conclusion, bundle: Bundle) -> Look:
 def label_scores(conclusion: Conclusion, bundle: Bundle) -> list[LabelScore]:
     """Name the scores' labels."""
     return [
-        LabelScore(
-            index=score.index,
-            name=bundle.manifest.labels[score.index],
-            expected=score.expected,
-            lower=score.lower,
-            upper=score.upper,
-            attacked=score.attacked
-            and Range(lower=score.attacked.lower, upper=score.attacked.upper),
-        )
+        LabelScore(name=bundle.manifest.labels[score.index], **asdict(score))
         for score in conclusion.scores
     ]
 

@@ -8,19 +8,13 @@ from fastapi.responses import JSONResponse
 
 from service.http.problems import Problem, root_path
 from service.http.security import policy
-from service.http.static import Found, StaticFile
+from service.http.static import Found, StaticFile, read_file
 
 router = APIRouter(include_in_schema=False)
 
 _RESOURCES = resources.files("fastapi_swagger.resources")
-_KINDS = {
-    "swagger-ui-bundle.js": "text/javascript",
-    "swagger-ui.css": "text/css",
-    "favicon-32x32.png": "image/png",
-}
-_FILES = {
-    name: StaticFile(_RESOURCES.joinpath(name).read_bytes(), kind) for name, kind in _KINDS.items()
-}
+_NAMES = "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"
+_FILES = {name: read_file(_RESOURCES.joinpath(name)) for name in _NAMES}
 # By default Swagger UI does not store keys in the browser. Links are relative, for a service below
 # a path of its proxy.
 _PAGE = bytes(

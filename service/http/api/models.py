@@ -1,36 +1,29 @@
 """``GET /models``: the models served."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from models.bundle import RowsBasis
-from models.execution import Calibration, Format, Provider
+from models.execution import Calibration, Execution
 from service.catalogue import Served
 from service.http import problems
-from service.http.api.answers import NoisePart, model_name, noise_part
+from service.http.api.answers import ModelName, NoisePart, model_name, noise_part
 from service.http.guards.auth import REFUSALS, requires
 
 
-class Calibrated(BaseModel):
+@dataclass(frozen=True)
+class Calibrated(Execution):
     """How some workers run the model, as measured at start, and their total speed."""
 
-    provider: Provider
-    precision: Format
-    pass_size: int
-    compiled: bool
     draws_per_second: float
     workers: int
 
 
-class Model(BaseModel):
+class Model(ModelName):
     """One served model."""
 
-    name: str
-    version: str
-    digest: str
-    rows: RowsBasis
     default: bool
     input_shape: tuple[int, int, int]
     labels: list[str]
@@ -69,20 +62,13 @@ def _describe(request: Request, served: Served) -> Model:
 
 def _together(workers: list[Calibration]) -> list[Calibrated]:
     """Sum workers that run it in the same way; at first none is ready."""
-    alike: dict[tuple[Provider, Format, int, bool], list[float]] = {}
+    alike: dict[Execution, list[float]] = {}
     for one in workers:
-        way = one.provider, one.precision, one.pass_size, one.compiled
+        way = Execution(one.provider, one.precision, one.pass_size, one.compiled)
         alike.setdefault(way, []).append(one.draws_per_second)
     return [
-        Calibrated(
-            provider=provider,
-            precision=precision,
-            pass_size=pass_size,
-            compiled=compiled,
-            draws_per_second=round(sum(speeds)),
-            workers=len(speeds),
-        )
-        for (provider, precision, pass_size, compiled), speeds in alike.items()
+        Calibrated(**vars(way), draws_per_second=float(round(sum(speeds))), workers=len(speeds))
+        for way, speeds in alike.items()
     ]
 
 

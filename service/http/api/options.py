@@ -1,6 +1,7 @@
 """The options of a prediction, as query parameters or as members of a JSON body."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -102,23 +103,17 @@ def parse(values: dict[str, Any]) -> Options:
         raise out_of_range(list(error.errors())) from None
 
 
-class Asked(BaseModel):
-    """Options with the defaults filled in, checked against the settings' limits."""
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a model: options with the defaults filled in, within the limits."""
 
-    model_config = ConfigDict(frozen=True)
-
-    confidence: float
-    max_draws: int
+    served: Served
+    question: Question
     timeout_ms: int
     scores: int
-    target: float | None
-    norm: Norm
     attacks: int | None
-
-    @property
-    def question(self) -> Question:
-        """The question that the engine answers."""
-        return Question(self.confidence, self.max_draws, self.target, self.norm)
+    high: bool
+    evidence: bool
 
 
 def resolve(options: Options, served: Served, settings: Settings) -> Asked:
@@ -137,11 +132,16 @@ def resolve(options: Options, served: Served, settings: Settings) -> Asked:
             raise Problem("option-out-of-range", detail, option=name, allowed=allowed)
     shown = options.scores or ("all" if labels <= ALL_SCORES else FEW_SCORES)
     return Asked(
-        confidence=settings.confidence if options.confidence is None else options.confidence,
-        max_draws=options.max_draws or settings.max_draws,
+        served,
+        Question(
+            settings.confidence if options.confidence is None else options.confidence,
+            options.max_draws or settings.max_draws,
+            options.target,
+            options.norm or manifest.sensitivity.input_norm,
+        ),
         timeout_ms=options.timeout_ms or settings.timeout_ms,
         scores=labels if shown == "all" else min(shown, labels),
-        target=options.target,
-        norm=options.norm or manifest.sensitivity.input_norm,
         attacks=options.attacks,
+        high=options.priority == "high",
+        evidence=bool(options.evidence),
     )

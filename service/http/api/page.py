@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from models.bundle import SAMPLE_KINDS, BundleError
 from service.http.guards.auth import requires
 from service.http.guards.client_gone import unless_client_leaves
-from service.http.guards.uploads import read_one
+from service.http.guards.uploads import read_pictures
 from service.http.predictions import Predictions
 from service.http.static import Found, read_folder
 
@@ -36,7 +36,7 @@ async def picture(request: Request) -> Response:
     """
     predictions: Predictions = request.app.state.predictions
     settings = predictions.settings
-    body = await read_one(request, settings.max_bytes, settings.timeout_ms / 1000)
+    body = await read_pictures(request, settings.max_bytes, settings.timeout_ms / 1000)
     shown = await unless_client_leaves(request, predictions.show(body.pictures[0], SHOWN_SIDE))
     return Response(shown, media_type="image/png", headers={"Cache-Control": "no-store"})
 

@@ -16,7 +16,7 @@ from service.http.api.options import Options, parse, resolve
 from service.http.guards.auth import REFUSALS, requires
 from service.http.guards.budget import File, Holding
 from service.http.guards.client_gone import unless_client_leaves
-from service.http.guards.uploads import Body, read_many, read_one
+from service.http.guards.uploads import Body, read_pictures
 from service.http.predictions import Predictions
 from service.http.problems import Problem
 
@@ -49,7 +49,7 @@ async def predict(request: Request, query: Annotated[Options, Query()]) -> Respo
     """Say what is in a picture, and how far it could be altered without changing the answer."""
     predictions: Predictions = request.app.state.predictions
     arrived: float = request.scope["arrived"]
-    picture, options = await _read_one(request, query)
+    [picture], options = await _read(request, query)
     answered = await unless_client_leaves(request, predictions.predict(picture, options, arrived))
     robust = answered.certified_size > 0 if answered.robust is None else answered.robust
     status = 406 if options.require == "robust" and not robust else 200
@@ -74,10 +74,7 @@ async def predict_batch(request: Request, query: Annotated[Options, Query()]) ->
     predictions: Predictions = request.app.state.predictions
     settings = predictions.settings
     arrived: float = request.scope["arrived"]
-    body = await read_many(
-        request, settings.max_bytes, _patience(query, predictions), settings.max_batch
-    )
-    options = _merge(request, query, body)
+    pictures, options = await _read(request, query, settings.max_batch)
     _refuse_require(options, "each answer of a batch")
     asked = resolve(options, predictions.catalogue.find(options.model), settings)
 
@@ -87,7 +84,7 @@ async def predict_batch(request: Request, query: Annotated[Options, Query()]) ->
         except Problem as problem:
             return problem
 
-    outcomes = await unless_client_leaves(request, asyncio.gather(*map(one, body.pictures)))
+    outcomes = await unless_client_leaves(request, asyncio.gather(*map(one, pictures)))
     answers = [None if isinstance(outcome, Problem) else outcome for outcome in outcomes]
     content = [
         json.dumps({"error": outcome.document()})
@@ -119,7 +116,7 @@ async def predict_stream(request: Request, query: Annotated[Options, Query()]) -
     """Answer like /predict, with an event for the answer so far at every look."""
     predictions: Predictions = request.app.state.predictions
     arrived: float = request.scope["arrived"]
-    picture, options = await _read_one(request, query)
+    [picture], options = await _read(request, query)
     _refuse_require(options, "a stream")
     looks: asyncio.Queue[str | None] = asyncio.Queue()
     holding: Holding = request.scope["holding"]
@@ -159,11 +156,13 @@ async def predict_stream(request: Request, query: Annotated[Options, Query()]) -
     return StreamingResponse(events(), headers=headers, media_type="text/event-stream")
 
 
-async def _read_one(request: Request, query: Options) -> tuple[File, Options]:
-    """Read a request for one picture: its bytes, and the options of query and body together."""
-    predictions: Predictions = request.app.state.predictions
-    body = await read_one(request, predictions.settings.max_bytes, _patience(query, predictions))
-    return body.pictures[0], _merge(request, query, body)
+async def _read(
+    request: Request, query: Options, most: int | None = None
+) -> tuple[list[File], Options]:
+    settings = request.app.state.predictions.settings
+    patience = min(query.timeout_ms or settings.timeout_ms, settings.timeout_ms_limit) / 1000
+    body = await read_pictures(request, settings.max_bytes, patience, most)
+    return body.pictures, _merge(request, query, body)
 
 
 def _event(name: str, data: str) -> str:
@@ -174,12 +173,6 @@ def _refuse_require(options: Options, what: str) -> None:
     if options.require is not None:
         detail = f"require is for single pictures; {what} says by itself whether it is robust."
         raise Problem("option-out-of-range", detail, option="require", allowed="none")
-
-
-def _patience(query: Options, predictions: Predictions) -> float:
-    """How long receiving a request may take: its time-out counts from arrival."""
-    settings = predictions.settings
-    return min(query.timeout_ms or settings.timeout_ms, settings.timeout_ms_limit) / 1000
 
 
 def _merge(request: Request, query: Options, body: Body) -> Options:

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from service.decoding.queue import FairQueue
-from service.engine.queue import SHARED
 from service.http.guards.auth import owner, refuse_debt
 
 T = TypeVar("T")
@@ -25,7 +24,7 @@ class Bodies:
 
     def __init__(self, threads: int, most: int) -> None:
         self._pool = ThreadPoolExecutor(threads, "bodies")
-        self._queue = FairQueue(threads, most, SHARED)
+        self._queue = FairQueue(threads, most)
 
     def close(self) -> None:
         """End the threads after their present work."""

@@ -4,7 +4,7 @@ import zlib
 
 from starlette.datastructures import Headers
 
-from service.http.problems import Problem
+from service.http.problems import Problem, malformed
 
 READ = "gzip, deflate"
 # Deflate makes at most this many bytes of one: a match of 258 bytes takes two bits.
@@ -49,7 +49,7 @@ def decompress(content: bytes, encoding: str, limit: int) -> bytes:
             try:
                 parts.append(stream.decompress(piece, room + 1))
             except zlib.error as error:
-                raise _bad(f"The body is not {encoding} ({error})") from None
+                raise malformed(f"The body is not {encoding} ({error}).") from None
             room -= len(parts[-1])
             if room < 0:
                 raise _too_large(limit)
@@ -60,7 +60,7 @@ def decompress(content: bytes, encoding: str, limit: int) -> bytes:
             return b"".join(parts)
         if encoding != "gzip" or bytes(view[position : position + 2]) != b"\x1f\x8b":
             break
-    raise _bad(f"The body ends before its {encoding} data does, or continues after it")
+    raise malformed(f"The body ends before its {encoding} data does, or continues after it.")
 
 
 def _too_large(limit: int) -> Problem:
@@ -74,7 +74,3 @@ def _window(content: bytes, encoding: str) -> int:
         return _GZIP
     head = int.from_bytes(content[:2])
     return _ZLIB if content[:1] and content[0] & 15 == 8 and head % 31 == 0 else _RAW
-
-
-def _bad(found: str) -> Problem:
-    return Problem("malformed-request", f"{found}.")

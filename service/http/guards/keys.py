@@ -15,7 +15,7 @@ import math
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -124,32 +124,27 @@ def read(path: Path) -> list[Key]:
     return keys
 
 
-def write(path: Path, keys: list[Key]) -> None:
-    """Replace a file of keys in one step, so that nobody ever reads half of it.
+@contextmanager
+def _changing(path: Path, *, made: bool = False) -> Iterator[list[Key]]:
+    """Yield the keys to change, and replace the file in one step: nobody ever reads half of it.
+
+    Keeps other commands from changing the file meanwhile.
+
+    Args:
+        path: the file.
+        made: whether it is made if it is missing.
 
     Raises:
-        KeysError: it cannot be written; it is unchanged.
+        KeysError: it cannot be read or written; it is unchanged.
     """
-    content = _File(keys=keys).model_dump_json(indent=2) + "\n"
     try:
-        write_whole(path, content.encode(), mode=0o600)  # only for its owner
+        with locked(path):
+            keys = [] if made and not path.exists() else read(path)
+            yield keys
+            content = _File(keys=keys).model_dump_json(indent=2) + "\n"
+            write_whole(path, content.encode(), mode=0o600)  # only for its owner
     except OSError as error:
-        raise _unwritten(path, error) from None
-
-
-def _unwritten(path: Path, error: OSError) -> KeysError:
-    return KeysError(f"cannot write the keys in {path} ({error.strerror})")
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep other commands from changing the file between reading and writing it."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(path))
-        except OSError as error:
-            raise _unwritten(path, error) from None
-        yield
+        raise KeysError(f"cannot write the keys in {path} ({error.strerror})") from None
 
 
 def add(path: Path, name: str, scopes: list[str], rate: float | None) -> str:
@@ -172,11 +167,10 @@ def add(path: Path, name: str, scopes: list[str], rate: float | None) -> str:
     except ValidationError as error:
         first = error.errors()[0]
         raise KeysError(f"{first['loc'][0]}: {first['msg']}") from None
-    with _alone(path):
-        keys = read(path) if path.exists() else []
+    with _changing(path, made=True) as keys:
         if any(one.name == name for one in keys):
             raise KeysError(f"there is already a key {name}; remove it first")
-        write(path, [*keys, key])
+        keys.append(key)
     return secret
 
 
@@ -186,13 +180,12 @@ def remove(path: Path, name: str) -> None:
     Raises:
         KeysError: there is none of that name.
     """
-    with _alone(path):
-        keys = read(path)
+    with _changing(path) as keys:
         left = [key for key in keys if key.name != name]
         if len(left) == len(keys):
             names = ", ".join(key.name for key in keys) or "none"
             raise KeysError(f"there is no key {name} in {path}; there are: {names}")
-        write(path, left)
+        keys[:] = left
 
 
 class Keys:

@@ -21,7 +21,7 @@ from service.http.guards.auth import charge_bytes
 from service.http.guards.bodies import SMALL, Bodies
 from service.http.guards.budget import File, Holding
 from service.http.guards.content_encoding import MOST_TIMES, decompress, find_encoding
-from service.http.problems import Problem
+from service.http.problems import Problem, malformed
 
 T = TypeVar("T")
 
@@ -47,13 +47,16 @@ class Body:
     form: bool = False
 
 
-async def read_one(request: Request, limit: int, seconds: float) -> Body:
-    """Read a request for one picture.
+async def read_pictures(
+    request: Request, limit: int, seconds: float, most: int | None = None
+) -> Body:
+    """Read a request for one picture, or for a batch.
 
     Args:
         request: not yet read.
         limit: the largest body, in bytes.
         seconds: the time in which it must be received.
+        most: the number of pictures that a batch may have; None for one picture.
 
     Raises:
         Problem: the body is too large, of a wrong type, or malformed.
@@ -61,39 +64,14 @@ async def read_one(request: Request, limit: int, seconds: float) -> Body:
     kind = _media_type(request)
     async with read_body(request, limit, seconds) as content:
         kind = kind or _look(content)
-        if kind.startswith(_READ_AS_RAW):
+        if most is None and kind.startswith(_READ_AS_RAW):
             return _hold(request, [content], {})
         if kind == "application/json":
-            picture, options = await _apart(request, content, _one_of_json)
-            return _hold(request, [picture], options)
+            return _hold(request, *await _apart(request, content, partial(_of_json, most=most)))
         if kind == "multipart/form-data":
-            work = partial(_form, request.headers, most=1)
-            pictures, options = await _apart(request, content, work)
-            if len(pictures) != 1:
-                detail = "The form must have one field image; for several use /predict/batch."
-                raise Problem("malformed-request", detail)
-            return _hold(request, pictures, options, form=True)
-    raise _unsupported(kind, "image/png (or another image type), ")
-
-
-async def read_many(request: Request, limit: int, seconds: float, most: int) -> Body:
-    """Read a request for up to ``most`` pictures; otherwise like :func:`read_one`."""
-    kind = _media_type(request)
-    async with read_body(request, limit, seconds) as content:
-        kind = kind or _look(content)
-        if kind == "application/json":
-            return _hold(
-                request, *await _apart(request, content, partial(_many_of_json, most=most))
-            )
-        if kind == "multipart/form-data":
-            work = partial(_form, request.headers, most=most)
-            pictures, options = await _apart(request, content, work)
-            if not pictures:
-                detail = "The form has no field image; send one for each picture."
-                raise Problem("malformed-request", detail)
-            _check_count(len(pictures), most)
-            return _hold(request, pictures, options, form=True)
-    raise _unsupported(kind, "")
+            work = partial(_of_form, request.headers, most=most)
+            return _hold(request, *await _apart(request, content, work), form=True)
+    raise _unsupported(kind, "image/png (or another image type), " if most is None else "")
 
 
 def _hold(
@@ -145,25 +123,25 @@ def room(request: Request, size: int) -> Iterator[None]:
         holding.count(-size)
 
 
-def _one_of_json(content: bytes) -> tuple[bytes, dict[str, Any]]:
+def _of_json(content: bytes, most: int | None) -> tuple[list[bytes], dict[str, Any]]:
+    """Return the pictures of a JSON object, and its other members."""
     members = _json(content)
-    return _base64(members.pop("image", None), "image"), members
-
-
-def _many_of_json(content: bytes, most: int) -> tuple[list[bytes], dict[str, Any]]:
-    members = _json(content)
+    if most is None:
+        return [_base64(members.pop("image", None), "image")], members
     images = members.pop("images", None)
     if not isinstance(images, list) or not images:
-        detail = "The member images must be a list of pictures in base64, with at least one."
-        raise Problem("malformed-request", detail)
+        raise malformed(
+            "The member images must be a list of pictures in base64, with at least one."
+        )
     _check_count(len(images), most)
     return [_base64(image, f"images[{i}]") for i, image in enumerate(images)], members
 
 
 def _check_count(count: int, most: int) -> None:
     if count > most:
-        detail = f"There are {count} pictures; a batch has at most {most}."
-        raise Problem("malformed-request", detail, limit_pictures=most)
+        raise malformed(
+            f"There are {count} pictures; a batch has at most {most}.", limit_pictures=most
+        )
 
 
 def _media_type(request: Request) -> str:
@@ -250,13 +228,13 @@ def _json(content: bytes) -> dict[str, Any]:
         detail = "The body has more members than there are options."
         raise Problem("option-out-of-range", detail, option="options")
     if content.count(b",") > _MOST_PARTS or content.count(b"[") > _MOST_PARTS:
-        raise Problem("malformed-request", "The body has more parts than any request needs.")
+        raise malformed("The body has more parts than any request needs.")
     try:
         members = json.loads(content, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        raise Problem("malformed-request", f"The body is not JSON: {error}.") from None
+        raise malformed(f"The body is not JSON: {error}.") from None
     if not isinstance(members, dict):
-        raise Problem("malformed-request", "The body must be one JSON object.")
+        raise malformed("The body must be one JSON object.")
     return members
 
 
@@ -269,12 +247,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _base64(value: object, name: str) -> bytes:
     if not isinstance(value, str):
-        detail = f"The member {name} must be the picture's bytes in base64, as a string."
-        raise Problem("malformed-request", detail)
+        raise malformed(f"The member {name} must be the picture's bytes in base64, as a string.")
     try:
         return base64_text.decode(value)
     except ValueError as error:
-        raise Problem("malformed-request", f"The member {name} {error}.") from None
+        raise malformed(f"The member {name} {error}.") from None
 
 
 class _Files(MultiPartParser):
@@ -293,40 +270,46 @@ class _Files(MultiPartParser):
         super().on_headers_finished()
 
 
-def _form(headers: Headers, content: bytes, most: int) -> tuple[list[bytes], dict[str, Any]]:
+def _of_form(
+    headers: Headers, content: bytes, most: int | None
+) -> tuple[list[bytes], dict[str, Any]]:
     """Return the files of a form's fields ``image``, and the options in its other fields."""
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield content
 
-    fields = most + _MOST_FIELDS
+    fields = (most or 1) + _MOST_FIELDS
     parser = _Files(headers, stream(), max_files=fields, max_fields=fields)
     parser.spool_max_size = len(content) + 1  # never onto a disk
     try:
         items = _run(parser.parse()).multi_items()
     except MultiPartException as error:
-        raise Problem("malformed-request", f"The form cannot be read: {error.message}.") from None
+        raise malformed(f"The form cannot be read: {error.message}.") from None
     except (ValueError, LookupError, OverflowError) as error:  # strangers' charsets and headers
-        raise Problem("malformed-request", f"The form cannot be read ({error}).") from None
+        raise malformed(f"The form cannot be read ({error}).") from None
     pictures: list[bytes] = []
     options: dict[str, Any] = {}
     for name, value in items:
         if not isinstance(value, UploadFile):  # swallowed by an open quote
-            detail = "The form has a part whose Content-Disposition cannot be read."
-            raise Problem("malformed-request", detail)
+            raise malformed("The form has a part whose Content-Disposition cannot be read.")
         if name == "image":
             pictures.append(value.file.read())
         elif name not in Options.model_fields:
             there = ", ".join(Options.model_fields)
-            detail = (
+            raise malformed(
                 f"The form has a field {name[:40]!r}; there are image, and the options {there}."
             )
-            raise Problem("malformed-request", detail)
         elif (text := _text(name, value.file.read(_MOST_TEXT + 1))) != options.get(name, text):
-            detail = f"The form has two fields {name} with different values; give it once."
-            raise Problem("malformed-request", detail, option=name)
+            raise malformed(
+                f"The form has two fields {name} with different values; give it once.", option=name
+            )
         elif text:  # browsers also send empty fields
             options[name] = text
+    if most is None and len(pictures) != 1:
+        raise malformed("The form must have one field image; for several use /predict/batch.")
+    if not pictures:
+        raise malformed("The form has no field image; send one for each picture.")
+    _check_count(len(pictures), most or 1)
     return pictures, options
 
 
@@ -337,8 +320,10 @@ def _text(name: str, value: bytes) -> str:
             return value.decode().strip()
     except UnicodeDecodeError:
         pass
-    detail = f"The field {name} of the form is no option's text; pictures are in the field image."
-    raise Problem("malformed-request", detail, option=name)
+    raise malformed(
+        f"The field {name} of the form is no option's text; pictures are in the field image.",
+        option=name,
+    )
 
 
 def _run(parsing: Coroutine[Any, Any, T]) -> T:

@@ -35,7 +35,7 @@ class V2Route(APIRoute):
             except ClientDisconnect:
                 raise
             except Unsupported as error:
-                return _error(501, str(error))
+                return JSONResponse({"error": str(error)}, 501)
             except ANSWERED as error:
                 return as_v2(note_problem(request, error))
             except Exception:
@@ -53,14 +53,5 @@ def answer_in_form(problem: Problem, path: str) -> Response:
 def as_v2(problem: Problem) -> Response:
     """Return the answer to a problem in the protocol's form."""
     status = 400 if problem.status in _BAD_INPUT else problem.status
-    headers = dict(problem.response().headers)
-    return _error(status, f"{problem.name}: {problem.detail}", headers)
-
-
-def _error(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
-    kept = {
-        name: value
-        for name, value in (headers or {}).items()
-        if name.lower() not in ("content-length", "content-type")
-    }
-    return JSONResponse({"error": text}, status, kept)
+    text = f"{problem.name}: {problem.detail}"
+    return JSONResponse({"error": text}, status, problem.headers)

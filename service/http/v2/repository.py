@@ -13,7 +13,7 @@ from service import reading
 from service.http.guards.auth import requires
 from service.http.guards.uploads import read_body
 from service.http.predictions import Predictions
-from service.http.problems import Problem
+from service.http.problems import malformed
 from service.http.v2.errors import Unsupported, V2Route
 from service.http.v2.request import full_name
 from service.system.confinement import NotConfinedError
@@ -53,7 +53,7 @@ class _Body(BaseModel):
         version = self.parameters.get("version")
         if version is None or (type(version) in (str, int) and str(version).isdecimal()):
             return None if version is None else str(version)
-        raise Problem("malformed-request", "The parameter version must be a number.")
+        raise malformed("The parameter version must be a number.")
 
 
 @router.post("/index")
@@ -135,8 +135,9 @@ async def _read(request: Request) -> _Body:
         try:
             return _Body.model_validate_json(content or b"{}")
         except ValidationError:
-            detail = "The body must be empty, or a JSON object with ready or parameters."
-            raise Problem("malformed-request", detail) from None
+            raise malformed(
+                "The body must be empty, or a JSON object with ready or parameters."
+            ) from None
 
 
 def _entry(name: str, version: str, state: str, reason: str = "") -> dict[str, str]:

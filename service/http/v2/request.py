@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from service.catalogue import UnknownModelError
 from service.http.guards.bodies import SMALL
-from service.http.problems import Problem
+from service.http.problems import Problem, malformed
 from service.http.v2.errors import Unsupported
 from service.http.v2.response import OUTPUTS
 from service.http.v2.tensors import from_binary, from_json, shape_of
@@ -124,16 +124,15 @@ def read_inference(
     split = len(content)
     if header is not None:
         if not (header.isascii() and header.isdecimal() and len(header) <= 12):
-            raise bad(f"Inference-Header-Content-Length is {header[:40]!r}, not a length")
+            raise malformed(f"Inference-Header-Content-Length is {header[:40]!r}, not a length.")
         split = int(header)
         if split == 0:
             whole = Input(name="IMAGE", datatype="UINT8", shape=[1, *shape[1:], shape[0]])
             checked = shape_of(whole.name, whole.datatype, whole.shape, shape, most)
             return Inference("", from_binary(checked, content), {}, dict.fromkeys(OUTPUTS, True))
         if split > len(content):
-            raise bad(
-                f"Inference-Header-Content-Length is {split}, and the body has {len(content)} bytes"
-            )
+            has = f"{split}, and the body has {len(content)} bytes"
+            raise malformed(f"Inference-Header-Content-Length is {has}.")
     _check_parts(content[:split], prod(shape) * most)
     try:
         body = _Body.model_validate_json(content[:split])
@@ -152,7 +151,9 @@ def _check_parts(text: bytes, values: int) -> None:
     if text.count(b",") > values + _OTHERS or (
         text.count(b"[") + text.count(b"{") > 2 * values + _OTHERS
     ):
-        raise bad(f"The JSON has more parts than a batch of {values:,} values, the largest, needs")
+        raise malformed(
+            f"The JSON has more parts than a batch of {values:,} values, the largest, needs."
+        )
 
 
 def _pictures(
@@ -160,21 +161,21 @@ def _pictures(
 ) -> list[bytes]:
     if len(inputs) != 1:
         names = ", ".join(one.name for one in inputs)
-        raise bad(f"Give one of the inputs IMAGE and IMAGE_BYTES; there are {names}")
+        raise malformed(f"Give one of the inputs IMAGE and IMAGE_BYTES; there are {names}.")
     [tensor] = inputs
     _refuse_unsupported(tensor.parameters)
     size = tensor.parameters.get("binary_data_size")
     if size is not None and (type(size) is not int or size < 0):
-        raise bad(f"The binary_data_size of {tensor.name} is {size!r:.40}, not a length")
+        raise malformed(f"The binary_data_size of {tensor.name} is {size!r:.40}, not a length.")
     if size is not None and tensor.data is not None:
-        raise bad(f"{tensor.name} has both data and binary_data_size; give one")
+        raise malformed(f"{tensor.name} has both data and binary_data_size; give one.")
     if len(blobs) != (size or 0):
-        raise bad(f"{len(blobs)} bytes follow the JSON, which states {size or 0}")
+        raise malformed(f"{len(blobs)} bytes follow the JSON, which states {size or 0}.")
     checked = shape_of(tensor.name, tensor.datatype, tensor.shape, shape, most)
     if size is not None:
         return from_binary(checked, blobs)
     if tensor.data is None:
-        raise bad(f"{tensor.name} has neither data nor binary_data_size")
+        raise malformed(f"{tensor.name} has neither data nor binary_data_size.")
     return from_json(checked, tensor.data)
 
 
@@ -193,7 +194,7 @@ def _options(parameters: dict[str, Any]) -> dict[str, Any]:
             options["priority"] = "high" if _whole(name, value) == 1 else "normal"
         elif name not in _PASSED_OVER:
             known = ", ".join((*_OPTIONS, "timeout", "priority", "binary_data_output"))
-            raise bad(f"There is no parameter {name[:40]!r}; there are {known}")
+            raise malformed(f"There is no parameter {name[:40]!r}; there are {known}.")
     return options
 
 
@@ -206,17 +207,12 @@ def _outputs(body: _Body) -> dict[str, bool]:
     for output in body.outputs:
         _refuse_unsupported(output.parameters)
         if output.name not in OUTPUTS:
-            raise bad(f"There is no output {output.name!r}; there are {', '.join(OUTPUTS)}")
+            raise malformed(f"There is no output {output.name!r}; there are {', '.join(OUTPUTS)}.")
         if output.name in wanted:
-            raise bad(f"The output {output.name} is requested twice")
+            raise malformed(f"The output {output.name} is requested twice.")
         value = output.parameters.get("binary_data", binary)
         wanted[output.name] = _flag(f"binary_data of {output.name}", value)
     return wanted
-
-
-def bad(found: str) -> Problem:
-    """Return the problem for a request that cannot be understood."""
-    return Problem("malformed-request", f"{found}.")
 
 
 def _refuse_unsupported(parameters: dict[str, Any]) -> None:
@@ -227,17 +223,21 @@ def _refuse_unsupported(parameters: dict[str, Any]) -> None:
 
 def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise bad(f"The parameter {name} must be true or false")
+        raise malformed(f"The parameter {name} must be true or false.")
     return value
 
 
 def _whole(name: str, value: object) -> int:
     if type(value) is not int or value < 0:
-        raise bad(f"The parameter {name} must be a whole number of at least 0, not {value!r:.40}")
+        raise malformed(
+            f"The parameter {name} must be a whole number of at least 0, not {value!r:.40}."
+        )
     return value
 
 
 def _malformed(error: ValidationError) -> Problem:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(map(str, first["loc"]))
-    return bad(f"The JSON cannot be used: {where + ': ' if where else ''}{first['msg'].lower()}")
+    return malformed(
+        f"The JSON cannot be used: {where + ': ' if where else ''}{first['msg'].lower()}."
+    )

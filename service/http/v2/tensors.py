@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from service.http.guards import base64_text
-from service.http.problems import Problem
+from service.http.problems import malformed
 
 # The magic numbers of PGM and PPM: a header before the same values.
 _PNM = {1: b"P5", 3: b"P6"}
@@ -52,24 +52,24 @@ def shape_of(
         "IMAGE_BYTES": ("BYTES", (1,)),
     }
     if name not in inputs:
-        raise _bad(f"There is no input {name!r}; there are IMAGE and IMAGE_BYTES.")
+        raise malformed(f"There is no input {name!r}; there are IMAGE and IMAGE_BYTES.")
     kind, rest = inputs[name]
     if datatype != kind:
-        raise _bad(f"{name} is {kind}, not {datatype[:16]!r}.")
+        raise malformed(f"{name} is {kind}, not {datatype[:16]!r}.")
     # An element of bytes is a picture, so n of them may also have the shape [n].
     flat = name == "IMAGE_BYTES" and len(shape) == 1
     if not flat and (not shape or tuple(shape[1:]) != rest):
         expected = ["batch", *rest]
         or_flat = "" if name == "IMAGE" else " or [batch]"
         other = " Other pictures can be sent as files in IMAGE_BYTES." if name == "IMAGE" else ""
-        raise _bad(
+        raise malformed(
             f"{name} must have the shape {expected}{or_flat}, not {shape[:8]}.".replace("'", "")
             + other
         )
     if not 1 <= shape[0] <= most:
-        raise _bad(f"{name} has a batch of {shape[0]}; expected 1 to {most}.")
+        raise malformed(f"{name} has a batch of {shape[0]}; expected 1 to {most}.")
     if name == "IMAGE" and channels not in _PNM:
-        raise _bad(f"The model takes {channels} channels; pictures have 1 or 3.")
+        raise malformed(f"The model takes {channels} channels; pictures have 1 or 3.")
     return Tensor(name, tuple(shape), (height, width, channels) if name == "IMAGE" else None)
 
 
@@ -84,23 +84,25 @@ def from_binary(tensor: Tensor, blob: bytes) -> list[bytes]:
         each = height * width * channels
         if len(blob) != tensor.batch * each:
             needed = f"{tensor.batch * each} bytes for the shape {list(tensor.shape)}"
-            raise _bad(f"{tensor.name} has {len(blob)} bytes; expected {needed}.")
+            raise malformed(f"{tensor.name} has {len(blob)} bytes; expected {needed}.")
         starts = range(0, len(blob), each)
         return [_pnm(tensor.picture, blob[start : start + each]) for start in starts]
     files, position = [], 0
     for number in range(tensor.batch):
         if position + 4 > len(blob):
-            raise _bad(f"{tensor.name} ends before element {number} of {tensor.batch}.")
+            raise malformed(f"{tensor.name} ends before element {number} of {tensor.batch}.")
         (length,) = struct.unpack_from("<I", blob, position)
         position += 4
         if length > len(blob) - position:
             left = len(blob) - position
-            raise _bad(f"{tensor.name}: element {number} states {length} bytes; {left} are left.")
+            raise malformed(
+                f"{tensor.name}: element {number} states {length} bytes; {left} are left."
+            )
         files.append(blob[position : position + length])
         position += length
     if position != len(blob):
         left = len(blob) - position
-        raise _bad(f"{tensor.name} has {left} bytes after its {tensor.batch} elements.")
+        raise malformed(f"{tensor.name} has {left} bytes after its {tensor.batch} elements.")
     return files
 
 
@@ -120,7 +122,7 @@ def from_json(tensor: Tensor, data: list[Any]) -> list[bytes]:
             raise TypeError
         blob = bytes(values)
     except (TypeError, ValueError):
-        raise _bad(
+        raise malformed(
             f"{tensor.name} holds values that are not whole numbers from 0 to 255."
         ) from None
     return from_binary(tensor, blob)
@@ -135,7 +137,7 @@ def _flat(tensor: Tensor, data: list[Any]) -> list[Any]:
         if depth:
             rows = list(chain.from_iterable(rows))
         if not (set(map(type, rows)) <= {list} and set(map(len, rows)) <= {length}):
-            raise _bad(f"{tensor.name}'s data is neither flat nor nested as {list(shape)}.")
+            raise malformed(f"{tensor.name}'s data is neither flat nor nested as {list(shape)}.")
     return rows[0] if len(rows) == 1 else list(chain.from_iterable(rows))
 
 
@@ -150,10 +152,6 @@ def _file(name: str, value: object) -> bytes:
             return base64_text.decode(value)
     except ValueError:
         pass
-    raise _bad(
+    raise malformed(
         f"{name} holds a value that is not a string in base64; send files as binary tensors."
     )
-
-
-def _bad(detail: str) -> Problem:
-    return Problem("malformed-request", detail)

@@ -16,7 +16,7 @@ RUNNING = Running(precision="float32", pass_size=96, provider="pytorch")
 
 
 def run(bundle: Path, data: DataSet, **options: Any) -> Evaluation:
-    options = {"running": RUNNING, "progress": False, "max_draws": 64, **options}
+    options = {"running": RUNNING, "max_draws": 64, **options}
     return evaluate(read_bundle(bundle), data, **options)
 
 
@@ -158,4 +158,4 @@ def test_what_cannot_be_evaluated_is_refused(bundle: Path, digits: DataSet, tmp_
 def test_an_undefended_bundle_itself_cannot_be_certified(undefended: Path, digits: DataSet) -> None:
     bundle: Bundle = read_bundle(undefended)
     with pytest.raises(ValueError, match="does not suit noise of scale 1e-06"):
-        evaluate(bundle, digits, running=RUNNING, progress=False)
+        evaluate(bundle, digits, running=RUNNING)

@@ -28,7 +28,6 @@ def test_each_share_is_that_of_an_evaluation_in_its_format(
         dataset="digits",
         pass_size=ROWS,
         seed=SEED,
-        progress=False,
     )
     found = spec.record
     assert found is not None

@@ -12,10 +12,10 @@ from PIL import Image
 
 from models.data.datasets import DataSetError, load
 from models.data.labelled import FilePictures
-from models.images import (
+from models.images.decoding import decode
+from models.images.folders import (
     SUFFIXES,
     PictureFileError,
-    decode,
     find_pictures,
     read_picture,
     report_others,
@@ -169,7 +169,7 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
 
 def test_the_decoder_needs_no_torch() -> None:
     code = (
-        "import sys, models.images; "
+        "import sys, models.images.folders; "
         "print(*{'torch', 'service', 'fastapi', 'scipy'} & sys.modules.keys())"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

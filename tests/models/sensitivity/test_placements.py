@@ -69,7 +69,7 @@ def test_what_is_trained_is_certified(
     norm: Norm,
 ) -> None:
     chosen = recipe(network, placement, mechanism, norm)
-    train(chosen, digits, tmp_path, progress=False)
+    train(chosen, digits, tmp_path)
     bundle = read_bundle(tmp_path)
     spec = bundle.manifest.sensitivity
     assert (spec.input_norm, spec.noise_norm) == (norm, MECHANISM_NORMS[mechanism])

@@ -1,5 +1,6 @@
 """A classifier that never saw noise becomes one that is certified."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.answering import answer_all
-from models.bundle import read_bundle
+from models.bundle import Bundle, Manifest, read_bundle
 from models.certification.question import Question
 from models.data.datasets import DataSet, load
 from models.importing.bundling import Imported, Noise, Wanted, import_classifier
@@ -20,13 +21,20 @@ from models.predictor import Predictor
 from models.source_names import ImportFailedError
 from models.training import loop
 from models.training.checks import TrainingError
-from models.training.denoising import train_denoiser
+from models.training.denoising import DenoiserTraining
 from models.training.loop import train
-from models.training.recipe import find_recipe, without_noise
+from models.training.recipe import Recipe, find_recipe, without_noise
 from tests.models.importing import classifiers
 from tests.models.training.test_loop import interrupted_after
 
 QUESTION = Question(0.95, 128, None, "l2")
+
+
+def train_denoiser(
+    recipe: Recipe, data: DataSet, classifier: Bundle, out: Path, resume: bool = False
+) -> Manifest:
+    begin = partial(DenoiserTraining, classifier=classifier)
+    return train(recipe, data, out, begin=begin, resume=resume)
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +46,14 @@ def digits() -> DataSet:
 def plain(tmp_path_factory: pytest.TempPathFactory, digits: DataSet) -> Path:
     """A classifier without noise."""
     out = tmp_path_factory.mktemp("plain") / "bundle"
-    train(without_noise(find_recipe("digits")).changed(epochs=15), digits, out, progress=False)
+    train(without_noise(find_recipe("digits")).changed(epochs=15), digits, out)
     return out
 
 
 @pytest.fixture(scope="module")
 def denoised(tmp_path_factory: pytest.TempPathFactory, digits: DataSet, plain: Path) -> Path:
     out = tmp_path_factory.mktemp("denoised") / "bundle"
-    train_denoiser(find_recipe("digits-denoiser"), digits, read_bundle(plain), out, progress=False)
+    train_denoiser(find_recipe("digits-denoiser"), digits, read_bundle(plain), out)
     return out
 
 
@@ -121,7 +129,7 @@ def test_noise_after_its_first_layer_keeps_the_sensitivity(
     )
     few = DataSet(digits.images[:210], digits.labels[:210], digits.names)
     classifier = read_bundle(plain)
-    manifest = train_denoiser(recipe, few, classifier, tmp_path / "whole", progress=False)
+    manifest = train_denoiser(recipe, few, classifier, tmp_path / "whole")
     assert manifest.sensitivity.value <= 1
     assert manifest.noise.scale == pytest.approx(0.1 * (2 * 3.2188758) ** 0.5)
     assert manifest.noise.placement == "layer1"
@@ -129,8 +137,8 @@ def test_noise_after_its_first_layer_keeps_the_sensitivity(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "write_checkpoint", interrupted_after(1))
         with pytest.raises(KeyboardInterrupt):
-            train_denoiser(recipe, few, classifier, tmp_path / "parts", progress=False)
-    train_denoiser(recipe, few, classifier, tmp_path / "parts", resume=True, progress=False)
+            train_denoiser(recipe, few, classifier, tmp_path / "parts")
+    train_denoiser(recipe, few, classifier, tmp_path / "parts", resume=True)
     whole, parts = ((tmp_path / name / "weights.safetensors") for name in ("whole", "parts"))
     assert whole.read_bytes() == parts.read_bytes()
 
@@ -140,14 +148,14 @@ def test_what_does_not_go_together_is_refused(
 ) -> None:
     recipe, bundle = find_recipe("digits-denoiser"), read_bundle(plain)
     with pytest.raises(TrainingError, match="name the classifier behind it"):
-        train(recipe, digits, tmp_path / "out", progress=False)
+        train(recipe, digits, tmp_path / "out")
     with pytest.raises(TrainingError, match="recipe digits trains a whole network"):
-        train_denoiser(find_recipe("digits"), digits, bundle, tmp_path / "out", progress=False)
+        train_denoiser(find_recipe("digits"), digits, bundle, tmp_path / "out")
     with pytest.raises(TrainingError, match="or a denoiser"):
-        train_denoiser(recipe, digits, read_bundle(denoised), tmp_path / "out", progress=False)
+        train_denoiser(recipe, digits, read_bundle(denoised), tmp_path / "out")
     wide = DataSet(digits.images.repeat(2, axis=2), digits.labels, digits.names)
     with pytest.raises(TrainingError, match=r"pictures are \[1, 8, 16\], but .* takes \[1, 8, 8\]"):
-        train_denoiser(recipe, wide, bundle, tmp_path / "out", progress=False)
+        train_denoiser(recipe, wide, bundle, tmp_path / "out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ALLOWED, classifiers.__name__)
         with pytest.raises(ImportFailedError, match="holds no denoiser"):

@@ -39,7 +39,7 @@ def recipe(**changes: Any) -> Recipe:
 def test_a_bundle_comes_out_that_knows_its_recipe(tmp_path: Path, digits: DataSet) -> None:
     before = torch.get_rng_state(), torch.get_num_threads()
     chosen = recipe(epochs=8)
-    train(chosen, digits, tmp_path / "digits", progress=False)
+    train(chosen, digits, tmp_path / "digits")
     assert torch.equal(before[0], torch.get_rng_state()), "the caller's random numbers changed"
     assert before[1] == torch.get_num_threads()
     bundle = read_bundle(tmp_path / "digits")
@@ -85,19 +85,19 @@ def test_a_resumed_training_ends_with_the_same_weights(
     tmp_path: Path, few: DataSet, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     chosen = recipe(epochs=4, **changes)
-    train(chosen, few, tmp_path / "whole", progress=False)
+    train(chosen, few, tmp_path / "whole")
     parts = tmp_path / "parts"
     for epochs in (1, 3, 4):
         with monkeypatch.context() as patch:
             patch.setattr(loop, "write_checkpoint", interrupted_after(epochs))
             with pytest.raises(KeyboardInterrupt):
-                train(chosen, few, parts, resume=True, progress=False)
+                train(chosen, few, parts, resume=True)
         names = sorted(file.name for file in parts.iterdir())
         assert names == [f"checkpoint-000{epochs}.safetensors", CHECKPOINT]
-    train(chosen, few, parts, resume=True, progress=False)
+    train(chosen, few, parts, resume=True)
     assert (parts / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
     other = chosen.changed(seed=1)
-    train(other, few, tmp_path / "other", progress=False)
+    train(other, few, tmp_path / "other")
     assert (tmp_path / "other" / WEIGHTS).read_bytes() != (parts / WEIGHTS).read_bytes()
 
 
@@ -134,9 +134,9 @@ def test_the_measurement_leaves_no_trace(tmp_path: Path, few: DataSet) -> None:
     """Neither in weights, nor in running statistics, nor in random numbers."""
     resnet = {"name": "fast-resnet", "arguments": {"channels": [2, 2, 2, 2]}}
     asked = recipe(epochs=1, precision=None, architecture=resnet, draws=2)
-    manifest = train(asked, few, tmp_path / "measured", progress=False)
+    manifest = train(asked, few, tmp_path / "measured")
     said = asked.changed(precision=manifest.training["recipe"]["precision"])
-    train(said, few, tmp_path / "said", progress=False)
+    train(said, few, tmp_path / "said")
     assert (tmp_path / "measured" / WEIGHTS).read_bytes() == (
         tmp_path / "said" / WEIGHTS
     ).read_bytes()
@@ -151,12 +151,12 @@ def test_a_training_goes_on_in_the_format_that_it_began_in(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "write_checkpoint", interrupted_after(1))
         with pytest.raises(KeyboardInterrupt):
-            train(recipe(epochs=2, precision=precision), few, tmp_path, progress=False)
+            train(recipe(epochs=2, precision=precision), few, tmp_path)
     (other,) = set(PRECISIONS) - {precision}
     with pytest.raises(TrainingError, match="began with another precision; resume with"):
-        train(recipe(epochs=2, precision=other), few, tmp_path, resume=True, progress=False)
+        train(recipe(epochs=2, precision=other), few, tmp_path, resume=True)
     left_open = recipe(epochs=2, precision=None)
-    manifest = train(left_open, few, tmp_path, begin=Slowed, resume=True, progress=False)
+    manifest = train(left_open, few, tmp_path, begin=Slowed, resume=True)
     assert manifest.training["recipe"]["precision"] == precision
 
 
@@ -167,7 +167,7 @@ def unfinished(tmp_path: Path, few: DataSet, monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch:
         patch.setattr(loop, "write_checkpoint", interrupted_after(1))
         with pytest.raises(KeyboardInterrupt):
-            train(recipe(epochs=3), few, folder, progress=False)
+            train(recipe(epochs=3), few, folder)
     return folder
 
 
@@ -176,7 +176,7 @@ def test_two_trainings_do_not_write_into_one_folder(tmp_path: Path, few: DataSet
         locked(tmp_path / CHECKPOINT),
         pytest.raises(TrainingError, match="another training writes into"),
     ):
-        train(recipe(), few, tmp_path, progress=False)
+        train(recipe(), few, tmp_path)
 
 
 def test_a_checkpoint_torn_in_the_middle_leaves_the_one_before(
@@ -192,10 +192,10 @@ def test_a_checkpoint_torn_in_the_middle_leaves_the_one_before(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write_whole", torn)
         with pytest.raises(OSError, match="No space"):
-            train(recipe(epochs=3), few, unfinished, resume=True, progress=False)
+            train(recipe(epochs=3), few, unfinished, resume=True)
     assert (unfinished / "checkpoint-0002.safetensors").exists()
     assert json.loads((unfinished / CHECKPOINT).read_bytes())["progress"]["epochs"] == 1
-    train(recipe(epochs=3), few, unfinished, resume=True, progress=False)
+    train(recipe(epochs=3), few, unfinished, resume=True)
     assert sorted(file.name for file in unfinished.iterdir()) == ["model.json", WEIGHTS]
 
 
@@ -203,14 +203,14 @@ def test_a_taken_folder_is_left_alone(few: DataSet, unfinished: Path) -> None:
     with pytest.raises(
         TrainingError, match="unfinished training; --resume continues it, --force begins"
     ):
-        train(recipe(epochs=3), few, unfinished, progress=False)
-    train(recipe(epochs=3), few, unfinished, resume=True, progress=False)
+        train(recipe(epochs=3), few, unfinished)
+    train(recipe(epochs=3), few, unfinished, resume=True)
     with pytest.raises(TrainingError, match="holds a finished bundle"):
-        train(recipe(epochs=3), few, unfinished, resume=True, progress=False)
+        train(recipe(epochs=3), few, unfinished, resume=True)
 
 
 def test_force_begins_again_and_resume_goes_on(few: DataSet, unfinished: Path) -> None:
-    train(recipe(epochs=1, seed=5), few, unfinished, force=True, progress=False)
+    train(recipe(epochs=1, seed=5), few, unfinished, force=True)
     bundle = read_bundle(unfinished)
     assert bundle.manifest.training["recipe"]["seed"] == 5
     assert sorted(file.name for file in unfinished.iterdir()) == ["model.json", WEIGHTS]
@@ -219,12 +219,12 @@ def test_force_begins_again_and_resume_goes_on(few: DataSet, unfinished: Path) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "_watch", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            train(recipe(epochs=2, seed=6), few, unfinished, force=True, progress=False)
+            train(recipe(epochs=2, seed=6), few, unfinished, force=True)
     assert read_bundle(unfinished).digest == bundle.digest, "until there is another"
 
-    train(recipe(epochs=2, seed=6), few, unfinished, force=True, progress=False)
+    train(recipe(epochs=2, seed=6), few, unfinished, force=True)
     alone = unfinished.parent / "alone"
-    train(recipe(epochs=2, seed=6), few, alone, progress=False)
+    train(recipe(epochs=2, seed=6), few, alone)
     assert (unfinished / WEIGHTS).read_bytes() == (alone / WEIGHTS).read_bytes()
     assert sorted(file.name for file in unfinished.iterdir()) == ["model.json", WEIGHTS]
 
@@ -232,21 +232,21 @@ def test_force_begins_again_and_resume_goes_on(few: DataSet, unfinished: Path) -
 def test_a_recipe_that_does_not_fit_leaves_the_checkpoint(few: DataSet, unfinished: Path) -> None:
     before = {file.name: file.read_bytes() for file in unfinished.iterdir()}
     with pytest.raises(ValueError, match="placement"):
-        train(recipe(epochs=1, placement="nowhere"), few, unfinished, force=True, progress=False)
+        train(recipe(epochs=1, placement="nowhere"), few, unfinished, force=True)
     assert {file.name: file.read_bytes() for file in unfinished.iterdir()} == before
 
 
 def test_only_the_same_training_is_resumed(few: DataSet, digits: DataSet, unfinished: Path) -> None:
     with pytest.raises(TrainingError, match="began with another epochs, seed; resume with"):
-        train(recipe(epochs=4, seed=3), few, unfinished, resume=True, progress=False)
+        train(recipe(epochs=4, seed=3), few, unfinished, resume=True)
     with pytest.raises(TrainingError, match="began on other data"):
-        train(recipe(epochs=3), digits, unfinished, resume=True, progress=False)
+        train(recipe(epochs=3), digits, unfinished, resume=True)
 
 
 def test_a_damaged_checkpoint_is_refused(few: DataSet, unfinished: Path) -> None:
     def resume(complaint: str) -> None:
         with pytest.raises(TrainingError, match=complaint):
-            train(recipe(epochs=3), few, unfinished, resume=True, progress=False)
+            train(recipe(epochs=3), few, unfinished, resume=True)
 
     file, tensors = unfinished / CHECKPOINT, unfinished / "checkpoint-0001.safetensors"
     good = json.loads(file.read_bytes())
@@ -278,7 +278,7 @@ def test_noise_after_the_first_layer_keeps_the_sensitivity_of_noise_in_the_image
     tmp_path: Path, few: DataSet, mechanism: str, norm: str, noise_norm: str
 ) -> None:
     chosen = recipe(epochs=2, placement="layer1", mechanism=mechanism, norm=norm)
-    train(chosen, few, tmp_path, progress=False)
+    train(chosen, few, tmp_path)
     bundle = read_bundle(tmp_path)
     spec = bundle.manifest.sensitivity
     assert (spec.input_norm, spec.noise_norm) == (norm, noise_norm)
@@ -292,7 +292,7 @@ def test_noise_after_the_first_layer_keeps_the_sensitivity_of_noise_in_the_image
 def test_the_construction_bound_is_recorded_with_the_scale(tmp_path: Path, few: DataSet) -> None:
     bound = {"size": 0.1, "epsilon": 1.0, "delta": 0.05}
     chosen = recipe(epochs=1, scale=None, construction_bound=bound)
-    train(chosen, few, tmp_path, progress=False)
+    train(chosen, few, tmp_path)
     noise = read_bundle(tmp_path).manifest.noise
     assert noise.scale == construction_scale("gaussian", 0.1, 1.0, 0.05, 1.0)
     assert noise.construction_bound is not None
@@ -302,7 +302,7 @@ def test_the_construction_bound_is_recorded_with_the_scale(tmp_path: Path, few: 
 def test_a_loss_that_is_not_finite_ends_with_advice(tmp_path: Path, few: DataSet) -> None:
     chosen = recipe(epochs=3, optimiser={"learning_rate": 1e20})
     with pytest.raises(TrainingError, match=r"the loss became \w+ in epoch 1, step \d: lower"):
-        train(chosen, few, tmp_path, progress=False)
+        train(chosen, few, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -314,7 +314,7 @@ def test_what_cannot_be_built_is_refused_before_it_is_trained(tmp_path: Path, fe
     ]
     for change, complaint in wrong:
         with pytest.raises(ValueError, match=complaint):
-            train(recipe(**change), few, tmp_path, progress=False)
+            train(recipe(**change), few, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -335,7 +335,7 @@ def test_progress_tells_each_epoch(
 
 
 def test_weights_are_stored_plainly(tmp_path: Path, few: DataSet) -> None:
-    train(recipe(epochs=1, channels_last=True), few, tmp_path, progress=False)
+    train(recipe(epochs=1, channels_last=True), few, tmp_path)
     weights = load_file(tmp_path / WEIGHTS)
     assert weights["classifier.0.weight"].shape == (16, 1, 5, 5)
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())

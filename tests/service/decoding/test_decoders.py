@@ -5,7 +5,6 @@ import io
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,19 @@ import pytest
 from PIL import Image
 
 from models.bundle import ZOO
-from models.images import Limits, NotAPicture, Size, TooManyPixels, decode, measure
+from models.images.decoding import Size, decode, measure
+from models.images.errors import NotAPicture, TooManyPixels
 from models.loaded import load_model
 from models.predictor import Predictor
 from models.preprocessing import CannotCertify, plan
 from service.decoding import decoders as module
 from service.decoding.decoders import DecoderLostError, Decoders, NoMemoryError, RefusedError
 from service.decoding.reduction import FLOAT, Reduced, Task, reduce_file
+from service.engine.queue import SHARED
 from service.http.guards.budget import Budget, File, Holding
 
 MAX_PIXELS = 4_000_000
 TASK = Task(MAX_PIXELS, (1, 28, 28))
-ANYBODY = object()
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -51,12 +51,11 @@ def plain(width: int, height: int) -> bytes:
 
 @asynccontextmanager
 async def decoding(max_pixels: int = MAX_PIXELS) -> AsyncIterator[Decoders]:
-    with ThreadPoolExecutor(2) as pool:
-        decoders = Decoders(max_pixels, 2**20, 100, ANYBODY, pool, pytest.fail)
-        try:
-            yield decoders
-        finally:
-            decoders.close()
+    decoders = Decoders(max_pixels, 2**20, 100, pytest.fail)
+    try:
+        yield decoders
+    finally:
+        decoders.close()
 
 
 def held(content: bytes) -> File:
@@ -68,7 +67,7 @@ def held(content: bytes) -> File:
 async def reduce(
     decoders: Decoders, content: bytes, task: Task = TASK, admit: Callable[[Size], None] = print
 ) -> Reduced:
-    return await decoders.reduce(held(content), task, ANYBODY, admit)
+    return await decoders.reduce(held(content), task, SHARED, admit)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -78,7 +77,7 @@ def test_what_is_prepared_elsewhere_is_what_a_worker_prepares(mode: str) -> None
     async def test() -> None:
         content = io.BytesIO()
         Image.open(io.BytesIO(picture(1500, 700))).convert(mode).save(content, "PNG")
-        sent = decode(content.getvalue(), Limits(MAX_PIXELS))
+        sent = decode(content.getvalue(), MAX_PIXELS)
         async with decoding() as decoders:
             reduced = await reduce(decoders, content.getvalue())
         assert reduced.prepared
@@ -103,7 +102,7 @@ def test_what_is_smaller_as_it_was_sent_is_sent_so() -> None:
     small = picture(40, 30)
     reduced = reduce_file(small, Task(MAX_PIXELS, (3, 224, 224)))
     assert not reduced.prepared
-    assert reduced.content == decode(small, Limits(MAX_PIXELS)).pixels
+    assert reduced.content == decode(small, MAX_PIXELS).pixels
 
 
 def test_small_pictures_need_no_process() -> None:
@@ -112,7 +111,7 @@ def test_small_pictures_need_no_process() -> None:
             before = decoders._idle.copy()
             decoders._idle.clear()
             file = held(picture(300, 300))
-            reduced = await decoders.reduce(file, TASK, ANYBODY, print)
+            reduced = await decoders.reduce(file, TASK, SHARED, print)
             assert reduced.width == 300
             assert (file.content, file.holding.size) == (b"", 0)
             decoders._idle += before
@@ -127,7 +126,7 @@ def test_a_picture_is_measured_and_charged_before_it_is_decoded() -> None:
         async with decoding() as decoders:
             processes = {name: one._process.pid for name, one in decoders._decoders.items()}
             file = held(content)
-            await decoders.reduce(file, TASK, ANYBODY, sizes.append)
+            await decoders.reduce(file, TASK, SHARED, sizes.append)
             assert [one.work for one in sizes] == [4_000_000]
             assert file.holding.size == 0
 
@@ -210,10 +209,9 @@ def test_one_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.Monk
 
     async def test() -> None:
         broken = asyncio.get_running_loop().create_future()
-        with ThreadPoolExecutor(2) as pool:
-            decoders = Decoders(MAX_PIXELS, 2**20, 100, ANYBODY, pool, broken.set_result)
-            reason = await broken
-            decoders.close()
+        decoders = Decoders(MAX_PIXELS, 2**20, 100, broken.set_result)
+        reason = await broken
+        decoders.close()
         assert "a decoder cannot start: decoder" in reason
         assert "libjpeg is missing" in reason
 
@@ -285,7 +283,7 @@ def test_who_leaves_gives_its_process_back(monkeypatch: pytest.MonkeyPatch) -> N
                 file = held(plain(2000, 2000))
                 begun = asyncio.Event()
                 work = asyncio.create_task(
-                    decoders.reduce(file, TASK, ANYBODY, lambda size: begun.set())  # noqa: B023
+                    decoders.reduce(file, TASK, SHARED, lambda size: begun.set())  # noqa: B023
                 )
                 await begun.wait()
                 work.cancel()

@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from service.decoding.queue import FairQueue, FullError
-
-ANYBODY = object()
+from service.engine.queue import SHARED
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -18,7 +17,7 @@ class Crowd:
     """Those who wait for turns and note in which order they have them."""
 
     def __init__(self, places: int = 1, most: int = 1000) -> None:
-        self.queue = FairQueue(places, most, ANYBODY)
+        self.queue = FairQueue(places, most)
         self.order: list[object] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.go = asyncio.Event()  # nobody who has a turn ends it before
@@ -79,7 +78,7 @@ def test_a_key_leaves_a_place_free_and_those_without_keys_do_not() -> None:
         hold.set()
         await asyncio.gather(*tasks)
         hold.clear()
-        tasks = [asyncio.create_task(stay(ANYBODY)) for _ in range(5)]
+        tasks = [asyncio.create_task(stay(SHARED)) for _ in range(5)]
         await asyncio.sleep(0)
         assert crowd.queue.running == 3
         hold.set()
@@ -96,7 +95,7 @@ def test_the_queue_is_bounded_and_for_a_key_by_a_quarter_of_it() -> None:
         with pytest.raises(FullError):
             async with crowd.queue.turn("key"):
                 pass
-        await crowd.ask(ANYBODY, 1, times=6)
+        await crowd.ask(SHARED, 1, times=6)
         assert crowd.queue.full
         with pytest.raises(FullError):
             async with crowd.queue.turn("other"):

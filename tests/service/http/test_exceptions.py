@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from models.bundle import BundleError
-from models.images import CannotCertifyPicture, NotAPicture, PictureError, TooManyPixels
+from models.images.errors import CannotCertifyPicture, NotAPicture, PictureError, TooManyPixels
 from models.preprocessing import CannotCertify
 from service.decoding.decoders import REFUSALS, RefusedError
 from service.engine.check import WrongAnswerError

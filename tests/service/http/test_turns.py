@@ -23,7 +23,7 @@ def test_few_begin_in_a_turn_of_the_loop_in_the_order_they_came() -> None:
             await asyncio.sleep(0)
             sizes.append(len(begun))
         await asyncio.gather(*tasks)
-        assert not len(turns)
+        assert not turns._waiting
         return [after - before for before, after in itertools.pairwise(sizes)]
 
     steps = asyncio.run(main())
@@ -56,7 +56,7 @@ def test_who_has_left_takes_no_turn() -> None:
         for task in tasks[IN_A_TURN:-1]:
             task.cancel()
         await tasks[-1]
-        assert not len(turns)
+        assert not turns._waiting
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         assert [end is None for end in ended].count(True) == IN_A_TURN + 1
 

@@ -640,7 +640,7 @@ DRAWS: dict[Callable[..., Any], Callable[[Draw, list[str], Any], Arguments]] = {
 }
 # Of sizes, or of constants alone.
 OTHERS = {rules.constant, rules.weight_normalised}
-LISTED = sorted(name for name, rule in aten._listed().items() if rule.place not in OTHERS)
+LISTED = sorted(name for name, rule in aten._LISTED.items() if rule.place not in OTHERS)
 
 
 def drawn_for(name: str, number: int) -> tuple[Any, Arguments]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from models.images import decode
+from models.images.decoding import decode
 from service.http.api.options import Options, parse
 from service.http.app import create_app
 from service.http.problems import PROBLEMS
