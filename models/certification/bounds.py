@@ -11,6 +11,7 @@ before the first draw.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -88,6 +89,37 @@ def betting_lower(
         slope = n1 / safe * ((shares * ratio / inside).sum(axis=-1) / total)
         m = np.where(m > 0, m + np.maximum(value, 0.0) / slope, 0.0)
     return np.where(some, np.clip(m, 0.0, 1.0), 0.0)
+
+
+@lru_cache(2**16)
+def vote_lower(draws: int, votes: int, alpha: float) -> float:
+    """Return what :func:`betting_lower` returns for votes.
+
+    It is several times faster for one count, and pictures with the same counts share the work.
+    """
+    if votes == 0:
+        return 0.0
+    goal = -np.log(alpha)
+    constant = LOG_WEIGHTS + (draws - votes) * LOG_KEEP
+    with np.errstate(over="ignore"):
+        needed = np.expm1((goal - constant) / votes)
+    m = float((BETS / (needed + BETS)).max())
+    for _ in range(SERVING_STEPS if m > 0 else 0):
+        ratio = BETS * (1 / m)
+        inside = 1 - BETS + ratio
+        logs = constant + votes * np.log(inside)
+        top = logs.max()
+        shares = np.exp(logs - top)
+        total = shares.sum()
+        value = top + np.log(total) - goal
+        slope = votes / m * ((shares * ratio / inside).sum() / total)
+        m += float(max(value, 0.0) / slope)
+    return min(max(m, 0.0), 1.0)
+
+
+def vote_upper(draws: int, votes: int, alpha: float) -> float:
+    """Return what :func:`betting_upper` returns for votes."""
+    return 1 - vote_lower(draws, draws - votes, alpha)
 
 
 def betting_upper(

@@ -34,8 +34,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
 
-import numpy as np
-
 from models.certification.names import Ground, Scoring
 from models.certification.tally import Tally
 
@@ -191,7 +189,7 @@ def stands_alone(pilot: Tally) -> bool:
     """Say whether in the pilot one rival has every score that the leader has not."""
     label = pilot.leader
     rest = pilot.draws * pilot.denominator - int(pilot.sums[label])
-    return int(np.delete(pilot.sums, label).max()) >= rest
+    return int(pilot.sums[pilot.rival(label)]) >= rest
 
 
 def pilot_ends(tally: Tally, max_draws: int, steps: Steps) -> bool:

@@ -6,14 +6,16 @@ together with at least the requested confidence, over the noise, for a picture t
 its noise was drawn.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import ceil, floor, sqrt
 
 import numpy as np
 
-from models.certification.arrays import Integers
+from models.certification.arrays import Floats, Integers
+from models.certification.bounds import clopper_pearson_lower
 from models.certification.division import Division, looks, pilot_ends
 from models.certification.majority import further_votes
 from models.certification.names import GROUNDS, Ground, Norm, Scoring, Stopped
@@ -29,6 +31,8 @@ EARLY_ERRORS, LATER_ERRORS = 3, 2
 EARLY_DRAWS = 128
 # With a target, the draws that are wanted at once double from this number on.
 FIRST_WANTED = 32
+# The bounds that certify a target are found to this much.
+LOWEST_ERROR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,12 @@ class Findings:
         """Whether that label leads among all draws; if another does, nothing is certified."""
         return self.total.leader == self.label
 
-    @property
+    @cached_property
     def division(self) -> Division:
         """How α is divided."""
         return self.question.division(self.scoring, self.pilot)
 
-    @property
+    @cached_property
     def bounds(self) -> tuple[float, float]:
         """The bounds pA and pB."""
         labels, tallies = len(self.pilot.sums), [self.counted]
@@ -77,7 +81,7 @@ class Findings:
         )
         return float(lower[0]), float(upper[0])
 
-    @property
+    @cached_property
     def size(self) -> float:
         """The certified size as the answer states it; 0 if nothing is certified."""
         return self.size_in(self.question.norm)
@@ -92,7 +96,7 @@ class Findings:
         question, pilot, size = self.question, self.pilot, self.size
         counted = self.total - pilot
         if counted.draws in looks(question.max_draws - pilot.draws, question.steps):
-            found = stops(question, self.terms, self.scoring, pilot, counted, size)
+            found = stops(question, self.terms, self.division, pilot, counted, size)
             return found or "deadline"
         between = self.ground == "majority" and counted.draws == self.counted.draws
         certified = question.target is not None and size >= question.target
@@ -102,7 +106,7 @@ class Findings:
 def stops(
     question: Question,
     terms: Terms,
-    scoring: Scoring,
+    division: Division,
     pilot: Tally,
     counted: Tally,
     size: float,
@@ -112,7 +116,7 @@ def stops(
     Args:
         question: the question.
         terms: what turns bounds into sizes for the picture.
-        scoring: ``votes`` or ``softmax``.
+        division: how α is divided after the pilot.
         pilot: the draws that chose the label.
         counted: the counted draws up to this look.
         size: the certified size so far, as an answer states it.
@@ -122,13 +126,13 @@ def stops(
         return "target_certified"
     if counted.draws == end:
         return "max_draws"
-    if target is not None and _hopeless(question, terms, scoring, pilot, counted):
+    if target is not None and _hopeless(question, terms, division, pilot, counted):
         return "target_out_of_reach"
     return None
 
 
 def _hopeless(
-    question: Question, terms: Terms, scoring: Scoring, pilot: Tally, counted: Tally
+    question: Question, terms: Terms, division: Division, pilot: Tally, counted: Tally
 ) -> bool:
     """Say whether the remaining draws would miss the target even if they favoured the label.
 
@@ -136,19 +140,40 @@ def _hopeless(
     """
     target, end, labels = question.target, question.max_draws - pilot.draws, len(pilot.sums)
     assert target is not None
-    divided = question.division(scoring, pilot)
     pair = [pilot.leader, counted.rival(pilot.leader)]
     projected = project(counted, pair, end)
-    if best_size(pilot.of_labels(pair), projected, labels, terms, question, divided) >= target:
+    if division.fixed_label:
+        enough = _enough_votes(terms, question.norm, target, end, division.fixed_label)
+        if projected.sums[0] >= enough:
+            return False
+    if best_size(pilot.of_labels(pair), projected, labels, terms, question, division) >= target:
         return False
     total = pilot + counted
     leader = total.leader
-    if leader == pilot.leader or not divided.majority:
+    if leader == pilot.leader or not division.majority:
         return True
     pair = [leader, total.rival(leader)]
-    nothing = Tally.empty(2, scoring)
     projected = project(total, pair, question.max_draws)
-    return size_on("majority", nothing, projected, labels, terms, question, divided) < target
+    nothing = projected - projected
+    return size_on("majority", nothing, projected, labels, terms, question, division) < target
+
+
+@lru_cache(4096)
+def _enough_votes(terms: Terms, norm: Norm, target: float, draws: int, alpha: float) -> int:
+    """Return with how many votes Clopper-Pearson certifies the target, if pB is 1 − pA.
+
+    The fewest, or one or two more; ``draws`` + 1 if none is found.
+    """
+    needed = lowest_majority(terms, norm, target)
+
+    def lower(votes: int) -> float:
+        return float(clopper_pearson_lower(draws, votes, alpha))
+
+    fewest = bisect_left(range(draws), needed, key=lower)
+    for votes in range(fewest, min(fewest + 3, draws + 1)):
+        if terms.answered(lower(votes), 1 - lower(votes), norm) >= target:
+            return votes
+    return draws + 1
 
 
 class Inquiry:
@@ -162,6 +187,7 @@ class Inquiry:
 
     Attributes:
         label: the label that the pilot chose; None until it ends.
+        total: all draws, including the pilot's.
         look: the number of looks reached; from the first on there is an answer.
         stopped: why no more draws are wanted; None while more are.
     """
@@ -170,20 +196,18 @@ class Inquiry:
         self.question, self.terms, self.scoring = question, terms, scoring
         self.pilot = Tally.empty(labels, scoring)
         self.counted = Tally.empty(labels, scoring)
+        self.total = self.pilot
         self.label: int | None = None
         self.stopped: Stopped | None = None
         self._schedule: tuple[int, ...] = ()
         self.look = 0
         self._unseen: list[Tally] = []
         self._best: tuple[float, Ground, Tally] | None = None
+        # How α is divided; it is final when the pilot has ended.
+        self._division = question.division(scoring, self.pilot)
         # The number of draws before which a majority is tried at looks only.
         self._certain = question.max_draws + 1
         self._look_ahead()
-
-    @property
-    def total(self) -> Tally:
-        """All draws, including the pilot's."""
-        return self.pilot + self.counted
 
     @property
     def wanted(self) -> int:
@@ -239,10 +263,12 @@ class Inquiry:
         while not self.stopped and self.look == look and used < len(scores):
             block = Tally.of(scores[used : used + self._block], self.scoring)
             used += block.draws
+            self.total += block
             if self.label is None:
                 self.pilot += block
                 if pilot_ends(self.pilot, question.max_draws, question.steps):
                     self.label = self.pilot.leader
+                    self._division = question.division(self.scoring, self.pilot)
                     counted = question.max_draws - self.pilot.draws
                     self._schedule = looks(counted, question.steps)
             else:
@@ -267,9 +293,31 @@ class Inquiry:
         if last and self.question.target is None:
             self.stopped = "max_draws"
         elif self.question.target is not None:
+            size = self.size if self._may_meet(self.question.target) else 0.0
             self.stopped = stops(
-                self.question, self.terms, self.scoring, self.pilot, self.counted, self.size
+                self.question, self.terms, self._division, self.pilot, self.counted, size
             )
+
+    def _may_meet(self, target: float) -> bool:
+        """Say whether the target may be met at the look just reached; False is certain.
+
+        If 1 − pA bounds the rivals, the target has a lowest pA. An answer states no more than the
+        formulas do.
+        """
+        least = lowest_majority(self.terms, self.question.norm, target) - LOWEST_ERROR
+        for ground in GROUNDS:
+            if ground == "clopper-pearson" and self.counted.draws < self._schedule[-1]:
+                continue
+            if self._division.of(ground)[0]:
+                lower, upper = self._bounds(ground, [self.counted])
+                if lower[0] > least or lower[0] > upper[0] != 1 - lower[0]:
+                    self._evaluate()
+                    return self._best is not None and self._best[0] >= target
+        return self._best is not None and self._best[0] >= target
+
+    def _bounds(self, ground: Ground, tallies: Sequence[Tally]) -> tuple[Floats, Floats]:
+        label, labels = self.pilot.leader, len(self.pilot.sums)
+        return bound_pair(ground, self.pilot, tallies, label, self._division, labels)
 
     def _try_majority(self) -> None:
         """End between looks if a majority certifies the target."""
@@ -280,7 +328,7 @@ class Inquiry:
         size = size_on("majority", self.pilot, counted, labels, self.terms, self.question, division)
         if size < target:
             return
-        self._consider("majority", [counted], division)
+        self._consider([("majority", [counted])])
         if self._best and self._best[2] is counted and self.size >= target:
             self.look += 1
             self.stopped = "target_certified"
@@ -292,8 +340,8 @@ class Inquiry:
             return
         lower = lowest_majority(self.terms, question.norm, question.target)
         if lower < 1:
-            alpha = question.division(self.scoring, self.pilot).majority
-            more = further_votes(total.draws, int(total.sums.max()), lower, alpha)
+            votes = int(total.sums.max())
+            more = further_votes(total.draws, votes, lower, self._division.majority)
             self._certain = total.draws + max(more, 1)
 
     @property
@@ -302,15 +350,20 @@ class Inquiry:
 
         One event covers all looks. None before the first look.
         """
-        if self._unseen:
-            tallies, self._unseen = self._unseen, []
-            division = self.question.division(self.scoring, self.pilot)
-            self._consider("betting", tallies, division)
-            if division.majority:
-                self._consider("majority", tallies, division)
-            if division.fixed_label and tallies[-1].draws == self._schedule[-1]:
-                self._consider("clopper-pearson", tallies[-1:], division)
+        self._evaluate()
         return self._best and self._found(*self._best[1:])
+
+    def _evaluate(self) -> None:
+        """Certify the looks that have not been certified yet."""
+        if not self._unseen:
+            return
+        tallies, self._unseen = self._unseen, []
+        grounds: list[tuple[Ground, list[Tally]]] = [("betting", tallies)]
+        if self._division.majority:
+            grounds.append(("majority", tallies))
+        if self._division.fixed_label and tallies[-1].draws == self._schedule[-1]:
+            grounds.append(("clopper-pearson", tallies[-1:]))
+        self._consider(grounds)
 
     @property
     def size(self) -> float:
@@ -326,13 +379,18 @@ class Inquiry:
             self.question, self.terms, self.scoring, self.pilot, counted, ground, self.total
         )
 
-    def _consider(self, ground: Ground, tallies: Sequence[Tally], division: Division) -> None:
-        labels = len(self.pilot.sums)
-        lower, upper = bound_pair(ground, self.pilot, tallies, self.pilot.leader, division, labels)
-        sizes = self.terms.sizes(lower, upper, self.question.norm)
+    def _consider(self, grounds: Sequence[tuple[Ground, list[Tally]]]) -> None:
+        pairs = [self._bounds(ground, tallies) for ground, tallies in grounds]
+        lower, upper = (np.concatenate(ends) for ends in zip(*pairs, strict=True))
+        if len(lower) > len(GROUNDS):
+            sizes = self.terms.sizes(lower, upper, self.question.norm)
+        else:
+            ends = zip(lower.tolist(), upper.tolist(), strict=True)
+            sizes = np.array([self.terms.size(*pair, self.question.norm) for pair in ends])
         at = int(sizes.argmax())
         if self._best is None or sizes[at] > self._best[0]:
-            self._best = float(sizes[at]), ground, tallies[at]
+            of = [(ground, tally) for ground, tallies in grounds for tally in tallies]
+            self._best = float(sizes[at]), *of[at]
 
 
 @lru_cache(4096)

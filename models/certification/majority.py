@@ -49,7 +49,7 @@ from math import ceil, log
 import numpy as np
 
 from models.certification.arrays import Floats
-from models.certification.bounds import BETS, LOG_KEEP, LOG_WEIGHTS, betting_lower
+from models.certification.bounds import BETS, LOG_KEEP, LOG_WEIGHTS, vote_lower
 from models.certification.tally import Tally
 
 # A label must have more than so much of the votes.
@@ -65,15 +65,9 @@ def majority_pair(tallies: Sequence[Tally], alpha: float) -> tuple[Floats, Float
         tallies: of votes.
         alpha: α'; all that is ever said is true with probability at least 1 − 2·α'.
     """
-    lower = np.array([_lower(tally.draws, int(tally.sums.max()), alpha) for tally in tallies])
+    lower = np.array([vote_lower(tally.draws, int(tally.sums.max()), alpha) for tally in tallies])
     claimed = lower > HALF
     return np.where(claimed, lower, 0.0), np.where(claimed, 1 - lower, 1.0)
-
-
-@lru_cache(2**16)
-def _lower(draws: int, votes: int, alpha: float) -> float:
-    """Bound votes by their count; pictures that agree share the work."""
-    return float(betting_lower(draws, votes, votes, alpha))
 
 
 @lru_cache(2**16)

@@ -11,6 +11,8 @@ from models.certification.bounds import (
     betting_upper,
     clopper_pearson_lower,
     clopper_pearson_upper,
+    vote_lower,
+    vote_upper,
 )
 from models.certification.division import Division
 from models.certification.majority import majority_pair
@@ -45,7 +47,7 @@ def bound_pair(
     if ground == "majority":
         lower, upper = majority_pair(totals, division.majority)
         shown = [
-            _bet_upper(one.draws, int(one.sums[one.rival(one.leader)]), each) for one in totals
+            vote_upper(one.draws, int(one.sums[one.rival(one.leader)]), each) for one in totals
         ]
         return lower, np.where(lower > 0, np.minimum(upper, shown), upper)
     lower, upper = _certify_again(ground, tallies, label, *division.of(ground))
@@ -173,11 +175,14 @@ def _certify_votes(
     bound: Bound, draws: int, own: int, most: int, alpha_label: float, alpha_rival: float
 ) -> tuple[float, float]:
     """Certify votes by their counts; pictures that agree share the work."""
+    if bound == "betting":
+        lower, upper = vote_lower(draws, own, alpha_label), 1.0
+        if alpha_rival:
+            upper = vote_upper(draws, most, alpha_rival)
+        return lower, min(upper, 1 - lower)
     sums = np.array([[own, most]])
-    lower, upper = certify_arrays(
-        bound, np.array([draws]), sums, sums, 0, alpha_label, alpha_rival, 1
-    )
-    return float(lower[0]), float(upper[0])
+    ends = certify_arrays(bound, np.array([draws]), sums, sums, 0, alpha_label, alpha_rival, 1)
+    return float(ends[0][0]), float(ends[1][0])
 
 
 def _rivals_again(tallies: Sequence[Tally], label: int, alpha: float) -> Floats:
@@ -185,10 +190,5 @@ def _rivals_again(tallies: Sequence[Tally], label: int, alpha: float) -> Floats:
     if tallies[0].denominator != 1:
         return rivals_upper("betting", *_stack(tallies), label, alpha, tallies[0].denominator)
     return np.array(
-        [_bet_upper(tally.draws, int(tally.sums[tally.rival(label)]), alpha) for tally in tallies]
+        [vote_upper(tally.draws, int(tally.sums[tally.rival(label)]), alpha) for tally in tallies]
     )
-
-
-@lru_cache(2**16)
-def _bet_upper(draws: int, votes: int, alpha: float) -> float:
-    return float(betting_upper(draws, votes, votes, alpha))

@@ -7,6 +7,7 @@ event, so choosing costs nothing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import sqrt
 
 import numpy as np
@@ -95,16 +96,20 @@ class Terms:
         ]
         return np.asarray(np.max(found, axis=0))
 
+    def size(self, lower: float, upper: float, norm: Norm) -> float:
+        """Return what :meth:`sizes` returns for one pair of bounds."""
+        return _size_of(self, lower, upper, norm) if lower > upper else 0.0
+
     def answered(self, lower: float, upper: float, norm: Norm, *, paper: bool = False) -> float:
         """Return the size that bounds allow as an answer states it: rounded down, in ``norm``.
 
         Only this number decides whether a target is met.
         """
-        return self._answered(lower, upper, norm, paper)[0]
+        return _answered(self, lower, upper, norm, paper)[0]
 
     def method(self, lower: float, upper: float, norm: Norm) -> Certificate:
         """Return the certificate of the answered size; for 0, the mechanism's own."""
-        return self._answered(lower, upper, norm, False)[1]
+        return _answered(self, lower, upper, norm, False)[1]
 
     def attacked(
         self, lower: ArrayLike, upper: ArrayLike, sizes: Sequence[float], norm: Norm
@@ -151,20 +156,40 @@ class Terms:
     def _size(self, delta: Delta, mu: Floats) -> Floats:
         return np.asarray(np.maximum((self.scale * mu - delta.rho) / delta.value, 0.0))
 
-    def _answered(
-        self, lower: float, upper: float, norm: Norm, paper: bool
-    ) -> tuple[float, Certificate]:
-        mu = self._shifts(lower, upper, paper)
-        best, method = 0.0, DEFAULT[self.mechanism]
-        for delta in self.deltas:
-            if delta.target not in mu:
-                continue
-            unit = self.scale / delta.value
-            size = reduce_size(self._size(delta, mu[delta.target]), unit)
-            stated = round_down(float(convert(size, delta.source, norm, self.values)))
-            if stated > best:
-                best, method = stated, DEFAULTS[self.mechanism][delta.target]
-        return best, method
+
+# Pictures whose draws agree share the work of all that follows from their bounds.
+
+
+@lru_cache(2**14)
+def _shifts_of(terms: Terms, lower: float, upper: float, paper: bool) -> dict[Norm, Floats]:
+    return terms._shifts(lower, upper, paper)
+
+
+@lru_cache(2**14)
+def _size_of(terms: Terms, lower: float, upper: float, norm: Norm) -> float:
+    mu = _shifts_of(terms, lower, upper, False)
+    return max(
+        float(convert(terms._size(delta, mu[delta.target]), delta.source, norm, terms.values))
+        for delta in terms.deltas
+    )
+
+
+@lru_cache(2**14)
+def _answered(
+    terms: Terms, lower: float, upper: float, norm: Norm, paper: bool
+) -> tuple[float, Certificate]:
+    """Return the largest size of all bounds on g's moves, rounded down, and its certificate."""
+    mu = _shifts_of(terms, lower, upper, paper)
+    best, method = 0.0, DEFAULT[terms.mechanism]
+    for delta in terms.deltas:
+        if delta.target not in mu:
+            continue
+        unit = terms.scale / delta.value
+        size = reduce_size(terms._size(delta, mu[delta.target]), unit)
+        stated = round_down(float(convert(size, delta.source, norm, terms.values)))
+        if stated > best:
+            best, method = stated, DEFAULTS[terms.mechanism][delta.target]
+    return best, method
 
 
 def strongest(deltas: Sequence[Delta], values: int) -> tuple[Delta, ...]:
