@@ -143,7 +143,7 @@ def _hopeless(
     pair = [pilot.leader, counted.rival(pilot.leader)]
     projected = project(counted, pair, end)
     if division.fixed_label:
-        enough = _enough_votes(terms, question.norm, target, end, division.fixed_label)
+        enough = enough_votes(terms, question.norm, target, end, division.fixed_label)
         if projected.sums[0] >= enough:
             return False
     if best_size(pilot.of_labels(pair), projected, labels, terms, question, division) >= target:
@@ -159,7 +159,7 @@ def _hopeless(
 
 
 @lru_cache(4096)
-def _enough_votes(terms: Terms, norm: Norm, target: float, draws: int, alpha: float) -> int:
+def enough_votes(terms: Terms, norm: Norm, target: float, draws: int, alpha: float) -> int:
     """Return with how many votes Clopper-Pearson certifies the target, if pB is 1 − pA.
 
     The fewest, or one or two more; ``draws`` + 1 if none is found.

@@ -21,6 +21,8 @@ from models.certification.bounds import (
     clopper_pearson_upper,
     empirical_bernstein_radius,
     hoeffding_radius,
+    vote_lower,
+    vote_upper,
 )
 from models.certification.names import BOUNDS, Bound
 from tests.models.certification import oracles
@@ -262,3 +264,17 @@ def test_the_largest_budget_fits_its_integers() -> None:
     upper = betting_upper(n, np.int64(s), np.int64(ss), 1e-3, denominator=UNIT)
     exact = oracles.betting_upper(n, mp.mpf(s) / UNIT, mp.mpf(ss) / UNIT / UNIT, 1e-3)
     assert abs(float(upper) - exact) < 1e-8
+
+
+@given(
+    draws=st.integers(1, 50_000),
+    share=st.floats(0, 1),
+    alpha=st.floats(1e-15, 0.9),
+)
+def test_bounds_of_one_count_of_votes_are_those_of_arrays(
+    draws: int, share: float, alpha: float
+) -> None:
+    votes = int(draws * share)
+    both = betting_lower(draws, votes, votes, alpha), betting_upper(draws, votes, votes, alpha)
+    found = vote_lower(draws, votes, alpha), vote_upper(draws, votes, alpha)
+    assert found == pytest.approx([float(end) for end in both], rel=1e-13, abs=1e-15)

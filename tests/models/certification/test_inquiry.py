@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from models.certification.bounds import bounds
 from models.certification.certificates import size
 from models.certification.division import divide, looks, stands_alone
-from models.certification.inquiry import FIRST_WANTED, Inquiry, best_size, project
+from models.certification.inquiry import (
+    FIRST_WANTED,
+    Inquiry,
+    best_size,
+    enough_votes,
+    project,
+)
 from models.certification.names import Scoring
 from models.certification.question import Question
 from models.certification.reach import reachable_size
@@ -517,3 +523,30 @@ def test_the_order_of_labels_does_not_matter(seed: int, scoring: Scoring) -> Non
     if np.unique(here.pilot.sums).size == draws.shape[1] and here.pilot.draws == there.pilot.draws:
         assert order[there.label] == here.label
         assert there.size == here.size
+
+
+@pytest.mark.parametrize(
+    "terms", [TERMS, replace(TERMS, mechanism="laplace"), replace(TERMS, tau=1e-3)]
+)
+@given(draws=st.integers(40, 2000), target=st.floats(0.01, 1.2), alpha=st.floats(1e-6, 0.05))
+def test_so_many_votes_are_enough_and_few_more_than_needed(
+    terms: Terms, draws: int, target: float, alpha: float
+) -> None:
+    votes = enough_votes(terms, "l2", target, draws, alpha)
+
+    def certified(count: int) -> bool:
+        lower = float(bounds("clopper-pearson", draws, count, count, alpha)[0])
+        return terms.answered(lower, 1 - lower, "l2") >= target
+
+    if votes <= draws:
+        assert certified(votes)
+        assert votes < 3 or not certified(votes - 3)
+    else:
+        assert not certified(draws - 3)
+
+
+@given(lower=st.floats(0, 1), upper=st.floats(0, 1), norm=st.sampled_from(["l1", "l2", "linf"]))
+def test_one_size_is_that_of_arrays(lower: float, upper: float, norm: Any) -> None:
+    for terms in (TERMS, Terms("laplace", 0.5, 1.0, "l1", 784, tau=1e-6, rho=1e-3)):
+        if lower < 1 and upper > 0:
+            assert terms.size(lower, upper, norm) == terms.sizes(lower, upper, norm)
