@@ -179,7 +179,7 @@ def test_rows_do_not_look_at_each_other(seed: int, scoring: Scoring) -> None:
 def test_what_no_certificate_rests_on_raises() -> None:
     votes = Tally(64, np.array([60, 4]), np.array([60, 4]), 1)
     soft = Tally(64, np.array([60, 4]) * UNIT, np.array([60, 4]) * UNIT**2, UNIT)
-    with pytest.raises(ValueError, match="no certificate rests on the bound 'hoeffding'"):
+    with pytest.raises(ValueError, match="no certificate can rest on the bound 'hoeffding'"):
         certify("hoeffding", [votes], 0, 0.01, 0.01)
     with pytest.raises(ValueError, match="'clopper-pearson' for soft scores"):
         certify("clopper-pearson", [soft], 0, 0.01, 0.01)
