@@ -41,8 +41,8 @@ EXAMPLES: dict[type[Exception], Exception] = {
 }
 # Never raised as they are.
 BASES = {EngineError, PictureError}
-# What ends a process, or is caught where it is raised.
-ELSEWHERE = {"FrontGoneError", "_StartAgainError"}
+# What ends a process, or is caught in the process that raises it.
+ELSEWHERE = {"FrontGoneError", "PinError", "_StartAgainError"}
 
 
 def example(kind: type[Exception]) -> Exception:
