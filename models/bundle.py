@@ -182,7 +182,7 @@ class Int8Record(Part):
     @property
     def lost(self) -> float:
         """The most that int8 loses of the certified share at any of the sizes."""
-        return max(one.float32 - one.int8 for one in self.certified)
+        return round(max(one.float32 - one.int8 for one in self.certified), 9)
 
 
 class Int8Spec(Part):

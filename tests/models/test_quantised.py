@@ -191,11 +191,11 @@ def record(pictures: int = 500, lost: float = 0.0) -> Int8Record:
     [
         (None, False),
         (record(), True),
-        (record(lost=0.0049), True),
+        (record(lost=0.005), True),
         (record(lost=0.0051), False),
         (record(pictures=499), False),
     ],
-    ids=["none", "nothing lost", "little lost", "more lost", "few pictures"],
+    ids=["none", "nothing lost", "half a point lost", "more lost", "few pictures"],
 )
 def test_int8_serves_where_its_cost_is_on_record(
     found: Int8Record | None, serves: bool, monkeypatch: pytest.MonkeyPatch
