@@ -11,6 +11,7 @@ import torch
 from models.bundle import MANIFEST, BundleError
 from models.execution import Calibration, Execution, Format, Provider, ProviderError, obstacle, ways
 from models.loaded import LoadedModel
+from models.memory import free, is_out_of_memory
 from models.predictor import Predictor
 from models.trial import RowsError
 
@@ -64,6 +65,8 @@ def calibrate(
         Predictor(model, LEAST_PASS, device, kind, provider=by)
         for by, kind in ways(device, provider, precision, allowed)
     ]
+    if pass_size is not None and len(predictors) == 1:
+        return _as_told(model, predictors[0], pass_size)
     # Other providers convert the network for each pass size, and are measured at the typical one.
     quick = [one for one in predictors if one.provider == "pytorch"] or predictors
     first = _measure(quick, LEAST_PASS)
@@ -80,6 +83,25 @@ def calibrate(
     if (predictor, predictor.pass_size) != fastest:
         speed = predictor.measure(SECONDS_A_TRIAL)
     return predictor, _calibration(predictor, speed)
+
+
+def _as_told(
+    model: LoadedModel, predictor: Predictor, pass_size: int
+) -> tuple[Predictor, Calibration]:
+    """Run a model in passes of ``pass_size``, or of the half or less if they do not fit."""
+    predictor.pass_size = pass_size
+    while True:
+        try:
+            [(speed, _)] = _measure([predictor], predictor.pass_size)
+            _alone(model, [predictor], predictor.pass_size)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or predictor.pass_size < 2 * LEAST_PASS:
+                raise
+        else:
+            return predictor, _calibration(predictor, speed)
+        # Not inside the except: the traceback keeps alive what the pass had allocated.
+        free()
+        predictor.pass_size //= 2
 
 
 def _worth(measured: tuple[float, Predictor]) -> float:
@@ -194,6 +216,11 @@ def _find_knee(predictor: Predictor, typical: float) -> float:
     enough = KNEE * max(found.values())
     predictor.pass_size = next(size for size, speed in found.items() if speed >= enough)
     return found[predictor.pass_size]
+
+
+def gauge(predictor: Predictor) -> Calibration:
+    """Measure a model as it runs."""
+    return _calibration(predictor, predictor.measure(SECONDS_A_TRIAL))
 
 
 def compare(predictor: Predictor, compiled: Predictor) -> Calibration | None:

@@ -246,9 +246,11 @@ class Predictor:
         draw. The result is another h: a picture must have all its draws from one of the two.
 
         Raises:
-            RuntimeError: there is no working compiler here.
+            RuntimeError: there is no working compiler here, or this is int8.
             RowsError: the compiled form does not keep rows apart.
         """
+        if self.precision == "int8":
+            raise ProviderError("PyTorch does not compile int8; a model keeps its number format")
         other = copy.copy(self)
         other.provider, other._converted = "pytorch", None
         keep_apart()

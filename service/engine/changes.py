@@ -96,15 +96,12 @@ class Changes:
         served = self._catalogue.number(bundle)  # from now on, workers that start load it, too
         added.append(served)
         loaded = [supervisor for supervisor in self._supervisors if supervisor.worker.loaded]
-        # The first of each kind of device chooses the number format.
+        # The first of each kind of device finds out how its kind runs it.
         first = list(
             {supervisor.worker.kind: supervisor for supervisor in reversed(loaded)}.values()
         )
         for some in (first, [supervisor for supervisor in loaded if supervisor not in first]):
-            adding = [
-                supervisor.add(self._agreement.describe(served, supervisor.worker))
-                for supervisor in some
-            ]
+            adding = [supervisor.add(served) for supervisor in some]
             for outcome in await asyncio.gather(*adding, return_exceptions=True):
                 if outcome:
                     raise outcome

@@ -64,6 +64,11 @@ class Dispatcher:
         """Whether any worker is ready."""
         return any(worker.ready for worker in self._entries)
 
+    @property
+    def any_untried(self) -> bool:
+        """Whether any worker has not failed yet."""
+        return any(not worker.trouble for worker in self._entries)
+
     def entries(self, worker: WorkerHandle) -> Entries:
         """Return the pictures that a worker has."""
         return self._entries[worker]

@@ -42,7 +42,8 @@ class Engine:
         provider: what runs h; None to measure which is fastest.
         int8: whether int8 may be chosen where a model's record allows it.
         pass_size: slots of every pass; None to measure how many are enough.
-        compiled: whether workers may compile the models, and use the compiled form if faster.
+        compiled: whether workers may compile the models that are there at the start, and use the
+            compiled form if faster.
         pins: by a model's digest the only way in which it may be served; empty for any.
         queue: the number of pictures that may wait; more are refused.
         shrink: whether draw budgets shrink when many pictures wait, or when there is no time.
@@ -73,8 +74,9 @@ class Engine:
         on_broken: Callable[[str], None],
     ) -> None:
         self._catalogue, self._observer = catalogue, observer
-        agreement = Agreement(precision, provider, int8, pass_size, compiled, pins)
         self._workers = [WorkerHandle(f"worker{i}", device) for i, device in enumerate(devices)]
+        first = [served.index for served in catalogue.models] if compiled else []
+        agreement = Agreement(self._workers, precision, provider, int8, pass_size, first, pins)
         self._dispatcher = Dispatcher(self._workers, queue, shrink, observer)
         self._supervisors = [
             Supervisor(
@@ -91,6 +93,7 @@ class Engine:
             for worker in self._workers
         ]
         self._changes = Changes(catalogue, agreement, self._supervisors, load_seconds)
+        self._agreement = agreement
         self._limit, self._on_broken = queue, on_broken
         # The number of pictures that are being decoded, by client.
         self._preparing: Counter[int] = Counter()
@@ -142,6 +145,14 @@ class Engine:
     def calibrations(self) -> list[dict[int, Calibration]]:
         """How each ready worker runs each model, by number."""
         return [worker.calibrations for worker in self._workers if worker.ready]
+
+    def running(self, model: int) -> list[tuple[Calibration, str | None]]:
+        """Return how each ready worker runs a model, and why if not as agreed with the others."""
+        return [
+            (worker.calibrations[model], self._agreement.deviation(worker, model))
+            for worker in self._workers
+            if worker.ready and model in worker.calibrations
+        ]
 
     def speed(self, model: int | None = None) -> float:
         """Return a ready worker's draws per second with a model, or any; 0 if none is ready."""

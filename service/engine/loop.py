@@ -14,12 +14,13 @@ from models.batcher import Ticket
 from models.certification.answer import conclude
 from models.certification.question import Question
 from models.execution import Calibration
+from models.memory import free
 from models.predictor import Predictor
 from service.decoding.reduction import FLOAT
 from service.engine import messages
 from service.engine.channel import Channel
 from service.engine.memory import device_memory
-from service.engine.pass_runner import PassRunner, Running, free, without
+from service.engine.pass_runner import PassRunner, Running, without
 from service.engine.status import SharedStatus
 
 _NUMBERS_EVERY_SECONDS = 1.0
@@ -57,7 +58,6 @@ class Loop:
         status: shows the front process what this one does.
         loaded: each model by number, and how it is run.
         loader: loads a further model; called in a separate thread.
-        compile_: whether to compile the models in the background, and use the faster form.
     """
 
     def __init__(
@@ -66,7 +66,6 @@ class Loop:
         status: SharedStatus,
         loaded: dict[int, tuple[Predictor, Calibration]],
         loader: Loader,
-        compile_: bool,
     ) -> None:
         self._channel, self._status, self._loader = channel, status, loader
         self._models = {model: Running.begin(model, *one) for model, one in loaded.items()}
@@ -81,14 +80,6 @@ class Loop:
         self._passes = self._slots = self._filled = 0
         self._busy = self._longest = 0.0
         self._reported = time.monotonic()
-        if compile_:
-            # PyTorch does not compile int8, and a model keeps its number format.
-            predictors = {
-                model: predictor
-                for model, (predictor, _) in loaded.items()
-                if predictor.precision != "int8"
-            }
-            self._start(partial(self._compile, predictors))
 
     def run(self) -> None:
         """Serve until the front process ends."""
@@ -116,6 +107,10 @@ class Loop:
                 self._start(partial(self._load, message.model))
             case messages.Remove():
                 self._remove(message.model)
+            case messages.Compile():
+                models = [model for model in message.models if model in self._models]
+                running = {model: self._models[model].runner.predictor for model in models}
+                self._start(partial(self._compile, running, message.compare))
 
     def _step(self) -> None:
         """Make one pass of the next model that has pictures in flight."""
@@ -245,12 +240,8 @@ class Loop:
             client = self._clients[ticket.id]
             client.predictor, client.looks, client.drafted = running.runner.predictor, [], 0
             self._channel.send(messages.Begun(id=ticket.id))
-        slots = running.calibration.pass_size
-        self._channel.send(
-            messages.Recalibrated(
-                model=runner.model, calibration=running.calibration, ceiling=slots
-            )
-        )
+        change = messages.Recalibrated(model=runner.model, calibration=running.calibration)
+        self._channel.send(change)
 
     # In the background: a thread never touches what the loop uses, but appends to _finished.
 
@@ -264,30 +255,32 @@ class Loop:
         waiting = self._finished or any(thread.is_alive() for thread in self._background)
         return _BACKGROUND_SECONDS if waiting else None
 
-    def _compile(self, predictors: dict[int, Predictor]) -> None:
-        done: list[Callable[[], None]] = []
-        for model, predictor in predictors.items():
+    def _compile(self, running: dict[int, Predictor], compare: bool) -> None:
+        done: dict[int, Predictor] = {}
+        kept: dict[int, str] = {}
+        for model, predictor in running.items():
             try:
-                compiled = predictor.compile()
+                done[model] = predictor.compile()
             except Exception as error:  # whatever it was, the eager form continues
                 reason = str(error).strip().partition("\n")[0]
-                log.warning("cannot compile, continuing without", model=model, reason=reason)
-            else:
-                done.append(partial(self._switch, model, compiled))
+                kept[model] = f"it cannot be compiled: {reason or type(error).__name__}"
         # All together at the end: no compiled network may run while another is being traced.
-        self._finished.extend(done)
+        self._finished.append(partial(self._switch, done, kept, compare))
 
-    def _switch(self, model: int, compiled: Predictor) -> None:
-        """Use a compiled network for new pictures, if it is worth it."""
-        running = self._models.get(model)
-        if running is None:
-            return
-        if running.compiled(compiled):
+    def _switch(self, done: dict[int, Predictor], kept: dict[int, str], compare: bool) -> None:
+        """Use compiled networks for new pictures; with ``compare``, only if they are faster."""
+        changed: dict[int, Calibration] = {}
+        for model, compiled in done.items():
+            running = self._models.get(model)
+            if running is None:
+                continue
+            if reason := running.change(compiled, compare):
+                kept[model] = reason
+                continue
             # The former runner keeps its pictures: none of them meets another h.
             self._runners.append(running.runner)
-            self._channel.send(messages.Recalibrated(model=model, calibration=running.calibration))
-        else:
-            log.info("the compiled form is not faster, continuing without", model=model)
+            changed[model] = running.calibration
+        self._channel.send(messages.Compiled(calibrations=changed, kept=kept))
 
     def _load(self, model: messages.Model) -> None:
         try:
@@ -297,13 +290,15 @@ class Loop:
             refusal = messages.NotAdded(model=model.number, reason=reason)
             self._finished.append(partial(self._channel.send, refusal))
         else:
-            self._finished.append(partial(self._add, model.number, predictor, calibration))
+            self._finished.append(partial(self._add, model, predictor, calibration))
 
-    def _add(self, model: int, predictor: Predictor, calibration: Calibration) -> None:
+    def _add(self, told: messages.Model, predictor: Predictor, calibration: Calibration) -> None:
+        model, size = told.number, calibration.pass_size
         self._models[model] = Running.begin(model, predictor, calibration)
         self._device = predictor.device
         self._runners.append(self._models[model].runner)
-        self._channel.send(messages.Added(model=model, calibration=calibration))
+        ceiling = size if size < (told.pass_size or 0) else None
+        self._channel.send(messages.Added(model=model, calibration=calibration, ceiling=ceiling))
 
     def _remove(self, model: int) -> None:
         for runner in self._runners:

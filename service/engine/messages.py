@@ -24,9 +24,8 @@ class _Message(BaseModel):
 class Model(BaseModel):
     """A bundle to load: its number here, its folder, and the digest that it must have.
 
-    Provider and number format are measured where they are None, including int8 if it is allowed.
-    With a ``pin`` it runs in that way or not at all. ``ceiling`` is the largest pass that is known
-    to fit into the device's memory, or None if none has failed yet.
+    Provider, number format and pass size are measured where they are None, including int8 if it is
+    allowed. With a ``pin`` it runs in that way or not at all.
     """
 
     number: int
@@ -36,17 +35,33 @@ class Model(BaseModel):
     provider: Provider | None = None
     int8: bool = True
     pin: Execution | None = None
-    ceiling: int | None = None
+    pass_size: int | None = None
 
 
 class Load(_Message):
-    """To a worker, first and only once: what to load, and how to run it."""
+    """To a worker, once and first: which models to read, and on what device it runs them."""
 
     kind: Literal["load"] = "load"
     models: list[Model]
     device: str
-    pass_size: int | None
-    compile: bool
+
+
+class Run(_Message):
+    """To a worker that has read its models: how to run them, or what to measure."""
+
+    kind: Literal["run"] = "run"
+    models: list[Model]
+
+
+class Compile(_Message):
+    """To a worker, at most once: compile models beside what it does, and run them so.
+
+    With ``compare``, only if that is faster.
+    """
+
+    kind: Literal["compile"] = "compile"
+    models: list[int]
+    compare: bool
 
 
 class Admit(_Message):
@@ -102,19 +117,33 @@ class Remove(_Message):
     model: int
 
 
+class Read(_Message):
+    """From a worker: every model is read, and it waits to be told how to run them."""
+
+    kind: Literal["read"] = "read"
+
+
 class Ready(_Message):
-    """From a worker: every model is loaded and has made its first pass; by number."""
+    """From a worker: every model is loaded and has made its first pass; by number.
+
+    ``ceilings`` are the largest passes that fit into memory, where larger ones were told.
+    """
 
     kind: Literal["ready"] = "ready"
     calibrations: dict[int, Calibration]
+    ceilings: dict[int, int] = {}
 
 
 class Added(_Message):
-    """From a worker: the further model is loaded and has made its first pass."""
+    """From a worker: the further model is loaded and has made its first pass.
+
+    ``ceiling`` is the largest pass that fits into memory, if a larger one was told.
+    """
 
     kind: Literal["added"] = "added"
     model: int
     calibration: Calibration
+    ceiling: int | None = None
 
 
 class NotAdded(_Message):
@@ -132,16 +161,24 @@ class Removed(_Message):
     model: int
 
 
-class Recalibrated(_Message):
-    """From a worker: a model runs differently from now on, compiled or in smaller passes.
+class Compiled(_Message):
+    """From a worker: what it has compiled.
 
-    ``ceiling`` is set if larger passes than that do not fit into the device's memory.
+    ``calibrations`` are those of the models that run compiled from now on, and ``kept`` says why
+    the others run as before.
     """
+
+    kind: Literal["compiled"] = "compiled"
+    calibrations: dict[int, Calibration]
+    kept: dict[int, str]
+
+
+class Recalibrated(_Message):
+    """From a worker: a model runs in smaller passes from now on, as larger ones do not fit."""
 
     kind: Literal["recalibrated"] = "recalibrated"
     model: int
     calibration: Calibration
-    ceiling: int | None = None
 
 
 class Look(_Message):
@@ -216,9 +253,10 @@ class Numbers(_Message):
     memory: int
 
 
-ToWorker = Load | Admit | Cancel | Add | Remove
+ToWorker = Load | Run | Compile | Admit | Cancel | Add | Remove
 OfPicture = Look | Begun | Answer | Late | Failed
-FromWorker = Ready | Added | NotAdded | Removed | Recalibrated | OfPicture | Broken | Numbers
+OfModels = Read | Ready | Added | NotAdded | Removed | Compiled | Recalibrated
+FromWorker = OfModels | OfPicture | Broken | Numbers
 Message = Annotated[ToWorker | FromWorker, Field(discriminator="kind")]
 _MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)
 

@@ -6,7 +6,6 @@ pictures of the former runner begin again in the new one.
 """
 
 import copy
-import gc
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -15,9 +14,10 @@ import structlog
 import torch
 
 from models.batcher import Batcher, Pass, Ticket
-from models.calibration import LEAST_PASS, compare
+from models.calibration import LEAST_PASS, compare, gauge
 from models.certification.arrays import Integers
 from models.execution import Calibration
+from models.memory import free, is_out_of_memory
 from models.predictor import Predictor
 from models.trial import RowsError
 
@@ -44,12 +44,12 @@ class PassRunner:
             try:
                 return Made(self.predictor.score(noisy))
             except Exception as error:
-                if _is_out_of_memory(error) or _is_lost(error):
+                if is_out_of_memory(error) or _is_lost(error):
                     raise
                 log.warning("h failed in a pass", model=self.model, reason=_first_line(error))
             return self._replay(planned, noisy)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             log.warning("pass does not fit", slots=self.batcher.slots, reason=_first_line(error))
         # Not inside the except: the traceback keeps the memory of the pass alive.
@@ -67,7 +67,7 @@ class PassRunner:
             try:
                 made.scores[own] = self.predictor.score(noisy[repeated])[own]
             except Exception as error:
-                if _is_out_of_memory(error) or _is_lost(error):
+                if is_out_of_memory(error) or _is_lost(error):
                     raise
                 made.failed[ticket] = _first_line(error)
         return made
@@ -79,13 +79,6 @@ class Made:
 
     scores: Integers
     failed: dict[Ticket, str] = field(default_factory=dict)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Say whether memory ran out, for which PyTorch has no special exception on a CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
 
 
 def _is_lost(error: Exception) -> bool:
@@ -111,19 +104,29 @@ class Running:
         """Run a model as it was loaded."""
         return cls(predictor, calibration, PassRunner(model, predictor))
 
-    def compiled(self, predictor: Predictor) -> bool:
-        """Change to a compiled network if it is worth it; return whether it was."""
+    def change(self, compiled: Predictor, compare_: bool) -> str:
+        """Let a compiled network take pictures.
+
+        Args:
+            compiled: the network.
+            compare_: whether it must be faster.
+
+        Returns:
+            Why all stays as it is; nothing if it does not.
+        """
         former = self.runner
-        if predictor.pass_size != former.batcher.slots:
-            return False  # passes became smaller while it was compiled
+        if compiled.pass_size != former.batcher.slots:
+            return "passes have become smaller while it was compiled"
         try:
-            found = compare(former.predictor, predictor)
-        except torch.OutOfMemoryError:
-            found = None
+            found = compare(former.predictor, compiled) if compare_ else gauge(compiled)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return "compiled it does not fit into memory"
         if found is None:
-            return False
-        self.calibration, self.runner = found, PassRunner(former.model, predictor)
-        return True
+            return "compiled it is not faster"
+        self.calibration, self.runner = found, PassRunner(former.model, compiled)
+        return ""
 
     def halve(self, runner: PassRunner) -> None:
         """Move the pictures of ``runner``, and new ones, into passes of half its size.
@@ -140,7 +143,7 @@ class Running:
                 smaller.try_rows()
                 break
             except (RuntimeError, MemoryError, RowsError) as error:
-                if not isinstance(error, RowsError) and not _is_out_of_memory(error):
+                if not isinstance(error, RowsError) and not is_out_of_memory(error):
                     raise
                 log.warning("pass cannot be made", slots=slots, reason=str(error))
             free()
@@ -154,9 +157,3 @@ class Running:
 def without(runners: Iterable[PassRunner], model: int) -> list[PassRunner]:
     """Return the runners of all models except ``model``."""
     return [runner for runner in runners if runner.model != model]
-
-
-def free() -> None:
-    """Free the device memory to which nothing refers."""
-    gc.collect()
-    torch.cuda.empty_cache()

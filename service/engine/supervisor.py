@@ -15,7 +15,7 @@ import structlog
 from models.bundle import Bundle
 from models.certification.answer import Conclusion
 from models.execution import Calibration
-from service.catalogue import Catalogue
+from service.catalogue import Catalogue, Served
 from service.engine import messages
 from service.engine.agreement import Agreement
 from service.engine.check import CheckResult, Recent, WrongAnswerError, tally_of
@@ -50,6 +50,8 @@ REST = 9
 QUIET_SECONDS, SILENT_SECONDS = 0.4, 1.0
 STUCK_SECONDS = 2.0
 PASSES = 3
+# Others no longer wait for what a worker measures that shows no sign of life for so long.
+MEASURING_SECONDS = 3.0
 
 
 T = TypeVar("T")
@@ -97,16 +99,18 @@ class Supervisor:
         # Why the present worker ends, if known, and whether it said so itself.
         self._reason, self._told = "", False
         # Those who wait for the worker's answer about a model, or to a probe picture.
-        self._changes: dict[int, asyncio.Future[Calibration | None]] = {}
+        self._changes: dict[int, asyncio.Future[messages.Added | None]] = {}
         self._probes: dict[int, asyncio.Future[messages.Answer]] = {}
         self._probe_ids = itertools.count(-1, -1)
         # The number of passes since each of these was sent.
         self._probe_passes: Counter[int] = Counter()
+        # What the present worker was told to read.
+        self._models: list[Served] = []
         # The last self-checks of each model that has passed one already.
         self._recent: dict[int, Recent] = {}
         self._checks_took = 0.0
 
-    async def add(self, model: messages.Model) -> None:
+    async def add(self, served: Served) -> None:
         """Have the worker load a further model, and certify a probe picture with it.
 
         Raises:
@@ -114,15 +118,23 @@ class Supervisor:
         """
         try:
             async with asyncio.timeout(self._load_seconds):
-                found = await self._change(model.number, messages.Add(model=model))
+                while not await self._add(served):
+                    # One that started meanwhile has found another way first.
+                    await self.remove(served.index)
         except TimeoutError:
             reason = f"it was not loaded within {self._load_seconds:g} s"
             raise LoadError(f"{reason}; PIXELDP_LOAD_SECONDS allows more") from None
-        assert found is not None
-        self.worker.calibrations[model.number] = found
-        if not self._agreement.accepts(self.worker, {model.number: found}):
-            raise LoadError("it runs differently from the other workers")
-        await self._probe(model.number)
+        await self._probe(served.index)
+
+    async def _add(self, served: Served) -> bool:
+        """Have the worker load a further model; return whether it runs it as others do."""
+        model = served.index
+        told = self._agreement.describe(served, self.worker)
+        added = await self._change(model, messages.Add(model=told))
+        assert added is not None
+        self.worker.calibrations[model] = added.calibration
+        ceilings = {model: added.ceiling} if added.ceiling else {}
+        return self._agreement.accepts(self.worker, {model: added.calibration}, ceilings)
 
     async def remove(self, model: int) -> None:
         """Have the worker drop a model."""
@@ -164,12 +176,16 @@ class Supervisor:
     def _note_death(self) -> None:
         """Report a death; give the service up if workers cannot serve.
 
-        That is the case if one fails before any was ever ready, for whatever reason, or if none is
-        ready and one has said again and again that it cannot load its models.
+        Before any was ever ready, that is the case if one has said why it fails, or if all have
+        failed, for whatever reason. Later it is if none is ready and one has said again and again
+        that it cannot load its models.
         """
         self._observer.worker_died(self.worker.name)
-        lasting = self._told and self.failures >= len(RESTART_SECONDS)
-        if (lasting or not self._dispatcher.opened_once) and not self._dispatcher.any_ready:
+        if self._dispatcher.opened_once:
+            over = self._told and self.failures >= len(RESTART_SECONDS)
+        else:
+            over = self._told or not self._dispatcher.any_untried
+        if over and not self._dispatcher.any_ready:
             self._on_broken(f"a worker cannot start: {self.worker.trouble}")
 
     @property
@@ -216,7 +232,9 @@ class Supervisor:
         self.worker.writer = writer
         tasks = [asyncio.create_task(_or_abort(writer, self._watch(status, process, writer)))]
         try:
-            self.worker.send(self._agreement.order(self.worker, self._catalogue.held))
+            self._models = self._catalogue.held
+            described = [self._agreement.describe(one, self.worker) for one in self._models]
+            self.worker.send(messages.Load(models=described, device=self.worker.device))
             decoder = messages.Decoder()
             while data := await reader.read(_CHUNK):
                 if self._told:
@@ -226,7 +244,7 @@ class Supervisor:
                         break
                     if not isinstance(message, messages.Ready):
                         self._receive(message)
-                    elif self._is_like_others(message.calibrations):
+                    elif self._is_like_others(message):
                         self.worker.loaded, self.worker.calibrations = True, message.calibrations
                         tasks.append(asyncio.create_task(_or_abort(writer, self._open(writer))))
                     else:
@@ -240,10 +258,11 @@ class Supervisor:
             self._fall(status)
         return True
 
-    def _is_like_others(self, calibrations: dict[int, Calibration]) -> bool:
-        """Whether a worker that has started has all models, and runs them like the others."""
-        has_all = all(served.index in calibrations for served in self._catalogue.held)
-        return self._agreement.accepts(self.worker, calibrations) and has_all
+    def _is_like_others(self, ready: messages.Ready) -> bool:
+        """Whether a worker that has started has all models, and runs them as others do."""
+        found = ready.calibrations
+        has_all = all(served.index in found for served in self._catalogue.held)
+        return self._agreement.accepts(self.worker, found, ready.ceilings) and has_all
 
     async def _open(self, writer: asyncio.StreamWriter) -> None:
         """Make the worker ready as soon as it has certified a probe picture with every model.
@@ -277,6 +296,7 @@ class Supervisor:
             calibrations=[asdict(one) for one in self.worker.calibrations.values()],
         )
         self._dispatcher.opened(self.worker)
+        self._agreement.compile(self.worker)
 
     async def _check(self, models: Iterable[int]) -> None:
         """Have a probe picture certified with each of ``models``, and compared with earlier ones.
@@ -342,10 +362,10 @@ class Supervisor:
             raise WrongAnswerError(reason) from None
         self._recent[model] = recent
 
-    async def _change(self, model: int, message: messages.ToWorker) -> Calibration | None:
+    async def _change(self, model: int, message: messages.ToWorker) -> messages.Added | None:
         if self.worker.writer is None:
             raise LoadError("the worker is gone")
-        done: asyncio.Future[Calibration | None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[messages.Added | None] = asyncio.get_running_loop().create_future()
         self._changes[model] = done
         self.worker.send(message)
         try:
@@ -358,19 +378,29 @@ class Supervisor:
             case messages.Added(model=model) if model not in self._changes:
                 self.worker.send(messages.Remove(model=model))  # nobody waits for it any more
             case messages.Added():
-                _resolve(self._changes, message.model, message.calibration)
+                _resolve(self._changes, message.model, message)
             case messages.NotAdded():
                 _resolve(self._changes, message.model, LoadError(message.reason))
             case messages.Removed():
                 _resolve(self._changes, message.model, None)
+            case messages.Read():
+                self._agreement.wait(self.worker, self._models)
             case messages.Recalibrated():
-                self.worker.calibrations[message.model] = message.calibration
-                found = asdict(message.calibration)
-                log.info("worker recalibrated", worker=self.worker.name, calibration=found)
-                if message.ceiling is not None:
-                    self._observer.worker_out_of_memory(self.worker.name)
-                    self._agreement.limit(self.worker, message.model, message.ceiling)
+                self._recalibrate({message.model: message.calibration})
+                self._observer.worker_out_of_memory(self.worker.name)
+                ceiling = message.calibration.pass_size
+                self._agreement.limit(self.worker, message.model, ceiling)
                 self._check_pin(message.model, message.calibration)
+            case messages.Compiled():
+                self._recalibrate(message.calibrations)
+                for model, reason in message.kept.items():
+                    log.info(
+                        "worker goes on without compiling",
+                        worker=self.worker.name,
+                        model=model,
+                        reason=reason,
+                    )
+                self._agreement.compiled(self.worker, message)
             case messages.Broken():
                 log.error("worker cannot load", worker=self.worker.name, reason=message.reason)
                 self._reason, self._told = message.reason, True
@@ -398,6 +428,12 @@ class Supervisor:
             if self.worker.writer is not None:
                 self.worker.writer.transport.abort()
 
+    def _recalibrate(self, calibrations: dict[int, Calibration]) -> None:
+        for model, calibration in calibrations.items():
+            self.worker.calibrations[model] = calibration
+            found = asdict(calibration)
+            log.info("worker recalibrated", worker=self.worker.name, calibration=found)
+
     def _count_passes(self, passes: int) -> None:
         """Give up probe pictures that have waited for an answer for too long."""
         for number in self._probes:
@@ -415,9 +451,12 @@ class Supervisor:
             await asyncio.sleep(watch.tick)
             has_work = bool(self._dispatcher.entries(worker) or self._probes)
             pass_seconds = worker.pass_seconds if worker.loaded and has_work else None
-            reason = watch.look(status, worker.loaded, pass_seconds)
+            waits = self._agreement.waits(worker)
+            reason = watch.look(status, worker.loaded, pass_seconds, waits)
             if worker.ready:
                 self._heed(watch)
+            elif watch.silent > MEASURING_SECONDS:
+                self._agreement.pass_on(worker)
             if reason:
                 log.error("worker is wedged", worker=worker.name, reason=reason)
                 self._reason = reason
@@ -449,6 +488,7 @@ class Supervisor:
     def _fall(self, status: SharedStatus) -> None:
         """Return everything that the worker had."""
         self.worker.forget()
+        self._agreement.leave(self.worker)
         self._recent = {}
         waiting: list[asyncio.Future[Any]] = [*self._changes.values(), *self._probes.values()]
         for one in waiting:

@@ -40,13 +40,20 @@ class Watchdog:
         self._beats = self._turns = -1
         self.silent = self.stuck = self._loading = 0.0
 
-    def look(self, status: SharedStatus, loaded: bool, pass_seconds: float | None) -> str | None:
-        """Look at the status.
+    def look(
+        self,
+        status: SharedStatus,
+        loaded: bool,
+        pass_seconds: float | None,
+        waits: bool = False,
+    ) -> str | None:
+        """Take note of the status.
 
         Args:
             status: the worker's.
             loaded: whether it has loaded its models.
             pass_seconds: how long its longest passes should take; None while it has no work.
+            waits: whether it waits for another worker, so that loading takes no time of its own.
 
         Returns:
             Why the worker must be replaced; None if it need not be.
@@ -58,7 +65,10 @@ class Watchdog:
         self.silent = self.silent + awake if beats == self._beats else 0.0
         idle = pass_seconds is None or turns != self._turns
         self.stuck = 0.0 if idle else self.stuck + awake
-        self._loading = 0.0 if loaded else self._loading + awake
+        if loaded:
+            self._loading = 0.0
+        elif not waits:
+            self._loading += awake
         self._beats, self._turns = beats, turns
         if self.silent > self._patience * (1.0 if loaded else STARTING):
             return f"no sign of life for {self.silent:.1f} s"

@@ -31,6 +31,7 @@ from service.engine.failures import explain
 from service.engine.status import SharedStatus
 
 if TYPE_CHECKING:
+    from models.loaded import LoadedModel
     from models.predictor import Predictor
 
 log = structlog.get_logger(__name__)
@@ -72,25 +73,33 @@ def _describe(model: messages.Model) -> Bundle:
     return bundle
 
 
-def load(
-    device: str, pass_size: int | None, model: messages.Model
-) -> "tuple[Predictor, Calibration]":
-    """Load a model in the way that is fastest here; measuring also warms it up.
+def load(device: str, model: messages.Model) -> "tuple[Predictor, Calibration]":
+    """Read a model, and run it as told, or in the way that is fastest here.
 
     Raises:
         BundleError: the bundle cannot be trusted, or has changed.
         RuntimeError: it does not run here.
         PinError: not in the one way in which it may serve.
     """
-    from models.calibration import calibrate
+    return _run(device, _read(model), model)
+
+
+def _read(model: messages.Model) -> "LoadedModel":
     from models.loaded import load_model
 
+    return load_model(_describe(model))
+
+
+def _run(
+    device: str, loaded: "LoadedModel", model: messages.Model
+) -> "tuple[Predictor, Calibration]":
+    """Run a model that is read; measuring also warms it up."""
+    from models.calibration import calibrate
+
     if model.pin is not None:
-        return _load_pinned(device, model, model.pin)
-    sizes = [size for size in (pass_size, model.ceiling) if size is not None]
-    loaded = load_model(_describe(model))
+        return _run_pinned(device, loaded, model.pin, model.pass_size)
     predictor, calibration = calibrate(
-        loaded, device, model.precision, min(sizes, default=None), model.provider, model.int8
+        loaded, device, model.precision, model.pass_size, model.provider, model.int8
     )
     log.info(
         "rows tried",
@@ -103,20 +112,18 @@ def load(
     return predictor, calibration
 
 
-def _load_pinned(
-    device: str, model: messages.Model, pin: Execution
+def _run_pinned(
+    device: str, loaded: "LoadedModel", pin: Execution, pass_size: int | None
 ) -> "tuple[Predictor, Calibration]":
-    """Load a model in the one way that may serve.
+    """Run a model in the one way that may serve, if passes of ``pass_size`` are large enough.
 
     Raises:
         PinError: it does not run so here.
     """
     from models.calibration import run_pinned
-    from models.loaded import load_model
 
-    loaded = load_model(_describe(model))
     named = f"{loaded.manifest.name} as PIXELDP_PIN requires"
-    if model.ceiling is not None and model.ceiling < pin.pass_size:
+    if pass_size is not None and pass_size < pin.pass_size:
         raise PinError(f"{named}: passes of {pin.pass_size} do not fit into memory")
     try:
         predictor, calibration = run_pinned(loaded, device, pin)
@@ -153,7 +160,7 @@ def main() -> None:
 
 def _serve(channel: Channel, status: SharedStatus, message: messages.Load) -> None:
     """Load the models and serve them."""
-    loader = partial(load, message.device, message.pass_size)
+    device = message.device
     try:
         # Loading PyTorch takes seconds, and comes after everything that ends this process in time.
         import torch
@@ -161,16 +168,25 @@ def _serve(channel: Channel, status: SharedStatus, message: messages.Load) -> No
         from service.engine.loop import Loop
 
         torch.set_num_threads(1)
-        loaded = {model.number: loader(model) for model in message.models}
+        models = {model.number: _read(model) for model in message.models}
+        channel.send(messages.Read())
+        told, _ = next(channel.receive(wait=None))
+        assert isinstance(told, messages.Run)
+        loaded = {one.number: _run(device, models.pop(one.number), one) for one in told.models}
     except BaseException as error:  # whatever it was, the operator must see it
         if not isinstance(error, _ORDINARY):
             log.exception("cannot load the models")
-        channel.send(messages.Broken(reason=explain(error, message.device)))
+        channel.send(messages.Broken(reason=explain(error, device)))
         sys.exit(1)
     found = {number: calibration for number, (_, calibration) in loaded.items()}
+    ceilings = {
+        model.number: found[model.number].pass_size
+        for model in told.models
+        if found[model.number].pass_size < (model.pass_size or 0)
+    }
     os.nice(_NICENESS)  # only now, because the start should be quick
-    channel.send(messages.Ready(calibrations=found))
-    Loop(channel, status, loaded, loader, message.compile).run()
+    channel.send(messages.Ready(calibrations=found, ceilings=ceilings))
+    Loop(channel, status, loaded, partial(load, device)).run()
 
 
 if __name__ == "__main__":

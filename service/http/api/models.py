@@ -15,10 +15,14 @@ from service.http.guards.auth import REFUSALS, requires
 
 @dataclass(frozen=True)
 class Calibrated(Execution):
-    """How some workers run the model, as measured at start, and their total speed."""
+    """How some workers run the model, as measured at start, and their total speed.
+
+    ``deviation`` says why they run it differently from the other workers on their kind of device.
+    """
 
     draws_per_second: float
     workers: int
+    deviation: str | None
 
 
 class Model(ModelName):
@@ -45,7 +49,6 @@ router = APIRouter(tags=["models"], dependencies=[requires("predict")], response
 
 def _describe(request: Request, served: Served) -> Model:
     predictions = request.app.state.predictions
-    ready = [worker[served.index] for worker in predictions.engine.calibrations]
     manifest = served.bundle.manifest
     return Model(
         **model_name(served.bundle).model_dump(),
@@ -56,19 +59,23 @@ def _describe(request: Request, served: Served) -> Model:
         noise=noise_part(served.bundle),
         card=served.bundle.card,
         evaluation=manifest.evaluation,
-        calibrations=_together(ready),
+        calibrations=_together(predictions.engine.running(served.index)),
     )
 
 
-def _together(workers: list[Calibration]) -> list[Calibrated]:
+def _together(workers: list[tuple[Calibration, str | None]]) -> list[Calibrated]:
     """Sum workers that run it in the same way; at first none is ready."""
-    alike: dict[Execution, list[float]] = {}
-    for one in workers:
-        way = Execution(one.provider, one.precision, one.pass_size, one.compiled)
-        alike.setdefault(way, []).append(one.draws_per_second)
+    alike: dict[tuple[Execution, str | None], list[float]] = {}
+    for one, deviation in workers:
+        alike.setdefault((one.execution, deviation), []).append(one.draws_per_second)
     return [
-        Calibrated(**vars(way), draws_per_second=float(round(sum(speeds))), workers=len(speeds))
-        for way, speeds in alike.items()
+        Calibrated(
+            **vars(way),
+            draws_per_second=float(round(sum(speeds))),
+            workers=len(speeds),
+            deviation=deviation,
+        )
+        for (way, deviation), speeds in alike.items()
     ]
 
 
