@@ -47,7 +47,7 @@ class Watchdog:
         pass_seconds: float | None,
         waits: bool = False,
     ) -> str | None:
-        """Take note of the status.
+        """Look at the status.
 
         Args:
             status: the worker's.

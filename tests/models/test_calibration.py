@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from models import execution
 from models.bundle import Bundle, Manifest, read_bundle
@@ -28,6 +29,40 @@ def test_what_is_asked_for_is_kept(bundle: Bundle) -> None:
     assert (calibration.precision, calibration.pass_size) == ("bfloat16", 96)
     assert (predictor.precision, predictor.pass_size) == ("bfloat16", 96)
     assert calibration.draws_per_second > 0
+
+
+def test_a_way_that_is_told_is_not_compared(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    measure = Predictor.measure
+
+    def note(self: Predictor, seconds: float) -> float:
+        sizes.append(self.pass_size)
+        return measure(self, seconds)
+
+    monkeypatch.setattr(Predictor, "measure", note)
+    calibrate(load_model(bundle), "cpu", "float32", 96, "pytorch")
+    assert sizes == [96]
+
+
+@pytest.mark.parametrize("at", ["measure", "try_rows"])
+def test_what_does_not_fit_into_memory_runs_in_smaller_passes(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    whole = getattr(Predictor, at)
+
+    def small(self: Predictor, *arguments: float) -> object:
+        if self.pass_size > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(Predictor, at, small)
+    predictor, calibration = calibrate(load_model(bundle), "cpu", "float32", 96, "pytorch")
+    assert calibration.pass_size == predictor.pass_size == 24
+    monkeypatch.setattr("models.calibration.LEAST_PASS", 32)
+    with pytest.raises(torch.OutOfMemoryError):
+        calibrate(load_model(bundle), "cpu", "float32", 48, "pytorch")
 
 
 def test_the_fastest_is_chosen(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -747,7 +747,12 @@ def test_whatever_fails_before_any_worker_was_ready_ends_the_service() -> None:
         reasons: list[str] = []
         engine = build(devices=2, on_broken=reasons.append)
         fail(engine, 1, "first")
-        assert reasons == ["a worker cannot start: worker1 on cpu: first"]
+        assert not reasons, "the other has not failed yet"
+        fail(engine, 1, "second", told=True)
+        assert reasons == ["a worker cannot start: worker1 on cpu: second"]
+        reasons.clear()
+        fail(engine, 0, "third")
+        assert reasons == ["a worker cannot start: worker0 on cpu: third"]
 
     run(test)
 
@@ -783,7 +788,7 @@ def test_a_worker_that_runs_otherwise_than_pinned_is_given_up(pinned: bool) -> N
     supervisor._receive(messages.Recalibrated(model=0, calibration=same))
     assert not supervisor._told
     smaller = Calibration("float32", 16, 1.0)
-    supervisor._receive(messages.Recalibrated(model=0, calibration=smaller, ceiling=16))
+    supervisor._receive(messages.Recalibrated(model=0, calibration=smaller))
     assert supervisor._told == pinned
     if pinned:
         reason = "does not run mnist-cnn as PIXELDP_PIN requires: pytorch/float32/16/False"
@@ -795,12 +800,22 @@ def test_workers_are_told_of_pins_and_compile_nothing_else() -> None:
     one, other = catalogue.models
     way = Execution("pytorch", "float32", 32, False)
     worker = WorkerHandle("worker0", "cpu")
-    agreement = Agreement(None, None, True, 256, True, {one.bundle.digest: way})
-    order = agreement.order(worker, [one])
-    assert order.models[0].pin == way
-    assert not order.compile
+    numbers = [one.index, other.index]
+    agreement = Agreement([worker], None, None, True, 256, numbers, {one.bundle.digest: way})
+    told = agreement.describe(one, worker)
+    assert (told.pin, told.pass_size) == (way, 32)
+    agreement.limit(worker, one.index, 16)
+    assert agreement.describe(one, worker).pass_size == 16
+    worker.calibrations = {one.index: Calibration("float32", 32, 1.0)}
+    sent: list[messages.ToWorker] = []
+    worker.send = lambda message, payload=b"": sent.append(message)  # type: ignore[method-assign]
+    agreement.wait(worker, [one])
+    assert isinstance(sent.pop(), messages.Run), "there is nothing to measure"
+    agreement.compile(worker)
+    assert not sent
     with pytest.raises(LoadError, match="PIXELDP_PIN names no h of mnist-cnn-l1:1, sha256:"):
         agreement.describe(other, worker)
-    free = Agreement(None, None, True, 256, True, {})
-    assert free.order(worker, [one, other]).compile
+    free = Agreement([worker], None, None, True, 256, numbers, {})
     assert free.describe(other, worker).pin is None
+    free.compile(worker)
+    assert sent == [messages.Compile(models=[one.index], compare=True)]

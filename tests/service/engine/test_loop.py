@@ -22,10 +22,11 @@ from models.execution import Calibration
 from models.loaded import load_model
 from models.network import build_network, save_network
 from models.predictor import Predictor
+from models.trial import RowsError
 from service.engine import messages
 from service.engine.channel import Channel, FrontGoneError
 from service.engine.loop import Loop
-from service.engine.pass_runner import PassRunner
+from service.engine.pass_runner import PassRunner, Running
 from service.engine.status import SharedStatus
 from tests.conftest import HAS_COMPILER
 from tests.models.test_bundle import DESCRIPTION
@@ -116,9 +117,7 @@ class Starter:
         self._thread: threading.Thread | None = None
         self.error: BaseException | None = None
 
-    def __call__(
-        self, predictor: Predictor, compile_: bool = False, further: Predictor | None = None
-    ) -> Front:
+    def __call__(self, predictor: Predictor, further: Predictor | None = None) -> Front:
         status = SharedStatus.create()
 
         def loader(model: messages.Model) -> tuple[Predictor, Calibration]:
@@ -129,7 +128,7 @@ class Starter:
         def serve() -> None:
             loaded = {0: (predictor, Calibration("float32", SLOTS, 1.0))}
             try:
-                Loop(Channel(self._theirs), status, loaded, loader, compile_).run()
+                Loop(Channel(self._theirs), status, loaded, loader).run()
             except BaseException as error:
                 self.error = error
                 self._theirs.close()
@@ -255,7 +254,6 @@ def test_a_pass_that_does_not_fit_into_memory_is_halved(
     assert front.answer(0).conclusion.evidence.restarts == 1
     changes = [one for one in front.received if isinstance(one, messages.Recalibrated)]
     # Each size is tried before pictures are drawn for in it.
-    assert [one.ceiling for one in changes] == [16]
     assert [one.calibration.pass_size for one in changes] == [16]
     # What has been learned stays learned.
     assert small.sizes.count(64) == small.sizes.count(32) == 1
@@ -376,7 +374,7 @@ def test_memory_that_runs_out_on_a_processor_halves_passes_too(
     front = start(predictor)
     front.ask(1)
     assert front.answer(1).conclusion.draws == 256
-    assert front.wait(messages.Recalibrated).ceiling == 16
+    assert front.wait(messages.Recalibrated).calibration.pass_size == 16
 
 
 def test_what_does_not_fit_at_all_ends_the_worker(predictor: Predictor) -> None:
@@ -423,33 +421,99 @@ def test_a_model_that_cannot_be_loaded_changes_nothing(
     assert front.answer(1).conclusion.draws == 256
 
 
+@pytest.mark.parametrize("compare", [True, False])
 def test_a_compiled_network_takes_over_between_pictures(
-    start: Starter, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+    start: Starter, predictor: Predictor, monkeypatch: pytest.MonkeyPatch, compare: bool
 ) -> None:
-    """Here whatever the measurement says: it is the change that is tested."""
-    monkeypatch.setattr(calibration, "WORTHWHILE", 0.0)
-    front = start(predictor, compile_=True)
+    """Here whatever a comparison says: it is the change that is tested."""
+    monkeypatch.setattr(calibration, "WORTHWHILE", 0.0 if compare else 1e9)
+    front = start(predictor)
+    front.tell(messages.Compile(models=[0], compare=compare))
     if not HAS_COMPILER:  # then the eager path goes on
+        assert "cannot be compiled" in front.wait(messages.Compiled).kept[0]
         front.ask(1)
         assert front.answer(1).conclusion.draws == 256
         return
     answered, end = 0, time.monotonic() + 500
-    while not any(isinstance(one, messages.Recalibrated) for one in front.received):
+    while not any(isinstance(one, messages.Compiled) for one in front.received):
         assert time.monotonic() < end, "the network was never compiled"
         answered += 1
         front.ask(answered, max_draws=640)
         front.answer(answered)
         time.sleep(0.1)  # leaves the processor to the compiler
-    assert front.wait(messages.Recalibrated).calibration.compiled
+    compiled = front.wait(messages.Compiled)
+    assert compiled.calibrations[0].compiled
+    assert not compiled.kept
     front.ask(answered + 1)
     assert front.answer(answered + 1).execution.compiled
 
 
-def test_a_compiled_network_comes_too_late_for_a_smaller_pass(predictor: Predictor) -> None:
-    from service.engine.pass_runner import Running
+def compile_to(monkeypatch: pytest.MonkeyPatch, outcome: Callable[[Predictor], Predictor]) -> None:
+    monkeypatch.setattr(Predictor, "compile", outcome)
 
+
+def renamed(predictor: Predictor) -> Predictor:
+    """Return a network that says that it is compiled; it is another h for all that is tested."""
+    other = copy.copy(predictor)
+    other.compiled = True
+    return other
+
+
+def test_what_is_no_faster_compiled_stays_as_it_is(
+    start: Starter, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "WORTHWHILE", 1e9)
+    compile_to(monkeypatch, renamed)
+    front = start(predictor)
+    front.tell(messages.Compile(models=[0], compare=True))
+    assert front.wait(messages.Compiled).kept == {0: "compiled it is not faster"}
+    front.ask(1)
+    assert not front.answer(1).execution.compiled
+
+
+def test_a_network_whose_rows_fail_compiled_stays_as_it_is(
+    start: Starter, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is told to run it compiled goes on as before, and says so."""
+
+    def fail(predictor: Predictor) -> Predictor:
+        raise RowsError("its rows look at each other")
+
+    compile_to(monkeypatch, fail)
+    front = start(predictor)
+    front.tell(messages.Compile(models=[0], compare=False))
+    kept = front.wait(messages.Compiled).kept
+    assert kept == {0: "it cannot be compiled: its rows look at each other"}
+    front.ask(1)
+    assert front.answer(1).conclusion.draws == 256
+
+
+def test_a_model_removed_while_it_was_compiled_is_no_part_of_the_outcome(
+    start: Starter, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = threading.Event()
+
+    def late(predictor: Predictor) -> Predictor:
+        assert removed.wait(60)
+        return renamed(predictor)
+
+    compile_to(monkeypatch, late)
+    front = start(predictor)
+    front.tell(messages.Compile(models=[0], compare=False))
+    front.tell(messages.Remove(model=0))
+    front.wait(messages.Removed)
+    removed.set()
+    outcome = front.wait(messages.Compiled)
+    assert not outcome.calibrations
+    assert not outcome.kept
+
+
+@pytest.mark.parametrize("compare", [True, False])
+def test_a_compiled_network_comes_too_late_for_a_smaller_pass(
+    predictor: Predictor, compare: bool
+) -> None:
     running = Running.begin(0, predictor, Calibration("float32", SLOTS, 1.0))
     compiled = copy.copy(predictor)
     running.halve(running.runner)
-    assert not running.compiled(compiled)
+    assert "smaller" in running.change(compiled, compare)
     assert running.runner.batcher.slots == SLOTS // 2

@@ -24,13 +24,14 @@ class Case:
         worker: Callable[[SharedStatus], None],
         loaded: bool = True,
         pass_seconds: float | None = 0.01,
+        waits: bool = False,
     ) -> str | None:
         """Let time go by, the worker doing something between looks; return the first verdict."""
         end = self.now + seconds
         while self.now < end:
             self.now += self.watch.tick
             worker(self.status)
-            verdict = self.watch.look(self.status, loaded, pass_seconds)
+            verdict = self.watch.look(self.status, loaded, pass_seconds, waits)
             if verdict:
                 return verdict
         return None
@@ -119,3 +120,11 @@ def test_silence_and_standing_still_are_told_before_they_are_too_long(case: Case
     assert (case.watch.silent, case.watch.stuck) == (0.0, 3.0)
     assert case.last(1.0, beating, pass_seconds=None) is None
     assert case.watch.stuck == 0.0
+
+
+def test_time_spent_on_waiting_for_another_worker_is_no_time_of_loading(case: Case) -> None:
+    assert case.last(0.9 * LOAD_SECONDS, beating, False, None) is None
+    assert case.last(2 * LOAD_SECONDS, beating, False, None, waits=True) is None
+    verdict = case.last(LOAD_SECONDS, beating, False, None)
+    assert verdict is not None
+    assert "not loaded" in verdict

@@ -21,22 +21,21 @@ def bundle(tmp_path: Path) -> Bundle:
     return read_bundle(tmp_path)
 
 
-def model(bundle: Bundle, ceiling: int | None = None) -> messages.Model:
+def model(bundle: Bundle, pass_size: int | None = None) -> messages.Model:
     return messages.Model(
-        number=0, path=str(bundle.path), digest=bundle.digest, precision="float32", ceiling=ceiling
+        number=0,
+        path=str(bundle.path),
+        digest=bundle.digest,
+        precision="float32",
+        provider="pytorch",
+        pass_size=pass_size,
     )
 
 
 def test_a_model_is_loaded_as_told(bundle: Bundle) -> None:
-    loaded, calibrated = load("cpu", 64, model(bundle))
+    loaded, calibrated = load("cpu", model(bundle, 64))
     assert loaded.bundle.digest == bundle.digest
     assert (calibrated.precision, calibrated.pass_size) == ("float32", 64)
-
-
-def test_a_successor_knows_what_did_not_fit_into_memory(bundle: Bundle) -> None:
-    assert load("cpu", 64, model(bundle, ceiling=16))[1].pass_size == 16
-    assert load("cpu", 8, model(bundle, ceiling=16))[1].pass_size == 8
-    assert load("cpu", None, model(bundle, ceiling=32))[1].pass_size == 32
 
 
 def test_a_bundle_that_changed_since_it_was_first_served_is_refused(bundle: Bundle) -> None:
@@ -44,11 +43,11 @@ def test_a_bundle_that_changed_since_it_was_first_served_is_refused(bundle: Bund
     labels = tuple(reversed(bundle.manifest.labels))
     write_manifest(bundle.path, bundle.manifest.model_copy(update={"labels": labels}))
     with pytest.raises(BundleError, match="load again"):
-        load("cpu", 64, model(bundle))
+        load("cpu", model(bundle, 64))
 
 
-def pinned(bundle: Bundle, *way: object, ceiling: int | None = None) -> messages.Model:
-    return model(bundle, ceiling).model_copy(update={"pin": Execution(*way)})  # type: ignore[arg-type]
+def pinned(bundle: Bundle, *way: object, pass_size: int | None = None) -> messages.Model:
+    return model(bundle, pass_size).model_copy(update={"pin": Execution(*way)})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -58,17 +57,17 @@ def pinned(bundle: Bundle, *way: object, ceiling: int | None = None) -> messages
 )
 def test_a_pin_is_what_runs(bundle: Bundle, way: tuple[object, ...]) -> None:
     """Whatever else was set or measured."""
-    loaded, calibrated = load("cpu", 64, pinned(bundle, *way))
+    loaded, calibrated = load("cpu", pinned(bundle, *way))
     assert loaded.execution == calibrated.execution == Execution(*way)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_run_as_it_is_pinned_is_not_run(bundle: Bundle) -> None:
-    asked = pinned(bundle, "pytorch", "float32", 32, False, ceiling=16)
+    asked = pinned(bundle, "pytorch", "float32", 32, False, pass_size=16)
     with pytest.raises(PinError, match="PIXELDP_PIN requires: passes of 32 do not fit"):
-        load("cpu", None, asked)
+        load("cpu", asked)
     with pytest.raises(PinError, match=r"as PIXELDP_PIN requires: .* has no scales for int8"):
-        load("cpu", None, pinned(bundle, "openvino", "int8", 32, False))
-    assert load("cpu", None, pinned(bundle, "pytorch", "float32", 16, False, ceiling=16))
+        load("cpu", pinned(bundle, "openvino", "int8", 32, False))
+    assert load("cpu", pinned(bundle, "pytorch", "float32", 16, False, pass_size=16))
 
 
 def test_a_pinned_network_whose_rows_are_not_alone_is_not_run(
@@ -79,4 +78,4 @@ def test_a_pinned_network_whose_rows_are_not_alone_is_not_run(
 
     monkeypatch.setattr(Predictor, "try_rows", refuse)
     with pytest.raises(PinError, match="in that way h is no function of one row: its rows look at"):
-        load("cpu", None, pinned(bundle, "pytorch", "float32", 16, False))
+        load("cpu", pinned(bundle, "pytorch", "float32", 16, False))
