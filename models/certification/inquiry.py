@@ -261,7 +261,8 @@ class Inquiry:
         """Do what :meth:`add` does, but take no draws beyond the next look."""
         used, look, question = 0, self.look, self.question
         while not self.stopped and self.look == look and used < len(scores):
-            block = Tally.of(scores[used : used + self._block], self.scoring)
+            due = self._block
+            block = Tally.of(scores[used : used + due], self.scoring)
             used += block.draws
             self.total += block
             if self.label is None:
@@ -277,7 +278,8 @@ class Inquiry:
                     self._reach_look()
                 elif self.total.draws >= self._certain:
                     self._try_majority()
-            if self.total.draws >= self._certain:
+            # Not within a block of the pilot: a pass may end anywhere, and must not play a part.
+            if block.draws == due and self.total.draws >= self._certain:
                 self._look_ahead()
         return used
 

@@ -118,6 +118,23 @@ def test_however_the_draws_are_cut_the_outcome_is_the_same(
     assert whole.total.draws <= question.max_draws
 
 
+@pytest.mark.parametrize("seed", [217, 1206])
+def test_a_pass_that_ends_within_the_pilot_plays_no_part(seed: int) -> None:
+    """For a small target a majority may be possible before the pilot's block ends.
+
+    With a third label its rivals have less than 1 − pA, and the target is met before the number of
+    draws that was foreseen. So from when it was foreseen must not depend on the passes.
+    """
+    question = Question(0.2, 300, 0.064, "l2")
+    draws = votes(300, 0.5, 0.4, 0.1, seed=seed)
+    whole = inquire(question, draws)
+    for size_of_pass in (1, 7, 40):
+        parts = Inquiry(question, TERMS, 3, "votes")
+        for first in range(0, len(draws), size_of_pass):
+            parts.add(draws[first : first + size_of_pass])
+        assert state(parts) == state(whole)
+
+
 @given(question=questions, seed=st.integers(0, 2**32 - 1))
 def test_draws_beyond_the_end_play_no_part(question: Question, seed: int) -> None:
     draws = random_draws(seed, "votes", 1200)
