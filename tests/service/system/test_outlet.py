@@ -146,14 +146,19 @@ def test_when_a_full_disk_has_room_again_lines_begin_at_their_beginning(tmp_path
 
 
 def test_a_signal_handler_may_log_while_the_one_it_interrupts_does(pipe: Pipe) -> None:
-    former = signal.signal(signal.SIGALRM, lambda *_: print("signal", file=pipe.outlet))
-    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    def note(*_: object) -> None:
+        print("signal", file=pipe.outlet)
+        # Only now, or on a slow machine each handler would be interrupted by the next.
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+    former = signal.signal(signal.SIGALRM, note)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
     try:
         for _ in range(20_000):
             pipe.outlet.write("line\n")
     finally:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # drops one that is on its way
         signal.signal(signal.SIGALRM, former)
     pipe.outlet.write("end\n")
     data = pipe.read(lambda data: data.endswith(b"end\n"))
