@@ -46,7 +46,7 @@ def test_a_digit_is_certified(client: httpx.Client, seven: bytes) -> None:
     assert answer["target"] == 0.5
     assert answer["confidence"] == 0.999
     assert answer["stopped"] == "target_certified"
-    assert 96 <= answer["draws"] < 1000
+    assert 16 < answer["draws"] < 1000
     assert answer["budget"] == {"asked": 1000, "granted": 1000, "reachable": True}
     assert answer["scores"][0]["index"] == 7
     assert len(answer["scores"]) == 10
@@ -148,7 +148,7 @@ def test_a_deadline_yields_the_certificate_reached_so_far(
     assert response.status_code == 200
     answer = response.json()
     assert answer["stopped"] == "deadline"
-    assert 96 <= answer["draws"] < 100_000
+    assert 16 < answer["draws"] < 100_000
     assert answer["certified_size"] > 0
     assert response.elapsed.total_seconds() < 3
 

@@ -35,7 +35,7 @@ def test_each_share_is_that_of_an_evaluation_in_its_format(
     assert (found.max_draws, found.confidence) == (DRAWS, 0.99)
     assert 0 <= found.labels_differ < 0.2
     assert not spec.serves, "so few pictures tell too little"
-    options = {"max_draws": DRAWS, "confidence": 0.99, "radii": RADII, "progress": False}
+    options = {"max_draws": DRAWS, "confidence": 0.99, "radii": RADII}
     plain = evaluate(
         read, digits, running=Running("cpu", "float32", ROWS, SEED, "openvino"), **options
     )
