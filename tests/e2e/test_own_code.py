@@ -97,11 +97,11 @@ def test_import_evaluate_and_serve(folder: Path, source: str) -> None:
 @pytest.mark.parametrize(
     ("files", "source", "complaint"),
     [
-        ({}, "models.net:build", "PixelDP has a package models itself"),
+        ({}, "models.net:build", "PixelDP itself has a package models"),
         (
             {"own.py": "from models import resnet\n"},
             "own:build",
-            "PixelDP has a package models itself",
+            "PixelDP itself has a package models",
         ),
         ({"own.py": "import models.net\n"}, "own.py:build", "export the network by torch.export"),
         ({"timm.py": CODE}, "timm:build", "timm: is reserved"),

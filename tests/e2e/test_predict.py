@@ -96,8 +96,9 @@ def test_an_unreachable_target_is_answered(client: httpx.Client, seven: bytes) -
     assert answer["robust"] is False
     assert answer["stopped"] == "target_out_of_reach"
     assert answer["budget"]["reachable"] is False
+    # It may be given up before anything is certified.
     assert answer["draws"] < 1000
-    assert answer["certified_size"] > 0
+    assert 0 <= answer["certified_size"] < 5
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
