@@ -92,13 +92,13 @@ def _as_told(
     predictor.pass_size = pass_size
     while True:
         try:
-            [(speed, _)] = _measure([predictor], predictor.pass_size)
+            calibration = gauge(predictor)
             _alone(model, [predictor], predictor.pass_size)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or predictor.pass_size < 2 * LEAST_PASS:
                 raise
         else:
-            return predictor, _calibration(predictor, speed)
+            return predictor, calibration
         # Not inside the except: the traceback keeps alive what the pass had allocated.
         free()
         predictor.pass_size //= 2
@@ -136,7 +136,7 @@ def run_pinned(model: LoadedModel, device: str, pin: Execution) -> tuple[Predict
             predictor.try_rows()
     except RowsError as error:
         raise ProviderError(f"in that way h is no function of one row: {error}") from None
-    return predictor, _calibration(predictor, predictor.measure(SECONDS_A_TRIAL))
+    return predictor, gauge(predictor)
 
 
 def _alone(model: LoadedModel, predictors: Sequence[Predictor], pass_size: int | None) -> Predictor:

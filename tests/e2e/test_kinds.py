@@ -10,23 +10,20 @@ from typing import Any
 
 import httpx
 import pytest
-import uvloop
 
 from models.bundle import Manifest
 from models.certification.question import Question
 from models.execution import Execution
 from models.network import build_network, save_network
 from models.networks.foreign.python import ALLOWED
-from service.catalogue import Catalogue
 from service.decoding.reduction import Reduced
 from service.engine.engine import Engine
 from service.engine.queue import Job
-from service.http.metrics import Metrics
 from tests.chaos.processes import workers
 from tests.conftest import HAS_COMPILER
 from tests.e2e.conftest import START_SECONDS, Service
 from tests.e2e.own_network import OwnNetwork, picture, wait_for
-from tests.e2e.test_survival import until
+from tests.e2e.test_survival import until, with_engine
 from tests.models.test_bundle import DESCRIPTION
 
 pytestmark = pytest.mark.slow
@@ -215,35 +212,18 @@ def test_a_worker_whose_rows_fail_in_the_way_told_does_not_serve(
         assert service.stop() == 0
 
 
-def with_engine(test: Callable[[Engine], Awaitable[None]], folder: Path, compiled: bool) -> None:
-    """Run a test on an engine with two real workers that measure how to run a small network."""
-
-    async def run() -> None:
-        engine = Engine(
-            Catalogue([folder]),
-            ["cpu"] * 2,
-            precision=None,
-            provider=None,
-            int8=True,
-            pass_size=None,
-            compiled=compiled,
-            queue=100,
-            shrink=False,
-            stall_seconds=60,
-            load_seconds=300,
-            check_seconds=60,
-            observer=Metrics(),
-            on_broken=lambda reason: None,
-        )
-        engine.start()
-        try:
-            await until(lambda: all(worker.ready for worker in engine._workers))
-            await test(engine)
-        finally:
-            await engine.close()
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
+def with_two(test: Callable[[Engine], Awaitable[None]], folder: Path, compiled: bool) -> None:
+    """Run a test on an engine with two workers that measure how to run a small network."""
+    with_engine(
+        test,
+        folder,
+        devices=["cpu"] * 2,
+        precision=None,
+        provider=None,
+        pass_size=None,
+        compiled=compiled,
+        stall_seconds=60,
+    )
 
 
 def executions(engine: Engine, model: int = 0) -> list[Execution]:
@@ -276,7 +256,7 @@ def test_one_compares_a_compiled_network_and_the_other_does_as_it_says(tmp_path:
         assert len(set(executions(engine))) == 1
         await ask(engine)
 
-    with_engine(test, save(tmp_path, "tiny"), compiled=True)
+    with_two(test, save(tmp_path, "tiny"), compiled=True)
 
 
 def test_who_is_told_to_compile_does_not_compare_or_says_why_it_cannot(tmp_path: Path) -> None:
@@ -296,7 +276,7 @@ def test_who_is_told_to_compile_does_not_compare_or_says_why_it_cannot(tmp_path:
             assert "cannot be compiled" in str(agreement.deviation(first, 0))
         await ask(engine)
 
-    with_engine(test, save(tmp_path, "tiny"), compiled=True)
+    with_two(test, save(tmp_path, "tiny"), compiled=True)
 
 
 def test_a_model_that_is_loaded_later_runs_in_one_way(tmp_path: Path) -> None:
@@ -310,4 +290,4 @@ def test_a_model_that_is_loaded_later_runs_in_one_way(tmp_path: Path) -> None:
         await until(lambda: len(engine.running(served.index)) == 2)
         assert set(executions(engine, served.index)) == set(ways)
 
-    with_engine(test, save(tmp_path / "first", "first"), compiled=False)
+    with_two(test, save(tmp_path / "first", "first"), compiled=False)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -41,31 +42,32 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.02)
 
 
-def with_engine(test: Callable[[Engine], Awaitable[None]], workers: int = 1) -> None:
+def with_engine(
+    test: Callable[[Engine], Awaitable[None]], folder: Path = ZOO / "mnist-cnn", **settings: Any
+) -> None:
     """Run a test on an engine with real workers, on the loop that services run on."""
+    broken: list[str] = []
+    given: dict[str, Any] = {
+        "devices": ["cpu"],
+        "precision": "float32",
+        "provider": "pytorch",
+        "int8": True,
+        "pass_size": 128,
+        "compiled": False,
+        "queue": 100,
+        "shrink": False,
+        "stall_seconds": 10,
+        "load_seconds": 300,
+        "check_seconds": 60,
+        "observer": Metrics(),
+        "on_broken": broken.append,
+    }
 
     async def run() -> None:
-        broken: list[str] = []
-        engine = Engine(
-            Catalogue([ZOO / "mnist-cnn"]),
-            ["cpu"] * workers,
-            precision="float32",
-            provider="pytorch",
-            int8=True,
-            pass_size=128,
-            compiled=False,
-            pins={},
-            queue=100,
-            shrink=False,
-            stall_seconds=10,
-            load_seconds=300,
-            check_seconds=60,
-            observer=Metrics(),
-            on_broken=broken.append,
-        )
+        engine = Engine(Catalogue([folder]), **(given | settings))
         engine.start()
         try:
-            await until(lambda: engine.ready)
+            await until(lambda: all(worker.ready for worker in engine._workers))
             await test(engine)
         finally:
             await engine.close()
