@@ -1,7 +1,7 @@
-"""A disk that hangs, by FUSE: a folder whose files can be read but for one, whose reader waits.
+"""A hanging disk, made with FUSE: a folder with one file whose readers wait for ever.
 
-The kernel lets nobody go who waits for an answer that its disk was asked for, SIGKILL or not: what
-networks and broken disks do. Mounting takes Linux and the right to do it.
+The kernel does not release a process that waits for such a disk, not even on SIGKILL, as happens
+with network and broken disks. Mounting needs Linux and the right to do it.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 _HEADER = struct.Struct("<IIQQIIIHH")
 _OUT = struct.Struct("<IiQ")
 _ATTRIBUTES = struct.Struct("<QQQQQQIIIIIIIIII")
-# Operations that the kernel asks for, by its header linux/fuse.h.
+# Operations that the kernel requests, from its header linux/fuse.h.
 _READ, _FORGET, _INTERRUPT, _BATCH_FORGET = 15, 2, 36, 42
 _SILENT = {_FORGET, _INTERRUPT, _BATCH_FORGET}
 _FORCE, _DETACH = 1, 2
@@ -24,14 +24,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class CannotMountError(OSError):
-    """The system or its rules do not allow it."""
+    """The system does not support mounting, or does not allow it."""
 
 
 class HangingDisk:
     """Serves copies of the files of ``source`` at ``folder``, and never the content of ``hangs``.
 
     Raises:
-        CannotMountError: it may not be mounted.
+        CannotMountError: it cannot be mounted.
     """
 
     def __init__(self, source: Path, folder: Path, hangs: str) -> None:
@@ -51,8 +51,8 @@ class HangingDisk:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
-        """Let go of all who wait: what they asked for fails."""
-        _libc.umount2(bytes(self.folder), _FORCE)  # which breaks the connection, if no more
+        """Release all waiting processes: their reads fail."""
+        _libc.umount2(bytes(self.folder), _FORCE)  # this at least breaks the connection
         _libc.umount2(bytes(self.folder), _DETACH)
         with contextlib.suppress(OSError):
             os.close(self._device)
@@ -80,7 +80,7 @@ class HangingDisk:
 
     def _answer(self, code: int, node: int, body: bytes) -> bytes:
         match code:
-            case 26:  # INIT: its version, and what it takes
+            case 26:  # INIT: the version and the limits
                 return struct.pack("<IIIIHHI", 7, 31, 0, 0, 16, 16, 2**16) + bytes(40)
             case 1:  # LOOKUP
                 names = [name for name, _ in self._files]

@@ -1,4 +1,4 @@
-"""Benchmarks count what failed, and ask no more than the machine bears."""
+"""Benchmarks count failures, and ask for no more than the machine can do."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ BUSY = {"type": "/problems/overloaded", "status": 503}
 
 
 def test_pictures_of_a_batch_that_failed_are_counted() -> None:
-    """A batch is answered with 200 even where some of its pictures met their deadline."""
+    """A batch is answered with 200 even if some of its pictures missed their deadline."""
     found = outcomes([reply({"predictions": [{"draws": 100}, LATE, {"draws": 50}, LATE]})])
     assert (found.answered, found.draws) == (2, 150)
     assert found.failed == {"deadline-exceeded": 2}
@@ -51,7 +51,7 @@ def test_requests_that_failed_are_counted() -> None:
     assert outcomes([reply(BUSY, 503)], pictures=8).failed == {"overloaded": 8}
 
 
-def test_nothing_answered_is_no_figure(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_without_answers_there_is_no_figure(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     nothing = outcomes([reply(BUSY, 503)])
     assert isnan(nothing.mean_draws)
     assert latencies([reply(BUSY, 503)], (50, 99)) == {}
@@ -74,7 +74,7 @@ def test_nothing_answered_is_no_figure(capsys: pytest.CaptureFixture[str], tmp_p
     assert len(written["remarks"]) == 3
 
 
-def test_latencies_are_of_answers_alone() -> None:
+def test_latencies_count_answers_only() -> None:
     replies = [Reply(200, b"", 0.001 * number) for number in range(1, 102)]
     replies += [Reply(503, b"", 9.0)] * 100
     assert latencies(replies, (50, 99)) == pytest.approx({"p50": 51.0, "p99": 100.0})
@@ -82,11 +82,11 @@ def test_latencies_are_of_answers_alone() -> None:
 
 @pytest.mark.parametrize("speed", [1.0, 22.0, 214.0, 1408.0, 14_000.0, 1e6])
 @pytest.mark.parametrize("draws", [1000, 10_000])
-def test_the_load_is_what_the_machine_bears(speed: float, draws: int) -> None:
+def test_the_load_is_what_the_machine_can_do(speed: float, draws: int) -> None:
     clients, batch = bearable(speed, draws)
     assert 2 * CORES <= clients <= max(CLIENTS, 2 * CORES)
     assert 1 <= batch <= BATCH
-    # Either nobody waits for long, or there is no less work that would keep all cores busy.
+    # Either nobody waits for long, or any less work would leave cores idle.
     wait = clients * batch * draws / speed
     assert wait <= ANSWER_SECONDS or (clients, batch) == (2 * CORES, 1)
 
@@ -95,7 +95,7 @@ def test_a_fast_machine_gets_the_whole_load() -> None:
     assert bearable(1e6, 1000) == (CLIENTS, BATCH)
 
 
-def test_a_roofline_has_enough_passes_however_slow_they_are() -> None:
+def test_a_roofline_makes_enough_passes_even_if_they_are_slow() -> None:
     def way(speed: float) -> dict[str, Any]:
         return {"workers": 2, "pass_size": 256, "draws_per_second": speed}
 
@@ -105,7 +105,7 @@ def test_a_roofline_has_enough_passes_however_slow_they_are() -> None:
         assert passes >= LEAST_PASSES
 
 
-def test_a_ratio_that_cannot_be_is_said_to_be_none() -> None:
+def test_an_impossible_ratio_is_reported_as_none() -> None:
     none = Outcomes(answered=1, draws=1, failed=outcomes([]).failed)
     assert "impossible" in Roofline(100.0, 120.0, none, 0.0).told()
     assert Roofline(100.0, 97.0, none, 0.0).told() == ""
@@ -123,10 +123,10 @@ def test_turns_are_short_and_alternate() -> None:
     assert asked == [("one", 0.5), ("other", 0.5)] * 4
 
 
-def test_a_server_that_breaks_off_is_counted() -> None:
+def test_a_server_that_hangs_up_is_counted() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    # Nobody listens there any more.
+    # Nothing listens there any more.
     make = lambda: Connection("127.0.0.1", port, "/predict", "image/png")  # noqa: E731
     replies, _ = asyncio.run(closed_loop(make, [b""], 2, lasting(0.2)))
     replies += asyncio.run(open_loop(make, [b""], 100.0, 0.05))

@@ -1,4 +1,4 @@
-"""Do to a running service what happens to services, and count what becomes of its requests.
+"""Do to a running service what happens in operation, and count how its requests end.
 
 python -m tests.chaos [--kills 200] [--drains 20] [--seconds 20] [--connections 10000]
     [--only PART] [--json FILE]
@@ -19,9 +19,9 @@ from tests.chaos.attacks import seven
 from tests.chaos.experiments import EXIT_SECONDS, PROBE_SECONDS, Counts
 from tests.e2e.conftest import Service
 
-# Of the peak, what is still to be answered at ten times the load.
+# The share of the peak that must still be answered at ten times the load.
 GOODPUT = 0.95
-# With whole budgets: each of nine refusals an answer takes a little of what answers take.
+# With full budgets: there are nine refusals for each answer, and each takes some of its time.
 WHOLE_GOODPUT = 0.9
 STALL_SECONDS, PAUSE_SECONDS = "5", 15.0
 
@@ -35,7 +35,7 @@ def equal(wanted: object) -> Callable[[Any], bool]:
     return lambda count: bool(count == wanted)
 
 
-# By the names of the counts: whether they are as they should be.
+# By the names of the counts: whether each is as it should be.
 NONE_LOST: Wanted = {"lost": equal(0)}
 OVERLOADED: Wanted = {
     "goodput over peak": lambda ratio: ratio >= GOODPUT,
@@ -57,7 +57,7 @@ GONE: Wanted = {
     "all processes gone after (s)": lambda seconds: seconds <= EXIT_SECONDS,
     "processes left": equal([]),
 }
-# What the deployments' probes wait for at most, in seconds: longer is no answer.
+# How long the deployments' probes wait at most, in seconds; a later answer is none.
 LIVENESS_SECONDS = 5.0
 HOARDED: Wanted = {
     "killed for want of memory": lambda kills: not kills,
@@ -105,12 +105,12 @@ class Report:
         return [name for name, counts in self.found.items() if counts["wrong"]]
 
 
-# Compiling would take the processors for a while after each of so many starts.
+# Compiling would keep the processors busy for a while after each of many starts.
 ENVIRONMENT = {"PIXELDP_STALL_SECONDS": STALL_SECONDS, "PIXELDP_COMPILE": "false"}
 
 
 def deaths(report: Report, arguments: argparse.Namespace) -> None:
-    """Kill and stop processes, and ask for ten times what can be answered."""
+    """Kill and stop processes, and ask for ten times as much as can be answered."""
     pictures = [seven()]
 
     def overload(service: Service) -> Counts:
@@ -166,7 +166,7 @@ def drains(report: Report, arguments: argparse.Namespace) -> None:
 
 
 def memory(report: Report, arguments: argparse.Namespace) -> None:
-    """Have thousands of connections make a service hold all that it may."""
+    """Have thousands of connections make a service hold as much as it may."""
     connections = hoards.most_connections(arguments.connections)
     if connections < arguments.connections:
         print(f"the system allows {connections} connections of {arguments.connections}")
@@ -185,7 +185,7 @@ def memory(report: Report, arguments: argparse.Namespace) -> None:
 
 
 def fairness(report: Report, arguments: argparse.Namespace) -> None:
-    """Have a key at its limit attack, and see what another notices."""
+    """Attack with a key at its limit, and see what another key notices."""
     with tempfile.TemporaryDirectory() as folder:
         keyed = shares.Keyed(Path(folder), {**ENVIRONMENT, "PIXELDP_DEVICES": "cpu,cpu"})
         try:
@@ -198,7 +198,7 @@ def fairness(report: Report, arguments: argparse.Namespace) -> None:
 
 def lateness(report: Report, arguments: argparse.Namespace) -> None:
     """Stop processes and see how late the answers are."""
-    # Nobody is replaced meanwhile.
+    # No process is replaced meanwhile.
     patient = {"PIXELDP_DEVICES": "cpu,cpu", "PIXELDP_COMPILE": "false"}
     service = Service(environment=patient).wait_ready()
     try:

@@ -2,8 +2,8 @@
 
     python -m tests.chaos.attacks ADDRESS KEY NAME [--rate DRAWS]
 
-Attacks until its input ends; prints how its requests were answered, as JSON. It is a process of its
-own, of low priority: elsewhere attackers take no time from those whom they attack.
+Attacks until its input ends, then prints as JSON how its requests were answered. It is a separate
+process of low priority, because real attackers take no processor time from those whom they attack.
 """
 
 import argparse
@@ -27,17 +27,17 @@ from PIL import Image
 from tests.chaos.load import PNG, Client, Log, head
 from tests.e2e.conftest import ROOT
 
-# As large as a picture may be by default, and as a body.
+# The largest picture and the largest body that are allowed by default.
 SIDE = 5000
 BODY_BYTES = 20 * 2**20
 CONNECTIONS = 32
-# After a refusal, before the same connection asks again.
+# The pause after a refusal, before the same connection asks again.
 REFUSED_SECONDS = 0.1
-# Pictures of a batch, and for how many seconds of the key's rate they ask at once.
+# The pictures of a batch, and the seconds of the key's rate that they ask for together.
 BATCH, BATCH_SECONDS = 32, 5.0
-# A slow upload: bytes at a time, and how many times a second.
+# A slow upload: how many bytes at a time, and how many times a second.
 DRIP_BYTES, DRIPS_A_SECOND = 200, 10
-# An unread stream is given up for another after so long.
+# How long a stream is left unread before it is given up for another.
 UNREAD_SECONDS = 5.0
 
 GREEDY = "max_draws={draws}&timeout_ms=30000"
@@ -55,7 +55,7 @@ class Attack:
 
 
 def tiny_webp(side: int = SIDE) -> bytes:
-    """A WebP of 46 bytes whose every pixel takes no bit: all its prefix codes have one symbol."""
+    """A WebP of 46 bytes whose pixels take no bits: each of its prefix codes has one symbol."""
     bits = width = 0
     size = ((side - 1, 14), (side - 1, 14))
     # Signature, size, no alpha, version, no transform, no cache, no meta codes, five simple codes.
@@ -86,7 +86,7 @@ def large_jpeg() -> bytes:
 
 
 def noise_png(side: int) -> bytes:
-    """A PNG of somewhat more than ``side²`` bytes."""
+    """A PNG of slightly more than ``side²`` bytes."""
     pixels = np.random.default_rng(0).integers(0, 256, (side, side), dtype=np.uint8)
     return _saved(Image.fromarray(pixels), "PNG", compress_level=0)
 
@@ -97,13 +97,13 @@ def seven() -> bytes:
 
 
 def packed_json() -> bytes:
-    """Some kilobytes that are the largest body when they are decompressed, and a sound request."""
+    """A few kilobytes that decompress to a valid request of the largest size."""
     body = json.dumps({"image": base64.b64encode(seven()).decode(), "max_draws": 64}).encode()
     return gzip.compress(body.ljust(BODY_BYTES - 1))
 
 
 def packed_zeros() -> bytes:
-    """Some kilobytes that are the largest body when they are decompressed."""
+    """A few kilobytes that decompress to a body of the largest size."""
     return gzip.compress(bytes(BODY_BYTES - 1))
 
 
@@ -128,7 +128,7 @@ MANY_DRAWS = GREEDY.format(draws=100_000)
 
 
 def attacks(draws: int) -> dict[str, Attack]:
-    """Return all attacks by name; batches ask for so many draws a picture."""
+    """Return all attacks by name; batches ask for ``draws`` draws a picture."""
     few = f"/predict?{GREEDY.format(draws=64)}"
     return {
         "WebP of 46 bytes": Attack(few, tiny_webp),
@@ -146,7 +146,7 @@ def attacks(draws: int) -> dict[str, Attack]:
 
 
 async def _exchange(address: str, attack: Attack, key: str, content: bytes) -> None:
-    """Upload drop by drop, or read nothing of what comes, until somebody has enough."""
+    """Upload drop by drop, or read none of the answer, until one side gives up."""
     parts = urlsplit(address)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=2**12)
     try:

@@ -1,4 +1,4 @@
-"""When answers come while processes are stopped, as SIGSTOP or a device that hangs stops them."""
+"""When answers come while processes are stopped, as by SIGSTOP or a hanging device."""
 
 import asyncio
 import os
@@ -16,31 +16,31 @@ from tests.e2e.conftest import Service
 
 Counts = dict[str, Any]
 DEADLINE_SECONDS = 1.0
-# How long processes stay stopped: less than until they are replaced.
+# How long processes stay stopped: not so long that they are replaced.
 STOPPED_SECONDS = 6.0
 QUERY = f"max_draws=128&scores=1&timeout_ms={1000 * DEADLINE_SECONDS:.0f}"
 
 
-# Large enough to be decoded apart, and small enough for many within the deadline.
+# Large enough for a decoder process, and small enough to decode many within the deadline.
 SIDE = 1000
 
 
 def large() -> bytes:
-    """Return a picture that a decoder gets."""
+    """Return a picture that goes to a decoder."""
     return tiny_webp(SIDE)
 
 
 def one_worker(front: int) -> list[int]:
-    """Return a worker of two."""
+    """Return one of the two workers."""
     return workers(front)[:1]
 
 
 def everything(front: int) -> list[int]:
-    """Return all that the front has started."""
+    """Return all processes that the front has started."""
     return workers(front) + decoders(front)
 
 
-# Who is stopped, and what is asked: decoders have only large pictures.
+# Which processes are stopped, and what is asked: decoders get only large pictures.
 CASES: dict[str, tuple[Callable[[int], list[int]], Callable[[], bytes]]] = {
     "one of two workers stopped": (one_worker, seven),
     "all workers stopped": (workers, seven),
@@ -58,7 +58,7 @@ def pass_seconds(service: Service) -> float:
 
 
 def stop(service: Service, name: str, seconds: float = STOPPED_SECONDS, clients: int = 8) -> Counts:
-    """Stop processes for some seconds under load, and see how late the answers are."""
+    """Stop processes for some seconds under load, and see how late the answers come."""
     choose, picture = CASES[name]
     wait_all_ready(service)
     took = pass_seconds(service)

@@ -1,4 +1,4 @@
-"""Whether SIGTERM ends the service within its grace, whatever hangs."""
+"""Whether SIGTERM ends the service within its grace period, whatever hangs."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from tests.chaos.processes import alive, decoders, tree, wait_gone, workers
 from tests.e2e.conftest import ROOT, Service
 
 Counts = dict[str, Any]
-# The deployments' grace, with what they allow a request and give balancers before.
+# The deployments' grace period; it includes a request's time-out and a pause for balancers.
 GRACE_SECONDS = 45.0
 DEPLOYED = {
     "PIXELDP_TIMEOUT_MS_LIMIT": "30000",
@@ -29,11 +29,11 @@ DEPLOYED = {
     "PIXELDP_COMPILE": "false",
     "PIXELDP_REPOSITORY": str(ROOT / "models" / "zoo"),
 }
-# A model of the zoo that is not served at the start.
+# A model of the zoo that is not served at first.
 ANOTHER = "mnist-cnn-l1"
 CLIENTS = 8
 UNREAD = 50
-# More lines of the log than a pipe holds.
+# More log lines than a pipe holds.
 LINES = 1000
 QUERY = "max_draws=1000&scores=1&timeout_ms={timeout_ms}"
 
@@ -41,7 +41,7 @@ Before = Callable[[Service, int], AbstractAsyncContextManager[object]]
 
 
 class Unread(Service):
-    """A service whose standard error nobody reads after its address is known."""
+    """A service whose standard error is no longer read once its address is known."""
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -58,11 +58,11 @@ def _stop(pids: list[int]) -> None:
 
 
 def stopping(processes: Callable[[int], list[int]], picture: Callable[[], bytes]) -> Before:
-    """Return what stops all of some processes while they have pictures.
+    """Return a function that stops the processes of one kind while they have pictures.
 
     Args:
-        processes: finds them by the front's.
-        picture: one that keeps them busy.
+        processes: finds them from the front's process id.
+        picture: a picture that keeps them busy.
     """
 
     @asynccontextmanager
@@ -81,7 +81,7 @@ workers_stopped, decoders_stopped = stopping(workers, seven), stopping(decoders,
 
 @asynccontextmanager
 async def log_unread(service: Service, timeout_ms: int) -> AsyncIterator[object]:
-    """Have the service log more than its pipe holds, and go on."""
+    """Make the service log more than its pipe holds."""
     async with httpx.AsyncClient(base_url=service.address, timeout=HANG_SECONDS) as client:
         for _ in range(LINES):
             await client.get("/models")
@@ -118,7 +118,7 @@ async def answers_unread(service: Service, timeout_ms: int) -> AsyncIterator[obj
 
 @asynccontextmanager
 async def everything(service: Service, timeout_ms: int) -> AsyncIterator[object]:
-    """Do all of that at once."""
+    """Do all of these at once."""
     async with (
         answers_unread(service, timeout_ms),
         decoders_stopped(service, timeout_ms),
@@ -155,7 +155,7 @@ def end(name: str, timeout_ms: int = 30_000, environment: dict[str, str] = DEPLO
         async with before(service, timeout_ms):
             begun = time.monotonic()
             service.process.terminate()
-            # What hangs for good is ended here, so that the experiment ends.
+            # What hangs for good is killed here, so that the experiment ends.
             timer = threading.Timer(HANG_SECONDS, service.process.kill)
             timer.start()
             code = await asyncio.to_thread(service.process.wait)

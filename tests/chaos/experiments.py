@@ -1,4 +1,4 @@
-"""What is done to a running service, and what it makes of it. Each returns its counts."""
+"""Experiments on a running service: each does something to it and returns its counts."""
 
 import asyncio
 import os
@@ -17,23 +17,23 @@ from tests.chaos.probe import probing, ready
 from tests.chaos.processes import alive, processor_seconds, title, tree, wait_gone, workers
 from tests.e2e.conftest import Service
 
-# Every answer takes all its draws, so that there are pictures in flight whenever something happens.
+# Every answer takes all its draws, so that pictures are always in flight when something happens.
 QUERY = "max_draws={draws}&timeout_ms=600000&scores=1"
 # So many draws an answer, or what a slow machine makes in so long, but enough for a label.
 DRAWS, LONGEST_ANSWER_SECONDS, LEAST_DRAWS = 1000, 10.0, 100
 PROBE_SECONDS = 0.1
 EXIT_SECONDS = 5.0
-# For what hangs: ten times what a slow machine takes.
+# A time-out for hangs: ten times what a slow machine takes.
 HANG_SECONDS = 300.0
 
-# What the service answers when it is not the request's fault, and says so in its documents.
+# Documented statuses that are not the request's fault.
 BUSY = (503, 504)
 
 Counts = dict[str, Any]
 
 
 def picture_query(service: Service, clients: int, times: float = 1.0) -> str:
-    """Return the query of requests that take what the machine makes soon, for all ``clients``."""
+    """Return a query whose draws the machine makes quickly for all ``clients``."""
     ways = httpx.get(f"{service.address}/models").json()["models"][0]["calibrations"]
     speed = sum(way["draws_per_second"] for way in ways)
     bearable = speed * LONGEST_ANSWER_SECONDS / clients
@@ -47,7 +47,7 @@ def metric(service: Service, name: str, headers: Mapping[str, str] | None = None
 
 
 def wait_all_ready(service: Service, headers: Mapping[str, str] | None = None) -> None:
-    """Wait until every worker takes pictures; the service is ready with the first."""
+    """Wait until every worker takes pictures; the service is ready when the first one does."""
     end = time.monotonic() + HANG_SECONDS
     while metric(service, "pixeldp_worker_up", headers) < len(workers(service.process.pid)):
         assert time.monotonic() < end, service.log[-2000:]
@@ -62,7 +62,7 @@ async def _until(condition: Any, seconds: float = HANG_SECONDS) -> None:
 
 
 async def progress(log: Log, answers: int = 1) -> None:
-    """Wait until so many further answers have come, so that the load is there."""
+    """Wait for further answers, so that the load has arrived."""
     goal = log.answered.total() + answers
 
     async def reached() -> bool:
@@ -87,7 +87,7 @@ def _ends(log: Log) -> Counts:
 def kill_workers(
     service: Service, pictures: Sequence[bytes], kills: int, clients: int = 8
 ) -> Counts:
-    """Kill a worker again and again under load, ready or starting, whichever there is."""
+    """Kill a worker again and again under load, whether it is ready or starting."""
     chance = random.Random(0)
 
     async def experiment() -> Counts:
@@ -109,7 +109,7 @@ def kill_workers(
 
 
 def kill_all_workers(service: Service, pictures: Sequence[bytes], clients: int = 8) -> Counts:
-    """Kill all workers at once; whoever asks while none runs waits for their successors."""
+    """Kill all workers at once; requests that arrive meanwhile wait for their successors."""
 
     async def experiment() -> Counts:
         query = picture_query(service, clients)
@@ -138,7 +138,7 @@ async def _ask_once(address: str, picture: bytes) -> Log:
 
 
 def stop_worker(service: Service, pictures: Sequence[bytes], clients: int = 8) -> Counts:
-    """Stop a worker as SIGSTOP does, under load; it must be replaced, and nothing lost."""
+    """Stop a worker by SIGSTOP under load; it must be replaced, and nothing may be lost."""
 
     async def experiment() -> Counts:
         query = picture_query(service, clients)
@@ -162,7 +162,7 @@ def stop_worker(service: Service, pictures: Sequence[bytes], clients: int = 8) -
 def pause_all(
     service: Service, pictures: Sequence[bytes], seconds: float, clients: int = 8
 ) -> Counts:
-    """Stop all processes under load, as when a machine is suspended, and let them go on."""
+    """Stop all processes under load, as if the machine were suspended, and let them go on."""
 
     async def experiment() -> Counts:
         query = picture_query(service, clients)
@@ -182,7 +182,7 @@ def pause_all(
 
 
 def deadly_picture(service: Service, picture: bytes) -> Counts:
-    """Kill whichever worker runs one picture, until it is given up; then ask for another."""
+    """Kill every worker that runs one picture until the picture is given up; then send another."""
 
     async def experiment() -> Counts:
         log, rounds = Log(), 0
@@ -210,7 +210,7 @@ def deadly_picture(service: Service, picture: bytes) -> Counts:
 
 
 def drain(service: Service, pictures: Sequence[bytes], clients: int = 8) -> Counts:
-    """Stop the service under load; every request that it has taken must be answered."""
+    """Stop the service under load; every request that it has accepted must be answered."""
 
     async def experiment() -> Counts:
         processes = tree(service.process.pid)
@@ -219,7 +219,7 @@ def drain(service: Service, pictures: Sequence[bytes], clients: int = 8) -> Coun
             await progress(log, clients)
             service.process.terminate()
             status = await asyncio.to_thread(ready, service.address)
-            # The service ends when its last answer is out, and the clients with it.
+            # The service ends after its last answer, and the clients end with it.
             code = await asyncio.to_thread(service.process.wait, HANG_SECONDS)
             ended = time.monotonic()
         left = wait_gone(processes, HANG_SECONDS)
@@ -259,15 +259,15 @@ def overload(
     times: float = 10.0,
     clients: int = 32,
 ) -> Counts:
-    """Find the most answers a second, then ask for ``times`` as many, and probe meanwhile.
+    """Find the highest rate of answers, then ask for ``times`` as many, and probe meanwhile.
 
-    That lasts twice as long as finding the peak; what counts is its second half, as the queue and
-    the workers fill up in the first, and draws that are made for what fills them answer nobody yet.
+    The overload lasts twice as long as finding the peak, and only its second half counts: in the
+    first, the queue and the workers fill up, and the draws made for that answer nobody yet.
     """
     query = picture_query(service, clients)
 
     async def rates(log: Log, start: float, end: float) -> tuple[float, float]:
-        """Return the answers, and the draws in them, a second between two moments from now on."""
+        """Return the answers a second, and the draws in them, over a period that begins now."""
         taken: list[tuple[float, ...]] = []
         for moment in (start, end):
             await asyncio.sleep(moment - (start if taken else 0.0))

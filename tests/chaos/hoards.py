@@ -1,7 +1,7 @@
-"""What strangers and clients can make the service hold: thousands of connections that read nothing.
+"""How much strangers and clients can make the service hold by connections that read nothing.
 
-The service runs in a control group with a limit of memory where this machine lets one be made;
-elsewhere what all its processes have is measured against the same limit.
+The service runs in a control group with a memory limit if this machine allows one. Elsewhere the
+memory of all its processes is compared with the same limit.
 """
 
 import contextlib
@@ -40,13 +40,13 @@ from tests.e2e.conftest import Service
 
 Counts = dict[str, Any]
 MIB = 2**20
-# What the deployments allow a pod.
+# The memory that the deployments allow a pod.
 LIMIT = 3 * 2**30
 CONNECTIONS = 10_000
-# Connections that were closed are made again, so many at a time.
+# How many closed connections are opened again at a time.
 AT_ONCE, EVERY_SECONDS = 50, 0.05
 SAMPLE_SECONDS = 0.05
-# Files that this process needs for itself.
+# The number of files that this process needs for itself.
 OWN_FILES = 200
 
 _ROOTS = {
@@ -56,7 +56,7 @@ _ROOTS = {
 
 
 class Group:
-    """A control group (version 1 or 2) with a limit of memory."""
+    """A control group (version 1 or 2) with a memory limit."""
 
     def __init__(self, path: Path, limit_file: str, events_file: str, limit: int) -> None:
         self._path, self._events = path, events_file
@@ -69,11 +69,11 @@ class Group:
             raise
 
     def join(self) -> None:
-        """Put the process that calls it, and whatever it starts, under the limit."""
+        """Put the calling process, and every process that it starts, under the limit."""
         (self._path / "cgroup.procs").write_text("0")
 
     def kills(self) -> int:
-        """How many processes were ended for want of memory."""
+        """How many processes were killed for lack of memory."""
         found = re.findall(r"^oom_kill (\d+)$", (self._path / self._events).read_text(), re.M)
         return int(found[0])
 
@@ -99,7 +99,7 @@ def make_group(limit: int) -> Group | None:
 
 @contextmanager
 def limited(limit: int, environment: dict[str, str]) -> Iterator[tuple[Service, Group | None]]:
-    """Run a service under a limit of memory, and the group, if there is one."""
+    """Run a service under a memory limit, in a control group if there is one."""
     group = make_group(limit)
     try:
         service = Service(environment=environment, first=group.join if group else None)
@@ -113,7 +113,8 @@ def limited(limit: int, environment: dict[str, str]) -> Iterator[tuple[Service, 
 
 
 def most_connections(wanted: int) -> int:
-    """Return how many connections this process may have, up to ``wanted``, and allow them."""
+    """Raise this process's limit on files; return how many connections it may have, up to
+    ``wanted``."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         hard = wanted + OWN_FILES
@@ -123,7 +124,7 @@ def most_connections(wanted: int) -> int:
 
 
 class Crowd:
-    """Connections that send a request and read nothing; those that are closed come again."""
+    """Connections that send a request and read nothing; closed ones are opened again."""
 
     def __init__(self, address: str, content: bytes, connections: int) -> None:
         parts = urlsplit(address)
@@ -183,7 +184,7 @@ class Crowd:
 
 
 def hoards() -> dict[str, bytes]:
-    """Return what the connections send, but for the key, by name."""
+    """Return what the connections send, without the key, by name."""
     upload = noise_png(1400)
     few = f"/predict?{MANY_DRAWS}"
     return {
@@ -204,7 +205,7 @@ def post(target: str, body: bytes, headers: dict[str, str], part: int | None = N
 
 
 def with_key(request: bytes, key: str | None) -> bytes:
-    """Return a request with a key, or without; a head that was left open is closed."""
+    """Return a request with or without a key; a head that was left open is closed."""
     start, _, rest = request.partition(b"\r\n")
     more = b"X-API-Key: %b\r\n" % key.encode() if key else b""
     end = b"" if b"\r\n\r\n" in rest else b"\r\n"
@@ -214,7 +215,7 @@ def with_key(request: bytes, key: str | None) -> bytes:
 def hoard(
     service: Service, group: Group | None, request: bytes, connections: int, seconds: float
 ) -> Counts:
-    """Have so many connections send a request and read nothing, and measure memory meanwhile."""
+    """Have many connections send a request and read nothing, and measure memory meanwhile."""
     kills = group.kills() if group else 0
     front, together = [0], [0]
     with (
@@ -241,7 +242,8 @@ def hoard(
 
 
 def answers_again(service: Service, key: str) -> int:
-    """Return the status of an honest request; what was held before it may not be free at once."""
+    """Return the status of an honest request; what was held before may take a moment to be
+    freed."""
     end = time.monotonic() + HANG_SECONDS
     while True:
         headers = {**PNG, "X-API-Key": key}

@@ -1,4 +1,4 @@
-"""Clients that keep asking whatever happens to the service, and remember how each request ended."""
+"""Clients that keep asking whatever happens to the service, and record how each request ended."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-# No answer takes longer; whoever waits longer has lost its request.
+# No answer takes longer; a request that does is lost.
 PATIENCE = 700.0
 PNG = {"Content-Type": "image/png"}
 
@@ -19,8 +19,8 @@ PNG = {"Content-Type": "image/png"}
 class Log:
     """How requests ended: ``answered`` by status, ``lost`` by reason, and when answers of 200 came.
 
-    A connection that is refused is no lost request: nobody has taken it. ``seconds`` has for each
-    answer what it took, whatever its status.
+    A refused connection is not a lost request, because nobody accepted it. ``seconds`` holds the
+    time of each answer, whatever its status.
     """
 
     answered: Counter[int] = field(default_factory=Counter)
@@ -36,18 +36,18 @@ class Log:
 
     @property
     def failed(self) -> int:
-        """How many were lost, or answered by anything else than what was asked for."""
+        """How many were lost, or got anything other than the answer that was asked for."""
         return self.requests - self.answered[200]
 
 
 def head(target: str, headers: Mapping[str, str]) -> bytes:
-    """Return the head of a POST but for the length of its body and its end."""
+    """Return the head of a POST without the body's length and without the head's end."""
     lines = [f"{name}: {value}\r\n" for name, value in {"Host": "localhost", **headers}.items()]
     return f"POST {target} HTTP/1.1\r\n{''.join(lines)}".encode()
 
 
 class Client:
-    """One keep-alive connection that POSTs; it connects again when it was closed.
+    """One keep-alive connection that POSTs; it connects again after it was closed.
 
     Args:
         address: of the service.
@@ -65,7 +65,7 @@ class Client:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, picture: bytes) -> int | None:
-        """Ask once; return the status, None if there was no answer."""
+        """Ask once; return the status, or None if there was no answer."""
         begun = time.monotonic()
         try:
             async with asyncio.timeout(PATIENCE):
@@ -110,9 +110,9 @@ async def closed_loop(
     clients: int,
     headers: Mapping[str, str] = PNG,
 ) -> AsyncIterator[Log]:
-    """Have ``clients`` ask one request after the other until the block ends; then await the last.
+    """Have ``clients`` send one request after another until the block ends; then await the last.
 
-    A client that is refused the connection ends, as the service is gone.
+    A client whose connection is refused ends, because the service is gone.
     """
     log, stop = Log(), asyncio.Event()
 
@@ -144,9 +144,9 @@ async def open_loop(
     log: Log,
     headers: Mapping[str, str] = PNG,
 ) -> None:
-    """Ask ``rate`` times a second at random times, whatever becomes of it; return when all ended.
+    """Ask ``rate`` times a second at random times, come what may; return when all have ended.
 
-    Connections are kept and used again, as a balancer does.
+    Connections are kept and reused, as balancers do.
     """
     idle = list[Client]()
     gaps = np.random.default_rng(0).exponential(1 / rate, max(1, int(rate * seconds)))

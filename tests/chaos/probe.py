@@ -2,8 +2,8 @@
 
     python -m tests.chaos.probe ADDRESS
 
-Ends with its input; prints the status of each probe, 0 if there was no answer, and the seconds that
-it took, as JSON.
+Ends when its input ends, then prints as JSON the status of each probe (0 if there was no answer)
+and the seconds that it took.
 """
 
 import json
@@ -23,7 +23,7 @@ EVERY_SECONDS = 0.05
 
 @dataclass
 class Probes:
-    """How often each status came, 0 standing for no answer, and what each probe took."""
+    """How often each status came (0: no answer), and how long each probe took."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
@@ -43,7 +43,7 @@ def ready(address: str) -> int:
 
 @contextmanager
 def probing(address: str) -> Iterator[Probes]:
-    """Probe while the block runs, once at least; the probes are there at the block's end."""
+    """Probe while the block runs, at least once; the probes are complete when it ends."""
     command = [sys.executable, "-m", "tests.chaos.probe", address]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     probes = Probes()

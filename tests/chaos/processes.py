@@ -1,4 +1,4 @@
-"""The processes of a running service, by ``/proc``."""
+"""The processes of a running service, as ``/proc`` shows them."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def tree(pid: int) -> list[int]:
 
 
 def title(pid: int) -> str:
-    """Return what a process calls itself; nothing if it has ended."""
+    """Return the title of a process; empty if it has ended."""
     try:
         return (PROC / str(pid) / "cmdline").read_bytes().rstrip(b"\0").decode()
     except OSError:
@@ -36,7 +36,7 @@ def title(pid: int) -> str:
 
 
 def workers(front: int) -> list[int]:
-    """Return the workers of a front process, those that are starting, too."""
+    """Return the workers of a front process, including those that are starting."""
     return [pid for pid in children(front) if "worker" in title(pid)]
 
 
@@ -65,9 +65,9 @@ def wait_gone(pids: Collection[int], seconds: float) -> list[str]:
 
 
 def memory(pid: int) -> int:
-    """Return the bytes that a process has for itself, written by it and by nobody else.
+    """Return the bytes of memory that a process shares with no other.
 
-    One that has ended has none.
+    A process that has ended has none.
     """
     try:
         text = (PROC / str(pid) / "smaps_rollup").read_text()
@@ -79,11 +79,11 @@ def memory(pid: int) -> int:
 
 
 def resident(pid: int) -> int:
-    """Return the bytes of memory that a process uses, those that it shares, too."""
+    """Return the bytes of memory that a process uses, including shared memory."""
     return os.sysconf("SC_PAGE_SIZE") * int((PROC / str(pid) / "statm").read_text().split()[1])
 
 
 def processor_seconds(pid: int) -> float:
-    """Return the processor time that a process has taken."""
+    """Return the processor time that a process has used."""
     fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,7 +1,7 @@
-"""What another key notices of a key at its limit that attacks.
+"""What other clients notice when a key at its limit attacks.
 
-Both load and attack come from other processes. Alone and under attack take turns, so that whatever
-else the machine does meets both.
+Both load and attack come from other processes. Periods with and without attack alternate, so that
+other work on the machine affects both alike.
 """
 
 import asyncio
@@ -29,13 +29,13 @@ Counts = dict[str, Any]
 LIMIT, OFFERED = 0.25, 0.2
 VICTIM_DRAWS, MOST_RATE = 128, 20.0
 TURNS = 3
-# From the attack's begin until it is there.
+# How long an attack takes to arrive.
 ONSET_SECONDS = 2.0
 NAMES = list(attacks(64))
 
 
 class Keyed:
-    """A service with keys: the victim's, which has no limit, and an attacker's for each attack."""
+    """A service with keys: one without a limit for the victim, and one for each attack."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self._keys = folder / "keys.json"
@@ -56,7 +56,7 @@ class Keyed:
         return add(self._keys, name, ["predict", "priority"], self.limit)
 
     def waiting(self) -> float:
-        """How many pictures of anybody are on their way."""
+        """How many pictures are on their way, of any client."""
         kinds = ("queued", "decoding", "in_flight")
         headers = {"X-API-Key": self.victim}
         return sum(metric(self.service, f"pixeldp_pictures_{kind}", headers) for kind in kinds)
@@ -64,7 +64,7 @@ class Keyed:
 
 @contextmanager
 def attacking(keyed: Keyed, name: str, key: str) -> Iterator[Counts]:
-    """Attack while the block runs; how that was answered is there at the block's end."""
+    """Attack while the block runs; how it was answered is known when the block ends."""
     command = [sys.executable, "-m", "tests.chaos.attacks", keyed.service.address, key, name]
     process = subprocess.Popen(
         [*command, "--rate", str(keyed.limit)],
@@ -83,7 +83,7 @@ def attacking(keyed: Keyed, name: str, key: str) -> Iterator[Counts]:
 def attack(
     keyed: Keyed, name: str, pictures: Sequence[bytes], seconds: float, turns: int = TURNS
 ) -> Counts:
-    """Take the victim's times alone and under an attack, in turns; each for so many seconds."""
+    """Measure the victim's times alone and under attack in turns of a few seconds."""
     alone, attacked = Log(), Log()
     theirs: Counter[str] = Counter()
     key = keyed.attacker(name.replace(" ", "-"))
@@ -102,7 +102,7 @@ def attack(
             ask(attacked)
         theirs.update(answers["statuses"])
         end = time.monotonic() + HANG_SECONDS
-        while keyed.waiting():  # what the attack has left behind
+        while keyed.waiting():  # wait for what the attack left behind
             assert time.monotonic() < end, "the attack's pictures do not end"
             time.sleep(0.1)
     before, then = (float(np.quantile(log.seconds, 0.99)) for log in (alone, attacked))

@@ -2,8 +2,8 @@
 
     python -m tests.chaos.soak [--requests 100000] [--clients 16] [--json FILE]
 
-Memory is read at evenly spread numbers of requests; what counts is how the mean of the last quarter
-compares with that of the second: the first is for caches to fill.
+Memory is read at evenly spaced numbers of requests. The mean of the last quarter is compared with
+that of the second; in the first, caches fill.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from tests.chaos.processes import memory, tree
 from tests.e2e.conftest import Service
 
 SAMPLES = 40
-# Growth over the last three quarters, as a share.
+# The growth over the last three quarters that is allowed, as a share.
 MOST_GROWTH = 0.01
 MIB = 2**20
 QUERY = "max_draws=128&target=0.3&evidence=true"
 
 
 def pictures() -> list[bytes]:
-    """Return handwritten digits, some of them of other sizes and in colours."""
+    """Return handwritten digits, some of them resized or in colour."""
     rng = np.random.default_rng(0)
     found = []
     for number, digit in enumerate(load_digits().images):
@@ -55,7 +55,7 @@ def growth(samples: list[float]) -> float:
 
 
 async def soak(service: Service, requests: int, clients: int) -> tuple[Log, list[dict[str, Any]]]:
-    """Send so many requests; return how they ended, and what was read meanwhile."""
+    """Send requests; return how they ended, and the memory read meanwhile."""
     readings: list[dict[str, Any]] = []
     begun = time.monotonic()
     async with closed_loop(service.address, QUERY, pictures(), clients) as log:
@@ -108,7 +108,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.requests < SAMPLES:
         parser.error(f"--requests is {arguments.requests}; growth takes at least {SAMPLES}")
-    # A network that is compiled meanwhile takes memory of its own; a line for each request too.
+    # Compiling a network meanwhile would take memory, and so would a log line for each request.
     environment = {"PIXELDP_COMPILE": "false", "PIXELDP_LOG_LEVEL": "warning"}
     service = Service(environment=environment).wait_ready()
     try:

@@ -1,4 +1,4 @@
-"""The short form of the attacks: codes, counts and bytes. ``make chaos`` takes the times, too."""
+"""The short form of the attacks: codes, counts and bytes. ``make chaos`` measures times, too."""
 
 import subprocess
 import sys
@@ -78,8 +78,8 @@ def test_whatever_hangs_the_service_ends(name: str) -> None:
     assert counts["processes left"] == [], counts
 
 
-def test_memory_beyond_the_limit_is_noticed() -> None:
-    """Without a control group, too: otherwise that there was none would say nothing."""
+def test_exceeding_the_memory_limit_is_noticed() -> None:
+    """Without a control group, too: otherwise a test without one could not fail."""
     code = "x = bytearray(b'x') * 2**28; print(flush=True); input()"
     group = hoards.make_group(64 * hoards.MIB)
     child = subprocess.Popen(

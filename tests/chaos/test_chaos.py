@@ -8,7 +8,7 @@ from tests.chaos import experiments
 from tests.chaos.processes import title, workers
 from tests.e2e.conftest import PLAIN, Service
 
-# One worker, quickly started, that is soon found to be stopped.
+# One worker that starts quickly and is soon found to be stopped.
 ENVIRONMENT = {
     **PLAIN,
     "PIXELDP_STALL_SECONDS": "3",
@@ -57,7 +57,7 @@ def test_when_the_front_is_killed_nothing_is_left() -> None:
     try:
         while not any("pixeldp-worker" in title(pid) for pid in workers(service.process.pid)):
             assert service.process.poll() is None
-        counts = experiments.kill_front(service)  # while it starts, which is when it is hardest
+        counts = experiments.kill_front(service)  # while it starts, which is the hardest moment
     finally:
         service.stop()
     assert {"pixeldp-front", "pixeldp-worker0"} <= set(counts["processes"])

@@ -1,4 +1,4 @@
-"""A real service for the client, which asks for a key, and a server that misbehaves."""
+"""A real service that asks the client for a key, and a server that misbehaves."""
 
 import contextlib
 import re
@@ -49,7 +49,7 @@ def seven() -> bytes:
 
 
 class Handler(socketserver.BaseRequestHandler):
-    """Reads requests and hands each to the next behaviour; the last one is kept."""
+    """Reads requests and hands each to the next behaviour; the last behaviour stays."""
 
     server: "Misbehaving"
     request: socket.socket
@@ -89,7 +89,7 @@ class Handler(socketserver.BaseRequestHandler):
 
 
 class Misbehaving(socketserver.ThreadingTCPServer):
-    """A server that answers requests in turn as it is told to."""
+    """A server that answers its requests as it is told, one after another."""
 
     daemon_threads = True
 
@@ -121,7 +121,7 @@ def misbehave() -> Iterator[Callable[..., Misbehaving]]:
 
 @pytest.fixture
 def relay(service: Service) -> Behaviour:
-    """Behave: hand the request to the real service, and its answer back."""
+    """Behaviour: pass the request to the real service, and its answer back."""
     host, port = service.address.removeprefix("http://").split(":")
 
     def behave(handler: Handler) -> None:

@@ -1,4 +1,4 @@
-"""What an application holds and what the service decodes are the same pixels."""
+"""The service decodes the same pixels that the application holds."""
 
 import io
 import tempfile
@@ -50,7 +50,7 @@ def test_arrays(array: np.ndarray) -> None:
         np.zeros((0, 7), np.uint8),
     ],
 )
-def test_arrays_that_are_no_pictures(array: np.ndarray) -> None:
+def test_arrays_that_are_not_pictures(array: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"not a picture|has no pixels"):
         encode(array)
 
@@ -98,7 +98,7 @@ def test_a_transparent_colour_beside_the_pixels_is_not_applied(
     assert decode(encode(plain)).pixels == expected
 
 
-def test_a_transparent_colour_that_a_conversion_left_is_not_applied() -> None:
+def test_a_transparent_colour_left_by_a_conversion_is_not_applied() -> None:
     paletted = Image.fromarray(values(5, 7) // 64).convert("P")
     paletted.info["transparency"] = 0
     image = paletted.convert("RGB")
@@ -115,7 +115,7 @@ def test_a_palettes_transparency_is_applied() -> None:
     assert (decode(encode(image)).array() == np.asarray(image.convert("RGB"))).all()
 
 
-def test_open_files_are_read_from_where_they_stand(tmp_path: Path, seven: bytes) -> None:
+def test_open_files_are_read_from_their_position(tmp_path: Path, seven: bytes) -> None:
     (tmp_path / "a.png").write_bytes(seven)
     assert encode(io.BytesIO(seven)) == seven
     with (tmp_path / "a.png").open("rb") as file:
@@ -143,17 +143,17 @@ def test_an_orientation_beside_the_pixels_is_not_applied() -> None:
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "F", "HSV", "YCbCr", "LAB", "I"])
-def test_modes_that_no_file_holds_exactly(mode: str) -> None:
+def test_modes_that_no_file_format_stores_exactly(mode: str) -> None:
     with pytest.raises(ValueError, match=f"mode {mode} has no exact form"):
         encode(Image.new(mode, (3, 3)))
 
 
 @pytest.mark.parametrize("image", [None, 7, 1.5, ["7.png"], object()])
-def test_what_is_no_picture(image: Any) -> None:
+def test_input_that_is_not_a_picture(image: Any) -> None:
     with pytest.raises(TypeError, match="a picture must be"):
         encode(image)
 
 
-def test_a_path_that_leads_nowhere() -> None:
+def test_a_path_that_does_not_exist() -> None:
     with pytest.raises(FileNotFoundError):
         encode("no/such/file.png")

@@ -1,4 +1,4 @@
-"""What the client asks of a real service, and what it makes of the answers."""
+"""What the client asks a real service, and how it reads the answers."""
 
 import asyncio
 import io
@@ -29,11 +29,11 @@ from pixeldp_client import (
 from service.cli.main import main
 from tests.e2e.conftest import ROOT, Service
 
-# Noise alone, in which the shipped model sees an 8 and a 3 about as often.
+# Pure noise, in which the shipped model sees an 8 and a 3 about equally often.
 UNDECIDED = np.random.default_rng(16).integers(0, 256, (28, 28)).astype(np.uint8)
 
 
-def test_a_prediction_has_all_that_the_service_says(client: Client, seven: bytes) -> None:
+def test_a_prediction_has_everything_the_service_says(client: Client, seven: bytes) -> None:
     prediction = client.predict(seven, target=0.5, confidence=0.999, evidence=True)
     raw = prediction.raw
     assert prediction.label == pixeldp_client.Label(7, "7")
@@ -60,7 +60,7 @@ def test_a_prediction_has_all_that_the_service_says(client: Client, seven: bytes
     assert raw["evidence"]["label"] == 7
 
 
-def test_what_the_service_answers_can_be_verified(
+def test_answers_can_be_verified(
     client: Client, seven: bytes, tmp_path: Path
 ) -> None:
     answer = tmp_path / "answer.json"
@@ -110,7 +110,7 @@ def test_without_a_target_any_size_is_enough(client: Client, seven: bytes) -> No
     assert not caught.value.prediction.is_robust
 
 
-def test_a_fallback_is_not_for_requests_that_are_wrong(
+def test_wrong_requests_do_not_go_to_the_fallback(
     client: Client, service: Service, seven: bytes
 ) -> None:
     def fail(reason: object) -> None:
@@ -149,14 +149,14 @@ def test_a_stream(client: Client, seven: bytes) -> None:
         list(client.stream(b"nothing"))
 
 
-def test_a_stream_may_be_left(client: Client, seven: bytes) -> None:
+def test_a_stream_can_be_abandoned(client: Client, seven: bytes) -> None:
     stream = client.stream(seven, max_draws=100_000)
     assert isinstance(next(stream), Look)
     stream.close()
     assert client.predict(seven, target=0.5).robust
 
 
-def test_a_time_out_yields_what_is_certified_by_then(client: Client, seven: bytes) -> None:
+def test_a_time_out_yields_what_has_been_certified(client: Client, seven: bytes) -> None:
     prediction = client.predict(seven, timeout=2.0, max_draws=100_000, confidence=0.999)
     assert prediction.stopped == "deadline"
     assert prediction.certified_size > 0
@@ -251,7 +251,7 @@ def test_the_asynchronous_client(service: Service, key: str, seven: bytes) -> No
     asyncio.run(run())
 
 
-def test_it_needs_httpx_alone(service: Service, key: str) -> None:
+def test_it_needs_only_httpx(service: Service, key: str) -> None:
     """Neither numpy nor Pillow nor torch, nor anything of the service."""
     script = f"""
 import sys
@@ -266,7 +266,7 @@ with Client({service.address!r}, api_key={key!r}) as client:
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://", "host", ""])
-def test_an_address_must_be_one(url: str) -> None:
+def test_invalid_addresses_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"expected http://|Invalid"):
         Client(url)
     with pytest.raises(ValueError, match=r"expected http://|Invalid"):

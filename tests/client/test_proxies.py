@@ -1,4 +1,4 @@
-"""The client where there are proxies: this machine is asked straight, errors name the variable."""
+"""The client and proxies: this machine is asked directly, and errors name the variable."""
 
 import socketserver
 import threading
@@ -50,7 +50,7 @@ def proxy() -> Iterator[_Server]:
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "ALL_PROXY"])
-def test_other_machines_are_asked_by_the_proxy(
+def test_other_machines_are_asked_through_the_proxy(
     variable: str, proxy: _Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, f"127.0.0.1:{proxy.server_address[1]}")
@@ -61,7 +61,7 @@ def test_other_machines_are_asked_by_the_proxy(
 
 
 @pytest.mark.parametrize("proxies", ["http://127.0.0.1:9", "socks5://a:1", "bogus://x", "http://["])
-def test_this_machine_is_asked_straight(
+def test_this_machine_is_asked_directly(
     proxies: str, proxy: _Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "ALL_PROXY"):
@@ -82,7 +82,7 @@ def test_this_machine_is_asked_straight(
     ],
 )
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-def test_a_proxy_that_cannot_be_used_is_named_but_not_its_password(
+def test_an_unusable_proxy_is_named_without_its_password(
     kind: type[Client | AsyncClient], proxies: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxies)
@@ -91,7 +91,7 @@ def test_a_proxy_that_cannot_be_used_is_named_but_not_its_password(
     assert "secret" not in str(caught.value)
 
 
-def test_certificates_are_read_only_where_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificates_are_read_only_if_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
     with closing(Client(ELSEWHERE)):
         pass
@@ -100,13 +100,13 @@ def test_certificates_are_read_only_where_there_are_some(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("address", ["http://[::1", "http://a:b", "ftp://a", "a", "http://"])
-def test_an_address_that_is_none(address: str) -> None:
+def test_an_invalid_address(address: str) -> None:
     with pytest.raises(ValueError, match="not the address of a service"):
         Client(address)
 
 
 @pytest.mark.parametrize("key", ["a\nb", "ключ"])
-def test_a_key_that_is_none(key: str) -> None:
+def test_an_invalid_key(key: str) -> None:
     with pytest.raises(ValueError, match="API key"):
         Client(api_key=key)
 
@@ -135,5 +135,5 @@ def test_a_key_that_is_none(key: str) -> None:
         ("", "::1", None, True),
     ],
 )
-def test_what_goes_straight(no_proxy: str, host: str, port: int | None, straight: bool) -> None:
+def test_which_addresses_are_asked_directly(no_proxy: str, host: str, port: int | None, straight: bool) -> None:
     assert bypasses({"no": no_proxy}, host, port) is straight

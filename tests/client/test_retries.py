@@ -1,4 +1,4 @@
-"""Servers that misbehave, over real sockets; what is tried again, and until when."""
+"""Servers that misbehave, over real sockets: what is retried, and until when."""
 
 import asyncio
 import json
@@ -60,14 +60,14 @@ PASSING: dict[str, Behaviour] = {
 
 
 @pytest.mark.parametrize("passing", PASSING)
-def test_what_may_pass_is_tried_again(
+def test_passing_failures_are_retried(
     misbehave: Start, relay: Behaviour, key: str, seven: bytes, passing: str
 ) -> None:
     server = misbehave(PASSING[passing], PASSING[passing], relay)
     with Client(server.address, api_key=key, retries=QUICK) as client:
         assert client.predict(seven, target=0.5).robust
     assert len(server.requests) == 3
-    # The very same picture each time, and the key.
+    # Each attempt sends the same picture and the key.
     assert {request.partition(b"\r\n\r\n")[2] for request in server.requests} == {seven}
     assert all(f"Authorization: Bearer {key}".encode() in one for one in server.requests)
 
@@ -85,7 +85,7 @@ def test_the_asynchronous_client_does_the_same(
     assert len(server.requests) == 3
 
 
-def test_batches_and_streams_are_tried_again(
+def test_batches_and_streams_are_retried(
     misbehave: Start, relay: Behaviour, key: str, seven: bytes
 ) -> None:
     server = misbehave(drop, relay, status(503), relay)
@@ -113,7 +113,7 @@ FINAL: list[tuple[int, bytes, type[PixelDPError], str]] = [
 
 
 @pytest.mark.parametrize(("code", "body", "kind", "text"), FINAL)
-def test_what_will_not_pass_is_asked_once(
+def test_lasting_failures_are_not_retried(
     misbehave: Start, code: int, body: bytes, kind: type[PixelDPError], text: str
 ) -> None:
     server = misbehave(status(code, body, "Location: https://elsewhere/", "X-Request-Id: r-7"))
@@ -125,7 +125,7 @@ def test_what_will_not_pass_is_asked_once(
         assert (caught.value.status, caught.value.request_id) == (code, "r-7")
 
 
-def test_it_ends_after_so_many_attempts(misbehave: Start) -> None:
+def test_it_gives_up_after_the_last_attempt(misbehave: Start) -> None:
     overloaded = status(503, problem(503, "overloaded", retry_after_s=0), "Retry-After: 0")
     server = misbehave(overloaded)
     retries = Retries(most=3, base=0.001)
@@ -137,7 +137,7 @@ def test_it_ends_after_so_many_attempts(misbehave: Start) -> None:
     assert caught.value.members == {"retry_after_s": 0}
 
 
-def test_errors_pass_between_processes(misbehave: Start) -> None:
+def test_errors_can_be_pickled(misbehave: Start) -> None:
     server = misbehave(status(429, problem(429, "rate-limited"), "Retry-After: 3600"))
     with Client(server.address) as client, pytest.raises(TooBusy) as caught:
         client.predict(b"picture")
@@ -145,7 +145,7 @@ def test_errors_pass_between_processes(misbehave: Start) -> None:
     assert (str(copied), vars(copied)) == (str(caught.value), vars(caught.value))
 
 
-def test_a_service_below_a_path(misbehave: Start) -> None:
+def test_a_service_under_a_path(misbehave: Start) -> None:
     server = misbehave(status(200, b'{"models": []}'))
     for end in ("", "/"):
         with Client(f"{server.address}/gateway{end}") as client:
@@ -165,7 +165,7 @@ def test_retry_after_is_waited_for(
 
 
 @pytest.mark.parametrize("as_a_date", [False, True])
-def test_a_wait_beyond_the_deadline_is_not_begun(misbehave: Start, as_a_date: bool) -> None:
+def test_no_wait_goes_beyond_the_deadline(misbehave: Start, as_a_date: bool) -> None:
     later = formatdate(time.time() + 3600, usegmt=True) if as_a_date else "3600"
     server = misbehave(status(429, b"", f"Retry-After: {later}"))
     with Client(server.address) as client, pytest.raises(TooBusy) as caught:
@@ -174,7 +174,7 @@ def test_a_wait_beyond_the_deadline_is_not_begun(misbehave: Start, as_a_date: bo
     assert caught.value.retry_after == pytest.approx(3600, abs=300)
 
 
-def test_a_silent_server_is_left_at_the_deadline(misbehave: Start) -> None:
+def test_a_silent_server_is_abandoned_at_the_deadline(misbehave: Start) -> None:
     server = misbehave(silent)
     with Client(server.address, timeout=0.3) as client, pytest.raises(Timeout):
         client.predict(b"picture")
@@ -185,7 +185,7 @@ def test_a_silent_server_is_left_at_the_deadline(misbehave: Start) -> None:
     assert len(server.requests) == 2
 
 
-def test_a_dripping_server_is_left_at_the_deadline(misbehave: Start) -> None:
+def test_a_dripping_server_is_abandoned_at_the_deadline(misbehave: Start) -> None:
     server = misbehave(dripping)
     with Client(server.address, timeout=0.5) as client, pytest.raises(Timeout):
         client.predict(b"picture")
@@ -208,7 +208,7 @@ def test_a_refused_connection() -> None:
         assert caught.value.__notes__ == ["attempts made: 6"]
 
 
-def test_a_service_that_comes_up_later() -> None:
+def test_a_service_that_starts_later() -> None:
     with socket.socket() as late:
         late.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{late.getsockname()[1]}"
@@ -244,7 +244,7 @@ LOOK = json.dumps(
 )
 
 
-def test_a_stream_that_breaks_off_is_not_begun_again(misbehave: Start) -> None:
+def test_an_interrupted_stream_is_not_started_again(misbehave: Start) -> None:
     """The looks of two runs would not hold together."""
     server = misbehave(stream_of(f"event: look\ndata: {LOOK}\n\n"))
     with Client(server.address, retries=QUICK) as client:
@@ -266,7 +266,7 @@ def test_a_stream_that_breaks_off_is_not_begun_again(misbehave: Start) -> None:
         (": a comment\n\nevent: other\ndata: {}", Unreachable, "before its answer"),
     ],
 )
-def test_events_that_are_none(
+def test_malformed_events(
     misbehave: Start, event: str, kind: type[PixelDPError], text: str
 ) -> None:
     server = misbehave(stream_of(event, "\n\n"))
@@ -283,7 +283,7 @@ def test_events_that_are_none(
     assert len(server.requests) == 2
 
 
-def test_waits_grow_within_their_bounds_and_keep_the_deadline() -> None:
+def test_waits_grow_within_bounds_and_respect_the_deadline() -> None:
     now = 0.0
     attempts = Attempts(Retries(9, base=1, longest=5), 100, lambda: now, lambda: 1.0)
     assert [attempts.wait_after(Unreachable("x")) for _ in range(5)] == [1, 2, 4, 5, 5]

@@ -1,4 +1,4 @@
-"""A service as it is operated: with API keys, with a key for a client and one for Prometheus."""
+"""A service as it is operated: with API keys, one for a client and one for Prometheus."""
 
 import socket
 import subprocess
@@ -47,15 +47,15 @@ def free_port() -> int:
 
 
 def replaced(text: str, changes: dict[str, str]) -> str:
-    """Return a file of deploy/ with what belongs to this test run in place of what it says."""
+    """Return a file of deploy/ with some of its text replaced for this test run."""
     for old, new in changes.items():
-        assert old in text, f"{old!r} is not there to be replaced"
+        assert old in text, f"{old!r} is not in the file"
         text = text.replace(old, new)
     return text
 
 
 def start(command: list[str], log: Path, up: Callable[[], bool]) -> subprocess.Popen[bytes]:
-    """Start a program and wait until it is ``up``."""
+    """Start a program, and wait until ``up`` says that it is up."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, cwd=log.parent)
     end = time.monotonic() + START_SECONDS

@@ -1,4 +1,4 @@
-"""The PromQL of the project, and what of the service's metrics it names."""
+"""The PromQL of the project, and which of the service's metrics it names."""
 
 import json
 import re
@@ -12,7 +12,7 @@ RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "pixeldp.json"
 SCALING = ROOT / "deploy" / "kubernetes" / "scaling" / "scaledobject.yaml"
 
-# What Prometheus itself adds or makes.
+# Metrics and labels that Prometheus itself adds.
 OWN_METRICS = {"up", "ALERTS"}
 OWN_LABELS = {"job", "instance", "namespace"}
 
@@ -22,7 +22,7 @@ _METRIC = re.compile(r"^(pixeldp_|process_|up$|ALERTS$)")
 
 
 class Selector(NamedTuple):
-    """A metric as a query selects it: its matchers are label, operator, value."""
+    """A metric as a query selects it; each matcher is a label, an operator and a value."""
 
     metric: str
     matchers: list[tuple[str, str, str]]

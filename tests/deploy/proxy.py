@@ -1,4 +1,4 @@
-"""A running nginx with the shipped configuration, and a server for it to fall back to."""
+"""A running nginx with the shipped configuration, and a server that it falls back to."""
 
 import os
 import socket
@@ -24,7 +24,7 @@ FALLBACK_STATUS = 202  # unlike any status of the service
 
 
 class Asked(NamedTuple):
-    """What the fallback was sent."""
+    """What the fallback received."""
 
     path: str
     headers: dict[str, str]
@@ -32,7 +32,7 @@ class Asked(NamedTuple):
 
 
 class Fallback:
-    """A server that notes what it is asked, and claims certificates that it cannot give."""
+    """A server that records its requests, and claims certificates that it cannot give."""
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
@@ -54,7 +54,7 @@ class Fallback:
                 self.wfile.write(answer)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Be quiet."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port: int = self._server.server_port
@@ -68,7 +68,7 @@ class Fallback:
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate for localhost that vouches for itself."""
+    """Make a self-signed certificate for localhost."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
@@ -124,7 +124,7 @@ class Proxy:
                 | (changes or {}),
             )
         )
-        # Its workers would be another user, who may not enter the test's folders.
+        # Its workers would run as another user, who may not enter the test's folders.
         user = ["-g", "user root;"] if os.geteuid() == 0 else []
         self.process = start(
             [str(tool("nginx")), "-p", str(folder), "-c", str(written), "-e", "stderr", *user],
@@ -144,7 +144,7 @@ class Proxy:
             return False
 
     def logged(self) -> str:
-        """Return the first line of the access log, which follows the answer."""
+        """Return the first line of the access log, which is written after the answer."""
         end = time.monotonic() + 300
         while not (text := self.access.read_text()).endswith("\n"):
             assert time.monotonic() < end, "nginx logged nothing"

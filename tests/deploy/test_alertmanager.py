@@ -1,4 +1,5 @@
-"""deploy/alertmanager, as its own tool reads it: who is told, and what is not told beside it."""
+"""deploy/alertmanager, as its own tool reads it: who is notified, and which alerts are
+inhibited."""
 
 import re
 import subprocess
@@ -41,14 +42,14 @@ def test_compose_starts_it_where_prometheus_looks_for_it() -> None:
     assert options["--storage.path"] in mounts.values()
 
 
-def test_alerts_that_it_names_are_there() -> None:
+def test_alerts_that_it_names_exist() -> None:
     named = re.findall(r"PixelDP\w+", CONFIGURATION.read_text())
     assert named
     assert set(named) <= set(ALERTS)
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_who_is_told(name: str) -> None:
+def test_who_is_notified(name: str) -> None:
     labels = {"alertname": name, "job": "pixeldp", **ALERTS[name]}
     said = [f"{label}={value}" for label, value in labels.items()]
     receiver = amtool("config", "routes", "test", f"--config.file={CONFIGURATION}", *said)
@@ -56,7 +57,7 @@ def test_who_is_told(name: str) -> None:
     assert receiver.strip() == {"critical": "pager", "warning": "tickets"}[severity]
 
 
-def test_only_what_is_worse_keeps_others_quiet() -> None:
+def test_only_worse_alerts_inhibit_others() -> None:
     for rule in yaml.safe_load(CONFIGURATION.read_text())["inhibit_rules"]:
         [source] = rule["source_matchers"]
         for name in re.findall(r"PixelDP\w+", source):
@@ -65,4 +66,4 @@ def test_only_what_is_worse_keeps_others_quiet() -> None:
         if target != 'severity = "warning"':
             quiet = re.findall(r"PixelDP\w+", target)
             assert {ALERTS[name]["severity"] for name in quiet} == {"warning"}
-        assert "job" in rule["equal"], "another installation is another matter"
+        assert "job" in rule["equal"], "alerts of another installation are not inhibited"

@@ -1,4 +1,4 @@
-"""The image and the compose file: linted, and what the image holds run as a container runs it."""
+"""The image and the compose file: linted, confined, and complete."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from service.settings import Settings
 from tests.deploy.tools import ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-# With continued lines joined and comments gone: one instruction a line.
+# Continued lines are joined and comments removed: one instruction a line.
 INSTRUCTIONS = re.sub(r"^\s*#.*\n", "", DOCKERFILE, flags=re.MULTILINE).replace("\\\n", "")
 COMPOSE = [ROOT / "docker-compose.yml", *sorted((ROOT / "deploy").glob("docker-compose.*.yml"))]
 USER = 10001
@@ -53,22 +53,22 @@ def test_hadolint_finds_nothing() -> None:
     assert result.stdout + result.stderr == ""
 
 
-def test_the_image_is_built_in_stages_and_runs_as_nobody_special() -> None:
+def test_the_image_is_built_in_stages_and_runs_as_an_ordinary_user() -> None:
     bases = [base.removesuffix(" AS build") for base in instructions("FROM")]
     assert len(bases) == 2
     assert re.fullmatch(r"python:3\.12\.\d+-slim-bookworm@sha256:[0-9a-f]{64}", bases[0])
     assert bases[0] == bases[1]
     assert instructions("USER") == [str(USER)]
     assert "ARG TORCH_BACKEND=cpu" in INSTRUCTIONS
-    # What builds stays behind: nothing is installed into what runs.
+    # Build tools stay behind: nothing is installed into the final stage.
     assert not re.search(r"\b(pip|uv|apt-get)\b", last_stage().partition("HEALTHCHECK")[0])
     for variable in re.findall(r"PIXELDP_\w+(?==)", last_stage()):
         assert known_setting(variable), variable
 
 
-def test_everything_that_is_copied_is_in_the_context_and_nothing_secret_is() -> None:
+def test_the_context_has_everything_that_is_copied_and_no_secrets() -> None:
     rules = (ROOT / ".dockerignore").read_text().split()
-    assert rules[0] == "**", "everything is left out but what is named"
+    assert rules[0] == "**", "everything is left out except what is named"
     named = {rule[1:] for rule in rules if rule.startswith("!")}
     own = [copied for copied in instructions("COPY") if "--from" not in copied]
     sources = {source for copied in own for source in copied.split()[:-1]}
@@ -98,13 +98,13 @@ def test_compose_confines_every_container_and_publishes_on_loopback_only() -> No
         assert "build" in service or re.search(r":v?\d+\.\d+\.\d+$", service["image"]), name
     environment = compose["services"]["pixeldp"]["environment"]
     assert all(map(known_setting, environment))
-    # The keys and the scraper's secret come as files, which are not in git.
+    # The keys and the scraper's secret are files that are not in git.
     assert environment["PIXELDP_KEYS"].startswith("/run/pixeldp/")
     assert compose["secrets"]["metrics_key"]["file"].startswith("./deploy/secrets/")
     assert (ROOT / "deploy/secrets/.gitignore").read_text().splitlines()[1] == "*"
 
 
-def test_a_model_of_ones_own_takes_the_place_of_the_shipped_one() -> None:
+def test_ones_own_model_can_replace_the_shipped_one() -> None:
     service = load(ROOT / "deploy" / "docker-compose.model.yml")["services"]["pixeldp"]
     [mount] = service["volumes"]
     assert mount["source"].startswith("${MODEL:?")
@@ -112,7 +112,7 @@ def test_a_model_of_ones_own_takes_the_place_of_the_shipped_one() -> None:
     assert service["command"] == ["serve", mount["target"]]
 
 
-def test_what_compose_mounts_is_there_and_is_read_only() -> None:
+def test_what_compose_mounts_exists_and_is_read_only() -> None:
     for name, service in load(COMPOSE[0])["services"].items():
         for volume in service.get("volumes", []):
             if isinstance(volume, dict):

@@ -1,4 +1,4 @@
-"""The dashboard and its provisioning. That its queries answer, test_prometheus shows."""
+"""The dashboard and its provisioning. Its queries are tested in test_prometheus."""
 
 import itertools
 import json
@@ -36,7 +36,7 @@ def test_a_panel_explains_itself(panel: dict[str, Any]) -> None:
         assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
 
 
-def test_panels_lie_side_by_side(dashboard: dict[str, Any]) -> None:
+def test_panels_do_not_overlap(dashboard: dict[str, Any]) -> None:
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     assert len({panel["title"] for panel in panels}) == len(panels)

@@ -1,4 +1,4 @@
-"""What the image holds, run as the image runs it; Docker is not needed for that."""
+"""The image's content, run as the image runs it, without Docker."""
 
 import json
 import os
@@ -21,9 +21,9 @@ from tests.deploy.test_container import USER, instructions, last_stage
 from tests.deploy.tools import ROOT
 from tests.service.http.test_address import has_ipv6
 
-# $1 becomes a root folder of its own that holds the system's programs, Python, its packages, and at
-# /image what the image would hold, all of it read-only; /tmp can be written. $2 is where Python is,
-# $3 where its packages are, $4 what is to be at /image; the rest is run in there.
+# $1 becomes a root folder with the system's programs, Python, its packages, and the image's content
+# at /image, all of it read-only; only /tmp can be written. $2 is Python's folder, $3 that of its
+# packages, $4 the image's content; the remaining arguments are the command to run in there.
 CONFINE = """
 set -e
 root=$1
@@ -62,7 +62,7 @@ class Running(NamedTuple):
 
 
 def install(folder: Path) -> Path:
-    """Install what the image's build copies, as it does, but for the dependencies."""
+    """Install what the image's build copies, in the same way, without the dependencies."""
     context, image = folder / "context", folder / "image"
     context.mkdir()
     for copied in instructions("COPY"):
@@ -79,7 +79,7 @@ def install(folder: Path) -> Path:
 
 
 def environment(port: int) -> dict[str, str]:
-    """Return the image's variables, with the places and the size of this test."""
+    """Return the image's variables, with this test's paths and size."""
     set_by_image = shlex.split(" ".join(instructions("ENV", last_stage())))
     return {
         **dict(pair.split("=", 1) for pair in set_by_image),
@@ -101,7 +101,7 @@ def answers(address: str) -> bool:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """As a user of no name and no rights, without a home, on a read-only root but for /tmp."""
+    """Run as a user without name, rights or home, on a read-only root except for /tmp."""
     try_it = ["unshare", "--mount", "sh", "-c", "mount --make-rprivate / && setpriv --version"]
     if not shutil.which("unshare") or subprocess.run(try_it, capture_output=True).returncode:
         pytest.skip("NOT TESTED: confining the service takes Linux and a superuser who may mount")
@@ -136,7 +136,7 @@ def test_it_has_no_rights(running: Running) -> None:
     assert {path for path in writable if not path.startswith(("/proc", "/dev"))} == {"/tmp"}
 
 
-def test_it_answers_those_who_have_a_key(running: Running) -> None:
+def test_it_answers_clients_with_a_key(running: Running) -> None:
     picture = (ROOT / "examples" / "7.png").read_bytes()
     headers = {"Content-Type": "image/png"}
     with httpx.Client(base_url=running.address, headers=headers, timeout=300) as client:
@@ -147,19 +147,19 @@ def test_it_answers_those_who_have_a_key(running: Running) -> None:
             assert client.get(path).status_code == 200, path
 
 
-def test_it_is_asked_over_both_families(running: Running) -> None:
+def test_it_is_reached_over_ipv4_and_ipv6(running: Running) -> None:
     hosts = ["127.0.0.1", "::1"] if has_ipv6() else ["127.0.0.1"]
     for host in hosts:
         assert httpx.get(f"{url(host, running.port)}/health/live", timeout=300).status_code == 200
 
 
-def test_the_probe_of_the_image_tells_ready_from_not(running: Running) -> None:
+def test_the_probe_of_the_image_tells_whether_it_is_ready(running: Running) -> None:
     [probe] = re.findall(r"HEALTHCHECK .*CMD (\[.*\])", last_stage())
     name, *arguments = json.loads(probe)
     assert name == "pixeldp"
     command = [sys.executable, "-P", "-m", "service.cli.main", *arguments]
     for port, status in ((running.port, 0), (free_port(), 1)):
-        # It is asked straight, whatever proxy others are asked by.
+        # It is asked directly, whatever proxy is set for other hosts.
         others = {**os.environ, "http_proxy": "http://127.0.0.1:9"}
         variables = {**others, **environment(port), "PATH": os.environ["PATH"], "PYTHONPATH": ""}
         done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""The manifests: against Kubernetes' own schemas, against each other, and against the service."""
+"""The manifests, compared with Kubernetes' own schemas, with each other, and with the service."""
 
 import json
 import shutil
@@ -49,16 +49,16 @@ def container(manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-def test_a_manifest_keeps_to_its_schema(path: Path) -> None:
+def test_a_manifest_follows_its_schema(path: Path) -> None:
     manifest = load(path)
     check(manifest)
-    # And the check is one.
+    # The check does find faults.
     with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
         check({**manifest, "metadta": {}})
 
 
 @pytest.mark.parametrize("path", KUSTOMIZATIONS, ids=lambda path: path.parent.name)
-def test_a_kustomization_names_what_is_there(path: Path) -> None:
+def test_a_kustomization_names_existing_files(path: Path) -> None:
     kustomization = load(path)
     named = [*kustomization.get("resources", []), *kustomization.get("components", [])]
     for name in named:
@@ -68,10 +68,10 @@ def test_a_kustomization_names_what_is_there(path: Path) -> None:
 
 
 @pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "gpu"])
-def test_kustomize_builds_what_keeps_to_the_schemas(gpu: bool, tmp_path: Path) -> None:
+def test_what_kustomize_builds_follows_the_schemas(gpu: bool, tmp_path: Path) -> None:
     tool = next((name for name in ("kustomize", "kubectl") if shutil.which(name)), None)
     if tool is None:
-        pytest.skip("NOT TESTED: there is neither kustomize nor kubectl here")
+        pytest.skip("NOT TESTED: neither kustomize nor kubectl is installed here")
     shutil.copytree(FOLDER, tmp_path / "kubernetes")
     root = tmp_path / "kubernetes" / "kustomization.yaml"
     text = root.read_text()
@@ -120,7 +120,7 @@ def test_selectors_select_the_pods(manifests: dict[str, dict[str, Any]]) -> None
     assert manifests["ScaledObject"]["spec"]["scaleTargetRef"]["name"] == name
 
 
-def test_ports_and_probes_meet(
+def test_ports_and_probes_match(
     manifests: dict[str, dict[str, Any]], container: dict[str, Any]
 ) -> None:
     [port] = container["ports"]
@@ -143,7 +143,7 @@ def test_ports_and_probes_meet(
     assert allowed["ports"] == [{"port": "http"}]
 
 
-def test_pods_are_confined_and_end_in_peace(
+def test_pods_are_confined_and_have_time_to_end(
     manifests: dict[str, dict[str, Any]], container: dict[str, Any]
 ) -> None:
     pod = manifests["Deployment"]["spec"]["template"]["spec"]
@@ -159,22 +159,22 @@ def test_pods_are_confined_and_end_in_peace(
     environment = {one["name"]: one["value"] for one in container["env"]}
     delay = float(environment["PIXELDP_STOP_DELAY_SECONDS"])
     assert delay > 2 * container["readinessProbe"]["periodSeconds"]
-    # What is in flight is answered by its deadline at the latest.
+    # Pictures in flight are answered by their deadlines at the latest.
     deadline = Settings.model_fields["timeout_ms"].default / 1000
     assert pod["terminationGracePeriodSeconds"] > delay + deadline
 
 
-def test_the_environment_holds_settings_and_no_others(
+def test_the_environment_holds_only_settings(
     manifests: dict[str, dict[str, Any]], container: dict[str, Any]
 ) -> None:
     pod = manifests["Deployment"]["spec"]["template"]["spec"]
-    # Else Kubernetes adds PIXELDP_PORT=tcp://10.0.0.1:80 for the Service of that name.
+    # Otherwise Kubernetes adds PIXELDP_PORT=tcp://10.0.0.1:80 for the Service of that name.
     assert pod["enableServiceLinks"] is False
     for variable in container["env"]:
         assert known_setting(variable["name"]), variable
     keys = {one["name"]: one.get("value") for one in container["env"]}["PIXELDP_KEYS"]
     mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
-    # A folder, not a subPath, so that a change of the secret arrives.
+    # A folder, not a subPath, so that changes of the secret arrive.
     assert keys.startswith(mounts["keys"]["mountPath"] + "/")
     assert "subPath" not in mounts["keys"]
     assert {volume["name"] for volume in pod["volumes"]} == set(mounts)

@@ -1,4 +1,4 @@
-"""Real nginx with the shipped configuration, between a client, the service, and a real fallback."""
+"""Real nginx with the shipped configuration, between a client, the service and a real fallback."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.deploy.proxy import FALLBACK_STATUS, Fallback, Proxy
 from tests.deploy.tools import ROOT
 
 PNG = {"Content-Type": "image/png"}
-# No answer of the shipped model reaches it, and its first look already tells.
+# No answer of the shipped model reaches it, as the first look already shows.
 NEVER = {"target": 30, "require": "robust"}
 
 
@@ -62,7 +62,7 @@ def test_a_non_robust_answer_goes_to_the_fallback(
     assert answer.json() == {"label": "ask a person"}
     assert answer.headers["Answered-By"] == "fallback"
     assert answer.headers.get_list("X-Request-Id") == ["picture-17"]
-    # Whatever the fallback claims, nothing about its answer is certified.
+    # Whatever the fallback claims, nothing in its answer is certified.
     assert answer.headers.get_list("Certified-Robust") == ["false"]
     assert "Certified-Size" not in answer.headers
 
@@ -83,7 +83,7 @@ def test_a_non_robust_answer_goes_to_the_fallback(
     assert line["upstream"] == f"406 : {FALLBACK_STATUS}"
 
 
-def test_a_picture_too_large_for_memory_reaches_the_fallback_whole(
+def test_a_picture_too_large_for_nginxs_memory_reaches_the_fallback_whole(
     proxy: Proxy, fallback: Fallback
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 256, 700 * 700, np.uint8).tobytes()
@@ -95,7 +95,7 @@ def test_a_picture_too_large_for_memory_reaches_the_fallback_whole(
     assert asked.body == picture
 
 
-def test_whoever_asks_for_no_robustness_sees_every_answer(
+def test_without_require_robust_every_answer_reaches_the_client(
     proxy: Proxy, fallback: Fallback, seven: bytes
 ) -> None:
     answer = proxy.client.post("/predict", params={"target": 30}, content=seven, headers=PNG)
@@ -106,7 +106,7 @@ def test_whoever_asks_for_no_robustness_sees_every_answer(
     assert fallback.asked == []
 
 
-def test_refusals_of_the_service_come_through_as_they_are(
+def test_refusals_of_the_service_pass_unchanged(
     proxy: Proxy, fallback: Fallback, seven: bytes
 ) -> None:
     del proxy.client.headers["Authorization"]
@@ -116,7 +116,7 @@ def test_refusals_of_the_service_come_through_as_they_are(
     assert fallback.asked == []
 
 
-def test_what_is_not_for_outside(proxy: Proxy, seven: bytes) -> None:
+def test_what_is_not_for_the_outside(proxy: Proxy, seven: bytes) -> None:
     assert proxy.client.get("/metrics").status_code == 404
     for path in ("/v2/repository/index", "/v2/repository/models/mnist-cnn/unload"):
         refused = proxy.client.post(path)
@@ -130,7 +130,7 @@ def test_what_is_not_for_outside(proxy: Proxy, seven: bytes) -> None:
     plain = httpx.post(f"http://127.0.0.1:{proxy.plain}/predict?target=1", content=seven)
     assert plain.status_code == 308
     assert plain.headers["Location"] == "https://127.0.0.1/predict?target=1"
-    # Above the service's limit, but not nginx's: the service's own answer explains itself.
+    # Above the service's limit but not nginx's: the service's own answer explains itself.
     large = proxy.client.post("/predict", content=bytes(20 * 2**20 + 1), headers=PNG)
     assert large.status_code == 413
     assert large.json()["type"] == "/problems/too-many-bytes"
@@ -139,14 +139,14 @@ def test_what_is_not_for_outside(proxy: Proxy, seven: bytes) -> None:
 
 
 def check(answer: httpx.Response, status: int, name: str) -> None:
-    """An error of nginx's own is a problem document, as those of the service are."""
+    """Nginx's own errors are problem documents, like those of the service."""
     assert answer.status_code == status
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json()["type"] == f"/problems/{name}"
     assert answer.json()["status"] == status
 
 
-def test_what_is_no_request_for_nginx_is_a_problem_document(proxy: Proxy) -> None:
+def test_requests_that_nginx_cannot_read_get_a_problem_document(proxy: Proxy) -> None:
     check(proxy.client.get("/" + "x" * 20_000), 400, "malformed-request")
     check(proxy.client.get("/", headers={"X": "x" * 70_000}), 400, "malformed-request")
     plain = httpx.get(f"http://127.0.0.1:{proxy.tls}/")
@@ -160,7 +160,7 @@ def test_a_refusal_for_its_size_is_the_services_own(proxy: Proxy) -> None:
     assert answer.json()["limit_pixels"] > 0
 
 
-def test_ids_that_the_service_would_not_take_are_replaced(proxy: Proxy) -> None:
+def test_ids_that_the_service_would_not_accept_are_replaced(proxy: Proxy) -> None:
     given = {"X-Request-Id": "a b"}
     assert len(proxy.client.get("/health/live", headers=given).headers["X-Request-Id"]) == 32
 
@@ -192,7 +192,7 @@ def test_without_the_service_the_fallback_does_not_stand_in(
             proxy.client.post("/predict", params=NEVER, content=seven, headers=PNG)
             for _ in range(3)
         ]
-        # And the third is one more than this nginx allows a minute.
+        # The third is one more than this nginx allows a minute.
         assert [answer.status_code for answer in answers] == [503, 503, 429]
         names = [answer.json()["type"] for answer in answers]
         assert names == ["/problems/not-ready"] * 2 + ["/problems/rate-limited"]

@@ -1,4 +1,4 @@
-"""docs/operate.md: its commands run, its links lead somewhere, its names are right."""
+"""docs/operate.md: its commands run, its links work, and its names are right."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from tests.deploy.tools import ROOT
 TEXT = (ROOT / "docs" / "operate.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 HEADINGS = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", TEXT, flags=re.M | re.S), re.M)
-# Stands in for tools that need a daemon or a cluster: notes how it is called, and what it reads.
+# Stands in for tools that need a daemon or a cluster: records its arguments and its input.
 RECORDER = """#!/bin/sh
 echo "$(basename "$0") $*" >> "$CALLS"
 case " $* " in *" -f - "*) cat > "$CALLS.input";; esac
@@ -30,7 +30,7 @@ def anchor(heading: str) -> str:
     return heading.lower().replace(" ", "-")
 
 
-def test_every_alert_has_a_section_and_no_other_has() -> None:
+def test_every_alert_has_a_section_and_every_section_an_alert() -> None:
     alerts = [rule["alert"] for rule in promql.rules() if "alert" in rule]
     assert [heading for heading in HEADINGS if heading.startswith("PixelDP")] == alerts
     anchors = set(map(anchor, HEADINGS))
@@ -78,7 +78,7 @@ def test_the_keys_are_what_compose_mounts(after: Path) -> None:
     assert by_name["prometheus"].scopes == {"metrics"}
     secret = after / "deploy" / "secrets" / "metrics_key"
     assert keys.digest(secret.read_text()) == by_name["prometheus"].sha256
-    # For the containers' users to read, and for no user of this machine to reach.
+    # The containers' users can read it, but no other user of this machine can reach it.
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in (made, secret))
     assert stat.S_IMODE((after / "deploy" / "secrets").stat().st_mode) == 0o700
 
@@ -90,7 +90,7 @@ def test_the_keys_are_what_compose_mounts(after: Path) -> None:
     assert (after / compose["secrets"]["metrics_key"]["file"]) == secret
 
 
-def test_files_that_commands_name_are_there(after: Path) -> None:
+def test_files_that_commands_name_exist(after: Path) -> None:
     calls = (after / "calls").read_text()
     assert {line.split()[0] for line in calls.splitlines()} == {"docker", "kubectl"}
     named = re.findall(r"(?: -[fk] |--from-file=(?:\w+=)?)([^\s=]+)", calls)
@@ -103,7 +103,7 @@ def test_files_that_commands_name_are_there(after: Path) -> None:
     assert secrets == set(re.findall(r"pixeldp-(?:metrics-)?keys?\b", wanted))
 
 
-def test_the_rules_become_the_operators(after: Path) -> None:
+def test_the_rules_become_a_resource_of_the_prometheus_operator(after: Path) -> None:
     applied = yaml.safe_load((after / "calls.input").read_text())
     assert applied["kind"] == "PrometheusRule"
     assert applied["spec"] == yaml.safe_load(promql.RULES.read_text())

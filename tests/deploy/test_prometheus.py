@@ -35,7 +35,7 @@ def test_promtool_finds_nothing_wrong() -> None:
     promtool("check", "config", "--syntax-only", FOLDER / "prometheus.yml")
 
 
-def test_alerts_fire_where_they_should_and_not_where_they_should_not() -> None:
+def test_alerts_fire_when_they_should_and_only_then() -> None:
     promtool("test", "rules", ALERTS)
     cases: dict[str, set[bool]] = {
         rule["alert"]: set() for rule in promql.rules() if "alert" in rule
@@ -43,14 +43,14 @@ def test_alerts_fire_where_they_should_and_not_where_they_should_not() -> None:
     for group in yaml.safe_load(ALERTS.read_text())["tests"]:
         for case in group.get("alert_rule_test", []):
             cases[case["alertname"]].add(bool(case["exp_alerts"]))
-    # Those without a duration before they fire are tested not to fire beside one that does.
+    # Alerts that fire without delay are tested not to fire beside one that does.
     assert {name for name, seen in cases.items() if True not in seen} == set()
     assert {name for name, seen in cases.items() if False not in seen} <= {
         "PixelDPErrorBudgetBurnsFast"
     }
 
 
-def test_every_alert_says_how_bad_it_is_and_where_to_read_on() -> None:
+def test_every_alert_has_a_severity_and_a_link() -> None:
     for rule in promql.rules():
         if "alert" in rule:
             name = rule["alert"]
@@ -118,7 +118,7 @@ class Prometheus:
 
 
 def traffic(operated: Operated) -> None:
-    """Ask for what makes every kind of number: robust or not, without a target, refused."""
+    """Make requests that produce every kind of number: robust or not, without a target, refused."""
     picture = (ROOT / "examples" / "7.png").read_bytes()
     with httpx.Client(base_url=operated.service.address, headers=PNG, timeout=300) as client:
         for path in ("/predict", "/predict?target=0.3", "/predict?target=30"):
@@ -130,11 +130,11 @@ def traffic(operated: Operated) -> None:
 
 @pytest.fixture(scope="module")
 def exposition(operated: Operated) -> str:
-    """Return the service's metrics as it tells them."""
+    """Return the service's metrics as it exposes them."""
     traffic(operated)
     headers = {"Authorization": f"Bearer {operated.metrics_key}"}
     with httpx.Client(base_url=operated.service.address, headers=headers) as client:
-        client.get("/metrics")  # which is itself a request that the next one tells of
+        client.get("/metrics")  # this is itself a request, which the next one counts
         return client.get("/metrics").text
 
 
@@ -177,7 +177,7 @@ def wait_for(running: Prometheus, query: str, on: str = "") -> None:
     end = time.monotonic() + WAIT_SECONDS
     while not running.query(query):
         targets = running.get("/targets")["activeTargets"]
-        assert time.monotonic() < end, f"{query} came never true: {targets}"
+        assert time.monotonic() < end, f"{query} never became true: {targets}"
         time.sleep(0.1)
 
 
@@ -205,7 +205,7 @@ def test_it_evaluates_every_rule_and_a_healthy_service_raises_no_alert(
     assert firing == []
 
 
-def test_every_metric_and_label_that_is_named_exists(
+def test_every_metric_and_label_that_is_used_exists(
     samples: dict[str, list[dict[str, str]]],
 ) -> None:
     named = {query: promql.selectors(query) for query in promql.every_query().values()}
@@ -232,7 +232,7 @@ def test_every_metric_and_label_that_is_named_exists(
 
 @pytest.mark.parametrize("name", promql.panel_queries())
 def test_every_panel_shows_something(prometheus: Prometheus, name: str) -> None:
-    # A rate needs two scrapes of its series, which may have begun after others.
+    # A rate needs two scrapes of its series, which may have begun later than others.
     wait_for(prometheus, promql.panel_queries()[name])
 
 

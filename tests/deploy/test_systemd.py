@@ -1,4 +1,4 @@
-"""deploy/systemd: the unit starts what is there, and stops it as slowly as it may be."""
+"""deploy/systemd: the unit starts an existing command, and gives it enough time to stop."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def test_it_starts_the_command() -> None:
     assert sections == [f"[{section}]" for section in SECTIONS]
 
 
-def test_a_stop_waits_for_what_is_in_flight() -> None:
+def test_a_stop_waits_for_pictures_in_flight() -> None:
     unit = directives()
     environment = dict(assigned.split("=") for assigned in unit["Environment"])
     settings = {name.removeprefix("PIXELDP_").lower() for name in environment}
@@ -45,7 +45,7 @@ def test_a_stop_waits_for_what_is_in_flight() -> None:
     assert int(unit["TimeoutStopSec"][0]) > limit + delay
 
 
-def test_files_that_its_comments_name_are_there() -> None:
+def test_files_that_its_comments_name_exist() -> None:
     text = UNIT.read_text()
     assert "make -C /opt/pixeldp install" in text
     assert re.search("^install:", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -55,7 +55,7 @@ def test_files_that_its_comments_name_are_there() -> None:
 
 
 def test_systemd_itself_finds_nothing_wrong(tmp_path: Path) -> None:
-    """But for the program, which lies elsewhere here."""
+    """Only the program is in another place here."""
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("NOT TESTED: systemd-analyze is not here; install systemd")
@@ -65,7 +65,7 @@ def test_systemd_itself_finds_nothing_wrong(tmp_path: Path) -> None:
     unit = tmp_path / UNIT.name
     there = shlex.split(start)[0]
     unit.write_text(UNIT.read_text().replace(there, str(tmp_path / "pixeldp")))
-    # Only what this unit says, not what the machine's other units do.
+    # Only this unit counts, not the machine's other units.
     environment = {**os.environ, "SYSTEMD_LOG_LEVEL": "warning", "SYSTEMD_LOG_TARGET": "console"}
     command = [program, "verify", "--man=no", "--recursive-errors=no", str(unit)]
     checked = subprocess.run(

@@ -1,7 +1,7 @@
-"""Prometheus, its tools and nginx: those that are installed, else Debian's packages, unpacked.
+"""Prometheus, its tools and nginx: as installed, or else unpacked from Debian's packages.
 
-Installing them would start daemons, and takes a superuser. Their packages need only be unpacked,
-into the virtual environment's folder, where a second run finds them.
+Installing them would start daemons and needs root. It is enough to unpack their packages into the
+virtual environment's folder, where the next run finds them.
 """
 
 import os
@@ -31,7 +31,7 @@ def tool(name: str) -> Path:
         trouble = _unpack(PACKAGES[name])
         found = _find(name)
         if found is None or trouble:
-            pytest.skip(f"NOT TESTED: {name} is not here and could not be had: {trouble}")
+            pytest.skip(f"NOT TESTED: {name} is not installed and could not be fetched: {trouble}")
     return found
 
 

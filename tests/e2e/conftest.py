@@ -1,4 +1,4 @@
-"""A real service: its own processes, its own socket, the shipped model."""
+"""A real service with its own processes, its own socket and the shipped model."""
 
 import json
 import os
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from tests.e2e.own_network import OwnNetwork
 
 ROOT = Path(__file__).parents[2]
-# These find what hangs: ten times what a slow machine takes.
+# These time-outs are for hangs: ten times what a slow machine takes.
 START_SECONDS, STOP_SECONDS = 300, 300
-# One worker that measures nothing first, where another thing is tested than how a model is run.
+# One worker that measures nothing first, for tests of other things than how a model is run.
 PLAIN = {"PIXELDP_DEVICES": "cpu", "PIXELDP_PRECISION": "float32", "PIXELDP_PASS_SIZE": "128"}
 
 
 class Service:
     """A running service, with what it wrote to standard error.
 
-    ``first`` is called in its process before it becomes the service.
+    ``first`` is called in its process before the service starts there.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Service:
 
 
 def copy_bundle(folder: Path, **changes: Any) -> Path:
-    """Copy the shipped bundle, with changes to its description; return where it is."""
+    """Copy the shipped bundle with changes to its manifest; return the copy's path."""
     shutil.copytree(ZOO / "mnist-cnn", folder)
     file = folder / "model.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
@@ -121,7 +121,7 @@ def own_network(tmp_path_factory: pytest.TempPathFactory) -> "OwnNetwork":
 
 @pytest.fixture(scope="module")
 def alone(own_network: "OwnNetwork") -> Iterator[Service]:
-    """A service of that network alone."""
+    """A service that serves only that network."""
     running = own_network.serve()
     yield running
     assert running.stop() == 0
@@ -129,7 +129,7 @@ def alone(own_network: "OwnNetwork") -> Iterator[Service]:
 
 @pytest.fixture
 def own(own_network: "OwnNetwork") -> Iterator["OwnNetwork"]:
-    """A network that holds and fails as a test says, until the test ends."""
+    """A network that holds and fails as a test tells it, until the test ends."""
     yield own_network
     own_network.unsay()
 

@@ -1,6 +1,6 @@
-"""A network of an operator's own code, which does what files beside it say: hold, or fail.
+"""A network made of an operator's own code, which holds or fails as files beside it say.
 
-Whatever a test does while a picture is drawn for, is so done in time on every machine.
+A test can thus act while draws are made for a picture, however fast the machine is.
 """
 
 import re
@@ -74,49 +74,50 @@ class OwnNetwork:
         assert done.returncode == 0, done.stderr
 
     def serve(self, **environment: str) -> Service:
-        """Start a service of one worker, which is not given up while it is held."""
+        """Start a service with one worker, which is not given up while its network holds."""
         settings = {
             **PLAIN,
-            # The first look comes at 160 draws at the latest; it holds after 8 passes, 512 draws,
-            # and no picture of the tests ends before it has had more.
+            # The first look comes at 160 draws at the latest. The network holds after 8 passes, or
+            # 512 draws, and every picture of the tests takes more than that.
             "PIXELDP_PASS_SIZE": "64",
             ALLOWED: str(self.code),
             "PIXELDP_COMPILE": "false",
             "PIXELDP_STALL_SECONDS": "3600",
-            "PIXELDP_CHECK_SECONDS": "0",  # a check's passes would be counted, too
+            "PIXELDP_CHECK_SECONDS": "0",  # passes of self-checks would be counted, too
             **environment,
         }
         return Service(str(self.bundle), environment=settings).wait_ready()
 
     def say(self, name: str) -> None:
-        """Have it ``hold`` after some passes, ``fail`` at bright pictures, or once be ``full``."""
+        """Make it ``hold`` after some passes, ``fail`` at bright pictures, or run out of memory
+        once (``full``)."""
         (self._folder / name).touch()
 
     def unsay(self, *names: str) -> None:
-        """Take that back; all of it, and what came of it, if nothing is named."""
+        """Undo one of these, or by default all of them and their traces."""
         for name in names or ("hold", "held", "fail", "failed", "full"):
             (self._folder / name).unlink(missing_ok=True)
 
     def wait_held(self) -> None:
-        """Wait until it holds a pass."""
+        """Wait until it is holding a pass."""
         wait_for((self._folder / "held").exists)
 
     @property
     def neighbours(self) -> list[int]:
-        """In each pass at which it failed, how many rows were not of bright pictures."""
+        """For each pass that failed, how many rows were not of bright pictures."""
         path = self._folder / "failed"
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
 def picture(folder: Path, grey: int) -> bytes:
-    """Return a picture file of one grey."""
+    """Return a picture file of one shade of grey."""
     path = folder / f"{grey}.png"
     Image.fromarray(np.full((8, 8), grey, np.uint8)).save(path)
     return path.read_bytes()
 
 
 def in_flight(service: Service) -> int:
-    """Return how many pictures its worker has."""
+    """Return how many pictures the worker has."""
     text = httpx.get(f"{service.address}/metrics").text
     found = re.search(r"^pixeldp_pictures_in_flight (\S+)$", text, re.MULTILINE)
     assert found
@@ -124,7 +125,7 @@ def in_flight(service: Service) -> int:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until that is so."""
+    """Wait until the worker has so many pictures."""
     end = time.monotonic() + START_SECONDS
     while not condition():
         assert time.monotonic() < end

@@ -1,4 +1,4 @@
-"""A service at addresses of either family, or of both, and its health as this machine asks it."""
+"""A service at addresses of either family or both, and its health as seen from this machine."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def health(**environment: str) -> subprocess.CompletedProcess[str]:
         ("", [V4], [V6]),
     ],
 )
-def test_it_is_healthy_where_it_listens(
+def test_it_is_healthy_at_its_addresses(
     host: str, reached: list[str], unreached: list[str], seven: bytes
 ) -> None:
     if not has_ipv6() and host in ("::1", "[::1]"):
@@ -71,7 +71,7 @@ def test_it_is_healthy_where_it_listens(
 
 
 def refusal(*arguments: str, shell: str = "", **environment: str) -> str:
-    """Start a service that may not start; return the line that says why."""
+    """Start a service that must not start; return the line that says why."""
     command = [*CLI, "serve", "--port", "0", *arguments]
     done = subprocess.run(
         ["sh", "-c", f'{shell} exec "$@"', "sh", *command],

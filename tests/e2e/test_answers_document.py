@@ -1,4 +1,4 @@
-"""docs/answers.md and docs/open-inference-protocol.md name all that there is, and no more."""
+"""docs/answers.md and docs/open-inference-protocol.md name everything that exists, and no more."""
 
 import re
 from typing import Any
@@ -13,12 +13,12 @@ from tests.e2e.conftest import ROOT
 
 ANSWERS = (ROOT / "docs" / "answers.md").read_text(encoding="utf-8")
 PROTOCOL = (ROOT / "docs" / "open-inference-protocol.md").read_text(encoding="utf-8")
-# Told in the table as one.
+# The table describes these together.
 WHOLE = {"certificate.sizes", "evidence.sums", "evidence.sums_of_squares"}
 
 
 def members(value: Any, path: str = "") -> set[str]:
-    """The paths of all members below ``value``; those of a list's elements end in []."""
+    """The paths of all members below ``value``; the path of a list's elements ends in []."""
     if isinstance(value, dict) and path not in WHOLE:
         return {
             found
@@ -36,7 +36,7 @@ def test_every_member_of_an_answer_is_described(client: httpx.Client, seven: byt
     answer = client.post("/predict", content=seven, headers=raw, params=options).json()
     named = set(re.findall(r"`([a-z][a-z_.\[\]]+)`", ANSWERS))
     assert members(answer) <= named
-    # And what is named is there: members, their parents, options and values.
+    # What is named exists: members, their parents, options and values.
     parents = {path.rsplit(".", count)[0] for path in members(answer) for count in range(4)}
     paths = {path for path in named if "." in path}
     assert paths <= parents | members(answer)

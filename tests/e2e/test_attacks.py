@@ -1,4 +1,4 @@
-"""The option ``attacks``: what an attacker of many sizes could make of the scores."""
+"""The option ``attacks``: what attackers of many sizes could make of the scores."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ from tools import second_verifier
 PNG = {"Content-Type": "image/png"}
 
 
-def test_an_answer_tells_of_attacks_and_can_be_verified(client: httpx.Client, seven: bytes) -> None:
+def test_an_answer_describes_attacks_and_can_be_verified(client: httpx.Client, seven: bytes) -> None:
     options: dict[str, Any] = {"attacks": 51, "evidence": True, "max_draws": 500}
     answer = client.post("/predict", content=seven, headers=PNG, params=options).json()
     told = answer["attacks"]
@@ -32,7 +32,7 @@ def test_an_answer_tells_of_attacks_and_can_be_verified(client: httpx.Client, se
     assert [sentence.split()[0] for sentence in verify(answer)] == ["attacks.scores[0].lower[7]"]
 
 
-def test_every_look_of_a_stream_tells_of_the_same_sizes(client: httpx.Client, seven: bytes) -> None:
+def test_every_look_of_a_stream_describes_the_same_sizes(client: httpx.Client, seven: bytes) -> None:
     options = {"attacks": 11, "scores": 3, "norm": "linf"}
     response = client.post("/predict/stream", content=seven, headers=PNG, params=options)
     told = [
@@ -45,16 +45,16 @@ def test_every_look_of_a_stream_tells_of_the_same_sizes(client: httpx.Client, se
         assert one["sizes"] == told[0]["sizes"]
         assert len(one["scores"]) == 3
         assert len(one["others"]) == 11
-    # The bounds tighten: what the label can be pushed to rises.
+    # The bounds tighten: the score that the label can be pushed down to rises.
     assert told[-1]["scores"][0]["lower"][3] > told[0]["scores"][0]["lower"][3]
 
 
-def test_nothing_is_told_unasked(client: httpx.Client, seven: bytes) -> None:
+def test_attacks_are_described_only_if_asked_for(client: httpx.Client, seven: bytes) -> None:
     assert client.post("/predict", content=seven, headers=PNG).json()["attacks"] is None
 
 
 @pytest.mark.parametrize("count", [1, 201, "many"])
-def test_senseless_numbers_of_sizes_are_refused(
+def test_numbers_of_sizes_out_of_range_are_refused(
     client: httpx.Client, seven: bytes, count: object
 ) -> None:
     response = client.post(f"/predict?attacks={count}", content=seven, headers=PNG)

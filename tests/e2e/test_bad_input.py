@@ -1,4 +1,4 @@
-"""Bad input gets a clear answer: a problem document, never a 500, and no neighbour is disturbed."""
+"""Bad input gets a clear answer: a problem document, never a 500; neighbours are undisturbed."""
 
 import base64
 import html
@@ -47,7 +47,7 @@ def header_only(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"<html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"]
 )
-def test_what_is_no_picture(client: httpx.Client, content: bytes) -> None:
+def test_input_that_is_not_a_picture(client: httpx.Client, content: bytes) -> None:
     check(client.post("/predict", content=content, headers=PNG), "not-a-picture")
 
 
@@ -120,7 +120,7 @@ def test_options_out_of_range(client: httpx.Client, seven: bytes, option: str, v
     check(client.post("/predict", json=body), "option-out-of-range", option=option)
 
 
-def test_what_is_no_option_is_told_all_that_are(client: httpx.Client, seven: bytes) -> None:
+def test_unknown_options_are_answered_with_the_known_ones(client: httpx.Client, seven: bytes) -> None:
     encoded = base64.b64encode(seven).decode()
     for name in ("targett", "x" * 1000, "\N{GREEK SMALL LETTER ALPHA}"):
         query = client.post("/predict", content=seven, headers=PNG, params={name: "1"})
@@ -284,8 +284,8 @@ def test_a_body_of_a_million_unknown_options(client: httpx.Client, seven: bytes)
     assert len(str(problem)) < 500
 
 
-def test_half_a_character(client: httpx.Client, seven: bytes) -> None:
-    """JSON may name one, but no encoding can write it into an answer."""
+def test_half_a_surrogate_pair(client: httpx.Client, seven: bytes) -> None:
+    """JSON can name one, but no encoding can write it into an answer."""
     picture = base64.b64encode(seven).decode()
     headers = {"Content-Type": "application/json"}
     for path, member in (("/predict", "image"), ("/predict/batch", "images")):
@@ -308,7 +308,7 @@ def test_options_given_twice_or_of_a_wrong_kind(client: httpx.Client, seven: byt
 
 
 def test_an_offer_to_upgrade_does_not_lose_the_body(service: Any, seven: bytes) -> None:
-    """As curl --http2 and Java's client make; the answer comes over HTTP/1.1."""
+    """curl --http2 and Java's client make such offers; the answer comes over HTTP/1.1."""
     host, port = service.address.removeprefix("http://").split(":")
     head = (
         f"POST /predict?target=0.5 HTTP/1.1\r\nHost: {host}\r\n"
@@ -325,7 +325,7 @@ def test_an_offer_to_upgrade_does_not_lose_the_body(service: Any, seven: bytes) 
     assert b'"robust":true' in answer
 
 
-def test_an_upload_that_never_ends_is_given_up(service: Any) -> None:
+def test_an_endless_upload_is_given_up(service: Any) -> None:
     host, port = service.address.removeprefix("http://").split(":")
     head = (
         f"POST /predict?timeout_ms=500 HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\n"

@@ -1,4 +1,4 @@
-"""What benchmarks ask of a running service, and how they count what becomes of it."""
+"""What benchmarks ask of a running service, and how they count the outcomes."""
 
 from typing import Any
 

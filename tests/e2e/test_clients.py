@@ -75,7 +75,7 @@ def test_other_encodings_are_refused_with_those_that_are_read(
 
 
 @pytest.mark.parametrize("kind", [None, "", "binary/octet-stream", "IMAGE/PNG", "image/nonsense"])
-def test_a_picture_is_taken_by_its_bytes(service: Service, seven: bytes, kind: str | None) -> None:
+def test_a_picture_is_recognised_by_its_bytes(service: Service, seven: bytes, kind: str | None) -> None:
     address = urlsplit(service.address)
     connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=300)
     headers = {} if kind is None else {"Content-Type": kind}
@@ -89,14 +89,14 @@ def test_a_picture_is_taken_by_its_bytes(service: Service, seven: bytes, kind: s
 @pytest.mark.parametrize(
     "kind", ["", "application/vnd.example+json", "application/json; charset=x"]
 )
-def test_json_is_taken_by_its_bytes(client: httpx.Client, seven: bytes, kind: str) -> None:
+def test_json_is_recognised_by_its_bytes(client: httpx.Client, seven: bytes, kind: str) -> None:
     text = json.dumps({"image": base64.b64encode(seven).decode()})
     for start in ("", "\n ", "\ufeff"):
         content = (start + text).encode()
         check_seven(client.post("/predict", content=content, headers={"Content-Type": kind}))
 
 
-def test_a_body_of_neither_kind_is_told_so(client: httpx.Client) -> None:
+def test_a_body_of_neither_kind_is_refused_with_the_reason(client: httpx.Client) -> None:
     response = client.post("/predict", content=b"hello")
     assert (response.status_code, response.json()["type"]) == (400, "/problems/not-a-picture")
 
@@ -104,7 +104,7 @@ def test_a_body_of_neither_kind_is_told_so(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     "more", ["", "; filename*=UTF-8''%37.png", '; filename=""', "; filename=7.png"]
 )
-def test_form_parts_count_by_their_bytes(client: httpx.Client, seven: bytes, more: str) -> None:
+def test_form_parts_are_recognised_by_their_bytes(client: httpx.Client, seven: bytes, more: str) -> None:
     parts = [
         f"--x\r\nContent-Disposition: form-data; name=image{more}\r\n\r\n".encode() + seven,
         f'--x\r\nContent-Disposition: form-data; name="image"{more}\r\n'
@@ -154,7 +154,7 @@ def test_equal_values_are_no_contradiction(client: httpx.Client, seven: bytes) -
 
 
 def test_options_may_be_fields_of_a_form(client: httpx.Client, seven: bytes) -> None:
-    """As curl -F target=0.5 and pages send them; a field that is not filled in is not given."""
+    """curl -F target=0.5 and pages send them so; a field that is left empty counts as not given."""
     fields = {"target": "0.5", "max_draws": " 400\n", "evidence": "true", "scores": "all"}
     fields |= {"norm": "", "confidence": ""}
     for query in ("", "?target=0.50&max_draws=400"):
@@ -192,7 +192,7 @@ def test_fields_of_a_form_that_cannot_be_used(
         assert (response.status_code, response.json()["type"]) == (status, f"/problems/{name}")
 
 
-def test_a_field_that_is_no_option_is_told_which_there_are(
+def test_unknown_fields_are_answered_with_the_known_options(
     client: httpx.Client, seven: bytes
 ) -> None:
     for fields in ({"tarrget": "0.5"}, {"images": "x"}):
@@ -219,7 +219,7 @@ def test_a_target_may_be_a_whole_url(service: Service, seven: bytes) -> None:
 
 
 def send(service: Service, target: str, *lines: str, version: str = "1.1", body: bytes) -> bytes:
-    """Send a request as it is written here; return all that comes back."""
+    """Send a request exactly as given; return everything that comes back."""
     address = urlsplit(service.address)
     assert address.hostname
     assert address.port
@@ -260,7 +260,7 @@ def test_chunks_may_have_extensions_and_trailers(service: Service, seven: bytes)
 
 
 @pytest.mark.parametrize("path", ["//predict", "/predict/", "/./predict", "/pr%ZZ", "/%FF"])
-def test_paths_that_are_others(service: Service, path: str) -> None:
+def test_paths_that_look_alike_are_different(service: Service, path: str) -> None:
     answer = send(service, path, "Content-Length: 0", body=b"")
     assert answer.startswith(b"HTTP/1.1 404 ")
     assert b'"type":"/problems/not-found"' in answer

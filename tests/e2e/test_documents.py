@@ -1,4 +1,4 @@
-"""What the documents tell a reader to type works, and says what they say it does."""
+"""What the documents tell readers to type works, and prints what the documents show."""
 
 import doctest
 import json
@@ -30,7 +30,7 @@ NAMES = (
     "docs/open-inference-protocol.md",
     "docs/verification.md",
 )
-# Files that a reader has and this checkout does not: such commands are parsed, not run.
+# Files that a reader has but this checkout lacks: commands that name them are parsed, not run.
 READERS_OWN = ("DATA", "runs/mine", "resnet50", "answer.json")
 BIN = Path(sys.executable).parent
 
@@ -52,7 +52,7 @@ def commands() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a reader stands, with the files of the checkout, and room for their own."""
+    """A folder as a reader has it: the files of the checkout, and room for the reader's own."""
     path = tmp_path_factory.mktemp("reader")
     for name in ("examples", "models", "client"):
         (path / name).symlink_to(ROOT / name)
@@ -67,7 +67,7 @@ def test_every_command_works(words: list[str], folder: Path, service: Service) -
         makefile = (ROOT / "Makefile").read_text()
         assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
     elif program == "docker":
-        # That the image starts so, tests/deploy shows; here it is the one that make image makes.
+        # tests/deploy tests how the image starts; here only its name is compared.
         built = re.search(r"docker build .*--tag (\w+) ", (ROOT / "Makefile").read_text())
         assert built
         assert (arguments[0], arguments[-1]) == ("run", built[1])
@@ -98,7 +98,7 @@ def test_every_command_works(words: list[str], folder: Path, service: Service) -
 
 
 def parse(arguments: list[str]) -> None:
-    """Parse a command line without running it: unknown commands and options are errors."""
+    """Parse a command line without running it; unknown commands and options are errors."""
     group: Any = typer.main.get_command(app)
     name, *rest = arguments
     while name in getattr(group, "commands", {}):
@@ -134,7 +134,7 @@ def test_every_example_says_what_the_code_says(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [*NAMES, "CONTRIBUTING.md", "docs/operate.md", "docs/glossary.md", "SECURITY.md"]
 )
-def test_every_link_leads_somewhere(name: str) -> None:
+def test_every_link_works(name: str) -> None:
     file = ROOT / name
     for target in re.findall(r"\]\(([^)\s]+)\)", file.read_text(encoding="utf-8")):
         if "://" not in target and not target.startswith("#"):

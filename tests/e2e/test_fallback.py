@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.conftest import ROOT, Service
 
 RAW = {"Content-Type": "application/octet-stream"}
-# Noise alone, in which the shipped model sees an 8 and a 3 about as often.
+# Pure noise, in which the shipped model sees an 8 and a 3 about equally often.
 _GREY = np.random.default_rng(16).integers(0, 256, 784).astype(np.uint8)
 UNDECIDED = b"P5 28 28 255\n" + _GREY.tobytes()
 
@@ -46,7 +46,7 @@ def test_status_and_headers_say_what_the_body_says(
     assert (norm, confidence) == (f"norm={answer['norm']}", "confidence=0.999")
 
 
-def test_without_a_target_robust_needs_any_size(client: httpx.Client, seven: bytes) -> None:
+def test_without_a_target_any_size_is_robust_enough(client: httpx.Client, seven: bytes) -> None:
     for content, status in ((seven, 200), (UNDECIDED, 406)):
         response = ask(client, content, confidence=1 - 1e-6, max_draws=200, require="robust")
         assert response.status_code == status
@@ -63,7 +63,7 @@ def test_a_batch_is_as_robust_as_the_least_of_it(client: httpx.Client, seven: by
     both = batch(seven, seven, target=0.5, confidence=0.999)
     assert both.headers["Certified-Robust"] == "true"
     sizes = [answer["certified_size"] for answer in both.json()["predictions"]]
-    # Two statements that each fail once in a thousand hold together but twice in a thousand.
+    # Each of two statements fails once in a thousand, so one of them fails twice in a thousand.
     assert both.headers["Certified-Size"] == f"{min(sizes):.12g}; norm=l2; confidence=0.998"
     assert batch(seven, seven).headers["Certified-Robust"] == "unknown"
     assert batch(seven, seven, target=5).headers["Certified-Robust"] == "false"
@@ -82,7 +82,7 @@ def test_errors_claim_nothing(client: httpx.Client) -> None:
     assert "Certified-Size" not in response.headers
 
 
-def test_a_stream_claims_nothing_before_it_knows(client: httpx.Client, seven: bytes) -> None:
+def test_a_stream_claims_nothing_in_its_headers(client: httpx.Client, seven: bytes) -> None:
     with client.stream("POST", "/predict/stream", content=seven, headers=RAW) as response:
         assert response.status_code == 200
         assert "Certified-Robust" not in response.headers
@@ -111,7 +111,7 @@ def test_the_example_runs(service: Service, tmp_path: Path) -> None:
     assert "1 of 1" in gone
 
 
-def test_the_example_ends_at_a_wrong_option(service: Service) -> None:
+def test_the_example_stops_at_a_wrong_option(service: Service) -> None:
     command = [sys.executable, "examples/fallback.py", service.address, "examples/7.png"]
     command += ["--target", "-1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

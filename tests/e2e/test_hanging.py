@@ -1,4 +1,4 @@
-"""A disk that hangs keeps neither other models nor the end of the service."""
+"""A hanging disk delays neither other models nor the end of the service."""
 
 import contextlib
 import os
@@ -35,7 +35,7 @@ def hanging_disk(source: Path, folder: Path) -> Iterator[Callable[[], bool]]:
 
 
 def readers() -> list[int]:
-    """Return those of this test's own service: others have some, too."""
+    """Return the readers of this test's own service, as other services have some, too."""
     fronts = children(os.getpid())
     found = (pid for front in fronts for pid in children(front))
     return [pid for pid in found if "service.reading" in title(pid)]
@@ -43,7 +43,7 @@ def readers() -> list[int]:
 
 @contextlib.contextmanager
 def stopped_reader(source: Path, folder: Path) -> Iterator[Callable[[], bool]]:
-    """A process that reads is stopped, which looks the same and needs no right to mount."""
+    """The reading process is stopped, which looks the same and needs no right to mount."""
     shutil.copytree(source, folder)
     seen: list[int] = []
     found, over = threading.Event(), threading.Event()
@@ -78,7 +78,8 @@ def can_mount(folder: Path) -> bool:
 
 @pytest.fixture
 def hanging(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], bool]]:
-    """A repository in which ``slow`` hangs and ``quick`` does not; says when the first does."""
+    """A repository in which ``slow`` hangs and ``quick`` does not; yields what says when it
+    hangs."""
     root = tmp_path / "repository"
     root.mkdir()
     copy_bundle(root / "quick", name="quick")
@@ -92,7 +93,7 @@ def hanging(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable
 
 @contextlib.contextmanager
 def loading(service: Service) -> Iterator[list[httpx.Response]]:
-    """Meanwhile the model that hangs is asked for; what is yielded has the answer at the end."""
+    """While the block runs, the hanging model is requested; the yielded object gets the answer."""
     answers: list[httpx.Response] = []
     url = f"{service.address}/v2/repository/models/slow/load"
     asking = threading.Thread(
@@ -104,13 +105,13 @@ def loading(service: Service) -> Iterator[list[httpx.Response]]:
 
 
 @pytest.mark.parametrize("hanging", ["disk", "stopped"], indirect=True)
-def test_a_load_that_hangs_is_given_up_and_keeps_nothing_else(
+def test_a_hanging_load_is_given_up_and_delays_nothing_else(
     hanging: Callable[[], bool], tmp_path: Path, seven: bytes
 ) -> None:
     settings = {
         **PLAIN,
         "PIXELDP_REPOSITORY": str(tmp_path / "repository"),
-        # What else is asked meanwhile must be done by then, on a slow machine, too.
+        # Other requests must be answered before then, even on a slow machine.
         "PIXELDP_LOAD_SECONDS": "60",
     }
     service = Service(str(ZOO / NAME), environment=settings).wait_ready()
@@ -134,7 +135,7 @@ def test_a_load_that_hangs_is_given_up_and_keeps_nothing_else(
 
 @pytest.mark.parametrize("hanging", ["disk", "stopped"], indirect=True)
 def test_a_stop_does_not_wait_for_it(hanging: Callable[[], bool], tmp_path: Path) -> None:
-    """Nor for workers and decoders that are stopped."""
+    """Neither does it wait for stopped workers and decoders."""
     settings = {**PLAIN, "PIXELDP_REPOSITORY": str(tmp_path / "repository")}
     service = Service(str(ZOO / NAME), environment=settings).wait_ready()
     with loading(service) as answers:
@@ -148,8 +149,8 @@ def test_a_stop_does_not_wait_for_it(hanging: Callable[[], bool], tmp_path: Path
 
 
 @pytest.mark.parametrize("asked", ["SIGTERM", "nothing"])
-def test_a_start_that_hangs_ends(tmp_path: Path, asked: str) -> None:
-    """When it is asked to, or by itself in time."""
+def test_a_hanging_start_ends(tmp_path: Path, asked: str) -> None:
+    """It ends on request, or by itself after a while."""
     try:
         disk = HangingDisk(ZOO / NAME, tmp_path / "slow", "weights.safetensors")
     except CannotMountError:

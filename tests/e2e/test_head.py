@@ -29,7 +29,7 @@ PATHS = [
     "/v2/models/mnist-cnn/versions/1/ready",
     "/v2/nothing",
 ]
-# Of a moment, or of the very request.
+# Headers that differ from moment to moment or from request to request.
 OWN = {"date", "x-request-id", "traceparent", "content-length"}
 
 
@@ -56,7 +56,7 @@ def test_a_connection_goes_on_after_head(service: Service) -> None:
     connection.close()
 
 
-def test_methods_that_a_route_lacks(client: httpx.Client) -> None:
+def test_methods_that_a_route_does_not_have(client: httpx.Client) -> None:
     for path, allowed in (("/predict", {"POST"}), ("/models", {"GET", "HEAD"})):
         for method in {"HEAD", "GET", "DELETE"} - allowed:
             response = client.request(method, path)

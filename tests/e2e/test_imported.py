@@ -1,4 +1,4 @@
-"""Classifiers made elsewhere, served: the way of ImageNet's, in small."""
+"""Classifiers made elsewhere are served as those for ImageNet are, only smaller."""
 
 import io
 import os
@@ -26,7 +26,7 @@ MODEL, SIDE, LABELS = "shufflenet_v2_x0_5", 32, 1000
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One of torchvision's behind an autoencoder, the same exported, and one of Python's own."""
+    """One of torchvision's behind an autoencoder, the same one exported, and a Python function."""
     folder = tmp_path_factory.mktemp("imported")
     shape = ["--input", f"3x{SIDE}x{SIDE}"]
     noise, trial = ["--scale", "0.25"], ["--draws", "64"]
@@ -73,7 +73,7 @@ def running(bundles: dict[str, Path]) -> Iterator[Service]:
 @pytest.mark.parametrize(
     ("name", "labels", "draws"), [("denoised", LABELS, 64), ("exported", 7, 64), ("python", 4, 200)]
 )
-def test_each_answers(running: Service, name: str, labels: int, draws: int) -> None:
+def test_each_model_answers(running: Service, name: str, labels: int, draws: int) -> None:
     stream = io.BytesIO()
     Image.new("RGB", (SIDE, SIDE), (200, 30, 90)).save(stream, "PNG")
     url = f"{running.address}/predict?model={name}&max_draws={draws}"

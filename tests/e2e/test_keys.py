@@ -19,13 +19,13 @@ PNG = {"Content-Type": "image/png"}
 
 
 class Keyed:
-    """A service that asks for keys, and some of its keys."""
+    """A service that asks for keys, with some of its keys."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.predict = add(path, "predict", ["predict"], None)
         self.metrics = add(path, "metrics", ["metrics"], None)
-        # So slow that nothing comes in while the tests run.
+        # A rate so slow that nothing is added while the tests run.
         self.slow = add(path, "slow", ["predict"], 1e-6)
         environment = {**PLAIN, "PIXELDP_KEYS": str(path)}
         self.service = Service("--host", "0.0.0.0", environment=environment).wait_ready()
@@ -52,7 +52,7 @@ def check(response: httpx.Response, status: int, name: str) -> dict[str, Any]:
     return problem
 
 
-def test_showing_a_picture_needs_a_key_as_predicting_does(keyed: Keyed, seven: bytes) -> None:
+def test_showing_a_picture_needs_a_key_like_predicting(keyed: Keyed, seven: bytes) -> None:
     headers = PNG | bearer(keyed.predict)
     assert keyed.client.post("/page/picture", content=seven, headers=headers).status_code == 200
     headers = PNG | bearer(keyed.metrics)
@@ -60,7 +60,7 @@ def test_showing_a_picture_needs_a_key_as_predicting_does(keyed: Keyed, seven: b
     check(keyed.client.post("/page/picture", content=seven, headers=PNG), 401, "no-key")
 
 
-def test_a_key_opens_what_its_scopes_say(keyed: Keyed, seven: bytes) -> None:
+def test_a_key_opens_what_its_scopes_allow(keyed: Keyed, seven: bytes) -> None:
     for headers in (bearer(keyed.predict), {"X-API-Key": keyed.predict}):
         response = keyed.client.post("/predict", content=seven, headers=PNG | headers)
         assert response.status_code == 200
@@ -118,7 +118,7 @@ def test_the_open_inference_protocol_has_the_same_locks(keyed: Keyed) -> None:
         assert f'scope="{scope}"' in refused.headers["WWW-Authenticate"]
 
 
-def test_what_the_document_says_is_locked_is_locked(keyed: Keyed) -> None:
+def test_routes_that_the_document_locks_are_locked(keyed: Keyed) -> None:
     document = keyed.client.get("/openapi.json").json()
     closed = {
         (method, path)
@@ -137,7 +137,7 @@ def test_probes_and_pages_are_open(keyed: Keyed) -> None:
         assert keyed.client.get(path).status_code == 200, path
 
 
-def test_a_key_that_has_used_up_its_draws_waits(keyed: Keyed, seven: bytes) -> None:
+def test_a_key_without_draws_left_must_wait(keyed: Keyed, seven: bytes) -> None:
     headers = PNG | bearer(keyed.slow)
     first = keyed.client.post("/predict?max_draws=64", content=seven, headers=headers)
     assert first.status_code == 200
@@ -179,7 +179,7 @@ def test_refusals_are_counted(keyed: Keyed) -> None:
 
 
 def numbers(keyed: Keyed) -> dict[str, dict[str, float]]:
-    """Return the numbers of each key, by name and by metric; requests by status, too."""
+    """Return the metrics of each key, by name and by metric, with requests by status."""
     found: dict[str, dict[str, float]] = {}
     text = keyed.client.get("/metrics", headers=bearer(keyed.metrics)).text
     for family in text_string_to_metric_families(text):
@@ -190,7 +190,7 @@ def numbers(keyed: Keyed) -> dict[str, dict[str, float]]:
     return found
 
 
-def test_numbers_and_log_say_who_uses_it_all(keyed: Keyed, seven: bytes) -> None:
+def test_metrics_and_log_say_which_key_uses_what(keyed: Keyed, seven: bytes) -> None:
     before = numbers(keyed)
     assert before["predict"].keys() >= {"predictions_total", "draws_total", "charged_draws_total"}
     headers = PNG | bearer(keyed.predict) | {"X-Request-Id": "whose"}
@@ -212,9 +212,9 @@ def test_numbers_and_log_say_who_uses_it_all(keyed: Keyed, seven: bytes) -> None
     assert logged(keyed.service, request_id="whose", status=400)["answers"] == 0
 
 
-def test_strangers_and_removed_keys_make_no_numbers_of_a_key(keyed: Keyed, seven: bytes) -> None:
+def test_strangers_and_removed_keys_have_no_metrics(keyed: Keyed, seven: bytes) -> None:
     secret = add(keyed.path, "brief", ["predict"], None)
-    assert numbers(keyed)["brief"]["draws_total"] == 0, "from when it is made"
+    assert numbers(keyed)["brief"]["draws_total"] == 0, "from its creation"
     remove(keyed.path, "brief")
     before = numbers(keyed)
     for key in (secret, "pixeldp_" + 43 * "A", "strange"):
@@ -226,7 +226,8 @@ def test_strangers_and_removed_keys_make_no_numbers_of_a_key(keyed: Keyed, seven
 
 
 def test_no_log_line_has_a_key(keyed: Keyed, seven: bytes) -> None:
-    """Last: it stops the service. Whatever the tests above sent is in this log, too."""
+    """This test comes last, as it stops the service: the log then has all that the tests above
+    sent."""
     wrong = "pixeldp_" + "w" * 43
     for key in (keyed.predict, wrong):
         headers = PNG | bearer(key) | {"X-Request-Id": key}
@@ -254,13 +255,13 @@ def refusal(*arguments: str, **environment: str) -> str:
     return line
 
 
-def test_no_service_for_other_machines_without_keys() -> None:
+def test_without_keys_other_machines_are_not_served() -> None:
     line = refusal("--host", "0.0.0.0")
     assert "pixeldp keys add" in line
     assert "PIXELDP_ALLOW_KEYLESS=true" in line
 
 
-def test_no_service_with_keys_that_cannot_be_read(tmp_path: Path) -> None:
+def test_it_does_not_start_with_unreadable_keys(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.write_text("{")
     assert "is not a file of keys" in refusal(PIXELDP_KEYS=str(broken))

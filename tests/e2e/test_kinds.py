@@ -1,4 +1,4 @@
-"""Real workers of one kind run a model in one way, whichever of them dies, and when."""
+"""Real workers of one kind run a model in one way, whichever of them dies and whenever it does."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ from tests.models.test_bundle import DESCRIPTION
 
 pytestmark = pytest.mark.slow
 
-# What its workers do is said by files beside it.
+# Files beside it say what its workers do.
 CODE = '''
 import os
 import time
@@ -68,7 +68,7 @@ def build():
 
 
 class Fated(OwnNetwork):
-    """A network whose next pass, in whichever worker, is what a test says."""
+    """A network whose next pass, in any worker, does what a test says."""
 
     def meet(self, fate: str) -> None:
         self.unmeet()
@@ -79,7 +79,7 @@ class Fated(OwnNetwork):
             self._file(name).unlink(missing_ok=True)
 
     def wait_met(self) -> int:
-        """Wait until a worker has met its fate; return its process."""
+        """Wait until this has happened to a worker; return its process id."""
         wait_for(lambda: self._file("met").exists() and bool(self._file("met").read_text()))
         return int(self._file("met").read_text())
 
@@ -106,7 +106,7 @@ def calibrations(service: Service) -> list[dict[str, Any]]:
 
 
 def wait_one_way(service: Service, number: int = 2) -> dict[str, Any]:
-    """Wait until so many workers are ready; they must all run the model in one way."""
+    """Wait until ``count`` workers are ready, which must all run the model in one way."""
     found: list[dict[str, Any]] = []
 
     def whole() -> bool:
@@ -120,7 +120,7 @@ def wait_one_way(service: Service, number: int = 2) -> dict[str, Any]:
 
 
 def said(service: Service, event: str) -> list[str]:
-    """Return the lines of its log that tell of an event."""
+    """Return the log lines of an event."""
     return [line for line in service.lines if f'"event": "{event}"' in line]
 
 
@@ -167,7 +167,7 @@ def test_when_all_die_over_it_the_service_ends_and_says_why(fated: Fated) -> Non
 
 
 def test_others_do_not_wait_for_one_that_is_stopped_while_it_measures(fated: Fated) -> None:
-    """When it goes on, it runs the model as they do."""
+    """When it continues, it runs the model as they do."""
     fated.meet("stop")
     service = start(fated)
     try:
@@ -188,7 +188,7 @@ def test_the_service_ends_while_one_measures_and_another_waits(fated: Fated) -> 
     assert not workers(service.process.pid)
 
 
-def test_a_worker_whose_rows_fail_in_the_way_told_does_not_serve(
+def test_a_worker_whose_rows_fail_in_the_given_way_does_not_serve(
     fated: Fated, tmp_path: Path
 ) -> None:
     # Meanwhile the other worker mixes its rows, too, and must not be checked.
@@ -214,7 +214,7 @@ def test_a_worker_whose_rows_fail_in_the_way_told_does_not_serve(
 
 
 def with_two(test: Callable[[Engine], Awaitable[None]], folder: Path, compiled: bool) -> None:
-    """Run a test on an engine with two workers that measure how to run a small network."""
+    """Run a test on an engine with two workers that measure how best to run a small network."""
     with_engine(
         test,
         folder,
@@ -247,8 +247,8 @@ async def ask(engine: Engine) -> None:
     assert {answer.execution for answer in answers} <= set(executions(engine))
 
 
-def test_one_compares_a_compiled_network_and_the_other_does_as_it_says(tmp_path: Path) -> None:
-    """Whatever the comparison says on this machine."""
+def test_one_worker_compares_the_compiled_network_and_the_other_follows(tmp_path: Path) -> None:
+    """This holds whatever the comparison finds on this machine."""
 
     async def test(engine: Engine) -> None:
         await until(lambda: bool(engine._agreement._compiled))
@@ -260,10 +260,10 @@ def test_one_compares_a_compiled_network_and_the_other_does_as_it_says(tmp_path:
     with_two(test, save(tmp_path, "tiny"), compiled=True)
 
 
-def test_who_is_told_to_compile_does_not_compare_or_says_why_it_cannot(tmp_path: Path) -> None:
+def test_a_worker_told_to_compile_does_not_compare_or_says_why_it_cannot(tmp_path: Path) -> None:
     async def test(engine: Engine) -> None:
         agreement, first = engine._agreement, engine._workers[0]
-        # As if another had found it faster.
+        # As if another worker had found it faster.
         agreement._compiled["cpu", 0] = True
         for pid in workers(os.getpid()):
             os.kill(pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What strangers can make the front process hold: measured from outside, as its resident memory."""
+"""How much strangers can make the front process hold, measured as its resident memory."""
 
 import asyncio
 import contextlib
@@ -28,8 +28,8 @@ PNG = {"Content-Type": "image/png"}
 MIB = 2**20
 BUDGET = 64 * MIB
 CONNECTIONS = 300
-# What the front may grow by beside what it counts: objects of connections and requests, and what
-# the allocator keeps.
+# By how much the front may grow beyond what it counts: objects of connections and requests, and
+# memory that the allocator keeps.
 SLACK = 64 * MIB
 
 
@@ -51,7 +51,7 @@ class Watched(Service):
         return 1024 * int(re.findall(r"VmRSS:\s+(\d+)", status)[0])
 
     def connect(self) -> socket.socket:
-        """Return a connection that takes next to nothing of an answer."""
+        """Return a connection that takes almost nothing of an answer."""
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(60)
@@ -59,7 +59,7 @@ class Watched(Service):
         return client
 
     def peak(self, seconds: float) -> int:
-        """Return how far memory has grown at the most within some seconds."""
+        """Return the largest growth of memory within some seconds."""
         most, end = 0, time.monotonic() + seconds
         while time.monotonic() < end:
             most = max(most, self.resident)
@@ -67,12 +67,12 @@ class Watched(Service):
         return most - self.start
 
     def check(self) -> None:
-        """Assert that the service goes on as before."""
+        """Assert that the service works as before."""
         content = (ROOT / "examples" / "7.png").read_bytes()
         url = f"{self.address}/predict?max_draws=64"
         for _ in range(100):
             response = httpx.post(url, content=content, headers=PNG, timeout=60)
-            if response.status_code != 503:  # what has been held may not be free yet
+            if response.status_code != 503:  # what was held may not be free yet
                 break
             time.sleep(0.1)
         assert response.status_code == 200, response.text
@@ -96,7 +96,7 @@ def post(path: str, size: int, *headers: str) -> bytes:
 
 
 def flood(watched: Watched, content: bytes, connections: int = CONNECTIONS) -> int:
-    """Send the same on many connections, read nothing, and return how far memory has grown."""
+    """Send the same on many connections, read nothing, and return by how much memory has grown."""
     clients = [watched.connect() for _ in range(connections)]
     try:
         for client in clients:
@@ -136,14 +136,14 @@ def test_connections_together_hold_no_more_than_they_may(watched: Watched, conte
     assert flood(watched, content) < BUDGET + SLACK
 
 
-def test_the_static_file_arrives_whole_where_it_is_taken(watched: Watched) -> None:
+def test_the_static_file_arrives_whole_if_it_is_read(watched: Watched) -> None:
     with httpx.Client(base_url=watched.address, timeout=60) as client:
         first, second = client.get(FILE), client.get(FILE)
     assert len(first.content) == int(first.headers["Content-Length"]) > MIB
     assert first.content == second.content
 
 
-def test_compressed_bodies_count_as_what_they_hold(watched: Watched) -> None:
+def test_compressed_bodies_count_by_their_decompressed_size(watched: Watched) -> None:
     packed = gzip.compress(bytes(19 * MIB))
     assert len(packed) < 30_000
     path = "/v2/models/mnist-cnn/infer"
@@ -168,8 +168,8 @@ def test_pictures_of_a_few_bytes_are_not_decoded_in_the_front(watched: Watched) 
     assert list(map(float, found)) == [BUDGET]
 
 
-def test_files_are_free_once_they_are_decoded(watched: Watched) -> None:
-    """Requests that take long hold their pictures, not their files."""
+def test_files_are_freed_once_they_are_decoded(watched: Watched) -> None:
+    """Long requests hold their pictures, not their files."""
     picture = io.BytesIO()
     Image.effect_noise((700, 700), 100).save(picture, "PNG", compress_level=0)
     content = picture.getvalue()
@@ -199,7 +199,7 @@ def test_files_are_free_once_they_are_decoded(watched: Watched) -> None:
 
 
 def test_a_key_is_charged_for_pixels(tmp_path: Path) -> None:
-    """What costs seconds of a processor is not charged as the draws of a small picture."""
+    """A picture that takes seconds of processor time costs more than the draws of a small one."""
     keys = tmp_path / "keys.json"
     modest, other = add(keys, "modest", ["predict"], 1000), add(keys, "other", ["predict"], None)
     service = Watched(PIXELDP_KEYS=str(keys))

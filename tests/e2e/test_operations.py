@@ -1,4 +1,4 @@
-"""What operators see: health, metrics, documentation, start and stop, and deaths of processes."""
+"""What operators see: health, metrics, documentation, starts, stops, and dying processes."""
 
 import asyncio
 import os
@@ -26,14 +26,14 @@ def test_processes_name_themselves(service: Service) -> None:
     assert sorted(map(title, workers(service.process.pid)))[0] == "pixeldp-worker0"
 
 
-def test_workers_give_way_to_the_front(service: Service) -> None:
+def test_workers_have_lower_priority_than_the_front(service: Service) -> None:
     front = os.getpriority(os.PRIO_PROCESS, service.process.pid)
     pids = workers(service.process.pid)
     while not all(os.getpriority(os.PRIO_PROCESS, pid) > front for pid in pids):
-        time.sleep(0.1)  # each once it is loaded; the first of them makes the service ready
+        time.sleep(0.1)  # each once it is loaded; the service is ready with the first
 
 
-def test_models_are_listed(client: httpx.Client) -> None:
+def test_the_models_are_listed(client: httpx.Client) -> None:
     [model] = client.get("/models").json()["models"]
     assert model["name"] == "mnist-cnn"
     assert model["input_shape"] == [1, 28, 28]
@@ -48,7 +48,7 @@ def test_models_are_listed(client: httpx.Client) -> None:
     assert client.get("/models/mnist-cnn:1").json() == model
 
 
-def test_metrics_count_what_happened(client: httpx.Client, seven: bytes) -> None:
+def test_metrics_count_what_happens(client: httpx.Client, seven: bytes) -> None:
     def value(line: str) -> float:
         found = re.search(rf"^{re.escape(line)} ([0-9.e+]+)$", client.get("/metrics").text, re.M)
         return float(found[1]) if found else 0.0
@@ -97,7 +97,7 @@ def test_requests_carry_ids_and_traces(client: httpx.Client) -> None:
     assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", headers["traceparent"])
 
 
-def test_a_port_that_is_taken_is_one_line() -> None:
+def test_a_port_in_use_is_reported_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(AssertionError, match=f"cannot listen on 127.0.0.1:{port}"):
@@ -110,7 +110,7 @@ def granted_ratio(metrics: str) -> float:
 
 @pytest.mark.slow
 def test_under_overload_budgets_shrink_and_then_pictures_are_refused(seven: bytes) -> None:
-    """Certificates stay true, only smaller; probes are answered all the while."""
+    """Certificates stay true and only get smaller; probes are answered throughout."""
     environment = {
         "PIXELDP_QUEUE": "64",
         **PLAIN,
@@ -148,12 +148,13 @@ def test_under_overload_budgets_shrink_and_then_pictures_are_refused(seven: byte
         answered = [response.json() for response in responses if response.status_code == 200]
         refused = [response for response in responses if response.status_code != 200]
         assert {response.status_code for response in refused} == {503}
-        # Each leads below the prefix of its own request.
+        # Each link has the prefix of its own request.
         for number, response in enumerate(responses):
             kind = f"/proxy{number % 2}/problems/overloaded"
             assert response.status_code == 200 or response.json()["type"] == kind
         assert all(int(response.headers["Retry-After"]) >= 1 for response in refused)
-        # A page of an allowed site can read them, or it would only see that something failed.
+        # Pages of an allowed site can read them; otherwise they would only see that something
+        # failed.
         assert all("Access-Control-Allow-Origin" in response.headers for response in refused)
         assert all(
             "Retry-After" in response.headers["Access-Control-Expose-Headers"]

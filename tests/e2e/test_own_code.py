@@ -1,6 +1,6 @@
-"""Classifiers that code in the user's own folder builds: imported, evaluated and served from there.
+"""Classifiers built by code in the user's own folder are imported, evaluated and served there.
 
-The folder is a hostile one: it has packages named like the project's, and modules named like what
+The folder is hostile: it has packages named like the project's, and modules named like those that
 the project needs.
 """
 
@@ -23,7 +23,7 @@ from tests.e2e.conftest import Service
 
 pytestmark = pytest.mark.slow
 
-# torchvision's import fails where its operators are not declared first.
+# torchvision's import fails unless its operators are declared first.
 CODE = """
 import torchvision
 from torch import nn
@@ -67,7 +67,7 @@ def test_import_evaluate_and_serve(folder: Path, source: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "mine, 3 labels" in done.stdout
     assert "random ones, unless that loads some" in done.stderr
-    # Once to make the bundle, and once as it will be served.
+    # Once when the bundle is made, and once as it will be served.
     assert (folder / "calls").read_text() == "xx"
     code = "mine" if source == "mine:build" else str(folder / "mine.py")
     assert f"{ALLOWED}={code} set" in done.stderr
@@ -116,7 +116,7 @@ def test_import_evaluate_and_serve(folder: Path, source: str) -> None:
         ({"own.py": "def build():\n    exit(3)\n"}, "own:build", "failed: SystemExit"),
     ],
 )
-def test_what_is_refused_is_so_in_one_line(
+def test_refusals_are_one_line(
     folder: Path, files: dict[str, str], source: str, complaint: str
 ) -> None:
     for name, text in files.items():
@@ -131,13 +131,13 @@ def test_what_is_refused_is_so_in_one_line(
     assert not [entry for entry in folder.iterdir() if entry.name.startswith(".")]
 
 
-def test_a_reserved_module_is_there_by_its_file(folder: Path) -> None:
+def test_a_reserved_module_is_found_by_its_file(folder: Path) -> None:
     (folder / "timm.py").write_text(CODE)
     done = run(folder, "import", "timm.py:build", "--out", "out", *OPTIONS)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_trial_is_repeated_by_force_and_leaves_nothing_when_it_is_ended(folder: Path) -> None:
+def test_force_repeats_a_trial_and_an_interrupted_one_leaves_nothing(folder: Path) -> None:
     again = ["import", "mine:build", "--out", "runs/out", *OPTIONS]
     assert run(folder, *again).returncode == 0
     first = read_bundle(folder / "runs" / "out").digest

@@ -1,4 +1,4 @@
-"""A network of an operator's own that raises at some pictures: over HTTP, in shared passes."""
+"""An operator's own network raises at some pictures: over HTTP, in shared passes."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ OPTIONS = {"max_draws": 4000, "evidence": "true", "timeout_ms": 600_000}
 
 
 async def together(own: OwnNetwork, alone: Service, folder: Path) -> list[httpx.Response]:
-    """Ask for neighbours, and for a picture that is too bright when they are being drawn for."""
+    """Send neighbours and, while draws are made for them, a picture that is too bright."""
     async with httpx.AsyncClient(base_url=alone.address, timeout=600) as client:
 
         def ask(content: bytes) -> asyncio.Task[httpx.Response]:
@@ -53,14 +53,14 @@ def test_its_neighbours_are_answered_and_its_worker_lives(
     assert culprit.status_code == 500
     assert culprit.json()["type"] == "/problems/model-failed"
     assert "ArithmeticError: too bright" in culprit.json()["detail"]
-    # The same worker answers the same picture when nothing is wrong with it any more.
+    # The same worker answers the same picture once nothing is wrong any more.
     own.unsay("fail")
     again = httpx.post(f"{alone.address}/predict", content=picture(tmp_path, WHITE), timeout=600)
     assert again.json()["label"]["index"] == 1
     assert workers(alone.process.pid) == [worker]
 
 
-def test_after_a_look_its_answer_is_that(own: OwnNetwork, alone: Service, tmp_path: Path) -> None:
+def test_after_a_look_the_answer_is_that_looks(own: OwnNetwork, alone: Service, tmp_path: Path) -> None:
     [worker] = workers(alone.process.pid)
     own.say("hold")
     url = f"{alone.address}/predict/stream"

@@ -1,4 +1,4 @@
-"""The page in a real browser: Debian's Chromium, which `make test` installs if it may."""
+"""The page in a real browser: Debian's Chromium, which `make test` installs if it can."""
 
 import base64
 import io
@@ -50,7 +50,7 @@ THREE = SAMPLES / "02-a-clear-3.png"
 ANSWERED = "#answer:not([aria-busy]) #result:not([hidden]) #facts:not([hidden])"
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 DESKTOP, PHONE = (1280, 1000), (390, 844)
-# Browsers do not keep what they streamed, so that a test must listen to it.
+# Browsers do not keep streamed bodies, so a test must listen to them.
 LISTEN = """
     const asking = fetch;
     window.heard = [];
@@ -66,7 +66,7 @@ LISTEN = """
 
 
 class Visitor:
-    """A browser's window on the page, and what it noticed."""
+    """A browser's window with the page, and what it recorded."""
 
     def __init__(self, context: BrowserContext, address: str) -> None:
         self.page: Page = context.new_page()
@@ -83,11 +83,11 @@ class Visitor:
             self.errors.append(message.text)
 
     def open(self) -> None:
-        """Come to the page, which takes the first sample by itself."""
+        """Open the page, which tries the first sample by itself."""
         self.asks(lambda: self.page.goto(self.address))
 
     def asks(self, act: Callable[[], object]) -> dict[str, Any]:
-        """Do what makes the page ask, and return the answer when it is shown."""
+        """Do something that makes the page send a request; return the answer once it is shown."""
         with self.page.expect_response("**/predict/stream?*"):
             act()
         self.page.wait_for_selector(ANSWERED, state="attached")
@@ -118,13 +118,13 @@ class Visitor:
 
     @property
     def asked(self) -> int:
-        """How many requests for a stream were answered."""
+        """How many stream requests were answered."""
         count: int = self.page.evaluate("heard.length")
         return count
 
     @property
     def sent(self) -> bytes:
-        """The picture of the last one."""
+        """The picture of the last request."""
         return bytes(self.page.evaluate("heard.at(-1).sent.then((bytes) => [...bytes])"))
 
     def draw(self, *points: tuple[float, float]) -> None:
@@ -141,9 +141,9 @@ class Visitor:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    # Only as long as this module: Playwright keeps an event loop running in this thread.
+    # For this module only: Playwright keeps an event loop running in this thread.
     with sync_playwright() as playwright:
-        # Whoever runs tests as root, as in containers, has no sandbox for it.
+        # Chromium has no sandbox when tests run as root, as in containers.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -151,14 +151,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, service: Service) -> Iterator[Callable[..., Visitor]]:
-    """Open windows; at the end, none may have complained or asked anybody else."""
+    """Open windows; at the end, none may have had an error or have asked another host."""
     visitors: list[Visitor] = []
 
     def open_window(
         size: tuple[int, int] = DESKTOP, address: str = service.address, **options: Any
     ) -> Visitor:
         width, height = size
-        # Answers at once, so that a test does not watch what comes in; one test does.
+        # Answers come without animation, except in one test that watches them.
         options = {"reduced_motion": "reduce", **options}
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         visitors.append(Visitor(context, address))
@@ -180,7 +180,7 @@ def visitor(visit: Callable[..., Visitor]) -> Visitor:
 
 
 def excused(visitor: Visitor) -> None:
-    """Chromium's console reports every status above 399 by itself; that is not the page's."""
+    """Chromium's console itself reports every status above 399; the page did not write that."""
     visitor.errors = [one for one in visitor.errors if "Failed to load resource" not in one]
 
 
@@ -216,7 +216,7 @@ def test_a_drawing_is_certified(visitor: Visitor) -> None:
     page = visitor.page
     page.get_by_role("button", name="Clear", exact=True).click()
     expect(page.locator("#waiting")).to_be_visible()
-    # Small and in a corner, as people draw: it is brought to the middle.
+    # A small drawing in a corner, as people make them, is moved to the middle.
     answer = visitor.asks(lambda: visitor.draw((0.5, 0.1), (0.8, 0.1), (0.65, 0.5)))
     assert visitor.label == "7"
     assert answer["certified_size"] > 0.5
@@ -233,10 +233,10 @@ def test_a_sample_can_be_drawn_on(visitor: Visitor) -> None:
     sample = np.asarray(Image.open(SAMPLES / "01-a-clear-7.png"), dtype=int)
     assert answer["picture"]["mode"] == "L"
     assert (pixels[14, 10:18] == 255).all()
-    assert (pixels[:11] == sample[:11]).all(), "what was not drawn on is as it was"
+    assert (pixels[:11] == sample[:11]).all(), "the rest is unchanged"
 
 
-def test_the_slider_changes_whether_it_is_robust(visitor: Visitor) -> None:
+def test_the_slider_decides_whether_it_is_robust(visitor: Visitor) -> None:
     asked = visitor.asked
     visitor.slider.press("End")
     expect(visitor.pill).to_have_text("Not robust")
@@ -295,10 +295,10 @@ def test_the_bounds_tighten_as_they_come_in(visit: Callable[..., Visitor]) -> No
     assert len(seen) > 5
     assert draws == sorted(draws)
     assert draws[-1] == 1000
-    assert seen[0][1] > 3 * seen[-1][1], "the interval of the measurement is narrower in the end"
+    assert seen[0][1] > 3 * seen[-1][1], "the measured interval is narrower in the end"
 
 
-def test_confidence_draws_and_norm_are_asked_for(visitor: Visitor) -> None:
+def test_confidence_draws_and_norm_are_sent(visitor: Visitor) -> None:
     page = visitor.page
     before = page.locator("#claim").text_content()
     page.get_by_label("Confidence").fill("0.999")
@@ -313,7 +313,7 @@ def test_confidence_draws_and_norm_are_asked_for(visitor: Visitor) -> None:
 
 
 def test_a_larger_picture_starts_near_what_is_certified(visitor: Visitor, tmp_path: Path) -> None:
-    """Its sizes are others: neither the last picture's size nor 0 would say anything."""
+    """Its sizes differ in scale: neither the last picture's size nor 0 would mean anything."""
     visitor.slider.press("End")
     pixels = np.zeros((1000, 1280), np.uint8)
     pixels[200:800, 600:700] = 255
@@ -332,7 +332,7 @@ def test_a_larger_picture_starts_near_what_is_certified(visitor: Visitor, tmp_pa
     assert "target" not in (visitor.page.locator("#curl").text_content() or "")
 
 
-def test_without_a_picture_there_is_nothing_to_ask_or_to_copy(visitor: Visitor) -> None:
+def test_without_a_picture_there_is_nothing_to_send_or_copy(visitor: Visitor) -> None:
     page = visitor.page
     again = page.get_by_role("button", name="Certify again")
     expect(page.locator("#request")).to_be_visible()
@@ -383,7 +383,7 @@ def test_errors_are_sentences(visitor: Visitor) -> None:
         (b"x" * 2**25, "too large. It may have at most "),
     ],
 )
-def test_a_wrong_file_leaves_nothing_to_ask_or_to_copy(
+def test_a_wrong_file_leaves_nothing_to_send_or_copy(
     visitor: Visitor, content: bytes, sentence: str
 ) -> None:
     page = visitor.page
@@ -438,7 +438,7 @@ def test_a_file_is_shown_as_it_is_certified(visitor: Visitor, name: str) -> None
 
 
 def canvas(page: Page, name: str, channels: int) -> np.ndarray:
-    """The values of a canvas at its own resolution."""
+    """The pixel values of a canvas at its own resolution."""
     data, width, height = page.evaluate(
         """name => {
             const shown = document.getElementById(name);
@@ -460,15 +460,15 @@ def canvas(page: Page, name: str, channels: int) -> np.ndarray:
 
 
 def measured(change: np.ndarray, norm: str) -> float:
-    """The size of a change of values from 0 to 255, by the definition of the norm."""
+    """The size of a change of values from 0 to 255, by the definition of its norm."""
     order = {"l1": 1, "l2": 2, "linf": np.inf}[norm]
     return float(np.linalg.norm(change.ravel() / 255, order))
 
 
 def check_altered(visitor: Visitor, original: np.ndarray, size: float, norm: str) -> None:
-    """What is shown is what was certified, and two changes that are just as large as is said.
+    """The page shows the certified picture, and two changes of exactly the stated size.
 
-    One level more of one value would be more than ``size``, or two levels where all take part.
+    Another level in one value would exceed ``size``; two levels would where all values take part.
     """
     page = visitor.page
     title = page.locator("#altered-title")
@@ -485,7 +485,7 @@ def check_altered(visitor: Visitor, original: np.ndarray, size: float, norm: str
             "l2": np.sqrt(size**2 - (2 / 255) ** 2),
             "linf": size - 1 / 255,
         }
-        if name == "spread" and norm == "l2":  # the next level of one value did not fit
+        if name == "spread" and norm == "l2":  # another level in one value did not fit
             least["l2"] = np.sqrt(size**2 - (2 * abs(change).max() + 1) / 255**2)
         assert least[norm] - 1e-9 < shown <= size, (name, norm)
         pixels = int((change != 0).any(axis=2).sum())
@@ -569,7 +569,7 @@ def test_pictures_are_chosen_dropped_and_pasted(visitor: Visitor) -> None:
         assert answer["label"]["name"] == "8", event
 
 
-def test_everything_can_be_done_by_the_keyboard(visitor: Visitor) -> None:
+def test_everything_can_be_done_with_the_keyboard(visitor: Visitor) -> None:
     page = visitor.page
 
     def go_to(target: Locator) -> None:
@@ -580,9 +580,9 @@ def test_everything_can_be_done_by_the_keyboard(visitor: Visitor) -> None:
                     "element => getComputedStyle(element.matches('#file') ? "
                     "element.nextElementSibling : element).outlineStyle"
                 )
-                assert outline != "none", "where the focus is can be seen"
+                assert outline != "none", "the focus is visible"
                 return
-        raise AssertionError(f"the keyboard does not get to {target}")
+        raise AssertionError(f"the keyboard does not reach {target}")
 
     page.evaluate("document.activeElement.blur()")
     go_to(page.get_by_role("link", name="Skip to the picture"))
@@ -606,8 +606,8 @@ def test_everything_can_be_done_by_the_keyboard(visitor: Visitor) -> None:
     expect(page.get_by_role("tabpanel", name="Python")).to_contain_text("pixeldp_client")
 
 
-def test_it_is_accessible_light_and_dark(visit: Callable[..., Visitor]) -> None:
-    # axe is put into the page, which the page's own policy forbids.
+def test_it_is_accessible_in_light_and_dark(visit: Callable[..., Visitor]) -> None:
+    # axe is injected into the page, which the page's own policy forbids.
     visitor = visit(bypass_csp=True)
     visitor.open()
     for scheme in SCHEMES:
@@ -619,7 +619,7 @@ def test_it_is_accessible_light_and_dark(visit: Callable[..., Visitor]) -> None:
         assert (brightness < 60) == (scheme == "dark")
 
 
-def test_it_fits_a_phone(visit: Callable[..., Visitor]) -> None:
+def test_it_fits_on_a_phone(visit: Callable[..., Visitor]) -> None:
     visitor = visit(PHONE, has_touch=True, is_mobile=True)
     visitor.open()
     page = visitor.page
@@ -635,7 +635,7 @@ def test_it_fits_a_phone(visit: Callable[..., Visitor]) -> None:
     expect(page.locator("#claim")).to_be_in_viewport()
 
 
-def test_the_requests_to_copy_can_be_run(visitor: Visitor, tmp_path: Path) -> None:
+def test_the_requests_to_copy_work(visitor: Visitor, tmp_path: Path) -> None:
     page = visitor.page
     page.get_by_label("Norm").select_option("l1")
     visitor.asks(lambda: visitor.sample("A clear 3"))
@@ -659,7 +659,7 @@ def test_the_requests_to_copy_can_be_run(visitor: Visitor, tmp_path: Path) -> No
     assert re.fullmatch(r"3 [\d.]+ True\n", done.stdout)
 
 
-def test_files_are_kept_by_browsers_but_asked_about(client: httpx.Client) -> None:
+def test_browsers_cache_files_but_revalidate_them(client: httpx.Client) -> None:
     for path in ("/", "/page/main.js", "/page/style.css", "/page/favicon.svg"):
         response = client.get(path)
         assert response.status_code == 200
@@ -674,7 +674,7 @@ def test_files_are_kept_by_browsers_but_asked_about(client: httpx.Client) -> Non
 
 
 def test_screenshots(visitor: Visitor, tmp_path: Path) -> None:
-    """With PIXELDP_SCREENSHOTS=docs/images, those of the documentation."""
+    """PIXELDP_SCREENSHOTS=docs/images makes those of the documentation."""
     folder, page = Path(os.environ.get("PIXELDP_SCREENSHOTS", tmp_path)), visitor.page
     visitor.sample("almost a 1")
     visitor.slider.fill("10")
@@ -692,7 +692,7 @@ def test_screenshots(visitor: Visitor, tmp_path: Path) -> None:
 
 
 class Guarded:
-    """A service that asks for keys, with models for colour pictures and many labels.
+    """A service that asks for keys, with models for colour pictures and for many labels.
 
     One brings no samples, and one brings its own.
     """
@@ -726,7 +726,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     assert guarded.service.stop() == 0
 
 
-def test_a_key_is_asked_for_and_kept_in_the_tab(
+def test_the_page_asks_for_a_key_and_keeps_it_in_the_tab(
     visit: Callable[..., Visitor], guarded: Guarded
 ) -> None:
     visitor = visit(address=guarded.service.address)
@@ -774,7 +774,7 @@ def test_colour_pictures_and_many_labels(visit: Callable[..., Visitor], guarded:
     assert pixels.shape == (16, 24, 3)
     assert (pixels[7:9, 12] - [255, 0, 0] < 40).all()
     assert pixels[0, 0].tolist() == [255, 255, 255]
-    assert page.get_by_role("row").count() == 1 + 5 + 1, "a head, five labels and all others"
+    assert page.get_by_role("row").count() == 1 + 5 + 1, "a header, five labels, and all the others"
     expect(page.get_by_role("row", name="all others")).to_contain_text("under attack at most")
 
 
@@ -797,7 +797,7 @@ def test_a_model_brings_its_own_samples(visit: Callable[..., Visitor], guarded: 
     np.testing.assert_array_equal(canvas(page, "unaltered", 3), original)
 
 
-def test_samples_are_served_to_those_who_may_ask(guarded: Guarded) -> None:
+def test_samples_are_served_to_clients_who_may_predict(guarded: Guarded) -> None:
     with httpx.Client(base_url=guarded.service.address) as client:
         path = "/page/samples/own:1/two%20red_dots.PNG"
         assert client.get(path).status_code == 401
@@ -812,7 +812,7 @@ def test_samples_are_served_to_those_who_may_ask(guarded: Guarded) -> None:
         assert client.get("/page/samples/none/a.png").json()["type"] == "/problems/unknown-model"
 
 
-# What the page says while it waits: a sentence may be gone before a test looks.
+# Records what the page says while it waits, as a sentence may be gone before a test looks.
 WATCH = """
     const waiting = document.querySelector("#waiting");
     window.said = [];

@@ -1,4 +1,4 @@
-"""What the page shows of a file: the pixels that the service decodes."""
+"""The page shows the pixels of a file that the service decodes."""
 
 import io
 
@@ -29,7 +29,7 @@ def test_small_pictures_are_shown_exactly(client: httpx.Client, shape: tuple[int
     np.testing.assert_array_equal(np.asarray(turned), np.rot90(pixels, -1))
 
 
-def test_sixteen_bits_are_shown_by_their_upper_ones(client: httpx.Client) -> None:
+def test_of_sixteen_bits_the_upper_eight_are_shown(client: httpx.Client) -> None:
     pixels = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     image = shown(client, made.png(pixels[..., None], 16, 0))
     np.testing.assert_array_equal(np.asarray(image), pixels >> 8)

@@ -1,4 +1,4 @@
-"""The samples of the zoo's models: of this project's own, and seen as what their names say."""
+"""The samples of the zoo's models are the project's own, and are seen as what their names say."""
 
 from pathlib import Path
 
@@ -18,12 +18,12 @@ MODELS = sorted(one.name for one in ZOO.iterdir() if one.is_dir())
 
 
 def shows(file: str, labels: tuple[str, ...]) -> list[str]:
-    """Return the labels that a sample's name speaks of: of what is almost another, either."""
+    """Return the labels that a sample's name allows: both, if it is almost another."""
     return [word for word in Path(file).stem.split("-")[1:] if word in labels]
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_each_is_certified_as_what_it_shows(model: str) -> None:
+def test_each_sample_is_certified_as_what_it_shows(model: str) -> None:
     predictor = Predictor(load_model(ZOO / model), 64)
     bundle, labels = predictor.bundle, predictor.manifest.labels
     assert len(bundle.samples) >= 3
@@ -34,7 +34,7 @@ def test_each_is_certified_as_what_it_shows(model: str) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_each_is_what_its_program_draws(name: str) -> None:
+def test_each_sample_is_what_its_program_draws(name: str) -> None:
     drawn = np.asarray(small(SAMPLES[name]()), dtype=int)
     kept = np.asarray(Image.open(FOLDER / name), dtype=int)
     assert np.abs(drawn - kept).max() <= 8, "run python -m docs.draw_samples"

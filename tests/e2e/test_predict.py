@@ -96,7 +96,7 @@ def test_an_unreachable_target_is_answered(client: httpx.Client, seven: bytes) -
     assert answer["robust"] is False
     assert answer["stopped"] == "target_out_of_reach"
     assert answer["budget"]["reachable"] is False
-    # It may be given up before anything is certified.
+    # The service may give it up before anything is certified.
     assert answer["draws"] < 1000
     assert 0 <= answer["certified_size"] < 5
 
@@ -109,7 +109,7 @@ def test_norms_are_converted(client: httpx.Client, seven: bytes, norm: str) -> N
     assert answer["robust"] == (answer["certified_size"] >= 0.01)
 
 
-def test_every_way_to_send_a_picture_gives_an_answer(client: httpx.Client, seven: bytes) -> None:
+def test_a_picture_can_be_sent_in_every_form(client: httpx.Client, seven: bytes) -> None:
     encoded = base64.b64encode(seven).decode()
     ways = [
         client.post("/predict?target=0.5", content=seven, headers=PNG),
@@ -159,7 +159,7 @@ def test_a_deadline_before_the_first_look_is_a_504(client: httpx.Client) -> None
         response = ask(client, slow(), timeout_ms=timeout_ms)
         assert response.status_code == 504
         problem = response.json()
-        if "draws" in problem:  # else not even the picture had arrived
+        if "draws" in problem:  # otherwise not even the picture had arrived
             break
     assert problem["type"] == "/problems/deadline-before-first-look"
     assert 0 <= problem["draws"] < problem["draws_needed"] == LEAST_DRAWS
@@ -167,7 +167,7 @@ def test_a_deadline_before_the_first_look_is_a_504(client: httpx.Client) -> None
     assert f"set timeout_ms to {problem['timeout_ms_needed']} or more" in problem["detail"]
 
 
-def test_larger_colour_pictures_are_preprocessed_and_pay_for_it(
+def test_preprocessing_of_larger_colour_pictures_is_accounted_for(
     client: httpx.Client, seven: bytes
 ) -> None:
     grey = Image.open(io.BytesIO(seven))
@@ -177,11 +177,11 @@ def test_larger_colour_pictures_are_preprocessed_and_pay_for_it(
     assert answer["picture"] == {"width": 56, "height": 56, "mode": "RGB", "bits": 8}
     steps = answer["preprocessing"]["steps"]
     assert steps == ["greyscale", "resize 56x56 to 28x28"]
-    # Shrinking by two and greyscale both make a change of the sent pixels smaller.
+    # Halving the size and conversion to greyscale both shrink a change of the sent pixels.
     assert answer["preprocessing"]["sensitivity"] < 0.6686
     assert answer["certified_size"] > 1
     plain = ask(client, seven, confidence=0.999).json()
-    # In L∞ no value of the 28 x 28 moves by more than the picture's: better than by conversion.
+    # In L∞ none of the 28 x 28 values moves further than the picture's: better than by conversion.
     assert answer["certificate"]["sizes"]["linf"] == pytest.approx(
         answer["certified_size"] * answer["preprocessing"]["sensitivity"] / 28, rel=1e-3
     )
@@ -222,7 +222,7 @@ def test_pictures_share_passes(client: httpx.Client, seven: bytes) -> None:
 
     idle(client)
     before = total("pixeldp_passes_total"), total("pixeldp_prediction_draws_sum")
-    # In one request, so that they are there at the same time however busy the machine is.
+    # One request, so that all are there at the same time however busy the machine is.
     images = [base64.b64encode(seven).decode()] * 64
     response = client.post("/predict/batch?max_draws=64", json={"images": images})
     assert all(answer["draws"] == 64 for answer in response.json()["predictions"])
@@ -230,7 +230,7 @@ def test_pictures_share_passes(client: httpx.Client, seven: bytes) -> None:
     passes = total("pixeldp_passes_total") - before[0]
     draws = total("pixeldp_prediction_draws_sum") - before[1]
     assert draws == 64 * 64
-    # Alone, each picture would need at least one pass, and fill half of it at most.
+    # Alone, each picture would need at least one pass, and fill at most half of it.
     assert 0 < passes < 64
 
 
@@ -258,7 +258,7 @@ def test_clients_that_hang_up_do_not_disturb_others(client: httpx.Client, seven:
     response = ask(client, seven, target=0.5)
     assert response.json()["robust"] is True
     idle(client)
-    # Their slots were free long before all that they asked for was drawn.
+    # Their slots were freed long before all their draws would have been made.
     assert draws(client) - before < 5 * 100_000 / 2
 
 
@@ -270,7 +270,7 @@ def test_clients_that_hang_up_do_not_disturb_others(client: httpx.Client, seven:
         ("/v2/models/{name}/infer", "/v2/models/mnist-cnn/infer"),
     ],
 )
-def test_clients_that_hang_up_are_counted_as_such(
+def test_clients_that_hang_up_are_counted(
     client: httpx.Client, seven: bytes, route: str, path: str
 ) -> None:
     picture = base64.b64encode(seven).decode()
@@ -298,8 +298,8 @@ def test_clients_that_hang_up_are_counted_as_such(
     assert left() == before + 1
 
 
-def test_options_are_drawn_anew_for_every_request(client: httpx.Client, seven: bytes) -> None:
-    """Noise is fresh: the same request does not have the same tally every time."""
+def test_noise_is_drawn_anew_for_every_request(client: httpx.Client, seven: bytes) -> None:
+    """The same request does not get the same tally every time."""
     noisy = (np.asarray(Image.open(io.BytesIO(seven))) * 0.35).astype(np.uint8)
     tallies = {
         str(ask(client, png(noisy), evidence=True).json()["evidence"]["sums"]) for _ in range(4)
@@ -313,7 +313,7 @@ def events(response: httpx.Response) -> list[tuple[str, Any]]:
     return [(a.removeprefix("event: "), json.loads(b.removeprefix("data: "))) for a, b in parts]
 
 
-def test_a_stream_tells_every_look_and_then_the_answer(client: httpx.Client, seven: bytes) -> None:
+def test_a_stream_sends_every_look_and_then_the_answer(client: httpx.Client, seven: bytes) -> None:
     options = {"confidence": 0.999, "max_draws": 2000}
     with client.stream(
         "POST", "/predict/stream", content=seven, headers=PNG, params=options
@@ -349,7 +349,7 @@ def test_a_stream_answers_errors_as_errors(client: httpx.Client, seven: bytes) -
         assert response.headers["Content-Type"] == "application/problem+json"
 
 
-def test_leaving_a_stream_frees_its_slots(client: httpx.Client, seven: bytes) -> None:
+def test_abandoning_a_stream_frees_its_slots(client: httpx.Client, seven: bytes) -> None:
     options = {"max_draws": 100_000, "timeout_ms": 600_000}
     before = draws(client)
     with client.stream(

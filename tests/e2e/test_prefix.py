@@ -1,4 +1,4 @@
-"""A service below a path of its proxy's, which may or may not take that off."""
+"""A service under a path of its proxy, which may or may not strip the path."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def below() -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize("start", ["", ROOT_PATH])
-def test_everything_is_answered_there(below: httpx.Client, seven: bytes, start: str) -> None:
+def test_everything_is_answered_under_the_prefix(below: httpx.Client, seven: bytes, start: str) -> None:
     for path in ("/", "/docs", "/models", "/health/ready", "/v2/health/ready", "/page/main.js"):
         assert below.get(start + path).status_code == 200
         assert below.head(start + path).status_code == 200
@@ -65,14 +65,14 @@ def test_the_page_finds_its_files(below: httpx.Client) -> None:
         assert below.get(urljoin(address, link)).status_code == 200, link
 
 
-def test_a_proxy_may_say_what_it_took_off(client: httpx.Client) -> None:
+def test_a_proxy_may_say_what_it_stripped(client: httpx.Client) -> None:
     headers = {"X-Forwarded-Prefix": f"{ROOT_PATH}/"}
     assert (
         client.get("/nothing", headers=headers).json()["type"] == f"{ROOT_PATH}/problems/not-found"
     )
     document = client.get("/openapi.json", headers=headers).json()
     assert [server["url"] for server in document["servers"]] == [ROOT_PATH]
-    # The next one is at the top again.
+    # The next request is without a prefix again.
     assert client.get("/nothing").json()["type"] == "/problems/not-found"
     assert client.get("/openapi.json").json()["servers"][0]["url"] == "/"
 
@@ -81,7 +81,7 @@ def test_a_proxy_may_say_what_it_took_off(client: httpx.Client) -> None:
     "value",
     ["pixeldp", "//evil.example", "/a b", "https://evil.example/", "/" + 300 * "a", "/a, /b"],
 )
-def test_only_plain_paths_are_believed(client: httpx.Client, value: str) -> None:
+def test_only_plain_paths_are_accepted(client: httpx.Client, value: str) -> None:
     headers = {"X-Forwarded-Prefix": value}
     assert client.get("/nothing", headers=headers).json()["type"] == "/problems/not-found"
 
@@ -91,13 +91,13 @@ def test_the_setting_wins(below: httpx.Client) -> None:
     assert response.json()["type"] == f"{ROOT_PATH}/problems/not-found"
 
 
-def test_paths_that_only_begin_alike_are_others(below: httpx.Client) -> None:
+def test_paths_that_only_begin_alike_are_different(below: httpx.Client) -> None:
     assert below.get(f"{ROOT_PATH}x/models").status_code == 404
     assert below.get(f"{ROOT_PATH}{ROOT_PATH}/models").status_code == 404
 
 
 @pytest.mark.parametrize("path", ["pixeldp", "/a//b", "/a b", "/a?b", "//", "/ä"])
-def test_what_is_no_path(path: str) -> None:
+def test_invalid_prefixes(path: str) -> None:
     environment = {"PIXELDP_ROOT_PATH": path}
     with pytest.raises(AssertionError, match="PIXELDP_ROOT_PATH"):
         Service(environment=environment)

@@ -1,6 +1,6 @@
-"""Services whose networks OpenVINO runs, or that may run them in one way alone.
+"""Services whose networks OpenVINO runs, or that may run them in only one way.
 
-Answers say how they came about, and are as true as any.
+Answers say how they were computed, and are as true as any.
 """
 
 import json

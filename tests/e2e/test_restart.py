@@ -1,6 +1,6 @@
-"""A stream whose worker is lost, or runs out of memory, says that it begins anew.
+"""A stream whose worker is lost, or runs out of memory, says that it begins again.
 
-The network holds its passes until that has happened, so that no machine is too fast for it.
+The network holds its passes until that has happened, however fast the machine is.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ def run_out_of_memory(own: OwnNetwork, service: Service) -> None:
 def events(
     service: Service, content: bytes, after_first: Callable[[], None]
 ) -> Iterator[tuple[str, Any]]:
-    """Ask in a stream, and yield its events."""
+    """Send a stream request, and yield its events."""
     query = f"confidence=0.999&max_draws={DRAWS}&evidence=true&timeout_ms=600000"
     url = f"{service.address}/predict/stream?{query}"
     with httpx.stream("POST", url, content=content, timeout=600) as response:
@@ -89,12 +89,12 @@ def test_a_stream_over_two_runs(
     assert answer["draws"] == DRAWS
     assert answer["certified_size"] > 0
     assert verify(answer) == []
-    # Memory that ran out costs no worker.
+    # Running out of memory costs no worker.
     assert (workers(alone.process.pid) == before) == (trouble is run_out_of_memory)
 
 
 def check(told: list[Any]) -> None:
-    """Check what a client was told: looks, that they are void, further looks, the prediction."""
+    """Check what a client received: looks, that they are void, further looks, the prediction."""
     kinds = [type(step) for step in told]
     begun = kinds.index(pixeldp_client.Restart)
     assert begun >= 1
@@ -104,7 +104,7 @@ def check(told: list[Any]) -> None:
     assert "void" in told[begun].detail
 
 
-def test_the_client_tells_of_it(own: OwnNetwork, alone: Service, dark: bytes) -> None:
+def test_the_client_reports_it(own: OwnNetwork, alone: Service, dark: bytes) -> None:
     told: list[Any] = []
     with pixeldp_client.Client(alone.address) as client:
         for step in client.stream(dark, confidence=0.999, max_draws=DRAWS, timeout=600):
@@ -114,7 +114,7 @@ def test_the_client_tells_of_it(own: OwnNetwork, alone: Service, dark: bytes) ->
     check(told)
 
 
-def test_the_client_for_asyncio_tells_of_it(own: OwnNetwork, alone: Service, dark: bytes) -> None:
+def test_the_asyncio_client_reports_it(own: OwnNetwork, alone: Service, dark: bytes) -> None:
     told: list[Any] = []
 
     async def listen() -> None:

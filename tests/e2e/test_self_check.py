@@ -1,7 +1,7 @@
-"""Workers that go wrong after their start: they are found, taken out and replaced.
+"""Workers that go wrong after their start are found, taken out and replaced.
 
-The network is an operator's own Python: it turns its logits round in the processes that a file
-names, as a device might that fails under load.
+The network is an operator's own Python: in the processes that a file names, it reverses its logits,
+as a device that fails under load might.
 """
 
 import subprocess
@@ -66,7 +66,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Checked:
-    """A service that checks itself all the time."""
+    """A service that checks itself continually."""
 
     def __init__(self, bundle: Path, **settings: str) -> None:
         self.folder = bundle.parent
@@ -76,7 +76,7 @@ class Checked:
         self.service = Service(str(bundle), environment=environment).wait_ready()
 
     def numbers(self, name: str) -> dict[str, float]:
-        """Return what a metric says, summed over all but the label ``result`` or ``worker``."""
+        """Return a metric by its label ``result`` or ``worker``, summed over the other labels."""
         found: dict[str, float] = {}
         text = httpx.get(f"{self.service.address}/metrics").text
         for family in text_string_to_metric_families(text):
@@ -97,12 +97,12 @@ class Checked:
             time.sleep(0.05)
 
     def passed(self, more: int) -> None:
-        """Wait until so many more checks have passed."""
+        """Wait until ``more`` further checks have passed."""
         before = self.checks["passed"]
         self.wait(lambda: self.checks["passed"] >= before + more)
 
     def go_wrong(self, kind: str, which: str) -> None:
-        # At once, so that no process reads half of it.
+        # By a rename, so that no process reads half of it.
         (self.folder / "new").write_text(which)
         (self.folder / "new").rename(self.folder / kind)
 
@@ -127,7 +127,7 @@ def serve(bundle: Path) -> Iterator[Callable[..., Checked]]:
         assert one.service.stop() == (ended or 0), one.service.log
 
 
-def test_a_sound_worker_passes_every_check_and_nobody_is_charged(
+def test_a_sound_worker_passes_every_check_and_no_key_is_charged(
     serve: Callable[..., Checked],
 ) -> None:
     checked = serve()
@@ -165,7 +165,7 @@ def test_a_worker_that_goes_wrong_is_replaced(
 
 
 def test_a_device_that_stays_wrong_is_given_up(serve: Callable[..., Checked]) -> None:
-    """No worker that it starts becomes ready, and after the usual pauses the service ends."""
+    """No worker on it becomes ready, and after the usual pauses the service ends."""
     checked = serve()
     checked.passed(40)
     checked.go_wrong("wrong", "all")
@@ -174,7 +174,7 @@ def test_a_device_that_stays_wrong_is_given_up(serve: Callable[..., Checked]) ->
     assert checked.service.log.count('"worker ready"') == 1
 
 
-def test_checks_may_be_turned_off(serve: Callable[..., Checked]) -> None:
+def test_checks_can_be_turned_off(serve: Callable[..., Checked]) -> None:
     checked = serve(PIXELDP_CHECK_SECONDS="0")
     before = checked.numbers("pixeldp_draws_total")
     assert checked.predict().status_code == 200

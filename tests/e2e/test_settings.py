@@ -1,4 +1,4 @@
-"""Services with every setting at the least, or at the most, that is allowed answer pictures."""
+"""Services with every setting at its lowest or at its highest value answer pictures."""
 
 import httpx
 import pytest
@@ -7,7 +7,7 @@ from tests.e2e.conftest import Service
 
 pytestmark = pytest.mark.slow
 
-# But for times, which slow machines need.
+# Except for times, which slow machines need.
 LEAST = {
     "MODELS": "mnist-cnn",
     "PASS_SIZE": "8",
@@ -22,7 +22,7 @@ LEAST = {
     "MAX_BATCH": "1",
     "LOG_LEVEL": "error",
 }
-# But for the size of a pass, which takes memory.
+# Except for the size of a pass, which takes memory.
 MOST = {
     "MODELS": "mnist-cnn,mnist-cnn-l1",
     "QUEUE": "1000000",
@@ -36,7 +36,7 @@ MOST = {
     "MAX_PIXELS": "89478485",
     "MAX_BATCH": "4096",
     "LOG_LEVEL": "debug",
-    # And what comes from elsewhere.
+    # Settings whose values come from elsewhere.
     "SERVICE_HOST": "10.0.0.7",
     "REPOSITORY": "",
 }

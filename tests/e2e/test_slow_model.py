@@ -1,4 +1,4 @@
-"""A model that is too slow for the draws that were asked for gets fewer, and still answers."""
+"""A model that is too slow for the requested draws makes fewer, and still answers."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.e2e.own_network import OwnNetwork, picture
 
 pytestmark = pytest.mark.slow
 
-# At most 48 draws a second, whatever the machine.
+# At most 48 draws a second on every machine.
 CODE = """
 from time import sleep
 
@@ -43,7 +43,7 @@ def test_it_answers_with_fewer_draws_rather_than_not_at_all(tmp_path: Path) -> N
         assert found.status_code == 200, found.text
         answer = found.json()
         assert answer["budget"]["asked"] == 1000
-        # Twice as many would fit if nothing else took time.
+        # Twice as many would fit if nothing else took any time.
         assert LEAST_DRAWS <= answer["budget"]["granted"] <= 48 * 3 / 2
         assert answer["draws"] <= answer["budget"]["granted"]
         assert answer["label"]["index"] == 0

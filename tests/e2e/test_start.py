@@ -1,4 +1,4 @@
-"""Starts that must succeed in hostile surroundings, and starts that must fail with the reason."""
+"""Starts that must succeed in hostile surroundings, and starts that must fail with a reason."""
 
 import json
 import os
@@ -52,8 +52,8 @@ def refusal(*arguments: str | Path, **more: Any) -> str:
     return last
 
 
-# What `import torch` does in an environment that is not as it should be, and what is to be said.
-# Other exceptions and ends: tests/service/engine/test_failures.py.
+# What `import torch` does in a broken environment, and what must be reported.
+# Other exceptions and exits are in tests/service/engine/test_failures.py.
 FAILURES = {
     "raise KeyError('odd')": "KeyError: 'odd'",
     "raise SystemExit(3)": "SystemExit: 3",
@@ -78,7 +78,7 @@ def test_a_worker_that_hangs_while_it_loads_is_given_up(tmp_path: Path) -> None:
     assert "PIXELDP_LOAD_SECONDS allows more" in refusal(environment=environment)
 
 
-def test_a_device_that_is_not_there() -> None:
+def test_a_device_that_does_not_exist() -> None:
     assert "--devices cpu" in refusal("--devices", "cuda:99")
 
 
@@ -86,7 +86,7 @@ def test_too_little_memory_to_load_pytorch() -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (700 * 2**20, 700 * 2**20))
 
-    # What fails first is PyTorch's affair.
+    # What fails first depends on PyTorch.
     assert "worker0 on cpu" in refusal(limit=limit, environment={"OMP_NUM_THREADS": "1"})
 
 
@@ -106,15 +106,15 @@ def bundle(tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
-def test_weights_that_are_a_pipe(bundle: Path) -> None:
+def test_weights_in_a_pipe(bundle: Path) -> None:
     (bundle / WEIGHTS).unlink()
     os.mkfifo(bundle / WEIGHTS)
     assert "weights.safetensors: file: is not a regular file" in refusal(bundle)
 
 
-def test_weights_that_may_not_be_read(bundle: Path) -> None:
+def test_unreadable_weights(bundle: Path) -> None:
     (bundle / WEIGHTS).unlink()
-    (bundle / WEIGHTS).symlink_to(WEIGHTS)  # a circle, which even root cannot read
+    (bundle / WEIGHTS).symlink_to(WEIGHTS)  # a circular link, which even root cannot read
     assert "weights.safetensors: file: cannot be read" in refusal(bundle)
 
 
@@ -122,7 +122,8 @@ def test_weights_that_may_not_be_read(bundle: Path) -> None:
 def test_the_current_folder_may_hold_anything(
     tmp_path: Path, seven: bytes, path: str | None
 ) -> None:
-    """Packages and modules of all names that workers import, some without ``__init__.py``."""
+    """It has packages and modules of all names that workers import, some without
+    ``__init__.py``."""
     for name in ("models", "service", "numpy", "scipy"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not this one')\n")
@@ -130,7 +131,7 @@ def test_the_current_folder_may_hold_anything(
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('not this one')\n")
     (tmp_path / "cryptography").mkdir()
     environment = {} if path is None else {"PYTHONPATH": path}
-    if path == os.pathsep:  # then the front's own path has it, too: only our packages are safe
+    if path == os.pathsep:  # then the front's own path has it, too, and only our packages are safe
         for name in ("numpy", "scipy", "service"):
             (tmp_path / name / "__init__.py").unlink()
             (tmp_path / name).rmdir()
@@ -148,7 +149,7 @@ def test_the_current_folder_may_hold_anything(
 def test_once_ready_it_waits_for_a_worker_that_cannot_start_again(
     bundle: Path, seven: bytes
 ) -> None:
-    """And says meanwhile what keeps it."""
+    """Meanwhile it says what the trouble is."""
     running = Service(str(bundle), "--devices", "cpu").wait_ready()
     ready = f"{running.address}/health/ready"
     weights = (bundle / WEIGHTS).read_bytes()
@@ -159,7 +160,7 @@ def test_once_ready_it_waits_for_a_worker_that_cannot_start_again(
         end = time.monotonic() + START_SECONDS
         detail = ""
         while "but model.json states" not in detail:
-            assert time.monotonic() < end, f"never said why: {detail}\n{running.log}"
+            assert time.monotonic() < end, f"it never said why: {detail}\n{running.log}"
             detail = httpx.get(ready).json().get("detail", "")
             time.sleep(0.05)
         assert "worker0 on cpu" in detail

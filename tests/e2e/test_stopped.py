@@ -1,7 +1,7 @@
-"""Processes that are stopped, as SIGSTOP does: they neither answer nor end by themselves.
+"""Processes that are stopped by SIGSTOP: they neither answer nor end by themselves.
 
-Nobody finds them dead here: the watchdog's patience is longer than the tests. Where a test speaks
-of a time, the deadline is what it tests, and what it allows beyond is for a machine that is busy.
+Here nobody gives them up, because the watchdog's patience is longer than the tests. Times in a test
+are the deadline that it tests, plus an allowance for a busy machine.
 """
 
 import os
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 PNG = {"Content-Type": "image/png"}
 ENVIRONMENT = {**PLAIN, "PIXELDP_DEVICES": "cpu,cpu", "PIXELDP_STALL_SECONDS": "600"}
-# Without the front's own deadline an answer came two seconds after it, at the earliest.
+# Without the front's own deadline, an answer would come two seconds after it at the earliest.
 LATE_SECONDS = 1.5
 
 
@@ -78,7 +78,7 @@ def wait_gauge(service: Service, name: str, value: float) -> None:
 
 
 def wait_status(service: Service, status: int) -> str:
-    """Wait until readiness has a status; return its body."""
+    """Wait until ``/health/ready`` has this status; return its body."""
     end = time.monotonic() + START_SECONDS
     while (answer := httpx.get(f"{service.address}/health/ready")).status_code != status:
         assert time.monotonic() < end, service.log
@@ -110,7 +110,7 @@ def test_deadlines_are_kept_when_all_workers_are_stopped(running: Service, seven
 
 
 def test_while_one_is_stopped_the_other_has_its_pictures(running: Service, seven: bytes) -> None:
-    """Each answer is of one run, though the former one is continued afterwards."""
+    """Each answer comes from one run, although the earlier run is continued afterwards."""
     asked = {"max_draws": 3000, "timeout_ms": 600_000, "evidence": True}
     first = [Asked(running, seven, **asked) for _ in range(8)]
     wait_gauge(running, "pixeldp_pictures_in_flight", 8)
@@ -119,7 +119,7 @@ def test_while_one_is_stopped_the_other_has_its_pictures(running: Service, seven
     answers = [one.answer.json() for one in first]
     restarts = Counter(answer["evidence"]["restarts"] for answer in answers)
     assert set(restarts) <= {0, 1}
-    assert restarts[1] > 0, "those that the stopped one had"
+    assert restarts[1] > 0, "those that the stopped worker had"
     quick = [Asked(running, seven, timeout_ms=20_000).answer.status_code for _ in range(8)]
     assert quick == [200] * 8
     assert wait_status(running, 200)

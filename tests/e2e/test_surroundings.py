@@ -1,4 +1,4 @@
-"""The service goes on when standard error, on which it logs, stands still, fills up or is gone."""
+"""The service goes on when standard error, its log, is not read, fills up or is gone."""
 
 import os
 import pty
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.slow
 PNG = {"Content-Type": "image/png"}
 # More lines than a pipe holds.
 MANY = 600
-# More than select() can take.
+# More than select() can handle.
 MANY_CONNECTIONS = 1100
 
 
 class Service:
-    """A service whose standard error is the test's."""
+    """A service whose standard error the test holds."""
 
     def __init__(self, command: list[str], port: int, stderr: int | IO[bytes] | None) -> None:
         self.address = f"http://127.0.0.1:{port}"
@@ -68,7 +68,7 @@ class Service:
         self.wait(lambda: workers(self.process.pid) not in ([], [worker]) and self.is_ready())
 
     def answer(self, picture: bytes, times: int = 1) -> None:
-        """Ask on one connection, which no answer may close."""
+        """Send requests on one connection, which no answer may close."""
         with httpx.Client(base_url=self.address, timeout=300) as client:
             peers = set()
             for _ in range(times):
@@ -107,7 +107,7 @@ def running(stderr: int | IO[bytes] | None, shell: str = "") -> Iterator[Service
         service.process.wait()
 
 
-def test_its_reader_stands_still_and_then_goes_away(seven: bytes) -> None:
+def test_its_reader_stops_reading_and_then_goes_away(seven: bytes) -> None:
     reading, writing = os.pipe()
     with ExitStack() as stack:
         with open(writing, "wb") as end:
@@ -115,7 +115,7 @@ def test_its_reader_stands_still_and_then_goes_away(seven: bytes) -> None:
         service.answer(seven, MANY)
         service.lose_a_worker()
         service.answer(seven)
-        assert service.dropped() == 0, "some thousand lines have room"
+        assert service.dropped() == 0, "there is room for some thousand lines"
         os.close(reading)
         service.lose_a_worker()
         service.answer(seven, 3)
@@ -124,12 +124,12 @@ def test_its_reader_stands_still_and_then_goes_away(seven: bytes) -> None:
 
 
 @pytest.mark.parametrize("shell", ["2>/dev/full", "2>&-", "<&- >&- 2>&-"])
-def test_there_is_no_room_for_it_or_nothing_at_all(seven: bytes, shell: str) -> None:
+def test_its_disk_is_full_or_it_is_closed(seven: bytes, shell: str) -> None:
     with running(None, shell) as service:
         service.answer(seven, 3)
         service.lose_a_worker()
         service.answer(seven)
-        # What is closed on purpose takes everything, and a full disk nothing.
+        # A closed stream swallows everything, and a full disk takes nothing.
         if "full" in shell:
             service.wait(lambda: service.dropped() >= 5)
         else:
@@ -149,7 +149,7 @@ def test_a_worker_starts_however_many_files_are_open(seven: bytes) -> None:
         assert len(os.listdir(f"/proc/{service.process.pid}/fd")) > MANY_CONNECTIONS
         service.lose_a_worker()
         service.answer(seven)
-        # By SIGHUP a daemon is asked to read its files again, not to end.
+        # SIGHUP asks a daemon to read its files again, not to end.
         os.killpg(service.process.pid, signal.SIGHUP)
         service.answer(seven)
         assert len(workers(service.process.pid)) == 1
@@ -182,10 +182,10 @@ os.execv(sys.executable, [sys.executable, "-m", "service.cli.main", "serve"])
 
 
 def test_it_can_be_stopped_while_it_is_starting_even_as_the_first_process_of_a_container() -> None:
-    """To which the system passes on only signals that it has asked for."""
+    """The system delivers to a first process only signals that it handles."""
     container = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
     if not shutil.which("unshare") or subprocess.run([*container, "true"]).returncode:
-        pytest.skip("NOT TESTED: a first process takes Linux and the right to make namespaces")
+        pytest.skip("NOT TESTED: a first process needs Linux and the right to make namespaces")
     command = [*container, sys.executable, "-m", "service.cli.main", "serve", "--port", "0"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + START_SECONDS

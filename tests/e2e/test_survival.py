@@ -1,4 +1,4 @@
-"""Workers that die at the worst moments: nobody else's picture is lost, and nothing stays open."""
+"""Workers that die at the worst moments: no other picture is lost, and nothing stays open."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def with_engine(
     test: Callable[[Engine], Awaitable[None]], folder: Path = ZOO / "mnist-cnn", **settings: Any
 ) -> None:
-    """Run a test on an engine with real workers, on the loop that services run on."""
+    """Run a test on an engine with real workers, on the event loop that services use."""
     broken: list[str] = []
     given: dict[str, Any] = {
         "devices": ["cpu"],
@@ -78,7 +78,7 @@ def with_engine(
 
 
 def kill_unseen() -> None:
-    """Kill the workers, and keep the loop from taking note until they are gone."""
+    """Kill the workers, and keep the event loop from noticing until they are gone."""
     found = workers(os.getpid())
     for pid in found:
         os.kill(pid, signal.SIGKILL)
@@ -86,7 +86,7 @@ def kill_unseen() -> None:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
-def test_who_writes_to_a_worker_that_has_just_died_is_answered_by_the_next() -> None:
+def test_pictures_sent_to_a_worker_that_has_just_died_are_answered_by_the_next() -> None:
     async def test(engine: Engine) -> None:
         kill_unseen()
         asking = [asyncio.create_task(engine.predict(job())) for _ in range(20)]
@@ -96,14 +96,14 @@ def test_who_writes_to_a_worker_that_has_just_died_is_answered_by_the_next() -> 
     with_engine(test)
 
 
-def test_who_writes_on_a_connection_that_is_closed_already_is_answered_by_the_next() -> None:
+def test_pictures_sent_on_a_closed_connection_are_answered_by_the_next() -> None:
     async def test(engine: Engine) -> None:
         [worker] = engine._workers
         for _ in range(2):
             assert worker.writer
             worker.writer.transport.abort()
             asking = [asyncio.create_task(engine.predict(job())) for _ in range(3)]
-            # One leaves, which the worker is told, too.
+            # One client leaves, which the worker is told, too.
             await asyncio.sleep(0)
             asking.pop().cancel()
             answers = await asyncio.gather(*asking)
@@ -123,7 +123,7 @@ def pair() -> Iterator[Service]:
 
 
 def descriptors(service: Service) -> Counter[str]:
-    """Return what the front process has open, by kind."""
+    """Count what the front process has open, by kind."""
     kinds: Counter[str] = Counter()
     for one in Path(f"/proc/{service.process.pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed since it was listed
@@ -145,7 +145,7 @@ def wait_whole(service: Service) -> None:
 
 
 def wait_same(service: Service, before: Counter[str]) -> None:
-    """Wait until no more is open than before."""
+    """Wait until no more files are open than before."""
     end = time.monotonic() + START_SECONDS
     while more := descriptors(service) - before:
         assert time.monotonic() < end, more
@@ -159,7 +159,7 @@ def test_when_all_workers_die_at_once_nothing_stays_open(pair: Service, seven: b
     for death in range(DEATHS):
         url = f"{pair.address}/predict?target=0.5&timeout_ms=600000"
         assert httpx.post(url, content=seven, headers=PNG).json()["robust"] is True
-        for _ in range(1 + 10 * (death % 2)):  # every second time also those that are starting
+        for _ in range(1 + 10 * (death % 2)):  # every second time, those that are starting, too
             for pid in workers(pair.process.pid):
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)

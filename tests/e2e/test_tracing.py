@@ -1,4 +1,4 @@
-"""Traces of a real service, received by a real collector's socket and decoded as OTLP."""
+"""Traces of a real service, received on a collector's socket and decoded as OTLP."""
 
 import gzip
 import os
@@ -30,7 +30,7 @@ TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 class Collector:
-    """Takes OTLP over HTTP, as protobuf."""
+    """Receives OTLP over HTTP, as protobuf."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
@@ -123,7 +123,7 @@ def test_a_request_and_its_pictures_are_traced(collector: Collector, seven: byte
     for former, later in pairwise(stages):
         assert former.end_time_unix_nano == later.start_time_unix_nano
     assert all(span.start_time_unix_nano <= span.end_time_unix_nano for span in mine)
-    slack = 1_000_000  # two clocks are put together, ns
+    slack = 1_000_000  # two clocks are combined, ns
     assert root.start_time_unix_nano - slack <= decode.start_time_unix_nano
     assert looks[-1].end_time_unix_nano <= root.end_time_unix_nano + slack
 
@@ -131,7 +131,7 @@ def test_a_request_and_its_pictures_are_traced(collector: Collector, seven: byte
     [batch] = [span for span in spans if span.name == "POST /predict/batch"]
     within = [span for span in spans if span.parent_span_id == batch.span_id]
     assert [span.name for span in within] == ["prediction"] * 2
-    # What the caller does not sample is not sent; nor are probes, which wait_ready asked.
+    # What the caller does not sample is not exported, and neither are the probes of wait_ready.
     assert len([span for span in spans if span.kind == Span.SPAN_KIND_SERVER]) == 2
 
 
@@ -157,7 +157,7 @@ def test_spans_name_the_key_that_asked(collector: Collector, seven: bytes, tmp_p
     assert secret not in str(collector.spans)
 
 
-def test_a_collector_that_is_away_disturbs_nothing(seven: bytes) -> None:
+def test_an_unreachable_collector_disturbs_nothing(seven: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
         environment = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, by the stock client and by hand."""
+"""The Open Inference Protocol, with the stock client and by hand."""
 
 import asyncio
 import base64
@@ -53,7 +53,7 @@ def files(contents: list[bytes], binary: bool = True) -> triton.InferInput:
     return tensor.set_data_from_numpy(array, binary_data=binary)
 
 
-def test_the_stock_client_finds_its_way(stock: Any) -> None:
+def test_the_stock_client_can_ask_about_the_service(stock: Any) -> None:
     assert stock.is_server_live()
     assert stock.is_server_ready()
     assert stock.is_model_ready("mnist-cnn")
@@ -153,7 +153,7 @@ def test_a_batch_keeps_its_order(stock: Any, pixels: np.ndarray) -> None:
         assert result.as_numpy("SCORES").shape == (3, 10)
 
 
-def test_only_the_outputs_asked_for_come(stock: Any, pixels: np.ndarray) -> None:
+def test_only_the_requested_outputs_are_sent(stock: Any, pixels: np.ndarray) -> None:
     wanted = [
         triton.InferRequestedOutput("SIZE", binary_data=False),
         triton.InferRequestedOutput("LABEL", binary_data=True),
@@ -170,11 +170,11 @@ def test_only_the_outputs_asked_for_come(stock: Any, pixels: np.ndarray) -> None
     for binary in (True, False):
         wanted = [triton.InferRequestedOutput("TARGET", binary_data=binary)]
         result = stock.infer("mnist-cnn", [image(pixels)], outputs=wanted, parameters=few)
-        assert np.isnan(result.as_numpy("TARGET")).tolist() == [[True]], "and this says so"
+        assert np.isnan(result.as_numpy("TARGET")).tolist() == [[True]], "this output says so"
 
 
 def test_the_largest_batch_is_read_whole(client: httpx.Client, pixels: np.ndarray) -> None:
-    """Nested and with spaces: its very last value is what is wrong."""
+    """It is nested and has spaces, and only its very last value is wrong."""
     batch = np.repeat(pixels, 256, axis=0).tolist()
     batch[-1][-1][-1][-1] = 256
     response = client.post(INFER, content=json.dumps(tensor(shape=[256, 28, 28, 1], data=batch)))
@@ -228,7 +228,7 @@ def test_raw_values_alone(client: httpx.Client, pixels: np.ndarray) -> None:
 
 
 def read_binary(response: httpx.Response) -> dict[str, bytes]:
-    """Split a binary answer by its own description, to the last byte."""
+    """Split a binary answer by its own description; no byte may be left over."""
     assert response.status_code == 200, response.text
     assert response.headers["Content-Type"] == "application/octet-stream"
     split = int(response.headers[LENGTH])
@@ -288,7 +288,7 @@ def body(pixels: np.ndarray, **members: Any) -> dict[str, Any]:
 
 
 def tensor(**members: Any) -> dict[str, Any]:
-    """A request whose one input has other members than it should."""
+    """A request with an input of which some members are changed."""
     right = {"name": "IMAGE", "datatype": "UINT8", "shape": [1, 28, 28, 1], "data": [0] * 784}
     made = {**right, **members}
     return {"inputs": [{name: value for name, value in made.items() if value is not None}]}
@@ -372,7 +372,7 @@ MALFORMED: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("content", "text"), MALFORMED)
-def test_what_cannot_be_used_is_a_400_that_says_why(
+def test_unusable_requests_get_a_400_that_says_why(
     client: httpx.Client, content: Any, text: str
 ) -> None:
     response = client.post(INFER, content=json.dumps(content))
@@ -382,7 +382,7 @@ def test_what_cannot_be_used_is_a_400_that_says_why(
 
 
 def framed(header: dict[str, Any], blob: bytes, length: int | str | None = None) -> dict[str, Any]:
-    """The arguments of a request in the binary form, and of one that lies about its length."""
+    """A request in binary form with a stated length, which may be wrong."""
     start = json.dumps(header).encode()
     return {
         "content": start + blob,
@@ -434,7 +434,7 @@ FRAMES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize("frame", range(len(FRAMES)))
-def test_lengths_are_believed_only_if_they_are_true(client: httpx.Client, frame: int) -> None:
+def test_wrong_lengths_are_refused(client: httpx.Client, frame: int) -> None:
     request, text = FRAMES[frame]
     response = client.post(INFER, **request)
     assert response.status_code == 400, response.text
@@ -474,7 +474,7 @@ def test_the_example_runs(service: Service) -> None:
 
 
 def mlserver(name: str, datatype: str, shape: list[int], data: list[Any], kind: str) -> Any:
-    """A request as MLServer's types write it out, with all that is not given as null."""
+    """A request as MLServer's types serialise it, with null for everything that is not given."""
     given = {"content_type": kind, "headers": None}
     tensor = {"name": name, "shape": shape, "datatype": datatype, "parameters": given, "data": data}
     return {"id": None, "parameters": given, "inputs": [tensor], "outputs": None}
@@ -500,7 +500,7 @@ def test_mlservers_codecs_are_understood(
 
 @pytest.mark.parametrize("shape", [[2], [2, 1]])
 @pytest.mark.parametrize("binary", [True, False])
-def test_several_pictures_are_a_batch_in_either_shape(
+def test_several_pictures_are_a_batch_in_both_shapes(
     service: Service, seven: bytes, shape: list[int], binary: bool
 ) -> None:
     blank = b"P5 28 28 255\n" + bytes(784)
@@ -515,7 +515,7 @@ def test_several_pictures_are_a_batch_in_either_shape(
     assert labels[0] == 7
 
 
-def test_nulls_are_not_given(client: httpx.Client, pixels: np.ndarray) -> None:
+def test_null_means_not_given(client: httpx.Client, pixels: np.ndarray) -> None:
     body = mlserver("IMAGE", "UINT8", list(pixels.shape), pixels.flatten().tolist(), "np")
     names = ("target", "norm", "confidence", "max_draws", "timeout", "priority")
     body["parameters"] = dict.fromkeys((*names, "binary_data_output", "classification"))
@@ -551,7 +551,7 @@ def test_nulls_are_not_given(client: httpx.Client, pixels: np.ndarray) -> None:
         ("logging", "PIXELDP_LOG_LEVEL"),
     ],
 )
-def test_what_triton_has_and_this_service_has_not(
+def test_extensions_that_only_triton_has(
     client: httpx.Client, path: str, instead: str
 ) -> None:
     answered = client.get(f"/v2/{path}")

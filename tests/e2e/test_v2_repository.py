@@ -1,4 +1,4 @@
-"""Which models there are, and loading and unloading them while serving, by the stock client."""
+"""Listing, loading and unloading models while serving, with the stock client."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def running(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         }
     )
     try:
-        # Until it is ready it says so in the protocol's own form.
+        # Until it is ready, it says in the protocol's own form that it is not.
         infer = f"{service.address}/v2/models/{NAME}/infer"
         given = {**bearer(secrets["predict"]), "Inference-Header-Content-Length": "0"}
         while (answer := httpx.post(infer, content=bytes(784), headers=given)).status_code != 200:
@@ -113,7 +113,7 @@ def test_scopes(stock: Any, admin: dict[str, str], user: dict[str, str], seven: 
             assert caught.value.status() == status
 
 
-def test_the_index_lists_what_is_served_and_what_could_be(
+def test_the_index_lists_models_served_and_available(
     running: Any, stock: Any, admin: dict[str, str]
 ) -> None:
     index = stock.get_model_repository_index(headers=admin)
@@ -150,7 +150,7 @@ def test_the_index_lists_what_is_served_and_what_could_be(
         ("illegible", "400", "cannot be read"),
     ],
 )
-def test_what_cannot_be_loaded(
+def test_models_that_cannot_be_loaded(
     running: Any, admin: dict[str, str], name: str, status: str, text: str
 ) -> None:
     url = f"{running[0].address}/v2/repository/models/{name}/load"
@@ -160,13 +160,13 @@ def test_what_cannot_be_loaded(
     assert text in response.json()["error"]
 
 
-def test_models_are_loaded_as_they_are(stock: Any, admin: dict[str, str]) -> None:
+def test_options_of_loading_are_refused(stock: Any, admin: dict[str, str]) -> None:
     with pytest.raises(InferenceServerException, match="without parameters") as caught:
         stock.load_model(SECOND, config='{"name": "x"}', headers=admin)
     assert caught.value.status() == "501"
 
 
-def test_unloading_what_is_not_served(stock: Any, admin: dict[str, str]) -> None:
+def test_unloading_a_model_that_is_not_served(stock: Any, admin: dict[str, str]) -> None:
     for name in ("other", SECOND, f"{NAME}:1"):
         with pytest.raises(InferenceServerException, match="unknown-model") as caught:
             stock.unload_model(name, headers=admin)
@@ -174,7 +174,7 @@ def test_unloading_what_is_not_served(stock: Any, admin: dict[str, str]) -> None
 
 
 @pytest.mark.parametrize("body", ["[]", "{", '{"ready": "yes"}', '{"parameters": 1}', "null"])
-def test_bodies_that_are_none(running: Any, admin: dict[str, str], body: str) -> None:
+def test_malformed_bodies(running: Any, admin: dict[str, str], body: str) -> None:
     for path in ("index", f"models/{NAME}/load", f"models/{NAME}/unload"):
         url = f"{running[0].address}/v2/repository/{path}"
         response = httpx.post(url, content=body, headers=admin)
@@ -212,7 +212,7 @@ def test_one_version_comes_and_goes(
     assert ready() == ["1"]
     assert manage("unload", version="2").status_code == 404
     assert manage("load", version="3").status_code == 404
-    # What would be ignored is refused, and nothing changes.
+    # Options that would be ignored are refused, and nothing changes.
     for body, status in (
         ({"version": "2"}, 400),
         ({"parameters": {"version": "two"}}, 400),
@@ -229,10 +229,10 @@ def test_one_version_comes_and_goes(
     assert ready() == []
 
 
-def test_the_default_goes_and_comes_back(
+def test_the_default_leaves_and_comes_back(
     running: Any, stock: Any, admin: dict[str, str], user: dict[str, str]
 ) -> None:
-    """Another model is served meanwhile, and does not answer in its place."""
+    """Another model is served meanwhile, but does not answer in its place."""
     content = (ROOT / "examples" / "7.png").read_bytes()
 
     def predict(**options: Any) -> httpx.Response:
@@ -249,7 +249,7 @@ def test_the_default_goes_and_comes_back(
     assert predict(model=SECOND).status_code == 200
     models = httpx.get(f"{running[0].address}/models", headers=user).json()["models"]
     assert [model["default"] for model in models] == [False, False]
-    # It lies outside of the repository.
+    # It lies outside the repository.
     index = stock.get_model_repository_index(headers=admin)
     assert ("UNAVAILABLE", "not loaded") in {
         (one["state"], one["reason"]) for one in index if one["name"] == NAME
@@ -273,7 +273,7 @@ def test_a_model_comes_and_goes_while_others_are_served(
 
     def infer(version: str = "") -> tuple[str, list[list[int]]]:
         few = {"max_draws": 128}
-        # The stock client adds headers of its own to those that it is given.
+        # The stock client adds its own headers to the given ones.
         result = stock.infer(SECOND, [seven], version, headers={**user}, parameters=few)
         return result.get_response()["model_version"], result.as_numpy("LABEL").tolist()
 
@@ -289,14 +289,14 @@ def test_a_model_comes_and_goes_while_others_are_served(
     assert infer() == infer("2") == ("2", [[7]])
     assert infer("1") == ("1", [[7]])
 
-    # A bundle whose weights are not its own is refused, and nothing changes.
+    # A bundle with another's weights is refused, and nothing changes.
     before = states()
     with pytest.raises(InferenceServerException, match="cannot-load") as caught:
         stock.load_model("damaged", headers=admin)
     assert caught.value.status() == "400"
     assert states() == before
 
-    # Loading again takes what has changed on disk.
+    # Loading it again picks up changes on disk.
     former = digest()
     stock.load_model(SECOND, headers=admin)
     assert digest() == former
@@ -323,7 +323,7 @@ def test_of_several_versions_all_are_loaded_or_none(
 ) -> None:
     address = running[0].address
     copy_bundle(repository / "half" / "1", name="half", version="1")
-    # Nothing but building it shows that its weights are for ten labels.
+    # Only building the network shows that its weights are for ten labels.
     labels = [str(label) for label in range(11)]
     copy_bundle(repository / "half" / "2", name="half", version="2", labels=labels)
     try:

@@ -1,4 +1,4 @@
-"""What a service shows of itself: metrics, request ids, traces, headers for browsers."""
+"""What a service shows: metrics, request ids, traces, headers for browsers."""
 
 import json
 import re
@@ -85,7 +85,7 @@ def test_workers_report_what_they_do(own: Service, seven: bytes) -> None:
     assert counted[f"pixeldp_worker_restarts_total{worker}"] == 0
 
 
-def test_strangers_make_no_new_series(own: Service) -> None:
+def test_strangers_cannot_create_time_series(own: Service) -> None:
     def ask(client: httpx.Client, number: int) -> None:
         for path in ("nothing", "models", "problems", "v2/nothing", "page", "v2/models"):
             client.get(f"/{path}/{number}")
@@ -101,7 +101,7 @@ def test_strangers_make_no_new_series(own: Service) -> None:
         assert set(samples(own)) == before
 
 
-def test_a_trace_is_continued_or_begun(own: Service) -> None:
+def test_a_trace_is_continued_or_started(own: Service) -> None:
     url = f"{own.address}/models"
     for flags, sampled in (("01", "01"), ("00", "00"), ("ff", "01")):
         given = {"traceparent": f"00-{TRACE}-{SPAN}-{flags}"}
@@ -135,14 +135,14 @@ def test_each_request_is_one_line_of_json_with_its_ids(own: Service, seven: byte
     assert (line["model"], line["answers"]) == ("mnist-cnn:1", 1)
     assert line["draws"] == answered.json()["draws"]
     assert (line["received_bytes"], line["sent_bytes"]) == (len(seven), len(answered.content))
-    assert "key" not in line, "this service asks for none"
+    assert "key" not in line, "this service asks for no keys"
     assert not [line for line in logged if line.get("request_id") == "a-probe"]
     [line] = [line for line in logged if line.get("request_id") == "strange"]
     assert (line["route"], line["outcome"]) == ("other", "not-found")
     assert "model" not in line
 
 
-def test_the_line_of_several_pictures_has_their_sums(own: Service, seven: bytes) -> None:
+def test_the_log_line_of_a_batch_has_sums(own: Service, seven: bytes) -> None:
     files = [("image", ("7.png", seven, "image/png"))] * 2 + [("image", ("x", b"x", "image/png"))]
     headers = {"X-Request-Id": "several"}
     url = f"{own.address}/predict/batch"
@@ -152,8 +152,8 @@ def test_the_line_of_several_pictures_has_their_sums(own: Service, seven: bytes)
     assert line["draws"] == sum(one["draws"] for one in answered if "draws" in one)
 
 
-def test_numbers_name_every_route_whole(own: Service) -> None:
-    """By which rules and dashboards select routes, those of ``/v2`` among them."""
+def test_metrics_name_routes_in_full(own: Service) -> None:
+    """Rules and dashboards select routes by these names, including those of ``/v2``."""
     asked = {
         "/v2": ("GET", "/v2"),
         "/v2/models/{name}": ("GET", "/v2/models/mnist-cnn"),
@@ -171,7 +171,7 @@ def test_numbers_name_every_route_whole(own: Service) -> None:
 
 
 def logged(running: Service, **members: str | int) -> dict[str, Any]:
-    """Return the first line of the log with these members, once it is there."""
+    """Wait for a log line with these members; return the first."""
     end = time.monotonic() + 300
     while time.monotonic() < end:
         for line in running.log.splitlines():
@@ -183,7 +183,7 @@ def logged(running: Service, **members: str | int) -> dict[str, Any]:
     raise AssertionError(f"no line has {members}: {running.log}")
 
 
-def test_a_stop_is_told_step_by_step() -> None:
+def test_a_stop_is_logged_step_by_step() -> None:
     environment = {**PLAIN, "PIXELDP_STOP_DELAY_SECONDS": "0.5"}
     running = Service(environment=environment).wait_ready()
     host, port = running.address.removeprefix("http://").split(":")
@@ -204,7 +204,7 @@ def test_a_stop_is_told_step_by_step() -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/docs", "/health/live", "/metrics", "/predict", "/nothing", "/problems/no-key"]
 )
-def test_browsers_are_told_what_to_refuse(own: Service, path: str) -> None:
+def test_headers_tell_browsers_what_to_refuse(own: Service, path: str) -> None:
     headers = httpx.get(own.address + path).headers
     policy = headers["Content-Security-Policy"]
     assert "default-src 'self'" in policy
@@ -216,10 +216,11 @@ def test_browsers_are_told_what_to_refuse(own: Service, path: str) -> None:
     assert "Server" not in headers
 
 
-def test_without_keys_pages_of_other_sites_cannot_act_for_their_visitors(
+def test_without_keys_other_sites_cannot_use_their_visitors_browsers(
     own: Service, seven: bytes
 ) -> None:
-    """The service is open to whoever reaches it, but a visitor's browser is not to be led there."""
+    """The service is open to all who reach it, but a site must not send its visitors' browsers
+    there."""
     url = f"{own.address}/predict?target=0.5"
 
     def ask(origin: str, site: str) -> httpx.Response:
@@ -242,7 +243,7 @@ def test_other_sites_are_let_in_only_by_name(own: Service, service: Service) -> 
         "Access-Control-Allow-Origin"
         not in httpx.options(f"{own.address}/predict", headers=other).headers
     )
-    # By default nobody is.
+    # By default none is.
     refused = httpx.options(f"{service.address}/predict", headers=asked)
     assert refused.status_code == 405
     assert "Access-Control-Allow-Origin" not in refused.headers

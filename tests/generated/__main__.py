@@ -1,8 +1,8 @@
-"""Generate clients from the OpenAPI document of a running service, and have each ask it.
+"""Generate clients from the OpenAPI document of a running service, and use each of them.
 
 python -m tests.generated [--work FOLDER]
 
-Needs npm and Java. What it installs, once, stays in the folder.
+Needs npm and Java. What it installs stays in the folder for later runs.
 """
 
 import argparse
@@ -26,10 +26,10 @@ NODE_TOOLS = ("package.json", "package-lock.json", "tsconfig.json")
 
 
 class Folder:
-    """Where the tools are installed, and clients generated and run.
+    """The folder in which tools are installed, and clients generated and run.
 
     Args:
-        path: an absolute one.
+        path: an absolute path.
         address: of the service.
     """
 
@@ -59,7 +59,7 @@ class Folder:
             raise SystemExit(f"failed: {' '.join(map(str, command))}")
 
     def install(self) -> None:
-        """Install the generators, unless that was done with the same pins before."""
+        """Install the generators, unless the same pins are already installed."""
         pins = "".join(path.read_text() for path in (PYTHON_TOOLS, *(HERE / n for n in NODE_TOOLS)))
         stamp = self.path / "installed"
         if stamp.is_file() and stamp.read_text() == pins:
@@ -75,7 +75,7 @@ class Folder:
         stamp.write_text(pins)
 
     def fresh(self, name: str) -> Path:
-        """Return the path of a folder that is not there yet."""
+        """Return the path of a folder that does not exist yet."""
         shutil.rmtree(self.path / name, ignore_errors=True)
         return self.path / name
 
@@ -91,7 +91,7 @@ class Folder:
 
 
 def openapi_python_client(folder: Folder) -> None:
-    """Generate by openapi-python-client; what it leaves out, it warns of."""
+    """Generate with openapi-python-client, which warns of what it leaves out."""
     target = folder.fresh("python")
     folder.run(
         *(folder.bin / "openapi-python-client", "generate", "--path", "openapi.json"),
@@ -108,14 +108,14 @@ def openapi_fetch(folder: Folder) -> None:
 
 
 def hey_api(folder: Folder) -> None:
-    """Generate by hey-api's openapi-ts."""
+    """Generate with hey-api's openapi-ts."""
     target = folder.fresh("hey")
     folder.run("npx", "--no-install", "openapi-ts", "-i", "openapi.json", "-o", target)
     folder.ask_by("hey_client.ts")
 
 
 def typescript_fetch(folder: Folder) -> None:
-    """Generate by openapi-generator's typescript-fetch, which runs on Java."""
+    """Generate with openapi-generator's typescript-fetch, which needs Java."""
     target = folder.fresh("typescript-fetch")
     folder.run(
         *(folder.bin / "openapi-generator-cli", "generate", "-g", "typescript-fetch"),

@@ -1,4 +1,4 @@
-"""Asks by the client that openapi-python-client made, in every form that the document describes."""
+"""Uses the client made by openapi-python-client in every form that the document describes."""
 
 import base64
 import io
@@ -34,7 +34,7 @@ for body in (PredictRequest(image=image), PredictFilesBody(image=file()), file()
     assert isinstance(answer, Answer), answer
     assert answer.label.name == "7"
     assert answer.robust is True
-# The same option in both places, and one whose usual value the client might send by itself.
+# The same option in both places, and one whose default the client might send by itself.
 both = PredictRequest(image=image, target=0.5, evidence=True)
 answer = predict.sync(client=client, body=both, target=0.5)
 assert isinstance(answer, Answer), answer

@@ -1,4 +1,4 @@
-"""A service of its own for hostile input, watched for what it must not do."""
+"""A separate service for hostile input, watched for what it must not do."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ PNG = {"Content-Type": "image/png"}
 
 
 class Watched(Service):
-    """A running service whose processes and log are looked at afterwards."""
+    """A running service whose processes and log are checked afterwards."""
 
     def children(self) -> list[int]:
         """The process ids of the workers."""
@@ -20,14 +20,14 @@ class Watched(Service):
         return [int(pid) for pid in listed.split()]
 
     def resident(self) -> int:
-        """Bytes that all its processes keep in memory."""
+        """The bytes of memory that all its processes use."""
         pages = 0
         for pid in (self.process.pid, *self.children()):
             pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return pages * 4096
 
     def check_sound(self, workers: list[int]) -> None:
-        """Assert that nothing has died or failed, and that a sound picture is answered."""
+        """Assert that nothing died or failed, and that a sound picture is answered."""
         assert self.process.poll() is None, self.log
         assert self.children() == workers, self.log
         content = (ROOT / "examples" / "7.png").read_bytes()
@@ -44,7 +44,7 @@ def hostile_service() -> Iterator[Watched]:
     environment = {
         **PLAIN,
         "PIXELDP_MAX_PIXELS": "4000000",
-        # Less than two of the largest bodies.
+        # Not enough for two of the largest bodies.
         "PIXELDP_QUEUE_BYTES": "36000000",
     }
     running = Watched(environment=environment)

@@ -1,4 +1,4 @@
-"""Pictures that nobody sends by accident, made in memory, and what each is answered."""
+"""Pictures that nobody sends by accident, made in memory, and how each must be answered."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ from tests.models.images import pictures as made
 
 
 class Hostile(NamedTuple):
-    """A file, and the problem it is answered with; None is an answer."""
+    """A file, and the problem that it must get; None if it must be answered."""
 
     content: bytes
     problem: str | None
@@ -48,7 +48,7 @@ def _nan() -> bytes:
 
 
 def _inflating(megabytes: int) -> bytes:
-    """28 × 28 by its header; its data goes on for ever."""
+    """28 × 28 according to its header; its data goes on without end."""
     squeeze = zlib.compressobj(9)
     data = b"".join(squeeze.compress(bytes(1 << 20)) for _ in range(megabytes)) + squeeze.flush()
     return made.png_header(28, 28, 8, 0) + made.chunk(b"IDAT", data) + IEND
@@ -59,7 +59,7 @@ def _long_text(size: int) -> bytes:
 
 
 def _wrong_length(length: int) -> bytes:
-    """A PNG whose data chunk states another length than it has."""
+    """A PNG whose data chunk states a wrong length."""
     at = PNG.index(b"IDAT") - 4
     return PNG[:at] + struct.pack(">I", length) + PNG[at + 4 :]
 
@@ -101,7 +101,7 @@ def corpus() -> dict[str, Hostile]:
         "address": Hostile(b"http://169.254.169.254/latest/meta-data/", no),
         "pickle": Hostile(b"\x80\x04\x95\x1c\0\0\0\0\0\0\0\x8c\x02os\x8c\x06system\x93.", no),
         "elf": Hostile(b"\x7fELF\x02\x01\x01" + bytes(200), no),
-        # Two things at once: only the picture counts, and only if it comes first.
+        # Two formats in one file: only the picture counts, and only if it comes first.
         "png and zip": Hostile(PNG + b"PK\x03\x04" + bytes(100), None),
         "png and script": Hostile(PNG + SCRIPT, None),
         "jpeg with a script for a comment": Hostile(
@@ -130,7 +130,7 @@ def corpus() -> dict[str, Hostile]:
             PNG[:33] + 70_000 * made.chunk(b"tEXt", b"") + PNG[33:], no
         ),
         "long thin": Hostile(_saved(Image.new("L", (1_000_000, 1)), "PNG"), cannot),
-        # Unusual, honest or not.
+        # Unusual files, honest or not.
         "cmyk": Hostile(_cmyk(), cannot),
         "16 bits grey": Hostile(_deep(1), None),
         "16 bits rgb": Hostile(_deep(3), cannot),
@@ -141,7 +141,7 @@ def corpus() -> dict[str, Hostile]:
         "pages": Hostile(_frames("TIFF"), cannot),
         "turned by exif": Hostile(_turned(), None),
         "float with nan": Hostile(_nan(), cannot),
-        # What is stated is not so.
+        # What is stated is not true.
         "zero width": Hostile(made.png_header(0, 28, 8, 0) + PNG[33:], no),
         "zero height": Hostile(made.png_header(28, 0, 8, 0) + PNG[33:], no),
         "zero pixels": Hostile(b"P5 0 0 255\n", no),
@@ -149,7 +149,7 @@ def corpus() -> dict[str, Hostile]:
         "chunk longer than the file": Hostile(_wrong_length(2**31 - 1), no),
         "chunk of the largest length": Hostile(_wrong_length(2**32 - 1), no),
         "chunk shorter than it is": Hostile(_wrong_length(1), no),
-        # Complete in form: what is left out is black, as in every viewer.
+        # Well-formed: missing pixels are black, as in every viewer.
         "fewer rows than stated": Hostile(
             made.png_header(28, 28, 8, 0) + made.chunk(b"IDAT", zlib.compress(bytes(29))) + IEND,
             None,
@@ -163,7 +163,7 @@ def corpus() -> dict[str, Hostile]:
 
 
 def valid() -> dict[str, bytes]:
-    """Return small sound pictures of every format, to be damaged."""
+    """Return a small sound picture of each format, to be damaged."""
     files = {
         form.lower(): made.save(made.noise(9, 7, 3), form)
         for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")

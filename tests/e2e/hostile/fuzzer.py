@@ -1,4 +1,4 @@
-"""Requests that are valid but for some damage: pictures, JSON, frames, options, headers.
+"""Valid requests with some damage: pictures, JSON, frames, options, headers.
 
 The same seed always makes the same requests.
 """
@@ -30,7 +30,7 @@ OPTIONS += ["require", "evidence", "priority", "attacks", "nothing"]
 TYPES = ["image/png", "image/jpeg", "application/octet-stream", "image/../../x", "text/plain"]
 TYPES += ["application/json; charset=utf-16", "multipart/form-data", ""]
 TYPES += ["multipart/form-data; boundary=\xff", "application/json", "image/png; q=" + "a" * 999]
-# What each of these says need not be true.
+# What these headers say need not be true.
 HEADERS = ["content-encoding", "accept", "accept-encoding", "range", "if-none-match", "expect"]
 HEADERS += ["x-forwarded-prefix"]
 HEADERS += ["x-request-id", "traceparent", "x-forwarded-for", "x-http-method-override", "cookie"]
@@ -51,13 +51,13 @@ class Fuzzer:
     """Makes requests, one after another.
 
     Args:
-        seed: of everything that is chosen.
+        seed: decides every choice.
     """
 
     def __init__(self, seed: str) -> None:
         self._random = random.Random(seed)
         self._pictures = list(valid().values())
-        # The large ones take their time and are posted whole elsewhere.
+        # The large ones take long, and another test posts them whole.
         self._odd = [one.content for one in corpus().values() if len(one.content) < 20_000]
 
     def call(self) -> Call:
@@ -125,7 +125,7 @@ class Fuzzer:
         return Call("POST", path, content, headers, self._query())
 
     def _frame(self) -> Call:
-        """A frame of the Open Inference Protocol: JSON, then a tensor's bytes."""
+        """A request body of the Open Inference Protocol: JSON, then a tensor's bytes."""
         count = self._random.choice([1, 1, 1, 2, 3])
         if self._chance(0.5):
             name, kind, shape = "IMAGE_BYTES", "BYTES", [count, 1]
@@ -155,7 +155,7 @@ class Fuzzer:
         body: dict[str, Any] = {"inputs": [tensor], "parameters": {"max_draws": 64}}
         for _ in range(self._random.choice([0, 0, 1, 2])):
             where = self._random.choice([body, tensor, body["parameters"]])
-            if isinstance(where, dict):  # it may have been replaced before
+            if isinstance(where, dict):  # it may already have been replaced
                 where[self._random.choice([*where, "id", "outputs", "target"])] = self._value()
         if self._chance(0.1) and isinstance(tensor.get("shape"), list):
             tensor["shape"] = [self._random.choice(NUMBERS) for _ in range(4)]
@@ -183,7 +183,7 @@ class Fuzzer:
         return [("max_draws", "64"), *some]
 
     def _value(self) -> Any:
-        # A copy: members may be put into it, even itself.
+        # A copy, because members may be put into it, even itself.
         return copy.deepcopy(self._random.choice(self._random.choice([NUMBERS, WORDS, OTHERS])))
 
     def _header(self) -> str:
@@ -195,7 +195,7 @@ class Fuzzer:
         if self._chance(0.1):
             return self._random.choice(self._odd)
         damaged = self._damaged(self._random.choice(self._pictures), 0.9)
-        # Behind right checksums more of the decoder is reached.
+        # With correct checksums, damage reaches deeper into the decoder.
         return png_repaired(damaged) if damaged[:4] == b"\x89PNG" and self._chance(0.5) else damaged
 
     def _damaged(self, content: bytes, chance: float) -> bytes:

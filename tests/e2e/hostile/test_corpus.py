@@ -1,4 +1,4 @@
-"""Every file of the corpus, by every way in: answered, or refused with the reason that is right."""
+"""Every file of the corpus, by every route: answered, or refused for the right reason."""
 
 import base64
 import json
@@ -46,7 +46,7 @@ def check(response: httpx.Response, problem: str | None) -> None:
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_each_by_every_way_in(watched: Watched, name: str) -> None:
+def test_each_file_by_every_route(watched: Watched, name: str) -> None:
     content, problem = CORPUS[name]
     encoded = base64.b64encode(content).decode()
     with httpx.Client(base_url=watched.address, timeout=300, params=QUERY) as client:
@@ -70,7 +70,7 @@ def test_each_by_every_way_in(watched: Watched, name: str) -> None:
         assert inferred.json()["error"].startswith(problem)
 
 
-def test_all_at_once_beside_a_sound_one(watched: Watched, seven: bytes) -> None:
+def test_all_files_at_once_beside_a_sound_one(watched: Watched, seven: bytes) -> None:
     files = [("image", ("a", hostile.content)) for hostile in CORPUS.values()]
     files.append(("image", ("seven.png", seven)))
     response = httpx.post(
@@ -128,7 +128,7 @@ TENSORS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", TENSORS)
-def test_tensors_that_are_none(watched: Watched, name: str) -> None:
+def test_malformed_tensors(watched: Watched, name: str) -> None:
     content = json.dumps({"inputs": [{"name": "IMAGE", **TENSORS[name]}]})
     url = f"{watched.address}/v2/models/mnist-cnn/infer"
     response = httpx.post(url, content=content, headers={"Content-Type": "application/json"})

@@ -17,12 +17,13 @@ from tests.e2e.hostile.fuzzer import Call, Fuzzer
 CALLS = int(os.environ.get("PIXELDP_FUZZ", "600"))
 SEED = os.environ.get("PIXELDP_FUZZ_SEED") or secrets.token_hex(4)
 CLIENTS = 2
-# Every status below 500 that the documentation has, and the two above it; 501 only in the Open
-# Inference Protocol, for its extensions that are not served.
+# Every documented status: those below 500 and two above; 501 occurs only in the Open Inference
+# Protocol, for extensions that are not served.
 DOCUMENTED = {200, 206, 304, 307, 400, 404, 405, 406, 413, 415, 416, 422, 503, 504}
-# Where errors are problem documents; files and the Open Inference Protocol have forms of their own.
+# Routes whose errors are problem documents; those of files and of the Open Inference Protocol
+# differ.
 API = ("/predict", "/models", "/metrics", "/health", "/problems", "/docs")
-# What allocators keep of the largest pictures, once.
+# What allocators keep of the largest pictures, in total.
 SLACK_BYTES = 48 << 20
 
 
@@ -60,7 +61,7 @@ def send(watched: Watched, client: int, start: int, calls: int, tally: Tally) ->
                     params=call.query or None,
                 )
             except (httpx.InvalidURL, UnicodeEncodeError):
-                continue  # not even a client would send it
+                continue  # the client itself refuses to send it
             try:
                 tally.take(name, call, session.send(request))
             except httpx.LocalProtocolError:
@@ -93,7 +94,7 @@ def test_no_failure_no_crash_no_leak(watched: Watched) -> None:
     wrong = first.wrong + second.wrong
     assert not wrong, f"seed {SEED}: {len(wrong)} wrong, the first: {wrong[:5]}"
     assert statuses.total() > 0.9 * CALLS
-    # The requests do reach the engine, and the refusals are not all of one kind.
+    # Requests do reach the engine, and refusals are of several kinds.
     assert statuses[200] > 0.02 * CALLS
     assert statuses[400] > 0.1 * CALLS
     assert statuses[422] > 0

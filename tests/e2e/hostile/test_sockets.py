@@ -1,4 +1,4 @@
-"""Bytes on a socket that are no sound HTTP: refused or cut off, and nobody else notices."""
+"""Malformed HTTP on a socket is refused or cut off, and nobody else notices."""
 
 import socket
 from urllib.parse import urlsplit
@@ -34,7 +34,7 @@ REFUSED = {
 
 
 def exchange(watched: Watched, content: bytes, end: bool = True) -> bytes:
-    """Send bytes, then nothing more; return all that comes back."""
+    """Send bytes, then nothing more; return everything that comes back."""
     address = urlsplit(watched.address)
     answer = b""
     with socket.create_connection((address.hostname, address.port), timeout=300) as connection:
@@ -52,14 +52,14 @@ def exchange(watched: Watched, content: bytes, end: bool = True) -> bytes:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_sound_request(watched: Watched, name: str) -> None:
+def test_malformed_requests(watched: Watched, name: str) -> None:
     answer = exchange(watched, REFUSED[name])
     assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), answer[:200]
 
 
 def test_a_body_shorter_than_stated(watched: Watched) -> None:
     answer = exchange(watched, POST + b"Content-Length: 1000\r\n\r\nabc")
-    assert answer == b""  # whoever has hung up is not answered
+    assert answer == b""  # a client that has hung up gets no answer
 
 
 def test_a_body_longer_than_stated_is_cut_off_there(watched: Watched) -> None:
@@ -71,12 +71,13 @@ def test_a_body_longer_than_stated_is_cut_off_there(watched: Watched) -> None:
 
 
 def test_a_length_and_chunks_are_not_taken_for_two_requests(watched: Watched) -> None:
-    """The seed of request smuggling: proxies must not see another end of the body than we do."""
+    """Against request smuggling: a proxy must not see a different end of the body than the
+    service."""
     smuggled = b"0\r\n\r\nGET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
     head = POST + b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n" % len(smuggled)
     answer = exchange(watched, head + smuggled)
     if b'{"live":true}' in answer:
-        # Chunks win, as RFC 9112 has it; but then what follows may not be trusted.
+        # Chunks take precedence, as RFC 9112 says; but what follows must not be trusted.
         pytest.fail("the rest of an ambiguous body was answered as a request")
 
 
