@@ -9,7 +9,7 @@ from models.training.recipe import find_recipe, without_noise
 
 @pytest.fixture(scope="package")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that is right about most digits and certifies some."""
+    """A bundle that classifies most digits correctly and certifies some."""
     folder = tmp_path_factory.mktemp("bundles") / "digits"
     train(find_recipe("digits").changed(epochs=8), load("digits", None, "train"), folder)
     return folder

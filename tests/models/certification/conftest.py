@@ -1,4 +1,4 @@
-"""Hypothesis without a deadline: how long an example takes says nothing about its truth here."""
+"""Hypothesis without a deadline: how long an example takes does not matter here."""
 
 from hypothesis import settings
 

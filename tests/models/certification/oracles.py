@@ -21,7 +21,8 @@ def normal_quantile(p: Real) -> Real:
     if p > mp.mpf("1e-12"):
         return mp.sqrt(2) * mp.erfinv(2 * p - 1)
     x = -mp.sqrt(-2 * mp.log(p))
-    for _ in range(8):  # Halley's method, which the tail's asymptotic formula is near enough for
+    for _ in range(8):  # Halley's method; the tail's asymptotic formula is near enough to start
+    from
         r = (normal_cdf(x) - p) / mp.npdf(x)
         x -= r / (1 + x * r / 2)
     return x
@@ -37,7 +38,7 @@ def laplace_quantile(p: Real) -> Real:
 
 
 def betting_lower(draws: int, s: Real, ss: Real, alpha: Real) -> Real:
-    """The root of the mixture of bets = 1/α, in the logarithm of m."""
+    """The m at which the mixture of bets equals 1/α, found in log m."""
     n, s, ss = mp.mpf(draws), mp.mpf(s), mp.mpf(ss)
     if s <= 0 or ss <= 0:
         return mp.mpf(0)
@@ -126,8 +127,8 @@ def pixeldp_gaussian(pa: Real, pb: Real) -> Real:
 
 
 def privacy_curve(epsilon: Real, mu: Real) -> Real:
-    """δ(ε) of the Gaussian mechanism by its definition: ∫ max(0, φ(x − μ) − e^ε φ(x)) dx."""
-    start = epsilon / mu + mu / 2  # where the two densities' ratio is e^ε
+    """δ(ε) of the Gaussian mechanism from its definition: ∫ max(0, φ(x − μ) − e^ε φ(x)) dx."""
+    start = epsilon / mu + mu / 2  # where the ratio of the two densities is e^ε
     return mp.quad(
         lambda x: mp.npdf(x - mu) - mp.exp(epsilon) * mp.npdf(x), [start, start + mu + 2, mp.inf]
     )

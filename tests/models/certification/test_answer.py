@@ -1,4 +1,4 @@
-"""The answer to one question, in the numbers that a client reads."""
+"""The answer to one question, in the numbers that clients read."""
 
 from dataclasses import replace
 from typing import Any
@@ -135,7 +135,7 @@ def test_sizes_in_every_norm_and_for_every_model_norm() -> None:
             assert found.certified_size == found.sizes[asked] > 0
             for norm, stated in found.sizes.items():
                 exact = float(convert(raw, own, norm, 784))
-                # pB may be below 1 − pA, so that the size is at least this one.
+                # pB may be below 1 − pA, so the size is at least this one.
                 assert stated >= exact * (1 - 2e-5)
             assert found.paper_size < found.certified_size
 
@@ -189,7 +189,8 @@ def test_shown_scores(scoring: Scoring) -> None:
     for score in found.scores:
         column = total[:, score.index]
         assert score.expected == pytest.approx(column.mean() / unit, abs=1e-6)
-        # All draws, the pilot's too; a union over both sides of all labels, shown or not.
+        # All draws count, the pilot's too; a union bound over both sides of all labels, shown or
+        # not.
         lower, upper = bounds(
             "betting",
             found.draws,
@@ -220,7 +221,7 @@ def test_equal_scores_are_shown_by_index() -> None:
     ("norm", "asked", "change"),
     [("l2", "linf", 0.01 * 28), ("l2", "l1", 0.01), ("l1", "linf", 7.84), ("linf", "l2", 0.01)],
 )
-def test_what_an_attacker_can_reach_is_in_the_norm_of_the_target(
+def test_attacked_bounds_are_in_the_norm_of_the_target(
     norm: Norm, asked: Norm, change: float
 ) -> None:
     terms = replace(TERMS, norm=norm)

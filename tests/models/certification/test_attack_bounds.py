@@ -1,4 +1,4 @@
-"""What an attacker could make of an answer, at every size: agrees with the certificate."""
+"""What an attacker could make of an answer at every size agrees with the certificate."""
 
 from collections.abc import Iterator
 from math import sqrt
@@ -49,7 +49,7 @@ def tell(inquiry: Inquiry, sizes: list[float], shown: int = LABELS) -> tuple[Con
     one = conclude(inquiry, shown)
     assert inquiry.findings is not None
     total, labels = inquiry.total, [score.index for score in one.scores]
-    # The intervals shown, not yet rounded, are within these.
+    # The intervals shown lie within these before rounding.
     lower, upper = (
         np.array([getattr(score, end) for score in one.scores]) for end in ("lower", "upper")
     )
@@ -63,7 +63,7 @@ def tell(inquiry: Inquiry, sizes: list[float], shown: int = LABELS) -> tuple[Con
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
 @pytest.mark.parametrize("scoring", ["votes", "softmax"])
-def test_the_label_clears_the_rest_where_it_is_certified_and_not_far_beyond(
+def test_the_label_stays_ahead_where_it_is_certified_and_not_far_beyond(
     scoring: Scoring, mechanism: Mechanism, norm: Norm, share: float
 ) -> None:
     inquiry = inquire(scoring, mechanism, norm, share)
@@ -81,7 +81,7 @@ def test_the_label_clears_the_rest_where_it_is_certified_and_not_far_beyond(
 def test_a_robust_answer_says_so_in_every_number(
     scoring: Scoring, mechanism: Mechanism, norm: Norm
 ) -> None:
-    """Asked for exactly the size that is certified, the label's interval clears the others."""
+    """At exactly the certified size, the label's interval is above the others."""
     robust = 0
     for share in (0.5, 0.7, 0.9, 1.0):
         size = inquire(scoring, mechanism, norm, share).size
@@ -125,7 +125,7 @@ def cases(seed: int) -> Iterator[tuple[Terms, float, float, list[Any]]]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_it_clears_at_its_own_certified_size_whatever_the_terms(seed: int) -> None:
+def test_it_stays_ahead_at_its_own_certified_size_whatever_the_terms(seed: int) -> None:
     certified = 0
     for terms, lower, upper, (own_lower, rival_upper) in cases(seed):
         for norm in NORMS:
@@ -152,7 +152,7 @@ def test_it_clears_at_its_own_certified_size_whatever_the_terms(seed: int) -> No
 
 
 def test_finer_digits_stay_outside_of_what_is_exact() -> None:
-    """However many digits it takes, lower ends are rounded down and upper ends up."""
+    """However many digits are shown, lower ends are rounded down and upper ends up."""
     finer = 0
     for terms, lower, upper, _ in cases(11):
         for norm in NORMS:
@@ -177,7 +177,7 @@ def test_intervals_only_widen_with_the_size() -> None:
 
 
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
-def test_they_are_what_the_answer_tells_of_its_target(mechanism: Mechanism) -> None:
+def test_they_agree_with_the_answers_attacked_bounds_at_its_target(mechanism: Mechanism) -> None:
     inquiry = inquire("votes", mechanism, "l2", 0.8, target=0.01)
     one = conclude(inquiry, LABELS, 3)
     assert one.attacks is not None
@@ -192,8 +192,8 @@ def exactly(score: float) -> Known:
     return Known([0], np.array([score, 0.0]), np.array([score, 1 - score]), False, 0.0)
 
 
-def test_no_half_space_can_be_moved_out_of_them() -> None:
-    """y = 1[z > t], moved straight towards and away from t, is the worst that there is."""
+def test_no_half_spaces_score_can_be_moved_out_of_them() -> None:
+    """y = 1[z > t], moved straight towards or away from t, is the worst case."""
     terms, sizes = Terms("gaussian", 0.5, 0.6, "l2", 100), [0.1, 0.5, 1.0]
     for threshold in np.linspace(-2, 2, 9):
         exact = float(special.ndtr(-threshold / 0.5))
@@ -235,7 +235,7 @@ def test_labels_that_are_not_shown_are_bounded_together() -> None:
         assert all(np.array(few.others) >= hidden.upper)
 
 
-def test_contradicting_bounds_do_not_turn_an_interval_over() -> None:
+def test_contradictory_bounds_do_not_reverse_an_interval() -> None:
     terms = Terms("gaussian", 0.5, 1.0, "l2", 100)
     of_scores = known([0, 1], np.array([0.45, 0.35]), np.array([0.55, 0.45]), 2, (0.7, 0.1), 0.5)
     for told in attacks(of_scores, terms, "l2", [0.0]).scores:
@@ -253,8 +253,8 @@ def test_sizes_are_even_short_and_reach_beyond_the_largest(largest: float) -> No
 
 
 @pytest.mark.parametrize("whole", [1, 2, 3, 50, 783])
-def test_l1_attacks_round_an_integer_are_those_of_their_largest_change(whole: int) -> None:
-    """⌊T⌋ entries of ±1 and one of the rest."""
+def test_l1_attacks_near_an_integer_are_those_of_their_largest_change(whole: int) -> None:
+    """⌊T⌋ entries of ±1, and one with the remainder."""
     terms = Terms("gaussian", 0.5, 1.0, "l2", 784)
     for size in (whole * (1 - 1e-12), float(whole), whole * (1 + 1e-12), whole + 0.5):
         rest = size - int(size)

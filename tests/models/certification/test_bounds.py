@@ -1,4 +1,4 @@
-"""Bounds against 40 digits: their definitions, not their formulas, wherever there is one."""
+"""Bounds compared with 40-digit values, from their definitions rather than their formulas."""
 
 import json
 from itertools import pairwise
@@ -34,7 +34,7 @@ UNIT = 2**20
 
 
 def random_tally(rng: np.random.Generator, soft: bool) -> tuple[int, int, int, float]:
-    """n, S, SS (in units of 2⁻²⁰ and 2⁻⁴⁰ if soft) and α: easy, hard, and extreme ones."""
+    """n, S, SS (in units of 2⁻²⁰ and 2⁻⁴⁰ if soft) and α: easy, hard and extreme cases."""
     n = round(10 ** rng.uniform(0, 5))
     alpha = float(10 ** rng.uniform(-12, -0.1))
     kind = rng.integers(4)
@@ -50,7 +50,7 @@ def random_tally(rng: np.random.Generator, soft: bool) -> tuple[int, int, int, f
 
 @pytest.mark.parametrize("figure", REFERENCE, ids=lambda f: f"{f['method']}-{f['sum']}")
 def test_reference_figures(figure: dict[str, Any]) -> None:
-    quarter = 4  # every figure is a whole number of quarters, or of sixteenths for the squares
+    quarter = 4  # every figure is a multiple of 1/4, or of 1/16 for the squares
     s, ss = float(figure["sum"]) * quarter, float(figure["sum_squares"]) * quarter**2
     assert s == int(s)
     assert ss == int(ss)
@@ -84,7 +84,8 @@ def test_betting_is_the_root_of_the_mixture(soft: bool) -> None:
         assert abs(float(lower) - exact) <= 1e-10 * exact + 1e-14, (n, s, ss, alpha)
         exact = oracles.betting_upper(n, exact_s, exact_ss, alpha)
         assert abs((1 - float(upper)) - (1 - exact)) <= 1e-10 * (1 - exact) + 1e-14
-        # What is served may stop short of it, on the safe side; from the first look on by nothing.
+        # The product's bound may stop short of it on the safe side; from the first look on, it is
+        # equal.
         served_lower, served_upper = bounds("betting", n, s, ss, alpha, denominator=unit)
         short = 1e-10 if n >= 32 and alpha <= 0.05 else 0.02
         assert lower - short <= served_lower <= lower + 1e-14
@@ -119,7 +120,7 @@ def test_every_newton_step_is_a_valid_bound(n: int, soft: bool, alpha: float, se
 def test_two_moments_never_claim_more_than_the_draws(
     n: int, alpha: float, seed: int, share: float
 ) -> None:
-    """The wealth that S and SS prove is at most that of the same bets on the draws themselves."""
+    """The wealth proven from S and SS is at most that of the same bets on the draws themselves."""
     rng = np.random.default_rng(seed)
     x = np.floor(rng.beta(rng.uniform(0.05, 3), rng.uniform(0.05, 3), size=n) * UNIT) / UNIT
     s, ss = int(x.sum() * UNIT), int((x * UNIT * x * UNIT).sum())
@@ -146,15 +147,16 @@ def test_clopper_pearson_is_the_binomial_tail() -> None:
             assert lower == 0
         else:
             assert abs(oracles.binomial_tail(n, k, lower) / alpha - 1) < 1e-9
-        # P(Bin(n, p) ≤ k) at p = upper is that of at least n − k misses at 1 − upper.
+        # P(Bin(n, p) ≤ k) at p = upper is the probability of at least n − k misses at 1 − upper.
         misses = float(clopper_pearson_lower(n, n - k, alpha))
         assert upper == 1 - misses
         if k < n:
             assert abs(oracles.binomial_tail(n, n - k, misses) / alpha - 1) < 1e-9
 
 
-def test_clopper_pearson_covers_exactly_alpha_at_worst() -> None:
-    """Over all outcomes at each p: wrong with probability at most α, at some p almost α."""
+def test_clopper_pearson_errs_with_exactly_alpha_at_worst() -> None:
+    """Summed over all outcomes at each p: wrong with probability at most α, and almost α at some
+    p."""
     n, alpha = 40, 0.05
     outcomes = np.arange(n + 1)
     lower = clopper_pearson_lower(n, outcomes, alpha)
@@ -200,7 +202,7 @@ SUMS = st.tuples(st.integers(1, 3000), st.floats(0, 1)).map(
 
 @pytest.mark.parametrize("method", BOUNDS)
 @given(counts=SUMS, alpha=st.floats(1e-9, 0.4))
-def test_order_and_monotony(method: Bound, counts: tuple[int, int], alpha: float) -> None:
+def test_order_and_monotonicity(method: Bound, counts: tuple[int, int], alpha: float) -> None:
     n, s = counts[0] + 1, counts[1]
 
     def of(draws: int, votes: int, a: float) -> tuple[float, float]:
@@ -214,7 +216,7 @@ def test_order_and_monotony(method: Bound, counts: tuple[int, int], alpha: float
     if s < n:
         assert of(n, s + 1, alpha)[0] >= lower - slack or method == "empirical-bernstein"
         assert of(n, s + 1, alpha)[1] >= upper - slack or method == "empirical-bernstein"
-    # More confidence widens; twice the draws in the same proportion narrow.
+    # More confidence widens them; twice the draws in the same proportions narrow them.
     wider = of(n, s, alpha / 2)
     assert wider[0] <= lower + slack
     assert wider[1] >= upper - slack
@@ -239,7 +241,7 @@ def test_an_unknown_bound_raises() -> None:
         bounds("clopper-pearson", 10, 5, 4, 0.1)
 
 
-def test_nothing_drawn_for_a_label_gives_zero_and_all_gives_one() -> None:
+def test_no_votes_give_a_lower_bound_of_zero_and_all_votes_an_upper_of_one() -> None:
     for unit in (1, UNIT):
         assert betting_lower(100, 0, 0, 0.01, denominator=unit) == 0
         assert betting_upper(100, 100 * unit, 100 * unit**2, 0.01, denominator=unit) == 1

@@ -1,8 +1,8 @@
-"""Certificates against classifiers whose expected scores are known exactly.
+"""Certificates compared with classifiers whose expected scores are known exactly.
 
-Piecewise constant scores on a line, and on a chequered plane, have expectations that are sums of
-products of distribution functions. The true size is searched for; no certificate exceeds it, and
-the defaults attain it where theory says that they do.
+Piecewise constant scores on a line, or on a chequered plane, have expectations that are sums of
+products of distribution functions. A search finds the true size: no certificate exceeds it, and the
+defaults attain it where theory says so.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,8 @@ OF_LAPLACE = {"laplace", "laplace-l2", "pixeldp-laplace"}
 
 
 def masses(mechanism: Mechanism, edges: Floats, shifts: Floats, scale: float) -> Floats:
-    """P(noise + shift lies between neighbouring edges), [n, pieces]; the outermost are infinite."""
+    """P(noise + shift lies between neighbouring edges), [n, pieces]; the outermost edges are
+    infinite."""
     inner = CDFS[mechanism]((edges[None] - shifts[:, None]) / scale)
     ends = np.zeros((len(shifts), 1)), np.ones((len(shifts), 1))
     return np.diff(np.hstack([ends[0], inner, ends[1]]), axis=1)
@@ -49,7 +50,7 @@ def plane(mechanism: Mechanism, edges: list[Floats], values: Floats, scale: floa
 
 
 def margins(expected: Scores, label: int, shifts: Floats) -> Floats:
-    """How far the label's expected score is above every other's."""
+    """How far the label's expected score lies above every other's."""
     scores = expected(shifts)
     own = scores[:, label].copy()
     scores[:, label] = -np.inf
@@ -75,7 +76,7 @@ def true_size(expected: Scores, label: int, directions: Floats, most: float) -> 
 
 
 def directions(mechanism: Mechanism, dimensions: int) -> Floats:
-    """Unit vectors in the norm that the mechanism's certificates speak of."""
+    """Unit vectors in the norm of the mechanism's certificates."""
     if dimensions == 1:
         return np.array([[1.0], [-1.0]])
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
@@ -95,7 +96,7 @@ def random_values(rng: np.random.Generator, shape: tuple[int, ...], labels: int)
 
 @dataclass
 class Case:
-    """One classifier under one noise, and what it says at the unshifted mean."""
+    """One classifier under one noise law, and its scores at the unshifted mean."""
 
     expected: Scores
     scale: float
@@ -112,7 +113,7 @@ class Case:
 
 
 def random_case(mechanism: Mechanism, dimensions: int, rng: np.random.Generator) -> Case:
-    """One with something to certify, and something that could go wrong."""
+    """A case with something to certify, in which something could go wrong."""
     while True:
         labels, scale = int(rng.integers(2, 5)), float(rng.uniform(0.3, 2))
         edges = [
@@ -130,7 +131,7 @@ def random_case(mechanism: Mechanism, dimensions: int, rng: np.random.Generator)
 
 
 def sizes(certificate: str, cases: list[Case], sensitivity: float | list[float] = 1.0) -> Floats:
-    """What a certificate says by the exact scores."""
+    """The size that a certificate gives for the exact scores."""
     return size(
         certificate,
         [case.lower for case in cases],
@@ -153,14 +154,14 @@ def test_no_certificate_exceeds_the_true_size(mechanism: Mechanism, dimensions: 
     for certificate in CERTIFICATES:
         if (certificate in OF_LAPLACE) == (mechanism == "laplace"):
             assert (sizes(certificate, cases) <= truths + 1e-9).all(), certificate
-    # The search is sharp enough to see a default that claims a few per cent too much.
+    # The search is sharp enough to reveal a default that claims a few per cent too much.
     closest = np.min(truths / sizes(mechanism, cases))
     assert closest < (1.001 if dimensions == 1 else 1.06)
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_half_lines_attain_the_defaults(mechanism: Mechanism) -> None:
-    """One threshold between two labels; or a gap between them that many small labels share."""
+    """One threshold between two labels, or a gap between them that many small labels share."""
     for scale in (0.3, 1.0, 2.5):
         for own, gap in [(0.3, 0.0), (1.0, 0.0), (2.5, 0.0), (-0.2, 1.0), (0.5, 1.5), (2.0, 0.4)]:
             edges = np.linspace(own, own + gap, 41) * scale
@@ -188,7 +189,7 @@ def test_half_planes_attain_the_gaussian_in_every_direction() -> None:
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_a_linear_network_before_the_noise(mechanism: Mechanism) -> None:
-    """The size is one of the picture: g's sensitivity divides it."""
+    """The size is that of a change of the picture: it is divided by g's sensitivity."""
     rng = np.random.default_rng(2)
     cases, sensitivities, closest = [], [], np.inf
     for _ in range(60):
@@ -217,7 +218,7 @@ def test_a_linear_network_before_the_noise(mechanism: Mechanism) -> None:
 def test_a_detour_through_other_pictures_buys_nothing(
     mechanism: Mechanism, dimensions: int
 ) -> None:
-    """G_s∘G_t = G_{s+t}: at every x' inside the size, what remains of it is certified anew."""
+    """G_s∘G_t = G_{s+t}: at every x' within the size, the remainder of it is certified again."""
     rng = np.random.default_rng(3)
     ways = directions(mechanism, dimensions)
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""Certificates against 40 digits, against each other, and against what they must never do."""
+"""Certificates compared with 40-digit values and with each other, and what they must never do."""
 
 import json
 from itertools import pairwise
@@ -66,7 +66,7 @@ def test_reference_figures(figure: dict[str, Any]) -> None:
 
 
 def test_every_certificate_has_reference_figures() -> None:
-    # "laplace-l2" is that of "gaussian" times a constant, which is tested below.
+    # "laplace-l2" is "gaussian" times a constant, which is tested below.
     assert {figure["certificate"] for figure in OURS} == set(CERTIFICATES) - {"laplace-l2"}
     assert len(OURS) >= 30
 
@@ -85,7 +85,7 @@ def test_closed_forms_against_40_digits(certificate: str) -> None:
     oracle = getattr(oracles, certificate.replace("-", "_"))
     for lower, upper in zip(*random_bounds(200, 1), strict=True):
         exact = oracle(float(lower), float(upper))
-        # Near a tie the difference of the quantiles is as exact as they are, no more.
+        # Near a tie, the difference of the quantiles is only as exact as the quantiles.
         assert abs(one(certificate, lower, upper) - exact) <= 1e-13 * exact + 2e-15 * abs(
             oracles.laplace_quantile(float(upper))
         )
@@ -106,12 +106,12 @@ def test_analytic_gaussian_is_the_largest_certified_shift() -> None:
         found = one("analytic-gaussian", lower, upper)
         below, above = found * (1 - 1e-9) - 1e-14, found * (1 + 1e-6) + 1e-14
         assert below <= 0 or oracles.analytic_slack(float(lower), float(upper), below) >= 0
-        if found < 3:  # beyond, ε is searched up to 12 only, which can only make it smaller
+        if found < 3:  # beyond, ε is searched only up to 12, which can only make it smaller
             assert oracles.analytic_slack(float(lower), float(upper), above) < 0
 
 
 def test_the_slope_of_laplace_against_gaussian_is_largest_in_the_middle() -> None:
-    """T = Φ⁻¹∘F: its difference quotients and its slope never exceed √(π/2), to 40 digits."""
+    """T = Φ⁻¹∘F: to 40 digits, its difference quotients and its slope never exceed √(π/2)."""
     limit = mp.sqrt(mp.pi / 2)
     assert abs(mp.mpf(LAPLACE_SLOPE) - limit) < mp.mpf("1e-15")
     points = [mp.mpf(x) / 8 for x in range(-160, 161)]
@@ -130,10 +130,10 @@ def test_the_slope_of_laplace_against_gaussian_is_largest_in_the_middle() -> Non
 
 
 def test_laplace_in_l2_never_exceeds_its_exact_trade_off() -> None:
-    """Two coordinates, moved together: Neyman-Pearson on a fine grid, the best test of all.
+    """Two coordinates moved together: Neyman-Pearson, the best test of all, on a fine grid.
 
-    The log-likelihood ratio of a shift θ in each is |z₁| − |z₁ − θ| and the same of z₂; what the
-    best test of every level leaves is never below what ``laplace-l2`` says.
+    The log-likelihood ratio of a shift θ in each is |z₁| − |z₁ − θ|, plus the same for z₂. At every
+    level, the best test leaves at least what ``laplace-l2`` says.
     """
     edges = np.linspace(-30, 30, 3001)
     here = np.diff(laplace_cdf(edges))
@@ -143,7 +143,7 @@ def test_laplace_in_l2_never_exceeds_its_exact_trade_off() -> None:
         ratio = np.round(np.log(moved / masses), 9)
         values, groups = np.unique(ratio, return_inverse=True)
         mass, shifted = (np.cumsum(np.bincount(groups, part)) for part in (masses, moved))
-        # A grid can only make the two laws harder to tell apart: allow for its cells.
+        # A grid can only make the two laws harder to distinguish: allow for its cells.
         for p in (0.5, 0.8, 0.9, 0.99, 0.999):
             least = float(np.interp(p, mass, shifted))
             bound, _ = attacked("laplace-l2", p, 1.0, theta * np.sqrt(2), 1.0, 1.0)
@@ -152,7 +152,7 @@ def test_laplace_in_l2_never_exceeds_its_exact_trade_off() -> None:
 
 
 def test_the_privacy_curve_is_that_of_the_gaussian_mechanism() -> None:
-    """The curve in the oracle's slack is the hockey-stick divergence, by its integral."""
+    """The curve that the oracle uses is the hockey-stick divergence, computed as an integral."""
     for epsilon, mu in [(0, 0.3), (0.5, 0.3), (1, 1), (3, 1.5), (6, 2)]:
         mu = mp.mpf(mu)
         closed = oracles.normal_cdf(mu / 2 - epsilon / mu) - mp.exp(epsilon) * oracles.normal_cdf(
@@ -296,10 +296,10 @@ def test_laplace_quantile_against_40_digits() -> None:
     tau=st.floats(1e-9, 0.05),
 )
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
-def test_tau_takes_at_least_what_the_exact_inequality_demands(
+def test_tau_costs_at_least_what_the_exact_inequality_demands(
     mechanism: str, lower: float, share: float, tau: float
 ) -> None:
-    """The size μ must leave the true scores at least 2τ apart, as the sampler may hide so much."""
+    """At size μ the true scores must still be 2τ apart, because the sampler may hide that much."""
     upper = share * min(lower, 1 - lower)
     mu = one(mechanism, lower, upper, tau=tau)
     if mu == 0:
@@ -312,7 +312,8 @@ def test_tau_takes_at_least_what_the_exact_inequality_demands(
 
 
 def test_tau_is_a_worst_case_over_relabelled_draws() -> None:
-    """Close to the exact inequality, and below what forgetting the far side would give."""
+    """The size is close to the exact inequality, and below what forgetting the far side would
+    give."""
     tau, lower, upper = 0.01, 0.9, 0.1
     exact = mp.findroot(
         lambda mu: (
@@ -328,7 +329,7 @@ def test_tau_is_a_worst_case_over_relabelled_draws() -> None:
     assert found < one("gaussian", lower - tau, upper + tau)
 
 
-def test_rho_comes_off_before_dividing_by_the_sensitivity() -> None:
+def test_rho_is_deducted_before_dividing_by_the_sensitivity() -> None:
     plain = float(size("gaussian", 0.9, 0.1, 0.5, 2.0))
     assert float(size("gaussian", 0.9, 0.1, 0.5, 2.0, rho=0.1)) == pytest.approx(plain - 0.05)
     assert float(size("gaussian", 0.9, 0.1, 0.5, 2.0, rho=100)) == 0
@@ -336,7 +337,8 @@ def test_rho_comes_off_before_dividing_by_the_sensitivity() -> None:
 
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
 def test_attacked_by_brute_force(mechanism: str) -> None:
-    """Neyman-Pearson on a fine line: what a shift can do to the best and the worst set."""
+    """Neyman-Pearson on a finely divided line: what a shift can do to the best and the worst
+    set."""
     scale, sensitivity, change = 0.5, 1.5, 0.2
     edges = np.linspace(-14, 14, 28001)
     cdf = laplace_cdf if mechanism == "laplace" else special.ndtr
@@ -388,7 +390,7 @@ def test_attacked_against_40_digits(
     assert abs(float(high) - min(exact_high, 1)) < 1e-13
 
 
-def test_at_the_certified_size_the_attacked_intervals_just_meet() -> None:
+def test_at_the_certified_size_the_attacked_intervals_just_touch() -> None:
     for mechanism in ("gaussian", "laplace"):
         most = float(size(mechanism, 0.8, 0.1, 0.5, 1.5))
         low, _ = attacked(mechanism, 0.8, 1.0, most, 0.5, 1.5)

@@ -1,4 +1,4 @@
-"""What is fixed before the first counted draw."""
+"""Everything that is fixed before the first counted draw."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -32,7 +32,7 @@ def test_nothing_exceeds_alpha(scoring: Scoring, targeted: bool, confidence: flo
         division.betting_rival,
         division.fixed_label,
         division.fixed_rival,
-        # Any label may have the majority: all of them together take twice what one does.
+        # Any label may have the majority: all labels together need twice the share of one.
         2 * division.majority,
         division.scores,
     ]
@@ -43,11 +43,11 @@ def test_nothing_exceeds_alpha(scoring: Scoring, targeted: bool, confidence: flo
 
 
 def test_all_runs_together_have_alpha() -> None:
-    """Runs are numbered by two counts, of which only the sum decides: n + 1 have the sum n."""
+    """Runs are numbered by two counts, of which only the sum matters: n + 1 runs have the sum n."""
     shares = [Fraction(share_of_run(restarts)) for restarts in range(200)]
     together = sum((n + 1) * one for n, one in enumerate(shares))
     assert 1 - Fraction(1, 2**50) <= together <= 1 + Fraction(1, 2**50)
-    assert 1 - shares[0] < Fraction(1, 10**6), "whoever is not begun anew does not feel it"
+    assert 1 - shares[0] < Fraction(1, 10**6), "pictures that never begin again lose nothing"
     first, second = divide(0.95, "votes", True), divide(0.95, "votes", True, restarts=1)
     assert second.betting_label == pytest.approx(first.betting_label * share_of_run(1), rel=1e-6)
 
@@ -70,7 +70,7 @@ def test_shares() -> None:
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, -0.1, 1.1, float("nan")])
-def test_confidence_outside_of_zero_and_one_raises(confidence: float) -> None:
+def test_confidence_outside_zero_and_one_raises(confidence: float) -> None:
     with pytest.raises(ValueError, match="strictly between 0 and 1"):
         divide(confidence, "votes", True)
 
@@ -100,7 +100,7 @@ def test_looks_of_the_usual_budget() -> None:
     )
     assert looks(32, STEPS_SIZE) == (32,)
     assert len(looks(100_000, STEPS_SIZE)) < 60
-    # With a target by 8, and from 256 on by sixteenths.
+    # With a target in steps of 8, and from 256 on in steps of a sixteenth.
     fine = looks(984, STEPS_TARGET)
     assert fine[:33] == (*range(8, 257, 8), 272)
     assert len(fine) == 58

@@ -56,7 +56,7 @@ def inquire(
 
 
 def state(inquiry: Inquiry) -> tuple[Any, ...]:
-    """Everything that an answer is made of."""
+    """Everything of which an answer consists."""
     best = inquiry.findings
     found = None
     if best is not None:
@@ -110,7 +110,7 @@ def test_however_the_draws_are_cut_the_outcome_is_the_same(
     used = 0
     for part in np.split(draws, sorted(cuts)):
         used += parts.add(part)
-        if curious:  # asking in between changes nothing
+        if curious:  # asking for it in between changes nothing
             state(parts)
     assert state(parts) == state(whole)
     assert used == whole.total.draws
@@ -120,10 +120,10 @@ def test_however_the_draws_are_cut_the_outcome_is_the_same(
 
 @pytest.mark.parametrize("seed", [217, 1206])
 def test_a_pass_that_ends_within_the_pilot_plays_no_part(seed: int) -> None:
-    """For a small target a majority may be possible before the pilot's block ends.
+    """With a small target, a majority may be possible before the pilot's block ends.
 
-    With a third label its rivals have less than 1 − pA, and the target is met before the number of
-    draws that was foreseen. So from when it was foreseen must not depend on the passes.
+    With a third label, the rivals have less than 1 − pA, and the target is met before the predicted
+    number of draws. So the draw at which it was predicted must not depend on the passes.
     """
     question = Question(0.2, 300, 0.064, "l2")
     draws = votes(300, 0.5, 0.4, 0.1, seed=seed)
@@ -154,7 +154,7 @@ def test_draws_beyond_the_end_play_no_part(question: Question, seed: int) -> Non
     scoring=st.sampled_from(["votes", "softmax"]),
 )
 def test_wanted_leads_to_the_next_look(question: Question, seed: int, scoring: Scoring) -> None:
-    """Giving exactly what is wanted reaches every look, and few draws too many."""
+    """Making exactly the draws that are wanted reaches every look, with few draws too many."""
     draws = random_draws(seed, scoring, 1400)
     inquiry = Inquiry(question, TERMS, draws.shape[1], scoring)
     at = 0
@@ -189,7 +189,7 @@ def test_wanted_at_first_is_what_a_majority_needs_if_all_agree() -> None:
 
 @given(question=questions, seed=st.integers(0, 2**32 - 1), more=st.integers(1, 500))
 def test_draws_can_be_given_look_by_look(question: Question, seed: int, more: int) -> None:
-    """``add_to_look`` stops at every look, and leaves what ``add`` would have left."""
+    """``add_to_look`` stops at every look, with the same state as after ``add``."""
     draws = random_draws(seed, "votes", 1300)
     inquiry = Inquiry(question, TERMS, draws.shape[1], "votes")
     at = 0
@@ -226,7 +226,7 @@ def test_an_unclear_pilot_is_prolonged_up_to_128_draws() -> None:
         assert inquiry.label is None
         assert inquiry.pilot.draws == draws
     inquiry.add(even[:32])
-    assert inquiry.label == 0  # the lower index of two equals
+    assert inquiry.label == 0  # of two equals, the lower index
     inquiry.add(even[:31])
     assert inquiry.pilot.draws == 128
     assert inquiry.counted.draws == 31
@@ -248,7 +248,7 @@ def test_looks_follow_the_schedule() -> None:
     assert inquiry.stopped == "max_draws"
 
 
-def test_the_deadline_cuts_with_the_certificate_reached() -> None:
+def test_the_deadline_yields_the_certificate_reached() -> None:
     draws = all_for(2, 1000)
     inquiry = Inquiry(SIZE, TERMS, 3, "votes")
     inquiry.add(draws[:500])
@@ -298,7 +298,7 @@ def test_clopper_pearson_looks_once_at_the_whole_budget() -> None:
     )
 
 
-def test_soft_scores_have_betting_alone() -> None:
+def test_soft_scores_have_only_betting() -> None:
     inquiry = inquire(SIZE, soft(1000, 4.0, 0.0, 0.0), "softmax")
     best = inquiry.findings
     assert best is not None
@@ -309,7 +309,7 @@ def test_soft_scores_have_betting_alone() -> None:
 
 @given(question=questions, seed=st.integers(0, 2**32 - 1))
 def test_the_best_look_is_the_largest_certificate_of_all(question: Question, seed: int) -> None:
-    """Computed again from the draws alone, look by look."""
+    """Computed again from nothing but the draws, look by look."""
     draws = random_draws(seed, "votes", 1200)
     inquiry = inquire(question, draws)
     label, pilot, labels = inquiry.label, inquiry.pilot.draws, draws.shape[1]
@@ -360,7 +360,7 @@ def test_the_best_look_is_the_largest_certificate_of_all(question: Question, see
 
 
 def test_another_leader_at_the_end_gives_size_0() -> None:
-    """The pilot's label is certified by early looks, and then falls behind another."""
+    """The pilot's label is certified at early looks, and then falls behind another."""
     draws = np.concatenate([all_for(0, 32 + 200), all_for(1, 768)])
     inquiry = Inquiry(SIZE, TERMS, 3, "votes")
     inquiry.add(draws[:232])
@@ -374,7 +374,7 @@ def test_another_leader_at_the_end_gives_size_0() -> None:
     assert inquiry.size == 0
 
 
-def test_the_target_ends_at_the_first_look_that_reaches_it() -> None:
+def test_it_ends_at_the_first_look_that_reaches_the_target() -> None:
     draws = votes(1000, 0.97, 0.02, 0.01, seed=3)
     for norm in ("l1", "l2", "linf"):
         most = inquire(replace(SIZE, norm=norm), draws)
@@ -401,7 +401,7 @@ def test_the_target_is_decided_on_the_size_as_answered() -> None:
 
 
 class Hopeful(Inquiry):
-    """One that never gives up."""
+    """An inquiry that never gives up."""
 
     def _reach_look(self) -> None:
         super()._reach_look()
@@ -415,7 +415,7 @@ class Hopeful(Inquiry):
     target=st.floats(0.01, 1.5),
     max_draws=st.integers(64, 1200),
 )
-def test_giving_up_only_ever_withholds(
+def test_giving_up_only_ever_withholds_size(
     scoring: Scoring, seed: int, target: float, max_draws: int
 ) -> None:
     draws = random_draws(seed, scoring, 1200)
@@ -428,11 +428,11 @@ def test_giving_up_only_ever_withholds(
         return
     assert inquiry.total.draws < max_draws
     assert inquiry.size < target
-    # Up to where it gave up, both say the same.
+    # Until it gave up, both say the same.
     same = Hopeful(question, TERMS, draws.shape[1], scoring)
     same.add(draws[: inquiry.total.draws])
     assert state(same)[1:] == state(inquiry)[1:]
-    # And what goes on may only find more, unless another label takes the lead.
+    # The one that goes on can only find more, unless another label takes the lead.
     best, more = inquiry.findings, hopeful.findings
     assert best is not None
     assert more is not None
@@ -501,7 +501,7 @@ def test_projections_stay_within_what_draws_can_sum_to(
 
 @pytest.mark.parametrize("agree", ["votes", "softmax"])
 def test_scores_of_nothing_certify_nothing(agree: Scoring) -> None:
-    """Every pass broke: NaN scores zero for every label."""
+    """Every pass failed: NaN scores zero for every label."""
     inquiry = inquire(SIZE, draw_scores(np.full((1000, 4), np.nan), agree), agree)
     assert inquiry.stopped == "max_draws"
     assert inquiry.size == 0
@@ -546,7 +546,7 @@ def test_the_order_of_labels_does_not_matter(seed: int, scoring: Scoring) -> Non
     "terms", [TERMS, replace(TERMS, mechanism="laplace"), replace(TERMS, tau=1e-3)]
 )
 @given(draws=st.integers(40, 2000), target=st.floats(0.01, 1.2), alpha=st.floats(1e-6, 0.05))
-def test_so_many_votes_are_enough_and_few_more_than_needed(
+def test_the_predicted_votes_suffice_and_are_few_more_than_needed(
     terms: Terms, draws: int, target: float, alpha: float
 ) -> None:
     votes = enough_votes(terms, "l2", target, draws, alpha)
@@ -563,7 +563,7 @@ def test_so_many_votes_are_enough_and_few_more_than_needed(
 
 
 @given(lower=st.floats(0, 1), upper=st.floats(0, 1), norm=st.sampled_from(["l1", "l2", "linf"]))
-def test_one_size_is_that_of_arrays(lower: float, upper: float, norm: Any) -> None:
+def test_the_size_for_numbers_is_that_for_arrays(lower: float, upper: float, norm: Any) -> None:
     for terms in (TERMS, Terms("laplace", 0.5, 1.0, "l1", 784, tau=1e-6, rho=1e-3)):
         if lower < 1 and upper > 0:
             assert terms.size(lower, upper, norm) == terms.sizes(lower, upper, norm)

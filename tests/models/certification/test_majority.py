@@ -1,7 +1,7 @@
-"""The way without a pilot: its proof's steps on exact events, and how often it fails, exactly.
+"""Certifying a majority: the steps of its proof on exact events, and its exact rate of failure.
 
-Nothing here is simulated. Votes for a label are a walk on (draws, votes), and with two or three
-labels so are all of them; dynamic programmes over these walks give probabilities to the last digit.
+Nothing here is simulated. The votes for a label are a walk on (draws, votes), and so are all votes
+for two or three labels; dynamic programmes over these walks give probabilities to the last digit.
 """
 
 from functools import cache
@@ -22,18 +22,18 @@ END = 240
 
 @cache
 def crossing(alpha: float, level: float, end: int = END) -> tuple[int, ...]:
-    """For each number of draws the fewest votes whose lower bound exceeds ``level``."""
+    """For each number of draws, the fewest votes whose lower bound exceeds ``level``."""
     fewest = []
     for draws in range(end + 1):
         votes = np.arange(draws + 1)
         above = betting_lower(draws, votes, votes, alpha) > level if draws else np.array([False])
-        assert (np.diff(above.astype(int)) >= 0).all(), "more votes never lower the bound"
+        assert (np.diff(above.astype(int)) >= 0).all(), "more votes must not lower the bound"
         fewest.append(int(above.argmax()) if above.any() else draws + 1)
     return tuple(fewest)
 
 
 def ever(p: float, fewest: tuple[int, ...]) -> float:
-    """The probability that votes of probability ``p`` ever are so many, by the walk itself."""
+    """The probability that votes of probability ``p`` ever reach so many, from the walk itself."""
     alive = np.zeros(len(fewest) + 1)
     alive[0] = 1.0
     reached = 0.0
@@ -50,7 +50,7 @@ ALPHAS = [0.2, 0.05, 0.01, 1.8e-4]
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_each_label_fails_with_at_most_twice_its_probability_of_a_vote(alpha: float) -> None:
-    """P(E_c) ≤ 2·p_c·α', on either side of ½: what the whole proof rests on."""
+    """P(E_c) ≤ 2·p_c·α' on both sides of ½: the whole proof rests on this."""
     half = crossing(alpha, 0.5)
     for p in (1e-6, 0.01, 0.1, 0.25, 0.4, 0.49, 0.4999, 0.5):
         assert ever(p, half) <= 2 * p * alpha
@@ -59,22 +59,22 @@ def test_each_label_fails_with_at_most_twice_its_probability_of_a_vote(alpha: fl
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
-def test_the_event_at_half_is_not_far_below_what_it_may_be(alpha: float) -> None:
-    """The bound is no loose one: a wrong constant would be seen."""
+def test_the_event_at_half_is_not_far_below_its_bound(alpha: float) -> None:
+    """The bound is tight enough that a wrong constant would be noticed."""
     assert ever(0.5, crossing(alpha, 0.5, 4 * END)) > 0.3 * alpha
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 @given(p=st.floats(0.001, 0.999), gamma=st.floats(1, 20), level=st.floats(0.05, 0.95))
 def test_powers_of_increasing_events(alpha: float, p: float, gamma: float, level: float) -> None:
-    """P_{p^γ}(A) ≤ P_p(A)^γ, of the very events that the bounds are made of."""
+    """P_{p^γ}(A) ≤ P_p(A)^γ for the very events behind the bounds."""
     fewest = crossing(alpha, round(level, 1))
     assert ever(p**gamma, fewest) <= ever(p, fewest) ** gamma * (1 + 1e-9)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 0.99), st.floats(1, 10))
 def test_powers_of_any_increasing_event(seed: int, p: float, gamma: float) -> None:
-    """The same of arbitrary increasing events of six draws, counted through."""
+    """The same for arbitrary increasing events of six draws, by counting all outcomes."""
     rng = np.random.default_rng(seed)
     draws = np.array(list(product((0, 1), repeat=6)))
     least = draws[rng.choice(len(draws), int(rng.integers(1, 6)), replace=False)]
@@ -88,10 +88,10 @@ def test_powers_of_any_increasing_event(seed: int, p: float, gamma: float) -> No
 
 
 def fails(weights: tuple[float, ...], alpha: float, end: int) -> float:
-    """How often anything untrue is certified by any label at any n up to ``end``, exactly.
+    """The exact probability that anything untrue is certified of any label at any n up to ``end``.
 
-    Of ``weights`` the last is of draws for no label, or of all other labels, which have too few to
-    be certified: the walk is over the votes of the others.
+    The last of ``weights`` is for draws for no label, or for all other labels, which get too few
+    votes to be certified; the walk is over the votes of the rest.
     """
     *labels, _ = weights
     limits = [np.array(crossing(alpha, max(p, 0.5), end)) for p in labels]
@@ -137,8 +137,8 @@ def test_three_labels_fail_with_at_most_twice_alpha(weights: tuple[float, ...]) 
     assert fails(weights, 0.1, 40) <= 2 * 0.1
 
 
-def test_one_alpha_would_not_be_enough() -> None:
-    """Of two labels that are level either may be certified: the factor of two is needed."""
+def test_alpha_alone_would_not_be_enough() -> None:
+    """Of two tied labels, either may be certified, so the factor of two is needed."""
     for alpha in (0.2, 0.1):
         level = fails((0.5, 0.5, 0.0), alpha, 400)
         assert alpha < level <= 2 * alpha
@@ -163,7 +163,7 @@ def test_many_labels_together_have_twice_alpha(labels: int) -> None:
     lower=st.floats(0.5, 0.999),
     alpha=st.sampled_from(ALPHAS),
 )
-def test_further_votes_are_the_fewest(draws: int, share: float, lower: float, alpha: float) -> None:
+def test_the_predicted_further_votes_are_the_fewest(draws: int, share: float, lower: float, alpha: float) -> None:
     votes = int(draws * share)
     more = further_votes(draws, votes, lower, alpha)
 
@@ -187,6 +187,6 @@ def test_the_pair_of_a_majority() -> None:
     lower, upper = majority_pair(tallies, 1e-3)
     assert lower[0] == betting_lower(30, 30, 30, 1e-3) > 0.5
     assert upper[0] == 1 - lower[0]
-    # Nothing is claimed of what is not above a half for sure.
+    # Nothing is claimed unless the lower bound exceeds a half.
     assert (lower[1:] == 0).all()
     assert (upper[1:] == 1).all()

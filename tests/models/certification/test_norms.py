@@ -1,4 +1,4 @@
-"""Conversions of sizes, held against changes that try to break them."""
+"""Conversions of sizes, tested with changes that try to break them."""
 
 from itertools import product
 
@@ -28,7 +28,7 @@ def attacks(norm: Norm, size: float, values: int, rng: np.random.Generator) -> l
     changes += [rng.normal(size=values) for _ in range(5)]
     scaled = []
     for delta in changes:
-        # Scale up as far as the norm and the entries allow; entries at 1 stay there.
+        # Scale up as far as the norm and the limits of the entries allow; entries at 1 stay there.
         low, high = 0.0, 1e6
         for _ in range(80):
             middle = (low + high) / 2
@@ -39,7 +39,7 @@ def attacks(norm: Norm, size: float, values: int, rng: np.random.Generator) -> l
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
-def test_no_change_inside_the_converted_size_leaves_the_certified_one(
+def test_no_change_within_the_converted_size_exceeds_the_certified_one(
     source: Norm, target: Norm
 ) -> None:
     rng = np.random.default_rng(1)
@@ -55,7 +55,7 @@ def test_no_change_inside_the_converted_size_leaves_the_certified_one(
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_conversions_are_attained(source: Norm, target: Norm) -> None:
-    """Nothing is given away: some change of the converted size is as large as was certified."""
+    """Nothing is given away: some change of the converted size is as large as the certified one."""
     rng = np.random.default_rng(2)
     for values, size in [(9, 0.3), (9, 0.9), (784, 0.5), (784, 2.0)]:
         converted = float(convert(size, source, target, values))
@@ -72,7 +72,7 @@ def test_conversions_are_attained(source: Norm, target: Norm) -> None:
 @given(size=st.floats(1e-6, 1e3), values=st.integers(1, 10**6))
 def test_required_is_the_inverse(source: Norm, target: Norm, size: float, values: int) -> None:
     needed = required(size, source, target, values)
-    # From L2 to L1 the slope is infinite where L² is an integer.
+    # From L2 to L1, the slope is infinite where L² is an integer.
     tolerance = 1e-6 if (source, target) == ("l2", "l1") else 1e-12
     assert float(convert(needed, source, target, values)) == pytest.approx(size, rel=tolerance)
     back = float(convert(size, source, target, values))
@@ -81,7 +81,7 @@ def test_required_is_the_inverse(source: Norm, target: Norm, size: float, values
 
 @pytest.mark.parametrize(("source", "norm"), PAIRS)
 def test_required_covers_every_change_of_the_target(source: Norm, norm: Norm) -> None:
-    """An attack of size T in one norm is at most ``required`` in the other."""
+    """A change of size T in one norm has at most the size ``required`` in the other."""
     rng = np.random.default_rng(3)
     for values, size in [(9, 0.3), (9, 1.7), (784, 0.5), (784, 2.0)]:
         most = required(size, source, norm, values)

@@ -1,4 +1,4 @@
-"""What is promised of a budget is what would be answered."""
+"""What is promised for a budget is what would be answered."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ TERMS = Terms("gaussian", 1.0, 1.0, "l2", 784)
 
 
 def agreeing(question: Question, terms: Terms, scoring: Scoring, labels: int = 10) -> Inquiry:
-    """An inquiry to which every draw of the whole budget gives label 3 all its score."""
+    """An inquiry in which every draw of the budget gives label 3 the whole score."""
     inquiry = Inquiry(question, terms, labels, scoring)
     scores = np.zeros((question.max_draws, labels), dtype=np.int64)
     scores[:, 3] = DENOMINATORS[scoring]
@@ -78,15 +78,16 @@ def test_draws_needed_without_a_target_asks_for_any_size(scoring: Scoring) -> No
 
 @pytest.mark.parametrize("scoring", SCORINGS)
 def test_targets_that_take_very_many_draws(scoring: Scoring) -> None:
-    """Sums of squares of 10⁹ soft draws would not fit into int64; the threshold is found anyway."""
+    """Sums of squares of 10⁹ soft draws would not fit into int64; the threshold is found none the
+    less."""
     needed = draws_needed(Question(0.999, 64, 5.0, "l2"), TERMS, scoring, 10)
     assert needed is not None
     assert 10**7 < needed < 10**8
     assert draws_needed(Question(0.999, 64, 20.0, "l2"), TERMS, scoring, 10) is None
 
 
-def test_the_figures_of_the_scheme_at_999() -> None:
-    """In σ/Δ, with a target, the pilot deducted; the figures are cut to two digits."""
+def test_reference_figures_at_confidence_999() -> None:
+    """In σ/Δ, with a target and the pilot deducted; the figures are truncated to two digits."""
     for draws, most in [(100, 1.30), (300, 1.89), (1000, 2.38), (10_000, 3.14), (100_000, 3.76)]:
         found = reachable_size(Question(0.999, draws, 0.1, "l2"), TERMS, "votes", 10)
         assert most <= found < most + 0.0101

@@ -1,4 +1,4 @@
-"""Rounding never flatters."""
+"""Rounding never makes a claim larger."""
 
 from fractions import Fraction
 
@@ -9,7 +9,7 @@ from models.certification.rounding import DIGITS, reduce_size, round_down, round
 
 
 def round_size(value: float) -> float:
-    """As an answer states it."""
+    """The number as an answer states it."""
     return round_down(float(reduce_size(value)))
 
 
@@ -33,7 +33,7 @@ def test_rounding_keeps_order(value: float, more: float) -> None:
 
 
 @given(value=st.floats(0, 1e300))
-def test_sizes_lose_more_than_their_computation_could_err(value: float) -> None:
+def test_sizes_are_reduced_by_more_than_their_computation_could_err(value: float) -> None:
     size = round_size(value)
     assert size >= 0
     assert size <= max(value * (1 - 1e-9), 0)

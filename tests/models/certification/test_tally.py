@@ -1,4 +1,4 @@
-"""Tallies: exact, whatever the order and the passes."""
+"""Tallies are exact, whatever the order of draws and the passes."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_scores_are_whole_and_sum_to_at_most_one(
     assert (scores.sum(axis=1) <= DENOMINATORS[scoring]).all()
     finite = np.isfinite(values).all(axis=1)
     assert (scores[~finite] == 0).all()
-    # What flooring takes from a draw is less than a unit a label.
+    # Flooring takes less than one unit a label from a draw.
     assert (scores[finite].sum(axis=1) > DENOMINATORS[scoring] - values.shape[1]).all()
 
 
@@ -86,6 +86,6 @@ def test_moments_and_leader() -> None:
     assert tied.leader == 1
 
 
-def test_scorings_do_not_mix() -> None:
+def test_scorings_cannot_be_mixed() -> None:
     with pytest.raises(ValueError, match="different scorings"):
         _ = Tally.empty(3, "votes") + Tally.empty(3, "softmax")

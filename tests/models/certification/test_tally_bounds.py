@@ -1,4 +1,4 @@
-"""From tallies to pA and pB: the reference pipeline, and brute force over all rivals."""
+"""From tallies to pA and pB: reference figures, and brute force over all rivals."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ UNIT = 2**20
 
 
 @pytest.mark.parametrize("figure", REFERENCE, ids=lambda f: f"K{f['labels']}-n{f['draws']}")
-def test_reference_pipeline(figure: dict[str, Any]) -> None:
+def test_reference_figures_from_tallies(figure: dict[str, Any]) -> None:
     given_sums = figure["sums"].values()
     soft = any(s != ss for s, ss in given_sums)
     unit = UNIT if soft else 1
@@ -53,7 +53,7 @@ def test_reference_pipeline(figure: dict[str, Any]) -> None:
 def brute(
     bound: Bound, tally: Tally, label: int, alpha_label: float, alpha_rival: float
 ) -> tuple[float, float]:
-    """The definition: the label's lower bound and the largest of every rival's upper bound."""
+    """By definition: the label's lower bound, and the largest upper bound of any rival."""
     unit = tally.denominator
     own = bounds(
         bound, tally.draws, tally.sums[label], tally.squares[label], alpha_label, denominator=unit
@@ -90,14 +90,14 @@ def test_certify_against_brute_force(
         lower, upper = certify(bound, [tally], label, alpha, alpha / 2)
         exact_lower, exact_upper = brute(bound, tally, label, alpha, alpha / 2)
         assert float(lower[0]) == exact_lower
-        # Never below the largest of the rivals' bounds: labels that are only covered may raise it.
+        # Never below the largest of the rivals' bounds; labels bounded only together may raise it.
         assert float(upper[0]) >= exact_upper - 1e-15
         if scoring == "votes" or labels - 1 <= EXACT_RIVALS:
             assert float(upper[0]) == pytest.approx(exact_upper, abs=1e-15)
 
 
-def test_covering_the_small_rivals_costs_little() -> None:
-    """Where one rival stands out, the bound on all the rest does not decide."""
+def test_bounding_small_rivals_together_costs_little() -> None:
+    """If one rival stands out, the bound on all the rest does not matter."""
     rng = np.random.default_rng(1)
     for labels in (10, 100, 1000):
         logits = rng.normal(0, 1, (300, labels))
@@ -109,7 +109,8 @@ def test_covering_the_small_rivals_costs_little() -> None:
 
 
 def test_the_rival_is_not_the_one_with_the_second_largest_mean() -> None:
-    """A steady second with a mean of .30 and a wild third of .29: the third's bound is larger."""
+    """A steady second with mean .30 and a variable third with mean .29: the third's bound is
+    larger."""
     n = 200
     scores = np.zeros((n, 3), dtype=np.int64)
     scores[:, 1] = int(0.30 * UNIT)
@@ -127,8 +128,8 @@ def test_the_rival_is_not_the_one_with_the_second_largest_mean() -> None:
     assert float(upper[0]) == seconds[1]
 
 
-def test_a_rival_with_a_small_sum_and_a_wide_spread_is_covered() -> None:
-    """Many steady rivals with larger sums stand before the one with the largest bound."""
+def test_a_rival_with_a_small_sum_and_a_wide_spread_is_bounded_too() -> None:
+    """Many steady rivals have larger sums than the one with the largest bound."""
     n = 200
     scores = np.zeros((n, 12), dtype=np.int64)
     scores[:, 1:11] = int(0.05 * UNIT)
@@ -146,14 +147,14 @@ def test_the_rivals_never_exceed_what_the_label_leaves() -> None:
     tally = Tally(64, np.array([64, 0, 0]), np.array([64, 0, 0]), 1)
     lower, upper = certify("betting", [tally], 0, 0.0005, 0.0005)
     assert float(upper[0]) == 1 - float(lower[0])
-    # A rival's own bound is used where it says more.
+    # A rival's own bound is used where it is tighter.
     tally = Tally(1000, np.array([500, 10, 0]), np.array([500, 10, 0]), 1)
     lower, upper = certify("clopper-pearson", [tally], 0, 0.0005, 0.0005)
     assert float(upper[0]) < 0.03 < 1 - float(lower[0])
 
 
 @given(seed=st.integers(0, 2**32 - 1), scoring=st.sampled_from(["votes", "softmax"]))
-def test_rows_do_not_look_at_each_other(seed: int, scoring: Scoring) -> None:
+def test_rows_are_independent(seed: int, scoring: Scoring) -> None:
     rng = np.random.default_rng(seed)
     tallies = [
         Tally.of(random_scores(rng, int(rng.integers(1, 100)), 9, scoring), scoring)
@@ -176,7 +177,7 @@ def test_rows_do_not_look_at_each_other(seed: int, scoring: Scoring) -> None:
         assert alone[1][0] == together[1][i]
 
 
-def test_what_no_certificate_rests_on_raises() -> None:
+def test_malformed_tallies_raise() -> None:
     votes = Tally(64, np.array([60, 4]), np.array([60, 4]), 1)
     soft = Tally(64, np.array([60, 4]) * UNIT, np.array([60, 4]) * UNIT**2, UNIT)
     with pytest.raises(ValueError, match="no certificate can rest on the bound 'hoeffding'"):

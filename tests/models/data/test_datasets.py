@@ -30,7 +30,7 @@ def write_mnist(root: Path, packed: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_mnist_is_read_from_torchvisions_layout_packed_or_not(tmp_path: Path, packed: bool) -> None:
+def test_mnist_is_read_from_torchvisions_layout_compressed_or_not(tmp_path: Path, packed: bool) -> None:
     images, labels = write_mnist(tmp_path, packed)
     data = load("mnist", tmp_path, "train")
     assert data.images.dtype == np.uint8
@@ -61,7 +61,7 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
         ("svhn", "train_32x32.mat"),
     ],
 )
-def test_missing_files_are_named_with_what_to_do(tmp_path: Path, name: str, folder: str) -> None:
+def test_missing_files_are_named_with_a_remedy(tmp_path: Path, name: str, folder: str) -> None:
     with pytest.raises(DataSetError) as caught:
         load(name, tmp_path, "train")
     assert str(tmp_path / folder) in str(caught.value)
@@ -81,7 +81,7 @@ def test_digits_are_split_and_scaled() -> None:
     assert train.digest() == load("digits", None, "train").digest()
 
 
-def test_every_takes_from_the_first() -> None:
+def test_every_nth_picture_starts_with_the_first() -> None:
     data = load("digits", None, "test")
     some = data.every(100)
     assert len(some) == 3
@@ -131,7 +131,7 @@ def pictures(shape: tuple[int, ...] = (3, 4, 4, 1), dtype: type = np.uint8) -> n
         ({"images": np.array([{}], dtype=object), "labels": np.zeros(1, int)}, "cannot be read"),
     ],
 )
-def test_npz_that_is_no_data_set(
+def test_npz_without_a_data_set(
     tmp_path: Path, arrays: dict[str, np.ndarray], complaint: str
 ) -> None:
     file = tmp_path / "own.npz"
@@ -148,7 +148,7 @@ def single_array() -> bytes:
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 torn", single_array()])
-def test_npz_that_is_no_archive(tmp_path: Path, content: bytes) -> None:
+def test_npz_that_is_not_an_archive(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "own.npz"
     file.write_bytes(content)
     with pytest.raises(DataSetError, match=r"cannot be read as \.npz"):
@@ -176,7 +176,7 @@ def test_a_folder_per_label(tmp_path: Path, mode: str, channels: int) -> None:
     assert data.images[:, 0, 0, 0].tolist() == [100, 110, 0, 10]
 
 
-def test_one_picture_in_colour_makes_all_so(tmp_path: Path) -> None:
+def test_one_picture_in_colour_makes_the_whole_set_so(tmp_path: Path) -> None:
     write_folders(tmp_path)
     Image.new("RGB", (6, 5), (1, 2, 3)).save(tmp_path / "two" / "2.png")
     data = load(str(tmp_path), None, "train")
@@ -197,7 +197,7 @@ def test_pictures_are_turned_upright(tmp_path: Path) -> None:
     assert (data.images[:, -1, -1, 0] == 255).all()
 
 
-def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
+def test_folders_that_are_not_data_sets(tmp_path: Path) -> None:
     with pytest.raises(DataSetError, match="one subfolder of pictures per label"):
         load(str(tmp_path), None, "train")
     write_folders(tmp_path)

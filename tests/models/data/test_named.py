@@ -1,4 +1,4 @@
-"""torchvision's data sets, in generated files of their formats."""
+"""torchvision's data sets, from generated files in their formats."""
 
 import hashlib
 import pickle
@@ -64,7 +64,8 @@ def test_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def imagenet(tmp_path: Path) -> Path:
-    """Three labels, two of the same first name, with pictures of several sizes and modes."""
+    """Three labels, two of which share their first name, and pictures of several sizes and
+    modes."""
     classes = {"n1": ("crane",), "n2": ("goose", "gander"), "n3": ("crane",)}
     torch.save((classes, ["n1"]), tmp_path / "meta.bin")
     for part in ("train", "val"):
@@ -110,7 +111,7 @@ def test_imagenets_cmyk_pictures_are_left_out_and_named(imagenet: Path) -> None:
         data.images[4]
 
 
-def test_imagenet_that_is_not_there(tmp_path: Path, imagenet: Path) -> None:
+def test_imagenet_that_is_missing(tmp_path: Path, imagenet: Path) -> None:
     (imagenet / "train" / "n1" / "0.JPEG").write_bytes(b"torn")
     data = load("imagenet", imagenet, "train")
     with pytest.raises(DataSetError, match=r"0\.JPEG: Not a picture that can be read"):
@@ -119,7 +120,7 @@ def test_imagenet_that_is_not_there(tmp_path: Path, imagenet: Path) -> None:
         load("imagenet", tmp_path / "nowhere", "train")
 
 
-def test_a_named_data_set_may_lie_in_shards(tmp_path: Path) -> None:
+def test_a_named_data_set_may_be_in_shards(tmp_path: Path) -> None:
     folder = tmp_path / "cifar100"
     folder.mkdir()
     names = np.array([f"name {index}" for index in range(100)])

@@ -18,7 +18,7 @@ from models.predictor import Predictor
 
 @pytest.mark.parametrize("name", ATTACK_NAMES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_no_picture_moves_further_than_its_size(
+def test_no_picture_is_altered_beyond_its_size(
     bundle: Path, digits: DataSet, name: AttackName, norm: Norm
 ) -> None:
     torch.manual_seed(0)
@@ -34,12 +34,13 @@ def test_no_picture_moves_further_than_its_size(
     moved = (altered / 65535 - some.images / 255).reshape(len(some), -1)
     by_hand = np.linalg.norm(moved, {"l1": 1, "l2": 2, "linf": np.inf}[norm], axis=1)
     assert (by_hand <= sizes).all()
-    # Sixteen bits are fine enough to use nearly all of it.
+    # Sixteen bits are fine enough to use nearly the whole size.
     assert (by_hand[1:] > 0.8 * sizes[1:]).mean() > 0.8
 
 
 def test_sixteen_bits_of_the_same_picture_draw_the_same(bundle: Path, digits: DataSet) -> None:
-    """A certificate of 8-bit pixels speaks of the 16-bit picture too: it is the same function."""
+    """A certificate for 8-bit pixels also holds for the 16-bit picture: the function is the
+    same."""
     rows = np.arange(96) % 4
     scores = []
     for images in (digits.images[:4], digits.images[:4].astype(np.uint16) * 257):

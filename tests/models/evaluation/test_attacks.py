@@ -1,4 +1,4 @@
-"""The attacks attack: they find changes that exist, and stay within what they are allowed."""
+"""The attacks work: they find changes that exist, and stay within the allowed size."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def needed(gap: float, unit: torch.Tensor, norm: Norm) -> float:
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_half_space_falls_outside_of_its_distance_only(name: AttackName, norm: Norm) -> None:
+def test_a_half_space_flips_only_beyond_its_distance(name: AttackName, norm: Norm) -> None:
     """For a half-space the best change is known; attacks must come close to it."""
     model, unit = network()
     # Pictures at a known distance from the plane, well inside [0, 1].
@@ -67,10 +67,10 @@ def test_a_half_space_falls_outside_of_its_distance_only(name: AttackName, norm:
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_network_that_is_quite_sure_is_attacked_all_the_same(
+def test_a_very_confident_network_is_attacked_all_the_same(
     name: AttackName, norm: Norm
 ) -> None:
-    """Its scores round to 0 and 1, where the gradient of a score itself is nothing."""
+    """Its scores round to 0 and 1, where the gradient of a score is 0."""
     model, unit = network(gain=130)
     pictures = (0.5 + 0.15 * unit).reshape(1, 1, 4, 4)
     scores = plain_scores(model)
@@ -89,7 +89,7 @@ def test_expected_scores_average_over_the_noise() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_step_has_length_one_and_leaves_out_pixels_that_cannot_go_on(norm: Norm) -> None:
+def test_a_step_has_length_one_and_skips_pixels_at_their_limit(norm: Norm) -> None:
     torch.manual_seed(2)
     gradient = torch.randn(2, 3, 10, 10)
     pictures = torch.full_like(gradient, 0.5)
@@ -118,7 +118,7 @@ def test_the_projection_in_l1_is_the_nearest_point_of_the_ball() -> None:
         if abs(flat).sum() <= limit:
             assert np.allclose(nearest, point, atol=1e-6)
             continue
-        # The nearest point shrinks every entry by the same amount, as far as it goes.
+        # The nearest point shrinks every entry by the same amount, but not below 0.
         shrunk = optimize.brentq(
             lambda by, flat=flat, limit=limit: np.maximum(abs(flat) - by, 0).sum() - limit,
             0,

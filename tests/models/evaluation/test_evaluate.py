@@ -20,7 +20,7 @@ def run(bundle: Path, data: DataSet, **options: Any) -> Evaluation:
     return evaluate(read_bundle(bundle), data, **options)
 
 
-def test_the_figures_are_those_of_a_plain_recount(bundle: Path, digits: DataSet) -> None:
+def test_the_figures_agree_with_a_plain_recount(bundle: Path, digits: DataSet) -> None:
     radii = (0.05, 0.15, 0.3)
     evaluation = run(bundle, digits, max_draws=DRAWS, radii=radii, dataset="digits")
     question = Question(confidence=0.999, max_draws=DRAWS, target=None, norm="l2")
@@ -50,7 +50,7 @@ def test_the_figures_are_those_of_a_plain_recount(bundle: Path, digits: DataSet)
     assert evaluation.draws == draws == count * DRAWS
     assert (evaluation.pictures, evaluation.every) == (count, 1)
     assert (evaluation.model, evaluation.version, evaluation.dataset) == ("digits", "1", "digits")
-    # The model is neither useless nor perfect, so that the counts above could differ.
+    # The model is neither useless nor perfect, so the counts above could differ.
     assert evaluation.accuracy > 0.5
     assert 0 < reached[0.3] < reached[0.05] < right
 
@@ -63,7 +63,7 @@ def test_wrong_and_uncertified_pictures_count_as_failures(bundle: Path, digits: 
     assert evaluation.mean_size > 0
 
 
-def test_every_takes_some_pictures(bundle: Path, digits: DataSet) -> None:
+def test_every_nth_picture_is_evaluated(bundle: Path, digits: DataSet) -> None:
     evaluation = run(bundle, digits, every=20, confidence=0.9)
     assert (evaluation.pictures, evaluation.draws) == (3, 3 * 64)
     assert (evaluation.every, evaluation.confidence, evaluation.norm) == (20, 0.9, "l2")
@@ -91,7 +91,7 @@ def test_the_same_seed_gives_the_same_figures(bundle: Path, digits: DataSet) -> 
     assert figures(None)["mean_size"] != figures(7)["mean_size"]
 
 
-def test_the_number_format_is_the_fastest_unless_told(bundle: Path, digits: DataSet) -> None:
+def test_the_number_format_is_the_fastest_unless_stated(bundle: Path, digits: DataSet) -> None:
     found = run(bundle, digits.every(20), running=Running(pass_size=64))
     assert found.precision in {"float32", "bfloat16"}
     assert (found.device, found.pass_size) == ("cpu", 64)
@@ -99,7 +99,7 @@ def test_the_number_format_is_the_fastest_unless_told(bundle: Path, digits: Data
     assert told.precision == "bfloat16"
 
 
-def test_accuracy_under_attack_lies_between_what_is_certified_and_what_is_right(
+def test_accuracy_under_attack_lies_between_certified_and_clean_accuracy(
     bundle: Path, undefended: Path, digits: DataSet
 ) -> None:
     attacks = Attacks(("pgd", "carlini-wagner"), pictures=30, steps=10, draws=8)
@@ -117,10 +117,10 @@ def test_accuracy_under_attack_lies_between_what_is_certified_and_what_is_right(
             assert [at.radius for at in attack.accuracies] == [0, 0.2, 3.0]
             clean, near, far = (at.accuracy for at in attack.accuracies)
             assert clean > 0.6
-            # One picture may go either way by the noise.
+            # The noise may decide one picture either way.
             assert near <= clean + 1 / 30
             assert far < 0.15
-        # No attack undoes a certificate; two pictures may lose theirs by the noise alone.
+        # No attack breaks a certificate; two pictures may lose theirs through the noise alone.
         assert one.accuracies[1].accuracy >= certified - 2 / 30
 
 

@@ -41,7 +41,7 @@ def test_shares_of_nothing_are_unknown() -> None:
 
 @pytest.mark.parametrize(("count", "of"), [(0, 10), (10, 10), (3, 10), (989, 1000)])
 def test_intervals_are_those_of_clopper_and_pearson(count: int, of: int) -> None:
-    """By their definition: each end is where the count would be as rare as 2.5 %."""
+    """By definition: at each end, the count has a tail probability of 2.5 %."""
     low, high = interval(count, of)
     if count:
         by_hand = optimize.brentq(lambda p: stats.binom.sf(count - 1, of, p) - 0.025, 1e-9, 1)
@@ -56,7 +56,7 @@ def test_intervals_are_those_of_clopper_and_pearson(count: int, of: int) -> None
 
 
 @pytest.mark.parametrize("largest", [3e-5, 0.3, 1.0, 1.29, 7.0, 4321.0])
-def test_the_curve_is_fine_falls_and_ends_at_nothing(largest: float) -> None:
+def test_the_curve_is_fine_and_falls_to_zero(largest: float) -> None:
     sizes = np.linspace(0, largest, 500)
     curve = certified_curve(np.ones(500, dtype=bool), sizes)
     assert 25 <= len(curve) <= 103

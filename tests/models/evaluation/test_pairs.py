@@ -1,4 +1,4 @@
-"""int8 is measured in pairs with float32."""
+"""int8 is compared with float32 in pairs."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_each_share_is_that_of_an_evaluation_in_its_format(
     assert (found.dataset, found.pictures, found.norm) == ("digits", len(digits), "l2")
     assert (found.max_draws, found.confidence) == (DRAWS, 0.99)
     assert 0 <= found.labels_differ < 0.2
-    assert not spec.serves, "so few pictures tell too little"
+    assert not spec.serves, "so few pictures say too little"
     options = {"max_draws": DRAWS, "confidence": 0.99, "radii": RADII}
     plain = evaluate(
         read, digits, running=Running("cpu", "float32", ROWS, SEED, "openvino"), **options
@@ -49,7 +49,8 @@ def test_each_share_is_that_of_an_evaluation_in_its_format(
             with_scales, digits, running=Running("cpu", "int8", ROWS, SEED), **options
         )
         record(bundle, rounded)
-        assert read_bundle(bundle).manifest.int8 == spec, "figures without int8 leave it"
+        assert read_bundle(bundle).manifest.int8 == spec, "figures without int8 leave the record as
+        it is"
     finally:
         from models.bundle import write_manifest
 

@@ -71,7 +71,7 @@ def evaluation(attacked: bool) -> Evaluation:
 
 
 def texts(file: Path) -> str:
-    """All that an SVG says."""
+    """All text in an SVG."""
     return " ".join("".join(part.itertext()) for part in ET.parse(file).iter() if part.text)
 
 
@@ -116,7 +116,7 @@ def test_the_same_figures_make_the_same_files(tmp_path: Path) -> None:
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_nothing_certified_at_all_can_be_drawn(tmp_path: Path) -> None:
+def test_a_model_that_certifies_nothing_can_be_drawn(tmp_path: Path) -> None:
     nothing = evaluation(False).model_copy(
         update={"curve": certified_curve(np.ones(9, dtype=bool), np.zeros(9))}
     )

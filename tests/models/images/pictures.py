@@ -15,12 +15,12 @@ ORIENTATION = 0x0112
 
 
 def noise(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Pixel values that all differ in what matters: nothing survives a wrong turn or channel."""
+    """Random pixel values, so that a wrong orientation or channel is noticed."""
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def save(array: Array, form: str, **options: Any) -> bytes:
-    """Encode by Pillow; [h, w], [h, w, 2], [h, w, 3] or [h, w, 4]."""
+    """Encode [h, w], [h, w, 2], [h, w, 3] or [h, w, 4] with Pillow."""
     return save_image(Image.fromarray(array), form, **options)
 
 
@@ -50,7 +50,7 @@ def png_header(width: int, height: int, depth: int, colour: int, interlace: int 
 
 
 def png(samples: Array, depth: int, colour: int, extra: bytes = b"", after: bytes = b"") -> bytes:
-    """A PNG of ``samples`` [h, w, c] as coded, with chunks before and after the pixels."""
+    """A PNG of ``samples`` [h, w, c] as they are, with chunks before and after the pixels."""
     height, width, _ = samples.shape
     header = png_header(width, height, depth, colour)
     data = zlib.compress(_png_rows(samples, depth))
@@ -58,7 +58,7 @@ def png(samples: Array, depth: int, colour: int, extra: bytes = b"", after: byte
 
 
 def png_interlaced(samples: Array) -> bytes:
-    """An 8-bit PNG of [h, w, 1] or [h, w, 3] by Adam7."""
+    """An 8-bit PNG of [h, w, 1] or [h, w, 3], interlaced by Adam7."""
     passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2))
     parts = [samples[y::dy, x::dx] for y, x, dy, dx in (*passes, (1, 0, 2, 1))]
     data = b"".join(_png_rows(part, 8) for part in parts if part.size)
@@ -78,7 +78,7 @@ def _png_rows(samples: Array, depth: int) -> bytes:
 
 
 def png_repaired(data: bytes) -> bytes:
-    """The same chunks with right checksums, as far as the chunks can be told apart."""
+    """The same chunks with correct checksums, as far as chunks can be recognised."""
     parts, position = [data[:8]], 8
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -110,7 +110,7 @@ def tiff(tags: Tags, payload: bytes = b"", order: str = "<", following: int = 0)
 
 
 def tiff_start(tags: Tags) -> int:
-    """Where the payload of :func:`tiff` begins."""
+    """The offset at which the payload of :func:`tiff` begins."""
     return len(tiff(tags))
 
 

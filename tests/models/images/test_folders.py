@@ -1,4 +1,4 @@
-"""Files of a folder: every format, nothing hidden, nothing dropped in silence."""
+"""Picture files in a folder: every format, no hidden files, and no file is dropped in silence."""
 
 import os
 import subprocess
@@ -51,7 +51,7 @@ def test_every_suffix_is_a_picture() -> None:
     assert set(FORMS) == SUFFIXES
 
 
-def test_what_is_a_picture_and_what_is_not(tmp_path: Path) -> None:
+def test_which_files_are_pictures(tmp_path: Path) -> None:
     png = save(GREY, "PNG")
     pictures = {f"{number}{suffix}": b"" for number, suffix in enumerate(sorted(FORMS))}
     pictures |= {"B.TIF": b"", "heic.HEIC": b"", "none": png, "other.data": save(RGB, "WEBP")}
@@ -120,7 +120,7 @@ def test_training_turns_pictures_as_the_service_does(
     assert np.abs(fitted.astype(int) - expected).mean() < 2
 
 
-def test_training_passes_over_large_texts_and_reads_alpha(tmp_path: Path) -> None:
+def test_training_skips_large_texts_and_reads_alpha(tmp_path: Path) -> None:
     text = made.chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1 << 22)))
     plain = save(GREY, "PNG")
     commented = plain[:33] + text + plain[33:]

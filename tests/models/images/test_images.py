@@ -28,7 +28,7 @@ PALETTE = noise(256, 3, seed=2)
 
 
 def composited(colour: Array, alpha: Array) -> Array:
-    """The oracle: in floats, which are exact enough as no result lies halfway."""
+    """The oracle: floats are exact enough, as no result lies halfway."""
     value = (colour * alpha.astype(float) + 255.0 * (255 - alpha.astype(float))) / 255
     rounded: Array = np.rint(value).astype(np.uint8)
     return rounded
@@ -128,11 +128,11 @@ def test_jpeg_adobe_colours_are_kept() -> None:
     assert np.abs(decode(data).array().astype(int) - noise(16, 16, 3)).max() <= 3
 
 
-def test_jpeg_colours_that_only_the_adobe_marker_tells() -> None:
+def test_jpeg_colours_that_only_the_adobe_marker_states() -> None:
     data = save(noise(16, 16, 3), "JPEG", keep_rgb=True, quality=100, subsampling=0)
     frame, scan = data.index(b"\xff\xc0") + 10, data.index(b"\xff\xda") + 5
     numbered = bytearray(data)
-    for index in range(3):  # components called R, G, B tell their colours by themselves
+    for index in range(3):  # components named R, G, B state their colours themselves
         numbered[frame + 3 * index] = numbered[scan + 2 * index] = index + 1
     adobe = made.segment(0xEE, b"Adobe\0\x64\0\0\0\0\0")
     marked = bytes(numbered[:2]) + adobe + bytes(numbered[2:])
@@ -196,7 +196,7 @@ def test_tiff_strips_and_tiles() -> None:
         {278: (3, [2]), 273: (4, [0, 14, 28])},
     ],
 )
-def test_tiff_of_old_writers(more: made.Tags) -> None:
+def test_tiff_by_old_programs(more: made.Tags) -> None:
     tags: made.Tags = {256: (3, [7]), 257: (3, [5]), 258: (3, [8]), 262: (3, [1]), 273: (4, [0])}
     tags |= more
     start = made.tiff_start(tags)
@@ -210,7 +210,7 @@ def test_tiff_white_is_zero() -> None:
     check(made.tiff_strip(GREY.tobytes(), 7, 5, {262: (3, [0])}), 255 - GREY)
 
 
-def test_tiff_extra_channel_of_no_meaning() -> None:
+def test_tiff_extra_channel_without_meaning() -> None:
     more: made.Tags = {258: (3, [8] * 4), 262: (3, [2]), 277: (3, [4]), 338: (3, [0])}
     check(made.tiff_strip(RGBA.tobytes(), 7, 5, more), RGBA[..., :3])
 
@@ -248,7 +248,7 @@ def test_every_value_with_every_alpha() -> None:
 
 
 def bmp_with(header: int, bits: int, method: int, masks: tuple[int, ...], pixels: Array) -> bytes:
-    """A BMP of one row of ``pixels``, as coded, after a header of V3, V4 or V5."""
+    """A BMP of one row of coded ``pixels`` after a header of V3, V4 or V5."""
     fields = (header, len(pixels), 1, 1, bits, method, 0, 0, 0, 0, 0, *masks)
     info = struct.pack("<IiiHHIIiiII4I", *fields).ljust(header, b"\0")
     content = pixels.tobytes()
@@ -259,7 +259,7 @@ def bmp_with(header: int, bits: int, method: int, masks: tuple[int, ...], pixels
 @pytest.mark.parametrize("header", [56, 108, 124])
 @pytest.mark.parametrize("colours", [(0, 0, 0), (0xFF0000, 0xFF00, 0xFF)])
 @pytest.mark.parametrize("method", [0, 3])
-def test_bmp_alpha_mask_is_heeded(header: int, colours: tuple[int, ...], method: int) -> None:
+def test_bmp_alpha_mask_is_applied(header: int, colours: tuple[int, ...], method: int) -> None:
     bgra = noise(9, 4, seed=4)
     data = bmp_with(header, 32, method, (*colours, 0xFF000000), bgra)
     if method == 3 and not any(colours):
@@ -289,7 +289,7 @@ def test_bmp_without_an_alpha_mask_is_opaque(method: int) -> None:
         (32, 3, (0xFF0000, 0xFF00, 0xFF, 0xFF000000), 0),
     ],
 )
-def test_bmp_alpha_that_cannot_be_told_is_refused(
+def test_ambiguous_bmp_alpha_is_refused(
     bits: int, method: int, masks: tuple[int, ...], alpha: int
 ) -> None:
     bgra = noise(8, bits // 8, seed=4)
@@ -302,7 +302,7 @@ def test_palette_with_alpha() -> None:
     alpha = noise(256, seed=3)
     data = save_image(paletted(GREY), "PNG", transparency=alpha.tobytes())
     check(data, composited(PALETTE, alpha[:, None])[GREY])
-    # Fewer alphas than colours: the rest is opaque.
+    # There are fewer alphas than colours: the rest are opaque.
     alpha[10:] = 255
     data = save_image(paletted(GREY % 20), "PNG", transparency=alpha[:10].tobytes())
     check(data, composited(PALETTE, alpha[:, None])[GREY % 20])
@@ -336,7 +336,7 @@ def test_transparent_grey_of_a_png(depth: int) -> None:
 def test_transparent_colour_of_a_png() -> None:
     array, colour = RGB.copy(), RGB[2, 3]
     array[0, 0] = colour
-    for channel in range(3):  # the same but for one channel: not transparent
+    for channel in range(3):  # differs in one channel: not transparent
         array[4, channel] = colour ^ (np.arange(3) == channel)
     key = colour.astype(">u2").tobytes()
     expected = array.copy()
@@ -348,7 +348,7 @@ def test_transparent_colour_of_a_png() -> None:
 
 
 def seen(array: Array, orientation: int) -> Array:
-    """The oracle, from the definition: where the coded row and column of each pixel are."""
+    """The oracle, from the definition: where each pixel's coded row and column are."""
     height, width = array.shape[:2]
     y, x = np.indices((width, height) if orientation > 4 else (height, width))
     row, column = {
@@ -379,7 +379,7 @@ def test_orientation(orientation: int, order: str) -> None:
     check(marked, seen(plain, orientation))
     more: made.Tags = {made.ORIENTATION: (3, [orientation])}
     check(made.tiff_strip(GREY.tobytes(), 7, 5, more, order), seen(GREY, orientation))
-    # The oracle agrees with what Pillow's users see.
+    # The oracle agrees with Pillow.
     with Image.open(io.BytesIO(marked)) as image:
         np.testing.assert_array_equal(ImageOps.exif_transpose(image), seen(plain, orientation))
 
@@ -388,11 +388,11 @@ def test_orientation(orientation: int, order: str) -> None:
     "block",
     [b"", b"II", b"garbage that is long enough", made.exif(9), made.exif(6)[:-8], b"II*\0\xff" * 9],
 )
-def test_broken_exif_has_no_say(block: bytes) -> None:
+def test_broken_exif_is_ignored(block: bytes) -> None:
     check(made.png(RGB, 8, 2, made.chunk(b"eXIf", block)), RGB)
 
 
-def test_xmp_has_no_say() -> None:
+def test_xmp_is_ignored() -> None:
     xmp = b'<x:xmpmeta tiff:Orientation="6"/>'
     check(save(RGB, "WEBP", lossless=True, xmp=xmp), RGB)
     check(made.tiff_strip(GREY.tobytes(), 7, 5, {700: (1, list(xmp))}), GREY)
@@ -420,7 +420,7 @@ def test_xmp_has_no_say() -> None:
         (noise(300).tobytes(), "no known kind"),
     ],
 )
-def test_not_a_picture_says_what_it_is(data: bytes, found: str) -> None:
+def test_files_that_are_not_pictures_are_named(data: bytes, found: str) -> None:
     with pytest.raises(NotAPicture, match=f"(?s){found}.*Accepted are PNG, JPEG"):
         decode(data)
 
@@ -479,7 +479,7 @@ DEEP_PALETTE: made.Tags = {262: (3, [3]), 320: (3, [257 * 7, 256 * 9 + 1, 12345]
 def test_pictures_that_cannot_be_certified(data: bytes, found: str) -> None:
     with pytest.raises(CannotCertifyPicture, match=found) as caught:
         decode(data)
-    assert str(caught.value).count(". ") == 1  # what was found, then what to do
+    assert str(caught.value).count(". ") == 1  # first what was found, then what to do
     assert not isinstance(caught.value, NotAPicture)
 
 
@@ -495,7 +495,7 @@ def test_jpeg_of_twelve_bits() -> None:
         decode(jpeg_claiming(8, 8, 12))
 
 
-def test_tiff_palettes_of_either_habit() -> None:
+def test_tiff_palettes_of_both_conventions() -> None:
     for factor in (256, 257):
         colours = (PALETTE.T.astype(int) * factor).ravel().tolist()
         more: made.Tags = {262: (3, [3]), 320: (3, colours)}
@@ -566,7 +566,7 @@ def test_tiff_tags_that_overlap() -> None:
     ones: made.Tags = {320: (3, [1] * 500), 339: (3, [1] * 500)}
     data = bytearray(made.tiff_strip(GREY.tobytes(), 7, 5, ones))
     check(bytes(data), GREY)
-    # Both claim 900 of the 1,000 numbers: more than the file holds, which Pillow would warn about.
+    # Both claim 900 of the 1,000 numbers, which is more than the file holds: Pillow would warn.
     first, second = (data.index(struct.pack("<HHI", tag, 3, 500)) for tag in ones)
     data[first + 4 : first + 8] = struct.pack("<I", 900)
     data[second + 4 : second + 12] = data[first + 4 : first + 12]
@@ -608,7 +608,7 @@ BOMBS = {
     "tiff header": tiff_claiming(t256=60_000, t257=60_000),
     "ppm header": b"P6 60000 60000 255\n123",
 }
-# Small pictures whose decoding would take much memory none the less.
+# Small pictures whose decoding would take much memory.
 ONE_HUGE_TILE: made.Tags = {
     **{256: (3, [16]), 257: (3, [16]), 258: (3, [8]), 259: (3, [8]), 262: (3, [1])},
     **{322: (4, [8192]), 323: (4, [8192]), 324: (4, [0]), 325: (4, [0])},
@@ -654,7 +654,7 @@ def test_bombs_are_refused_before_anything_is_allocated(tmp_path: Path) -> None:
     bombs = BOMBS | {"png": real + made.chunk(b"IEND", b"")}
     for name, data in (bombs | TRAPS | HARMLESS).items():
         (tmp_path / name).write_bytes(data)
-    # In a process of its own: only a fresh one's peak tells of allocations in Pillow's C.
+    # In a separate process: only the peak of a fresh one shows allocations in Pillow's C code.
     command = [sys.executable, "-c", MEASURE, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert done.stderr == ""
@@ -682,7 +682,7 @@ LAST_SCAN = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2]
         (made.riff([made.vp8x(1, 1), *([(b"JUNK", b"")] * 70_000)]), "chunks"),
     ],
 )
-def test_files_of_countless_parts(data: bytes, found: str) -> None:
+def test_files_with_countless_parts(data: bytes, found: str) -> None:
     with pytest.raises(NotAPicture, match=f"more than.*{found}"):
         decode(data)
 
@@ -719,14 +719,14 @@ each_file = pytest.mark.parametrize("name", CORPUS)
 
 
 def survives(data: bytes) -> bool:
-    """Assert that ``data`` gives a sound picture or a refusal; tell which."""
+    """Assert that ``data`` gives a sound picture or is refused; return which."""
     picture, cause = None, None
     try:
         picture = decode(data, max_pixels=1_000_000)
     except PictureError as error:
         cause = error.__cause__
-    # Warnings are errors here. Under a server's filters they would be none, and the bytes might
-    # pass: the readers leave Pillow nothing to warn about.
+    # Warnings are errors here. A server's filters would ignore them and the bytes might pass, so
+    # the readers must leave Pillow nothing to warn about.
     assert not isinstance(cause, Warning), cause
     if picture is None:
         return False
@@ -747,9 +747,9 @@ def test_corpus_is_sound(name: str) -> None:
 def test_truncation_at_every_byte(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     data = CORPUS[name]
     passed = [end for end in range(len(data)) if survives(data[:end])]
-    # What may be missing is nothing but padding after the pixels.
+    # Only padding after the pixels may be missing.
     assert all(decode(data[:end]) == decode(data) for end in passed)
-    # libtiff alone writes a line about each damaged strip, and there is no way to stop it.
+    # Only libtiff writes a line about each damaged strip, which cannot be prevented.
     assert capfd.readouterr().err == "" or name.startswith("tiff")
 
 
@@ -766,7 +766,7 @@ def test_random_damage(name: str, capfd: pytest.CaptureFixture[str]) -> None:
             start, end = sorted(random.integers(len(data), size=2))
             damaged[start:end] = b""
         outcomes.add(survives(bytes(damaged)))
-        if name.startswith("png"):  # else no damage would get past the checksums
+        if name.startswith("png"):  # otherwise no damage would get past the checksums
             outcomes.add(survives(made.png_repaired(bytes(damaged))))
     assert outcomes == {True, False}
     assert capfd.readouterr().err == "" or name.startswith("tiff")
@@ -790,7 +790,7 @@ def test_pixels_left_out_are_zero() -> None:
     assert survives(gif)
 
 
-def test_garbage_after_the_magic_number() -> None:
+def test_garbage_after_the_signature() -> None:
     random = np.random.default_rng(7)
     magic = [b"", b"BM", b"P5 ", b"P6 9 9 255 ", b"GIF89a", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"]
     magic += [b"\xff\xd8\xff", made.PNG, b"RIFF\x40\0\0\0WEBPVP8 ", b"RIFF\x40\0\0\0WEBPVP8X"]
@@ -827,7 +827,7 @@ def test_picture() -> None:
         picture.width = 8  # type: ignore[misc]
 
 
-def test_digest_tells_shape_and_depth_apart() -> None:
+def test_digests_differ_by_shape_and_depth() -> None:
     pixels = bytes(range(12))
     shapes = [(12, 1, "L", 8), (6, 2, "L", 8), (2, 6, "L", 8), (4, 1, "RGB", 8), (6, 1, "L", 16)]
     digests = {Picture(w, h, mode, bits, pixels).digest for w, h, mode, bits in shapes}  # type: ignore[arg-type]
