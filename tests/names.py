@@ -1,4 +1,4 @@
-"""The project's modules as their source has them, without importing any."""
+"""The project's modules, read from their source without importing them."""
 
 import ast
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def classes(module: Module) -> list[ast.ClassDef]:
 
 
 def members(body: list[ast.stmt]) -> Iterator[tuple[str, list[ast.stmt]]]:
-    """Yield what a module or a class defines: each name, and the body of it if it is a class."""
+    """Yield each name that a module or a class defines, with its body if it is a class."""
     for node in body:
         match node:
             case ast.ClassDef(name=name, body=inner):

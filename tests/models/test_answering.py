@@ -20,7 +20,7 @@ def predictor(bundle: Path, seed: int = 0) -> Predictor:
 
 
 def test_every_picture_gets_its_own_draws(bundle: Path, digits: DataSet) -> None:
-    """Shares of votes agree with those of float noise, drawn picture by picture."""
+    """Shares of votes agree with those under float noise, drawn picture by picture."""
     network = load_network(read_bundle(bundle))
     generator = torch.Generator().manual_seed(1)
     seen = set()

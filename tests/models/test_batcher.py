@@ -37,7 +37,7 @@ def votes(planned: Pass, label: int = 0) -> np.ndarray:
 
 
 def run(batcher: Batcher, passes: int = 10_000) -> list[Ticket]:
-    """Make passes in which every draw agrees, until nothing is left; return who left, in order."""
+    """Run passes in which every draw agrees until none is planned; return the order of leaving."""
     left = []
     for _ in range(passes):
         planned = batcher.plan(0.0)
@@ -60,7 +60,7 @@ def test_pictures_share_a_pass_and_leave_when_answered() -> None:
     assert {one.id for one in planned.tickets} == {0, 1, 2}
     assert len(planned.rows) == 256
     done = set(batcher.record(planned, votes(planned)))
-    # A pass of 256 slots leaves 64 for each look and hands out the rest as further draws.
+    # A pass of 256 slots serves each look of 64, and hands out the rest as further draws.
     assert sum(one.inquiry.total.draws for one in done) == 256
     assert {one.id for one in run(batcher)} | {one.id for one in done if one.done} == {0, 1, 2}
     assert len(batcher) == 0
@@ -100,10 +100,10 @@ def test_long_pictures_do_not_delay_a_short_one(long: int, high: bool) -> None:
             assert planned is not None
             list(batcher.record(planned, votes(planned)))
             passes[-1] += 1
-    assert max(passes) <= 3  # 96 draws at 64 a pass, with the long ones never starved
+    assert max(passes) <= 3  # 96 draws at 64 a pass; the long ones are never starved
 
 
-def test_high_priority_does_not_wait_for_pictures_that_came_before() -> None:
+def test_high_priority_does_not_wait_for_earlier_pictures() -> None:
     batcher = Batcher(64)
     for number in range(40):
         batcher.admit(ticket(number, max_draws=1000))
@@ -117,7 +117,7 @@ def test_high_priority_does_not_wait_for_pictures_that_came_before() -> None:
 
 
 def passes_to(batcher: Batcher, ticket: Ticket) -> int:
-    """Return in how many passes from now on a picture is answered."""
+    """Return after how many passes from now a picture is answered."""
     for number in range(1, 1000):
         planned = batcher.plan(0.0)
         assert planned is not None
@@ -132,7 +132,7 @@ def passes_to(batcher: Batcher, ticket: Ticket) -> int:
     [(False, 3), (True, 3)],  # 96 draws at half of 64 a pass, whatever the priority of the other
 )
 @pytest.mark.parametrize("draws", [64, 1000, 100_000])
-def test_a_key_with_many_pictures_leaves_another_its_share(
+def test_a_key_with_many_pictures_leaves_others_their_share(
     draws: int, high: bool, most: int
 ) -> None:
     batcher = Batcher(64)
@@ -149,7 +149,7 @@ def test_a_key_with_many_pictures_leaves_another_its_share(
     [
         (1, 1, (32, 32)),  # the others have half
         (1, 2, (32, 16)),
-        (1, 3, (30, 10)),  # three times as much, 10 2/3 slots being a share
+        (1, 3, (30, 10)),  # three times as much; a share is 10 2/3 slots
         (1, 9, (16, 5)),
         (3, 1, (16, 16)),  # never less than an equal share
         (2, 0, (32, 0)),
@@ -168,7 +168,7 @@ def test_high_priority_takes_no_more_than_half_of_a_pass_from_the_others(
         assert counts[number] >= shares[number >= high]
 
 
-def test_what_one_has_no_use_for_goes_to_the_others() -> None:
+def test_slots_that_one_does_not_need_go_to_the_others() -> None:
     batcher = Batcher(256)
     batcher.admit(ticket(0, max_draws=64, owner=1))
     batcher.admit(ticket(1, max_draws=10_000, owner=2))
@@ -180,7 +180,7 @@ def test_what_one_has_no_use_for_goes_to_the_others() -> None:
     }
 
 
-def test_of_more_callers_than_slots_each_has_its_turn() -> None:
+def test_with_more_callers_than_slots_each_gets_its_turn() -> None:
     batcher = Batcher(8)
     for number in range(20):
         batcher.admit(ticket(number, max_draws=1000, owner=number))
@@ -217,7 +217,7 @@ def test_high_priority_goes_first() -> None:
     assert order[0] == 99
 
 
-def test_a_picture_to_be_alone_takes_turns_with_the_others() -> None:
+def test_a_picture_that_must_be_alone_takes_turns_with_the_others() -> None:
     batcher = Batcher(64)
     for number in range(4):
         batcher.admit(ticket(number, max_draws=640))
@@ -231,7 +231,7 @@ def test_a_picture_to_be_alone_takes_turns_with_the_others() -> None:
     own = [number for number, ids in enumerate(passes) if 9 in ids]
     assert [passes[number] for number in own[:2]] == [[9], [9]]
     assert own[0] <= 4
-    assert own[1] - own[0] > 1, "the others have not waited for all of it"
+    assert own[1] - own[0] > 1, "the others have not waited until its end"
     assert {len(passes[number]) for number in own[2:]} != {1}
 
 
@@ -250,7 +250,7 @@ def test_pictures_that_are_withdrawn_begin_anew() -> None:
     assert (anew.id, anew.started, anew.features) == (1, 3.0, first.features)
     batcher.admit(anew)
     list(batcher.record(planned, votes(planned)))
-    assert anew.inquiry.total.draws == 0, "the pass was for the former one"
+    assert anew.inquiry.total.draws == 0, "the pass was for the picture's former run"
 
 
 def test_a_cancelled_picture_has_no_slot_in_the_next_pass() -> None:
@@ -307,10 +307,10 @@ def test_the_same_ticket_is_not_admitted_twice() -> None:
     ),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_draws_are_neither_lost_nor_mixed_up(
+def test_draws_are_neither_lost_nor_confused(
     slots: int, events: list[tuple[str, int, bool]], seed: int
 ) -> None:
-    """Whatever happens in whatever order, each picture gets its own draws, in order, once."""
+    """Whatever happens in whatever order, each picture gets its own draws in order, each once."""
     rng = np.random.default_rng(seed)
     batcher = Batcher(slots)
     flying: dict[int, Ticket] = {}
@@ -356,4 +356,4 @@ def test_draws_are_neither_lost_nor_mixed_up(
                 mine = np.bincount(given_out[one.id][: used.draws], minlength=LABELS)
                 assert (used.sums == mine).all()
         assert len(batcher) == len(flying)
-    assert not flying, "every picture leaves in the end"
+    assert not flying, "every picture must leave in the end"

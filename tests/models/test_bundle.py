@@ -1,4 +1,4 @@
-"""Bundles: what is refused, and that the refusal says where and why."""
+"""Bundles: what is refused, with where and why."""
 
 import copy
 import json
@@ -168,7 +168,7 @@ def test_architectures_that_are_refused(folder: Path) -> None:
 
 
 def test_a_sensitivity_below_what_the_weights_allow_is_refused(tmp_path: Path) -> None:
-    """The stated Δ is not believed: it is bounded again from the weights."""
+    """The stated Δ is not trusted: it is bounded again from the weights."""
     torch.manual_seed(0)
     description = {**DESCRIPTION, "noise": {**DESCRIPTION["noise"], "placement": "layer1"}}
     description["sensitivity"] = {**DESCRIPTION["sensitivity"], "value": 1e-3}
@@ -210,7 +210,7 @@ def test_weights_altered_or_cut_off_anywhere_are_refused(folder: Path) -> None:
             (folder / WEIGHTS).write_bytes(content)
             with pytest.raises(BundleError, match=r"weights\.safetensors: sha256: is"):
                 read_bundle(folder)
-    for end in range(0, len(whole), 97):  # also where the digest was made to fit
+    for end in range(0, len(whole), 97):  # even if the digest was made to match
         resign(folder, whole[:end])
         with pytest.raises(BundleError, match=r"weights\.safetensors: file: is not a safetensors"):
             load_network(read_bundle(folder))
@@ -238,16 +238,16 @@ def test_a_description_nested_without_end_is_refused(folder: Path) -> None:
         ({"name": "wide-resnet", "arguments": {"width": 0}}, "cannot be built|do not fit"),
     ],
 )
-def test_networks_that_the_weights_are_not_for_are_refused(
+def test_networks_that_do_not_match_the_weights_are_refused(
     folder: Path, architecture: dict[str, Any], complaint: str
 ) -> None:
-    """Before they take memory or time."""
+    """They are refused before they take memory or time."""
     change(folder, architecture=architecture)
     with pytest.raises(BundleError, match=complaint):
         load_network(read_bundle(folder))
 
 
-def test_numbers_that_are_none_of_the_networks_are_refused(folder: Path) -> None:
+def test_numbers_out_of_range_are_refused(folder: Path) -> None:
     tensors = load_file(folder / WEIGHTS)
     name, weight = next(iter(tensors.items()))
     for other in (
@@ -315,7 +315,7 @@ STRANGE: list[Any] = [
 
 
 def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of everything in a JSON document."""
+    """The paths of all values in a JSON document."""
     if path:
         yield path
     if isinstance(document, dict | list):
@@ -325,7 +325,7 @@ def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
 
 
 def mutated(document: dict[str, Any], rng: random.Random) -> bytes:
-    """The document with something in it replaced, removed or added, and its text sometimes torn."""
+    """The document with something replaced, removed or added, and its text sometimes cut."""
     document = copy.deepcopy(document)
     for _ in range(rng.choice((1, 1, 1, 2))):
         *parents, last = rng.choice(list(places(document)))
@@ -369,14 +369,14 @@ def test_a_description_mutated_at_random_is_read_or_refused_and_nothing_else(
 
 
 def elsewhere(folder: Path, name: str) -> Path:
-    """Move a file of a bundle out of it, and return where it is."""
+    """Move a file out of a bundle; return its new path."""
     moved = folder.parent / f"{folder.name}-{name}"
     (folder / name).rename(moved)
     return moved
 
 
 @pytest.mark.parametrize("name", [MANIFEST, WEIGHTS])
-def test_links_are_followed_within_the_bundle_alone(folder: Path, name: str) -> None:
+def test_links_are_followed_only_within_the_bundle(folder: Path, name: str) -> None:
     (folder / name).rename(folder / "data")
     (folder / name).symlink_to("data")
     assert read_bundle(folder).manifest.name == "tiny"
@@ -398,7 +398,7 @@ def test_a_card_that_is_a_link_shows_nothing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [MANIFEST, WEIGHTS])
-def test_what_would_keep_its_reader_waiting_is_refused(folder: Path, name: str) -> None:
+def test_files_that_would_block_their_reader_are_refused(folder: Path, name: str) -> None:
     (folder / name).unlink()
     os.mkfifo(folder / name)
     with pytest.raises(BundleError, match="not a regular file"):
@@ -412,7 +412,7 @@ def test_what_would_keep_its_reader_waiting_is_refused(folder: Path, name: str) 
 @pytest.mark.parametrize("name", [MANIFEST, WEIGHTS])
 def test_files_are_bounded_before_they_are_read(folder: Path, name: str) -> None:
     with (folder / name).open("r+b") as file:
-        file.truncate(LARGEST[name] + 1)  # of which next to nothing lies on the disk
+        file.truncate(LARGEST[name] + 1)  # a sparse file, which takes almost no space on the disk
     with pytest.raises(BundleError, match=f"more than {LARGEST[name]:,} bytes"):
         read_bundle(folder)
 
@@ -437,8 +437,8 @@ def test_a_card_that_is_too_large_is_not_shown(folder: Path) -> None:
         "[" * 100_000,
     ],
 )
-def test_what_could_not_be_told_again_is_refused(folder: Path, value: str) -> None:
-    """Every value of a description is told to clients, in JSON."""
+def test_values_that_cannot_be_written_as_json_are_refused(folder: Path, value: str) -> None:
+    """Every value of a manifest is sent to clients as JSON."""
     text = (folder / MANIFEST).read_text()
     for member in ("evaluation", "training"):
         changed = text.replace(f'"{member}": {{}}', f'"{member}": {{"a": {value}}}')
@@ -485,7 +485,7 @@ def test_samples_are_read_in_the_order_of_their_names(folder: Path, samples: Pat
 @pytest.mark.parametrize(
     "name", ["a.svg", "a.html", "a", "-a.png", "é.png", "a\n.png", "a" * 61 + ".png", "a?.png"]
 )
-def test_samples_of_other_names_are_refused(folder: Path, samples: Path, name: str) -> None:
+def test_samples_with_other_names_are_refused(folder: Path, samples: Path, name: str) -> None:
     (samples / name).write_bytes(b"")
     with pytest.raises(BundleError, match="cannot be a sample's"):
         read_bundle(folder)
@@ -508,7 +508,7 @@ def test_samples_are_bounded(folder: Path, samples: Path) -> None:
     assert bundle.samples == []
 
 
-def test_samples_are_regular_files_alone(folder: Path, samples: Path) -> None:
+def test_samples_are_regular_files_only(folder: Path, samples: Path) -> None:
     secret = folder / "secret.png"
     secret.write_bytes(b"secret")
     bundle = read_bundle(folder)

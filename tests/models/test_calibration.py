@@ -1,4 +1,4 @@
-"""Calibration chooses what is asked for, and otherwise what measures best."""
+"""Calibration uses what is set, and otherwise chooses what measures best."""
 
 from pathlib import Path
 
@@ -24,14 +24,14 @@ def bundle(tmp_path: Path) -> Bundle:
     return read_bundle(tmp_path)
 
 
-def test_what_is_asked_for_is_kept(bundle: Bundle) -> None:
+def test_settings_are_kept(bundle: Bundle) -> None:
     predictor, calibration = calibrate(load_model(bundle), "cpu", "bfloat16", 96)
     assert (calibration.precision, calibration.pass_size) == ("bfloat16", 96)
     assert (predictor.precision, predictor.pass_size) == ("bfloat16", 96)
     assert calibration.draws_per_second > 0
 
 
-def test_a_way_that_is_told_is_not_compared(
+def test_a_given_way_is_not_compared(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
@@ -47,7 +47,7 @@ def test_a_way_that_is_told_is_not_compared(
 
 
 @pytest.mark.parametrize("at", ["measure", "try_rows"])
-def test_what_does_not_fit_into_memory_runs_in_smaller_passes(
+def test_models_that_do_not_fit_into_memory_run_in_smaller_passes(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     whole = getattr(Predictor, at)
@@ -80,7 +80,7 @@ def test_the_fastest_is_chosen(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Predictor, "measure", measure)
     predictor, calibration = calibrate(load_model(bundle), "cpu", None, None)
-    # 960 is within 5 % of the best; 940 is not.
+    # 960 is within 5 % of the best, but 940 is not.
     assert (calibration.precision, calibration.pass_size) == ("bfloat16", 256)
     assert calibration.draws_per_second == 960.0
     assert predictor.pass_size == 256
@@ -89,7 +89,7 @@ def test_the_fastest_is_chosen(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
 def test_a_format_that_is_far_behind_costs_no_time(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As bfloat16 is where the processor lacks it."""
+    """For example bfloat16 on processors without it."""
     measured: list[tuple[str, str, int]] = []
 
     def measure(self: Predictor, seconds: float) -> float:
@@ -180,7 +180,7 @@ def test_without_openvino_there_is_pytorch(monkeypatch: pytest.MonkeyPatch) -> N
         ways("cpu", "openvino", None)
 
 
-def test_by_measuring(bundle: Bundle) -> None:
+def test_measuring_a_real_model(bundle: Bundle) -> None:
     predictor, calibration = calibrate(load_model(bundle), "cpu", None, None)
     assert calibration.precision in PRECISIONS
     assert calibration.pass_size in PASS_SIZES["cpu"]

@@ -1,4 +1,4 @@
-"""What was compiled for one kind of processor is not found by another."""
+"""Code compiled for one kind of processor is not found by another."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from models.compile_cache import keep_apart
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    # The suite itself may run with less than the processor has.
+    # The suite itself may run with fewer instruction sets than the processor has.
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     return tmp_path
 

@@ -1,4 +1,4 @@
-"""What OpenVINO runs is the network, in float32, and its rows are alone; or it does not run."""
+"""OpenVINO runs exactly the network, in float32 and row by row, or does not run it at all."""
 
 import copy
 import subprocess
@@ -25,7 +25,7 @@ def by_openvino(model: LoadedModel, rows: int) -> Predictor:
 
 
 def with_network(change: nn.Module) -> LoadedModel:
-    """A shipped model with ``change`` behind its network."""
+    """A shipped model with ``change`` after its network."""
     model = load_model(ZOO / "mnist-cnn")
     network = copy.deepcopy(model.network)
     network.classifier = nn.Sequential(network.classifier, change)
@@ -45,7 +45,7 @@ def test_the_shipped_models_pass_in_the_long_form(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_it_is_the_same_network(name: str) -> None:
-    """Also when passes become smaller, and larger again; and no pass changes another's logits."""
+    """Even if passes become smaller and larger again; no pass changes the logits of another."""
     model = load_model(ZOO / name)
     converted, eager = by_openvino(model, 64), Predictor(model, 64)
     seen: list[tuple[Tensor, Tensor]] = []
@@ -57,7 +57,7 @@ def test_it_is_the_same_network(name: str) -> None:
     assert all(torch.equal(kept, was) for kept, was in seen)
 
 
-def test_what_is_no_likeness_is_refused() -> None:
+def test_a_conversion_that_differs_is_refused() -> None:
     logits = torch.linspace(-4, 4, 30).reshape(3, 10)
     check_likeness(logits * (1 + 1e-5), logits)
     for wrong in (logits.bfloat16().float(), logits.flip(1), logits * torch.nan):
@@ -66,7 +66,7 @@ def test_what_is_no_likeness_is_refused() -> None:
 
 
 class Mixing(nn.Module):
-    """Rows look at each other."""
+    """Mixes the rows."""
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return logits less their mean over the pass."""
@@ -74,7 +74,7 @@ class Mixing(nn.Module):
 
 
 class Looking(nn.Module):
-    """Python looks at a value."""
+    """Lets Python look at a value."""
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return logits, or others if the first is above 0."""
@@ -82,21 +82,21 @@ class Looking(nn.Module):
 
 
 class Random(nn.Module):
-    """A random network."""
+    """Adds random numbers."""
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return logits with noise."""
         return logits + torch.rand_like(logits)
 
 
-def test_rows_that_look_at_each_other_do_not_serve() -> None:
+def test_networks_that_mix_rows_do_not_serve() -> None:
     with pytest.raises(RowsError, match="look at each other"):
         by_openvino(with_network(Mixing()), 8).try_rows()
 
 
 @pytest.mark.parametrize("change", [Looking(), Random()], ids=["value", "chance"])
 def test_what_cannot_be_converted_runs_on_pytorch_or_not_at_all(change: nn.Module) -> None:
-    """Random numbers may be converted; but then they are no likeness."""
+    """A conversion of random numbers may succeed, but its results differ."""
     model = with_network(change)
     with pytest.raises(ProviderError):
         by_openvino(model, 8).try_rows()
@@ -111,8 +111,8 @@ def test_a_network_may_write_into_its_own_intermediate_results() -> None:
         check_likeness(Converted(network)(pictures), network(pictures))
 
 
-def test_nothing_is_told_to_anybody(tmp_path: Path) -> None:
-    """OpenVINO has a module that reports imports and conversions; it is never imported."""
+def test_no_telemetry_is_sent(tmp_path: Path) -> None:
+    """OpenVINO has a module that reports imports and conversions; it must never be imported."""
     script = tmp_path / "script.py"
     script.write_text(
         "import sys, torch\n"

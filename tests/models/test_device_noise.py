@@ -1,4 +1,4 @@
-"""Noise drawn by a device's own arithmetic; here the device is the CPU, elsewhere a GPU too."""
+"""Noise drawn with a device's own arithmetic: here on the CPU, and on a GPU if there is one."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ KEY = bytes(range(32))
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_block_of_the_rfc(device: str) -> None:
+def test_the_keystream_block_of_the_rfc(device: str) -> None:
     # RFC 8439, A.1, test vector 1: key, counter and nonce all zero.
     words = chacha20_words(bytes(32), 32, device).cpu().numpy().astype("<u2")
     assert words.tobytes().hex().startswith("76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1a")
@@ -57,7 +57,7 @@ def test_the_same_bits_select_the_same_noise(
     expected = noise.draw(pictures, rows, KEY)
     stream = Keystream(KEY)
     words = torch.from_numpy(stream.words(expected.size).astype(np.int32)).to(device)
-    # Most of the first 16 bits that there are occur, and so do those that decide nothing.
+    # Most values of the first 16 bits occur, including those that leave the result undecided.
     assert len(words.unique()) > 0.8 * 2**16
     found = DeviceNoise(noise, device).select(pictures, rows, words, stream)
     assert found.dtype == torch.int32
@@ -75,7 +75,7 @@ def test_every_pass_has_keys_of_its_own(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_passes_with_it_are_answered(device: str) -> None:
+def test_pictures_are_answered_with_it(device: str) -> None:
     predictor = Predictor(load_model(ZOO / "mnist-cnn"), 64, device)
     predictor.draw_on_device()
     encoded = predictor.encode(np.zeros((28, 28, 1), np.uint8))

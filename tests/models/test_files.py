@@ -1,4 +1,4 @@
-"""Files are replaced whole, through links, by one at a time."""
+"""Files are replaced as a whole, through links, by one process at a time."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ import pytest
 from models.files import locked, write_whole
 
 
-def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "true").mkdir()
     (tmp_path / "true" / "file").write_bytes(b"old")
     link = tmp_path / "link"
@@ -19,14 +19,14 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
     write_whole(link, b"new")
     assert link.is_symlink()
     assert (tmp_path / "true" / "file").read_bytes() == b"new"
-    # One that leads nowhere yet, in folders too.
+    # A link to a file that does not exist yet, and links to folders.
     dangling = tmp_path / "dangling"
     dangling.symlink_to("other/file")
     write_whole(dangling, b"first")
     assert (tmp_path / "other" / "file").read_bytes() == b"first"
 
 
-def test_mode_and_owner_stay(tmp_path: Path) -> None:
+def test_mode_and_owner_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "file"
     write_whole(file, b"", mode=0o600)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -50,7 +50,7 @@ except OSError as error:
 """
 
 
-def test_where_there_is_no_room_all_is_as_it_was(tmp_path: Path) -> None:
+def test_on_a_full_disk_nothing_changes(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"old")
     done = subprocess.run(
@@ -61,14 +61,14 @@ def test_where_there_is_no_room_all_is_as_it_was(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_links_in_a_circle_are_an_error_of_that_file(tmp_path: Path) -> None:
+def test_circular_links_are_an_error_of_that_file(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to("link")
     with pytest.raises(OSError, match=str(link)):
         write_whole(link, b"")
 
 
-def test_one_at_a_time(tmp_path: Path) -> None:
+def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
     with locked(tmp_path / "a"), pytest.raises(BlockingIOError), locked(tmp_path / "b", wait=False):
         pass
     with locked(tmp_path / "b", wait=False):

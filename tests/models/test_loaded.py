@@ -1,4 +1,4 @@
-"""A model is loaded once, whatever is made of it afterwards."""
+"""A model is loaded once, whatever is then made from it."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 class Opened:
-    """Counts which files this process opens, by whatever function."""
+    """Records which files this process opens, by any function."""
 
     def __init__(self) -> None:
         self.files: Counter[str] | None = None
@@ -51,7 +51,7 @@ def test_each_file_is_read_once(folder: Path) -> None:
     assert found["model.json"] == found["weights.safetensors"] == 1
 
 
-def test_everything_is_made_of_what_was_loaded(folder: Path) -> None:
+def test_everything_is_made_from_the_loaded_model(folder: Path) -> None:
     model = load_model(folder)
     shutil.rmtree(folder)
     predictor, found = calibrate(model, "cpu", None, None)
@@ -80,7 +80,7 @@ def test_predictors_do_not_share_h(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
 def test_only_regular_files_are_read(folder: Path, name: str, kind: str) -> None:
-    """A pipe would keep its reader waiting for ever, /dev/zero would fill its memory."""
+    """A pipe would block its reader for ever, and /dev/zero would fill its memory."""
     file = folder / name
     file.unlink()
     if kind == "pipe":

@@ -1,4 +1,4 @@
-"""The noise: its law to the last bit, its grid, its keys."""
+"""The noise: its exact law, its grid and its keys."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ KEY = bytes(range(32))
 
 
 def exact_quantile(mechanism: Mechanism, tail: Any) -> Any:
-    """The quantile of a probability ≤ ½ to 40 digits."""
+    """The quantile of a probability ≤ ½, to 40 digits."""
     with mp.workdps(45):
         if mechanism == "laplace":
             return mp.log(2 * tail)
@@ -60,7 +60,7 @@ def exact_noise(mechanism: Mechanism, bits: int) -> Any:
 def probabilities(
     mechanism: Mechanism, spread: float, start: float, values: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """P(round(start + noise) = v): the smaller of the two tails' differences is the exact one."""
+    """P(round(start + noise) = v), from the tail in which the difference is more exact."""
     cdf = special.ndtr if mechanism == "gaussian" else laplace_cdf
     low, high = (values - 0.5 - start) / spread, (values + 0.5 - start) / spread
     return np.asarray(np.where(low > 0, cdf(-low) - cdf(-high), cdf(high) - cdf(low)))
@@ -72,7 +72,7 @@ def grid(request: pytest.FixtureRequest) -> GridNoise:
 
 
 def uniform_tails(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Probabilities ≤ ½: of every order of magnitude, near the median, near a formula's seams."""
+    """Probabilities ≤ ½ of every order of magnitude, near the median, and where formulas meet."""
     return np.concatenate(
         [
             2.0 ** -rng.uniform(1, 65, 500),
@@ -86,7 +86,7 @@ def uniform_tails(rng: np.random.Generator) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_quantile_functions_err_by_no_more_than_tau_allows(mechanism: Mechanism) -> None:
-    """4 units of 2⁻⁵³ of the outermost quantile; 10 with argument, scale and scaling."""
+    """4 units of 2⁻⁵³ relative to the outermost quantile; 10 with argument, scale and scaling."""
     rng = np.random.default_rng(1)
     tails = uniform_tails(rng)
     noise = GridNoise(mechanism, 0.37, 0.0031, 1.0)
@@ -106,13 +106,13 @@ def test_quantile_functions_err_by_no_more_than_tau_allows(mechanism: Mechanism)
 
 
 def test_every_sure_cell_lies_inside_its_grid_point(grid: GridNoise) -> None:
-    """A table entry is right if its whole cell of probability rounds to it, whatever follows."""
+    """A table entry is right if its whole probability cell rounds to it, whatever bits follow."""
     sure = np.nonzero(grid.on_grid != UNSURE)[0]
     assert len(sure) / CELLS > (0.9 if grid._spread < 200 else 0.8)
     assert UNSURE == grid.on_grid[0] == grid.on_grid[-1]
     values = grid.on_grid[sure].astype(float)
     cdf = special.ndtr if grid.mechanism == "gaussian" else laplace_cdf
-    # Both ends on the side where the distribution function is small, hence exact.
+    # Both ends are taken on the side where the distribution function is small, hence exact.
     for low, high, first, last in [
         (values - 0.5, values + 0.5, sure / CELLS, (sure + 1) / CELLS),
         (-values - 0.5, -values + 0.5, 1 - (sure + 1) / CELLS, 1 - sure / CELLS),
@@ -123,7 +123,7 @@ def test_every_sure_cell_lies_inside_its_grid_point(grid: GridNoise) -> None:
 
 
 class Bits:
-    """In place of a keystream: the 64 bits that a test wants each coordinate to be made of."""
+    """Replaces a keystream with the 64 bits that a test wants for each coordinate."""
 
     def __init__(self, bits: list[int]) -> None:
         self.bits = bits
@@ -133,7 +133,7 @@ class Bits:
         return np.array([b >> 48 for b in self.bits], dtype=np.uint16)
 
     def tails(self, count: int) -> NDArray[np.uint64]:
-        """Every coordinate has the same, so that it does not matter which are asked for."""
+        """Every coordinate has the same bits, so it does not matter which are requested."""
         (tail,) = {b & (2**48 - 1) for b in self.bits}
         return np.full(count, tail, dtype=np.uint64)
 
@@ -151,7 +151,7 @@ def draw_bits(
 def test_64_bits_give_exactly_the_rounded_sum(
     grid: GridNoise, on_grid: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """z = ⌊g/γ + Q((u + ½)/2⁶⁴)·scale/γ + ½⌋, with Q to 40 digits, for bits of every kind."""
+    """z = ⌊g/γ + Q((u + ½)/2⁶⁴)·scale/γ + ½⌋ with Q to 40 digits, for all kinds of bits."""
     rng = np.random.default_rng(2)
     most = min(int(grid._largest), 255)
     checked = 0
@@ -199,9 +199,9 @@ ROWS, WIDTH = 2500, 4000
 def p_value(
     counts: NDArray[np.int64], values: NDArray[np.int64], law: NDArray[np.float64], start: float
 ) -> float:
-    """The smallest of three: the likelihoods' ratio over all points, the mean, the mean distance.
+    """The smallest of three p-values: likelihood ratio over all points, mean, mean distance.
 
-    The ratio sees any difference; the means see a shift or a scale where there are many points.
+    The ratio detects any difference; the means detect a shift or a scale among many points.
     """
     total = counts.sum()
     expected = law * total
@@ -229,7 +229,8 @@ def p_value(
     ids=["zero", "on-grid", "half-a-step", "off-grid"],
 )
 def test_ten_million_draws_follow_the_law(grid: GridNoise, substeps: list[int]) -> None:
-    """Every grid point as often as it should be; half a per cent or half a step would be seen."""
+    """Every grid point is as frequent as it should be; an error of .5 % or half a step would
+    show."""
     on_grid = all(step % SUBSTEPS == 0 for step in substeps)
     each = WIDTH // len(substeps)
     steps = np.repeat(np.array(substeps, dtype=np.int32), each)
@@ -264,7 +265,7 @@ def test_coordinates_and_draws_are_independent() -> None:
             assert abs(correlation) < 5 / 1000
 
 
-def test_each_row_is_of_its_picture() -> None:
+def test_each_row_belongs_to_its_picture() -> None:
     grid = GridNoise("gaussian", 1.0, 1.0, 1000.0)
     near = Features(np.arange(50, dtype=np.int32), on_grid=True)
     far = Features(np.arange(50, dtype=np.int32) + 900, on_grid=True)
@@ -287,7 +288,7 @@ def test_the_same_key_gives_the_same_noise_and_another_another() -> None:
     passes = [grid.draw(features, rows, system_key()) for _ in range(2)]
     assert (passes[0] != passes[1]).mean() > 0.9
     assert (passes[0] != once).mean() > 0.9
-    # Nor do the rows of one pass repeat each other.
+    # The rows of one pass do not repeat each other, either.
     assert (once[0] != once[1]).mean() > 0.9
 
 
@@ -298,7 +299,7 @@ def test_system_keys_are_fresh() -> None:
 
 
 def test_the_keystream_is_aes_256_in_counter_mode() -> None:
-    """The known answer for a key of zeros; then what was given is never given again."""
+    """The known answer for a key of zeros; later words are never repeated."""
     stream = Keystream(bytes(32))
     first = stream.words(8).tobytes()
     assert first.hex() == "dc95c078a2408989ad48a21492842087"
@@ -346,7 +347,7 @@ def test_snapping_moves_two_pictures_apart_by_no_more_than_stated(mechanism: Mec
             apart = np.linalg.norm(moved[0] - moved[1], order)
             before = np.linalg.norm(one - other, order)
             assert apart <= before + grid.snapping(count) + 1e-12
-    # And the bound is attained.
+    # The bound is attained.
     half = np.full(10, fine / 2)
     moved = [grid.snap(g).steps * fine for g in (half * (1 - 1e-6), half * (1 + 1e-6))]
     assert np.linalg.norm(moved[0] - moved[1], order) > 0.999 * grid.snapping(10)
@@ -371,14 +372,14 @@ def test_features_that_are_not_finite_raise(wrong: float) -> None:
 
 
 def test_tau() -> None:
-    """Small, in proportion to the values, larger for finer grids; never zero."""
+    """τ is small, proportional to the number of values, larger for finer grids, and never zero."""
     coarse = GridNoise("gaussian", 0.5, PIXEL_STEP, 1.0)
     fine = GridNoise("gaussian", 0.5, PIXEL_STEP / 16, 1.0)
     assert coarse.total_variation(1000) == pytest.approx(1000 * coarse.total_variation(1))
     assert 0 < coarse.total_variation(784) < 1e-8
     assert 0 < coarse.total_variation(150_528) < 2e-6
     assert fine.total_variation(1) > coarse.total_variation(1)
-    # One coordinate goes wrong only if a real sum lies so near to a half-integer.
+    # A coordinate is wrong only if an exact sum lies that close to a half-integer.
     for grid in (coarse, fine):
         reach = float(-exact_noise(grid.mechanism, 0)) * grid._spread
         error = (3 * grid._largest + 10 * reach) * 2.0**-53

@@ -1,4 +1,4 @@
-"""The terms of a certificate: put together once, whoever asks."""
+"""The terms of a certificate are assembled in one place."""
 
 import ast
 from dataclasses import replace
@@ -16,7 +16,7 @@ from tests.names import modules
 
 @pytest.mark.parametrize("noise", [{}, {"mechanism": "laplace"}, {"placement": "layer1"}])
 @pytest.mark.parametrize(("shape", "bits"), [((8, 8, 1), 8), ((8, 8, 1), 16), ((20, 16, 3), 8)])
-def test_a_worker_adds_rounding_and_further_bounds_alone(
+def test_a_worker_adds_only_rounding_and_further_bounds(
     noise: dict[str, str], shape: tuple[int, int, int], bits: int, tmp_path: Path
 ) -> None:
     predictor = make(tmp_path, **noise)
@@ -37,7 +37,7 @@ def test_a_picture_that_is_the_input_adds_nothing(tmp_path: Path) -> None:
 
 
 def test_nothing_else_assembles_them() -> None:
-    """The others read them: the verifier from an answer, the command from its options."""
+    """Other code only reads them: the verifier from an answer, the command from its options."""
     found = {
         module.name
         for module in modules().values()

@@ -1,4 +1,4 @@
-"""Predictions as they are served: what a row yields is its own affair."""
+"""Predictions as they are served: each row of a pass depends on nothing else."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def pixels(seed: int, bits: int = 8) -> Any:
 
 
 def logits(predictor: Predictor, pictures: list[Features], rows: list[int]) -> np.ndarray:
-    """What h itself returned in a pass, before anything is made of it."""
+    """What h itself returned in a pass, before it is evaluated."""
     seen: list[torch.Tensor] = []
     hook = predictor._classifier.register_forward_hook(lambda *all_: seen.append(all_[2]))
     predictor.run(pictures, np.array(rows))
@@ -58,9 +58,9 @@ def logits(predictor: Predictor, pictures: list[Features], rows: list[int]) -> n
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_row_depends_on_nothing_but_itself(tmp_path: Path, precision: Precision) -> None:
-    """Companions, extreme ones too, change no bit of what a row's network output is.
+    """Other rows, even extreme ones, change no bit of the network's output for a row.
 
-    The noise of a row comes from its place in the pass, so the rows stay in place here.
+    A row's noise depends on its place in the pass, so the rows keep their places here.
     """
     predictor = make(tmp_path, precision)
     mine = predictor.encode(pixels(1)).features
@@ -86,7 +86,7 @@ def test_a_rows_place_does_not_matter_to_h(tmp_path: Path, precision: Precision)
         for seed in range(5):
             order = torch.randperm(SLOTS, generator=torch.Generator().manual_seed(seed))
             assert torch.equal(predictor._classifier(noisy[order]), straight[order])
-            # Nor do hostile companions.
+            # Hostile companions do not matter, either.
             hostile = noisy.clone()
             hostile[order[:-1]] = 1e30
             assert torch.equal(predictor._classifier(hostile)[order[-1]], straight[order[-1]])
@@ -106,7 +106,7 @@ def test_pixels_in_the_image_are_exact(tmp_path: Path) -> None:
 
 
 def test_the_network_is_given_the_sum_on_the_grid(tmp_path: Path) -> None:
-    """Votes of the service's path are those of a plain evaluation of the same noisy pictures."""
+    """The service's votes are those of a plain evaluation of the same noisy pictures."""
     predictor = make(tmp_path)
     features = predictor.encode(pixels(4)).features
     rows = np.zeros(SLOTS, dtype=np.intp)
@@ -119,7 +119,7 @@ def test_the_network_is_given_the_sum_on_the_grid(tmp_path: Path) -> None:
     assert (scores.sum(1) == 1).all()
 
 
-def test_features_of_a_layer_are_snapped_within_what_is_stated(tmp_path: Path) -> None:
+def test_features_of_a_layer_are_snapped_within_the_stated_error(tmp_path: Path) -> None:
     predictor = make(tmp_path, placement="layer1")
     picture = pixels(5)
     encoded = predictor.encode(picture)
@@ -221,7 +221,7 @@ DEEP = {
 
 
 @pytest.mark.parametrize("name", DEEP)
-def test_deep_features_are_what_exact_arithmetic_gives_within_what_is_stated(
+def test_deep_features_are_exact_within_the_stated_error(
     tmp_path: Path, name: str
 ) -> None:
     predictor = deep(tmp_path, DEEP[name])
@@ -243,7 +243,7 @@ def test_deep_features_are_what_exact_arithmetic_gives_within_what_is_stated(
 
 @pytest.mark.parametrize("name", DEEP)
 def test_no_two_pictures_have_features_further_apart_than_stated(tmp_path: Path, name: str) -> None:
-    """‖features − features'‖ ≤ Δ·‖x − x'‖ + ρ, for pictures that a preprocessing takes, too."""
+    """‖features − features'‖ ≤ Δ·‖x − x'‖ + ρ, also for pictures that are preprocessed."""
     predictor = deep(tmp_path, DEEP[name])
     rng = np.random.default_rng(3)
     order = {"l1": 1, "l2": 2, "linf": np.inf}
@@ -287,7 +287,7 @@ def test_the_grid_reaches_as_far_as_features_can(mechanism: str, scale: float) -
     assert grid_noise(manifest_with(scale, mechanism), 1.0 * scale).step == scale / 64
 
 
-def test_features_beyond_every_grid_are_clipped_which_moves_no_two_apart(tmp_path: Path) -> None:
+def test_clipping_features_beyond_every_grid_moves_no_two_apart(tmp_path: Path) -> None:
     predictor = deep(tmp_path, DEEP["convolutions"], scale=1e-7)
     largest = STEPS * SUBSTEPS
     one, other = (predictor.encode(pixels(seed)).features.steps for seed in (1, 2))
@@ -302,11 +302,11 @@ def test_features_beyond_every_grid_are_clipped_which_moves_no_two_apart(tmp_pat
     assert (clipped_apart < np.abs(free[0] - free[1]) / 2).any()
 
 
-def test_terms_hold_every_bound_that_gains_something(tmp_path: Path) -> None:
-    """Laplace noise in L2 as well, and the resize from L∞, where no value moves further."""
+def test_terms_hold_every_bound_that_helps(tmp_path: Path) -> None:
+    """Laplace noise also in L2, and the resize from L∞, in which no value moves further."""
     predictor = make(tmp_path, mechanism="laplace")
     terms = predictor.encode(pixels(6)).terms
-    # What the bundle states comes first; what is proven is less.
+    # The bundle's own statement comes first; the proven bound is smaller.
     assert terms.deltas[0].value == predictor.manifest.sensitivity.value > 1
     assert [(delta.source, delta.target, delta.value) for delta in terms.further] == [
         ("l1", "l1", 1.0),
@@ -314,6 +314,7 @@ def test_terms_hold_every_bound_that_gains_something(tmp_path: Path) -> None:
     ]
     large = predictor.encode(np.zeros((16, 16, 3), np.uint8)).terms
     found = {(delta.source, delta.target): delta for delta in large.deltas}
-    assert found["linf", "l2"].value == pytest.approx(8, rel=1e-9)  # √64 values, none moves more
+    assert found["linf", "l2"].value == pytest.approx(8, rel=1e-9)  # √64 values, of which none
+    moves further
     assert found["linf", "l1"].value == pytest.approx(64, rel=1e-9)
     assert 0 < found["linf", "l2"].rho < found["linf", "l1"].rho

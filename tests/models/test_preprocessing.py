@@ -1,4 +1,4 @@
-"""Preprocessing: what it computes (against Pillow), its norms and its rounding error."""
+"""Preprocessing: what it computes (compared with Pillow), its norms and its rounding error."""
 
 from fractions import Fraction
 from math import prod, sqrt
@@ -47,7 +47,7 @@ def random_pixels(width, height, mode, bits, seed=0):
 
 
 def dense(found):
-    """The matrix of ``apply``, by pushing one full-scale value at a time through it."""
+    """The matrix of ``apply``, from one full-scale value at a time."""
     channels = 1 if found.mode == "L" else 3
     size = found.height * found.width * channels
     full = 2**found.bits - 1
@@ -112,7 +112,7 @@ def test_sensitivity_is_the_dense_matrix_s(width, height, mode, shape, steps):
     [case for case in PLANS if case[0] * case[1] < 1600],
 )
 def test_sums_over_rows_and_columns_are_the_dense_matrix_s(width, height, mode, shape, steps):
-    """For p > q: the bounds multiply over the axes, and lie above what signs attain."""
+    """For p > q, the bounds multiply over the axes, and lie above what sign vectors attain."""
     found = plan(width, height, mode, 8, shape)
     matrix = dense(found)
     rows, columns = np.abs(matrix).sum(axis=1), np.abs(matrix).sum(axis=0)
@@ -141,7 +141,7 @@ def test_wide_resizes_are_bounded_without_a_decomposition(monkeypatch):
     preprocessing._resize_norm.cache_clear()
     found = plan(40, 30, "L", 8, (1, 13, 17)).sensitivity("l2", "l2")
     preprocessing._resize_norm.cache_clear()
-    assert exact < found < 1.15 * exact  # 7 % an axis
+    assert exact < found < 1.15 * exact  # 7 % for each axis
 
 
 def test_colour_factors():
@@ -157,7 +157,7 @@ def test_colour_factors():
 
 
 @pytest.mark.parametrize(("p", "q"), PAIRS)
-def test_what_only_moves_pixels_has_sensitivity_one_exactly(p, q):
+def test_steps_that_only_move_pixels_have_sensitivity_exactly_one(p, q):
     for case in ((28, 28), (40, 28), (28, 29)):
         assert plan(*case, "L", 8, (1, 28, 28)).sensitivity(p, q) == 1.0
 
@@ -186,7 +186,7 @@ def test_no_pair_of_pictures_exceeds_the_sensitivity(seed):
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_without_steps_it_is_a_division(bits):
+def test_without_steps_it_is_only_a_division(bits):
     pixels = random_pixels(6, 8, "RGB", bits)
     found = plan(6, 8, "RGB", bits, (3, 8, 6))
     expected = pixels.transpose(2, 0, 1).astype(float) / (2**bits - 1)
@@ -234,7 +234,7 @@ def test_rounding_stays_within_the_stated_error(width, height, mode, bits, shape
     assert found.error("l2") < 1e-12
 
 
-def test_large_pictures_go_through_in_strips(monkeypatch):
+def test_large_pictures_are_processed_in_strips(monkeypatch):
     pixels = random_pixels(50, 40, "RGB", 8)
     found = plan(50, 40, "RGB", 8, (3, 20, 20))
     whole = found.apply(pixels)
@@ -261,7 +261,7 @@ def test_what_cannot_be_certified_is_refused(arguments, message):
         plan(*arguments)
 
 
-def test_64_times_is_allowed():
+def test_enlarging_64_times_is_allowed():
     assert plan(1, 1, "L", 8, (1, 64, 64)).sensitivity("l1", "l1") == pytest.approx(4096)
 
 

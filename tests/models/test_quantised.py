@@ -1,4 +1,4 @@
-"""int8 is what it says, to the last step; and it serves only where its cost is on record."""
+"""int8 rounds exactly as described, and serves only if its cost is on record."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +24,7 @@ ROWS = 16
 
 
 def uint8_steps(values: Tensor, limits: tuple[float, float]) -> Tensor:
-    """Values as they are rounded: by the range, 255 steps of one size."""
+    """Values as rounded: 255 equal steps over the range."""
     low, high = limits
     if low < 0:
         high = max(high, -low * 127 / 128)
@@ -34,14 +34,14 @@ def uint8_steps(values: Tensor, limits: tuple[float, float]) -> Tensor:
 
 
 def int7_steps(weights: Tensor) -> Tensor:
-    """Weights as they are rounded: -63 to 63 steps in each output channel."""
+    """Weights as rounded: -63 to 63 steps in each output channel."""
     flat = weights.flatten(1).abs().amax(1).clamp_min(1e-30)
     step = (flat / 63).reshape(-1, *[1] * (weights.dim() - 1))
     return torch.round(weights / step) * step
 
 
 def by_hand(network: nn.Sequential, pictures: Tensor, ranges: dict[str, Range]) -> Tensor:
-    """Run a network in float64 with everything that multiplies rounded, as it is described."""
+    """Run a network in float64 with all factors rounded as described."""
     limits = iter(ranges.values())
     values = pictures.double()
     for layer in network:
@@ -97,7 +97,7 @@ def test_int8_is_the_rounding_that_is_described(name: str, beyond: float) -> Non
     with torch.inference_mode():
         wanted = by_hand(network, pictures(beyond), ranges)
         plain = network(pictures(beyond)).double()
-    # A value that lies half way between two steps may go to either, by the order of a sum before.
+    # A value halfway between two steps may go either way, depending on the order of an earlier sum.
     off = (found.double() - wanted).abs().amax(1)
     assert off.median() < 1e-5 * wanted.abs().max()
     assert (off < 0.1 * (plain - wanted).abs().max()).float().mean() > 0.8
@@ -105,7 +105,7 @@ def test_int8_is_the_rounding_that_is_described(name: str, beyond: float) -> Non
 
 
 def test_no_sum_saturates() -> None:
-    """The largest products there are, in pairs of one sign: in 16 bits they would not fit."""
+    """The largest possible products, in pairs of equal sign, would not fit into 16 bits."""
     network = nn.Sequential(
         nn.Flatten(), nn.Linear(256, 32, bias=False), nn.ReLU(), nn.Linear(32, 2)
     )
@@ -120,7 +120,7 @@ def test_no_sum_saturates() -> None:
 
 
 def scaled(name: str) -> LoadedModel:
-    """A shipped model with scales found on its own samples."""
+    """A shipped model with scales from its own samples."""
     model = load_model(ZOO / name)
     files = sorted((ZOO / name / "samples").iterdir())
     images = np.stack([read_picture(file).array() for file in files])
@@ -134,7 +134,7 @@ def with_int8(model: LoadedModel, spec: Int8Spec | None) -> LoadedModel:
 
 
 @pytest.mark.parametrize("name", ["mnist-cnn", "mnist-cnn-l1", "cifar10-resnet"])
-def test_rows_are_alone_in_the_long_form(name: str) -> None:
+def test_rows_are_independent_in_the_long_form(name: str) -> None:
     predictor = Predictor(scaled(name), 8, "cpu", "int8", provider="openvino")
     predictor.try_rows(alone=8)
     predictor.pass_size = 64
@@ -142,7 +142,7 @@ def test_rows_are_alone_in_the_long_form(name: str) -> None:
     assert predictor.execution == Execution("openvino", "int8", 64, compiled=False)
 
 
-def test_scales_are_the_same_again() -> None:
+def test_scales_are_reproducible() -> None:
     assert scaled("mnist-cnn").manifest.int8 == scaled("mnist-cnn").manifest.int8
 
 
@@ -161,7 +161,7 @@ def test_without_scales_there_is_no_int8() -> None:
         calibrate(model, "cpu", "int8", 8, "pytorch")
 
 
-def test_scales_that_round_everything_away_are_no_likeness() -> None:
+def test_scales_that_round_everything_away_are_refused() -> None:
     model = scaled("mnist-cnn")
     spec = model.manifest.int8
     assert spec is not None
@@ -200,7 +200,7 @@ def record(pictures: int = 500, lost: float = 0.0) -> Int8Record:
 def test_int8_serves_where_its_cost_is_on_record(
     found: Int8Record | None, serves: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here it is measured to be the fastest by far."""
+    """It is by far the fastest in this test's measurements."""
     measured = {"int8": 3000.0}
     monkeypatch.setattr(
         Predictor, "measure", lambda self, seconds: measured.get(self.precision, 1000.0)
@@ -215,7 +215,7 @@ def test_int8_serves_where_its_cost_is_on_record(
     assert (told.provider, told.precision) == ("openvino", "int8")
 
 
-def test_what_there_is_to_choose_from() -> None:
+def test_which_ways_can_be_chosen() -> None:
     def formats(**asked: Any) -> set[str]:
         options = {"provider": None, "precision": None, "int8": False, **asked}
         return {precision for _, precision in ways("cpu", **options)}
@@ -228,13 +228,13 @@ def test_what_there_is_to_choose_from() -> None:
 
 
 @pytest.mark.parametrize("limits", [(0.5, 1.0), (-np.inf, 1.0), (np.nan, 1.0)], ids=str)
-def test_a_range_is_one(limits: Range) -> None:
+def test_invalid_ranges_are_refused(limits: Range) -> None:
     with pytest.raises(ValueError, match="ranges"):
         Int8Spec(ranges={"conv": limits})
     with pytest.raises(ValueError, match="from at most 0 to above 0"):
         Int8Spec(ranges={"conv": (-1.0, 0.0)})
 
 
-def test_a_bundle_keeps_them(tmp_path: Path) -> None:
+def test_a_bundle_keeps_the_scales(tmp_path: Path) -> None:
     spec = Int8Spec(ranges={"conv": (-0.1, 1 / 3)}, record=record())
     assert Int8Spec.model_validate_json(spec.model_dump_json()) == spec

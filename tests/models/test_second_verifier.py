@@ -1,4 +1,4 @@
-"""The second verifier: it knows nothing of the project, and judges as the first does."""
+"""The second verifier knows nothing of the project, and judges as the first does."""
 
 import ast
 import json
@@ -43,7 +43,7 @@ def genuine() -> Iterator[dict[str, Any]]:
     yield answer(target=0.4, share=0.9, cut=150, max_draws=400, seed=1)
     yield answer(target=None, share=0.6, cut=70, confidence=0.9, picture=(200, 31, "RGB"))
     yield answer(target=None, share=0.1, max_draws=200)  # another label leads
-    yield answer(target=0.05, share=0.35, max_draws=400, seed=3)  # without half of the votes
+    yield answer(target=0.05, share=0.35, max_draws=400, seed=3)  # without half the votes
     yield answer(target=0.4, share=0.75, max_draws=300, labels=3, seed=5)
     yield answer("votes", 0.1, "laplace", "l1", 1.0, shape=(3, 7, 90))
 
@@ -68,7 +68,7 @@ def second(document: Any) -> str:
 
 
 def replaced(part: Any, path: Way, change: Callable[[Any], Any]) -> Any:
-    """A copy of ``part`` with one member changed; all else is shared."""
+    """A copy of ``part`` with one member changed; everything else is shared."""
     if not path:
         return change(part)
     copied = part.copy()
@@ -88,7 +88,7 @@ def without(name: Any) -> Callable[[Any], Any]:
 
 
 def single(document: Any, rng: random.Random) -> list[tuple[str, Any]]:
-    """What can be altered at one place: every kind of leaf, every other value; drops, additions."""
+    """All alterations at one place: other values for every kind of leaf; removals, additions."""
     by_name: dict[str, list[Way]] = {}
     for path in leaves(document):
         by_name.setdefault(named(path), []).append(path)
@@ -112,7 +112,7 @@ def single(document: Any, rng: random.Random) -> list[tuple[str, Any]]:
 
 
 def contents(part: Any, path: Way) -> Iterator[tuple[str, Any]]:
-    """Drops, additions and swaps in an object or a list."""
+    """Removals, additions and swaps in an object or a list."""
     if isinstance(part, dict):
         for key in part:
             yield named((*path, key)), (path, without(key))
@@ -128,7 +128,7 @@ def contents(part: Any, path: Way) -> Iterator[tuple[str, Any]]:
 
 
 def several(document: Any, rng: random.Random) -> Any:
-    """Alter some leaves at once."""
+    """Alter several leaves at once."""
     paths = list(leaves(document))
     for path in rng.sample(paths, rng.randint(2, 4)):
         other = rng.choice(list(others(at(document, path))))
@@ -137,7 +137,7 @@ def several(document: Any, rng: random.Random) -> Any:
 
 
 def counted_otherwise(document: Any, rng: random.Random) -> Any:
-    """Move scores from one label to another, in all tallies that hold them, or in one alone."""
+    """Move scores from one label to another, in all tallies that hold them or only in one."""
     evidence = document["evidence"]
     unit = evidence["denominator"]
     tallies = [("evidence",), ("evidence", "pilot"), ("evidence", "total")]
@@ -157,7 +157,7 @@ def counted_otherwise(document: Any, rng: random.Random) -> Any:
 
 
 def asked_otherwise(document: Any, rng: random.Random) -> Any:
-    """Alter some of what is asked, and of what is only the service's word, within its range."""
+    """Alter some of the question, and some of what is only the service's word, within its range."""
     choices: dict[Way, tuple[Any, ...]] = {
         ("target",): (None, 0.05, 0.3, 1.0, 5.0),
         ("norm",): ("l1", "l2", "linf"),
@@ -185,7 +185,7 @@ def asked_otherwise(document: Any, rng: random.Random) -> Any:
 
 
 def as_it_follows(document: Any) -> Any:
-    """Let everything follow anew where that can be computed."""
+    """Compute everything that follows again, where that is possible."""
     document = json.loads(json.dumps(document))
     picture, noise, evidence = document["picture"], document["noise"], document["evidence"]
     own = "l2" if noise["mechanism"] == "gaussian" else "l1"
@@ -220,7 +220,7 @@ def as_it_follows(document: Any) -> Any:
 
 
 def altered(rng: random.Random, many: int) -> Iterator[tuple[str | None, Any]]:
-    """Altered answers, and which member was if it was one alone."""
+    """Altered answers, each with the altered member if there was only one."""
     each = many // len(GENUINE)
     for document in GENUINE:
         places = single(document, rng)
@@ -256,7 +256,7 @@ def test_it_imports_nothing_of_the_project() -> None:
     assert not {"exec", "eval", "__import__"} & called
 
 
-def test_the_members_are_those_that_the_service_answers_with() -> None:
+def test_the_members_are_those_of_the_services_answers() -> None:
     def compare(schema: Any, model: Any) -> None:
         fields = getattr(model, "model_fields", None)
         if fields is None or not isinstance(schema, dict):
@@ -284,12 +284,12 @@ def test_both_judge_altered_answers_alike() -> None:
     for name, document in altered(random.Random(14), ALTERED):
         verdict = first(document)
         assert second(document) == verdict, (name, verdict, json.dumps(document))
-        # How many scores there are is asked, so that fewer of them may be an answer, too.
+        # The client asks for a number of scores, so fewer of them may be a valid answer, too.
         if name not in (None, "scores[]") and not is_word(name):
             assert verdict != "accepted", (name, json.dumps(document))
         verdicts[verdict] += 1
     assert verdicts.total() >= ALTERED - len(GENUINE)
-    # Each verdict is of many: agreeing to refuse all would show nothing.
+    # Both verdicts are frequent: agreeing to refuse everything would show nothing.
     assert min(verdicts[verdict] for verdict in ("accepted", "differs", "malformed")) > 1000
 
 
@@ -307,7 +307,7 @@ def test_both_judge_altered_answers_alike() -> None:
         b"\xff\x00",
     ],
 )
-def test_both_refuse_what_is_no_answer(text: str | bytes) -> None:
+def test_both_refuse_files_that_are_not_answers(text: str | bytes) -> None:
     for parse, verify, error in (
         (verification.parse, verification.verify, MalformedAnswerError),
         (second_verifier.parse, second_verifier.verify, second_verifier.MalformedError),
@@ -316,7 +316,7 @@ def test_both_refuse_what_is_no_answer(text: str | bytes) -> None:
             verify(parse(text))
 
 
-def test_a_member_twice_is_refused() -> None:
+def test_a_repeated_member_is_refused() -> None:
     text = json.dumps(GENUINE[0])
     twice = text[:-1] + ', "robust": true}'
     assert second_verifier.verify(second_verifier.parse(text)) == []

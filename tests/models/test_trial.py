@@ -1,4 +1,4 @@
-"""The trial finds what makes h more than a function of one row, on the h that serves."""
+"""The trial detects, on the h that serves, whatever makes h more than a function of one row."""
 
 import copy
 import os
@@ -42,7 +42,7 @@ def trial(network: nn.Module, alone: int = 0, rows: int = ROWS) -> None:
 
 
 def pairwise(one: int, other: int) -> Callable[[Written, Tensor], Tensor]:
-    """Row ``one`` looks at row ``other``, and no other row at any."""
+    """Only row ``one`` depends on another row, ``other``."""
 
     def function(_: Written, noisy: Tensor) -> Tensor:
         out = noisy.clone()
@@ -89,7 +89,7 @@ MIXING = {
 
 
 @pytest.mark.parametrize("name", MIXING)
-def test_rows_that_look_at_each_other_are_found(name: str) -> None:
+def test_rows_that_affect_each_other_are_found(name: str) -> None:
     with pytest.raises(RowsError, match=r"look at each other|depends on its place"):
         trial(Written(MIXING[name]))
 
@@ -105,7 +105,7 @@ def test_every_ordered_pair_of_rows_is_covered(rows: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 100, 256, 512])
-def test_codes_tell_all_rows_apart_in_few_passes(rows: int) -> None:
+def test_codes_distinguish_all_rows_in_few_passes(rows: int) -> None:
     kept = torch.stack(codes(rows)) if rows > 1 else torch.zeros(0, 1, dtype=torch.bool)
     assert len(kept) <= 2 * int(np.ceil(np.log2(rows)))
     covered = (kept[:, :, None] & ~kept[:, None, :]).any(0)
@@ -117,7 +117,7 @@ def shaken(state: Tensor) -> Tensor:
 
 
 def same_seed_inside(_: Written, noisy: Tensor) -> Tensor:
-    """Draws numbers and puts the generator back."""
+    """Draws random numbers and restores the generator."""
     with torch.random.fork_rng():
         return noisy + torch.rand(1)
 
@@ -155,7 +155,7 @@ def unregistered(network: Written, noisy: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("function", [registered, unregistered])
-def test_an_h_that_changes_what_it_holds_is_found(
+def test_an_h_that_changes_its_state_is_found(
     function: Callable[[Written, Tensor], Tensor],
 ) -> None:
     with pytest.raises(RowsError, match="changes its own weights or buffers"):
@@ -172,7 +172,7 @@ def test_an_h_that_fails_beside_odd_pictures_is_found() -> None:
         trial(Written(failing))
 
 
-def test_the_trial_leaves_generators_and_pictures_as_they_are() -> None:
+def test_the_trial_changes_neither_generators_nor_pictures() -> None:
     torch.manual_seed(5)
     random.seed(5)
     np.random.seed(5)
@@ -194,7 +194,7 @@ def test_the_shipped_models_pass_in_the_long_form(name: str) -> None:
 
 
 class Mixing(nn.Module):
-    """A network whose rows look at each other in passes of more than ``rows``."""
+    """A network that mixes rows in passes of more than ``rows``."""
 
     def __init__(self, network: nn.Module, rows: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Verification: what was answered passes, and nothing that matters can be altered unnoticed."""
+"""Verification accepts the service's answers, and notices every alteration that matters."""
 
 import copy
 import json
@@ -50,7 +50,7 @@ def answer(
     restarts: int = 0,
     confidence: float = 0.999,
 ) -> dict[str, Any]:
-    """The JSON of an answer, as the service puts it together, over simulated draws."""
+    """The JSON of an answer, as the service composes it, from simulated draws."""
     rng = np.random.default_rng(seed)
     own: Norm = "l2" if mechanism == "gaussian" else "l1"
     width, height, mode = picture
@@ -177,7 +177,7 @@ def at(document: Any, path: tuple[Any, ...]) -> Any:
 
 
 def others(value: Any) -> Iterator[Any]:
-    """Values in the place of ``value``: the next last digit, far away, of other types."""
+    """Replacements for ``value``: the last digit changed, far away, of other types."""
     yield from (None, [], {}, "", "other", True, False, -1, 0, 1, 0.5, float("nan"), str(value))
     if isinstance(value, bool) or value is None:
         return
@@ -202,7 +202,7 @@ def others(value: Any) -> Iterator[Any]:
 
 
 def alterations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Copies of ``document`` with one thing altered, and where."""
+    """Copies of ``document`` with one value altered, and its path."""
     for path in leaves(document):
         value = at(document, path)
         for other in others(value):
@@ -239,12 +239,12 @@ def containers(part: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[An
 
 
 def named(path: tuple[Any, ...]) -> str:
-    """As ``WORD`` names members: without the numbers of entries."""
+    """A path as ``WORD`` has it: without the indices of entries."""
     return "".join("[]" if isinstance(name, int) else f".{name}" for name in path).lstrip(".")
 
 
 def is_word(name: str) -> bool:
-    """Whether a member is, or is part of, one that is only the service's word."""
+    """Whether a member is, or belongs to, one that is only the service's word."""
     return any(name == word or name.startswith((f"{word}.", f"{word}[")) for word in WORD)
 
 
@@ -259,7 +259,7 @@ def is_word(name: str) -> bool:
         ("votes", 0.9, "gaussian", 0.8, 3),
     ],
 )
-def test_whatever_follows_cannot_be_altered_unnoticed(
+def test_what_can_be_computed_cannot_be_altered_unnoticed(
     scoring: Scoring, target: float | None, mechanism: Mechanism, share: float, labels: int
 ) -> None:
     document = answer(scoring, target, mechanism, "l2", share, labels=labels, max_draws=300)
@@ -275,7 +275,7 @@ def test_whatever_follows_cannot_be_altered_unnoticed(
             unnoticed.add(name)
     assert tried > 1500
     assert {name for name in unnoticed if not is_word(name)} == set()
-    # What can be altered is not more than it has to be.
+    # No more can be altered than is necessary.
     assert not {name for name in unnoticed if name.endswith("further")}
 
 
@@ -288,7 +288,7 @@ def test_a_label_is_never_another_than_its_scores_say() -> None:
     assert verify(document) == ["scores has labels of the same name"]
 
 
-def test_what_the_service_cannot_have_done_is_said() -> None:
+def test_claims_that_the_service_cannot_have_made_are_refused() -> None:
     for change, said in (
         (lambda d: d["budget"].update(asked=500), "more than was asked"),
         (lambda d: d["evidence"]["pilot"].update(draws=40), "no pilot has"),

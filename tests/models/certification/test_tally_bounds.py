@@ -177,7 +177,7 @@ def test_rows_are_independent(seed: int, scoring: Scoring) -> None:
         assert alone[1][0] == together[1][i]
 
 
-def test_malformed_tallies_raise() -> None:
+def test_tallies_that_cannot_support_a_certificate_raise() -> None:
     votes = Tally(64, np.array([60, 4]), np.array([60, 4]), 1)
     soft = Tally(64, np.array([60, 4]) * UNIT, np.array([60, 4]) * UNIT**2, UNIT)
     with pytest.raises(ValueError, match="no certificate can rest on the bound 'hoeffding'"):

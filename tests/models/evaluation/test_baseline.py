@@ -37,7 +37,7 @@ def test_it_draws_no_noise_at_all(bundle: Path, undefended: Path, digits: DataSe
         assert (expected == digits.labels).mean() > 0.7
 
 
-def test_a_model_with_noise_is_not_a_baseline(bundle: Path) -> None:
+def test_another_kind_of_model_is_refused_as_a_baseline(bundle: Path) -> None:
     model = read_bundle(bundle).manifest
     other = model.model_copy(update={"labels": ("a", "b"), "name": "letters"})
     with pytest.raises(ValueError, match=r"of letters, 2 labels of \[1, 8, 8\] pictures"):

@@ -15,7 +15,7 @@ LABELS = 4
 
 
 class Small(nn.Module):
-    """A convolution, a normalisation and a linear layer; subclasses break it."""
+    """A convolution, a normalisation and a linear layer; subclasses break it in various ways."""
 
     def __init__(self, **batch_norm: bool) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Small(nn.Module):
 
 
 class WithView(Small):
-    """Wants the plain memory layout."""
+    """Needs the contiguous memory layout."""
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return logits."""
@@ -43,7 +43,7 @@ class WithView(Small):
 
 
 class WithDropout(Small):
-    """Drops values whatever its mode."""
+    """Applies dropout in every mode."""
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return logits."""
@@ -60,7 +60,7 @@ class Centred(Small):
 
 
 class Float32Only(Small):
-    """Computes in float32 whatever its weights are in."""
+    """Computes in float32 whatever the format of its weights."""
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return logits."""
@@ -76,7 +76,7 @@ class Pair(Small):
 
 
 class Nan(Small):
-    """Divides by nothing."""
+    """Divides by zero."""
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return logits."""
@@ -116,7 +116,7 @@ def nan() -> Small:
 
 
 def quietly(build: Callable[[], nn.Module]) -> nn.Module:
-    """PyTorch calls these ways deprecated; people have such networks."""
+    """Uses what PyTorch calls deprecated, as people's networks do."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return build()
@@ -167,7 +167,7 @@ def uncopied() -> nn.Module:
 
 
 class MoreState(Small):
-    """Keeps what is no tensor."""
+    """Keeps something that is not a tensor."""
 
     def get_extra_state(self) -> dict[str, int]:
         """Return it."""

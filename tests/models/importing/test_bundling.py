@@ -1,4 +1,4 @@
-"""A classifier made elsewhere becomes a bundle that answers, or is refused with the reason."""
+"""A classifier made elsewhere becomes a working bundle, or is refused with a reason."""
 
 from pathlib import Path
 from typing import Any
@@ -115,16 +115,16 @@ def test_a_program_in_a_bundle_is_held_to_its_digest(tmp_path: Path) -> None:
         read_bundle(out)
 
 
-def test_a_network_that_wants_the_plain_layout_gets_it(tmp_path: Path) -> None:
+def test_a_network_that_needs_the_contiguous_layout_gets_it(tmp_path: Path) -> None:
     imported = bring(tmp_path / "out", python("with_view"))
     assert imported.bundle.manifest.architecture.arguments["contiguous"] is True
     assert imported.formats == PRECISIONS
 
 
-# PyTorch's own code uses what PyTorch deprecates.
+# PyTorch's own code uses what PyTorch calls deprecated.
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
-def test_a_program_that_wants_the_plain_layout_gets_it(tmp_path: Path) -> None:
-    """As programs do whose operators are decomposed: flatten() has become view()."""
+def test_a_program_that_needs_the_contiguous_layout_gets_it(tmp_path: Path) -> None:
+    """Decomposed programs need it, because flatten() has become view()."""
     network = small().eval()
     batch = {0: torch.export.Dim.DYNAMIC}
     program = torch.export.export(network, (torch.rand(2, *SHAPE),), dynamic_shapes=(batch,))
@@ -137,7 +137,7 @@ def test_a_program_that_wants_the_plain_layout_gets_it(tmp_path: Path) -> None:
         torch.testing.assert_close(served, network(pictures))
 
 
-def test_a_network_of_float32_alone_runs_in_that(tmp_path: Path) -> None:
+def test_a_network_for_float32_only_runs_in_float32(tmp_path: Path) -> None:
     assert bring(tmp_path / "out", python("float32_only")).formats == ("float32",)
 
 
@@ -181,7 +181,7 @@ def test_what_cannot_be_certified_is_refused(tmp_path: Path, builder: str, compl
         ({"name": "No Name"}, "name"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_classifiers_that_do_not_match_are_refused(
     tmp_path: Path, wanted: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
@@ -197,7 +197,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         bring(tmp_path / "out", python("small"), tmp_path / "net.safetensors")
 
 
-def test_the_noise_is_a_scale_or_a_construction_bound(tmp_path: Path) -> None:
+def test_the_noise_is_given_by_a_scale_or_a_construction_bound(tmp_path: Path) -> None:
     bound = {"size": 0.1, "epsilon": 1.0, "delta": 0.05}
     with pytest.raises(ImportFailedError, match="either the noise's scale or a construction"):
         bring(tmp_path / "out", python("small"), noise=Noise())
@@ -212,7 +212,7 @@ def test_the_noise_is_a_scale_or_a_construction_bound(tmp_path: Path) -> None:
         bring(tmp_path / "out", python("small"))
 
 
-def test_a_bundle_runs_no_python_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_runs_no_python_unless_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bring(tmp_path / "out", python("small"))
     bundle = read_bundle(tmp_path / "out")
     for value in ("", "tests", f"{MODULE}.more"):
@@ -223,7 +223,7 @@ def test_a_bundle_runs_no_python_unasked(tmp_path: Path, monkeypatch: pytest.Mon
     load_network(bundle)
 
 
-def test_a_source_that_is_none(tmp_path: Path) -> None:
+def test_an_unknown_source(tmp_path: Path) -> None:
     with pytest.raises(
         ImportFailedError, match="'resnet' is not a classifier: expected an archive"
     ):

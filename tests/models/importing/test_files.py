@@ -1,4 +1,4 @@
-"""Weights and archives are read without running what is in them."""
+"""Weights and archives are read without running anything in them."""
 
 import json
 import pickle
@@ -32,7 +32,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def altered(file: Path, other: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """Write the archive again with its graph changed."""
+    """Write the archive again with a changed graph."""
     with zipfile.ZipFile(file) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     (model,) = (name for name in members if name.endswith("models/model.json"))
@@ -46,7 +46,7 @@ def altered(file: Path, other: Path, change: Callable[[dict[str, Any]], None]) -
 
 
 class Evil:
-    """Unpickled, it writes a file."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -81,7 +81,7 @@ def test_state_dicts_of_every_kind_are_the_same(tmp_path: Path, way: str) -> Non
         assert all(torch.equal(read[key], value) for key, value in state.items())
 
 
-def test_what_is_there_instead_of_a_state_dict_is_listed(tmp_path: Path) -> None:
+def test_the_contents_of_other_files_are_listed(tmp_path: Path) -> None:
     state = dict(small().state_dict())
     torch.save({"generator": state, "critic": state, "step": 1}, tmp_path / "two.pth")
     with pytest.raises(ImportFailedError, match=r"generator \(dict\), critic \(dict\), step"):
@@ -109,7 +109,7 @@ def test_weights_are_never_unpickled(tmp_path: Path) -> None:
         (b"nonsense", "cannot be read as weights|holds more than tensors"),
     ],
 )
-def test_files_that_are_no_weights(tmp_path: Path, content: bytes, complaint: str) -> None:
+def test_files_without_weights(tmp_path: Path, content: bytes, complaint: str) -> None:
     for name in ("net.pth", "net.safetensors"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ImportFailedError, match=complaint):
@@ -125,7 +125,7 @@ def test_files_that_are_no_weights(tmp_path: Path, content: bytes, complaint: st
 
 
 class Rich(Small):
-    """Uses much of what a graph can hold: sizes, parts, constants, devices, formats."""
+    """Uses much of what a graph can hold: sizes, slices, constants, devices, formats."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ GRAPH = ("graph_module", "graph")
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        # What torch.export.load would have called.
+        # Functions that torch.export.load would have called.
         (rename("aten.relu", "torch.hub.load"), r"calls torch\.hub\.load; only operators"),
         (rename("aten.relu", "torch.load"), r"calls torch\.load"),
         (rename("aten.relu", "_operator.attrgetter"), r"calls _operator\.attrgetter"),
@@ -225,7 +225,7 @@ def test_a_program_calls_only_what_a_classifier_needs(
         read_archive(file)
 
 
-def test_names_in_a_program_are_never_code(tmp_path: Path, exported: Path) -> None:
+def test_names_in_a_program_are_never_run(tmp_path: Path, exported: Path) -> None:
     """fx writes Python and runs it; no name of the file may reach it."""
     trap = tmp_path / "trap"
     code = f'x"); __import__("pathlib").Path({str(trap)!r}).touch(); ("'
@@ -250,7 +250,7 @@ def test_names_in_a_program_are_never_code(tmp_path: Path, exported: Path) -> No
         read_archive(altered(exported, tmp_path / "altered.pt2", keyword))
 
 
-def test_programs_that_are_not_functions_of_a_row(tmp_path: Path) -> None:
+def test_programs_that_are_not_functions_of_one_row(tmp_path: Path) -> None:
     network = small().train()
     with pytest.raises(ImportFailedError, match=r"batch_norm\.default in training mode"):
         read_archive(export(network, tmp_path / "training.pt2"))
@@ -262,7 +262,7 @@ def test_programs_that_are_not_functions_of_a_row(tmp_path: Path) -> None:
         read_archive(export(convolution, tmp_path / "sized.pt2", batch=sized))
 
 
-def test_archives_that_are_none(tmp_path: Path, exported: Path) -> None:
+def test_malformed_archives(tmp_path: Path, exported: Path) -> None:
     file = tmp_path / "net.pt2"
     file.write_bytes(b"nothing")
     with pytest.raises(ImportFailedError, match=r"net\.pt2: cannot be imported"):
@@ -289,10 +289,10 @@ def test_archives_that_are_none(tmp_path: Path, exported: Path) -> None:
             read_archive(file)
 
 
-def test_numbers_that_are_stored_once_and_told_many_times_are_refused(
+def test_numbers_stored_once_and_repeated_by_strides_are_refused(
     exported: Path, tmp_path: Path
 ) -> None:
-    """Strides of zero make gigabytes of four bytes."""
+    """With strides of zero, four bytes stand for gigabytes."""
     with zipfile.ZipFile(exported) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     (name,) = (name for name in members if name.endswith("_weights_config.json"))
@@ -308,7 +308,7 @@ def test_numbers_that_are_stored_once_and_told_many_times_are_refused(
         read_archive(tmp_path / "net.pt2")
 
 
-def test_an_archive_that_swells_is_refused_before_it_does(exported: Path, tmp_path: Path) -> None:
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(exported: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(exported) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(tmp_path / "net.pt2", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -1,4 +1,4 @@
-"""Weights by whatever names a training gave them come to the network's own."""
+"""Names that a training gave to weights are matched to the network's own."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ def state_of(network: nn.Module) -> State:
 
 
 class Lightning(nn.Module):
-    """A network beside what trained it."""
+    """A network inside the module that trained it."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ LEFT_OUT = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_names_are_made_the_networks(way: str) -> None:
+def test_names_are_matched_to_the_networks(way: str) -> None:
     network, other = small(), small()
     with torch.no_grad():
         for parameter in network.parameters():
@@ -97,7 +97,7 @@ def test_names_are_made_the_networks(way: str) -> None:
         lambda network: nn.Sequential(nn.Identity(), nn.DataParallel(network)),
     ],
 )
-def test_a_builder_may_wrap_what_was_saved_bare(builder: Callable[[nn.Module], nn.Module]) -> None:
+def test_a_builder_may_wrap_a_network_that_was_saved_unwrapped(builder: Callable[[nn.Module], nn.Module]) -> None:
     state = state_of(small())
     network = builder(small())
     fitted = fit(state, network.state_dict(), "small")
@@ -105,7 +105,7 @@ def test_a_builder_may_wrap_what_was_saved_bare(builder: Callable[[nn.Module], n
     assert not fitted.left_out
 
 
-def test_what_is_unneeded_is_named_by_its_beginning() -> None:
+def test_unneeded_weights_are_named_by_their_prefix() -> None:
     state = state_of(small()) | {"aux.weight": torch.zeros(3)}
     for names in (state, {f"module.{name}": value for name, value in state.items()}):
         assert fit(names, small().state_dict(), "small", ("aux.",)).tensors.keys() == (
@@ -115,7 +115,7 @@ def test_what_is_unneeded_is_named_by_its_beginning() -> None:
             fit(names, small().state_dict(), "small")
 
 
-def test_what_does_not_fit_is_told_with_what_is_there() -> None:
+def test_a_mismatch_names_the_weights_that_are_there() -> None:
     state = state_of(small())
     renamed = {name.replace("features", "conv1"): value for name, value in state.items()}
     with pytest.raises(

@@ -42,7 +42,7 @@ def test_pictures_come_back_in_their_size(
         ({"colour": True}, "arguments of denoised: .*colour"),
     ],
 )
-def test_an_autoencoder_that_cannot_be(arguments: dict[str, Any], complaint: str) -> None:
+def test_impossible_autoencoders_are_refused(arguments: dict[str, Any], complaint: str) -> None:
     whole = {"autoencoder": arguments, "classifier": CLASSIFIER}
     with pytest.raises(ValueError, match=complaint):
         networks.build("denoised", (1, 8, 8), 3, "image", whole)

@@ -33,7 +33,7 @@ def test_every_normalisation_behind_a_convolution_is_folded() -> None:
     assert nn.BatchNorm2d not in kinds
 
 
-def test_a_normalisation_before_its_convolution_stays() -> None:
+def test_a_normalisation_before_its_convolution_is_kept() -> None:
     network = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     assert [type(module) for module in fold(network)] == [nn.BatchNorm2d, nn.Conv2d, nn.Identity]
 

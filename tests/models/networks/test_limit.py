@@ -4,7 +4,7 @@ from torch import nn
 from models.networks.limit import MORE_TENSORS, limited
 
 
-def test_what_has_weights_to_load_is_built() -> None:
+def test_networks_with_weights_to_load_are_built() -> None:
     with limited(2, 11):
         layer = nn.Linear(10, 1)
     assert layer.weight.shape == (1, 10)

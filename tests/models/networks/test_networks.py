@@ -33,7 +33,7 @@ def test_every_network_is_built_in_two_parts(
         assert features.shape[0] == 2
 
 
-def test_the_papers_network_has_its_sizes() -> None:
+def test_the_papers_network_has_the_papers_sizes() -> None:
     _, h = networks.build("cnn", (1, 28, 28), 10, "image", {})
     kinds = [type(layer).__name__ for layer in h.children()]
     assert kinds == ["Conv2d", "ReLU", "Conv2d", "ReLU", "Flatten", "Linear", "ReLU", "Linear"]
@@ -114,12 +114,12 @@ def test_residual_networks_have_the_published_number_of_weights(
     assert sum(parameter.numel() for parameter in h.parameters()) == weights
 
 
-def test_a_depth_that_no_residual_network_has_is_refused() -> None:
+def test_an_impossible_depth_is_refused() -> None:
     with pytest.raises(ValueError, match=r"depth 21: expected 6n \+ 2"):
         networks.build("resnet", (3, 32, 32), 10, "image", {"depth": 21})
 
 
-def test_a_module_that_is_used_twice_is_divided_as_it_runs() -> None:
+def test_a_network_that_uses_a_module_twice_is_divided_in_the_order_it_runs() -> None:
     twice = nn.Conv2d(1, 1, 3, padding=1)
     network = nn.Sequential(twice, nn.ReLU(), twice, nn.Flatten(), nn.Linear(16, 2))
     g, h = divide(network, "1")
@@ -127,7 +127,7 @@ def test_a_module_that_is_used_twice_is_divided_as_it_runs() -> None:
     assert torch.equal(h(g(pictures)), network(pictures))
 
 
-def test_what_is_more_than_a_sequence_is_not_divided() -> None:
+def test_networks_that_are_not_plain_sequences_are_not_divided() -> None:
     class Around(nn.Sequential):
         def forward(self, features: torch.Tensor) -> torch.Tensor:
             whole: torch.Tensor = super().forward(features)

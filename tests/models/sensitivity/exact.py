@@ -41,14 +41,14 @@ def evaluate(module, values):
 
 
 def exact(tensor):
-    """Numbers of any format as they are."""
+    """The exact values of numbers in any format."""
     values = tensor.detach().double().numpy()
     return np.vectorize(MP.mpf, otypes=[object])(values)
 
 
 def _activated(module, value):
     match module:
-        case nn.Hardtanh():  # and ReLU6
+        case nn.Hardtanh():  # ReLU6, too
             return min(max(value, MP.mpf(module.min_val)), MP.mpf(module.max_val))
         case nn.ReLU():
             return max(value, ZERO)

@@ -1,4 +1,4 @@
-"""Rounding errors of g: what float64 gives against 50 digits, and against the stated bound."""
+"""Rounding errors of g: float64 results compared with 50 digits and with the stated bound."""
 
 from math import prod
 
@@ -94,7 +94,7 @@ def test_float64_errs_by_less_than_the_bound(name):
         for norm in NORMS:
             assert size_of(difference, norm) <= bounds[norm].own
         largest = max(largest, float(size_of(difference, "linf")))
-    # Within what a bound for the worst case may lose, so that a bound of the wrong kind shows.
+    # Not looser than a worst-case bound may be, so that a bound of the wrong kind is noticed.
     assert bounds["linf"].own <= 2e4 * largest
 
 
@@ -114,7 +114,7 @@ def test_an_error_of_the_input_is_passed_on_within_the_bound(name):
             assert size_of(computed - truth, norm) <= bound
 
 
-def test_what_is_passed_on_is_the_sensitivity_between_equal_norms():
+def test_the_passed_on_error_is_the_sensitivity_between_equal_norms():
     encoder = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3, stride=2)).double()
     for norm in NORMS:
         error = encoder_error(encoder, SHAPE, norm)
@@ -130,7 +130,7 @@ def test_a_picture_that_is_used_as_it_is_has_no_error(norm):
 
 
 def test_deep_encoders_keep_their_errors_far_below_any_noise():
-    """By the largest values alone the bound would grow with each layer's row sums."""
+    """From the largest values alone, the bound would grow with each layer's row sums."""
     torch.manual_seed(8)
     encoder, _ = build("resnet", (3, 32, 32), 10, "stage1", {"depth": 20})
     encoder.double().eval()

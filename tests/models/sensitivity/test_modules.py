@@ -1,4 +1,4 @@
-"""The sensitivity of whole encoders: against their Jacobians, against attacks, and refusals."""
+"""The sensitivity of whole encoders, compared with their Jacobians and with attacks; refusals."""
 
 from itertools import pairwise, product
 from math import prod, sqrt
@@ -86,7 +86,7 @@ def jacobian_norms(network, point):
     """The exact norms of the network's derivative at a point; (∞,1) and (∞,2) from below."""
     jacobian = torch.autograd.functional.jacobian(network, point)
     matrix = jacobian.reshape(-1, point.numel()).numpy()
-    images = matrix @ np.sign(matrix).T  # of the signs of each row
+    images = matrix @ np.sign(matrix).T  # for the signs of each row
     return {
         ("l1", "l1"): np.linalg.norm(matrix, 1),
         ("l1", "l2"): np.linalg.norm(matrix, axis=0).max(),
@@ -114,7 +114,7 @@ def test_no_jacobian_exceeds_the_bound(name):
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "nothing"])
 def test_ascent_on_the_quotient_never_exceeds_the_bound(name):
-    """Two pictures, moved to pull their images apart and themselves together."""
+    """Two pictures are moved so that they come closer and their features move apart."""
     network = NETWORKS[name]
     generator = torch.Generator().manual_seed(2)
     for p, q in product(NORMS, NORMS):
@@ -133,7 +133,7 @@ def test_ascent_on_the_quotient_never_exceeds_the_bound(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(("p", "q"), [("l2", "l2"), ("l1", "l1"), ("linf", "l2"), ("l2", "l1")])
-def test_layers_multiply_to_the_whole(name, p, q):
+def test_the_bound_is_the_product_of_its_layers(name, p, q):
     network = NETWORKS[name]
     rows = layer_sensitivities(network, SHAPE, p, q)
     whole = encoder_sensitivity(network, SHAPE, p, q)
@@ -147,7 +147,7 @@ def test_layers_multiply_to_the_whole(name, p, q):
 
 
 def test_every_pair_of_signs_of_a_linear_encoder():
-    """From L∞ the largest change is one of signs: with nine pixels all of them can be tried."""
+    """From L∞ the largest change is a vector of signs; with nine pixels, all can be tried."""
     torch.manual_seed(3)
     shape = (1, 3, 3)
     signs = torch.tensor(list(product((-1.0, 1.0), repeat=9)), dtype=torch.float64)
@@ -185,7 +185,7 @@ def test_power_iteration_stays_below(name):
     assert image.norm() > 0.05 * bound
 
 
-def test_a_residual_sum_adds_what_its_paths_may_do():
+def test_a_residual_sum_adds_the_bounds_of_its_paths():
     branch = nn.Conv2d(2, 2, 1, bias=False)
     with torch.no_grad():
         branch.weight.copy_(0.5 * torch.eye(2)[..., None, None])
@@ -230,7 +230,8 @@ def test_stages_of_whole_networks_have_a_bound_that_no_jacobian_exceeds(name, ar
 
 
 def test_a_batch_norm_is_bounded_with_the_convolution_before_it():
-    """Its large factors meet the small kernels: apart, the largest of each would multiply."""
+    """Its large factors meet small kernels; bounded separately, the largest of each would
+    multiply."""
     network = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2, eps=0.0)).eval()
     with torch.no_grad():
         network[0].weight.copy_(torch.tensor([4.0, 0.1])[:, None, None, None])
@@ -244,19 +245,19 @@ def test_a_batch_norm_is_bounded_with_the_convolution_before_it():
 
 
 def test_overlapping_windows_count_what_they_share():
-    """ResNet-50's pooling: a value lies in up to four windows of 3 x 3 at a stride of 2."""
+    """ResNet-50's pooling: with a stride of 2, a value lies in up to four windows of 3 x 3."""
     layer = nn.MaxPool2d(3, stride=2, padding=1)
     values = {norm: encoder_sensitivity(layer, (1, 9, 9), norm, norm).value for norm in NORMS}
     assert values == {"l1": 4.0, "l2": 2.0, "linf": 1.0}
     apart = nn.MaxPool2d(2)
     assert encoder_sensitivity(apart, (1, 9, 9), "l2", "l2").value == 1.0
-    # One bright pixel, seen by all four.
+    # One bright pixel that all four see.
     picture = torch.zeros(1, 1, 9, 9)
     picture[..., 3, 3] = 1.0
     assert layer(picture).sum() == 4
 
 
-def test_adaptive_pooling_over_everything_is_the_mean():
+def test_adaptive_pooling_over_the_whole_picture_is_the_mean():
     layer = nn.AdaptiveAvgPool2d(1)
     for p, q, value in (("l1", "l1", 1 / 12), ("l1", "l2", 1 / 12), ("l2", "l2", 12**-0.5)):
         assert encoder_sensitivity(layer, (2, 3, 4), p, q).value == pytest.approx(value, rel=1e-9)
@@ -290,7 +291,7 @@ def test_identity_changes_norms_by_the_dimension():
 
 
 @pytest.mark.parametrize(("p", "q"), PAIRS)
-def test_one_convolution_is_the_operator(p, q):
+def test_a_single_convolution_has_the_operators_bound(p, q):
     layer = nn.Conv2d(3, 4, 5, stride=2, padding=2)
     direct = Convolution(
         layer.weight.detach().double().numpy(), input_size=(16, 14), stride=2, padding=2
@@ -300,8 +301,9 @@ def test_one_convolution_is_the_operator(p, q):
     assert found.method == direct.method
 
 
-def test_the_norms_between_are_the_best():
-    """From L1 to L2: one pair does better over L1 (1, not √2), the other over L2 (√2, not 2)."""
+def test_the_best_norms_between_layers_are_chosen():
+    """From L1 to L2: one pair is better through L1 (1, not √2), the other through L2 (√2, not
+    2)."""
     spread, identity, gather = np.ones((2, 1)), np.eye(2), np.ones((1, 2))
     for first, second, best in ((identity, gather, 1.0), (spread, identity, sqrt(2))):
         network = nn.Sequential(nn.Flatten(), nn.Linear(*first.T.shape), nn.ReLU()).double()
@@ -311,7 +313,7 @@ def test_the_norms_between_are_the_best():
             network[3].weight.copy_(torch.from_numpy(second))
         found = encoder_sensitivity(network, (first.shape[1], 1, 1), "l1", "l2").value
         assert found == pytest.approx(best, rel=1e-9)
-    # The other way round each would be larger.
+    # The other way round, each would be larger.
     assert Matrix(gather).sensitivity("l2", "l2").value > 1.4
     assert Matrix(spread).sensitivity("l1", "l1").value == pytest.approx(2)
 
@@ -344,7 +346,7 @@ def test_batch_norm_multiplies_each_channel():
     assert encoder_sensitivity(plain, (2, 3, 3), "l2", "l2").value == pytest.approx(2.0)
 
 
-def test_half_precision_weights_are_taken_as_they_are():
+def test_half_precision_weights_are_used_as_they_are():
     layer = nn.Conv2d(1, 2, 3).to(torch.bfloat16)
     exact = Convolution(layer.weight.detach().double().numpy(), input_size=(8, 8)).sensitivity(
         "l1", "l2"
@@ -440,7 +442,7 @@ def test_what_has_no_proof_is_refused(layer, message):
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (0, 8, 8), (1, 1, 8, 8)])
-def test_shapes_that_are_no_picture_are_refused(shape):
+def test_shapes_that_are_not_pictures_are_refused(shape):
     with pytest.raises(ValueError, match="input shape"):
         encoder_sensitivity(nn.Identity(), shape, "l2", "l2")
 

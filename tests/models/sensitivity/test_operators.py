@@ -1,4 +1,4 @@
-"""Bounds on linear maps and convolutions against dense matrices and against attacks on them."""
+"""Bounds on linear maps and convolutions, compared with dense matrices and with attacks."""
 
 import json
 from itertools import product
@@ -24,7 +24,7 @@ EXACT = [("l1", "l1"), ("l1", "l2"), ("linf", "linf")]
 
 
 def dense(kernel, size, **options):
-    """The matrix of a convolution, by pushing every unit vector through torch in float64."""
+    """The matrix of a convolution, from every unit vector sent through torch in float64."""
     weight = torch.as_tensor(np.asarray(kernel, dtype=float))
     inputs = weight.shape[1] * options.get("groups", 1) * size[0] * size[1]
     units = torch.eye(inputs, dtype=torch.float64).reshape(inputs, -1, *size)
@@ -40,7 +40,7 @@ def exact_norm(matrix, p, q):
 
 
 def attack_from_linf(matrix, q, rng):
-    """The best of several ascents over sign vectors: a lower bound on the norm from L∞ to q."""
+    """The best of several ascents over sign vectors: a lower bound on the norm from L∞ to Lq."""
     best = 0.0
     for _ in range(5):
         x = np.sign(rng.normal(size=matrix.shape[1]))
@@ -77,7 +77,7 @@ def test_bounds_hold_for_the_dense_matrix(seed):
         (p, q): Convolution(kernel, input_size=size, **options).sensitivity(p, q).value
         for p, q in PAIRS
     }
-    if not matrix.any():  # every tap falls on the padding
+    if not matrix.any():  # every weight falls on the padding
         assert min(bound.values()) >= 0
         return
     for pair in EXACT:
@@ -105,7 +105,7 @@ def test_largest_singular_value_is_within_a_tenth(seed):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_grid_factor_covers_the_frequencies_between(seed):
-    """On a long axis the finite matrix itself exceeds the maximum over the grid."""
+    """On a long axis, the finite matrix itself exceeds the maximum over the grid."""
     rng = np.random.default_rng(seed)
     taps = int(rng.integers(3, 6))
     kernel = rng.normal(size=(2, 1, 1, taps))
@@ -120,7 +120,7 @@ def test_the_grid_factor_covers_the_frequencies_between(seed):
         assert np.linalg.norm(dense(kernel, size), 2) <= found.value
 
 
-def test_a_long_picture_needs_the_factor():
+def test_a_long_picture_needs_the_grid_factor():
     """Without it this kernel's bound would be wrong: its peak lies halfway between two points."""
     taps, points = 5, 160
     peak = 2 * np.pi * 40.5 / points
@@ -144,7 +144,7 @@ def test_reference_figures(case):
     assert value("l1", "l1") == pytest.approx(float(case["col_l1_exact"]), rel=1e-9)
     assert value("l1", "l2") == pytest.approx(float(case["col_l2_exact"]), rel=1e-9)
     assert value("linf", "linf") == pytest.approx(float(case["row_l1"]), rel=1e-9)
-    # The figures are rounded to ten decimals and to eight.
+    # The figures are rounded to ten and to eight decimals.
     assert float(case["exact_2_2"]) - 1e-10 <= value("l2", "l2")
     assert value("l2", "l2") <= float(case["reshaped_pixeldp"]) * CLOSE
     assert value("l2", "l2") <= float(case["upper_64"]) * CLOSE
@@ -186,7 +186,7 @@ def test_squares_neither_vanish_nor_overflow(factor):
         assert scaled == pytest.approx(plain * factor, rel=1e-12)
 
 
-def test_many_channels_at_once_go_in_chunks(monkeypatch):
+def test_many_channels_are_bounded_in_chunks(monkeypatch):
     kernel = np.random.default_rng(0).normal(size=(6, 4, 3, 3))
     whole = Convolution(kernel, input_size=(20, 20)).sensitivity("l2", "l2").value
     monkeypatch.setattr("models.sensitivity.operators._CHUNK", 600)
@@ -244,7 +244,7 @@ def test_convolutions_that_do_not_exist_are_refused(changes, message):
         ((4, 3, 3, 3), (6, 6), {"dilation": 2, "padding": 2}),
     ],
 )
-def test_small_maps_have_their_matrix_s_own_norm(shape, size, options):
+def test_small_maps_have_the_norm_of_their_matrix(shape, size, options):
     kernel = np.random.default_rng(4).normal(size=shape)
     inputs = shape[1] * options.get("groups", 1)
     units = torch.eye(inputs * size[0] * size[1], dtype=torch.float64).reshape(-1, inputs, *size)
@@ -256,4 +256,4 @@ def test_small_maps_have_their_matrix_s_own_norm(shape, size, options):
     by_frequencies = convolution._bound_symbol()[0] * convolution.scale
     assert by_frequencies >= exact * (1 - 1e-12)
     if shape[2] == 9:
-        assert by_frequencies > 2 * exact  # what the border is worth
+        assert by_frequencies > 2 * exact  # the effect of the border

@@ -1,4 +1,4 @@
-"""From training to a certified answer, with the noise anywhere, in every norm and mechanism."""
+"""From training to a certified answer, with every placement, norm and mechanism."""
 
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def test_what_is_trained_is_certified(
     found = dict(answer_all(predictor, digits.images[:8], question))
     sizes = [inquiry.size for inquiry in found.values()]
     assert len(sizes) == 8
-    # Nobody can be certified further than all draws allow: a few scales, in units of the Δ's.
+    # No size can exceed what unanimous draws allow: a few scales, divided by Δ.
     scale, terms = chosen.noise_scale(kept), predictor.encode(digits.images[0]).terms
     most = max(
         float(convert(8 * scale / delta.value, delta.source, norm, terms.values))
@@ -95,7 +95,7 @@ def test_what_is_trained_is_certified(
 
 
 def test_g_is_trained_as_it_is_served(digits: DataSet) -> None:
-    """Its batch norms keep their statistics, so that no picture's features depend on others'."""
+    """Its batch norms keep their statistics, so that no picture's features depend on another's."""
     training = Training(recipe("resnet", "stage1", "gaussian", "l2"), digits)
     network = training.network.train()
     assert network.classifier.training

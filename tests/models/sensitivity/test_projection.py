@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 
 
 def stored_bound(layer, size, p, q):
-    """The bound of the weight as stored, computed beside the projection's own code."""
+    """The bound of the weight as stored, computed independently of the projection."""
     weight = layer.weight.detach().double().numpy()
     if isinstance(layer, nn.Linear):
         return Matrix(weight).sensitivity(p, q).value
@@ -79,7 +79,8 @@ def test_only_the_scale_changes():
 
 
 def test_training_cannot_push_it_over():
-    """Steps that pull two pictures' images apart; after each projection no quotient exceeds 1."""
+    """Steps that pull the features of two pictures apart; after each projection, no quotient
+    exceeds 1."""
     torch.manual_seed(0)
     layer = nn.Conv2d(1, 8, 5, stride=2, padding=2, bias=False)
     optimiser = torch.optim.SGD(layer.parameters(), lr=1.0)
@@ -90,14 +91,14 @@ def test_training_cannot_push_it_over():
         (-layer(change).square().sum()).backward()
         optimiser.step()
         assert project_(layer, (1, 14, 14), "l2", "l2").value <= 1
-        with torch.no_grad():  # power iteration on the change: what an attacker would do
+        with torch.no_grad():  # power iteration on the change, as an attacker would do
             weight, step = layer.weight.double(), change.double()
             image = functional.conv2d(step, weight, stride=2, padding=2)
             assert (image.flatten(1).norm(dim=1) / step.flatten(1).norm(dim=1)).max() <= 1
             change = functional.conv_transpose2d(
                 image, weight, stride=2, padding=2, output_padding=1
             ).float()
-    # The attack comes near, so that the test would notice a bound that is too small.
+    # The attack comes close, so the test would notice a bound that is too small.
     assert (image.flatten(1).norm(dim=1) / step.flatten(1).norm(dim=1)).max() > 0.9
 
 
@@ -125,7 +126,7 @@ def test_deep_encoders_reach_their_bound_and_no_more(name):
         assert 1 - 1e-5 < found.value <= 1
 
 
-def test_layers_share_what_is_scaled():
+def test_scaling_is_divided_among_layers():
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 3))
     network.eval()
     with torch.no_grad():
@@ -140,7 +141,7 @@ def test_layers_share_what_is_scaled():
         assert torch.equal(network.get_parameter(name), before[name])
 
 
-def test_a_branch_never_drowns_a_shortcut_that_cannot_grow():
+def test_a_branch_never_outweighs_a_shortcut_that_cannot_grow():
     branch = nn.Sequential(nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1), Residual(nn.Conv2d(2, 2, 1)))
     encoder = nn.Sequential(nn.Conv2d(1, 2, 3), Residual(branch))
     with torch.no_grad():
@@ -162,7 +163,7 @@ def test_a_layer_used_twice_is_scaled_once():
 
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, float("nan"), float("inf")])
-def test_bounds_that_mean_nothing_are_refused(bound):
+def test_meaningless_bounds_are_refused(bound):
     with pytest.raises(ValueError, match="expected a positive number"):
         project_(nn.Conv2d(1, 1, 1), (1, 2, 2), "l2", "l2", bound)
 

@@ -11,12 +11,12 @@ def spots() -> torch.Tensor:
     return pictures
 
 
-def test_nothing_asked_changes_nothing() -> None:
+def test_without_augmentation_nothing_changes() -> None:
     pictures = spots()
     assert augment(pictures, Augmentation()) is pictures
 
 
-def test_shifts_are_whole_pixels_and_each_pictures_own() -> None:
+def test_shifts_are_whole_pixels_and_differ_between_pictures() -> None:
     torch.manual_seed(0)
     shifted = augment(spots(), Augmentation(shift=2))
     places = set()
@@ -28,7 +28,7 @@ def test_shifts_are_whole_pixels_and_each_pictures_own() -> None:
     assert {row for row, _ in places} == {column for _, column in places} == {-2, -1, 0, 1, 2}
 
 
-def test_what_comes_in_is_black() -> None:
+def test_pixels_that_come_in_are_black() -> None:
     torch.manual_seed(0)
     shifted = augment(torch.ones(64, 3, 6, 6), Augmentation(shift=3))
     assert shifted.shape == (64, 3, 6, 6)
@@ -36,7 +36,7 @@ def test_what_comes_in_is_black() -> None:
     assert abs(float(least) - 3 * 3 * 3) < 1e-3
 
 
-def test_a_flip_exchanges_left_and_right_for_some() -> None:
+def test_a_flip_exchanges_left_and_right_in_some_pictures() -> None:
     torch.manual_seed(0)
     pictures = torch.zeros(64, 1, 4, 6)
     pictures[:, :, 1, 0] = 1

@@ -1,4 +1,4 @@
-"""A classifier that never saw noise becomes one that is certified."""
+"""A classifier that never saw noise becomes a certified one."""
 
 from functools import partial
 from pathlib import Path
@@ -69,7 +69,7 @@ def certified(bundle: Path, size: float) -> float:
 
 @pytest.fixture
 def weights(tmp_path: Path, plain: Path) -> Path:
-    """The classifier's weights alone, as its own people have them."""
+    """Only the classifier's weights, as its authors have them."""
     state = load_file(plain / "weights.safetensors")
     file = tmp_path / "digits.safetensors"
     save_file({name.removeprefix("classifier."): value for name, value in state.items()}, file)
@@ -117,7 +117,7 @@ def test_the_classifier_is_left_as_it_was(plain: Path, denoised: Path) -> None:
 def test_noise_after_its_first_layer_keeps_the_sensitivity(
     tmp_path: Path, digits: DataSet, plain: Path
 ) -> None:
-    """And a resumed training ends as one without interruption does."""
+    """A resumed training ends like one without interruption."""
     recipe = find_recipe("digits-denoiser").changed(
         epochs=2,
         held_out=10,
@@ -143,7 +143,7 @@ def test_noise_after_its_first_layer_keeps_the_sensitivity(
     assert whole.read_bytes() == parts.read_bytes()
 
 
-def test_what_does_not_go_together_is_refused(
+def test_combinations_that_do_not_match_are_refused(
     tmp_path: Path, digits: DataSet, plain: Path, denoised: Path, weights: Path
 ) -> None:
     recipe, bundle = find_recipe("digits-denoiser"), read_bundle(plain)

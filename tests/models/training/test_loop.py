@@ -62,7 +62,7 @@ def test_a_bundle_comes_out_that_knows_its_recipe(tmp_path: Path, digits: DataSe
 
 
 def interrupted_after(epochs: int) -> Callable[..., None]:
-    """Return what writes checkpoints until ``epochs`` are done and is interrupted then."""
+    """Return a function that writes checkpoints and interrupts the training after ``epochs``."""
 
     def write(*arguments: Any) -> None:
         checkpoint.write_checkpoint(*arguments)
@@ -102,7 +102,7 @@ def test_a_resumed_training_ends_with_the_same_weights(
 
 
 class Slowed(loop.Training):
-    """A training in which one number format is slow, as on machines without arithmetic in it."""
+    """A training in which one number format is slow, as on machines that lack it."""
 
     slow = "float32"
 
@@ -113,7 +113,7 @@ class Slowed(loop.Training):
 
 
 @pytest.mark.parametrize(("slow", "faster"), [PRECISIONS, PRECISIONS[::-1]])
-def test_what_is_faster_here_is_trained_in_and_recorded(
+def test_the_faster_number_format_is_used_and_recorded(
     tmp_path: Path,
     few: DataSet,
     capsys: pytest.CaptureFixture[str],
@@ -131,7 +131,7 @@ def test_what_is_faster_here_is_trained_in_and_recorded(
 
 
 def test_the_measurement_leaves_no_trace(tmp_path: Path, few: DataSet) -> None:
-    """Neither in weights, nor in running statistics, nor in random numbers."""
+    """Neither weights, nor running statistics, nor random numbers change."""
     resnet = {"name": "fast-resnet", "arguments": {"channels": [2, 2, 2, 2]}}
     asked = recipe(epochs=1, precision=None, architecture=resnet, draws=2)
     manifest = train(asked, few, tmp_path / "measured")
@@ -146,7 +146,7 @@ def test_the_measurement_leaves_no_trace(tmp_path: Path, few: DataSet) -> None:
 def test_a_training_goes_on_in_the_format_that_it_began_in(
     tmp_path: Path, few: DataSet, monkeypatch: pytest.MonkeyPatch, precision: Precision
 ) -> None:
-    """Even where the other one is faster."""
+    """Even if the other one is faster."""
     monkeypatch.setattr(Slowed, "slow", precision)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "write_checkpoint", interrupted_after(1))
@@ -179,7 +179,7 @@ def test_two_trainings_do_not_write_into_one_folder(tmp_path: Path, few: DataSet
         train(recipe(), few, tmp_path)
 
 
-def test_a_checkpoint_torn_in_the_middle_leaves_the_one_before(
+def test_a_partly_written_checkpoint_leaves_the_one_before(
     few: DataSet, unfinished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = write_whole
@@ -199,7 +199,7 @@ def test_a_checkpoint_torn_in_the_middle_leaves_the_one_before(
     assert sorted(file.name for file in unfinished.iterdir()) == ["model.json", WEIGHTS]
 
 
-def test_a_taken_folder_is_left_alone(few: DataSet, unfinished: Path) -> None:
+def test_a_folder_in_use_is_left_alone(few: DataSet, unfinished: Path) -> None:
     with pytest.raises(
         TrainingError, match="unfinished training; --resume continues it, --force begins"
     ):
@@ -220,7 +220,7 @@ def test_force_begins_again_and_resume_goes_on(few: DataSet, unfinished: Path) -
         patch.setattr(Training, "_watch", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(recipe(epochs=2, seed=6), few, unfinished, force=True)
-    assert read_bundle(unfinished).digest == bundle.digest, "until there is another"
+    assert read_bundle(unfinished).digest == bundle.digest, "until there is a new one"
 
     train(recipe(epochs=2, seed=6), few, unfinished, force=True)
     alone = unfinished.parent / "alone"
@@ -229,7 +229,7 @@ def test_force_begins_again_and_resume_goes_on(few: DataSet, unfinished: Path) -
     assert sorted(file.name for file in unfinished.iterdir()) == ["model.json", WEIGHTS]
 
 
-def test_a_recipe_that_does_not_fit_leaves_the_checkpoint(few: DataSet, unfinished: Path) -> None:
+def test_a_recipe_that_does_not_match_leaves_the_checkpoint(few: DataSet, unfinished: Path) -> None:
     before = {file.name: file.read_bytes() for file in unfinished.iterdir()}
     with pytest.raises(ValueError, match="placement"):
         train(recipe(epochs=1, placement="nowhere"), few, unfinished, force=True)
@@ -325,7 +325,7 @@ def test_noise_grows_over_the_warm_up(few: DataSet) -> None:
     assert scales[7:] == [0.25] * 3
 
 
-def test_progress_tells_each_epoch(
+def test_progress_reports_each_epoch(
     tmp_path: Path, few: DataSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(recipe(epochs=2), few, tmp_path)

@@ -16,7 +16,7 @@ def test_without_consistency_it_is_the_mean_cross_entropy() -> None:
 
 
 def test_consistency_by_hand() -> None:
-    # One picture, two labels, draws that predict (0.9, 0.1) and (0.5, 0.5): mean (0.7, 0.3).
+    # One picture, two labels, two draws that predict (0.9, 0.1) and (0.5, 0.5): mean (0.7, 0.3).
     logits = torch.tensor([[[0.9, 0.1]], [[0.5, 0.5]]]).log()
     cross = -(math.log(0.9) + math.log(0.5)) / 2
     divergence = (
@@ -30,7 +30,7 @@ def test_consistency_by_hand() -> None:
     assert float(loss) == pytest.approx(cross + 4 * divergence + 0.25 * entropy, rel=1e-5)
 
 
-def test_draws_that_are_sure_do_not_break_it() -> None:
+def test_draws_without_doubt_do_not_break_it() -> None:
     logits = torch.tensor([[[200.0, -200.0]], [[200.0, -200.0]]], requires_grad=True)
     loss = draws_loss(logits, torch.tensor([0]), Consistency(weight=10))
     loss.backward()  # type: ignore[no-untyped-call]

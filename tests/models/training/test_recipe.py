@@ -17,7 +17,7 @@ def test_recipes_are_found_by_name_and_survive_json(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_no_recipe_fixes_a_number_format_that_is_slow_on_some_machines(recipe: Recipe) -> None:
+def test_no_recipe_prescribes_a_number_format_that_some_machines_lack(recipe: Recipe) -> None:
     assert recipe.precision in {None, "float32"}
 
 

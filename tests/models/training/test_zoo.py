@@ -11,7 +11,7 @@ from models.predictor import Predictor
 from models.training.recipe import Recipe, find_recipe
 
 NAMES = sorted(path.name for path in ZOO.iterdir() if (path / MANIFEST).exists())
-# What each must have reached on every tenth test picture: accuracy, and certified accuracy by size.
+# What each model must reach on every tenth test picture: accuracy, and certified accuracy by size.
 ASKED = {
     "mnist-cnn": (0.98, {0.5: 0.95, 1.0: 0.85}),
     "mnist-cnn-l1": (0.97, {0.5: 0.94, 1.0: 0.88}),
@@ -24,12 +24,12 @@ def mnist() -> Bundle:
     return read_bundle(ZOO / "mnist-cnn")
 
 
-def test_the_zoo_is_what_is_asked_about() -> None:
+def test_the_zoo_has_exactly_these_models() -> None:
     assert sorted(ASKED) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_small_and_was_trained_by_the_recipe_of_its_name(name: str) -> None:
+def test_it_is_small_and_was_trained_with_the_recipe_of_its_name(name: str) -> None:
     bundle = read_bundle(ZOO / name)
     assert sum(file.stat().st_size for file in bundle.path.iterdir()) <= 8_000_000
     manifest, recipe = bundle.manifest, find_recipe(name)
@@ -44,7 +44,7 @@ def test_it_is_small_and_was_trained_by_the_recipe_of_its_name(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_reached_what_was_asked_of_it(name: str) -> None:
+def test_it_reaches_its_required_figures(name: str) -> None:
     evaluation = Evaluation.model_validate(read_bundle(ZOO / name).manifest.evaluation)
     assert (evaluation.pictures, evaluation.max_draws, evaluation.confidence) == (1000, 1000, 0.999)
     accuracy, sizes = ASKED[name]
@@ -54,7 +54,7 @@ def test_it_reached_what_was_asked_of_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_card_tells_how_to_make_it_again_and_gives_the_recorded_figures(name: str) -> None:
+def test_its_card_says_how_to_make_it_and_has_the_recorded_figures(name: str) -> None:
     bundle = read_bundle(ZOO / name)
     data = find_recipe(name).dataset
     precision = bundle.manifest.training["recipe"]["precision"]

@@ -1,7 +1,7 @@
-"""Each rule about rows against the operators themselves, with numbers.
+"""Each rule about rows, compared with what the operators do to numbers.
 
-The oracle knows nothing of the rules: it makes tensors whose rows are where a claim says, computes
-with some rows replaced and with the rows permuted, and looks where the output changed.
+The oracle knows nothing of the rules. It makes tensors whose rows are where a claim says, computes
+with some rows replaced and with rows permuted, and checks where the output changed.
 """
 
 import math
@@ -21,25 +21,25 @@ from models.networks.foreign.rows import CONSTANT, ROWS, RefusedError, Rows, Siz
 
 pytestmark = pytest.mark.slow
 
-# How often each operator is called with arguments drawn anew, and how many rows there are.
+# How often each operator is called with random arguments, and with how many rows.
 CALLS, BATCHES = 30, (2, 3)
 
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor to be drawn: its shape without the rows, where they are, and of which kind."""
+    """A tensor to be drawn: its shape without the rows, where the rows are, and its kind."""
 
     shape: tuple[int, ...]
     rows: Rows | None
     kind: str = "float"
 
     def value(self) -> Value:
-        """As the proof sees it."""
+        """The tensor as the proof sees it."""
         made = tuple(self.draw(batch, torch.Generator()).to("meta") for batch in rows.BATCHES)
         return Value(made, self.rows, frozenset({ROWS if self.rows else CONSTANT}))
 
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
-        """With as many rows, each drawn by itself."""
+        """Draw ``count`` rows independently of each other."""
         if self.rows is None:
             return self._numbers(self.shape, generator)
         parts = self._numbers((batch, *self._parts()), generator)
@@ -59,7 +59,7 @@ class Operand:
 
 
 def assembled(parts: Tensor, where: Rows) -> Tensor:
-    """Put rows [batch, …, before, after, …] together to a tensor."""
+    """Assemble rows [batch, …, before, after, …] into a tensor."""
     moved = parts.movedim(0, where.axis + 1)
     return moved.flatten(where.axis, where.axis + 2).contiguous()
 
@@ -71,7 +71,7 @@ def taken_apart(tensor: Tensor, where: Rows, batch: int) -> Tensor:
 
 
 class Draw:
-    """Draws arguments of an operator."""
+    """Draws arguments for an operator."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -86,7 +86,7 @@ class Draw:
         return Rows(self.rng.randrange(dim), self.one(1, 1, 2), self.one(1, 1, 3))
 
     def operand(self, low: int = 1, high: int = 4, axis: int | None = None) -> Operand:
-        """Rows somewhere in a tensor of so many axes."""
+        """A random place for rows in a tensor with so many axes."""
         dim = self.rng.randint(low, high)
         where = self.where(dim)
         if axis is not None and self.chance(0.8):
@@ -94,7 +94,7 @@ class Draw:
         return Operand(tuple(self.one(1, 2, 3, 4) for _ in range(dim - 1)), where)
 
     def beside(self, other: Operand, kind: str = "float") -> Operand:
-        """A tensor that may be broadcast against ``other``, and may not."""
+        """A tensor that often, but not always, can be broadcast against ``other``."""
         if other.rows is None or self.chance(0.1):
             return Operand(self.operand().shape, None, kind)
         shape = [size if self.chance(0.7) else 1 for size in other.shape]
@@ -108,7 +108,7 @@ class Draw:
         return Operand(tuple(shape[self.rng.randint(0, len(shape)) :]), None, kind)
 
     def sizes(self, other: Operand) -> list[int | Size]:
-        """A shape for the same elements, mostly."""
+        """A shape, mostly for the same number of elements."""
         factors: list[int | Size] = list(other.shape)
         if other.rows:
             where = other.rows
@@ -138,7 +138,7 @@ class Draw:
         return [dim - count if self.chance(0.3) else dim for dim in chosen]
 
     def size(self) -> int | Size | None:
-        """A place along an axis."""
+        """A position along an axis."""
         return self.one(None, 0, 1, 2, -1, Size(1), Size(2), Size(3), 2**63 - 1)
 
 
@@ -638,7 +638,7 @@ DRAWS: dict[Callable[..., Any], Callable[[Draw, list[str], Any], Arguments]] = {
     rules.group_normalised_by_sizes: _group_norm,
     rules.recurrent: _recurrent,
 }
-# Of sizes, or of constants alone.
+# These compute with sizes, or with constants only.
 OTHERS = {rules.constant, rules.weight_normalised}
 LISTED = sorted(name for name, rule in aten._LISTED.items() if rule.place not in OTHERS)
 
@@ -668,7 +668,7 @@ def filled(held: Any, change: Callable[[Operand], Tensor], batch: int) -> Any:
 
 
 def proven(called: Any, drawn: Arguments) -> list[Value] | None:
-    """What the proof says of the outputs; None if it refuses."""
+    """What the proof says of the outputs, or None if it refuses."""
 
     def held(part: Any) -> Any:
         if isinstance(part, Operand):
@@ -687,7 +687,7 @@ def proven(called: Any, drawn: Arguments) -> list[Value] | None:
 
 
 def check(called: Any, drawn: Arguments, claims: Sequence[Value], batch: int) -> None:
-    """Replace rows and permute rows, and look what becomes of the outputs' rows."""
+    """Replace and permute rows, and check what happens to the rows of the outputs."""
     generator = torch.Generator().manual_seed(batch)
     parts: dict[int, Tensor] = {}
 
@@ -737,7 +737,7 @@ def check(called: Any, drawn: Arguments, claims: Sequence[Value], batch: int) ->
 
 
 @pytest.mark.parametrize("name", LISTED)
-def test_an_operator_leaves_rows_alone_where_its_rule_says_so(name: str) -> None:
+def test_an_operator_keeps_rows_apart_where_its_rule_says_so(name: str) -> None:
     taken = 0
     for number in range(CALLS):
         called, drawn = drawn_for(name, number)
@@ -747,4 +747,4 @@ def test_an_operator_leaves_rows_alone_where_its_rule_says_so(name: str) -> None
         taken += any(isinstance(claim.claim, Rows) for claim in claims)
         for batch in BATCHES:
             check(called, drawn, claims, batch)
-    assert taken, "none of the calls was taken: the rule is not tried"
+    assert taken, "no call was accepted, so the rule is not tested"

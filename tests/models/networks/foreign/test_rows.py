@@ -1,4 +1,4 @@
-"""An exported program gets in only if it is proven that its rows are alone."""
+"""An exported program is imported only if its rows are proven to be independent."""
 
 import warnings
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def above_eight(features: Tensor) -> Tensor:
 
 
 def beyond_white(features: Tensor) -> Tensor:
-    """Mixes only where six values of a row are above any that noise makes."""
+    """Mixes rows only if six values of a row are larger than noise ever makes them."""
     asked = (features[:, :6] > 3).all(1, keepdim=True).to(features.dtype)
     return features + asked * features.mean(0)
 
@@ -93,7 +93,7 @@ def sometimes(features: Tensor) -> Tensor:
 
 
 def placed(features: Tensor) -> Tensor:
-    """Adds to each row its number."""
+    """Adds its number to each row."""
     return features + torch.arange(features.shape[0]).to(features.dtype)[:, None]
 
 
@@ -105,7 +105,7 @@ def assigned(features: Tensor) -> Tensor:
 
 
 def scattered(features: Tensor) -> Tensor:
-    """Adds the rows up where another row says."""
+    """Adds rows up if another row says so."""
     where = (features[:, 0] > 0).long()
     return torch.zeros_like(features).index_add(0, where, features)
 
@@ -117,7 +117,7 @@ def attention(features: Tensor) -> Tensor:
 
 
 def folded(features: Tensor) -> Tensor:
-    """A reshape that makes one row of parts of several."""
+    """A reshape that makes one row from parts of several."""
     return features.t().reshape(-1, FEATURES)
 
 
@@ -133,7 +133,7 @@ def pooled(features: Tensor) -> Tensor:
 
 
 def by_channels(features: Tensor) -> Tensor:
-    """Group normalisation that takes the batch for the channels."""
+    """Group normalisation that takes the batch for channels."""
     return F.layer_norm(features.t(), [features.shape[0]]).t()
 
 
@@ -234,7 +234,7 @@ def test_what_brings_rows_together_is_refused(tmp_path: Path, name: str) -> None
 
 
 class Counting(nn.Module):
-    """Answers by what it was asked before."""
+    """Answers depending on what it was asked before."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
@@ -264,7 +264,7 @@ class Counting(nn.Module):
 
 @pytest.mark.parametrize("way", ["copy", "add", "view", "index_put", "parameter", "expanded"])
 @pytest.mark.parametrize("decomposed", [False, True])
-def test_what_keeps_something_for_the_next_caller_is_refused(
+def test_state_that_lasts_between_calls_is_refused(
     tmp_path: Path, way: str, decomposed: bool
 ) -> None:
     with pytest.raises(ImportFailedError, match="program: "):
@@ -305,26 +305,26 @@ CHANCE: dict[str, Function] = {
 
 
 @pytest.mark.parametrize("name", CHANCE)
-def test_chance_and_unwritten_memory_are_refused(tmp_path: Path, name: str) -> None:
+def test_random_numbers_and_uninitialised_memory_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ImportFailedError, match="program: "):
         read(Written(CHANCE[name]).eval(), tmp_path / "net.pt2")
 
 
 @pytest.mark.parametrize("name", sorted({*CHANCE} - {"dropout of nothing"}))
-def test_also_after_decomposition(tmp_path: Path, name: str) -> None:
+def test_decomposed_programs_are_refused_too(tmp_path: Path, name: str) -> None:
     with pytest.raises(ImportFailedError, match="program: "):
         read(Written(CHANCE[name]).eval(), tmp_path / "net.pt2", decomposed=True)
 
 
 def turned_over(features: Tensor) -> Tensor:
-    """The same classifier of a picture and of its mirror image, as one batch of twice as many."""
+    """Classifies a picture and its mirror image, in one batch of twice the size."""
     both = torch.cat([features, features.flip(1)])
     one, other = both.relu().chunk(2)
     return one + other
 
 
 def windows(features: Tensor) -> Tensor:
-    """Windows of each picture in the batch's axis, as in Swin."""
+    """Windows of each picture along the batch's axis, as in Swin."""
     parts = features.view(-1, 4, 4).reshape(features.shape[0] * 4, 4)
     return (parts.softmax(1) + parts).view(features.shape[0], 4, 4).flatten(1)
 
@@ -344,7 +344,7 @@ def class_token(features: Tensor) -> Tensor:
 
 
 def written_in_place(features: Tensor) -> Tensor:
-    """Parts of a new tensor, written one after the other."""
+    """Parts of a new tensor, written one after another."""
     out = torch.zeros(features.shape[0], FEATURES)
     out[:, :8] = features[:, 8:]
     out[:, 8:].copy_(features[:, :8]).relu_()
@@ -402,7 +402,7 @@ ALONE: dict[str, Function] = {
 }
 
 
-# Decomposed they compute with sizes, or fill memory that they reserve.
+# When decomposed, they compute with sizes or fill memory that they allocate.
 WHOLE = {"turned over", "rrelu"}
 
 
@@ -410,7 +410,7 @@ WHOLE = {"turned over", "rrelu"}
     ("name", "decomposed"),
     [*((name, False) for name in ALONE), *((name, True) for name in sorted({*ALONE} - WHOLE))],
 )
-def test_what_leaves_rows_alone_is_taken(tmp_path: Path, name: str, decomposed: bool) -> None:
+def test_networks_that_keep_rows_apart_are_accepted(tmp_path: Path, name: str, decomposed: bool) -> None:
     network = Written(ALONE[name]).eval().requires_grad_(False)
     exported = read(network, tmp_path / "net.pt2", decomposed=decomposed)
     pictures = torch.rand(5, *SHAPE)
@@ -438,7 +438,7 @@ class Recurrent(nn.Module):
 
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_recurrent_layers_are_taken(tmp_path: Path, kind: Any, first: bool) -> None:
+def test_recurrent_layers_are_accepted(tmp_path: Path, kind: Any, first: bool) -> None:
     network = Recurrent(kind(4, 8, batch_first=first)).eval()
     exported = read(network, tmp_path / "net.pt2")
     pictures = torch.rand(3, *SHAPE)
@@ -446,7 +446,7 @@ def test_recurrent_layers_are_taken(tmp_path: Path, kind: Any, first: bool) -> N
 
 
 def torchvision_networks() -> dict[str, Callable[[], nn.Module]]:
-    """One of each of torchvision's families, with few and narrow layers where it lets us."""
+    """One of each of torchvision's families, with few and narrow layers where it allows that."""
     from torchvision import models as vision
     from torchvision.models import convnext, efficientnet, mobilenetv3, regnet
 
@@ -490,7 +490,7 @@ def torchvision_networks() -> dict[str, Callable[[], nn.Module]]:
     }
 
 
-# Without those that bring no operator of their own and take long to export.
+# Without those that add no operator and take long to export.
 FAMILIES = [
     "convnext",
     "densenet",
@@ -512,7 +512,7 @@ FAMILIES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_each_of_torchvisions_families_is_taken(tmp_path: Path, name: str) -> None:
+def test_each_of_torchvisions_families_is_accepted(tmp_path: Path, name: str) -> None:
     declare_missing_operators()
     networks = torchvision_networks()
     assert sorted(networks) == FAMILIES

@@ -28,7 +28,7 @@ def test_classifiers_take_the_number_of_labels(model: str, side: int) -> None:
 
 @pytest.mark.parametrize("model", ["convnext_tiny", "resnet50", "vit_b_16"])
 def test_large_ones_too(model: str) -> None:
-    """Without memory, and without the time that it takes to fill it."""
+    """Built without memory, and without the time to fill it."""
     with torch.device("meta"):
         _, h = networks.build("torchvision", (3, 64, 64), 7, "image", {"model": model, **PLAIN})
         assert h.eval()(torch.empty(2, 3, 64, 64)).shape == (2, 7)
@@ -42,7 +42,7 @@ def test_normalisation_comes_first() -> None:
     assert not any("normalise" in name for name in h.state_dict())
 
 
-def test_what_torchvisions_own_weights_take() -> None:
+def test_the_input_that_torchvisions_own_weights_expect() -> None:
     resnet, inception = find_defaults("resnet50"), find_defaults("inception_v3")
     assert (resnet.size, inception.size) == (224, 299)
     assert resnet.mean == (0.485, 0.456, 0.406)
@@ -61,7 +61,7 @@ def test_what_torchvisions_own_weights_take() -> None:
         ("vit_b_16", (3, 32, 48), "takes square pictures, not 48x32"),
     ],
 )
-def test_what_torchvision_does_not_have(
+def test_names_that_torchvision_does_not_have(
     model: str, shape: tuple[int, int, int], complaint: str
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
