@@ -1,4 +1,4 @@
-"""Who may import whom, as docs/architecture.md has it."""
+"""Which modules may import which, as docs/architecture.md says."""
 
 import ast
 import io
@@ -13,7 +13,7 @@ from tests.names import ROOT, Module, modules
 
 MODULES = modules()
 
-# By part of the project, what no module of it may import, at the top or inside a function.
+# For each part of the project, what its modules may not import, not even inside a function.
 FORBIDDEN = {
     "models": ("service",),
     "models.certification": ("torch", "torchvision", "PIL", "pydantic"),
@@ -23,10 +23,10 @@ FORBIDDEN = {
     "service.http": ("torch", "torchvision", "service.cli"),
     "service.system": ("models", "service.engine", "service.http", "service.decoding"),
 }
-# Lines of code that a function has at most, its docstring, comments and blank lines apart; and the
+# The most lines of code in a function, without docstring, comments and blank lines, and without the
 # options that a command declares.
 MOST_LINES = 60
-# What takes long to import, and is needed by few commands.
+# Packages that take long to import and that few commands need.
 HEAVY = ("torch", "torchvision", "numpy", "scipy", "fastapi", "pydantic", "PIL", "uvicorn")
 
 
@@ -36,8 +36,8 @@ def imports(module: Module, body: list[ast.stmt], *, everywhere: bool) -> Iterat
     Args:
         module: the module.
         body: its statements.
-        everywhere: inside functions, too, and for type checkers alone; else what runs when the
-            module is imported.
+        everywhere: include imports inside functions and those only for type checkers; otherwise
+        only those that run when the module is imported.
     """
     for node in body:
         if isinstance(node, ast.Import):
@@ -64,7 +64,8 @@ def within(name: str, part: str) -> bool:
 
 
 def needs(module: Module, *, everywhere: bool = False) -> set[str]:
-    """Return the project's modules that ``module`` needs when it is imported, or at all."""
+    """Return the project's modules that ``module`` needs to be imported, or at all
+    (``everywhere``)."""
     found = set()
     for name in imports(module, module.tree.body, everywhere=everywhere):
         parent = name.rpartition(".")[0]
@@ -73,7 +74,7 @@ def needs(module: Module, *, everywhere: bool = False) -> set[str]:
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
-    """Return a way from some module back to itself; none if there is no such way."""
+    """Return a path from some module back to itself; empty if there is none."""
     done: set[str] = set()
 
     def search(name: str, way: list[str]) -> list[str]:
@@ -102,7 +103,7 @@ def test_no_part_imports_what_it_must_not_know(part: str) -> None:
     assert wrong == []
 
 
-def test_certification_needs_nothing_but_numpy_and_scipy() -> None:
+def test_certification_needs_only_numpy_and_scipy() -> None:
     part = "models.certification"
     wrong = [
         (module.name, name)
@@ -116,7 +117,7 @@ def test_certification_needs_nothing_but_numpy_and_scipy() -> None:
 
 
 def literals(tree: ast.AST) -> Iterator[frozenset[object]]:
-    """Yield the values of each ``Literal`` of at least two."""
+    """Yield the values of each ``Literal`` with at least two."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
             values = ast.literal_eval(node.slice)
@@ -124,7 +125,7 @@ def literals(tree: ast.AST) -> Iterator[frozenset[object]]:
                 yield frozenset(values)
 
 
-def test_a_vocabulary_of_certification_stands_nowhere_else() -> None:
+def test_vocabularies_of_certification_are_defined_nowhere_else() -> None:
     own = "models.certification.names"
     vocabularies = set(literals(MODULES[own].tree))
     assert {"l1", "l2", "linf"} in vocabularies
@@ -143,7 +144,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert circle(graph) == []
 
 
-def test_no_circle_of_the_engine_hides_in_types_or_functions() -> None:
+def test_no_circle_in_the_engine_hides_in_types_or_functions() -> None:
     own = {name for name in MODULES if within(name, "service.engine")}
     graph = {name: needs(MODULES[name], everywhere=True) & own for name in own}
     assert "service.engine.loop" in graph["service.engine.worker"]  # imported inside a function
@@ -178,7 +179,7 @@ def test_imports_are_found(source: str, top: set[str], everywhere: set[str]) -> 
 
 
 def loaded_by(*names: str) -> set[str]:
-    """Return what is loaded in a new process that imports ``names``."""
+    """Return all modules that are loaded in a new process that imports ``names``."""
     program = f"import {', '.join(names)}, sys; print(*sys.modules)"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -206,7 +207,7 @@ def test_certification_loads_nothing_of_the_project() -> None:
 
 
 def sizes(source: str) -> Iterator[tuple[str, int]]:
-    """Yield each function of a module, and how many lines of code it has."""
+    """Yield each function of a module, with its number of lines of code."""
     layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
     lines = {
         line
@@ -228,7 +229,7 @@ def sizes(source: str) -> Iterator[tuple[str, int]]:
         yield function.name, len(lines.intersection(whole))
 
 
-def test_no_function_is_longer_than_a_reader_can_follow() -> None:
+def test_no_function_is_too_long_to_follow() -> None:
     paths = [module.path for module in MODULES.values()]
     paths += (ROOT / "client" / "src").rglob("*.py")
     found = [

@@ -1,4 +1,5 @@
-"""What documents name in code type exists: files, modules, classes, settings, routes, commands."""
+"""Everything that documents name in code type exists: files, classes, settings, routes,
+commands."""
 
 import ast
 import importlib.util
@@ -15,18 +16,18 @@ DOCUMENTS = [
     ROOT / "docs" / "glossary.md",
     *sorted((ROOT / "docs" / "decisions").glob("*.md")),
 ]
-# Words of others: HTTP's, PyTorch's, a name of no module.
+# Names that belong to others: HTTP's, PyTorch's, a package that is not installed.
 FOREIGN = {"Upgrade: h2c", "httptools", "nn.Sequential"}
-# A name as Python writes it, and no sentence in code type.
+# A dotted Python name, as opposed to a sentence in code type.
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-# Words that are written in one but are no class.
+# Names written in camel case that are not classes.
 WRITTEN_IN_ONE = {"FastAPI", "GitHub", "OpenAPI", "PixelDP", "PyTorch"}
 
 MODULES = modules()
 
 
 def files() -> set[str]:
-    """Return the files of the checkout, and the folders that they are in, by path."""
+    """Return the paths of the checkout's files and of their folders."""
     tops = [top for top in ROOT.iterdir() if not top.name.startswith(".")]
     found = [path for top in tops for path in (top, *top.rglob("*")) if path.is_file()]
     paths = [path.relative_to(ROOT) for path in found if "__pycache__" not in path.parts]
@@ -37,7 +38,7 @@ FILES = files()
 
 
 def defined() -> set[str]:
-    """Return what modules and their classes define: ``name``, and ``Class.name``."""
+    """Return what modules and their classes define, as ``name`` and as ``Class.name``."""
     found: set[str] = set()
     for module in MODULES.values():
         for name, body in members(module.tree.body):
@@ -50,7 +51,7 @@ def defined() -> set[str]:
 
 
 def strings() -> set[str]:
-    """Return every string that stands in the code by itself: names of problems, files, events."""
+    """Return every string constant in the code: names of problems, files, events."""
     return {
         node.value
         for module in MODULES.values()
@@ -64,7 +65,7 @@ REFERENCE = document()
 
 
 def exists(word: str) -> bool:
-    """Say whether what stands in code type names something that there is."""
+    """Return whether a word in code type names something that exists."""
     program, _, rest = word.partition(" ")
     if word in FOREIGN | DEFINED | STRINGS | MODULES.keys() | FILES:
         return True
@@ -90,13 +91,13 @@ def exists(word: str) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """Return what stands in code type, and in diagrams and text what is written as classes are."""
+    """Return everything in code type."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
     return re.findall(r"`([^`]+)`", prose)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_what_a_document_names_exists(path: Path) -> None:
+def test_everything_a_document_names_exists(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert [word for word in words(text) if not exists(word)] == []
     camel = set(re.findall(r"\b(?:[A-Z][a-z]+){2,}\b", text)) - WRITTEN_IN_ONE
@@ -104,7 +105,7 @@ def test_what_a_document_names_exists(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_what_a_document_links_to_exists(path: Path) -> None:
+def test_everything_a_document_links_to_exists(path: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (path.parent / link).exists()] == []
@@ -129,7 +130,7 @@ def test_what_a_document_links_to_exists(path: Path) -> None:
         "a crew",
     ],
 )
-def test_only_what_exists_passes(word: str) -> None:
+def test_only_existing_names_pass(word: str) -> None:
     assert exists(word) == (word == "service/engine")
 
 

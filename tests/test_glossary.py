@@ -1,4 +1,4 @@
-"""The glossary defines the words of the engine, and each word once."""
+"""The glossary defines the words of the engine, and each word only once."""
 
 import re
 
@@ -10,7 +10,7 @@ ROWS = [
     for line in TEXT.splitlines()
     if line.startswith("| ") and not re.match(r"\| --- |.*\| meaning \|$", line)
 ]
-# Errors say what they are by their names, and end in this word.
+# Error classes explain themselves by names that end in this word.
 ERROR = "Error"
 
 
@@ -31,7 +31,7 @@ def test_the_glossary_has_every_class_of_the_engine() -> None:
     assert wanted - named == set()
 
 
-def test_the_word_of_a_class_is_its_name() -> None:
+def test_the_word_for_a_class_is_its_name() -> None:
     for word, name, _ in (row for row in ROWS if len(row) == 3):
         if name and name != "`Decoder`":
             assert re.sub(r"(?<!^)(?=[A-Z])", " ", name.strip("`")).lower() == word

@@ -42,7 +42,7 @@ def test_the_default_never_becomes_another(tmp_path: Path) -> None:
         catalogue.find(None)
     assert not any(map(catalogue.is_default, catalogue.models))
     catalogue.put(catalogue.number(first.bundle))
-    assert catalogue.find(None).bundle is first.bundle, "also though it is the last of the list now"
+    assert catalogue.find(None).bundle is first.bundle, "even if it is last in the list now"
 
     assert Catalogue(paths, "b").find(None).key == ("b", "1")
     assert Catalogue(paths, "a:2").find(None).key == ("a", "2")
@@ -54,7 +54,7 @@ def test_the_default_never_becomes_another(tmp_path: Path) -> None:
             Catalogue(paths, missing)
 
 
-def test_folders_are_kept_of_what_was_served(tmp_path: Path) -> None:
+def test_folders_of_served_models_are_kept(tmp_path: Path) -> None:
     path = bundle(tmp_path, "a", "1")
     catalogue = Catalogue([path])
     catalogue.drop(catalogue.find("a"))
@@ -79,7 +79,7 @@ def test_a_bundle_that_cannot_be_trusted_is_refused(tmp_path: Path) -> None:
 
 
 class Noted:
-    """An observer that notes which models it was told of, as the metrics do."""
+    """An observer that records which models it was told of, as the metrics do."""
 
     def __init__(self) -> None:
         self.models: list[tuple[str, str, str]] = []
@@ -91,8 +91,8 @@ class Noted:
         self.models.remove(model)  # type: ignore[arg-type]
 
 
-def test_each_model_is_loaded_then_served_then_leaves(tmp_path: Path) -> None:
-    """Whoever asks the catalogue is told the same, whatever happens to a model."""
+def test_each_model_is_first_loaded_then_served_then_leaves(tmp_path: Path) -> None:
+    """The catalogue gives consistent answers, whatever happens to a model."""
     catalogue = Catalogue([bundle(tmp_path / "first", "a", "1"), bundle(tmp_path, "b", "1")])
     noted = Noted()
     catalogue.announce_to(noted)  # type: ignore[arg-type]
@@ -121,4 +121,4 @@ def test_each_model_is_loaded_then_served_then_leaves(tmp_path: Path) -> None:
     failed = catalogue.number(former.bundle)
     catalogue.forget(failed)
     check([1], [])
-    assert failed.index == 3, "no number is given twice"
+    assert failed.index == 3, "no number may be given twice"

@@ -1,4 +1,4 @@
-"""What is written to the log, and what never is."""
+"""What is logged, and what never is."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ def run(form: str) -> str:
 
 
 def test_json_is_one_object_a_line() -> None:
-    for form in ("json", "auto"):  # it is no terminal
+    for form in ("json", "auto"):  # it is not a terminal
         lines = [json.loads(line) for line in run(form).splitlines()]
         assert [line["event"] for line in lines] == [
             "hello",
@@ -56,5 +56,5 @@ def test_neither_keys_nor_local_variables_are_written(form: str) -> None:
     assert KEY not in written
     assert written.count("pixeldp_***") == 2
     assert "not this" not in written
-    # A traceback quotes its lines; a variable's value beside its name is what must not be there.
+    # A traceback quotes lines of code; it must not show the values of variables.
     assert "picture =" not in written.replace('picture = "a local variable"', "")

@@ -1,4 +1,4 @@
-"""Bundles that are read by a process apart."""
+"""Bundles that are read by a separate process."""
 
 import asyncio
 import subprocess
@@ -18,7 +18,7 @@ START = reading._start
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list["subprocess.Popen[bytes]"]:
-    """The readers that were started; they are real."""
+    """The real readers that were started."""
     found: list[subprocess.Popen[bytes]] = []
 
     def start() -> "subprocess.Popen[bytes]":
@@ -30,7 +30,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list["subprocess.Popen[bytes]"]:
 
 
 def wait_until_over(started: list["subprocess.Popen[bytes]"]) -> None:
-    """Wait until the readers have ended and none is counted any more."""
+    """Wait until all readers have ended and none is counted any more."""
     end = time.monotonic() + READ_SECONDS
     while reading._running:
         assert time.monotonic() < end

@@ -15,7 +15,7 @@ from service.settings import Settings, explain
 from service.system.environment import UnknownVariableError, check
 
 
-def test_defaults_are_what_a_newcomer_meets() -> None:
+def test_defaults_suit_a_first_start() -> None:
     settings = Settings()
     assert (settings.host, settings.port, settings.queue) == ("127.0.0.1", 8000, 1024)
     assert [path.name for path in settings.models] == ["mnist-cnn"]
@@ -30,12 +30,12 @@ def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.confidence == 0.999
     assert settings.models == [Path("/one"), Path("/two")]
     assert settings.cors_origins == ["https://a.example", "https://b.example"]
-    # What is said on the command line goes before it.
+    # The command line takes precedence over it.
     assert Settings(confidence=0.9).confidence == 0.9
 
 
-# For each setting what is taken, at both ends of its range, and what is not. Services at either end
-# of all ranges at once answer pictures in tests/e2e/test_settings.py.
+# For each setting, values that are accepted, at both ends of its range, and values that are not. In
+# tests/e2e/test_settings.py, services at either end of all ranges at once answer pictures.
 RANGES: dict[str, tuple[list[str], list[str]]] = {
     "host": (
         ["::", "0.0.0.0", "localhost"],
@@ -92,7 +92,7 @@ def test_every_setting_is_tried() -> None:
 
 
 @pytest.mark.parametrize("name", RANGES)
-def test_the_whole_range_is_taken_and_nothing_else(
+def test_the_whole_range_is_accepted_and_nothing_else(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variable = f"PIXELDP_{name.upper()}"
@@ -151,7 +151,7 @@ def pin_of(name: str, way: str = "pytorch/float32/128/false") -> str:
     return f"{read_bundle(ZOO / name).digest}/{way}"
 
 
-def test_a_pin_is_read_as_answers_name_it() -> None:
+def test_a_pin_is_written_as_answers_name_it() -> None:
     [(digest, way)] = Settings(pin=[pin_of("mnist-cnn", "openvino/int8/64/false")]).pins.items()
     assert digest == read_bundle(ZOO / "mnist-cnn").digest
     assert way == Execution("openvino", "int8", 64, compiled=False)
@@ -191,13 +191,13 @@ KUBERNETES = {
     "PIXELDP_PORT_80_TCP_PROTO": "tcp",
     "PIXELDP_PORT_80_TCP_PORT": "80",
     "PIXELDP_PORT_80_TCP_ADDR": "10.0.0.7",
-    # Of a second Service, called pixeldp-gpu.
+    # From a second Service, called pixeldp-gpu.
     "PIXELDP_GPU_SERVICE_HOST": "10.0.0.8",
     "PIXELDP_GPU_PORT": "tcp://10.0.0.8:80",
 }
 
 
-def test_what_kubernetes_sets_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_set_by_kubernetes_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in KUBERNETES.items():
         monkeypatch.setenv(name, value)
     assert Settings().port == 8000
@@ -222,7 +222,7 @@ def test_a_misspelt_name_is_refused(name: str, nearest: str) -> None:
         check({name: "/run/keys.json"}, Settings.model_fields)
 
 
-def test_other_names_are_none_of_its_business() -> None:
+def test_other_variables_are_ignored() -> None:
     others = {
         "PIXELDP_BUILDERS": "a",
         "PIXELDP_KEY": "pixeldp_" + "k" * 43,
@@ -235,7 +235,7 @@ def test_other_names_are_none_of_its_business() -> None:
         check({"PIXELDP_QQQ": "1"}, Settings.model_fields)
 
 
-def test_a_name_alone_is_a_model_of_the_zoo_unless_a_folder_has_it(
+def test_a_bare_name_is_a_model_of_the_zoo_unless_a_folder_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,6 @@
-"""The documents' site, built and read in a browser. Its name keeps it out of `make test`.
+"""The documents' site, built and read in a browser. The file's name keeps it out of `make test`.
 
-`make docs` runs it, as it installs what it takes.
+`make docs` runs it, as it installs what this needs.
 """
 
 import json
@@ -28,7 +28,7 @@ flowchart LR
     front[Front] --> worker[Worker]
 ```
 """
-# What a page makes a browser fetch by itself, and what it only leads to.
+# What a page makes a browser fetch by itself, and what it only links to.
 FETCHED = {
     ("script", "src"),
     ("img", "src"),
@@ -43,7 +43,7 @@ BLOCKS = ("h1", "h2", "h3", "pre", "li", "table", "blockquote", "img")
 
 
 class Document(HTMLParser):
-    """A page: its anchors, its links, what it fetches, and how many blocks its text has."""
+    """A page: its anchors, its links, what it fetches, and the number of blocks in its text."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Document(HTMLParser):
         self.ids |= {values[name] for name in ("id", "name") if name in values}
         if tag == "a" and "href" in values:
             self.links.append(values["href"])
-        # A canonical address is told, not fetched.
+        # A canonical address is stated, not fetched.
         if tag == "link" and values.get("rel") not in ("canonical", "next", "prev"):
             self.fetched.append(values["href"])
         self.fetched += [values[name] for name in values if (tag, name) in FETCHED]
@@ -72,7 +72,7 @@ class Document(HTMLParser):
 
 
 class Site:
-    """A built site that is served on loopback, and the documents that it was built from."""
+    """A built site, served on loopback, and the documents from which it was built."""
 
     def __init__(self, folder: Path, root: Path, address: str) -> None:
         self.folder, self.root, self.address = folder, root, address
@@ -80,7 +80,7 @@ class Site:
         self.pages = {file.relative_to(folder).as_posix(): Document(file) for file in files}
 
     def lead(self, page: str, link: str) -> tuple[str, str]:
-        """Return the file of the site that a link leads to, and the anchor in it."""
+        """Return the site's file to which a link leads, and the anchor in it."""
         address, anchor = urldefrag(urljoin(f"/{page}", link))
         path = unquote(urlsplit(address).path).lstrip("/")
         return f"{path}index.html" if path.endswith("/") or not path else path, anchor
@@ -88,7 +88,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The project's site, with a document more that has a diagram."""
+    """The project's site with one more document, which has a diagram."""
     root, folder = tmp_path_factory.mktemp("root"), tmp_path_factory.mktemp("site")
     for path in ROOT.iterdir():
         if path.name != "docs":
@@ -125,12 +125,12 @@ def test_no_page_fetches_anything_from_another_host(site: Site) -> None:
             assert address.startswith(("data:", "#")) or not urlsplit(address).netloc, sheet
 
 
-def test_every_link_leads_to_a_page_and_an_anchor_that_are_there(site: Site) -> None:
+def test_every_link_leads_to_an_existing_page_and_anchor(site: Site) -> None:
     count = 0
     for page, document in site.pages.items():
         for link in document.links:
             if urlsplit(link).scheme in ("http", "https"):
-                # Nothing is asked of them here: what can be seen is that they are addresses.
+                # Other hosts are not asked here; only the form of these addresses is checked.
                 assert "." in urlsplit(link).netloc or "127.0.0.1" in link, (page, link)
                 continue
             file, anchor = site.lead(page, link)
@@ -143,7 +143,7 @@ def test_every_link_leads_to_a_page_and_an_anchor_that_are_there(site: Site) -> 
 
 
 def documents(site: Site) -> Iterator[tuple[str, str]]:
-    """Yield each document, by its name, and the page that it became."""
+    """Yield each document by its name, and the page made from it."""
     for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "RELEASE.md", "SECURITY.md"):
         yield name, "index.html" if name == "README.md" else f"{Path(name).stem}/index.html"
     yield "client/README.md", "client/index.html"
@@ -155,16 +155,16 @@ def documents(site: Site) -> Iterator[tuple[str, str]]:
 
 
 def test_every_document_is_a_page_that_is_built_as_commonmark_builds_it(site: Site) -> None:
-    """Lists, code, tables, headings and pictures, as where the repository is looked at."""
+    """Lists, code, tables, headings and pictures, as in a view of the repository."""
     for name, page in documents(site):
         parser = MarkdownIt("commonmark").enable("table")
         plain = parser.render((site.root / name).read_text(encoding="utf-8"))
         counted = {block: plain.count(f"<{block}") for block in BLOCKS}
-        # <li is the beginning of <link, too, which no document has.
+        # <li also begins <link, which no document has.
         assert site.pages[page].blocks == counted, name
 
 
-def test_interfaces_are_written_from_the_docstrings(site: Site) -> None:
+def test_interfaces_are_generated_from_the_docstrings(site: Site) -> None:
     size = site.pages["api/models.certification.certificates/index.html"]
     assert "models.certification.certificates.size" in size.ids
     client = site.pages["api/pixeldp_client/index.html"]
@@ -174,7 +174,7 @@ def test_interfaces_are_written_from_the_docstrings(site: Site) -> None:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
-        pytest.skip("NOT TESTED in a browser: there is no chromium here")
+        pytest.skip("NOT TESTED in a browser: chromium is not installed here")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -183,7 +183,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, site: Site) -> Iterator[Page]:
-    """A window that must ask nobody but the site for anything, nor have an error."""
+    """A window that must not ask other hosts for anything, nor have an error."""
     context = browser.new_context()
     page = context.new_page()
     asked: list[Request] = []
@@ -198,14 +198,14 @@ def page(browser: Browser, site: Site) -> Iterator[Page]:
     assert others == []
 
 
-def test_every_page_asks_nobody_else(site: Site, page: Page) -> None:
+def test_no_page_asks_another_host(site: Site, page: Page) -> None:
     for name in site.pages:
         page.goto(f"{site.address}/{name}", wait_until="networkidle")
 
 
 def test_diagrams_are_drawn(site: Site, page: Page) -> None:
     page.goto(f"{site.address}/docs/diagram/")
-    # Drawn into a shadow of the element, which locators look into only where it is open.
+    # It is drawn into the element's shadow root, into which locators look only if it is open.
     page.wait_for_function("document.querySelector('div.mermaid') !== null", timeout=60_000)
     box = page.locator("div.mermaid").bounding_box()
     assert box is not None
@@ -222,7 +222,7 @@ def test_searching_finds(site: Site, page: Page) -> None:
 
 
 def test_sources_that_documents_link_to_are_shown(site: Site) -> None:
-    """A file and a folder; neither lies on the site as it is."""
+    """A file and a folder; neither is part of the site itself."""
     fallback = site.folder / "docs" / "fallback" / "index.html"
     assert "source/examples/fallback.py/" in fallback.read_text()
     assert "server {" in (site.folder / "source/deploy/nginx/index.html").read_text()

@@ -1,4 +1,4 @@
-"""Pictures for experiments about certificates, which must hold for any picture."""
+"""Pictures for experiments on certificates, which must hold for any picture."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,8 @@ Picture = NDArray[np.uint8]
 
 
 def digits(seed: int = 20) -> Iterator[Picture]:
-    """scikit-learn's handwritten digits as 28×28×1, blended so that some are hard; no end."""
+    """Endless pictures: scikit-learn's handwritten digits as 28×28×1, blended so that some are
+    hard."""
     from sklearn.datasets import load_digits
 
     images = load_digits().images
@@ -30,7 +31,7 @@ def digits(seed: int = 20) -> Iterator[Picture]:
 
 
 def photographs(side: int, seed: int = 20) -> Iterator[Picture]:
-    """Random squares of scikit-learn's two photographs as side×side×3; no end."""
+    """Endless pictures: random squares of scikit-learn's two photographs as side×side×3."""
     from sklearn.datasets import load_sample_images
 
     photos = [Image.fromarray(image) for image in load_sample_images().images]
@@ -44,7 +45,7 @@ def photographs(side: int, seed: int = 20) -> Iterator[Picture]:
 
 
 def pictures_for(bundle: Bundle) -> tuple[str, Iterator[Picture]]:
-    """Pictures of a model's own size: its data set's test pictures if at hand, else others.
+    """Pictures of a model's own size: its data set's test pictures if available, or else others.
 
     Returns:
         What they are, and the pictures.

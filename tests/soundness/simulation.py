@@ -1,10 +1,9 @@
-"""Many pictures at once, whose expected scores are known, through the product's own procedure.
+"""Many pictures with known expected scores, taken through the product's own procedure at once.
 
-Each simulated picture goes through pilot, looks and certificates as an ``Inquiry`` takes it, only
-for arrays of pictures; what is decided, and by which bounds, is asked of the product's functions.
-It is watched at every look up to the end of the budget, whether or not an answer would have been
-given before: the most adversarial rule of stopping cannot do worse than to be wrong whenever any
-look is.
+Each simulated picture goes through pilot, looks and certificates as in an ``Inquiry``, but in
+arrays of pictures; the product's own functions decide, and compute the bounds. Every look up to the
+end of the budget is checked, even if an answer would have been given earlier: the most adversarial
+rule for stopping can be wrong only if some look is.
 """
 
 from collections.abc import Iterator
@@ -39,13 +38,14 @@ from models.certification.terms import Terms
 
 Flags = NDArray[np.bool_]
 TERMS = Terms("gaussian", 1.0, 1.0, "l2", 784)
-# Array elements that a batch of pictures may have.
+# The most array elements in a batch of pictures.
 BATCH = 400_000
 
 
 @dataclass(frozen=True)
 class Law:
-    """A draw's scores: one of ``vectors`` [J, K], in whole units, by ``weights`` [J]."""
+    """A draw's scores: one of ``vectors`` [J, K], in whole units, with probabilities ``weights``
+    [J]."""
 
     scoring: Scoring
     weights: Floats
@@ -70,12 +70,12 @@ class Law:
 
     @property
     def expected(self) -> Floats:
-        """E y, [K]: what the bounds are about."""
+        """E y, [K], the quantity that the bounds are about."""
         return np.asarray(self.weights @ self.vectors / self.unit)
 
 
 class Source(Protocol):
-    """Where the draws of some pictures come from."""
+    """A source of draws for some pictures."""
 
     def take(self, who: Integers, count: int) -> tuple[Integers, Integers]:
         """The sums and the sums of squares of the next ``count`` draws of the pictures ``who``."""
@@ -83,7 +83,7 @@ class Source(Protocol):
 
 @dataclass
 class Fresh:
-    """Draws that nobody has seen."""
+    """Random draws."""
 
     law: Law
     rng: np.random.Generator
@@ -98,7 +98,7 @@ class Fresh:
 
 @dataclass
 class Recorded:
-    """Given draws [pictures, draws, K], for comparing this with an ``Inquiry``."""
+    """Given draws [pictures, draws, K], for comparison with an ``Inquiry``."""
 
     draws: Integers
     at: Integers = field(init=False)
@@ -114,7 +114,7 @@ class Recorded:
 
 
 class Procedure:
-    """What is decided where; the mutants of the tests decide otherwise."""
+    """The decisions of the procedure; the tests' mutants decide differently."""
 
     def divide(self, question: Question, scoring: Scoring, alone: bool, pair: bool) -> Division:
         targeted = question.target is not None
@@ -123,7 +123,7 @@ class Procedure:
     def start(
         self, draws: int, sums: Integers, squares: Integers
     ) -> tuple[int, Integers, Integers]:
-        """What the certificate's tally begins with, given the pilot's: nothing."""
+        """The tally with which the certificate begins, given the pilot's: an empty one."""
         return 0, np.zeros_like(sums), np.zeros_like(squares)
 
     def certify(
@@ -150,7 +150,7 @@ class Procedure:
 
 @dataclass
 class Look:
-    """One look at the pictures ``who``: the best certificate so far, and what leads."""
+    """One look at the pictures ``who``: their best certificates so far, and the leading labels."""
 
     who: Integers
     draws: int
@@ -160,7 +160,7 @@ class Look:
 
 @dataclass
 class Outcome:
-    """What became of each picture; events are true where they happened at any look."""
+    """The outcome for each picture; events are true where they happened at any look."""
 
     label: Integers
     pilot: Integers
@@ -189,12 +189,12 @@ EVENTS = (
 
 
 def allowed(law: Law, question: Question) -> dict[str, float]:
-    """How often each event may happen at most, whatever the pilot decides."""
+    """The most often that each event may happen, whatever the pilot decides."""
     pair = len(law.expected) == 2
     honest, alone = (
         Procedure().divide(question, law.scoring, alone, pair) for alone in (False, True)
     )
-    # With its bound on the rivals, which the intervals shown share.
+    # Includes the bound on the rivals, which the shown intervals share.
     certificate = 1 - question.confidence
     return {
         "betting: label": alone.betting_label,
@@ -217,7 +217,7 @@ def simulate(
     procedure: Procedure | None = None,
     terms: Terms = TERMS,
 ) -> Outcome:
-    """Take ``pictures`` through pilot and looks, and note everything that is untrue of them."""
+    """Take ``pictures`` through pilot and looks, and record every untrue claim about them."""
     procedure = procedure or Procedure()
     truth = law.expected
     labels = len(truth)
@@ -317,7 +317,7 @@ def simulate(
 
 
 def _truths(truth: Floats, label: Integers) -> tuple[Floats, Floats]:
-    """The true scores of labels [n], and the largest of any other."""
+    """The true scores of labels [n], and the largest score of any other label."""
     others = np.tile(truth, (len(label), 1))
     others[np.arange(len(label)), label] = -1
     return truth[label], others.max(axis=1)
@@ -373,7 +373,7 @@ def _pilot(
 def intervals(
     law: Law, draws: int, sums: Integers, squares: Integers, alpha: float
 ) -> tuple[Floats, Floats]:
-    """The intervals shown of every label; votes by a table over their possible sums."""
+    """The shown intervals of every label; for votes, from a table over their possible sums."""
     if law.scoring == "votes":
         possible = np.arange(int(sums.max()) + 1)
         low = betting_lower(draws, possible, possible, alpha)
@@ -387,7 +387,7 @@ def intervals(
 
 @dataclass(frozen=True)
 class Cell:
-    """One experiment: pictures of one law, asked one question."""
+    """One experiment: pictures with one law, and one question."""
 
     name: str
     law: Law
@@ -396,7 +396,7 @@ class Cell:
     def failures(
         self, pictures: int, seed: int, procedure: Procedure | None = None
     ) -> dict[str, int]:
-        """How many of ``pictures`` each event happened to."""
+        """To how many of ``pictures`` each event happened."""
         counts = dict.fromkeys(EVENTS, 0)
         for number, part in enumerate(_batches(pictures, len(self.law.expected))):
             source = Fresh(self.law, np.random.default_rng([seed, number]))
@@ -406,7 +406,8 @@ class Cell:
         return counts
 
     def rows(self, pictures: int, seed: int, procedure: Procedure | None = None) -> list["Row"]:
-        """What may happen at most, what did, and how likely that is if all is well."""
+        """How often an event may happen, how often it did, and how likely that is if all is
+        well."""
         counts = self.failures(pictures, seed, procedure)
         return [
             Row(self.name, event, pictures, counts[event], alpha)
@@ -434,7 +435,7 @@ class Row:
 
     @property
     def p_value(self) -> float:
-        """Chance of so many failures or more if each has probability α (exact, one-sided)."""
+        """The chance of at least so many failures if each has probability α (exact, one-sided)."""
         return float(stats.binom.sf(self.failures - 1, self.trials, self.alpha))
 
     def __str__(self) -> str:
@@ -454,7 +455,7 @@ HEADER = (
 
 
 class FourAlpha(Procedure):
-    """Clopper-Pearson at four times its share."""
+    """Clopper-Pearson at four times its share of α."""
 
     def divide(self, question: Question, scoring: Scoring, alone: bool, pair: bool) -> Division:
         honest = super().divide(question, scoring, alone, pair)
@@ -475,7 +476,7 @@ class EveryLook(Procedure):
 
 
 class MajorityAtEveryLook(Procedure):
-    """The majority by a bound that holds at one look."""
+    """The majority by a bound that holds at only one look."""
 
     def majority(self, draws: int, sums: Integers, alpha: float) -> tuple[Floats, Floats]:
         lower = clopper_pearson_lower(draws, sums.max(axis=1), alpha)
@@ -493,7 +494,7 @@ class PilotReused(Procedure):
 
 
 class LabelEventDropped(Procedure):
-    """The label's score taken at its mean."""
+    """The label's score taken to be its mean."""
 
     def certify(self, *arguments: Any) -> tuple[Floats, Floats]:
         _, draws, sums, _, label, _, _, unit = arguments
@@ -503,7 +504,7 @@ class LabelEventDropped(Procedure):
 
 
 class RivalByMean(Procedure):
-    """The rival with the second-largest mean, and no other's bound."""
+    """Only the bound of the rival with the second-largest mean."""
 
     def certify(self, *arguments: Any) -> tuple[Floats, Floats]:
         bound, draws, sums, squares, label, _, alpha_rival, unit = arguments

@@ -1,9 +1,9 @@
 """No attack within a certified size flips a certified label.
 
-Every model of the zoo certifies pictures as the service does, at a confidence so high that none of
-the certificates should be wrong. Then each picture is attacked up to the size certified in each
-norm, by each attack; what the attackers find is sent back in 16 bits to the same network, and its
-label drawn for until it is beyond doubt.
+Every model of the zoo certifies pictures as the service does, at a confidence so high that no
+certificate should be wrong. Then each attack alters each picture by up to the size certified in
+each norm. The altered picture goes back to the same network in 16 bits, and draws are made until
+its label is beyond doubt.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,11 +33,11 @@ SLOTS = 512
 CONFIDENCE = 1 - 1e-7
 DRAWS = 1000
 STEPS, GRADIENT_DRAWS = 10, 8
-# Each certified picture is attacked in so many ways.
+# The number of ways in which each certified picture is attacked.
 WAYS = len(NORMS) * len(ATTACK_NAMES)
-# Models of colour pictures cost ten times as much: so many attacked pictures are enough of each.
+# Models of colour pictures take ten times as long: this many attacked pictures are enough for each.
 COLOUR = 1200 if LONG else 2 * WAYS
-# Draws for a label that stays in doubt.
+# The most draws for a label that stays in doubt.
 MOST = 200_000
 
 
@@ -46,7 +46,7 @@ def zoo() -> list[Bundle]:
 
 
 def wanted(bundles: Sequence[Bundle]) -> list[int]:
-    """How many pictures of each model to attack, so that there are ``ATTACKED`` in all."""
+    """How many pictures of each model to attack, for a total of ``ATTACKED``."""
     colour = [bundle.manifest.input.channels > 1 for bundle in bundles]
     costly = min(COLOUR, ATTACKED / len(bundles))
     others = (ATTACKED - costly * sum(colour)) / max(1, colour.count(False))
@@ -72,10 +72,11 @@ def certify(
 
 
 def leads(predictor: Predictor, pixels: NDArray[np.uint16], labels: Integers) -> Floats:
-    """By how much of all draws each label leads its nearest rival; negative if it is flipped.
+    """By what share of all draws each label leads its nearest rival; negative if it is flipped.
 
-    Draws go on until the lead is six standard errors, either way: (a − b)² ≤ a + b for scores a
-    and b in [0, 1], so the variance of the lead is at most the sum of the two labels' scores.
+    Draws go on until the lead is six standard errors in either direction: (a − b)² ≤ a + b for
+    scores a and b in [0, 1], so the variance of the lead is at most the sum of the two labels'
+    scores.
     """
     found = np.zeros(len(pixels))
     features = [predictor.encode(picture).features for picture in pixels]
@@ -108,7 +109,7 @@ def attack(
     labels: Integers,
     sizes: Floats,
 ) -> Floats:
-    """Attack pictures up to ``sizes``; by how much each label still leads."""
+    """Attack pictures up to ``sizes``; return by how much each label still leads."""
     found = []
     scores = noisy_scores(load_network(bundle), GRADIENT_DRAWS)
     plan = Attack(name, norm, STEPS)
@@ -117,8 +118,8 @@ def attack(
         part = slice(at, at + len(altered))
         change = (altered / 65535 - images[part] / 255).reshape(len(altered), -1)
         moved = np.linalg.norm(change, {"l1": 1, "l2": 2, "linf": np.inf}[norm], axis=1)
-        assert (moved <= sizes[part]).all(), "an attack went further than it was allowed"
-        assert (moved > 0.5 * sizes[part]).mean() > 0.5, "an attack did not use what it had"
+        assert (moved <= sizes[part]).all(), "an attack went beyond its size"
+        assert (moved > 0.5 * sizes[part]).mean() > 0.5, "an attack did not use its size"
         found.append(leads(predictor, altered, labels[part]))
         at = part.stop
     return np.concatenate(found)
@@ -161,7 +162,7 @@ def test_no_attack_inside_a_certified_size_flips_a_label() -> None:
 
 
 def test_the_same_attacks_beyond_the_certified_size_do_flip_labels() -> None:
-    """Else the experiment above could not fail."""
+    """Otherwise the experiment above could not fail."""
     bundle = read_bundle(ZOO / "mnist-cnn")
     predictor = fastest(bundle, SLOTS)
     images, inquiries = certify(predictor, pictures_for(bundle)[1], 5)

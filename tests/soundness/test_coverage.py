@@ -2,8 +2,9 @@
 
     make soundness
 
-runs the long form and prints the table. Wrong is a picture of which anything untrue is said at any
-look: a size larger than the true one or of the wrong label, a bound or an interval that misses.
+runs the long form and prints the table. A picture counts as wrong if anything untrue is claimed of
+it at any look: a size larger than the true one or for the wrong label, or a bound or an interval
+that misses.
 Seeds are fixed, so that a run that passes passes again.
 """
 
@@ -38,7 +39,7 @@ from tests.soundness.simulation import (
 )
 
 PICTURES = 100_000 if LONG else 2_000
-# A cell fails if chance alone would let it fail less often than this.
+# A cell fails if its result would be rarer than this by chance alone.
 LEVEL = 1e-6
 
 
@@ -51,12 +52,12 @@ def target_mode(confidence: float, max_draws: int, target: float = 0.5) -> Quest
 
 
 def spread_out(labels: int, first: float) -> Law:
-    """One label with ``first``, the others alike."""
+    """One label with the score ``first``; the others share the rest equally."""
     return Law.of_votes(first, *[(1 - first) / (labels - 1)] * (labels - 1))
 
 
-# The runner-up in truth has a slightly larger mean and far more spread than the steady third,
-# which often looks like the runner-up.
+# The true runner-up has a slightly larger mean and far more spread than the steady third, which
+# therefore often looks like the runner-up.
 WILD_RUNNER_UP = Law.of_scores((0.538, (0.35, 0.0, 0.2)), (0.462, (0.35, 0.45, 0.2)))
 EASY_SCORES = Law.of_scores(
     (0.7, (0.95, 0.03, 0.02)), (0.2, (0.8, 0.1, 0.1)), (0.1, (0.2, 0.7, 0.1))
@@ -67,7 +68,7 @@ RARE_SCORES = Law.of_scores((0.99, (0.6, 0.4, 0.0)), (0.01, (0.0, 0.0, 1.0)))
 
 
 def many_scores() -> Law:
-    """Twenty labels, twelve kinds of draws: most rivals are bounded by the one that covers them."""
+    """Twenty labels and twelve kinds of draws: most rivals are bounded together."""
     rng = np.random.default_rng(7)
     vectors = rng.dirichlet(np.full(20, 0.3), 12) * 0.6
     vectors[:, 0] += np.linspace(0.05, 0.4, 12)
@@ -113,8 +114,8 @@ def test_nothing_fails_more_often_than_alpha_allows(cell: Cell) -> None:
         assert row.p_value > LEVEL, f"{HEADER}\n{row}"
 
 
-def test_the_cells_come_near_to_what_is_allowed() -> None:
-    """Some events happen nearly as often as they may: the cells are not beside the point."""
+def test_the_cells_come_close_to_what_is_allowed() -> None:
+    """Some events happen nearly as often as they may, so the cells test what they should."""
     row = {row.event: row for row in NAMED["hard votes, size"].rows(PICTURES, seed=2)}
     fixed = row["fixed n: label"]
     assert fixed.failures > 0.5 * fixed.alpha * fixed.trials
@@ -133,7 +134,7 @@ MUTANTS = [
 
 @pytest.mark.parametrize(("mutant", "name", "event"), MUTANTS)
 def test_mutants_fail_the_cells_built_for_them(mutant: Procedure, name: str, event: str) -> None:
-    """Were the procedure wrong in one of these ways, the table would say so."""
+    """If the procedure were wrong in one of these ways, the table would show it."""
     rows = NAMED[name].rows(2_000, 3, mutant)
     show([replace(row, cell=f"mutant {type(mutant).__name__}") for row in rows])
     assert {row.event: row.p_value for row in rows}[event] < LEVEL
@@ -149,7 +150,7 @@ def drawn(law: Law, pictures: int, draws: int, seed: int) -> NDArray[np.int64]:
     "cell", [cell for cell in CELLS if len(cell.law.expected) < 1000], ids=lambda cell: cell.name
 )
 def test_the_simulation_is_the_procedure(cell: Cell) -> None:
-    """The same draws through an ``Inquiry`` each: every figure is the same."""
+    """The same draws through separate inquiries give the same figures."""
     question = cell.question
     draws = drawn(cell.law, 40, question.max_draws, seed=4)
     outcome = simulate(cell.law, question, Recorded(draws), len(draws))
@@ -171,7 +172,7 @@ def test_the_simulation_is_the_procedure(cell: Cell) -> None:
             assert float(TERMS.sizes(*best.bounds)) == reached.best[at]
             assert (inquiry.total.leader == best.label) == reached.leads[at]
         else:
-            # A majority may end it between looks, as soon as that certifies the target.
+            # A majority may end an inquiry between looks, as soon as it certifies the target.
             assert (best.ground, inquiry.stopped) == ("majority", "target_certified")
             assert best.counted.draws == inquiry.counted.draws
             assert inquiry.look == len(seen) + 1
@@ -181,7 +182,7 @@ def test_the_simulation_is_the_procedure(cell: Cell) -> None:
             assert best.label == outcome.certified[i]
             assert best.counted.draws == outcome.draws[i]
             assert best.bounds == (outcome.lower[i], outcome.upper[i])
-        # It stopped at the first look at which its target was met, if at any.
+        # It stopped at the first look at which its target was met, if there was one.
         for look in seen:
             position = int(np.flatnonzero(look.who == i)[0])
             met = (

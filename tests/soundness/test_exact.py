@@ -1,8 +1,8 @@
-"""How often the whole procedure with a target is wrong between two labels: exactly.
+"""How often the whole procedure with a target is wrong between two labels, exactly.
 
-Votes for one of two labels are a walk. A dynamic programme follows it through the pilot, through
-every look and through every draw at which a majority may be certified, up to the end of the budget,
-whatever would have stopped before. What it finds is no estimate.
+The votes for one of two labels are a walk. A dynamic programme follows it through the pilot,
+through every look and through every draw at which a majority may be certified, up to the end of the
+budget, even if the procedure would have stopped. The result is exact, not an estimate.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ BUDGET = 200
 
 
 def pilots(p: float) -> Iterator[tuple[int, int, float]]:
-    """Every pilot that may be: its draws, its votes for label 0, and how likely it is."""
+    """Every possible pilot: its draws, its votes for label 0, and its probability."""
     block = STEPS_TARGET.pilot
     going = {0: 1.0}
     draws = 0
@@ -59,7 +59,8 @@ def too_high(draws: int, alpha: float, p: float, *, fixed: bool = False, least: 
 
 
 def failures(p: float, division: Division) -> dict[str, float]:
-    """How often what rests on each ground, and on any, is wrong; label 0 has the score ``p``."""
+    """How often claims on each ground, and on any ground, are wrong if label 0 has the score
+    ``p``."""
     truth = (p, 1 - p)
     majority = [
         [too_high(n, division.majority, one, least=0.5) if n else 1 for n in range(BUDGET + 1)]
@@ -107,8 +108,8 @@ def test_the_certificates_are_wrong_with_at_most_their_share(confidence: float, 
     assert failed["any"] <= CERTIFICATE_SHARE * (1 - confidence)
 
 
-def test_wrong_shares_would_be_seen() -> None:
-    """Were α given out twice, labels that are level would fail more often than is promised."""
+def test_wrong_shares_would_be_noticed() -> None:
+    """If α were used twice, tied labels would fail more often than promised."""
     division = divide(0.8, "votes", True, pair=True)
     twice: dict[str, float] = {
         name: 2 * getattr(division, name) for name in ("betting_label", "fixed_label", "majority")

@@ -1,11 +1,11 @@
-"""A classifier built to exploit floating point: it breaks plain float32 noise, and not this.
+"""A classifier built to exploit floating point: it breaks plain float32 noise, but not ours.
 
-In the manner of Voráček and Hein 2023 (arXiv 2207.07209) and of Jin et al. 2022. x is white: every
-value is 1. Whatever float32 noise n is, the float32 sum 1 + n is a multiple of 2⁻²⁴, because where
-the sum is small, n lies near −1, where float32 numbers are 2⁻²⁴ apart. A shade below white that is
-no longer so: where 1 − s + n is small, n may be just below ½ in size, and finer. The classifier
-says "white" as long as every value is such a multiple. Real noise would tell it nothing, so that
-the certificate, which is true of real noise, is broken by the arithmetic alone.
+After Voráček and Hein 2023 (arXiv 2207.07209) and Jin et al. 2022. x is white: every value is 1.
+For any float32 noise n, the float32 sum 1 + n is a multiple of 2⁻²⁴: where the sum is small, n lies
+near −1, where float32 numbers are 2⁻²⁴ apart. A shade below white this is no longer true: where 1 −
+s + n is small, n may be just below ½ in size, where float32 numbers are closer together. The
+classifier says "white" as long as every value is such a multiple. Exact noise would tell it
+nothing. So the certificate, which holds for exact noise, is broken by the arithmetic alone.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ Classifier = Callable[[Noisy], NDArray[np.bool_]]
 
 
 def plain_float32(steps: int, draws: int, seed: int) -> Noisy:
-    """What a network usually sees: a float32 picture plus float32 noise, in float32."""
+    """What networks usually see: a float32 picture plus float32 noise, in float32."""
     rng = np.random.default_rng(seed)
     pixels = np.float32(steps) / np.float32(255)
     noise = rng.standard_normal((draws, VALUES), dtype=np.float32) * np.float32(SIGMA)
@@ -48,7 +48,7 @@ GRID = GridNoise("gaussian", SIGMA, PIXEL_STEP, 1.0)
 
 
 def on_the_grid(steps: int, draws: int, seed: int) -> Noisy:
-    """What a network sees here."""
+    """What a network of this project sees."""
     features = Features(np.full(VALUES, steps, dtype=np.int32), on_grid=True)
     key = np.random.default_rng(seed).bytes(32)
     drawn = GRID.draw([features], np.zeros(draws, dtype=np.intp), key)
@@ -56,7 +56,7 @@ def on_the_grid(steps: int, draws: int, seed: int) -> Noisy:
 
 
 def off_the_grid(steps: int, draws: int, seed: int) -> Noisy:
-    """The same by way of features that are kept in parts of a step."""
+    """The same through features that are stored in fractions of a step."""
     features = GRID.snap(np.full(VALUES, steps / 255))
     assert not features.on_grid
     key = np.random.default_rng(seed).bytes(32)
@@ -65,7 +65,7 @@ def off_the_grid(steps: int, draws: int, seed: int) -> Noisy:
 
 
 def share_off_lattice(z: Noisy, power: int = 24) -> NDArray[np.float64]:
-    """Of each draw, the share of values that are no multiple of 2⁻ᵖᵒʷᵉʳ."""
+    """For each draw, the share of values that are not multiples of 2⁻ᵖᵒʷᵉʳ."""
     scaled = z.astype(np.float64) * 2.0**power
     return np.asarray((scaled != np.rint(scaled)).mean(axis=1))
 
@@ -99,10 +99,10 @@ def test_plain_float32_addition_breaks_the_certificate() -> None:
     assert here.label == 0
     assert here.size > 2 * DISTANCE  # certified, with much to spare
     there = votes(plain_float32, says_white, 254, DRAWS, seed=2)
-    # At .22 from white, the label that was certified up to 1.2 has lost all its draws but a few.
+    # At .22 from white, the label that was certified up to 1.2 has lost all but a few of its draws.
     upper = float(stats.beta.ppf(1 - 1e-9, there[:, 0].sum() + 1, DRAWS - there[:, 0].sum()))
     assert upper < 0.2
-    # The true noise could not take the score below this.
+    # Exact noise could not take the score below this.
     (least, _) = attacked("gaussian", here.findings.bounds[0], 1.0, DISTANCE, SIGMA, 1.0)  # type: ignore[union-attr]
     assert float(least) > 0.95
 
@@ -123,9 +123,10 @@ def test_noise_on_the_grid_withstands_the_same_classifier(
 
 
 def thresholds() -> list[tuple[int, float]]:
-    """Rules that say "white" if at most such a share of values is off a lattice, for every lattice.
+    """Rules that say "white" if at most a given share of values is off a lattice, for every
+    lattice.
 
-    On the grid no lattice is always met, so that an attacker would count; the thresholds lie in the
+    On the grid, no lattice always holds, so an attacker would count. The thresholds lie in the
     middle of what is seen at white, where a small difference shows most.
     """
     found = []
@@ -137,8 +138,8 @@ def thresholds() -> list[tuple[int, float]]:
     return found
 
 
-def test_no_lattice_tells_more_of_the_grid_than_the_true_noise_does() -> None:
-    """Counting at every lattice: the scores at x and x' stay as close as the noise makes them."""
+def test_no_lattice_reveals_more_than_exact_noise_would() -> None:
+    """Counting on every lattice: the scores at x and x' stay as close as the noise requires."""
     rules = thresholds()
     shares: dict[str, list[Any]] = {"here": [], "there": []}
     for name, steps, seed in (("here", 255, 6), ("there", 254, 7)):
@@ -155,16 +156,16 @@ def test_no_lattice_tells_more_of_the_grid_than_the_true_noise_does() -> None:
         there_low, there_high = bounds(
             "clopper-pearson", len(there), there.sum(), there.sum(), alpha
         )
-        # What is observed at x' is compatible with what the true noise allows.
+        # The observations at x' are compatible with what exact noise allows.
         assert float(there_low) <= float(most)
         assert float(there_high) >= float(least)
         gaps.append(abs(here.mean() - there.mean()))
-    # A shift of one step of the grid even leaves these counts nearly as they were.
+    # A shift by one step of the grid even leaves these counts nearly unchanged.
     assert max(gaps) < special.ndtr(DISTANCE / SIGMA) - 0.5 + 0.05
 
 
 def test_the_same_counts_give_plain_float32_away() -> None:
-    """The compatibility that the grid shows is not for want of power: float32 lacks it."""
+    """The test above has power: plain float32 noise fails it."""
     alpha = 1e-9
     here, there = (
         np.concatenate([share_off_lattice(z) for z in in_parts(plain_float32, steps, 1000, seed)])

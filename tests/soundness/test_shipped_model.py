@@ -1,13 +1,12 @@
-"""The answers of the running service, against the truth.
+"""The answers of the running service, compared with the truth.
 
-The truth is an estimate from twenty times as many draws as an answer may take, so that its own
-error is small beside what is tested. Any picture will do, for a certificate must hold for every
-one: these are scikit-learn's handwritten digits, enlarged and blended with each other so that some
-are hard.
+The truth is an estimate from twenty times as many draws as an answer may take, so its own error is
+small beside the tested one. Any picture will do, because certificates must hold for all: these are
+scikit-learn's handwritten digits, enlarged, and blended so that some are hard.
 
-How much of an error would show is tested, too: the same answers with sizes twice as large, or with
-intervals a quarter as wide, are found to be wrong. For that the confidence is high: of some hundred
-answers hardly one may be wrong.
+The power of the test is tested, too: the same answers with sizes twice as large, or with intervals
+a quarter as wide, are found to be wrong. Therefore the confidence is high: hardly one of some
+hundred answers may be wrong.
 """
 
 import base64
@@ -32,20 +31,20 @@ from tests.soundness.forms import LONG, TRUTH, fastest
 from tests.soundness.pictures import digits
 
 PICTURES = 100 if LONG else 12
-# Of each picture and target.
+# For each picture and target.
 REPETITIONS = 100 if LONG else 8
 TARGETS = (None, 0.3, 0.6)
 DRAWS = 1000 if LONG else 300
 DRAWS_OF_THE_TRUTH = TRUTH if LONG else 20 * DRAWS
 SLOTS = 512
 CONFIDENCE = 0.999
-# Chance that this test fails although everything holds.
+# The chance that this test fails although everything is true.
 ERROR = 1e-6
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What the expected scores of a picture lie between, per label."""
+    """Bounds on the expected scores of a picture, for each label."""
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
@@ -61,7 +60,7 @@ def draw_truth(predictor: Predictor, pixels: NDArray[np.uint8]) -> Truth:
     for _ in range(-(-DRAWS_OF_THE_TRUTH // SLOTS)):
         votes += predictor.run(features, rows).sum(0)
     n = int(votes.sum())
-    # The truth's own bounds, all of them together wrong with a chance far below ERROR.
+    # The bounds on the truth; the chance that any of them is wrong is far below ERROR.
     alpha = ERROR / (100 * PICTURES * 20)
     low = stats.beta.ppf(alpha, np.maximum(votes, 1), n - votes + 1) * (votes > 0)
     high = stats.beta.isf(alpha, votes + 1, np.maximum(n - votes, 1))
@@ -69,7 +68,7 @@ def draw_truth(predictor: Predictor, pixels: NDArray[np.uint8]) -> Truth:
 
 
 def ask(client: httpx.Client, pixels: NDArray[np.uint8], target: float | None) -> list[Any]:
-    """Have the running service answer for one picture again and again."""
+    """Have the running service answer one picture again and again."""
     stream = io.BytesIO()
     Image.fromarray(pixels[..., 0]).save(stream, "PNG")
     encoded = base64.b64encode(stream.getvalue()).decode()
@@ -90,11 +89,11 @@ def scale() -> float:
 
 @pytest.fixture(scope="module")
 def asked() -> Asked:
-    """The truth about each picture, and what the service answers."""
+    """The truth about each picture, and the service's answers."""
     torch.set_num_threads(1)
     predictor = fastest(ZOO / "mnist-cnn", SLOTS)
     pictures = list(islice(digits(), PICTURES))
-    # The same h as the truth is drawn from: in another number format it is another.
+    # The truth is drawn from the same h; in another number format, h is another.
     how = "--provider", predictor.provider, "--precision", predictor.precision
     running = Service(*how, "--pass-size", "128", "--no-compile").wait_ready()
     try:
@@ -117,9 +116,10 @@ def count_wrong(
 
     Args:
         asked: truths and answers.
-        scale: of the noise.
-        size_times: what all sizes are multiplied by first.
-        width_times: what all intervals are narrowed to first, about the estimates.
+        scale: the scale of the noise.
+        size_times: by what all sizes are first multiplied.
+        width_times: by what the widths of all intervals, around their estimates, are first
+        multiplied.
     """
     wrong, trials = np.zeros(2, dtype=np.int64), 0
     for truth, answers in asked:
@@ -135,7 +135,7 @@ def count_wrong(
 
 
 def outside(truth: Truth, score: dict[str, Any], width_times: float) -> bool:
-    """Whether the truth lies outside of a score's interval for certain."""
+    """Whether the truth certainly lies outside a score's interval."""
     label, expected = score["index"], score["expected"]
     lower = expected - width_times * (expected - score["lower"])
     upper = expected + width_times * (score["upper"] - expected)
@@ -143,12 +143,12 @@ def outside(truth: Truth, score: dict[str, Any], width_times: float) -> bool:
 
 
 def chances(wrong: Sequence[int] | NDArray[np.int64], trials: int) -> list[float]:
-    """Return the chances of as many wrong answers of either kind where all is as stated."""
+    """Return the chance, for both kinds, of at least so many wrong answers if all claims hold."""
     return [float(stats.binom.sf(count - 1, trials, 1 - CONFIDENCE)) for count in wrong]
 
 
 def test_the_services_answers_hold_against_the_truth(asked: Asked, scale: float) -> None:
-    """Wrong: a size above the true one, a score outside its interval."""
+    """Wrong means: a size above the true one, or a score outside its interval."""
     wrong, trials = count_wrong(asked, scale)
     print(
         f"{trials} answers at confidence {CONFIDENCE}: {wrong[0]} with a wrong interval, "
@@ -158,7 +158,7 @@ def test_the_services_answers_hold_against_the_truth(asked: Asked, scale: float)
     assert min(chances(wrong, trials)) > ERROR, f"{wrong} of {trials} answers are wrong"
 
 
-def test_wrong_constants_would_show(asked: Asked, scale: float) -> None:
+def test_wrong_constants_would_be_noticed(asked: Asked, scale: float) -> None:
     for size_times, width_times, kind in ((1.0, 0.25, 0), (2.0, 1.0, 1)):
         wrong, trials = count_wrong(asked, scale, size_times, width_times)
         print(f"sizes x {size_times:g}, widths x {width_times:g}: {wrong} of {trials} are wrong")

@@ -1,4 +1,4 @@
-"""The audit of the pins, against a real database server: vulnerable, clean, strange and away."""
+"""The audit of pins with a database server: vulnerable, clean, malformed and unreachable."""
 
 import json
 import os
@@ -30,7 +30,7 @@ FLAW: dict[str, Any] = {
 
 @contextmanager
 def database(vulnerable: str) -> Iterator[str]:
-    """Serve OSV's query route; one package is known to be vulnerable."""
+    """Serve OSV's query route; it knows one vulnerable package."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -95,7 +95,7 @@ def test_clean_pins_pass_in_silence(pins: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_database_that_is_away_is_told_apart(pins: Path) -> None:
+def test_an_unreachable_database_is_reported_as_such(pins: Path) -> None:
     done = audit(pins, "http://127.0.0.1:9")
     assert done.returncode == 0
     assert done.stdout == ""

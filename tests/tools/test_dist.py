@@ -1,4 +1,4 @@
-"""The distributions hold all that they need: installed apart from the checkout they predict."""
+"""The distributions are complete: installed without the checkout, they predict."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def files(folder: Path, packages: tuple[str, ...]) -> set[str]:
-    """Return what is in packages of the checkout, but for what Python and pip put there."""
+    """Return the files in the checkout's packages, except those that Python and pip put there."""
     return {
         path.relative_to(folder).as_posix()
         for package in packages
@@ -68,12 +68,12 @@ def test_they_hold_every_file_of_the_packages_and_the_license(made: list[Path]) 
 
 @pytest.fixture(scope="module")
 def installed(made: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the two wheels, and what they depend on from this environment."""
+    """An environment with the two wheels, and with their dependencies from this environment."""
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
     [packages] = folder.glob("lib/python*/site-packages")
-    # A path alone: what makes checkouts importable from there stays out.
+    # Only a path: files that make a checkout importable do not work through it.
     here = [path for path in sys.path if path.endswith("-packages")]
     (packages / "dependencies.pth").write_text("\n".join(here) + "\n")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
@@ -86,7 +86,7 @@ def installed(made: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def run(installed: Path, *command: str | Path) -> str:
-    """Run a program of the environment, in a folder that has nothing."""
+    """Run a program of the environment in an empty folder."""
     words = [str(installed / "bin" / command[0]), *map(str, command[1:])]
     empty = installed / "empty"
     empty.mkdir(exist_ok=True)
@@ -109,7 +109,8 @@ def test_there_is_one_version() -> None:
     found = versions(ROOT)
     assert len(set(found.values())) == 1, found
     [version] = set(found.values())
-    assert f"\n## [{version}] - 20" in (ROOT / "CHANGELOG.md").read_text(), "it has a section"
+    assert f"\n## [{version}] - 20" in (ROOT / "CHANGELOG.md").read_text(), "it has a section of its
+    own"
 
 
 @pytest.fixture
@@ -137,14 +138,14 @@ def test_a_release_changes_every_place(project: Path) -> None:
 
 
 @pytest.mark.parametrize(("version", "said"), [("1.2", "three numbers"), ("0.0.1", "already")])
-def test_what_cannot_be_released(project: Path, version: str, said: str) -> None:
+def test_versions_that_cannot_be_released(project: Path, version: str, said: str) -> None:
     before = versions(project)
     with pytest.raises(ValueError, match=said):
         release(project, version, "2030-01-02")
     assert versions(project) == before
 
 
-def test_nothing_new_is_no_release(project: Path) -> None:
+def test_without_changes_there_is_no_release(project: Path) -> None:
     release(project, "1.0.0", "2030-01-02")
     with pytest.raises(ValueError, match="nothing"):
         release(project, "1.0.1", "2030-01-03")
@@ -170,18 +171,18 @@ def test_the_bill_of_materials_has_every_package_image_and_model() -> None:
 
 
 def commands(section: str) -> str:
-    """Return the shell commands of a section of RELEASE.md, as they stand there."""
+    """Return the shell commands of a section of RELEASE.md, unchanged."""
     text = (ROOT / "RELEASE.md").read_text()
     [block] = re.findall(rf"{section}.*?\n *```sh\n(.*?)```", text, re.DOTALL)
     return textwrap.dedent(block)
 
 
 @pytest.mark.parametrize("altered", [None, "pixeldp-1.whl", "SHA256SUMS"])
-def test_the_checksums_are_signed_and_verified_as_it_is_written(
+def test_the_checksums_are_signed_and_verified_as_documented(
     tmp_path: Path, altered: str | None
 ) -> None:
     if shutil.which("ssh-keygen") is None:
-        pytest.skip("NOT TESTED: ssh-keygen is not here; install openssh-client")
+        pytest.skip("NOT TESTED: ssh-keygen is missing; install openssh-client")
 
     def shell(command: str, folder: Path) -> int:
         environment = {**os.environ, "KEY": str(tmp_path / "key")}

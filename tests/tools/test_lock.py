@@ -1,4 +1,4 @@
-"""The locks: what is installed is in them by its digest, and they agree with what asks for it."""
+"""The locks have every installed package by its digest, and agree with pyproject.toml."""
 
 import hashlib
 import re
@@ -22,7 +22,7 @@ FILES = ("pyproject.toml", "client/pyproject.toml", "constraints.txt")
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of what the check reads."""
+    """A copy of the files that the check reads."""
     (tmp_path / "client").mkdir()
     for name in FILES:
         shutil.copy(ROOT / name, tmp_path / name)
@@ -36,7 +36,7 @@ def change(file: Path, old: str, new: str) -> None:
     file.write_text(re.sub(old, new, text, count=1, flags=re.MULTILINE))
 
 
-def test_they_agree() -> None:
+def test_the_locks_agree() -> None:
     assert check(ROOT) == []
     done = subprocess.run(
         [sys.executable, "-m", "tools.lock", "--check"], cwd=ROOT, capture_output=True, text=True
@@ -64,7 +64,7 @@ def test_they_agree() -> None:
         ("locks/torch-cpu.txt", r"sha256:\w{4}", "sha256:0000", "no build of what locks/torch"),
     ],
 )
-def test_what_does_not_agree_is_told(
+def test_disagreements_are_reported(
     project: Path, file: str, old: str, new: str, said: str
 ) -> None:
     change(project / file, old, new)
@@ -72,13 +72,14 @@ def test_what_does_not_agree_is_told(
 
 
 @pytest.mark.parametrize("name", [path.name for path in LOCKS])
-def test_a_lock_that_is_gone_is_told(project: Path, name: str) -> None:
+def test_a_missing_lock_is_reported(project: Path, name: str) -> None:
     (project / "locks" / name).unlink()
     assert check(project) == [f"locks/{name}: expected, but not there"]
 
 
-def test_every_layer_has_all_that_its_packages_need_here() -> None:
-    """By the packages' own words, for this machine: installed without dependencies, none lacks."""
+def test_every_layer_has_all_its_packages_requirements() -> None:
+    """By the packages' own metadata for this machine: pip installs the locks without
+    dependencies."""
     for layer in ("serve", "tracing", "openvino", "dev"):
         there = {name for lower in (*BASE, *LAYERS[layer], layer) for name in locked(lower)}
         for name in locked(layer):
@@ -88,7 +89,7 @@ def test_every_layer_has_all_that_its_packages_need_here() -> None:
 
 
 def locked(layer: str) -> set[str]:
-    """Return what a lock installs on this machine."""
+    """Return the packages that a lock installs on this machine."""
     pins = read(ROOT / f"locks/{layer}.txt").items()
     markers = {name: pin.marker.removeprefix(" ; ") for name, pin in pins}
     return {name for name, marker in markers.items() if not marker or Marker(marker).evaluate()}
@@ -101,7 +102,7 @@ def test_no_lock_says_where_packages_come_from() -> None:
 
 
 def test_pip_refuses_a_file_of_another_digest(tmp_path: Path) -> None:
-    """As the Makefile calls it, on a wheel made here: what the hash does is pip's own doing."""
+    """Called as in the Makefile, on a wheel made here: pip itself checks the hash."""
     wheel = tmp_path / "thing-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("thing.py", "")
@@ -122,7 +123,7 @@ def test_pip_refuses_a_file_of_another_digest(tmp_path: Path) -> None:
         assert ("DO NOT MATCH" in done.stderr) is refused, done.stderr
 
 
-def test_makefile_and_image_install_by_digest_alone() -> None:
+def test_makefile_and_image_install_only_by_digest() -> None:
     makefile, dockerfile = (ROOT / "Makefile").read_text(), (ROOT / "Dockerfile").read_text()
     assert not re.findall(r"^\t.*(?:pip|PIP).* install\b.*$", makefile, re.M), "not by a lock"
     for name in re.findall(r"locks/([a-z]+)\.txt", makefile + dockerfile):

@@ -1,4 +1,4 @@
-"""What developers and their programs read: forms, hooks, the dev container, editors' settings."""
+"""Files for developers and their programs: forms, hooks, the dev container, editor settings."""
 
 import configparser
 import json
@@ -19,7 +19,7 @@ BIN = Path(sys.executable).parent
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
-def test_forms_keep_to_their_schema(form: Path) -> None:
+def test_forms_follow_their_schema(form: Path) -> None:
     name = "github-issue-config" if form.stem == "config" else "github-issue-forms"
     schema = resources.files("check_jsonschema") / f"builtin_schemas/vendor/{name}.json"
     jsonschema.validate(yaml.safe_load(form.read_text()), json.loads(schema.read_text()))
@@ -29,11 +29,11 @@ def hooks() -> dict[str, list[str]]:
     """Return the command of each hook."""
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     [local] = config["repos"]
-    assert local["repo"] == "local", "nothing is fetched that no lock has"
+    assert local["repo"] == "local", "nothing is fetched that is not in a lock"
     return {hook["id"]: hook["entry"].split() for hook in local["hooks"]}
 
 
-def test_hooks_are_what_make_check_runs() -> None:
+def test_hooks_run_what_make_check_runs() -> None:
     recipe = re.search(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert recipe
     checked = recipe[1].replace("$(BIN)", ".venv/bin")
@@ -43,7 +43,7 @@ def test_hooks_are_what_make_check_runs() -> None:
 
 
 @pytest.mark.parametrize("name", ["format", "ruff"])
-def test_hooks_pass_what_is_right_and_fail_what_is_wrong(name: str, tmp_path: Path) -> None:
+def test_hooks_accept_right_code_and_refuse_wrong_code(name: str, tmp_path: Path) -> None:
     program, *arguments = hooks()[name]
     command = [str(BIN / Path(program).name), *arguments]
     done = subprocess.run(
@@ -55,7 +55,7 @@ def test_hooks_pass_what_is_right_and_fail_what_is_wrong(name: str, tmp_path: Pa
     assert subprocess.run([*command, wrong], cwd=ROOT, capture_output=True).returncode == 1
 
 
-def test_the_dev_container_is_built_on_the_image_of_the_service() -> None:
+def test_the_dev_container_is_based_on_the_image_of_the_service() -> None:
     container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
     built = ROOT / ".devcontainer" / container["build"]["dockerfile"]
     bases = [
@@ -76,7 +76,7 @@ def test_editors_have_the_line_length_of_ruff() -> None:
     )
 
 
-def test_contributing_names_targets_and_folders_of_tests_that_are_there() -> None:
+def test_contributing_names_existing_targets_and_folders_of_tests() -> None:
     text, makefile = (ROOT / "CONTRIBUTING.md").read_text(), (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"\bmake ([a-z0-9-]+)", text + (ROOT / "RELEASE.md").read_text()))
     assert targets

@@ -81,7 +81,7 @@ def test_a_plan_names_the_draws(capsys: pytest.CaptureFixture[str]) -> None:
     needed = [row["draws"] for row in rows]
     reachable = [draws for draws in needed if draws is not None]
     assert reachable == sorted(reachable)
-    # A score whose own size is below the target is out of reach, and no other.
+    # Exactly those scores are out of reach whose own size is below the target.
     assert [draws is None for draws in needed] == [
         row["largest_size"] is not None and row["largest_size"] < 0.4 for row in rows
     ]
@@ -139,7 +139,7 @@ def test_errors_are_one_line(
     assert says in err
 
 
-def test_answers_are_read_in_every_encoding_that_shells_write(
+def test_answers_are_read_in_every_encoding_that_shells_use(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "answer.json"
@@ -152,7 +152,7 @@ def test_answers_are_read_in_every_encoding_that_shells_write(
     assert "not JSON" in run(capsys, "verify", str(file))[2]
 
 
-def test_what_is_no_answer_cannot_be_verified(
+def test_files_that_are_not_answers_cannot_be_verified(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "answer.json"

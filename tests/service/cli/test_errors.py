@@ -1,4 +1,4 @@
-"""Command lines that make no sense are answered before anything slow is imported."""
+"""Invalid command lines are refused before anything slow is imported."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# What takes seconds to import on a slow machine, and is needed to say nothing of these.
+# Packages that take seconds to import on a slow machine, and are not needed for these errors.
 SLOW = ("torch", "torchvision", "fastapi", "sklearn", "uvicorn")
 SOME = ["--scale", "0.1", "--out", "OUT"]
 
@@ -96,7 +96,7 @@ for line in json.load(sys.stdin):
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, list[str]]]:
-    """What each command line is answered, and which slow packages that took, in one process."""
+    """The answer to each command line, and the slow packages that it imported, in one process."""
     folder = tmp_path_factory.mktemp("errors")
     places = {name: folder / name for name in ("OUT", "BUNDLE", "UNFINISHED", "ROOT", "OWN.npz")}
     for name, inside in (
@@ -132,7 +132,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
 
 
 @pytest.mark.parametrize("line", WRONG)
-def test_what_makes_no_sense_is_answered_at_once(
+def test_invalid_command_lines_are_refused_at_once(
     answers: dict[str, tuple[int, str, list[str]]], line: str
 ) -> None:
     status, said, slow = answers[line]
@@ -143,7 +143,7 @@ def test_what_makes_no_sense_is_answered_at_once(
     assert WRONG[line] in said
 
 
-def test_a_device_of_another_build_needs_no_torch(
+def test_refusing_a_device_of_another_build_needs_no_torch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from service.cli.main import main

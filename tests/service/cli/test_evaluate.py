@@ -47,7 +47,7 @@ def test_a_table(bundle: Path, capsys: Captured) -> None:
     assert read_bundle(bundle).manifest.evaluation == {}
 
 
-def test_json_and_what_is_kept_of_it(bundle: Path, capsys: Captured) -> None:
+def test_json_and_the_recorded_summary(bundle: Path, capsys: Captured) -> None:
     assert evaluate(bundle, "--draws", "96", "--confidence", "0.9", "--json", "--write") == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["pictures"], document["max_draws"], document["confidence"]) == (15, 96, 0.9)
@@ -61,7 +61,7 @@ def test_json_and_what_is_kept_of_it(bundle: Path, capsys: Captured) -> None:
     assert (document["int8"]["pictures"], document["int8"]["max_draws"]) == (15, 96)
 
 
-def test_int8_is_measured_where_it_is_asked_for(bundle: Path, capsys: Captured) -> None:
+def test_int8_is_measured_on_request(bundle: Path, capsys: Captured) -> None:
     before = read_bundle(bundle).manifest.int8
     options = ["--draws", "64", "--radii", "0.1"]
     assert evaluate(bundle, *options, "--no-int8", "--write") == 0
@@ -89,13 +89,13 @@ def test_attacks_beside_a_baseline_with_plots(
     rows = [line for line in captured.out.splitlines() if ", pgd" in line or ", carlini" in line]
     names = [row.split("  ")[0] for row in rows]
     assert names == ["tried, pgd", "tried, carlini-wagner", "plain, pgd", "plain, carlini-wagner"]
-    # As they are, attacked a little, attacked beyond recognition.
+    # Unaltered, attacked a little, attacked beyond recognition.
     assert all(row.split()[-1] in {"0.0%", "20.0%"} for row in rows)
     assert captured.err.count("drawn: ") == 4
     assert len(list((tmp_path / "plots").iterdir())) == 4
 
 
-def test_the_same_again(bundle: Path, capsys: Captured) -> None:
+def test_a_seed_repeats_the_evaluation(bundle: Path, capsys: Captured) -> None:
     options = ["--draws", "64", "--precision", "float32", "--pass-size", "32", "--threads", "1"]
     figures = []
     for seed in ("5", "5", "6"):

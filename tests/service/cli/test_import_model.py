@@ -1,4 +1,4 @@
-"""``pixeldp import``: what it prints, and what it says no to."""
+"""``pixeldp import``: what it prints, and what it refuses."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_samples_come_into_the_bundle(tmp_path: Path, capsys: Captured) -> None:
     bundle = read_bundle(out)
     assert bundle.samples == ["a.jpg", "a.png", "b.png"]
     assert bundle.sample("a.jpg") == (folder / "a.jpg").read_bytes()
-    # A bundle in place of another has none of the other's samples.
+    # A bundle that replaces another keeps none of its samples.
     assert main([*command, "--force"]) == 0
     assert read_bundle(out).samples == []
     capsys.readouterr()
@@ -88,7 +88,7 @@ def test_one_of_torchvisions(tmp_path: Path, capsys: Captured) -> None:
     assert main([*command, "--weights", str(weights), "--draws", "64"]) == 0
     said = capsys.readouterr()
     assert "shufflenet_v2_x0_5, 3 labels, gaussian noise of scale 0.253727 (image)" in said.out
-    # On a slow machine, what it is at; and nothing else.
+    # Only progress messages, on a slow machine.
     assert all(line.endswith(" …") for line in said.err.splitlines()), said.err
     manifest = read_bundle(tmp_path / "out").manifest
     assert manifest.architecture.arguments["mean"] == [0.485, 0.456, 0.406]
@@ -101,7 +101,7 @@ def test_one_of_torchvisions(tmp_path: Path, capsys: Captured) -> None:
 
 
 @pytest.mark.parametrize("start", ["\ufeffcat\n", "cat\r\n"])
-def test_labels_as_editors_write_them(tmp_path: Path, start: str) -> None:
+def test_labels_as_editors_save_them(tmp_path: Path, start: str) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_bytes(f"{start}dög\nbird\nfish".encode())
     options = ["--labels", str(labels), "--input", "1x8x8", "--draws", "64"]
@@ -116,7 +116,7 @@ def test_labels_as_editors_write_them(tmp_path: Path, start: str) -> None:
         ("utf-16", "is UTF-16"),
     ],
 )
-def test_labels_of_another_encoding_are_refused(
+def test_labels_in_another_encoding_are_refused(
     tmp_path: Path, capsys: Captured, encoding: str, complaint: str
 ) -> None:
     labels = tmp_path / "labels.txt"

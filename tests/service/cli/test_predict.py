@@ -30,7 +30,7 @@ def test_predict_answers_a_file(capsys: Captured) -> None:
     assert 0 < answer["draws"] < 1000
 
 
-def test_predict_answers_a_folder_and_names_what_it_could_not(
+def test_predict_answers_a_folder_and_names_failures(
     tmp_path: Path, capsys: Captured
 ) -> None:
     for name in ("a.png", "b/c.PNG"):
@@ -52,7 +52,7 @@ def test_predict_answers_a_folder_and_names_what_it_could_not(
     assert broken.count(str(tmp_path / "broken.png")) == 1
 
 
-def test_predict_answers_every_format_and_passes_over_what_is_hidden(
+def test_predict_answers_every_format_and_skips_hidden_files(
     tmp_path: Path, capsys: Captured
 ) -> None:
     forms = {"tif": "TIFF", "gif": "GIF", "pgm": "PPM", "jfif": "JPEG", "jpe": "JPEG", "BMP": "BMP"}
@@ -77,7 +77,7 @@ def test_predict_answers_every_format_and_passes_over_what_is_hidden(
         (["models", "EMPTY"], 1, "no bundle here"),
     ],
 )
-def test_what_makes_no_sense_is_one_line(
+def test_mistakes_are_answered_in_one_line(
     arguments: list[str], status: int, complaint: str, tmp_path: Path, capsys: Captured
 ) -> None:
     given = [part.replace("EMPTY", str(tmp_path)) for part in arguments]

@@ -7,7 +7,7 @@ from service.cli.progress import Progress
 Captured = pytest.CaptureFixture[str]
 
 
-def test_long_work_says_what_it_is_at(capsys: Captured) -> None:
+def test_long_work_reports_what_it_is_doing(capsys: Captured) -> None:
     said = ""
     with Progress(every=0.02) as progress:
         progress("building the network")

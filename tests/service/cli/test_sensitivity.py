@@ -22,7 +22,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 def make(folder: Path, description: dict[str, Any], stated: float | None) -> float:
-    """Save a model that states ``stated``, or what is proven of it; return the latter."""
+    """Save a model that states ``stated``, or by default its proven bound; return the proven
+    bound."""
     torch.manual_seed(0)
     manifest = Manifest.model_validate(description)
     network = build_network(manifest)
@@ -35,7 +36,7 @@ def make(folder: Path, description: dict[str, Any], stated: float | None) -> flo
     return proven
 
 
-def test_a_table_of_layers_with_their_product_beside_what_is_stated(
+def test_a_table_of_layers_with_their_product_beside_the_stated_bound(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     placed = {**DESCRIPTION, "noise": {**DESCRIPTION["noise"], "placement": "2"}}
@@ -94,7 +95,7 @@ def test_a_bundle_that_states_too_little_is_refused(
     assert err.count("\n") == 1
 
 
-def test_what_is_no_bundle_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_that_are_not_bundles_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, str(tmp_path))
     assert (status, out) == (1, "")
     assert "expected a folder with model.json" in err

@@ -17,7 +17,7 @@ def trained(out: Path, *options: str) -> Manifest:
     return read_bundle(out).manifest
 
 
-def test_the_noise_can_be_said(tmp_path: Path) -> None:
+def test_the_noise_can_be_set(tmp_path: Path) -> None:
     manifest = trained(tmp_path / "scale", "--scale", "0.4", "--placement", "layer1")
     assert (manifest.noise.scale, manifest.noise.placement) == (0.4, "layer1")
     manifest = trained(tmp_path / "laplace", "--mechanism", "laplace")
@@ -45,10 +45,10 @@ def test_samples_come_into_the_bundle(tmp_path: Path, capsys: Captured) -> None:
     command = ["train", "digits", "--out", str(tmp_path / "none"), "--samples", str(tmp_path)]
     assert main(command) == 1
     assert "is not a regular file" in capsys.readouterr().err
-    assert not (tmp_path / "none").exists(), "said before anything is trained"
+    assert not (tmp_path / "none").exists(), "refused before anything is trained"
 
 
-def test_those_of_named_data_sets_get_what_shows_their_labels() -> None:
+def test_named_data_sets_bring_samples_of_their_labels() -> None:
     for dataset in ("mnist", "cifar10"):
         folder = shipped_samples(dataset)
         assert folder
@@ -58,7 +58,7 @@ def test_those_of_named_data_sets_get_what_shows_their_labels() -> None:
         assert shipped_samples(dataset) is None
 
 
-def test_pictures_held_out_show_what_comes_of_it(tmp_path: Path, capsys: Captured) -> None:
+def test_held_out_pictures_show_the_progress(tmp_path: Path, capsys: Captured) -> None:
     manifest = trained(tmp_path / "out", "--held-out", "40", "--epochs", "12")
     lines = capsys.readouterr().err.splitlines()
     assert all("held out: accuracy" in line for line in lines)

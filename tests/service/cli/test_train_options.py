@@ -22,14 +22,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_train_makes_a_bundle_with_what_was_asked(bundle: Path) -> None:
+def test_train_makes_a_bundle_with_the_given_options(bundle: Path) -> None:
     manifest = read_bundle(bundle).manifest
     assert manifest.name == "tried"
     recipe = manifest.training["recipe"]
     assert (recipe["epochs"], recipe["seed"], recipe["threads"]) == (6, 3, 1)
 
 
-def test_train_says_what_came_out(tmp_path: Path, capsys: Captured) -> None:
+def test_train_reports_the_outcome(tmp_path: Path, capsys: Captured) -> None:
     assert main(["train", "digits", "--out", str(tmp_path), "--epochs", "1"]) == 0
     said = capsys.readouterr().out
     assert said.count("\n") == 1
@@ -37,7 +37,7 @@ def test_train_says_what_came_out(tmp_path: Path, capsys: Captured) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_train_in_the_number_format_that_was_asked_for(tmp_path: Path, precision: str) -> None:
+def test_train_in_the_given_number_format(tmp_path: Path, precision: str) -> None:
     options = ["--epochs", "1", "--precision", precision]
     assert main(["train", "digits", "--out", str(tmp_path), *options]) == 0
     assert read_bundle(tmp_path).manifest.training["recipe"]["precision"] == precision
@@ -90,7 +90,7 @@ def test_errors_are_one_line(
     assert complaint in captured.err
 
 
-def test_a_finished_bundle_is_not_trained_over(bundle: Path, capsys: Captured) -> None:
+def test_a_finished_bundle_is_not_overwritten(bundle: Path, capsys: Captured) -> None:
     assert main(["train", "digits", "--out", str(bundle)]) == 1
     assert "holds a finished bundle; --force replaces it" in capsys.readouterr().err
 
@@ -138,7 +138,7 @@ def test_an_option_means_the_same_in_every_command() -> None:
         assert all(kinds == first for kinds in others), meant[option]
 
 
-def test_every_command_that_runs_a_network_has_the_device() -> None:
+def test_every_command_that_runs_a_network_has_the_option_device() -> None:
     found = {}
     for command in app.registered_commands:
         assert command.callback is not None
@@ -155,10 +155,10 @@ def test_train_on_a_device(tmp_path: Path) -> None:
     assert read_bundle(tmp_path).manifest.training["device"] == "cpu"
 
 
-def test_a_name_of_the_zoo_is_taken_by_every_command(
+def test_every_command_accepts_names_of_the_zoo(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But a folder of that name goes first, whatever is in it."""
+    """A folder of that name takes precedence, whatever it holds."""
     images = np.random.default_rng(0).integers(0, 256, (10, 28, 28, 1), dtype=np.uint8)
     names = np.array([str(number) for number in range(10)])
     np.savez(tmp_path / "own.npz", images=images, labels=np.arange(10), names=names)

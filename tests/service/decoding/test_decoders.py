@@ -1,4 +1,4 @@
-"""Decoding in processes of its own: the same values, bounded memory, and processes that die."""
+"""Decoding in separate processes: the same values, bounded memory, and dying processes."""
 
 import asyncio
 import io
@@ -71,8 +71,8 @@ async def reduce(
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_what_is_prepared_elsewhere_is_what_a_worker_prepares(mode: str) -> None:
-    """Bit for bit, and so are the terms of the certificate."""
+def test_a_decoder_prepares_the_same_input_as_a_worker(mode: str) -> None:
+    """The input is the same bit for bit, and so are the terms of the certificate."""
 
     async def test() -> None:
         content = io.BytesIO()
@@ -98,7 +98,7 @@ def test_what_is_prepared_elsewhere_is_what_a_worker_prepares(mode: str) -> None
     run(test)
 
 
-def test_what_is_smaller_as_it_was_sent_is_sent_so() -> None:
+def test_pictures_that_are_smaller_than_the_input_go_to_workers_as_they_are() -> None:
     small = picture(40, 30)
     reduced = reduce_file(small, Task(MAX_PIXELS, (3, 224, 224)))
     assert not reduced.prepared
@@ -138,7 +138,7 @@ def test_a_picture_is_measured_and_charged_before_it_is_decoded() -> None:
                     await reduce(decoders, content, admit=refuse)
             assert (await reduce(decoders, content)).width == 2000
             after = {name: one._process.pid for name, one in decoders._decoders.items()}
-            assert after == processes, "a refusal costs no process"
+            assert after == processes, "a refusal takes no process"
 
     run(test)
 
@@ -160,7 +160,7 @@ def test_scans_count() -> None:
         (picture(17_000, 100), CannotCertify),
     ],
 )
-def test_refusals_come_from_processes_too(
+def test_refusals_of_processes_arrive(
     content: bytes, cause: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LIGHT_BYTES", 0)
@@ -186,7 +186,7 @@ def test_a_process_that_dies_is_replaced_and_its_picture_tried_again() -> None:
     run(test)
 
 
-def test_processes_that_end_with_nothing_to_do_are_started_again() -> None:
+def test_processes_that_end_while_idle_are_restarted() -> None:
     async def test() -> None:
         async with decoding() as decoders:
             await reduce(decoders, plain(1000, 1000))
@@ -202,7 +202,7 @@ def test_processes_that_end_with_nothing_to_do_are_started_again() -> None:
     run(test)
 
 
-def test_one_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "PIL").mkdir()
     (tmp_path / "PIL" / "__init__.py").write_text("raise ImportError('libjpeg is missing')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -260,7 +260,7 @@ def test_a_picture_over_which_processes_die_is_given_up() -> None:
     run(test)
 
 
-def test_memory_of_a_process_is_bounded_and_says_nothing_of_the_picture(
+def test_the_memory_of_a_process_is_bounded_and_exceeding_it_blames_no_picture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "SPARE_BYTES", 0)
@@ -274,7 +274,7 @@ def test_memory_of_a_process_is_bounded_and_says_nothing_of_the_picture(
     run(test)
 
 
-def test_who_leaves_gives_its_process_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_leaves_frees_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEFT_SECONDS", 0.0)
 
     async def test() -> None:
@@ -296,7 +296,7 @@ def test_who_leaves_gives_its_process_back(monkeypatch: pytest.MonkeyPatch) -> N
     run(test)
 
 
-def test_a_picture_to_look_at() -> None:
+def test_a_picture_for_display() -> None:
     async def test() -> None:
         async with decoding() as decoders:
             shown = await reduce(decoders, picture(1500, 700), Task(MAX_PIXELS, side=100))

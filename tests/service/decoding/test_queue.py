@@ -1,4 +1,4 @@
-"""Turns of decoding: nobody is kept waiting by how much another asks for."""
+"""Turns of decoding: how much one client asks for delays nobody else."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,13 +14,13 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 
 class Crowd:
-    """Those who wait for turns and note in which order they have them."""
+    """Clients that wait for turns, and the order in which they get them."""
 
     def __init__(self, places: int = 1, most: int = 1000) -> None:
         self.queue = FairQueue(places, most)
         self.order: list[object] = []
         self.tasks: list[asyncio.Task[None]] = []
-        self.go = asyncio.Event()  # nobody who has a turn ends it before
+        self.go = asyncio.Event()  # nobody ends a turn before this
 
     async def ask(self, owner: object, work: float, times: int = 1) -> None:
         async def one() -> None:
@@ -36,11 +36,11 @@ class Crowd:
         self.go.set()
         await asyncio.gather(*self.tasks)
         assert (self.queue.waiting, self.queue.running) == (0, 0)
-        assert not self.queue._done, "nothing is kept of who has left"
+        assert not self.queue._done, "nothing is kept of clients that have left"
         return self.order
 
 
-def test_one_who_asks_little_waits_for_one_turn_at_most() -> None:
+def test_a_client_that_asks_little_waits_for_one_turn_at_most() -> None:
     async def test() -> None:
         crowd = Crowd()
         await crowd.ask("greedy", 100, times=200)
@@ -51,7 +51,7 @@ def test_one_who_asks_little_waits_for_one_turn_at_most() -> None:
     run(test)
 
 
-def test_turns_follow_work_and_not_how_many_ask() -> None:
+def test_turns_depend_on_work_and_not_on_the_number_of_requests() -> None:
     async def test() -> None:
         crowd = Crowd()
         await crowd.ask("large", 10, times=50)
@@ -62,7 +62,7 @@ def test_turns_follow_work_and_not_how_many_ask() -> None:
     run(test)
 
 
-def test_a_key_leaves_a_place_free_and_those_without_keys_do_not() -> None:
+def test_a_key_leaves_a_place_free_and_clients_without_keys_do_not() -> None:
     async def test() -> None:
         crowd, hold = Crowd(places=3), asyncio.Event()
 
@@ -105,7 +105,7 @@ def test_the_queue_is_bounded_and_for_a_key_by_a_quarter_of_it() -> None:
     run(test)
 
 
-def test_who_leaves_while_waiting_is_forgotten() -> None:
+def test_a_client_that_leaves_while_waiting_is_forgotten() -> None:
     async def test() -> None:
         crowd = Crowd()
         await crowd.ask("first", 1)

@@ -1,4 +1,4 @@
-"""Workers of one kind run a model in one way: who finds it out, and what the others are told."""
+"""Workers of one kind run a model in one way: who finds it, and what the others are told."""
 
 import pytest
 
@@ -13,7 +13,7 @@ MODELS = Catalogue([ZOO / "mnist-cnn"]).models
 
 
 class Worker(WorkerHandle):
-    """A worker that keeps what it is told."""
+    """A worker that records the messages that it gets."""
 
     def __init__(self, name: str, device: str = "cpu") -> None:
         super().__init__(name, device)
@@ -24,7 +24,7 @@ class Worker(WorkerHandle):
         self.told.append(message)
 
     def take(self) -> messages.ToWorker | None:
-        """Return what it was told since it was last asked, one message at most."""
+        """Return the message that it got since the last call, if any."""
         told, self.told = self.told, []
         assert len(told) <= 1
         return told[0] if told else None
@@ -61,7 +61,7 @@ class Case:
         return self.agreement.accepts(worker, {0: found}, ceilings)
 
     def start(self) -> None:
-        """Have all workers on processors be ready."""
+        """Make all workers on processors ready."""
         self.read(*self.workers)
         for worker in self.workers:
             assert self.accepts(worker, FOUND)
@@ -103,7 +103,7 @@ def test_one_measures_and_the_others_are_told(case: Case) -> None:
         assert case.accepts(one, Calibration("float32", 256, 1.0)), "whatever its speed"
 
 
-def test_what_is_set_is_not_measured() -> None:
+def test_settings_are_not_measured() -> None:
     case = Case(pass_size=96)
     case.read(case.workers[0])
     assert way(case.workers[0].run()) == (None, None, 96)
@@ -126,13 +126,13 @@ def test_the_next_measures_in_the_place_of_one_in_trouble(case: Case, gone: bool
     assert not third.told
     assert case.accepts(second, FOUND)
     assert way(third.run()) == AGREED
-    # What the first may still say is another way, and no reason for one more to measure.
+    # If the first then names another way, no further worker has to measure.
     assert not case.accepts(first, found(128))
     case.read(first)
     assert way(first.run()) == AGREED
 
 
-def test_one_that_waits_may_go(case: Case) -> None:
+def test_a_waiting_worker_may_end(case: Case) -> None:
     first, second, third = case.workers
     case.read(first, second)
     case.agreement.leave(second)
@@ -151,7 +151,7 @@ def test_another_way_is_not_accepted(case: Case, other: Calibration) -> None:
 
 
 def test_a_worker_has_its_own_ceiling(case: Case) -> None:
-    """Found at its start or while it serves; and its successor knows."""
+    """It is found at the start or while serving, and the successor is told."""
     first, second, third = case.workers
     assert case.accepts(first, FOUND)
     assert not case.accepts(second, found(64))
@@ -179,7 +179,7 @@ def test_one_compiles_to_compare_and_the_others_follow(case: Case) -> None:
     for one in others:
         assert one.take() == messages.Compile(models=[0], compare=False)
     assert not first.told
-    # A successor begins in the way agreed, and then follows, too.
+    # A successor begins in the agreed way, and then follows, too.
     case.agreement.leave(first)
     case.read(first)
     assert way(first.run()) == AGREED
@@ -196,7 +196,7 @@ def test_where_compiling_does_not_pay_nobody_else_compiles(case: Case) -> None:
     case.agreement.compiled(first, kept)
     case.agreement.compile(second)
     assert not any(one.told for one in case.workers)
-    assert case.agreement.deviation(first, 0) is None, "it runs as all do"
+    assert case.agreement.deviation(first, 0) is None, "it runs as all others do"
 
 
 def test_a_worker_that_cannot_follow_says_why(case: Case) -> None:

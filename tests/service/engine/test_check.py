@@ -1,4 +1,4 @@
-"""The self-check's statistics: how often it is wrong by chance, and what it finds."""
+"""The statistics of self-checks: how often they fail by chance, and what they find."""
 
 from fractions import Fraction
 from math import comb
@@ -29,7 +29,7 @@ def votes(*sums: int) -> Tally:
 
 
 def law(n: int, m: int, together: int) -> dict[int, Fraction]:
-    """How many of ``together`` votes are among the first n of n + m draws."""
+    """The distribution of how many of ``together`` votes are among the first n of n + m draws."""
     of = comb(n + m, n)
     least, most = max(together - m, 0), min(n, together)
     return {
@@ -49,7 +49,7 @@ def test_tails_are_those_of_the_exact_law(n: int, m: int) -> None:
 
 
 def alarms(n: int, m: int, together: int) -> Fraction:
-    """The exact chance that tallies of two labels are taken to differ, given the votes in both."""
+    """The exact chance that the tallies of two labels are judged different, given their votes."""
     chances = law(n, m, together)
     return sum(
         (
@@ -63,13 +63,13 @@ def alarms(n: int, m: int, together: int) -> Fraction:
 
 @pytest.mark.parametrize("part", [0, 0.01, 0.1, 0.5, 0.9])
 def test_a_fleet_has_no_false_alarm_in_a_hundred_years(part: float) -> None:
-    """By the exact law, whatever the network's votes are; and nothing is given away needlessly."""
+    """By the exact law, whatever the network's votes are; and the test is not needlessly weak."""
     worst = Fraction(0)
     for n in (DRAWS, DRAWS * RECENT_CHECKS):
         together = [max(round(part * (n + REFERENCE_DRAWS)) + more, 1) for more in range(3)]
         worst += max(alarms(n, REFERENCE_DRAWS, one) for one in together)
     assert CHECKS * worst < Fraction(1, 20)
-    # Where there are few votes of a label, no number of them is unlikely enough.
+    # If a label has few votes, no number of them is unlikely enough.
     assert part < 0.1 or CHECKS * worst > Fraction(1, 10_000)
 
 
@@ -79,7 +79,7 @@ def draw(
     labels = rng.choice(len(shares), size=draws, p=shares)
     scores = np.eye(len(shares), dtype=np.int64)[labels]
     if scoring == "softmax":
-        # 98 % for the label that is ahead, what is left for the others.
+        # 98 % for the leading label, the remainder for the others.
         scores = (scores * 0.97 + 0.01) * 2**20 / (0.97 + 0.01 * len(shares))
     return Tally.of(scores.astype(np.int64), scoring)
 
@@ -96,7 +96,7 @@ SHARES = {"one label": [1.0, 0.0, 0.0], "even": [0.34, 0.33, 0.33], "most": [0.0
 
 @pytest.mark.parametrize("scoring", ["votes", "softmax"])
 @pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
-def test_a_worker_that_is_as_it_was_passes(shares: list[float], scoring: Scoring) -> None:
+def test_an_unchanged_worker_passes(shares: list[float], scoring: Scoring) -> None:
     rng = np.random.default_rng(0)
     reference, recent = fill(rng, shares, scoring), Recent()
     for _ in range(1000):
@@ -104,7 +104,7 @@ def test_a_worker_that_is_as_it_was_passes(shares: list[float], scoring: Scoring
 
 
 def checks_until_found(before: list[float], after: list[float], scoring: Scoring) -> int:
-    """After how many checks a change is found, the worker having passed many."""
+    """After how many checks a change is found in a worker that had passed many."""
     rng = np.random.default_rng(1)
     reference, recent = fill(rng, before, scoring), Recent()
     for _ in range(2 * RECENT_CHECKS):
@@ -137,7 +137,7 @@ def test_a_change_is_found(
 
 @pytest.mark.parametrize(("part", "checks"), [(Fraction(1, 3), 1), (Fraction(6, 100), 16)])
 def test_it_finds_what_it_promises_to_find(part: Fraction, checks: int) -> None:
-    """With ten labels, and a picture whose votes all agreed; by the exact binomial law."""
+    """With ten labels, and a picture whose votes all agreed, by the exact binomial law."""
     rest, draws = [0] * 8, checks * DRAWS
     reference = votes(REFERENCE_DRAWS, 0, *rest)
     found = sum(
@@ -149,14 +149,14 @@ def test_it_finds_what_it_promises_to_find(part: Fraction, checks: int) -> None:
 
 
 def test_logits_that_are_no_numbers_are_found_at_once() -> None:
-    """Such draws vote for nothing."""
+    """Such draws vote for no label."""
     reference = fill(np.random.default_rng(0), [0.5, 0.5])
     nothing = Tally(DRAWS, np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int64), 1)
     with pytest.raises(WrongAnswerError, match=r"of 64 draws for the probe picture 0\.0% are of"):
         reference.compare(nothing, Recent())
 
 
-def test_a_wrong_check_is_no_part_of_the_reference() -> None:
+def test_a_failed_check_does_not_enter_the_reference() -> None:
     reference = Reference()
     right, wrong = votes(DRAWS, 0), votes(0, DRAWS)
     reference.compare(right, Recent())

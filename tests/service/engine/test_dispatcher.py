@@ -1,4 +1,4 @@
-"""Where a picture is: one field says it, and whatever happens, queue and workers say the same."""
+"""One field says where a picture is, and queue and workers always agree with it."""
 
 import ast
 import asyncio
@@ -23,7 +23,7 @@ from tests.service.engine.test_engine import conclusion, draft, job
 
 METRICS = Metrics()
 WORKERS = 2
-# Whatever may happen to a picture or a worker, with a number that says to which.
+# All that may happen to a picture or a worker; a number says to which.
 ROADS = (
     "ask",
     "ask again",
@@ -50,7 +50,7 @@ ROADS = (
 
 
 def content(place: Queue | Entries) -> list[Entry]:
-    """Return the pictures that a place holds, by what it keeps itself."""
+    """Return the pictures that a place holds, from its own records."""
     if isinstance(place, Entries):
         assert all(entry.id == number for number, entry in place.items())
         return list(place.values())
@@ -60,7 +60,7 @@ def content(place: Queue | Entries) -> list[Entry]:
 
 
 class Front:
-    """A dispatcher, its workers, and clients who ask; the tests play the rest."""
+    """A dispatcher, its workers and its clients; the tests play the rest."""
 
     def __init__(self, entries: list[Entry]) -> None:
         self.workers = [WorkerHandle(f"worker{i}", "cpu") for i in range(WORKERS)]
@@ -70,7 +70,7 @@ class Front:
         self.former: list[int] = []
 
     def go(self, road: str, number: int) -> None:
-        """Have something happen."""
+        """Make something happen."""
         worker = self.workers[number % WORKERS]
         if road.startswith("ask"):
             self._ask(road, number)
@@ -132,7 +132,7 @@ class Front:
             assert picture not in self.dispatcher.entries(worker)
 
     def check(self) -> None:
-        """Compare what each entry says with what queue and workers have."""
+        """Compare each entry's place with what the queue and the workers hold."""
         queue = self.dispatcher.queue
         places = [queue, *(self.dispatcher.entries(worker) for worker in self.workers)]
         found = [(entry, place) for place in places for entry in content(place)]
@@ -149,7 +149,7 @@ class Front:
         assert queue.draws.total() == asked
 
     async def drain(self) -> None:
-        """End all workers, and have all clients be answered or leave."""
+        """End all workers, and have all clients get answers or leave."""
         for worker in self.workers:
             self._change("die", worker)
             self.check()
@@ -165,7 +165,7 @@ class Front:
     st.integers(0, WORKERS),
     st.lists(st.tuples(st.sampled_from(ROADS), st.integers(0, 7), st.booleans()), max_size=60),
 )
-def test_no_road_has_a_picture_in_two_places_or_in_none(
+def test_no_sequence_puts_a_picture_in_two_places_or_in_none(
     ready: int, roads: list[tuple[str, int, bool]]
 ) -> None:
     async def test() -> None:
@@ -184,7 +184,7 @@ def test_no_road_has_a_picture_in_two_places_or_in_none(
             for road, number, pause in roads:
                 front.go(road, number)
                 front.check()
-                if pause:  # else what clients do next comes after the next road
+                if pause:  # otherwise the clients' next steps would come during the next sequence
                     await asyncio.sleep(0)
                     front.check()
             await front.drain()
@@ -192,8 +192,8 @@ def test_no_road_has_a_picture_in_two_places_or_in_none(
     asyncio.run(test())
 
 
-def test_a_way_by_which_each_road_is_taken() -> None:
-    """So that the roads above lead somewhere."""
+def test_every_kind_of_event_has_an_effect() -> None:
+    """This makes the sequences above meaningful."""
 
     async def test() -> None:
         front = Front([])
@@ -220,7 +220,7 @@ def test_a_way_by_which_each_road_is_taken() -> None:
     asyncio.run(test())
 
 
-def test_one_method_alone_says_where_a_picture_is() -> None:
+def test_only_one_method_sets_where_a_picture_is() -> None:
     writers = set()
     for module in modules().values():
         for function in ast.walk(module.tree):

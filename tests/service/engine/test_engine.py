@@ -1,4 +1,4 @@
-"""What becomes of pictures when workers come and go. The workers' part is played by the tests.
+"""What happens to pictures when workers come and go. The tests play the workers.
 
 Real workers are in ``tests/e2e/test_survival.py``.
 """
@@ -85,7 +85,7 @@ def build(devices: int = 1, queue: int = 8, **more: Any) -> Engine:
 def open_worker(
     engine: Engine, number: int = 0, pass_size: int = 32, speed: float = 1000.0
 ) -> WorkerHandle:
-    """Have a worker be ready; passes of 32 slots make a window of 8 pictures."""
+    """Make a worker ready; passes of 32 slots give a window of 8 pictures."""
     worker = engine._workers[number]
     worker.loaded = worker.ready = True
     worker.calibrations = {0: Calibration("float32", pass_size, speed)}
@@ -125,7 +125,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(test())  # type: ignore[arg-type]
 
 
-def test_before_the_first_worker_is_ready_nothing_waits() -> None:
+def test_before_the_first_worker_is_ready_pictures_are_refused() -> None:
     async def test() -> None:
         engine = build()
         assert isinstance(await refusal(engine.predict(job())), NotReadyError)
@@ -145,7 +145,7 @@ def test_without_a_model_it_is_not_ready() -> None:
     run(test)
 
 
-def test_while_all_workers_start_again_pictures_wait() -> None:
+def test_while_all_workers_restart_pictures_wait() -> None:
     async def test() -> None:
         engine = build()
         worker = open_worker(engine)
@@ -198,8 +198,8 @@ def test_waiting_and_starting_do_not_count() -> None:
     run(test)
 
 
-def test_who_shared_a_deadly_pass_is_cleared_in_one_of_its_own() -> None:
-    """Of two pictures one is deadly; the other is answered."""
+def test_a_picture_that_shared_a_deadly_pass_is_cleared_in_a_pass_of_its_own() -> None:
+    """One of two pictures is deadly; the other is answered."""
 
     async def test() -> None:
         engine = build()
@@ -239,7 +239,7 @@ def test_many_shared_deaths_refuse_nobody() -> None:
 
 
 def test_each_run_of_a_picture_is_counted() -> None:
-    """For each has a share of α of its own."""
+    """Each run has its own share of α."""
 
     async def test() -> None:
         engine = build()
@@ -251,7 +251,7 @@ def test_each_run_of_a_picture_is_counted() -> None:
                 kill(engine, worker, running=set())
                 open_worker(engine)
                 found = [one.admission().restarts for one in taken(engine).values()]
-                assert found == [restarts, restarts], "whatever it was that ended the run"
+                assert found == [restarts, restarts], "whatever ended the run"
             assert taken(engine)[first].deaths == 0
             assert not any(task.done() for task in tasks)
 
@@ -274,7 +274,7 @@ def test_pictures_of_a_dead_worker_go_first_and_in_order() -> None:
 
 
 def test_a_refused_picture_is_freed_at_once() -> None:
-    """Not only when garbage is collected, which under load is long after."""
+    """Not only when garbage is collected, which is much later under load."""
 
     async def test() -> None:
         engine = build()
@@ -294,7 +294,7 @@ def test_a_refused_picture_is_freed_at_once() -> None:
     run(test)
 
 
-def test_high_priority_does_not_wait_for_a_place() -> None:
+def test_high_priority_does_not_wait_for_room() -> None:
     async def test() -> None:
         engine = build()
         worker = open_worker(engine)
@@ -323,7 +323,7 @@ def test_the_queue_is_bounded_in_pictures() -> None:
     run(test)
 
 
-def test_pictures_that_are_being_decoded_have_their_place() -> None:
+def test_pictures_being_decoded_keep_their_place() -> None:
     async def test() -> None:
         engine = build(queue=2)
         open_worker(engine)
@@ -335,14 +335,14 @@ def test_pictures_that_are_being_decoded_have_their_place() -> None:
     run(test)
 
 
-def test_clients_are_told_to_wait_for_as_long_as_the_queue_takes() -> None:
+def test_clients_are_told_how_long_the_queue_will_take() -> None:
     async def test() -> None:
         engine = build(queue=100)
         worker = open_worker(engine)  # 1000 draws a second
         assert engine.retry_seconds == 1
         async with asking(engine, [job(max_draws=1000) for _ in range(worker.window + 10)]):
             assert engine.queued == 10
-            assert engine.retry_seconds == 5, "when half of ten seconds' draws are made"
+            assert engine.retry_seconds == 5, "when half the draws of ten seconds are made"
             more = [asyncio.create_task(engine.predict(job(max_draws=100_000))) for _ in range(2)]
             await asyncio.sleep(0)
             assert engine.retry_seconds == LONGEST_RETRY
@@ -366,7 +366,7 @@ def test_a_picture_leaves_the_queue_at_its_deadline() -> None:
 
 
 def conclusion() -> Conclusion:
-    """What a worker says of a picture; all of it is that of a real inquiry."""
+    """A worker's messages about a picture, all taken from a real inquiry."""
     inquiry = Inquiry(Question(0.95, 1000, None, "l2"), TERMS, 10, "votes")
     votes = np.zeros((64, 10), dtype=np.int64)
     votes[:, 3] = 1
@@ -392,13 +392,13 @@ def draft(number: int) -> messages.Answer:
 
 
 def silence(engine: Engine, worker: WorkerHandle) -> None:
-    """Have a worker show no sign of life for long."""
+    """Make a worker show no sign of life for a long time."""
     worker.quiet = worker.silent = True
     engine._dispatcher.silent(worker)
 
 
 def test_deadlines_are_kept_whatever_the_worker_does() -> None:
-    """It is given time for a pass; what it had reached before is the answer."""
+    """It gets time for one pass; then the answer is what it had reached before."""
 
     async def test() -> None:
         engine = build()
@@ -414,8 +414,8 @@ def test_deadlines_are_kept_whatever_the_worker_does() -> None:
             error = await refusal(tasks[1])
             assert isinstance(error, DeadlineError)
             assert "did not answer" in str(error)
-            assert list(taken(engine)) == [third], "others have their places"
-            engine._dispatcher.heard(worker, draft(second))  # which comes too late for anybody
+            assert list(taken(engine)) == [third], "others have taken their places"
+            engine._dispatcher.heard(worker, draft(second))  # which is too late for everybody
 
     run(test)
 
@@ -427,7 +427,7 @@ def test_pictures_of_a_silent_worker_go_to_others() -> None:
         async with asking(engine, [job(), job(), job(deadline=-1)]) as tasks:
             first, _, late = list(taken(engine).values())
             silence(engine, quiet)
-            assert len(taken(engine)) == 3, "as there is no other"
+            assert len(taken(engine)) == 3, "as there is no other worker"
             assert not engine.ready
             open_worker(engine, 1)
             assert engine.ready
@@ -437,7 +437,7 @@ def test_pictures_of_a_silent_worker_go_to_others() -> None:
             assert next(iter(taken(engine, 1).values())) is first
             assert [one.admission().restarts for one in taken(engine, 1).values()] == [1, 1]
             assert (await asyncio.wait_for(tasks[2], 60)).conclusion == conclusion()
-            # What it says of the former run is nothing to this one.
+            # What it says of the former run does not count for this one.
             engine._dispatcher.heard(quiet, draft(1))
             engine._dispatcher.heard(quiet, messages.Failed(id=1, reason="odd"))
             engine._dispatcher.heard(quiet, messages.Late(id=2))
@@ -463,7 +463,7 @@ def test_a_quiet_worker_is_sent_no_more_until_it_speaks() -> None:
     run(test)
 
 
-def test_a_run_that_is_begun_anew_has_no_draft_of_the_former() -> None:
+def test_a_new_run_does_not_use_drafts_of_the_former() -> None:
     async def test() -> None:
         engine = build()
         worker = open_worker(engine)
@@ -476,7 +476,7 @@ def test_a_run_that_is_begun_anew_has_no_draft_of_the_former() -> None:
     run(test)
 
 
-def test_who_fails_to_be_told_of_looks_fails_alone() -> None:
+def test_a_failing_listener_for_looks_harms_no_other() -> None:
     async def test() -> None:
         engine = build()
         worker = open_worker(engine)
@@ -518,7 +518,7 @@ def test_budgets_shrink_as_the_queue_fills() -> None:
         async with asking(engine, [job(max_draws=8000) for _ in range(8)]):
             open_worker(engine, pass_size=32 * 50)
             entries = taken(engine).values()
-            # Seven others wait behind the first, of eight that may.
+            # Seven wait behind the first; the queue has room for eight.
             assert [one.granted for one in entries] == [1000] * 4 + [2000] * 2 + [4000, 8000]
         async with asking(engine, [job(max_draws=200) for _ in range(8)]):
             granted = {one.granted for one in taken(engine).values()}
@@ -540,7 +540,7 @@ def test_a_key_has_places_of_its_own_whatever_another_has() -> None:
             for task in own[:2]:
                 task.cancel()
             await asyncio.gather(*own[:2], return_exceptions=True)
-            # The third goes before all those that came before it.
+            # The third goes before all that came earlier.
             assert [one.job.owner for one in taken(engine).values()].count(2) == 1
             assert engine.queued == waiting - 1
 
@@ -561,7 +561,8 @@ def test_a_key_has_half_of_the_queue() -> None:
                 await asyncio.sleep(0)
             [entry] = [one for one in taken(engine).values() if one.job.owner == 2]
             assert engine.shrinkage > 1
-            assert entry.granted == 8000, "only those pay for a full queue of whom many wait"
+            assert entry.granted == 8000, "only clients with many waiting pictures pay for a full
+            queue"
             tasks.append(other)
             other.cancel()
             await asyncio.gather(other, return_exceptions=True)
@@ -586,7 +587,7 @@ def granted(speed: float, deadline: float, asked: int, pictures: int = 1) -> lis
 
 def test_budgets_fit_into_the_time_that_is_left() -> None:
     assert granted(1000.0, 60.0, 100_000) == [100_000], "the deadline ends it, at a look"
-    assert granted(1.0, 60.0, 1000) == [LEAST_DRAWS], "the fewest, though it may be late"
+    assert granted(1.0, 60.0, 1000) == [LEAST_DRAWS], "the minimum, even if it may be late"
     [some] = granted(4.0, 60.0, 1000)
     assert 100 <= some <= 120
     assert granted(4.0, 60.0, 80) == [80]
@@ -595,7 +596,7 @@ def test_budgets_fit_into_the_time_that_is_left() -> None:
     assert others == [LEAST_DRAWS] * 3, "they share the worker"
 
 
-def test_answers_and_failures_reach_who_asked() -> None:
+def test_answers_and_failures_reach_their_clients() -> None:
     async def test() -> None:
         engine = build()
         worker = open_worker(engine)
@@ -611,7 +612,7 @@ def test_answers_and_failures_reach_who_asked() -> None:
     run(test)
 
 
-def test_a_worker_taken_out_for_its_own_answers_was_not_ended_by_a_picture() -> None:
+def test_taking_a_worker_out_for_wrong_answers_blames_no_picture() -> None:
     async def test() -> None:
         engine = build()
         open_worker(engine)
@@ -633,7 +634,7 @@ def test_a_worker_taken_out_for_its_own_answers_was_not_ended_by_a_picture() -> 
     run(test)
 
 
-def test_no_draft_of_a_worker_found_wrong_is_an_answer() -> None:
+def test_drafts_of_a_faulty_worker_are_never_answers() -> None:
     async def test() -> None:
         engine = build()
         open_worker(engine)
@@ -650,8 +651,8 @@ def test_no_draft_of_a_worker_found_wrong_is_an_answer() -> None:
     run(test)
 
 
-def test_a_probe_picture_waits_for_so_many_passes_and_no_longer() -> None:
-    """Whatever time they take; a worker that makes none is found by the watch."""
+def test_a_probe_waits_for_a_number_of_passes_and_no_longer() -> None:
+    """However long they take; the watchdog finds a worker that makes none."""
 
     async def test() -> None:
         engine = build()
@@ -681,14 +682,14 @@ def test_a_probe_picture_waits_for_so_many_passes_and_no_longer() -> None:
     run(test)
 
 
-def test_who_fails_self_checks_again_and_again_is_not_steady_for_living_long() -> None:
+def test_living_long_does_not_make_a_worker_that_fails_self_checks_steady() -> None:
     supervisor = build()._supervisors[0]
     assert supervisor._steady_seconds == STEADY_SECONDS
     supervisor._told = True
     assert supervisor._steady_seconds == STEADY_CHECKS * 60
 
 
-def test_a_model_that_is_served_no_longer() -> None:
+def test_a_model_that_is_no_longer_served() -> None:
     async def test() -> None:
         engine = build()
         open_worker(engine)
@@ -723,18 +724,18 @@ def test_a_model_that_a_worker_cannot_load_changes_nothing(tmp_path: Path) -> No
         catalogue = Catalogue([ZOO / "mnist-cnn"])
         engine = build(catalogue=catalogue)
         open_worker(engine)
-        with pytest.raises(LoadError, match="gone"):  # there is no process behind this worker
+        with pytest.raises(LoadError, match="gone"):  # this worker has no process
             await engine.load_all([tmp_path])
         assert [served.index for served in catalogue.models] == [0]
         assert [served.index for served in catalogue.held] == [0]
         [served] = await engine.load_all([ZOO / "mnist-cnn"])
-        assert served.index == 0, "what is served stays as it is"
+        assert served.index == 0, "the served models stay as they are"
 
     run(test)
 
 
 def fail(engine: Engine, number: int, reason: str, told: bool = False) -> None:
-    """Have a worker fail, as its supervisor tells of it."""
+    """Make a worker fail, as its supervisor reports it."""
     supervisor = engine._supervisors[number]
     worker = supervisor.worker
     worker.trouble = f"{worker.name} on {worker.device}: {reason}"
@@ -742,7 +743,7 @@ def fail(engine: Engine, number: int, reason: str, told: bool = False) -> None:
     supervisor._note_death()
 
 
-def test_whatever_fails_before_any_worker_was_ready_ends_the_service() -> None:
+def test_failures_before_any_worker_was_ready_end_the_service() -> None:
     async def test() -> None:
         reasons: list[str] = []
         engine = build(devices=2, on_broken=reasons.append)
@@ -757,7 +758,7 @@ def test_whatever_fails_before_any_worker_was_ready_ends_the_service() -> None:
     run(test)
 
 
-def test_once_one_was_ready_workers_are_waited_for() -> None:
+def test_once_a_worker_was_ready_others_are_waited_for() -> None:
     async def test() -> None:
         reasons: list[str] = []
         engine = build(devices=2, on_broken=reasons.append)
@@ -766,10 +767,10 @@ def test_once_one_was_ready_workers_are_waited_for() -> None:
         assert engine.trouble == "worker0 on cpu: first"
         kill(engine, engine._workers[1])
         fail(engine, 0, "second", told=True)
-        assert not reasons, "it may be over soon, and pictures wait"
+        assert not reasons, "it may be over soon, so pictures wait"
         engine._supervisors[0].failures = 9
         fail(engine, 0, "third")
-        assert not reasons, "as before: it was killed, say"
+        assert not reasons, "as before, for example if it was killed"
         fail(engine, 0, "fourth", told=True)
         assert reasons == ["a worker cannot start: worker0 on cpu: fourth"]
 
@@ -777,8 +778,8 @@ def test_once_one_was_ready_workers_are_waited_for() -> None:
 
 
 @pytest.mark.parametrize("pinned", [True, False])
-def test_a_worker_that_runs_otherwise_than_pinned_is_given_up(pinned: bool) -> None:
-    """As when passes of that size do not fit into memory any more."""
+def test_a_worker_that_does_not_run_a_model_as_pinned_is_given_up(pinned: bool) -> None:
+    """For example because passes of that size no longer fit into memory."""
     catalogue = Catalogue([ZOO / "mnist-cnn"])
     way = {catalogue.bundles[0].digest: Execution("pytorch", "float32", 32, False)}
     engine = build(catalogue=catalogue, pins=way if pinned else {})

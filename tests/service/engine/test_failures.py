@@ -22,7 +22,7 @@ def test_an_exception(error: BaseException, said: str) -> None:
     assert said in explain(error, "cpu")
 
 
-def test_a_device_is_told_what_to_do_about_it() -> None:
+def test_trouble_with_a_device_comes_with_advice() -> None:
     assert "--devices cpu" in explain(RuntimeError("no CUDA-capable device"), "cuda:0")
 
 
@@ -36,5 +36,5 @@ def test_a_device_is_told_what_to_do_about_it() -> None:
         (-99, "", "signal 99 ended it"),
     ],
 )
-def test_an_end(code: int, line: str, said: str) -> None:
+def test_the_end_of_a_process(code: int, line: str, said: str) -> None:
     assert said in explain_exit(code, line)

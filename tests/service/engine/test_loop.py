@@ -1,4 +1,4 @@
-"""A worker's loop over a real socket pair: pictures, memory that runs out, networks that change."""
+"""A worker's loop over a real socket pair: pictures, exhausted memory, changing networks."""
 
 import copy
 import socket
@@ -37,7 +37,7 @@ M = TypeVar("M")
 
 
 class Front:
-    """The other end of the socket pair, and the status."""
+    """The other end of the socket pair, and the shared status."""
 
     def __init__(self, connection: socket.socket, status: SharedStatus) -> None:
         self._socket, self.status = connection, status
@@ -110,7 +110,7 @@ def predictor(tmp_path: Path) -> Predictor:
 
 
 class Starter:
-    """Starts a loop in a thread, and sees that it ends."""
+    """Starts a loop in a thread, and makes sure that it ends."""
 
     def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair()
@@ -138,11 +138,11 @@ class Starter:
         return Front(self._ours, status)
 
     def end(self) -> BaseException | None:
-        """Have the front go; return what the loop ended with."""
+        """End the front; return what the loop ended with."""
         self._ours.close()
         if self._thread:
             self._thread.join(30)
-            assert not self._thread.is_alive(), "the worker goes when the front does"
+            assert not self._thread.is_alive(), "the worker must end with the front"
         return self.error
 
 
@@ -154,7 +154,7 @@ def start() -> Iterator[Starter]:
     assert error is None or isinstance(error, FrontGoneError)
 
 
-def test_the_front_is_told_what_is_reached_before_the_deadline(
+def test_the_front_gets_a_draft_before_the_deadline(
     predictor: Predictor, start: Starter
 ) -> None:
     front = start(predictor)
@@ -163,7 +163,7 @@ def test_the_front_is_told_what_is_reached_before_the_deadline(
     end = front.wait(messages.Answer, lambda one: one.id == 1 and not one.draft)
     assert end.conclusion.stopped == "deadline"
     answers = [one for one in front.received if isinstance(one, messages.Answer)]
-    assert {one.id for one in answers} == {1}, "the deadline of the other is not near"
+    assert {one.id for one in answers} == {1}, "the other's deadline is far away"
     drafts = [one for one in answers if one.draft]
     assert drafts
     assert drafts == answers[: len(drafts)]
@@ -179,12 +179,12 @@ def test_pictures_are_answered(start: Starter, predictor: Predictor) -> None:
         front.ask(number)
     for number in range(5):
         assert front.answer(number).conclusion.draws == 256
-    front.wait(messages.Numbers)  # which come when there is nothing to do
+    front.wait(messages.Numbers)  # which are sent when there is nothing to do
     assert front.status.turns > 5
     assert front.status.running == set()
 
 
-def test_a_picture_that_cannot_be_encoded_disturbs_no_other(
+def test_a_picture_that_cannot_be_encoded_harms_no_other(
     start: Starter, predictor: Predictor
 ) -> None:
     front = start(predictor)
@@ -195,7 +195,7 @@ def test_a_picture_that_cannot_be_encoded_disturbs_no_other(
     assert front.answer(1).conclusion.draws == front.answer(3).conclusion.draws == 256
 
 
-def test_numbers_come_when_there_is_nothing_left_to_do(
+def test_numbers_are_sent_when_there_is_nothing_left_to_do(
     start: Starter, predictor: Predictor
 ) -> None:
     front = start(predictor)
@@ -204,7 +204,7 @@ def test_numbers_come_when_there_is_nothing_left_to_do(
     assert (numbers.passes, numbers.slots, numbers.filled) == (2, 2 * SLOTS, 100)
 
 
-def test_the_board_says_which_pictures_a_pass_is_for(start: Starter, predictor: Predictor) -> None:
+def test_the_shared_status_says_which_pictures_a_pass_is_for(start: Starter, predictor: Predictor) -> None:
     reached, go_on = threading.Event(), threading.Event()
 
     class Halting(Small):
@@ -238,13 +238,13 @@ def test_a_suspect_has_its_first_passes_to_itself(start: Starter, predictor: Pre
         assert front.answer(number).conclusion.draws == 1024
     own = [running for running in seen if 2 in running]
     assert own[:3] == [{2}] * 3
-    assert all(len(running) > 1 for running in own[3:5]), "then it has shown its innocence"
+    assert all(len(running) > 1 for running in own[3:5]), "then it has been cleared"
 
 
 def test_a_pass_that_does_not_fit_into_memory_is_halved(
     start: Starter, predictor: Predictor
 ) -> None:
-    """Pictures begin anew: an answer rests on draws of one h, and all of them are counted once."""
+    """Pictures begin again: an answer rests on draws of one h, each counted once."""
     small = predictor._classifier = Small(predictor._classifier, rows=20)
     front = start(predictor)
     for number in range(3):
@@ -253,9 +253,9 @@ def test_a_pass_that_does_not_fit_into_memory_is_halved(
         assert front.answer(number).conclusion.draws == 256
     assert front.answer(0).conclusion.evidence.restarts == 1
     changes = [one for one in front.received if isinstance(one, messages.Recalibrated)]
-    # Each size is tried before pictures are drawn for in it.
+    # Each size is tried before it serves pictures.
     assert [one.calibration.pass_size for one in changes] == [16]
-    # What has been learned stays learned.
+    # The size that was found is kept.
     assert small.sizes.count(64) == small.sizes.count(32) == 1
     front.ask(9, restarts=5)
     assert front.answer(9).conclusion.draws == 256
@@ -279,11 +279,11 @@ def test_draws_before_memory_ran_out_do_not_count(start: Starter, predictor: Pre
         {one.conclusion.evidence.restarts for one in part if isinstance(one, messages.Look)}
         for part in (front.received[:begun], front.received[begun:])
     ]
-    assert runs == [{0}, {1}], "each run's looks have its own part of α"
+    assert runs == [{0}, {1}], "the looks of each run have their own part of α"
 
 
 class Failing(Small):
-    """h that fails where a row's first value is beyond ``least``: by what the noise is."""
+    """An h that fails where a row's first value is beyond ``least``, which depends on the noise."""
 
     def __init__(self, h: Any, least: float) -> None:
         super().__init__(h, SLOTS)
@@ -311,8 +311,8 @@ def test_a_picture_at_which_h_fails_is_refused(start: Starter, predictor: Predic
     assert front.answer(3).conclusion.draws == 256
 
 
-def test_after_a_look_it_is_answered_with_that(start: Starter, predictor: Predictor) -> None:
-    """And not begun anew, which would give it another chance to be wrong."""
+def test_after_a_look_it_is_answered_with_that_look(start: Starter, predictor: Predictor) -> None:
+    """It does not begin again, which would give it another chance to be wrong."""
     failing = predictor._classifier = Failing(predictor._classifier, least=50.0)
     front = start(predictor)
     front.ask(1, max_draws=100_000, progress=True)
@@ -326,7 +326,8 @@ def test_after_a_look_it_is_answered_with_that(start: Starter, predictor: Predic
 
 
 def test_neighbours_keep_the_noise_that_was_drawn_for_them(predictor: Predictor) -> None:
-    """A pass at which h fails for one picture gives the others what it would have given them."""
+    """A pass in which h fails for one picture gives the others the same scores as without
+    failure."""
     runner = PassRunner(0, predictor)
     grey = predictor.encode(np.full((8, 8, 1), 128, np.uint8))
     question = Question(0.99, 256, None, "l2")
@@ -340,7 +341,7 @@ def test_neighbours_keep_the_noise_that_was_drawn_for_them(predictor: Predictor)
     noisy = predictor.noisy([grey.features] * 3, rows)
     second = slice(counts[0], counts[0] + counts[1])
     expected = predictor.score(noisy)
-    # The second picture's noise is more than h can bear, at one of its rows.
+    # At one of its rows, the second picture's noise is more than h can bear.
     noisy[second.start + 3, 0, 0, 0] = 100.0
     predictor._classifier = Failing(predictor._classifier, least=99.0)
     predictor.noisy = lambda *_: noisy  # type: ignore[method-assign]
@@ -361,7 +362,7 @@ def test_neighbours_keep_the_noise_that_was_drawn_for_them(predictor: Predictor)
     }
 
 
-def test_memory_that_runs_out_on_a_processor_halves_passes_too(
+def test_running_out_of_memory_on_a_processor_halves_passes_too(
     start: Starter, predictor: Predictor
 ) -> None:
     class Full(Small):
@@ -377,7 +378,7 @@ def test_memory_that_runs_out_on_a_processor_halves_passes_too(
     assert front.wait(messages.Recalibrated).calibration.pass_size == 16
 
 
-def test_what_does_not_fit_at_all_ends_the_worker(predictor: Predictor) -> None:
+def test_a_model_that_does_not_fit_at_all_ends_the_worker(predictor: Predictor) -> None:
     predictor._classifier = Small(predictor._classifier, rows=7)
     starter = Starter()
     front = starter(predictor)
@@ -422,14 +423,14 @@ def test_a_model_that_cannot_be_loaded_changes_nothing(
 
 
 @pytest.mark.parametrize("compare", [True, False])
-def test_a_compiled_network_takes_over_between_pictures(
+def test_a_compiled_network_takes_over_for_new_pictures(
     start: Starter, predictor: Predictor, monkeypatch: pytest.MonkeyPatch, compare: bool
 ) -> None:
-    """Here whatever a comparison says: it is the change that is tested."""
+    """Here regardless of any comparison: this test is about the change."""
     monkeypatch.setattr(calibration, "WORTHWHILE", 0.0 if compare else 1e9)
     front = start(predictor)
     front.tell(messages.Compile(models=[0], compare=compare))
-    if not HAS_COMPILER:  # then the eager path goes on
+    if not HAS_COMPILER:  # then the eager network goes on
         assert "cannot be compiled" in front.wait(messages.Compiled).kept[0]
         front.ask(1)
         assert front.answer(1).conclusion.draws == 256
@@ -440,7 +441,7 @@ def test_a_compiled_network_takes_over_between_pictures(
         answered += 1
         front.ask(answered, max_draws=640)
         front.answer(answered)
-        time.sleep(0.1)  # leaves the processor to the compiler
+        time.sleep(0.1)  # leave the processor to the compiler
     compiled = front.wait(messages.Compiled)
     assert compiled.calibrations[0].compiled
     assert not compiled.kept
@@ -453,13 +454,13 @@ def compile_to(monkeypatch: pytest.MonkeyPatch, outcome: Callable[[Predictor], P
 
 
 def renamed(predictor: Predictor) -> Predictor:
-    """Return a network that says that it is compiled; it is another h for all that is tested."""
+    """Return a network marked as compiled; for these tests it is another h."""
     other = copy.copy(predictor)
     other.compiled = True
     return other
 
 
-def test_what_is_no_faster_compiled_stays_as_it_is(
+def test_a_network_that_is_no_faster_compiled_stays_eager(
     start: Starter, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibration, "WORTHWHILE", 1e9)
@@ -471,10 +472,10 @@ def test_what_is_no_faster_compiled_stays_as_it_is(
     assert not front.answer(1).execution.compiled
 
 
-def test_a_network_whose_rows_fail_compiled_stays_as_it_is(
+def test_a_network_that_mixes_rows_when_compiled_stays_eager(
     start: Starter, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever is told to run it compiled goes on as before, and says so."""
+    """A worker that is told to run it compiled goes on as before, and says so."""
 
     def fail(predictor: Predictor) -> Predictor:
         raise RowsError("its rows look at each other")
@@ -488,7 +489,7 @@ def test_a_network_whose_rows_fail_compiled_stays_as_it_is(
     assert front.answer(1).conclusion.draws == 256
 
 
-def test_a_model_removed_while_it_was_compiled_is_no_part_of_the_outcome(
+def test_a_model_removed_while_compiling_is_left_out_of_the_outcome(
     start: Starter, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     removed = threading.Event()
@@ -509,7 +510,7 @@ def test_a_model_removed_while_it_was_compiled_is_no_part_of_the_outcome(
 
 
 @pytest.mark.parametrize("compare", [True, False])
-def test_a_compiled_network_comes_too_late_for_a_smaller_pass(
+def test_a_compiled_network_is_dropped_when_passes_became_smaller(
     predictor: Predictor, compare: bool
 ) -> None:
     running = Running.begin(0, predictor, Calibration("float32", SLOTS, 1.0))

@@ -1,4 +1,4 @@
-"""Frames survive any cutting of the stream."""
+"""Messages survive any division of the stream."""
 
 import numpy as np
 import pytest

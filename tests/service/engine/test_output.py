@@ -1,4 +1,4 @@
-"""What a worker writes is read and logged, whatever it is."""
+"""Whatever a worker writes is read and logged."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ def read(script: str) -> list[str]:
     return passed
 
 
-def test_lines_are_passed_on_and_last_words_too() -> None:
+def test_lines_are_passed_on_including_the_last() -> None:
     lines = read(SCRIPT)
     assert lines[:2] == ['{"event": "of its log"}', "printed by a library"]
     assert lines[-1] == "without a line break"
@@ -46,8 +46,8 @@ def test_lines_are_passed_on_and_last_words_too() -> None:
     assert max(map(len, lines)) < 4 * LONGEST_LINE
 
 
-def test_what_a_worker_has_started_does_not_keep_its_end_waiting(tmp_path: Path) -> None:
-    """It holds the pipe open, as a compiler does that outlives its worker."""
+def test_processes_started_by_a_worker_do_not_delay_its_end(tmp_path: Path) -> None:
+    """Such a process holds the pipe open, like a compiler that outlives its worker."""
     file = tmp_path / "pid"
     script = f"""
 import subprocess, sys

@@ -11,7 +11,7 @@ from service.engine.pace import MARGIN, SURE_DRAWS, fitting
 @pytest.mark.parametrize("speed", [0.0, 0.1, 1.0, 7.3, 10.0, 1e4])
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, 0.5, 9.0, 30.0])
 @pytest.mark.parametrize("asked", [LEAST_DRAWS, 100, 1000, 10**6])
-def test_a_budget_is_what_was_asked_or_has_time(speed: float, seconds: float, asked: int) -> None:
+def test_a_budget_is_as_asked_or_as_time_allows(speed: float, seconds: float, asked: int) -> None:
     granted = fitting(asked, speed, seconds)
     assert LEAST_DRAWS <= granted <= asked
     if granted < asked:
@@ -24,7 +24,7 @@ def test_a_budget_is_what_was_asked_or_has_time(speed: float, seconds: float, as
 
 @pytest.mark.parametrize("budget", range(LEAST_DRAWS, SURE_DRAWS + 1))
 def test_every_such_budget_reaches_a_look(budget: int) -> None:
-    """Whatever the votes: with two labels that are level the pilot is as long as it may be."""
+    """Whatever the votes: with two tied labels, the pilot is as long as possible."""
     terms = Terms("gaussian", 1.0, 1.0, "l2", 1)
     inquiry = Inquiry(Question(0.95, budget, None, "l2"), terms, 2, "votes")
     while inquiry.look == 0:

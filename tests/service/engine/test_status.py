@@ -1,4 +1,4 @@
-"""The status survives the process that wrote on it."""
+"""The shared status outlives the process that wrote it."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_what_a_killed_process_was_at_is_still_to_be_read() -> None:
+def test_the_status_of_a_killed_process_can_still_be_read() -> None:
     status = SharedStatus.create()
     assert (status.beats, status.turns, status.running) == (0, 0, set())
     command = [sys.executable, "-c", WRITER, str(status.descriptor)]
@@ -30,14 +30,14 @@ def test_what_a_killed_process_was_at_is_still_to_be_read() -> None:
     status.close()
 
 
-def test_boards_give_their_memory_back() -> None:
+def test_a_closed_status_frees_its_memory() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         SharedStatus.create().close()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_work_that_is_done_is_not_running() -> None:
+def test_finished_work_is_not_running() -> None:
     status = SharedStatus.create()
     status.begin(range(300))
     assert status.running == set(range(300))

@@ -1,4 +1,4 @@
-"""Which workers are given up, by a clock that the tests turn."""
+"""Which workers are given up, by a clock that the tests set."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ LOAD_SECONDS = 600.0
 
 
 class Case:
-    """A watch, a status, and the time."""
+    """A watchdog, a status and the time."""
 
     def __init__(self) -> None:
         self.now, self.status = 0.0, SharedStatus.create()
@@ -26,7 +26,7 @@ class Case:
         pass_seconds: float | None = 0.01,
         waits: bool = False,
     ) -> str | None:
-        """Let time go by, the worker doing something between looks; return the first verdict."""
+        """Let time pass while the worker does something between looks; return the first verdict."""
         end = self.now + seconds
         while self.now < end:
             self.now += self.watch.tick
@@ -75,23 +75,23 @@ def test_a_worker_that_lives_but_makes_no_pass_is_given_up(case: Case) -> None:
     assert "no pass" in str(case.last(2 * case.watch.tick, beating))
 
 
-def test_slow_passes_have_the_time_that_they_take(case: Case) -> None:
+def test_slow_passes_get_the_time_that_they_take(case: Case) -> None:
     assert case.last(SLOW * 2.0, beating, pass_seconds=2.0) is None
     assert "no pass" in str(case.last(3 * case.watch.tick, beating, pass_seconds=2.0))
 
 
-def test_work_is_waited_for_only_from_when_there_is_some(case: Case) -> None:
+def test_the_wait_for_a_pass_begins_when_there_is_work(case: Case) -> None:
     assert case.last(5 * PATIENCE, beating, pass_seconds=None) is None
     assert case.last(PATIENCE, beating) is None
 
 
-def test_a_worker_that_loads_has_more_time(case: Case) -> None:
+def test_a_loading_worker_has_more_time(case: Case) -> None:
     assert case.last(10 * PATIENCE, nothing, loaded=False, pass_seconds=None) is None
     rest = (STARTING - 10) * PATIENCE + 2
     assert case.last(rest, nothing, loaded=False, pass_seconds=None) is not None
 
 
-def test_a_worker_that_loads_is_given_up_when_it_takes_too_long(case: Case) -> None:
+def test_a_loading_worker_is_given_up_when_it_takes_too_long(case: Case) -> None:
     assert case.last(LOAD_SECONDS, beating, loaded=False, pass_seconds=None) is None
     verdict = case.last(2 * case.watch.tick, beating, loaded=False, pass_seconds=None)
     assert "PIXELDP_LOAD_SECONDS" in str(verdict)
@@ -102,16 +102,16 @@ def test_how_long_loading_took_is_forgotten_afterwards(case: Case) -> None:
     assert case.last(2 * LOAD_SECONDS, working) is None
 
 
-def test_a_pause_of_the_whole_machine_is_held_against_nobody(case: Case) -> None:
+def test_a_pause_of_the_whole_machine_gives_up_no_worker(case: Case) -> None:
     assert case.last(PATIENCE / 2, working) is None
     case.now += 3600.0
     assert case.watch.look(case.status, True, 0.01) is None
-    # Workers may take a moment longer to be woken than the front process.
+    # Workers may take a moment longer to wake up than the front process.
     assert case.last(PATIENCE / 2, nothing) is None
     assert case.last(PATIENCE, working) is None
 
 
-def test_silence_and_standing_still_are_told_before_they_are_too_long(case: Case) -> None:
+def test_silence_and_standstill_are_reported_before_they_last_too_long(case: Case) -> None:
     assert case.last(2.0, working) is None
     assert case.watch.silent == case.watch.stuck == 0.0
     assert case.last(2.0, nothing) is None
@@ -122,7 +122,7 @@ def test_silence_and_standing_still_are_told_before_they_are_too_long(case: Case
     assert case.watch.stuck == 0.0
 
 
-def test_time_spent_on_waiting_for_another_worker_is_no_time_of_loading(case: Case) -> None:
+def test_waiting_for_another_worker_does_not_count_as_loading(case: Case) -> None:
     assert case.last(0.9 * LOAD_SECONDS, beating, False, None) is None
     assert case.last(2 * LOAD_SECONDS, beating, False, None, waits=True) is None
     verdict = case.last(LOAD_SECONDS, beating, False, None)

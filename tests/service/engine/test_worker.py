@@ -1,4 +1,4 @@
-"""What a worker loads, and that it is what the front process speaks of."""
+"""What a worker loads, and that it is what the front process announces."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_a_model_is_loaded_as_told(bundle: Bundle) -> None:
 
 
 def test_a_bundle_that_changed_since_it_was_first_served_is_refused(bundle: Bundle) -> None:
-    """Or the front would speak of one model and the worker draw from another."""
+    """Otherwise the front would announce one model and the worker would run another."""
     labels = tuple(reversed(bundle.manifest.labels))
     write_manifest(bundle.path, bundle.manifest.model_copy(update={"labels": labels}))
     with pytest.raises(BundleError, match="load again"):
@@ -55,13 +55,13 @@ def pinned(bundle: Bundle, *way: object, pass_size: int | None = None) -> messag
     [("pytorch", "float32", 24, False), ("openvino", "float32", 24, False)],
     ids=["pytorch", "openvino"],
 )
-def test_a_pin_is_what_runs(bundle: Bundle, way: tuple[object, ...]) -> None:
-    """Whatever else was set or measured."""
+def test_a_pinned_way_is_used(bundle: Bundle, way: tuple[object, ...]) -> None:
+    """Whatever else is set or measured."""
     loaded, calibrated = load("cpu", pinned(bundle, *way))
     assert loaded.execution == calibrated.execution == Execution(*way)  # type: ignore[arg-type]
 
 
-def test_what_cannot_be_run_as_it_is_pinned_is_not_run(bundle: Bundle) -> None:
+def test_a_pin_that_cannot_be_followed_stops_the_model(bundle: Bundle) -> None:
     asked = pinned(bundle, "pytorch", "float32", 32, False, pass_size=16)
     with pytest.raises(PinError, match="PIXELDP_PIN requires: passes of 32 do not fit"):
         load("cpu", asked)
@@ -70,7 +70,7 @@ def test_what_cannot_be_run_as_it_is_pinned_is_not_run(bundle: Bundle) -> None:
     assert load("cpu", pinned(bundle, "pytorch", "float32", 16, False, pass_size=16))
 
 
-def test_a_pinned_network_whose_rows_are_not_alone_is_not_run(
+def test_a_pinned_network_that_mixes_rows_is_not_run(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Predictor, alone: int = 0) -> None:

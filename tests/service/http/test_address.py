@@ -1,4 +1,4 @@
-"""Hosts as people write them, and the sockets that come of them."""
+"""Hosts as people write them, and the sockets that result."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ from service.http.address import (
 
 
 def has_ipv6() -> bool:
-    """Say whether this machine has the loopback address of IPv6, by binding to it."""
+    """Return whether this machine has the loopback address of IPv6, by binding to it."""
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
@@ -50,7 +50,7 @@ def test_hosts(given: str, host: str) -> None:
         *("unix:@a", "@a", "fd://3", "fd:3", "uds:/a", "systemd"),
     ],
 )
-def test_sockets_are_refused_with_what_to_do(given: str) -> None:
+def test_sockets_are_refused_with_advice(given: str) -> None:
     with pytest.raises(ValueError, match="only at an address and a port; put nginx before it"):
         clean(given)
 
@@ -71,7 +71,7 @@ def test_sockets_are_refused_with_what_to_do(given: str) -> None:
         ("1::2::3", "not an IPv6 address"),
     ],
 )
-def test_what_is_no_host(given: str, reason: str) -> None:
+def test_invalid_hosts(given: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         clean(given)
 
@@ -96,15 +96,15 @@ def test_who_can_reach_an_address(host: str, on_loopback: bool) -> None:
     assert resolve(host, 0).on_loopback is on_loopback
 
 
-def test_every_address_is_one_of_both_families() -> None:
+def test_all_addresses_means_both_families() -> None:
     with listen(resolve("::", 0)) as listener:
         port = listener.getsockname()[1]
         for host in ["127.0.0.1", "::1"] if has_ipv6() else ["127.0.0.1"]:
             socket.create_connection((host, port), timeout=30).close()
 
 
-def test_without_ipv6_every_address_is_one_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a system whose kernel has no IPv6, where names still have such addresses."""
+def test_without_ipv6_all_addresses_means_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a system whose kernel has no IPv6 although names still have such addresses."""
 
     class WithoutIPv6(socket.socket):
         def __init__(self, family: int = -1, *more: int, **others: int | None) -> None:
@@ -143,7 +143,7 @@ def test_a_port_that_is_taken_and_an_address_of_another_machine() -> None:
         ("192.0.2.1", ["192.0.2.1"]),
     ],
 )
-def test_where_this_machine_asks(host: str, hosts: list[str]) -> None:
+def test_the_address_that_this_machine_asks(host: str, hosts: list[str]) -> None:
     assert near(resolve(host, 0)) == hosts
 
 

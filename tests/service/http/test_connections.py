@@ -27,7 +27,7 @@ POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
 
 
 class App:
-    """Answers with the length of the body, or with as much as the path says."""
+    """Answers with the length of the body, or with as many bytes as the path says."""
 
     def __init__(self) -> None:
         self.state = self
@@ -39,7 +39,7 @@ class App:
         try:
             await self._answer(scope, receive, send)
         finally:
-            if "refused" in scope:  # as the envelope around the service counts it
+            if "refused" in scope:  # as the service's outermost middleware counts it
                 status, name = scope["refused"]
                 self.metrics.requests.answered.labels("/", str(status), name).inc()
 
@@ -62,7 +62,7 @@ class App:
 
     @property
     def counted(self) -> dict[str, float]:
-        """How many requests were refused, by the name of the problem."""
+        """How many requests were refused, by name of the problem."""
         samples = next(iter(self.metrics.requests.answered.collect())).samples
         return {one.labels["outcome"]: one.value for one in samples if one.name.endswith("_total")}
 
@@ -157,7 +157,7 @@ def check(answer: bytes, status: int, name: str, below: str = "") -> dict[str, A
         b"\r\n\r\n\r\n",
     ],
 )
-def test_what_is_no_http_is_answered_by_a_problem(
+def test_malformed_http_is_answered_with_a_problem(
     connect: Callable[[], socket.socket], app: App, content: bytes
 ) -> None:
     client = connect()
@@ -167,7 +167,7 @@ def test_what_is_no_http_is_answered_by_a_problem(
     assert app.begun == 0
 
 
-def test_an_empty_line_before_a_request_is_passed_over(
+def test_an_empty_line_before_a_request_is_skipped(
     connect: Callable[[], socket.socket], app: App
 ) -> None:
     client = connect()
@@ -182,7 +182,7 @@ def test_an_empty_line_before_a_request_is_passed_over(
     assert app.begun == 5
 
 
-def test_a_body_that_breaks_off_into_nonsense(
+def test_a_body_that_turns_into_nonsense(
     connect: Callable[[], socket.socket], app: App
 ) -> None:
     client = connect()
@@ -261,7 +261,7 @@ def chunks(size: int, count: int) -> bytes:
 
 
 PREFIX = b"X-Forwarded-Prefix: /tools/pixeldp/\r\n"
-# Requests that are refused before they are whole, and how.
+# Requests that are refused before they are complete, and the answers.
 BROKEN = [
     (b"GET /x HTTP/1.1\r\nHost: x\r\n" + PREFIX + b"A b: c\r\n\r\n", 400, "malformed-request"),
     (b"GET /x HTTP/1.1\r\n" + PREFIX.lower() + b"\r\n", 400, "malformed-request"),
@@ -285,7 +285,7 @@ def test_problems_of_broken_requests_lead_below_the_prefix_of_a_proxy(
     client.sendall(request_)
     check(rest(client), status, name, "/tools/pixeldp")
     other = connect()
-    # That of one request says nothing about another.
+    # The prefix of one request says nothing about another.
     other.sendall(request_.replace(b"Prefix", b"Suffix").replace(b"prefix", b"suffix"))
     check(rest(other), status, name)
 
@@ -299,7 +299,7 @@ def test_problems_of_broken_requests_lead_below_the_prefix_of_a_proxy(
         b"Y: X-Forwarded-Prefix: /a\r\n",
     ],
 )
-def test_only_plain_prefixes_of_broken_requests_are_believed(
+def test_only_plain_prefixes_of_broken_requests_are_accepted(
     connect: Callable[[], socket.socket], line: bytes
 ) -> None:
     client = connect()
@@ -341,7 +341,7 @@ def test_a_body_in_chunks(connect: Callable[[], socket.socket], size: int, count
 
 @pytest.mark.parametrize("path", [b"POST / ", b"GET / "])
 def test_a_body_in_tiny_chunks(connect: Callable[[], socket.socket], app: App, path: bytes) -> None:
-    """Each takes as long to read as a large one: a flood of them would stop everything else."""
+    """Each takes as long to read as a large one, so a flood of them would stop everything else."""
     client = connect()
     head = CHUNKED.replace(b"POST / ", path)
     with contextlib.suppress(ConnectionError):
@@ -349,7 +349,7 @@ def test_a_body_in_tiny_chunks(connect: Callable[[], socket.socket], app: App, p
             client.sendall(head + chunks(1, 20_000))
             head = b""
     with contextlib.suppress(ConnectionError):
-        rest(client)  # it is closed, not read to the end, which never comes
+        rest(client)  # it is closed, not read to an end that never comes
     assert app.counted["malformed-request"] == 1
 
 
@@ -387,7 +387,7 @@ def test_connections_that_ask_nothing_are_closed(
     assert app.counted == {"too-slow": 2}
 
 
-def test_a_head_that_comes_drop_by_drop_has_no_longer(
+def test_a_head_that_comes_drop_by_drop_gets_no_more_time(
     connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
@@ -399,11 +399,11 @@ def test_a_head_that_comes_drop_by_drop_has_no_longer(
             answer = client.recv(4096)
         except TimeoutError:
             continue
-        except ConnectionError:  # so it ends for a client who goes on sending
+        except ConnectionError:  # this ends it for a client that goes on sending
             return
         assert answer.startswith(b"HTTP/1.1 408")
         return
-    raise AssertionError("the service went on waiting")
+    raise AssertionError("the service kept waiting")
 
 
 def test_a_connection_may_rest_between_requests(
@@ -424,11 +424,11 @@ def test_a_body_that_does_not_come(
     client = connect()
     client.sendall(POST + b"some")
     check(rest(client), 408, "too-slow")
-    assert app.left == 1, "whoever waits for the body is told"
+    assert app.left == 1, "the application that waits for the body is told"
     assert app.counted == {"too-slow": 1}
 
 
-def test_a_body_that_comes_slowly_but_steadily_has_its_time(
+def test_a_slow_but_steady_body_gets_its_time(
     connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "BODY_SECONDS", 0.5)
@@ -441,7 +441,7 @@ def test_a_body_that_comes_slowly_but_steadily_has_its_time(
     assert one(client).startswith(b"HTTP/1.1 200")
 
 
-def test_what_is_left_of_a_body_is_not_waited_for(
+def test_the_rest_of_a_body_is_not_waited_for(
     connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "REST_SECONDS", 0.2)
@@ -451,7 +451,7 @@ def test_what_is_left_of_a_body_is_not_waited_for(
     assert rest(client) == b""
 
 
-def test_an_answer_that_is_not_taken(
+def test_an_answer_that_is_not_read(
     connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.2)
@@ -462,7 +462,7 @@ def test_an_answer_that_is_not_taken(
     assert len(rest(client)) < size
 
 
-def test_a_large_answer_that_is_taken_arrives_whole(
+def test_a_large_answer_that_is_read_arrives_whole(
     connect: Callable[[], socket.socket],
 ) -> None:
     client = connect()
@@ -472,7 +472,7 @@ def test_a_large_answer_that_is_taken_arrives_whole(
     assert rest(client).endswith(b"\r\n\r\n" + b"x" * 5_000_000)
 
 
-def test_requests_of_a_client_who_has_left_are_not_worked_on(
+def test_requests_of_a_client_that_has_left_are_dropped(
     connect: Callable[[], socket.socket], app: App
 ) -> None:
     client = connect()
@@ -487,7 +487,7 @@ def test_requests_of_a_client_who_has_left_are_not_worked_on(
     assert (app.begun, app.left) == (1, 1)
 
 
-def test_pipelined_requests_of_a_client_who_stays_are_answered(
+def test_pipelined_requests_of_a_client_that_stays_are_answered(
     connect: Callable[[], socket.socket], app: App
 ) -> None:
     client = connect()
@@ -508,7 +508,7 @@ def test_a_client_may_close_its_end_and_wait_for_its_answers(
     assert rest(client).count(b"HTTP/1.1 200") == times
 
 
-def test_a_client_who_waits_is_told_from_one_who_has_left(
+def test_a_waiting_client_is_distinguished_from_one_that_has_left(
     connect: Callable[[], socket.socket], app: App
 ) -> None:
     stays, leaves = connect(), connect()
@@ -525,7 +525,7 @@ def test_a_client_who_waits_is_told_from_one_who_has_left(
     assert stays.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def test_a_request_that_is_not_whole_is_not_waited_for_after_its_end(
+def test_an_incomplete_request_is_not_waited_for_after_its_connection_ends(
     connect: Callable[[], socket.socket], app: App
 ) -> None:
     for part in (GET[:-2], POST + b"some"):
@@ -543,7 +543,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def test_what_connections_hold_is_counted(connect: Callable[[], socket.socket], app: App) -> None:
-    """A head that is not whole, requests that wait for their turn, an answer that is not taken."""
+    """An incomplete head, requests that wait for their turn, an answer that is not read."""
     head, turn, answer = connect(), connect(), connect()
     head.sendall(GET[:-2] + b"X: " + b"x" * 30_000)
     wait_for(lambda: app.budget.connections > 30_000)
@@ -556,7 +556,7 @@ def test_what_connections_hold_is_counted(connect: Callable[[], socket.socket], 
     wait_for(lambda: app.budget.connections == 0)
 
 
-def test_the_slowest_are_cut_when_all_together_hold_too_much(
+def test_the_slowest_are_closed_when_all_together_hold_too_much(
     connect: Callable[[], socket.socket], app: App
 ) -> None:
     share = app.budget.connections_share
@@ -568,7 +568,7 @@ def test_the_slowest_are_cut_when_all_together_hold_too_much(
         client.sendall(GET.replace(b"/ ", b"/?%d " % (share // 4)))
     wait_for(lambda: app.begun == 31)
     wait_for(lambda: app.budget.connections <= share)
-    assert len(rest(first)) < share // 2, "it has waited for longest"
+    assert len(rest(first)) < share // 2, "it has waited longest"
     assert one(connect_and_ask(connect)).startswith(b"HTTP/1.1 200")
 
 
@@ -578,7 +578,7 @@ def connect_and_ask(connect: Callable[[], socket.socket]) -> socket.socket:
     return client
 
 
-def test_bodies_that_stand_still_make_room_when_there_is_none(
+def test_stalled_bodies_make_room_when_there_is_none(
     connect: Callable[[], socket.socket], app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "STALLED_SECONDS", 0.1)
@@ -606,7 +606,7 @@ def test_connections_that_ask_nothing_make_room_for_others(
     assert idle[0].recv(1) == b"", "the oldest went first"
 
 
-def test_beyond_all_there_may_be_probes_are_answered(
+def test_beyond_the_limit_of_connections_probes_are_answered(
     connect: Callable[[], socket.socket], app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "most_connections", lambda: 4)
@@ -615,4 +615,4 @@ def test_beyond_all_there_may_be_probes_are_answered(
         client.sendall(GET.replace(b"/ ", b"/wait "))
     wait_for(lambda: app.begun >= 4)
     assert one(connect_and_ask(connect)).startswith(b"HTTP/1.1 200")
-    assert app.crowded >= 1, "the application is told that it is for probes alone"
+    assert app.crowded >= 1, "the application is told that it is only for probes"

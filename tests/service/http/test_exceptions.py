@@ -1,4 +1,4 @@
-"""One table says which problem an exception is, whoever meets it and by whichever protocol."""
+"""One table says which problem an exception is, wherever it occurs and in either protocol."""
 
 import ast
 import asyncio
@@ -39,9 +39,9 @@ EXAMPLES: dict[type[Exception], Exception] = {
     RequestValidationError: RequestValidationError([{"loc": ("query", "a"), "msg": "is odd"}]),
     HTTPException: HTTPException(400, "That is wrong."),
 }
-# Never raised as they are.
+# Base classes that are never raised themselves.
 BASES = {EngineError, PictureError}
-# What ends a process, or is caught in the process that raises it.
+# Exceptions that end a process, or are caught in the process that raises them.
 ELSEWHERE = {"FrontGoneError", "PinError", "_StartAgainError"}
 
 
@@ -50,7 +50,7 @@ def example(kind: type[Exception]) -> Exception:
 
 
 def raised() -> Iterator[type[Exception]]:
-    """Yield the exceptions of those whom requests reach."""
+    """Yield the exceptions of all parts that requests reach."""
     parts = ("service.engine", "service.decoding", "service.catalogue", "service.repository")
     parts += ("service.system.confinement", "service.reading", "models.images.errors")
     for name in modules():
@@ -60,7 +60,7 @@ def raised() -> Iterator[type[Exception]]:
                     yield found
 
 
-def test_every_exception_that_a_request_may_meet_is_a_problem() -> None:
+def test_every_exception_that_a_request_can_cause_is_a_problem() -> None:
     found = {kind for kind in raised() if kind.__name__ not in ELSEWHERE} - BASES
     assert {"OverloadedError", "WrongAnswerError", "FullError", "UnknownModelError"} < {
         kind.__name__ for kind in found
@@ -75,11 +75,11 @@ def test_problems_are_known_and_say_what_happened(kind: type[Exception]) -> None
     problem = problem_for(example(kind), ENGINE)
     assert problem.name in PROBLEMS
     assert len(problem.detail) > 10
-    # Whoever may come again is told when.
+    # Clients that may come again are told when.
     assert ("retry_after_s" in problem.members) == (problem.status == 503)
 
 
-def test_an_exception_has_what_its_own_kind_has_or_the_nearest() -> None:
+def test_an_exception_gets_the_problem_of_its_class_or_the_nearest_base() -> None:
     assert problem_for(WrongAnswerError("it answered otherwise"), ENGINE).name == "cannot-load"
     assert problem_for(DeadlineError("it came", 96), ENGINE).members == {"draws": 96}
 
@@ -91,7 +91,7 @@ def test_a_refusal_is_the_same_from_a_process(kind: type[Exception]) -> None:
     assert problem_for(there, ENGINE).document() == problem_for(here, ENGINE).document()
 
 
-def test_where_more_is_known_more_is_said() -> None:
+def test_known_details_are_added() -> None:
     error = DeadlineError("it came", 64)
     problem = problem_for(error, ENGINE, "Allow more time.", draws_needed=100)
     assert (problem.name, problem.detail) == ("deadline-before-first-look", "Allow more time.")
@@ -100,7 +100,7 @@ def test_where_more_is_known_more_is_said() -> None:
 
 @pytest.fixture(scope="module")
 def app() -> FastAPI:
-    """An application that fails in both protocols with the exception that its path names."""
+    """An application that fails, in both protocols, with the exception that its path names."""
     kinds = {kind.__name__: kind for kind in (*ANSWERED, KeyError)}
 
     async def fail(kind: str) -> None:
@@ -137,12 +137,12 @@ def test_both_protocols_say_the_same(app: FastAPI, kind: type[Exception]) -> Non
         assert own.headers.get(header) == v2.headers.get(header)
 
 
-def test_faults_stay_faults(app: FastAPI) -> None:
+def test_other_exceptions_stay_internal_errors(app: FastAPI) -> None:
     assert get(app, "/own/KeyError").status_code == 500
     assert get(app, "/v2/KeyError").json()["error"].startswith("internal-error: ")
 
 
-def test_the_queue_tells_when_to_come_again() -> None:
+def test_a_full_queue_says_when_to_come_again() -> None:
     waits = {
         kind.__name__: problem_for(example(kind), ENGINE).members["retry_after_s"]
         for kind, entry in TABLE.items()
@@ -152,8 +152,8 @@ def test_the_queue_tells_when_to_come_again() -> None:
     assert len(waits) == 4
 
 
-def test_nobody_else_says_which_problem_an_exception_is() -> None:
-    """Who meets one and knows more asks the table, and adds that."""
+def test_only_the_table_says_which_problem_an_exception_is() -> None:
+    """Code that knows more asks the table, and adds its details."""
     names = {kind.__name__ for kind in KNOWN}
     handlers = [
         (name, handler)

@@ -1,4 +1,4 @@
-"""The numbers as Prometheus reads them: names, zeros at start, and no label from strangers."""
+"""The metrics as Prometheus reads them: names, zeros at the start, no labels from strangers."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -47,7 +47,7 @@ def test_names_follow_the_conventions() -> None:
             assert samples <= {f"{family.name}_total", f"{family.name}_created"}
 
 
-def test_what_is_known_at_start_begins_at_zero() -> None:
+def test_combinations_known_at_the_start_begin_at_zero() -> None:
     numbers = values(started())
     for name in ("passes_total", "slots_total", "draws_total", "restarts_total"):
         prefix = "pixeldp_worker_" if name == "restarts_total" else "pixeldp_"
@@ -68,7 +68,7 @@ def test_gauges_are_read_when_they_are_scraped() -> None:
     assert numbers["pixeldp_budget_granted_ratio", ()] == 0.5
 
 
-def test_numbers_of_workers_add_up_and_passes_begin_again() -> None:
+def test_numbers_of_workers_add_up_when_workers_restart() -> None:
     metrics = started()
     message = wire.Numbers(
         passes=3, slots=768, filled=700, busy_seconds=0.25, memory_used=10, memory=100

@@ -1,4 +1,4 @@
-"""W3C trace context, read as the recommendation says."""
+"""W3C trace context, read as the recommendation requires."""
 
 import pytest
 

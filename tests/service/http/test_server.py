@@ -1,4 +1,4 @@
-"""Garbage is found by the clock, and never keeps the loop long."""
+"""Garbage is collected by the clock, and never stops the event loop for long."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ from service.http.server import LEAST_PAUSE, MANY_REQUESTS, NEW_GARBAGE_SECONDS,
 
 
 class Knot:
-    """Refers to itself, so that only the collector can free it."""
+    """An object that refers to itself, so that only the collector can free it."""
 
     def __init__(self) -> None:
         self.self = self
@@ -27,7 +27,7 @@ def _collector() -> Iterator[None]:
 
 
 def collecting(test: Coroutine[Any, Any, bool], requests: range = range(0)) -> bool:
-    """Return what ``test`` returns, while garbage is collected."""
+    """Return what ``test`` returns, collecting garbage meanwhile."""
 
     async def run() -> bool:
         task = asyncio.create_task(_collect_garbage(lambda: requests))
@@ -42,7 +42,7 @@ def collecting(test: Coroutine[Any, Any, bool], requests: range = range(0)) -> b
 
 
 async def freed(grown_old: bool, patience: float) -> bool:
-    """Drop a knot, and say whether it was freed in time."""
+    """Drop a knot, and return whether it was freed in time."""
     held = Knot()
     knot = weakref.ref(held)
     if grown_old:
@@ -55,7 +55,7 @@ async def freed(grown_old: bool, patience: float) -> bool:
 
 
 async def among_many(test: Coroutine[Any, Any, bool]) -> bool:
-    """Await ``test`` while there is so much that going through it takes long."""
+    """Await ``test`` while there are so many objects that a full collection takes long."""
     much = [[None] for _ in range(500_000)]
     await asyncio.sleep(2 * LEAST_PAUSE)
     try:
@@ -77,5 +77,5 @@ def test_old_garbage_waits_while_many_requests_are_open() -> None:
     assert not collecting(waiting, requests=range(MANY_REQUESTS + 1))
 
 
-def test_old_garbage_waits_while_going_through_everything_takes_long() -> None:
+def test_old_garbage_waits_while_a_full_collection_takes_long() -> None:
     assert not collecting(among_many(freed(grown_old=True, patience=10 * NEW_GARBAGE_SECONDS)))

@@ -13,7 +13,7 @@ from service.settings import Settings
 
 
 class Speeds:
-    """What is asked of an engine: it becomes ready, and has measured each model."""
+    """The part of an engine that is used: it becomes ready, and has measured each model."""
 
     def __init__(self, speeds: Sequence[float]) -> None:
         self._speeds, self._asked = speeds, 0
@@ -35,7 +35,7 @@ def warnings(*speeds: float) -> list[Any]:
     return [(line["log_level"], line["model"], line["timeout_ms_needed"]) for line in lines]
 
 
-def test_models_are_named_whose_first_answer_comes_too_late() -> None:
+def test_models_whose_first_answer_comes_too_late_are_named() -> None:
     enough = LEAST_DRAWS / 10
     assert warnings(enough, enough) == []
     needed = first_answer_ms(1.0)

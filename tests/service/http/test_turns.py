@@ -1,4 +1,4 @@
-"""In what order requests begin; no times."""
+"""The order in which requests begin; no times."""
 
 import asyncio
 import itertools
@@ -8,7 +8,7 @@ from service.http.turns import IN_A_TURN, Turns
 MANY = 20 * IN_A_TURN
 
 
-def test_few_begin_in_a_turn_of_the_loop_in_the_order_they_came() -> None:
+def test_few_requests_begin_in_a_turn_of_the_loop_in_order_of_arrival() -> None:
     begun = list[int]()
 
     async def request(turns: Turns, number: int) -> None:
@@ -31,7 +31,7 @@ def test_few_begin_in_a_turn_of_the_loop_in_the_order_they_came() -> None:
     assert max(steps) <= IN_A_TURN
 
 
-def test_who_comes_alone_begins_at_once() -> None:
+def test_a_single_request_begins_at_once() -> None:
     async def main() -> None:
         turns = Turns()
         for _ in range(MANY):
@@ -48,7 +48,7 @@ def test_who_comes_alone_begins_at_once() -> None:
     asyncio.run(main())
 
 
-def test_who_has_left_takes_no_turn() -> None:
+def test_a_client_that_has_left_takes_no_turn() -> None:
     async def main() -> None:
         turns = Turns()
         tasks = [asyncio.create_task(turns.begin()) for _ in range(MANY)]

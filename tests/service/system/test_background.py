@@ -1,4 +1,4 @@
-"""Work in the background: what becomes of it when it fails."""
+"""Work in the background, and what happens when it fails."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,7 +16,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Work:
-    """Work that ends in one way after another, and goes on for ever after the last."""
+    """Work that ends in a series of ways, and then goes on for ever."""
 
     def __init__(self, *ends: Callable[[], Awaitable[None]]) -> None:
         self.ends, self.begun = list(ends), 0
@@ -49,7 +49,7 @@ def unbroken(reason: str) -> None:
     raise AssertionError(reason)
 
 
-def test_work_that_fails_is_logged_and_begun_again() -> None:
+def test_work_that_fails_is_logged_and_restarted() -> None:
     async def test() -> None:
         work = Work(fail, await_what_is_given_up, fail)
         with structlog.testing.capture_logs() as logs:
@@ -61,13 +61,13 @@ def test_work_that_fails_is_logged_and_begun_again() -> None:
         ] * 3
         task.cancel()
         await asyncio.wait([task], timeout=60)
-        assert task.cancelled(), "who is told to end, ends"
+        assert task.cancelled(), "work that is told to end must end"
 
     asyncio.run(test())
 
 
 @pytest.mark.parametrize("end", [fail, await_what_is_given_up])
-def test_work_that_fails_again_and_again_is_told_of(end: Callable[[], Awaitable[None]]) -> None:
+def test_work_that_fails_again_and_again_is_reported(end: Callable[[], Awaitable[None]]) -> None:
     async def test() -> None:
         reasons: list[str] = []
         work = Work(*[end] * 100)
@@ -79,7 +79,7 @@ def test_work_that_fails_again_and_again_is_told_of(end: Callable[[], Awaitable[
     asyncio.run(test())
 
 
-def test_work_that_is_done_is_not_begun_again() -> None:
+def test_finished_work_is_not_restarted() -> None:
     async def test() -> None:
         work = Work(be_done)
         await asyncio.wait_for(keep("the work", work, unbroken), 60)
@@ -88,7 +88,7 @@ def test_work_that_is_done_is_not_begun_again() -> None:
     asyncio.run(test())
 
 
-def test_work_that_nobody_waits_for_does_not_fail_unseen() -> None:
+def test_work_that_nobody_awaits_does_not_fail_unnoticed() -> None:
     async def test() -> None:
         with structlog.testing.capture_logs() as logs:
             await asyncio.wait_for(once("the work", fail()), 60)

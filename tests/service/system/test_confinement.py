@@ -17,13 +17,13 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def test_what_is_within(root: Path) -> None:
+def test_names_within_the_folder(root: Path) -> None:
     assert confined(root, "digits") == root.resolve() / "digits"
     (root / "v1.2_b-c").mkdir()
     assert confined(root, "v1.2_b-c").name == "v1.2_b-c"
 
 
-def test_links_within_are_followed_to_their_end(root: Path) -> None:
+def test_links_within_the_folder_are_followed(root: Path) -> None:
     (root / "latest").symlink_to("digits")
     assert confined(root, "latest") == root.resolve() / "digits"
 
@@ -56,7 +56,7 @@ def test_the_folder_itself_may_be_a_link(root: Path, tmp_path: Path) -> None:
         "a" * 200,
     ],
 )
-def test_what_is_no_plain_name(root: Path, name: str) -> None:
+def test_names_that_are_not_plain(root: Path, name: str) -> None:
     with pytest.raises(NotConfinedError, match="A name has"):
         confined(root, name)
 
@@ -64,7 +64,7 @@ def test_what_is_no_plain_name(root: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "target", ["../secret", "/etc", "../models-too", "..", ".", "../models", "missing", "loop"]
 )
-def test_links_that_lead_out_or_nowhere(root: Path, target: str) -> None:
+def test_links_that_lead_outside_or_nowhere(root: Path, target: str) -> None:
     (root / "loop").symlink_to("loop")
     (root / "link").symlink_to(target)
     with pytest.raises(NotConfinedError, match="There is no link"):

@@ -1,4 +1,4 @@
-"""What there is to run workers on."""
+"""The devices on which workers can run."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ def quota(root: Path, groups: str, files: dict[str, str]) -> float | None:
         ("0::/\n", {"cpu.max": "200000 100000\n"}, 2.0),
         ("0::/\n", {"cpu.max": "max 100000\n"}, None),
         ("0::/a/b\n", {"cpu.max": "max 1", "a/cpu.max": "50 100", "a/b/cpu.max": "9 1"}, 0.5),
-        # Seen from inside a container: the path is the host's, the files are at the root.
+        # As seen inside a container: the path is the host's, but the files are at the root.
         ("0::/kubepods/pod1\n", {"cpu.max": "150000 100000"}, 1.5),
         (
             "4:cpu,cpuacct:/a\n",
@@ -60,7 +60,7 @@ def test_without_control_groups_the_affinity_decides(tmp_path: Path) -> None:
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Returns the devices of a machine with some device files, and of some build of PyTorch."""
+    """Returns the devices of a machine with given device files and a given build of PyTorch."""
 
     def found(files: str, cuda: str, visible: str | None) -> list[str]:
         folder = tmp_path / "dev"
@@ -115,5 +115,5 @@ CUDA, NONE = "cuda: Optional[str] = '12.8'", "cuda: Optional[str] = None"
 def test_gpus_that_can_be_used(
     machine: Callable[..., list[str]], files: str, cuda: str, visible: str | None, wanted: list[str]
 ) -> None:
-    """As CUDA takes the variable: up to the first that it does not know. No torch is imported."""
+    """As CUDA reads the variable: up to the first device that it does not know, without torch."""
     assert machine(files, cuda, visible) == wanted

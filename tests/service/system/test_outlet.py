@@ -1,4 +1,4 @@
-"""Lines reach their reader, and nobody waits for him or fails when he is gone."""
+"""Lines reach their reader, and nobody waits for the reader or fails when it is gone."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ LINE = "x" * 999 + "\n"
 
 
 class Pipe:
-    """A pipe whose reader the test is."""
+    """A pipe that the test reads."""
 
     def __init__(self) -> None:
         self.reading, self.writing = os.pipe()
@@ -35,7 +35,7 @@ class Pipe:
     def close(self) -> None:
         if self.reading >= 0:
             self.hang_up()
-        self.outlet.close()  # else its thread would go on writing, into whatever is opened next
+        self.outlet.close()  # otherwise its thread would go on writing into whatever is opened next
         for descriptor in (self.reading, self.writing):
             with suppress(OSError):
                 os.close(descriptor)
@@ -64,14 +64,14 @@ def test_lines_come_whole_and_in_order(pipe: Pipe) -> None:
     assert pipe.outlet.dropped == 0
 
 
-def test_a_reader_who_stands_still_costs_lines_but_no_time(pipe: Pipe) -> None:
+def test_a_stalled_reader_costs_lines_but_no_time(pipe: Pipe) -> None:
     lines = 2 * MOST_BYTES // len(LINE)
     for _ in range(lines):
         pipe.outlet.write(LINE)
     dropped = pipe.outlet.dropped
     assert 0 < dropped < lines
     assert pipe.told == []
-    # When he reads again he gets all the others whole, and word of how many are missing.
+    # When it reads again, it gets all other lines whole, and the number of the missing ones.
     kept = (lines - dropped) * len(LINE)
     assert pipe.read(lambda data: len(data) >= kept) == LINE.encode() * (lines - dropped)
     wait_for(lambda: pipe.told == [dropped])
@@ -80,7 +80,7 @@ def test_a_reader_who_stands_still_costs_lines_but_no_time(pipe: Pipe) -> None:
     assert pipe.told == [dropped]
 
 
-def test_a_reader_who_is_gone_costs_the_lines(pipe: Pipe) -> None:
+def test_without_a_reader_the_lines_are_lost(pipe: Pipe) -> None:
     pipe.hang_up()
     for _ in range(3):
         pipe.outlet.write("nobody reads this\n")
@@ -88,7 +88,7 @@ def test_a_reader_who_is_gone_costs_the_lines(pipe: Pipe) -> None:
     pipe.outlet.close()
 
 
-def test_whoever_shares_the_pipe_may_have_made_it_return_at_once(pipe: Pipe) -> None:
+def test_another_process_may_have_made_the_pipe_nonblocking(pipe: Pipe) -> None:
     os.set_blocking(pipe.writing, False)
     for _ in range(300):
         pipe.outlet.write(LINE)
@@ -105,13 +105,13 @@ def test_the_end_of_the_process_does_not_wait_for_a_reader(pipe: Pipe) -> None:
     assert time.monotonic() - began < 30
 
 
-def test_the_last_words_are_written(pipe: Pipe) -> None:
+def test_the_last_lines_are_written(pipe: Pipe) -> None:
     pipe.outlet.write("without a line break")
     pipe.outlet.close()
     assert os.read(pipe.reading, 100) == b"without a line break\n"
 
 
-def test_whoever_never_ends_a_line_is_not_waited_for(pipe: Pipe) -> None:
+def test_a_line_that_never_ends_is_not_waited_for(pipe: Pipe) -> None:
     pipe.outlet.write("y" * (LONGEST_LINE + 1))
     assert pipe.read(lambda data: len(data) > LONGEST_LINE) == b"y" * (LONGEST_LINE + 1)
 
@@ -136,8 +136,8 @@ assert told == [1], told
 """
 
 
-def test_when_a_full_disk_has_room_again_lines_begin_at_their_beginning(tmp_path: object) -> None:
-    """Of the line that it had no room for, it may have taken the first half."""
+def test_when_a_full_disk_has_room_again_lines_are_whole(tmp_path: object) -> None:
+    """It may have taken the first half of the line for which it had no room."""
     path = f"{tmp_path}/log"
     subprocess.run([sys.executable, "-c", FULL, path], check=True)
     with open(path) as file:
@@ -163,8 +163,8 @@ outlet.close()
 """
 
 
-def test_a_signal_handler_may_log_while_the_one_it_interrupts_does() -> None:
-    """In a process of its own: the one that runs tests has a timer for them."""
+def test_a_signal_handler_may_log_while_it_interrupts_logging() -> None:
+    """In a separate process, because the one that runs the tests has a timer for them."""
     done = subprocess.run([sys.executable, "-c", SIGNALS], check=True, stdout=subprocess.PIPE)
     lines = done.stdout.splitlines()
     assert lines.count(b"line") == 20_000

@@ -1,4 +1,4 @@
-"""The OpenAPI document is one that clients can be generated from."""
+"""Clients can be generated from the OpenAPI document."""
 
 import base64
 import json
@@ -37,7 +37,7 @@ def references(part: Any) -> Iterator[str]:
             yield from references(member)
 
 
-def test_every_component_is_there_and_needed(document: dict[str, Any]) -> None:
+def test_every_component_exists_and_is_used(document: dict[str, Any]) -> None:
     names = set(document["components"]["schemas"])
     assert {
         reference.removeprefix("#/components/schemas/") for reference in references(document)
@@ -52,7 +52,7 @@ def test_operations_are_named_after_what_they_do(document: dict[str, Any]) -> No
     assert not any("_post" in name or "_get" in name for name in names.values())
 
 
-def test_errors_are_one_schema_with_an_example_of_each(document: dict[str, Any]) -> None:
+def test_errors_share_a_schema_and_have_an_example_each(document: dict[str, Any]) -> None:
     seen = set()
     for path, operation in operations(document):
         for status, answer in operation["responses"].items():
@@ -77,7 +77,7 @@ def test_pictures_are_files_in_forms_and_alone(document: dict[str, Any]) -> None
         fields = content["multipart/form-data"]["schema"]["properties"]
         assert fields["image"] == binary
         assert fields.keys() == {"image", *Options.model_fields}
-        # A form has no null, and generators would send defaults.
+        # Forms have no null, and generated clients would send defaults.
         assert all("type" in field and "default" not in field for field in fields.values())
         assert content["application/octet-stream"]["schema"] == binary
     batch = document["paths"]["/predict/batch"]["post"]["requestBody"]["content"]
@@ -99,7 +99,7 @@ def test_options_have_no_defaults_that_a_client_would_send(document: dict[str, A
         assert not any("default" in member for member in schema["properties"].values())
 
 
-def test_the_example_of_a_request_is_one(document: dict[str, Any]) -> None:
+def test_the_example_request_is_valid(document: dict[str, Any]) -> None:
     content = document["paths"]["/predict"]["post"]["requestBody"]["content"]
     example = json.loads(json.dumps(content["application/json"]["examples"]["seven"]["value"]))
     assert decode(base64.b64decode(example.pop("image"))).width == 28

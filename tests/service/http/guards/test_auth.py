@@ -1,4 +1,4 @@
-"""Which routes need a key, told from the application itself: those that no document lists, too."""
+"""Which routes need a key, read from the application itself, including undocumented routes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -26,7 +26,7 @@ def routes(app: Any) -> Iterator[APIRoute]:
     for route in app.routes:
         if isinstance(route, APIRoute):
             yield route
-        elif hasattr(route, "original_router"):  # included as it is, and resolved by request
+        elif hasattr(route, "original_router"):  # included as it is, and resolved for each request
             yield from routes(route.original_router)
 
 
@@ -35,8 +35,8 @@ def needs_key(route: APIRoute) -> bool:
     return any(getattr(call, "__module__", "") == "service.http.guards.auth" for call in calls)
 
 
-def test_every_route_needs_a_key_but_those_that_are_meant_to_be_open(app: FastAPI) -> None:
-    """Whatever is added is closed, until somebody lists it above."""
+def test_every_route_needs_a_key_except_those_listed_as_open(app: FastAPI) -> None:
+    """Every new route needs a key until somebody lists it above."""
     found = {route.path: needs_key(route) for route in routes(app)}
     assert found["/predict"]
     assert found["/metrics"]

@@ -1,4 +1,4 @@
-"""Base64 in all the forms that clients write, and nothing that is none."""
+"""Base64 in all forms that clients write, and nothing else."""
 
 import base64
 import random
@@ -30,7 +30,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_is_the_same_bytes(form: str) -> None:
+def test_every_form_gives_the_same_bytes(form: str) -> None:
     assert decode(FORMS[form]) == DATA
 
 
@@ -41,7 +41,7 @@ def test_every_length_with_and_without_padding() -> None:
         assert decode(text) == decode(text.rstrip("=")) == data
 
 
-def test_large_ones_in_lines() -> None:
+def test_long_base64_in_lines() -> None:
     data = random.Random(0).randbytes(3 * 2**20 + 1)
     assert decode(lines(base64.b64encode(data).decode(), "\n")) == data
 
@@ -60,6 +60,6 @@ def test_large_ones_in_lines() -> None:
         ("data:image/svg+xml,%3Csvg/%3E", "is a data: URL that is not in base64"),
     ],
 )
-def test_what_is_no_base64(text: str, complaint: str) -> None:
+def test_malformed_base64(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         decode(text)

@@ -1,4 +1,4 @@
-"""Threads for large bodies: a key has one of two at most, and waits no longer than its share."""
+"""Threads for large bodies: a key gets at most one of two, and waits no longer than its share."""
 
 import asyncio
 import threading
@@ -43,7 +43,7 @@ def test_a_key_with_many_bodies_leaves_another_a_thread() -> None:
     bodies.close()
 
 
-def test_who_comes_into_debt_while_its_body_waits_is_refused() -> None:
+def test_a_key_in_debt_while_its_body_waits_is_refused() -> None:
     bodies = Bodies(2, 100)
     allowance = Allowance(1.0)
     done = []
@@ -64,7 +64,7 @@ def test_who_comes_into_debt_while_its_body_waits_is_refused() -> None:
     assert [one.name for one in found if isinstance(one, Problem)] == ["rate-limited"] * 9
 
 
-def test_as_many_wait_as_may_and_a_key_has_a_quarter() -> None:
+def test_the_queue_is_bounded_and_a_key_has_a_quarter_of_it() -> None:
     bodies, go = Bodies(1, 4), threading.Event()
 
     async def ask() -> None:
@@ -83,7 +83,7 @@ def test_as_many_wait_as_may_and_a_key_has_a_quarter() -> None:
     bodies.close()
 
 
-def test_who_leaves_keeps_its_thread_until_the_work_is_done() -> None:
+def test_a_client_that_leaves_keeps_its_thread_until_the_work_is_done() -> None:
     bodies, begun, go = Bodies(1, 4), threading.Event(), threading.Event()
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""What the front holds for clients: shares, and what is given back."""
+"""The memory that the front holds for clients: shares, and what is returned."""
 
 import random
 
@@ -11,11 +11,11 @@ LARGE = SMALL + 1
 
 
 class Key:
-    """Whose requests they are."""
+    """The client whose requests these are."""
 
 
 def fill(budget: Budget, size: int, key: Key | None = None) -> int:
-    """Have requests of one size take until one is refused, and return how many were not."""
+    """Let requests of one size take memory until one is refused; return how many were accepted."""
     for count in range(1000):
         holding = Holding(budget)
         try:
@@ -27,7 +27,7 @@ def fill(budget: Budget, size: int, key: Key | None = None) -> int:
     raise AssertionError("it has no end")
 
 
-def test_what_is_taken_is_given_back() -> None:
+def test_memory_that_is_taken_is_returned() -> None:
     budget = Budget(MOST)
     with Holding(budget) as holding:
         holding.take(1000)
@@ -39,8 +39,8 @@ def test_what_is_taken_is_given_back() -> None:
     assert budget.held == 0
 
 
-def test_whatever_requests_take_there_is_never_more_than_the_whole_and_one() -> None:
-    """Random requests that take and end in any order, some of them far larger than all."""
+def test_requests_never_take_more_than_the_budget_and_one_request() -> None:
+    """Random requests that begin and end in any order, some far larger than the budget."""
     chance = random.Random(0)
     budget, open_, keys = Budget(MOST), list[Holding](), [Key(), Key(), Key()]
     sizes = (1, 1000, REQUEST_BYTES, SMALL, 10 * SMALL, MOST, 3 * MOST)

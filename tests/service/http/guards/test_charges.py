@@ -1,4 +1,4 @@
-"""What a picture is charged: its draws, but at least what the front's time for it is worth."""
+"""The charge for a picture: its draws, but at least the worth of the front's time for it."""
 
 from contextvars import copy_context
 
@@ -11,7 +11,7 @@ from service.http.usage import begin
 
 
 def charged(budget: int, used: int, speed: float) -> float:
-    """Return the draws that are charged in the end, of which a worker makes ``speed`` a second."""
+    """Return the draws that are finally charged, if a worker makes ``speed`` draws a second."""
 
     def ask() -> float:
         auth._caller.set(Caller(Allowance(1.0)))
@@ -30,7 +30,7 @@ def charged(budget: int, used: int, speed: float) -> float:
         (500, 1e4, 500),  # draws cost more than anything else
         (8, 1e4, LEAST_COST),
         (8, 0.0, LEAST_COST),  # no worker is ready
-        (64, 1e6, PICTURE_SECONDS * 1e6),  # draws cost next to nothing
+        (64, 1e6, PICTURE_SECONDS * 1e6),  # draws cost almost nothing
     ],
 )
 def test_a_picture_costs_its_draws_or_the_fronts_time(used: int, speed: float, cost: float) -> None:

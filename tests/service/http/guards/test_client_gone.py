@@ -12,11 +12,11 @@ from service.http.guards.client_gone import unless_client_leaves
 
 
 class Picture:
-    """What a request has."""
+    """Memory that a request holds."""
 
 
 class Client:
-    """Stays until it is told to leave."""
+    """A client that stays until it is told to leave."""
 
     def __init__(self) -> None:
         self.left = asyncio.Event()
@@ -26,13 +26,13 @@ class Client:
         return {"type": "http.disconnect"}
 
 
-def test_what_a_failed_request_had_is_freed_at_once() -> None:
-    """Not only when garbage is collected, which under load is long after."""
+def test_the_memory_of_a_failed_request_is_freed_at_once() -> None:
+    """Not only when garbage is collected, which is much later under load."""
     pictures: list[weakref.ref[Picture]] = []
 
     async def fail(_: Picture) -> None:
         await asyncio.sleep(0)
-        raise ValueError("as every request to a model that is gone")
+        raise ValueError("as with every request to a model that is gone")
 
     async def handle() -> None:
         picture = Picture()
@@ -53,7 +53,7 @@ def test_what_a_failed_request_had_is_freed_at_once() -> None:
     assert asyncio.run(test())
 
 
-def test_whoever_leaves_is_worked_for_no_longer() -> None:
+def test_work_for_a_client_that_leaves_stops() -> None:
     async def test() -> bool:
         client = Client()
         work: asyncio.Task[None] = asyncio.create_task(asyncio.sleep(60))

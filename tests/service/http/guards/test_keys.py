@@ -1,4 +1,4 @@
-"""The file of keys, whom a secret belongs to, and the bucket of draws."""
+"""The file of keys, whose a secret is, and the allowance of draws."""
 
 import json
 import stat
@@ -37,7 +37,7 @@ def test_the_secret_is_nowhere_in_the_file(path: Path) -> None:
     assert (key.name, key.scopes, key.rate) == ("shop", {"predict", "metrics"}, 100)
 
 
-def test_keys_are_found_by_their_secret_alone(path: Path) -> None:
+def test_keys_are_found_only_by_their_secret(path: Path) -> None:
     one, two = add(path, "one", ["predict"], None), add(path, "two", ["admin"], 5)
     assert one != two
     keys = Keys(path)
@@ -94,7 +94,7 @@ def test_reading_the_file_again_pays_no_debts(path: Path) -> None:
         '{"keys": [], "more": 1}',
     ],
 )
-def test_what_is_no_file_of_keys(path: Path, broken: str) -> None:
+def test_files_that_are_not_key_files(path: Path, broken: str) -> None:
     path.write_text(broken)
     with pytest.raises(KeysError, match="not a file of keys"):
         Keys(path)
@@ -113,7 +113,7 @@ def test_what_is_no_file_of_keys(path: Path, broken: str) -> None:
         ("rate", "inf"),
     ],
 )
-def test_a_wrong_member_is_named_but_its_value_is_not_told(
+def test_a_wrong_member_is_named_without_its_value(
     path: Path, member: str, value: object
 ) -> None:
     add(path, "one", ["predict"], None)
@@ -137,8 +137,8 @@ def test_names_are_unique(path: Path) -> None:
         read(path)
 
 
-def test_an_allowance_goes_into_debt_once_and_gets_back_what_is_not_used() -> None:
-    allowance = Allowance(1e-9)  # so slow that nothing comes in while the test runs
+def test_an_allowance_goes_into_debt_once_and_is_refunded_unused_draws() -> None:
+    allowance = Allowance(1e-9)  # so slow that nothing is added while the test runs
     assert allowance.wait() == 0
     allowance.take(1000)
     assert allowance.wait() == pytest.approx(1000e9, rel=1e-6)
@@ -146,7 +146,7 @@ def test_an_allowance_goes_into_debt_once_and_gets_back_what_is_not_used() -> No
     assert allowance.wait() == pytest.approx(100e9, rel=1e-6)
     allowance.take(-1e6)
     assert allowance.wait() == 0
-    allowance.take(2e-9 * BURST_SECONDS)  # never more than a burst was saved up
+    allowance.take(2e-9 * BURST_SECONDS)  # never more than one burst was saved
     assert allowance.wait() > 0
 
 
@@ -176,7 +176,7 @@ def test_the_commands(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_link_to_the_keys_stays_a_link(path: Path, tmp_path: Path) -> None:
-    """Or the service would go on with the file that it leads to, and let a removed key in."""
+    """Otherwise the service would keep reading its target, and accept a removed key."""
     link = tmp_path / "link.json"
     link.symlink_to(path.name)
     secret = add(link, "one", ["predict"], None)
@@ -187,7 +187,7 @@ def test_a_link_to_the_keys_stays_a_link(path: Path, tmp_path: Path) -> None:
     assert keys.find(secret) is None
 
 
-def test_as_many_keys_are_stored_as_were_made_at_a_time(path: Path) -> None:
+def test_keys_made_at_the_same_time_are_all_stored(path: Path) -> None:
     adding = "import sys; from service.cli.main import main; sys.exit(main(sys.argv[1:]))"
     names = [f"key{i}" for i in range(8)]
     command = [sys.executable, "-c", adding, "keys", "add", "--keys", str(path)]
@@ -196,7 +196,7 @@ def test_as_many_keys_are_stored_as_were_made_at_a_time(path: Path) -> None:
     assert sorted(key.name for key in read(path)) == names
 
 
-def test_keys_that_cannot_be_written_are_one_line(
+def test_keys_that_cannot_be_written_are_reported_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""What pages of other sites may have a browser do where no key is asked."""
+"""What pages of other sites can make a browser do if the service asks for no key."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,8 @@ FOREIGN = "http://evil.example"
 
 
 def allowed(headers: dict[str, str], method: str = "POST", invited: tuple[str, ...] = ()) -> bool:
-    """Whether a request to 127.0.0.1:8000 is let in; that every route asks is in test_auth.py."""
+    """Whether a request to 127.0.0.1:8000 is accepted; test_auth.py tests that every route asks
+    this."""
     state = SimpleNamespace(cors_origins=invited, hosts=["pictures.example"])
     every = {"Host": "127.0.0.1:8000"} | headers
     scope = {
@@ -42,7 +43,7 @@ def allowed(headers: dict[str, str], method: str = "POST", invited: tuple[str, .
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
         {"Origin": FOREIGN, "Sec-Fetch-Site": "cross-site"},
-        # A name that was made to lead here: to the browser the page is the service's own.
+        # A name that was made to resolve here: to the browser, the page is the service's own.
         {"Host": "evil.example:8000", "Origin": "http://evil.example:8000"},
         {"Host": "evil.example", "Sec-Fetch-Site": "same-origin"},
         {"Host": "evil.example."},
@@ -67,16 +68,16 @@ def test_other_sites_are_refused(headers: dict[str, str]) -> None:
         {"Host": "pictures.example", "Origin": "https://pictures.example"},
     ],
 )
-def test_the_services_own_page_and_programs_are_let_in(headers: dict[str, str]) -> None:
+def test_the_services_own_page_and_programs_are_accepted(headers: dict[str, str]) -> None:
     assert allowed(headers)
 
 
-def test_a_name_that_was_made_to_lead_here_reads_nothing() -> None:
+def test_a_name_that_was_made_to_resolve_here_reads_nothing() -> None:
     assert not allowed({"Host": "evil.example"}, "GET")
-    assert allowed({"Origin": FOREIGN}, "GET"), "browsers keep the answer from it"
+    assert allowed({"Origin": FOREIGN}, "GET"), "browsers hide the answer from it"
 
 
-def test_whom_the_operator_invites() -> None:
+def test_sites_that_the_operator_allows() -> None:
     headers = {"Origin": "https://shop.example", "Sec-Fetch-Site": "cross-site"}
     assert allowed(headers, invited=("https://shop.example",))
     assert not allowed(headers | {"Origin": FOREIGN}, invited=("https://shop.example",))
@@ -87,7 +88,7 @@ def test_whom_the_operator_invites() -> None:
 @pytest.mark.parametrize(
     "site", ["shop.example", "https://shop.example/", "https://SHOP.example", "ftp://a", "", "null"]
 )
-def test_what_is_no_origin_is_refused_at_the_start(site: str) -> None:
+def test_invalid_origins_are_refused_at_the_start(site: str) -> None:
     with pytest.raises(ValidationError, match="cors_origins"):
         Settings(cors_origins=[site])
 
@@ -98,5 +99,5 @@ def test_names_that_strangers_may_own(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]:80", "a", "a:80", "x.localhost", "C.d:1"])
-def test_names_that_they_may_not(host: str) -> None:
+def test_names_that_strangers_cannot_own(host: str) -> None:
     assert is_ours(host, ["c.d"])
