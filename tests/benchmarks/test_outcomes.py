@@ -51,7 +51,9 @@ def test_requests_that_failed_are_counted() -> None:
     assert outcomes([reply(BUSY, 503)], pictures=8).failed == {"overloaded": 8}
 
 
-def test_without_answers_there_is_no_figure(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_without_answers_there_is_no_figure(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     nothing = outcomes([reply(BUSY, 503)])
     assert isnan(nothing.mean_draws)
     assert latencies([reply(BUSY, 503)], (50, 99)) == {}

@@ -60,9 +60,7 @@ def test_a_prediction_has_everything_the_service_says(client: Client, seven: byt
     assert raw["evidence"]["label"] == 7
 
 
-def test_answers_can_be_verified(
-    client: Client, seven: bytes, tmp_path: Path
-) -> None:
+def test_answers_can_be_verified(client: Client, seven: bytes, tmp_path: Path) -> None:
     answer = tmp_path / "answer.json"
     answer.write_text(json.dumps(client.predict(seven, target=0.5, evidence=True).raw))
     assert main(["verify", str(answer)]) == 0

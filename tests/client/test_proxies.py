@@ -135,5 +135,7 @@ def test_an_invalid_key(key: str) -> None:
         ("", "::1", None, True),
     ],
 )
-def test_which_addresses_are_asked_directly(no_proxy: str, host: str, port: int | None, straight: bool) -> None:
+def test_which_addresses_are_asked_directly(
+    no_proxy: str, host: str, port: int | None, straight: bool
+) -> None:
     assert bypasses({"no": no_proxy}, host, port) is straight

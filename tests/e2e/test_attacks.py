@@ -13,7 +13,9 @@ from tools import second_verifier
 PNG = {"Content-Type": "image/png"}
 
 
-def test_an_answer_describes_attacks_and_can_be_verified(client: httpx.Client, seven: bytes) -> None:
+def test_an_answer_describes_attacks_and_can_be_verified(
+    client: httpx.Client, seven: bytes
+) -> None:
     options: dict[str, Any] = {"attacks": 51, "evidence": True, "max_draws": 500}
     answer = client.post("/predict", content=seven, headers=PNG, params=options).json()
     told = answer["attacks"]
@@ -32,7 +34,9 @@ def test_an_answer_describes_attacks_and_can_be_verified(client: httpx.Client, s
     assert [sentence.split()[0] for sentence in verify(answer)] == ["attacks.scores[0].lower[7]"]
 
 
-def test_every_look_of_a_stream_describes_the_same_sizes(client: httpx.Client, seven: bytes) -> None:
+def test_every_look_of_a_stream_describes_the_same_sizes(
+    client: httpx.Client, seven: bytes
+) -> None:
     options = {"attacks": 11, "scores": 3, "norm": "linf"}
     response = client.post("/predict/stream", content=seven, headers=PNG, params=options)
     told = [

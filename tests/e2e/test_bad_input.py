@@ -47,7 +47,7 @@ def header_only(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"<html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"]
 )
-def test_input_that_is_not_a_picture(client: httpx.Client, content: bytes) -> None:
+def test_bodies_that_are_not_pictures(client: httpx.Client, content: bytes) -> None:
     check(client.post("/predict", content=content, headers=PNG), "not-a-picture")
 
 
@@ -120,7 +120,9 @@ def test_options_out_of_range(client: httpx.Client, seven: bytes, option: str, v
     check(client.post("/predict", json=body), "option-out-of-range", option=option)
 
 
-def test_unknown_options_are_answered_with_the_known_ones(client: httpx.Client, seven: bytes) -> None:
+def test_unknown_options_are_answered_with_the_known_ones(
+    client: httpx.Client, seven: bytes
+) -> None:
     encoded = base64.b64encode(seven).decode()
     for name in ("targett", "x" * 1000, "\N{GREEK SMALL LETTER ALPHA}"):
         query = client.post("/predict", content=seven, headers=PNG, params={name: "1"})

@@ -75,7 +75,9 @@ def test_other_encodings_are_refused_with_those_that_are_read(
 
 
 @pytest.mark.parametrize("kind", [None, "", "binary/octet-stream", "IMAGE/PNG", "image/nonsense"])
-def test_a_picture_is_recognised_by_its_bytes(service: Service, seven: bytes, kind: str | None) -> None:
+def test_a_picture_is_recognised_by_its_bytes(
+    service: Service, seven: bytes, kind: str | None
+) -> None:
     address = urlsplit(service.address)
     connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=300)
     headers = {} if kind is None else {"Content-Type": kind}
@@ -104,7 +106,9 @@ def test_a_body_of_neither_kind_is_refused_with_the_reason(client: httpx.Client)
 @pytest.mark.parametrize(
     "more", ["", "; filename*=UTF-8''%37.png", '; filename=""', "; filename=7.png"]
 )
-def test_form_parts_are_recognised_by_their_bytes(client: httpx.Client, seven: bytes, more: str) -> None:
+def test_form_parts_are_recognised_by_their_bytes(
+    client: httpx.Client, seven: bytes, more: str
+) -> None:
     parts = [
         f"--x\r\nContent-Disposition: form-data; name=image{more}\r\n\r\n".encode() + seven,
         f'--x\r\nContent-Disposition: form-data; name="image"{more}\r\n'

@@ -60,7 +60,9 @@ def test_its_neighbours_are_answered_and_its_worker_lives(
     assert workers(alone.process.pid) == [worker]
 
 
-def test_after_a_look_the_answer_is_that_looks(own: OwnNetwork, alone: Service, tmp_path: Path) -> None:
+def test_after_a_look_the_answer_is_that_looks(
+    own: OwnNetwork, alone: Service, tmp_path: Path
+) -> None:
     [worker] = workers(alone.process.pid)
     own.say("hold")
     url = f"{alone.address}/predict/stream"

@@ -23,7 +23,9 @@ def below() -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize("start", ["", ROOT_PATH])
-def test_everything_is_answered_under_the_prefix(below: httpx.Client, seven: bytes, start: str) -> None:
+def test_everything_is_answered_under_the_prefix(
+    below: httpx.Client, seven: bytes, start: str
+) -> None:
     for path in ("/", "/docs", "/models", "/health/ready", "/v2/health/ready", "/page/main.js"):
         assert below.get(start + path).status_code == 200
         assert below.head(start + path).status_code == 200

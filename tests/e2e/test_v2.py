@@ -551,9 +551,7 @@ def test_null_means_not_given(client: httpx.Client, pixels: np.ndarray) -> None:
         ("logging", "PIXELDP_LOG_LEVEL"),
     ],
 )
-def test_extensions_that_only_triton_has(
-    client: httpx.Client, path: str, instead: str
-) -> None:
+def test_extensions_that_only_triton_has(client: httpx.Client, path: str, instead: str) -> None:
     answered = client.get(f"/v2/{path}")
     assert answered.status_code == 404
     assert "binary_tensor_data and model_repository" in answered.json()["error"]

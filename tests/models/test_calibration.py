@@ -31,9 +31,7 @@ def test_settings_are_kept(bundle: Bundle) -> None:
     assert calibration.draws_per_second > 0
 
 
-def test_a_given_way_is_not_compared(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_given_way_is_not_compared(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     measure = Predictor.measure
 

@@ -221,9 +221,7 @@ DEEP = {
 
 
 @pytest.mark.parametrize("name", DEEP)
-def test_deep_features_are_exact_within_the_stated_error(
-    tmp_path: Path, name: str
-) -> None:
+def test_deep_features_are_exact_within_the_stated_error(tmp_path: Path, name: str) -> None:
     predictor = deep(tmp_path, DEEP[name])
     for picture in (pixels(9), pixels(9, 16)):
         encoded = predictor.encode(picture)
@@ -314,7 +312,6 @@ def test_terms_hold_every_bound_that_helps(tmp_path: Path) -> None:
     ]
     large = predictor.encode(np.zeros((16, 16, 3), np.uint8)).terms
     found = {(delta.source, delta.target): delta for delta in large.deltas}
-    assert found["linf", "l2"].value == pytest.approx(8, rel=1e-9)  # √64 values, of which none
-    moves further
+    assert found["linf", "l2"].value == pytest.approx(8, rel=1e-9)  # √64 values, each by at most 1
     assert found["linf", "l1"].value == pytest.approx(64, rel=1e-9)
     assert 0 < found["linf", "l2"].rho < found["linf", "l1"].rho

@@ -109,8 +109,7 @@ def test_there_is_one_version() -> None:
     found = versions(ROOT)
     assert len(set(found.values())) == 1, found
     [version] = set(found.values())
-    assert f"\n## [{version}] - 20" in (ROOT / "CHANGELOG.md").read_text(), "it has a section of its
-    own"
+    assert f"\n## [{version}] - 20" in (ROOT / "CHANGELOG.md").read_text(), "it has a section"
 
 
 @pytest.fixture

@@ -21,8 +21,7 @@ def normal_quantile(p: Real) -> Real:
     if p > mp.mpf("1e-12"):
         return mp.sqrt(2) * mp.erfinv(2 * p - 1)
     x = -mp.sqrt(-2 * mp.log(p))
-    for _ in range(8):  # Halley's method; the tail's asymptotic formula is near enough to start
-    from
+    for _ in range(8):  # Halley's method, started from the asymptotic formula of the tail
         r = (normal_cdf(x) - p) / mp.npdf(x)
         x -= r / (1 + x * r / 2)
     return x

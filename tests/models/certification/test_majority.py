@@ -163,7 +163,9 @@ def test_many_labels_together_have_twice_alpha(labels: int) -> None:
     lower=st.floats(0.5, 0.999),
     alpha=st.sampled_from(ALPHAS),
 )
-def test_the_predicted_further_votes_are_the_fewest(draws: int, share: float, lower: float, alpha: float) -> None:
+def test_the_predicted_further_votes_are_the_fewest(
+    draws: int, share: float, lower: float, alpha: float
+) -> None:
     votes = int(draws * share)
     more = further_votes(draws, votes, lower, alpha)
 

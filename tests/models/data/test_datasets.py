@@ -30,7 +30,9 @@ def write_mnist(root: Path, packed: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_mnist_is_read_from_torchvisions_layout_compressed_or_not(tmp_path: Path, packed: bool) -> None:
+def test_mnist_is_read_from_torchvisions_layout_compressed_or_not(
+    tmp_path: Path, packed: bool
+) -> None:
     images, labels = write_mnist(tmp_path, packed)
     data = load("mnist", tmp_path, "train")
     assert data.images.dtype == np.uint8

@@ -67,9 +67,7 @@ def test_a_half_space_flips_only_beyond_its_distance(name: AttackName, norm: Nor
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_very_confident_network_is_attacked_all_the_same(
-    name: AttackName, norm: Norm
-) -> None:
+def test_a_very_confident_network_is_attacked_all_the_same(name: AttackName, norm: Norm) -> None:
     """Its scores round to 0 and 1, where the gradient of a score is 0."""
     model, unit = network(gain=130)
     pictures = (0.5 + 0.15 * unit).reshape(1, 1, 4, 4)

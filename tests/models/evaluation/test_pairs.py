@@ -49,8 +49,7 @@ def test_each_share_is_that_of_an_evaluation_in_its_format(
             with_scales, digits, running=Running("cpu", "int8", ROWS, SEED), **options
         )
         record(bundle, rounded)
-        assert read_bundle(bundle).manifest.int8 == spec, "figures without int8 leave the record as
-        it is"
+        assert read_bundle(bundle).manifest.int8 == spec, "other figures leave the record"
     finally:
         from models.bundle import write_manifest
 

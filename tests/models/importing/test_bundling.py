@@ -212,7 +212,9 @@ def test_the_noise_is_given_by_a_scale_or_a_construction_bound(tmp_path: Path) -
         bring(tmp_path / "out", python("small"))
 
 
-def test_a_bundle_runs_no_python_unless_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_runs_no_python_unless_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bring(tmp_path / "out", python("small"))
     bundle = read_bundle(tmp_path / "out")
     for value in ("", "tests", f"{MODULE}.more"):

@@ -97,7 +97,9 @@ def test_names_are_matched_to_the_networks(way: str) -> None:
         lambda network: nn.Sequential(nn.Identity(), nn.DataParallel(network)),
     ],
 )
-def test_a_builder_may_wrap_a_network_that_was_saved_unwrapped(builder: Callable[[nn.Module], nn.Module]) -> None:
+def test_a_builder_may_wrap_a_network_that_was_saved_unwrapped(
+    builder: Callable[[nn.Module], nn.Module],
+) -> None:
     state = state_of(small())
     network = builder(small())
     fitted = fit(state, network.state_dict(), "small")

@@ -30,9 +30,7 @@ def test_predict_answers_a_file(capsys: Captured) -> None:
     assert 0 < answer["draws"] < 1000
 
 
-def test_predict_answers_a_folder_and_names_failures(
-    tmp_path: Path, capsys: Captured
-) -> None:
+def test_predict_answers_a_folder_and_names_failures(tmp_path: Path, capsys: Captured) -> None:
     for name in ("a.png", "b/c.PNG"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(SEVEN, tmp_path / name)

@@ -95,7 +95,9 @@ def test_a_bundle_that_states_too_little_is_refused(
     assert err.count("\n") == 1
 
 
-def test_folders_that_are_not_bundles_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_that_are_not_bundles_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     status, out, err = run(capsys, str(tmp_path))
     assert (status, out) == (1, "")
     assert "expected a folder with model.json" in err

@@ -202,7 +202,9 @@ def test_processes_that_end_while_idle_are_restarted() -> None:
     run(test)
 
 
-def test_a_process_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_start_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "PIL").mkdir()
     (tmp_path / "PIL" / "__init__.py").write_text("raise ImportError('libjpeg is missing')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -561,8 +561,7 @@ def test_a_key_has_half_of_the_queue() -> None:
                 await asyncio.sleep(0)
             [entry] = [one for one in taken(engine).values() if one.job.owner == 2]
             assert engine.shrinkage > 1
-            assert entry.granted == 8000, "only clients with many waiting pictures pay for a full
-            queue"
+            assert entry.granted == 8000, "only clients that fill the queue pay"
             tasks.append(other)
             other.cancel()
             await asyncio.gather(other, return_exceptions=True)

@@ -154,9 +154,7 @@ def start() -> Iterator[Starter]:
     assert error is None or isinstance(error, FrontGoneError)
 
 
-def test_the_front_gets_a_draft_before_the_deadline(
-    predictor: Predictor, start: Starter
-) -> None:
+def test_the_front_gets_a_draft_before_the_deadline(predictor: Predictor, start: Starter) -> None:
     front = start(predictor)
     front.ask(1, max_draws=2**22, seconds=5)
     front.ask(2, max_draws=2**22)
@@ -204,7 +202,9 @@ def test_numbers_are_sent_when_there_is_nothing_left_to_do(
     assert (numbers.passes, numbers.slots, numbers.filled) == (2, 2 * SLOTS, 100)
 
 
-def test_the_shared_status_says_which_pictures_a_pass_is_for(start: Starter, predictor: Predictor) -> None:
+def test_the_shared_status_says_which_pictures_a_pass_is_for(
+    start: Starter, predictor: Predictor
+) -> None:
     reached, go_on = threading.Event(), threading.Event()
 
     class Halting(Small):

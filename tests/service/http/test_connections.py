@@ -182,9 +182,7 @@ def test_an_empty_line_before_a_request_is_skipped(
     assert app.begun == 5
 
 
-def test_a_body_that_turns_into_nonsense(
-    connect: Callable[[], socket.socket], app: App
-) -> None:
+def test_a_body_that_turns_into_nonsense(connect: Callable[[], socket.socket], app: App) -> None:
     client = connect()
     client.sendall(
         b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz"

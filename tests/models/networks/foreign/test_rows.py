@@ -410,7 +410,9 @@ WHOLE = {"turned over", "rrelu"}
     ("name", "decomposed"),
     [*((name, False) for name in ALONE), *((name, True) for name in sorted({*ALONE} - WHOLE))],
 )
-def test_networks_that_keep_rows_apart_are_accepted(tmp_path: Path, name: str, decomposed: bool) -> None:
+def test_networks_that_keep_rows_apart_are_accepted(
+    tmp_path: Path, name: str, decomposed: bool
+) -> None:
     network = Written(ALONE[name]).eval().requires_grad_(False)
     exported = read(network, tmp_path / "net.pt2", decomposed=decomposed)
     pictures = torch.rand(5, *SHAPE)

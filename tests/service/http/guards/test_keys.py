@@ -113,9 +113,7 @@ def test_files_that_are_not_key_files(path: Path, broken: str) -> None:
         ("rate", "inf"),
     ],
 )
-def test_a_wrong_member_is_named_without_its_value(
-    path: Path, member: str, value: object
-) -> None:
+def test_a_wrong_member_is_named_without_its_value(path: Path, member: str, value: object) -> None:
     add(path, "one", ["predict"], None)
     content = json.loads(path.read_text())
     content["keys"][0][member] = value
