@@ -64,8 +64,7 @@ def within(name: str, part: str) -> bool:
 
 
 def needs(module: Module, *, everywhere: bool = False) -> set[str]:
-    """Return the project's modules that ``module`` needs to be imported, or at all
-    (``everywhere``)."""
+    """Return the project's modules that ``module`` needs when it is imported, or ever."""
     found = set()
     for name in imports(module, module.tree.body, everywhere=everywhere):
         parent = name.rpartition(".")[0]

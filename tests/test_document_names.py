@@ -1,5 +1,4 @@
-"""Everything that documents name in code type exists: files, classes, settings, routes,
-commands."""
+"""What documents name in code type exists: files, classes, settings, routes, commands."""
 
 import ast
 import importlib.util

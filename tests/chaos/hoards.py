@@ -113,8 +113,7 @@ def limited(limit: int, environment: dict[str, str]) -> Iterator[tuple[Service, 
 
 
 def most_connections(wanted: int) -> int:
-    """Raise this process's limit on files; return how many connections it may have, up to
-    ``wanted``."""
+    """Raise this process's limit on files; return how many of ``wanted`` connections it allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         hard = wanted + OWN_FILES
@@ -242,8 +241,7 @@ def hoard(
 
 
 def answers_again(service: Service, key: str) -> int:
-    """Return the status of an honest request; what was held before may take a moment to be
-    freed."""
+    """Return the status of an honest request; what was held before may not be free at once."""
     end = time.monotonic() + HANG_SECONDS
     while True:
         headers = {**PNG, "X-API-Key": key}

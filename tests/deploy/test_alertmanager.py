@@ -1,5 +1,4 @@
-"""deploy/alertmanager, as its own tool reads it: who is notified, and which alerts are
-inhibited."""
+"""deploy/alertmanager, as its own tool reads it: who is notified, and what is inhibited."""
 
 import re
 import subprocess

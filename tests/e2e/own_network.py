@@ -89,8 +89,7 @@ class OwnNetwork:
         return Service(str(self.bundle), environment=settings).wait_ready()
 
     def say(self, name: str) -> None:
-        """Make it ``hold`` after some passes, ``fail`` at bright pictures, or run out of memory
-        once (``full``)."""
+        """Make it ``hold`` after some passes, ``fail`` at bright pictures, or be ``full`` once."""
         (self._folder / name).touch()
 
     def unsay(self, *names: str) -> None:

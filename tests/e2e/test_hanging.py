@@ -78,8 +78,7 @@ def can_mount(folder: Path) -> bool:
 
 @pytest.fixture
 def hanging(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], bool]]:
-    """A repository in which ``slow`` hangs and ``quick`` does not; yields what says when it
-    hangs."""
+    """A repository in which ``slow`` hangs and ``quick`` does not; it says when ``slow`` hangs."""
     root = tmp_path / "repository"
     root.mkdir()
     copy_bundle(root / "quick", name="quick")

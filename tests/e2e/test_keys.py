@@ -226,8 +226,7 @@ def test_strangers_and_removed_keys_have_no_metrics(keyed: Keyed, seven: bytes) 
 
 
 def test_no_log_line_has_a_key(keyed: Keyed, seven: bytes) -> None:
-    """This test comes last, as it stops the service: the log then has all that the tests above
-    sent."""
+    """This comes last, as it stops the service. The log then has all that the tests above sent."""
     wrong = "pixeldp_" + "w" * 43
     for key in (keyed.predict, wrong):
         headers = PNG | bearer(key) | {"X-Request-Id": key}

@@ -122,8 +122,7 @@ def test_unreadable_weights(bundle: Path) -> None:
 def test_the_current_folder_may_hold_anything(
     tmp_path: Path, seven: bytes, path: str | None
 ) -> None:
-    """It has packages and modules of all names that workers import, some without
-    ``__init__.py``."""
+    """It has packages and modules of all names that workers import, not all with __init__.py."""
     for name in ("models", "service", "numpy", "scipy"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not this one')\n")

@@ -219,8 +219,7 @@ def test_headers_tell_browsers_what_to_refuse(own: Service, path: str) -> None:
 def test_without_keys_other_sites_cannot_use_their_visitors_browsers(
     own: Service, seven: bytes
 ) -> None:
-    """The service is open to all who reach it, but a site must not send its visitors' browsers
-    there."""
+    """The service is open to all who reach it, but other sites must not send browsers there."""
     url = f"{own.address}/predict?target=0.5"
 
     def ask(origin: str, site: str) -> httpx.Response:

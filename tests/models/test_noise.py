@@ -229,8 +229,7 @@ def p_value(
     ids=["zero", "on-grid", "half-a-step", "off-grid"],
 )
 def test_ten_million_draws_follow_the_law(grid: GridNoise, substeps: list[int]) -> None:
-    """Every grid point is as frequent as it should be; an error of .5 % or half a step would
-    show."""
+    """Every grid point is as frequent as it should be; .5 % or half a step would be noticed."""
     on_grid = all(step % SUBSTEPS == 0 for step in substeps)
     each = WIDTH // len(substeps)
     steps = np.repeat(np.array(substeps, dtype=np.int32), each)

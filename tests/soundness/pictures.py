@@ -14,8 +14,7 @@ Picture = NDArray[np.uint8]
 
 
 def digits(seed: int = 20) -> Iterator[Picture]:
-    """Endless pictures: scikit-learn's handwritten digits as 28×28×1, blended so that some are
-    hard."""
+    """Endless pictures: scikit-learn's digits as 28×28×1, blended so that some are hard."""
     from sklearn.datasets import load_digits
 
     images = load_digits().images

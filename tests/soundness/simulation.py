@@ -44,8 +44,7 @@ BATCH = 400_000
 
 @dataclass(frozen=True)
 class Law:
-    """A draw's scores: one of ``vectors`` [J, K], in whole units, with probabilities ``weights``
-    [J]."""
+    """A draw's scores: one of ``vectors`` [J, K], in whole units, by probabilities [J]."""
 
     scoring: Scoring
     weights: Floats
@@ -406,8 +405,7 @@ class Cell:
         return counts
 
     def rows(self, pictures: int, seed: int, procedure: Procedure | None = None) -> list["Row"]:
-        """How often an event may happen, how often it did, and how likely that is if all is
-        well."""
+        """How often an event may happen, how often it did, and how likely that is by chance."""
         counts = self.failures(pictures, seed, procedure)
         return [
             Row(self.name, event, pictures, counts[event], alpha)

@@ -59,8 +59,7 @@ def too_high(draws: int, alpha: float, p: float, *, fixed: bool = False, least: 
 
 
 def failures(p: float, division: Division) -> dict[str, float]:
-    """How often claims on each ground, and on any ground, are wrong if label 0 has the score
-    ``p``."""
+    """How often claims on each ground, or on any, are wrong if label 0 has the score ``p``."""
     truth = (p, 1 - p)
     majority = [
         [too_high(n, division.majority, one, least=0.5) if n else 1 for n in range(BUDGET + 1)]

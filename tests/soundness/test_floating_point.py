@@ -123,8 +123,7 @@ def test_noise_on_the_grid_withstands_the_same_classifier(
 
 
 def thresholds() -> list[tuple[int, float]]:
-    """Rules that say "white" if at most a given share of values is off a lattice, for every
-    lattice.
+    """Rules for every lattice: "white" if at most a given share of values is off the lattice.
 
     On the grid, no lattice always holds, so an attacker would count. The thresholds lie in the
     middle of what is seen at white, where a small difference shows most.

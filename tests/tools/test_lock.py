@@ -78,8 +78,7 @@ def test_a_missing_lock_is_reported(project: Path, name: str) -> None:
 
 
 def test_every_layer_has_all_its_packages_requirements() -> None:
-    """By the packages' own metadata for this machine: pip installs the locks without
-    dependencies."""
+    """By the packages' metadata, for this machine: pip installs locks without dependencies."""
     for layer in ("serve", "tracing", "openvino", "dev"):
         there = {name for lower in (*BASE, *LAYERS[layer], layer) for name in locked(lower)}
         for name in locked(layer):

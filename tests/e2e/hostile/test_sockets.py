@@ -71,8 +71,7 @@ def test_a_body_longer_than_stated_is_cut_off_there(watched: Watched) -> None:
 
 
 def test_a_length_and_chunks_are_not_taken_for_two_requests(watched: Watched) -> None:
-    """Against request smuggling: a proxy must not see a different end of the body than the
-    service."""
+    """Against request smuggling: proxies and the service must see the same end of the body."""
     smuggled = b"0\r\n\r\nGET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
     head = POST + b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n" % len(smuggled)
     answer = exchange(watched, head + smuggled)

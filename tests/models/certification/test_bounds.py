@@ -155,8 +155,7 @@ def test_clopper_pearson_is_the_binomial_tail() -> None:
 
 
 def test_clopper_pearson_errs_with_exactly_alpha_at_worst() -> None:
-    """Summed over all outcomes at each p: wrong with probability at most α, and almost α at some
-    p."""
+    """Over all outcomes at each p: wrong with probability at most α, and almost α at some p."""
     n, alpha = 40, 0.05
     outcomes = np.arange(n + 1)
     lower = clopper_pearson_lower(n, outcomes, alpha)

@@ -27,8 +27,7 @@ OF_LAPLACE = {"laplace", "laplace-l2", "pixeldp-laplace"}
 
 
 def masses(mechanism: Mechanism, edges: Floats, shifts: Floats, scale: float) -> Floats:
-    """P(noise + shift lies between neighbouring edges), [n, pieces]; the outermost edges are
-    infinite."""
+    """P(noise + shift lies between neighbouring edges), [n, pieces]; the outermost are infinite."""
     inner = CDFS[mechanism]((edges[None] - shifts[:, None]) / scale)
     ends = np.zeros((len(shifts), 1)), np.ones((len(shifts), 1))
     return np.diff(np.hstack([ends[0], inner, ends[1]]), axis=1)

@@ -312,8 +312,7 @@ def test_tau_costs_at_least_what_the_exact_inequality_demands(
 
 
 def test_tau_is_a_worst_case_over_relabelled_draws() -> None:
-    """The size is close to the exact inequality, and below what forgetting the far side would
-    give."""
+    """The size is close to the exact inequality, and below that without the far side."""
     tau, lower, upper = 0.01, 0.9, 0.1
     exact = mp.findroot(
         lambda mu: (
@@ -337,8 +336,7 @@ def test_rho_is_deducted_before_dividing_by_the_sensitivity() -> None:
 
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
 def test_attacked_by_brute_force(mechanism: str) -> None:
-    """Neyman-Pearson on a finely divided line: what a shift can do to the best and the worst
-    set."""
+    """Neyman-Pearson on a fine line: what a shift can do to the best and the worst set."""
     scale, sensitivity, change = 0.5, 1.5, 0.2
     edges = np.linspace(-14, 14, 28001)
     cdf = laplace_cdf if mechanism == "laplace" else special.ndtr

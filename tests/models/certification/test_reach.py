@@ -78,8 +78,7 @@ def test_draws_needed_without_a_target_asks_for_any_size(scoring: Scoring) -> No
 
 @pytest.mark.parametrize("scoring", SCORINGS)
 def test_targets_that_take_very_many_draws(scoring: Scoring) -> None:
-    """Sums of squares of 10⁹ soft draws would not fit into int64; the threshold is found none the
-    less."""
+    """Sums of squares of 10⁹ soft draws do not fit into int64, but the threshold is found."""
     needed = draws_needed(Question(0.999, 64, 5.0, "l2"), TERMS, scoring, 10)
     assert needed is not None
     assert 10**7 < needed < 10**8

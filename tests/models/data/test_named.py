@@ -64,8 +64,7 @@ def test_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def imagenet(tmp_path: Path) -> Path:
-    """Three labels, two of which share their first name, and pictures of several sizes and
-    modes."""
+    """Three labels, two with the same first name, and pictures of several sizes and modes."""
     classes = {"n1": ("crane",), "n2": ("goose", "gander"), "n3": ("crane",)}
     torch.save((classes, ["n1"]), tmp_path / "meta.bin")
     for part in ("train", "val"):

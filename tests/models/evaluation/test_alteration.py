@@ -39,8 +39,7 @@ def test_no_picture_is_altered_beyond_its_size(
 
 
 def test_sixteen_bits_of_the_same_picture_draw_the_same(bundle: Path, digits: DataSet) -> None:
-    """A certificate for 8-bit pixels also holds for the 16-bit picture: the function is the
-    same."""
+    """A certificate for 8-bit pixels also holds for 16 bits: the function is the same."""
     rows = np.arange(96) % 4
     scores = []
     for images in (digits.images[:4], digits.images[:4].astype(np.uint16) * 257):

@@ -230,8 +230,7 @@ def test_stages_of_whole_networks_have_a_bound_that_no_jacobian_exceeds(name, ar
 
 
 def test_a_batch_norm_is_bounded_with_the_convolution_before_it():
-    """Its large factors meet small kernels; bounded separately, the largest of each would
-    multiply."""
+    """Its large factors meet small kernels; separate bounds would multiply the largest of both."""
     network = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2, eps=0.0)).eval()
     with torch.no_grad():
         network[0].weight.copy_(torch.tensor([4.0, 0.1])[:, None, None, None])
@@ -302,8 +301,7 @@ def test_a_single_convolution_has_the_operators_bound(p, q):
 
 
 def test_the_best_norms_between_layers_are_chosen():
-    """From L1 to L2: one pair is better through L1 (1, not √2), the other through L2 (√2, not
-    2)."""
+    """From L1 to L2: one pair is better by L1 (1, not √2), the other by L2 (√2, not 2)."""
     spread, identity, gather = np.ones((2, 1)), np.eye(2), np.ones((1, 2))
     for first, second, best in ((identity, gather, 1.0), (spread, identity, sqrt(2))):
         network = nn.Sequential(nn.Flatten(), nn.Linear(*first.T.shape), nn.ReLU()).double()

@@ -79,8 +79,7 @@ def test_only_the_scale_changes():
 
 
 def test_training_cannot_push_it_over():
-    """Steps that pull the features of two pictures apart; after each projection, no quotient
-    exceeds 1."""
+    """Steps pull the features of two pictures apart; after projection, no quotient exceeds 1."""
     torch.manual_seed(0)
     layer = nn.Conv2d(1, 8, 5, stride=2, padding=2, bias=False)
     optimiser = torch.optim.SGD(layer.parameters(), lr=1.0)

@@ -22,8 +22,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 def make(folder: Path, description: dict[str, Any], stated: float | None) -> float:
-    """Save a model that states ``stated``, or by default its proven bound; return the proven
-    bound."""
+    """Save a model that states ``stated``, or its proven bound; return the proven bound."""
     torch.manual_seed(0)
     manifest = Manifest.model_validate(description)
     network = build_network(manifest)

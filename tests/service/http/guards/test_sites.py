@@ -14,8 +14,7 @@ FOREIGN = "http://evil.example"
 
 
 def allowed(headers: dict[str, str], method: str = "POST", invited: tuple[str, ...] = ()) -> bool:
-    """Whether a request to 127.0.0.1:8000 is accepted; test_auth.py tests that every route asks
-    this."""
+    """Whether a request to 127.0.0.1:8000 is accepted; in test_auth.py, every route asks this."""
     state = SimpleNamespace(cors_origins=invited, hosts=["pictures.example"])
     every = {"Host": "127.0.0.1:8000"} | headers
     scope = {
