@@ -109,7 +109,7 @@ def test_bounding_small_rivals_together_costs_little() -> None:
 
 
 def test_the_rival_is_not_the_one_with_the_second_largest_mean() -> None:
-    """A steady second with mean .30, a variable third with mean .29: the third's bound is larger."""
+    """A steady second of mean .30, a variable third of mean .29: the third's bound is larger."""
     n = 200
     scores = np.zeros((n, 3), dtype=np.int64)
     scores[:, 1] = int(0.30 * UNIT)

@@ -326,7 +326,7 @@ def test_after_a_look_it_is_answered_with_that_look(start: Starter, predictor: P
 
 
 def test_neighbours_keep_the_noise_that_was_drawn_for_them(predictor: Predictor) -> None:
-    """A pass in which h fails for one picture gives the others the scores that it would have given."""
+    """A pass in which h fails for one picture gives the others their scores all the same."""
     runner = PassRunner(0, predictor)
     grey = predictor.encode(np.full((8, 8, 1), 128, np.uint8))
     question = Question(0.99, 256, None, "l2")
