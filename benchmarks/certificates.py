@@ -46,8 +46,8 @@ def draw_votes(predictor: Predictor, pixels: NDArray[np.uint8], count: int) -> t
     encoded = predictor.encode(pixels)
     rows = np.zeros(PASS, dtype=np.intp)
     passes = -(-count // PASS)
-    scores = [predictor.run([encoded.features], rows).argmax(axis=1) for _ in range(passes)]
-    return encoded.terms, np.concatenate(scores)[:count]
+    votes = [predictor.run([encoded.features], rows) for _ in range(passes)]
+    return encoded.terms, np.concatenate(votes)[:count].astype(np.int64)
 
 
 def one_hot(votes: Votes, labels: int) -> Votes:

@@ -45,9 +45,9 @@ def answer_all(
         if planned is None:
             return
         report(drawn)
-        scores = predictor.run([ticket.features for ticket in planned.tickets], planned.rows)
+        draws = predictor.run([ticket.features for ticket in planned.tickets], planned.rows)
         drawn += planned.filled
-        for ticket in batcher.record(planned, scores):
+        for ticket in batcher.record(planned, draws):
             if ticket.done:
                 yield ticket.id, ticket.inquiry
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.certification.arrays import Integers
+from models.certification.arrays import Draws
 from models.certification.inquiry import Inquiry
 from models.noise import Features
 
@@ -194,12 +194,12 @@ class Batcher:
         rows[: self.slots - free] = np.repeat(np.arange(len(chosen)), counts)
         return Pass(tuple(chosen), tuple(counts), rows)
 
-    def record(self, done: Pass, scores: Integers) -> Iterator[Ticket]:
+    def record(self, done: Pass, draws: Draws) -> Iterator[Ticket]:
         """Record the draws of a pass with their pictures.
 
         Args:
             done: a pass that :meth:`plan` returned, in the order of planning.
-            scores: [slots, K] integer scores.
+            draws: votes [slots] or integer scores [slots, K].
 
         Yields:
             Each picture that reaches a look, in its state at that look; one that is ``done`` has
@@ -207,14 +207,14 @@ class Batcher:
         """
         start = 0
         for ticket, count in zip(done.tickets, done.counts, strict=True):
-            draws = scores[start : start + count]
+            own = draws[start : start + count]
             start += count
             ticket.alone = max(ticket.alone - 1, 0)
             if self._tickets.get(ticket.id) is not ticket:
                 continue  # cancelled or expired while the pass ran
-            while len(draws) and not ticket.done:
+            while len(own) and not ticket.done:
                 look = ticket.inquiry.look
-                draws = draws[ticket.inquiry.add_to_look(draws) :]
+                own = own[ticket.inquiry.add_to_look(own) :]
                 if ticket.done:
                     self._leave([ticket])
                 if ticket.inquiry.look > look:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 
 from models.bundle import MANIFEST, BundleError
+from models.device import Device, open_device
 from models.execution import Calibration, Execution, Format, Provider, ProviderError, obstacle, ways
 from models.loaded import LoadedModel
-from models.memory import free, is_out_of_memory
+from models.memory import is_out_of_memory
 from models.predictor import Predictor
 from models.trial import RowsError
 
@@ -21,10 +22,6 @@ TYPICAL_PASS = 256
 # seconds.
 LONGEST_PASS = 1.0
 LEAST_PASS = 8
-PASS_SIZES: dict[str, tuple[int, ...]] = {
-    "cpu": (128, 256, 512),
-    "cuda": (256, 512, 1024, 2048, 4096),
-}
 # The smallest pass that makes this share of the best speed: beyond it only waiting times grow.
 KNEE = 0.95
 SECONDS_A_TRIAL = 0.06
@@ -38,7 +35,7 @@ WORTHWHILE = 1.05
 
 def calibrate(
     model: LoadedModel,
-    device: str,
+    device: str | Device,
     precision: Format | None,
     pass_size: int | None,
     provider: Provider | None = None,
@@ -48,7 +45,7 @@ def calibrate(
 
     Args:
         model: the model.
-        device: a torch device.
+        device: the device, or its name.
         precision: None to measure which is fastest.
         pass_size: None to measure which is enough.
         provider: None to measure which is fastest, of those that are installed.
@@ -59,11 +56,11 @@ def calibrate(
         RuntimeError: the network runs in none of the formats.
         BundleError: no format and pass size keeps its rows apart.
     """
-    record = model.manifest.int8
+    on, record = open_device(device), model.manifest.int8
     allowed = int8 and record is not None and record.serves
     predictors = [
-        Predictor(model, LEAST_PASS, device, kind, provider=by)
-        for by, kind in ways(device, provider, precision, allowed)
+        Predictor(model, LEAST_PASS, on, kind, provider=by)
+        for by, kind in ways(on.name, provider, precision, allowed)
     ]
     if pass_size is not None and len(predictors) == 1:
         return _as_told(model, predictors[0], pass_size)
@@ -100,7 +97,7 @@ def _as_told(
         else:
             return predictor, calibration
         # Not inside the except: the traceback keeps alive what the pass had allocated.
-        free()
+        predictor.on.free()
         predictor.pass_size //= 2
 
 
@@ -120,15 +117,18 @@ def _calibration(predictor: Predictor, speed: float) -> Calibration:
     )
 
 
-def run_pinned(model: LoadedModel, device: str, pin: Execution) -> tuple[Predictor, Calibration]:
+def run_pinned(
+    model: LoadedModel, device: str | Device, pin: Execution
+) -> tuple[Predictor, Calibration]:
     """Run a model in one way and no other.
 
     Raises:
         ProviderError: it cannot be run so here.
     """
-    if reason := obstacle(device, pin.provider, pin.precision):
+    on = open_device(device)
+    if reason := obstacle(on.name, pin.provider, pin.precision):
         raise ProviderError(reason)
-    predictor = Predictor(model, pin.pass_size, device, pin.precision, provider=pin.provider)
+    predictor = Predictor(model, pin.pass_size, on, pin.precision, provider=pin.provider)
     try:
         if pin.compiled:
             predictor = predictor.compile()
@@ -205,7 +205,7 @@ def _find_knee(predictor: Predictor, typical: float) -> float:
         typical: its draws per second at ``TYPICAL_PASS``.
     """
     found: dict[int, float] = {}
-    for size in PASS_SIZES["cuda" if predictor.device.startswith("cuda") else "cpu"]:
+    for size in predictor.on.pass_sizes:
         predictor.pass_size = size
         try:
             found[size] = typical if size == TYPICAL_PASS else predictor.measure(SECONDS_A_TRIAL)

@@ -62,13 +62,19 @@ class Converted:
         Raises:
             ProviderError: it cannot be converted.
         """
-        if len(pictures) != self._rows:
-            self._build(tuple(pictures.shape))
+        self.prepare(tuple(pictures.shape))
         given = pictures.to(torch.float32).contiguous().numpy()
         (logits,) = self._request.infer([given], share_inputs=True, share_outputs=True).values()
         return torch.from_numpy(np.array(logits))
 
-    def _build(self, shape: tuple[int, ...]) -> None:
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Convert the network for passes of ``shape``, if it is not yet.
+
+        Raises:
+            ProviderError: it cannot be converted.
+        """
+        if shape[0] == self._rows:
+            return
         self._rows, self._request = 0, None
         with _refusing():
             self._graph = _record(self._network, shape)

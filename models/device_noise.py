@@ -7,14 +7,16 @@ ChaCha20 (RFC 8439), which needs only sums, shifts and exclusive ors of 32-bit i
 every device makes the same bits.
 """
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.noise import SUBSTEPS, UNSURE, Features, GridNoise, Key, Keystream
+from models.noise import SUBSTEPS, UNSURE, Features, GridNoise, Keystream
 
 _CONSTANTS = b"expand 32-byte k"
 _DOUBLE_ROUNDS = 10
@@ -83,20 +85,29 @@ class DeviceNoise:
         tables = (noise.on_grid, noise.low, noise.high)
         self._on_grid, self._low, self._high = (torch.from_numpy(one).to(device) for one in tables)
 
-    def draw(self, pictures: Sequence[Features], rows: NDArray[np.intp], key: Key) -> Tensor:
+    def draw(self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes) -> Tensor:
         """Draw the noisy features of one pass, as :meth:`GridNoise.draw` does.
 
         Args:
             pictures: the features of the pictures in this pass, all of the same length m.
             rows: [draws], the picture of each draw.
-            key: makes secret keys.
+            key: 32 fresh secret bytes.
 
         Returns:
             [draws, m] int32 on the device: z/γ.
         """
         count = len(rows) * len(pictures[0].steps)
-        words = chacha20_words(key(), count, self._device)
-        return self.select(pictures, rows, words, Keystream(key()))
+        words = chacha20_words(key, count, self._device)
+        return self.select(pictures, rows, words, _more(key))
+
+    def reference(
+        self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes
+    ) -> NDArray[np.int32]:
+        """Return what :meth:`draw` must return, computed by the processor in another way."""
+        stream = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+        count = len(rows) * len(pictures[0].steps)
+        words = np.frombuffer(stream.update(bytes(2 * count)), dtype="<u2")
+        return self._noise.reference(pictures, rows, words, _more(key))
 
     def select(
         self,
@@ -128,6 +139,11 @@ class DeviceNoise:
         if self._device.startswith("cuda"):
             tensor = tensor.pin_memory()
         return tensor.to(self._device, non_blocking=True)
+
+
+def _more(key: bytes) -> Keystream:
+    """Return the bits of coordinates that the first 16 do not decide, under a key of their own."""
+    return Keystream(hashlib.blake2b(b"tails", key=key, digest_size=32).digest())
 
 
 def _floored(substeps: Tensor) -> Tensor:

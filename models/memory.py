@@ -1,8 +1,11 @@
-"""When the memory of a device runs out, and how to give back what is not needed."""
+"""When memory runs out, and how much of it this process has."""
 
-import gc
+import os
+from pathlib import Path
 
 import torch
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -12,7 +15,24 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def free() -> None:
-    """Give back the device memory that nothing refers to."""
-    gc.collect()
-    torch.cuda.empty_cache()
+def process_memory() -> tuple[int, int]:
+    """Return the bytes of this process's resident memory, and those of the machine.
+
+    In a control group with a limit, that limit counts instead of the machine's memory.
+    """
+    page = os.sysconf("SC_PAGE_SIZE")
+    return _resident() * page, min(_control_group_limit(), os.sysconf("SC_PHYS_PAGES") * page)
+
+
+def _resident() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # not on Linux
+        return 0
+
+
+def _control_group_limit() -> int:
+    try:
+        return int(_CGROUP_LIMIT.read_text())
+    except (OSError, ValueError):  # missing, or the word max
+        return 1 << 62

@@ -187,22 +187,52 @@ class GridNoise:
             [draws, m]: z/γ, exact integers.
         """
         stream = Keystream(key)
-        width = len(pictures[0].steps)
-        words = stream.words(len(rows) * width)
+        words = stream.words(len(rows) * len(pictures[0].steps))
+        fine, unit, z, unsure = self._select(pictures, rows, words)
+        start = fine[unsure] / unit
+        z[unsure] = self.settle(start, words[unsure], stream.tails(len(unsure)))
+        return z.reshape(len(rows), -1)
+
+    def reference(
+        self,
+        pictures: Sequence[Features],
+        rows: NDArray[np.intp],
+        words: NDArray[np.uint16],
+        more: Keystream,
+    ) -> NDArray[np.int32]:
+        """Return the noisy features of a pass, each by its quantile, whatever the tables say.
+
+        Args:
+            pictures, rows: as for :meth:`draw`.
+            words: [draws · m], the first 16 bits of each coordinate.
+            more: the bits of those that ``words`` do not decide.
+
+        Returns:
+            [draws, m]: z/γ.
+        """
+        fine, unit, _, unsure = self._select(pictures, rows, words)
+        tails = np.zeros(len(words), dtype=np.uint64)
+        tails[unsure] = more.tails(len(unsure))
+        return self.settle(fine / unit, words, tails).reshape(len(rows), -1)
+
+    def _select(
+        self, pictures: Sequence[Features], rows: NDArray[np.intp], words: NDArray[np.uint16]
+    ) -> tuple[NDArray[np.int32], int, NDArray[np.int32], NDArray[np.intp]]:
+        """Select the noise by 16 bits per coordinate.
+
+        Returns:
+            The features of each coordinate; how many of their units a grid step has; z/γ; and where
+            that is not decided.
+        """
         if all(picture.on_grid for picture in pictures):
             fine = np.stack([picture.steps for picture in pictures])[rows].ravel()
             noise = self.on_grid.take(words)
-            z = fine + noise
-            unsure = np.flatnonzero(noise == UNSURE)
-            start = fine[unsure].astype(float)
-        else:
-            fine = np.stack([picture.substeps for picture in pictures])[rows].ravel()
-            centred = fine + np.int32(SUBSTEPS // 2)
-            z = (centred + self.high.take(words)) // SUBSTEPS
-            unsure = np.flatnonzero((centred + self.low.take(words)) // SUBSTEPS != z)
-            start = fine[unsure] / SUBSTEPS
-        z[unsure] = self.settle(start, words[unsure], stream.tails(len(unsure)))
-        return z.reshape(len(rows), width)
+            return fine, 1, fine + noise, np.flatnonzero(noise == UNSURE)
+        fine = np.stack([picture.substeps for picture in pictures])[rows].ravel()
+        centred = fine + np.int32(SUBSTEPS // 2)
+        z = (centred + self.high.take(words)) // SUBSTEPS
+        unsure = np.flatnonzero((centred + self.low.take(words)) // SUBSTEPS != z)
+        return fine, SUBSTEPS, z, unsure
 
     def settle(
         self, start: Floats, words: NDArray[np.uint16], tails: NDArray[np.uint64]

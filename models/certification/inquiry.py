@@ -14,7 +14,7 @@ from math import ceil, floor, sqrt
 
 import numpy as np
 
-from models.certification.arrays import Floats, Integers
+from models.certification.arrays import Draws, Floats
 from models.certification.bounds import clopper_pearson_lower
 from models.certification.division import Division, looks, pilot_ends
 from models.certification.majority import further_votes
@@ -243,26 +243,26 @@ class Inquiry:
         nearest = self._schedule[self.look] - self.counted.draws
         return min(nearest, max(self._certain - self.total.draws, 1))
 
-    def add(self, scores: Integers) -> int:
+    def add(self, draws: Draws) -> int:
         """Take the next draws in the order of their issue.
 
         Args:
-            scores: [rows, K] integer scores.
+            draws: votes [rows] or integer scores [rows, K].
 
         Returns:
             The number of draws used; the others came after the end and are ignored.
         """
         used = 0
-        while not self.stopped and used < len(scores):
-            used += self.add_to_look(scores[used:])
+        while not self.stopped and used < len(draws):
+            used += self.add_to_look(draws[used:])
         return used
 
-    def add_to_look(self, scores: Integers) -> int:
+    def add_to_look(self, draws: Draws) -> int:
         """Do what :meth:`add` does, but take no draws beyond the next look."""
-        used, look, question = 0, self.look, self.question
-        while not self.stopped and self.look == look and used < len(scores):
+        used, look, question, labels = 0, self.look, self.question, len(self.total.sums)
+        while not self.stopped and self.look == look and used < len(draws):
             due = self._block
-            block = Tally.of(scores[used : used + due], self.scoring)
+            block = Tally.of_draws(draws[used : used + due], labels, self.scoring)
             used += block.draws
             self.total += block
             if self.label is None:

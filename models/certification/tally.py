@@ -3,6 +3,8 @@
 A draw's scores y lie in [0, 1]^K with sum ≤ 1. For ``votes``, y is the one-hot of the arg max; for
 ``softmax``, the network's probabilities, rounded down to multiples of 2⁻²⁰. Integer sums do not
 depend on the order of the draws or on which pass they shared, and no variance cancels.
+
+Draws are integer scores [rows, K], or for ``votes`` the labels alone, [rows]: two bytes a draw.
 """
 
 from collections.abc import Sequence
@@ -11,10 +13,28 @@ from typing import Self
 
 import numpy as np
 
-from models.certification.arrays import Integers, Numbers
+from models.certification.arrays import Draws, Integers, Numbers
 from models.certification.names import SCORINGS, Scoring
 
 DENOMINATORS: dict[Scoring, int] = {"votes": 1, "softmax": 2**20}
+
+# The vote of a draw that scores zero for every label.
+NO_VOTE = -1
+
+
+def cast_votes(logits: Numbers) -> Draws:
+    """Return the votes [rows] of logits [rows, K].
+
+    A tie votes for the lowest index; a row with NaN or infinity is ``NO_VOTE``.
+    """
+    kind = np.int16 if logits.shape[1] <= 2**15 else np.int32
+    finite = np.isfinite(logits).all(axis=1)
+    return np.where(finite, logits.argmax(axis=1), NO_VOTE).astype(kind)
+
+
+def make_draws(logits: Numbers, scoring: Scoring) -> Draws:
+    """Return the draws of logits [rows, K]: votes [rows], or other scores [rows, K]."""
+    return cast_votes(logits) if scoring == "votes" else draw_scores(logits, scoring)
 
 
 def draw_scores(logits: Numbers, scoring: Scoring) -> Integers:
@@ -34,15 +54,15 @@ def draw_scores(logits: Numbers, scoring: Scoring) -> Integers:
     """
     if scoring not in SCORINGS:
         raise ValueError(f"unknown scoring {scoring!r}; known: {', '.join(SCORINGS)}")
-    finite = np.asarray(np.isfinite(logits).all(axis=1))
     if scoring == "votes":
-        scores: Integers = np.zeros(logits.shape, dtype=np.int64)
-        scores[np.arange(len(logits)), logits.argmax(axis=1)] = finite
-        return scores
+        return np.asarray(cast_votes(logits)[:, None] == np.arange(logits.shape[1]), np.int64)
+    finite = np.asarray(np.isfinite(logits).all(axis=1))
     safe = np.where(finite[:, None], logits, 0.0).astype(np.float64)
     exponentials = np.exp(safe - safe.max(axis=1, keepdims=True))
     shares = exponentials / exponentials.sum(axis=1, keepdims=True)
-    scores = np.floor(np.clip(shares, 0.0, 1.0) * DENOMINATORS["softmax"]).astype(np.int64)
+    scores: Integers = np.floor(np.clip(shares, 0.0, 1.0) * DENOMINATORS["softmax"]).astype(
+        np.int64
+    )
     # Rounding may let a row exceed one unit. The excess is subtracted from its largest score, so
     # that scores sum to at most 1, on which the rivals' bound 1 − lower rests.
     excess = np.maximum(scores.sum(axis=1) - DENOMINATORS["softmax"], 0)
@@ -75,6 +95,20 @@ class Tally:
         return cls(
             len(scores), scores.sum(axis=0), (scores * scores).sum(axis=0), DENOMINATORS[scoring]
         )
+
+    @classmethod
+    def of_draws(cls, draws: Draws, labels: int, scoring: Scoring) -> Self:
+        """Sum draws: votes [rows] for some of K labels, or integer scores [rows, K].
+
+        Raises:
+            ValueError: a vote is for no label, and not ``NO_VOTE``.
+        """
+        if draws.ndim > 1:
+            return cls.of(draws, scoring)
+        sums = np.bincount(draws - NO_VOTE, minlength=labels + 1)[1:]
+        if len(sums) > labels:
+            raise ValueError(f"a draw votes for label {len(sums) - 1} of {labels}")
+        return cls(len(draws), sums, sums, DENOMINATORS[scoring])
 
     def __add__(self, other: Self) -> Self:
         if self.denominator != other.denominator:

@@ -13,13 +13,12 @@ import structlog
 from models.batcher import Ticket
 from models.certification.answer import conclude
 from models.certification.question import Question
+from models.device import open_device
 from models.execution import Calibration
-from models.memory import free
 from models.predictor import Predictor
 from service.decoding.reduction import FLOAT
 from service.engine import messages
 from service.engine.channel import Channel
-from service.engine.memory import device_memory
 from service.engine.pass_runner import PassRunner, Running, without
 from service.engine.status import SharedStatus
 
@@ -72,7 +71,7 @@ class Loop:
         # Those of the models, and former ones that only finish their pictures.
         self._runners = [running.runner for running in self._models.values()]
         self._clients: dict[int, _Client] = {}
-        self._device = next((one.device for one, _ in loaded.values()), "cpu")
+        self._device = next((one.on for one, _ in loaded.values()), open_device("cpu"))
         # Results of background threads are taken over between passes.
         self._background: list[threading.Thread] = []
         self._finished: deque[Callable[[], None]] = deque()
@@ -124,12 +123,12 @@ class Loop:
             planned = runner.batcher.plan(now)
             if planned:
                 self._status.begin([ticket.id for ticket in planned.tickets])
-                made = runner.run(planned)
+                made = runner.collect(planned, runner.submit(planned))
                 if made is None:
                     self._halve(runner)
                 else:
                     self._end(runner.batcher.fail(made.failed), made.failed)
-                    self._answer(runner.batcher.record(planned, made.scores))
+                    self._answer(runner.batcher.record(planned, made.draws))
                 self._status.end()
                 self._passes += 1
                 self._slots += runner.batcher.slots
@@ -295,7 +294,7 @@ class Loop:
     def _add(self, told: messages.Model, predictor: Predictor, calibration: Calibration) -> None:
         model, size = told.number, calibration.pass_size
         self._models[model] = Running.begin(model, predictor, calibration)
-        self._device = predictor.device
+        self._device = predictor.on
         self._runners.append(self._models[model].runner)
         ceiling = size if size < (told.pass_size or 0) else None
         self._channel.send(messages.Added(model=model, calibration=calibration, ceiling=ceiling))
@@ -309,13 +308,13 @@ class Loop:
                     self._channel.send(messages.Failed(id=ticket.id, reason=reason))
         self._runners = without(self._runners, model)
         self._models.pop(model, None)
-        free()
+        self._device.free()
         self._channel.send(messages.Removed(model=model))
 
     def _report(self) -> None:
         self._reported = time.monotonic()
         if self._passes:
-            used, memory = device_memory(self._device)
+            used, memory = self._device.memory()
             self._channel.send(
                 messages.Numbers(
                     passes=self._passes,

@@ -11,14 +11,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import structlog
-import torch
 
 from models.batcher import Batcher, Pass, Ticket
 from models.calibration import LEAST_PASS, compare, gauge
-from models.certification.arrays import Integers
+from models.certification.arrays import Draws
+from models.certification.tally import make_draws
+from models.device import DeviceError, Handle
 from models.execution import Calibration
-from models.memory import free, is_out_of_memory
-from models.predictor import Predictor
+from models.memory import is_out_of_memory
+from models.predictor import Predictor, Submitted
 from models.trial import RowsError
 
 log = structlog.get_logger(__name__)
@@ -31,8 +32,12 @@ class PassRunner:
         self.model, self.predictor = model, predictor
         self.batcher = Batcher(predictor.pass_size)
 
-    def run(self, planned: Pass) -> "Made | None":
-        """Make a pass; None if it does not fit into the device's memory.
+    def submit(self, planned: Pass) -> Submitted:
+        """Submit a pass to the device."""
+        return self.predictor.submit([one.features for one in planned.tickets], planned.rows)
+
+    def collect(self, planned: Pass, submitted: Submitted) -> "Made | None":
+        """Wait for a pass; return None if it does not fit into the device's memory.
 
         If h fails, which may depend on the noise, the pass is repeated with the same noise for one
         picture after another: no draw is repeated with other noise, or dropped, because of its
@@ -40,34 +45,33 @@ class PassRunner:
         rows; these keep their places. So only a picture on which h fails alone loses its draws.
         """
         try:
-            noisy = self.predictor.noisy([one.features for one in planned.tickets], planned.rows)
             try:
-                return Made(self.predictor.score(noisy))
+                return Made(submitted.votes())
             except Exception as error:
-                if is_out_of_memory(error) or _is_lost(error):
+                if is_out_of_memory(error) or isinstance(error, DeviceError):
                     raise
                 log.warning("h failed in a pass", model=self.model, reason=_first_line(error))
-            return self._replay(planned, noisy)
+            return self._replay(planned, submitted.handle)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             log.warning("pass does not fit", slots=self.batcher.slots, reason=_first_line(error))
         # Not inside the except: the traceback keeps the memory of the pass alive.
-        free()
+        self.predictor.on.free()
         return None
 
-    def _replay(self, planned: Pass, noisy: torch.Tensor) -> "Made":
-        slots = np.arange(len(noisy))
-        made = Made(np.zeros((len(noisy), len(self.predictor.manifest.labels)), dtype=np.int64))
+    def _replay(self, planned: Pass, failed: Handle) -> "Made":
+        manifest = self.predictor.manifest
+        nothing = np.full((len(planned.rows), len(manifest.labels)), np.nan)
+        made = Made(make_draws(nothing, manifest.scoring))
         start = 0
         for ticket, count in zip(planned.tickets, planned.counts, strict=True):
             own = slice(start, start + count)
-            repeated = torch.from_numpy(start + (slots - start) % count).to(noisy.device)
             start += count
             try:
-                made.scores[own] = self.predictor.score(noisy[repeated])[own]
+                made.draws[own] = failed.again(own)
             except Exception as error:
-                if is_out_of_memory(error) or _is_lost(error):
+                if is_out_of_memory(error) or isinstance(error, DeviceError):
                     raise
                 made.failed[ticket] = _first_line(error)
         return made
@@ -75,15 +79,10 @@ class PassRunner:
 
 @dataclass
 class Made:
-    """The result of a pass: the scores of its draws, and why h failed on which pictures."""
+    """The result of a pass: its draws, and why h failed on which pictures."""
 
-    scores: Integers
+    draws: Draws
     failed: dict[Ticket, str] = field(default_factory=dict)
-
-
-def _is_lost(error: Exception) -> bool:
-    """Say whether the device failed: then nothing runs on it until the process restarts."""
-    return isinstance(error, torch.AcceleratorError)
 
 
 def _first_line(error: Exception) -> str:
@@ -146,7 +145,7 @@ class Running:
                 if not isinstance(error, RowsError) and not is_out_of_memory(error):
                     raise
                 log.warning("pass cannot be made", slots=slots, reason=str(error))
-            free()
+            smaller.on.free()
             slots //= 2
         self.calibration = replace(self.calibration, pass_size=slots, compiled=False)
         self.runner = PassRunner(runner.model, smaller)

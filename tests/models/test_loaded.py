@@ -66,7 +66,7 @@ def test_predictors_do_not_share_h(folder: Path) -> None:
     noisy = torch.zeros(8, *model.feature_shape)
     expected = Predictor(model, 8).logits(noisy)
     spoilt = Predictor(model, 8)
-    for tensor in spoilt._classifier.parameters():  # type: ignore[attr-defined]
+    for tensor in spoilt.resident.network.parameters():  # type: ignore[attr-defined]
         tensor.zero_()
     for precision in PRECISIONS:
         Predictor(model, 8, precision=precision).logits(noisy)

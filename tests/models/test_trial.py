@@ -223,6 +223,6 @@ def test_what_mixes_rows_does_not_serve_at_that_pass_size() -> None:
 
 def test_a_bundle_whose_network_mixes_rows_is_not_evaluated(tmp_path: Path) -> None:
     predictor = Predictor(load_model(ZOO / "mnist-cnn"), 8)
-    predictor._classifier = Mixing(predictor._classifier, 0)
+    predictor.resident.network = Mixing(predictor.resident.network, 0)
     with pytest.raises(RowsError, match="look at each other"):
         predictor.try_rows()

@@ -21,6 +21,7 @@ from models.certification.arrays import Floats, Integers
 from models.certification.inquiry import Inquiry
 from models.certification.names import NORMS, Norm
 from models.certification.question import Question
+from models.certification.tally import Tally
 from models.evaluation.alteration import Attack, alter
 from models.evaluation.asked import ATTACK_NAMES, AttackName
 from models.evaluation.attacks import noisy_scores
@@ -80,17 +81,18 @@ def leads(predictor: Predictor, pixels: NDArray[np.uint16], labels: Integers) ->
     """
     found = np.zeros(len(pixels))
     features = [predictor.encode(picture).features for picture in pixels]
+    scoring = predictor.manifest.scoring
     totals = np.zeros((len(pixels), len(predictor.manifest.labels)))
     draws = np.zeros(len(pixels))
-    unit = 1 if predictor.manifest.scoring == "votes" else 2**20
     waiting = np.arange(len(pixels))
     while len(waiting):
         # At most four pictures share a pass: 128 draws settle most of them.
         now = waiting[:4]
         rows = np.resize(np.arange(len(now)), SLOTS)
-        scores = predictor.run([features[index] for index in now], rows) / unit
+        drawn = predictor.run([features[index] for index in now], rows)
         for place, index in enumerate(now):
-            totals[index] += scores[rows == place].sum(0)
+            tally = Tally.of_draws(drawn[rows == place], totals.shape[1], scoring)
+            totals[index] += tally.sums / tally.denominator
             draws[index] += (rows == place).sum()
             own = totals[index, labels[index]]
             rival = np.delete(totals[index], labels[index]).max()

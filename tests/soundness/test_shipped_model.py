@@ -58,7 +58,7 @@ def draw_truth(predictor: Predictor, pixels: NDArray[np.uint8]) -> Truth:
     rows = np.zeros(SLOTS, dtype=np.intp)
     votes = np.zeros(10, dtype=np.int64)
     for _ in range(-(-DRAWS_OF_THE_TRUTH // SLOTS)):
-        votes += predictor.run(features, rows).sum(0)
+        votes += np.bincount(predictor.run(features, rows), minlength=10)
     n = int(votes.sum())
     # The bounds on the truth; the chance that any of them is wrong is far below ERROR.
     alpha = ERROR / (100 * PICTURES * 20)

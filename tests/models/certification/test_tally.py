@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from models.certification.names import SCORINGS, Scoring
-from models.certification.tally import DENOMINATORS, Tally, draw_scores
+from models.certification.tally import DENOMINATORS, NO_VOTE, Tally, draw_scores, make_draws
 
 UNIT = DENOMINATORS["softmax"]
 logits = hnp.arrays(
@@ -37,6 +37,32 @@ def test_scores_are_whole_and_sum_to_at_most_one(
 def test_votes_go_to_the_largest_and_ties_to_the_lowest_index() -> None:
     values = np.array([[0.0, 2.0, 1.0], [3.0, 3.0, 1.0], [-1.0, -2.0, -1.0], [0.0, np.nan, 9.0]])
     assert draw_scores(values, "votes").tolist() == [[0, 1, 0], [1, 0, 0], [1, 0, 0], [0, 0, 0]]
+
+
+@given(values=logits)
+def test_votes_are_the_labels_of_their_scores(
+    values: "np.ndarray[tuple[int, int], np.dtype[np.float32]]",
+) -> None:
+    votes, labels = make_draws(values, "votes"), values.shape[1]
+    assert votes.dtype == np.int16
+    found = Tally.of_draws(votes, labels, "votes")
+    expected = Tally.of(draw_scores(values, "votes"), "votes")
+    assert (found.draws, found.denominator) == (expected.draws, expected.denominator)
+    assert found.sums.tolist() == expected.sums.tolist()
+    assert found.squares.tolist() == expected.squares.tolist()
+
+
+def test_every_label_has_a_vote_of_its_own() -> None:
+    labels = 2**15 + 1  # more than 16 bits hold
+    values = np.zeros((2, labels), np.float32)
+    values[0, -1] = values[1, 2**15 - 1] = 1.0
+    assert make_draws(values, "votes").tolist() == [2**15, 2**15 - 1]
+
+
+@pytest.mark.parametrize("vote", [3, NO_VOTE - 1])
+def test_a_vote_for_no_label_is_refused(vote: int) -> None:
+    with pytest.raises(ValueError, match=r"label 3 of 3|negative"):
+        Tally.of_draws(np.array([0, vote], np.int16), 3, "votes")
 
 
 def test_softmax_is_floored_to_its_unit() -> None:

@@ -18,6 +18,7 @@ from models.batcher import Pass, Ticket
 from models.bundle import Manifest
 from models.certification.inquiry import Inquiry
 from models.certification.question import Question
+from models.certification.tally import NO_VOTE
 from models.execution import Calibration
 from models.loaded import load_model
 from models.network import build_network, save_network
@@ -213,7 +214,7 @@ def test_the_shared_status_says_which_pictures_a_pass_is_for(
             assert go_on.wait(60)
             return super().forward(noisy)
 
-    predictor._classifier = Halting(predictor._classifier, SLOTS)
+    predictor.resident.network = Halting(predictor.resident.network, SLOTS)
     front = start(predictor)
     front.ask(5)
     assert reached.wait(60)
@@ -231,7 +232,7 @@ def test_a_suspect_has_its_first_passes_to_itself(start: Starter, predictor: Pre
             seen.append(front.status.running)
             return super().forward(noisy)
 
-    predictor._classifier = Noting(predictor._classifier, SLOTS)
+    predictor.resident.network = Noting(predictor.resident.network, SLOTS)
     for number in range(4):
         front.ask(number, max_draws=1024, alone=3 if number == 2 else 0)
     for number in range(4):
@@ -245,7 +246,7 @@ def test_a_pass_that_does_not_fit_into_memory_is_halved(
     start: Starter, predictor: Predictor
 ) -> None:
     """Pictures begin again: an answer rests on draws of one h, each counted once."""
-    small = predictor._classifier = Small(predictor._classifier, rows=20)
+    small = predictor.resident.network = Small(predictor.resident.network, rows=20)
     front = start(predictor)
     for number in range(3):
         front.ask(number, progress=True)
@@ -264,7 +265,7 @@ def test_a_pass_that_does_not_fit_into_memory_is_halved(
 
 
 def test_draws_before_memory_ran_out_do_not_count(start: Starter, predictor: Predictor) -> None:
-    small = predictor._classifier = Small(predictor._classifier, rows=SLOTS)
+    small = predictor.resident.network = Small(predictor.resident.network, rows=SLOTS)
     front = start(predictor)
     front.ask(1, max_draws=20_000, progress=True)
     look = front.wait(messages.Look)
@@ -296,7 +297,7 @@ class Failing(Small):
 
 
 def test_a_picture_at_which_h_fails_is_refused(start: Starter, predictor: Predictor) -> None:
-    failing = predictor._classifier = Failing(predictor._classifier, least=50.0)
+    failing = predictor.resident.network = Failing(predictor.resident.network, least=50.0)
     front = start(predictor)
     front.ask(1, max_draws=640)
     front.answer(1)
@@ -313,7 +314,7 @@ def test_a_picture_at_which_h_fails_is_refused(start: Starter, predictor: Predic
 
 def test_after_a_look_it_is_answered_with_that_look(start: Starter, predictor: Predictor) -> None:
     """It does not begin again, which would give it another chance to be wrong."""
-    failing = predictor._classifier = Failing(predictor._classifier, least=50.0)
+    failing = predictor.resident.network = Failing(predictor.resident.network, least=50.0)
     front = start(predictor)
     front.ask(1, max_draws=100_000, progress=True)
     front.wait(messages.Look)
@@ -342,19 +343,19 @@ def test_neighbours_keep_the_noise_that_was_drawn_for_them(predictor: Predictor)
     expected = predictor.score(noisy)
     # At one of its rows, the second picture's noise is more than h can bear.
     noisy[second.start + 3, 0, 0, 0] = 100.0
-    predictor._classifier = Failing(predictor._classifier, least=99.0)
-    predictor.noisy = lambda *_: noisy  # type: ignore[method-assign]
-    made = runner.run(planned)
+    predictor.resident.network = Failing(predictor.resident.network, least=99.0)
+    predictor.resident.noisy = lambda *_: noisy  # type: ignore[method-assign]
+    made = runner.collect(planned, runner.submit(planned))
     assert made is not None
     assert [ticket.id for ticket in made.failed] == [1]
     kept = np.ones(len(noisy), bool)
     kept[second] = False
     kept[planned.filled :] = False
-    assert np.array_equal(made.scores[kept], expected[kept])
-    assert not made.scores[second].any()
+    assert np.array_equal(made.draws[kept], expected[kept])
+    assert (made.draws[second] == NO_VOTE).all()
     [left] = runner.batcher.fail(made.failed)
     assert left.id == 1
-    list(runner.batcher.record(planned, made.scores))
+    list(runner.batcher.record(planned, made.draws))
     assert {ticket.id: ticket.inquiry.total.draws for ticket in runner.batcher.tickets} == {
         0: counts[0],
         2: counts[2],
@@ -370,7 +371,7 @@ def test_running_out_of_memory_on_a_processor_halves_passes_too(
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
             return super().forward(noisy)
 
-    predictor._classifier = Full(predictor._classifier, rows=16)
+    predictor.resident.network = Full(predictor.resident.network, rows=16)
     front = start(predictor)
     front.ask(1)
     assert front.answer(1).conclusion.draws == 256
@@ -378,7 +379,7 @@ def test_running_out_of_memory_on_a_processor_halves_passes_too(
 
 
 def test_a_model_that_does_not_fit_at_all_ends_the_worker(predictor: Predictor) -> None:
-    predictor._classifier = Small(predictor._classifier, rows=7)
+    predictor.resident.network = Small(predictor.resident.network, rows=7)
     starter = Starter()
     front = starter(predictor)
     front.ask(1)
