@@ -56,7 +56,10 @@ AUTOENCODER, IMAGE = "autoencoder", "image"
 # int8 serves by default if on at least this many pictures it lost at most this certified share. On
 # fewer, half a point is a picture or two.
 INT8_PICTURES, INT8_LOSS = 500, 0.005
-_BUILT_IN = ("cnn", "fast-resnet", "resnet", "strided-cnn", "wide-resnet", "torchvision")
+_BUILT_IN = (
+    *("cnn", "fast-resnet", "resnet", "strided-cnn", "wide-resnet"),
+    *("cifar-resnet", "torchvision"),
+)
 _ROWS: dict[str, RowsBasis] = {**dict.fromkeys(_BUILT_IN, "built-in"), "exported": "proven"}
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

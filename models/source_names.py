@@ -4,8 +4,9 @@ The whole grammar of ``pixeldp import``:
 
 ==================  =============================================================================
 net.pt2             the file of a program saved by ``torch.export``
-prefix:…            ``timm:``, ``cohen:``, ``hf:`` and ``onnx:`` are reserved for future sources,
-                    even if there is a module of that name
+cohen:FILE          a checkpoint of Cohen et al.'s code for randomized smoothing
+prefix:…            ``timm:``, ``hf:`` and ``onnx:`` are reserved for future sources, even if there
+                    is a module of that name
 file.py:function    a function of a file, which builds an ``nn.Module``
 module:function     a function of a module: installed, on PYTHONPATH or in the current folder
 name                one of torchvision's classifiers, such as resnet50
@@ -18,7 +19,8 @@ from pathlib import Path
 
 ARCHIVE = ".pt2"
 # Future sources.
-RESERVED = ("timm", "cohen", "hf", "onnx")
+RESERVED = ("timm", "hf", "onnx")
+_COHEN = "cohen:"
 BUILDER = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*|[^:,\0]*[^:,\0/]\.py):([A-Za-z_]\w*)")
 # The classifiers of the required version of torchvision; a test compares the list with it.
 _TORCHVISION = """
@@ -44,7 +46,12 @@ class ImportFailedError(ValueError):
 
 def is_builder(text: str) -> bool:
     """Whether ``text`` is ``module:function`` or ``file.py:function``."""
-    return BUILDER.fullmatch(text) is not None
+    return BUILDER.fullmatch(text) is not None and not text.startswith(_COHEN)
+
+
+def cohen_file(text: str) -> Path | None:
+    """Return the file of ``cohen:FILE``; None if ``text`` is another source."""
+    return Path(text.removeprefix(_COHEN)) if text.startswith(_COHEN) else None
 
 
 def check_source(text: str) -> None:
@@ -54,7 +61,9 @@ def check_source(text: str) -> None:
         ImportFailedError: it does not; says what is expected.
     """
     code, colon, _ = text.partition(":")
-    if text.endswith(ARCHIVE):
+    if checkpoint := cohen_file(text):
+        _check_file(checkpoint, "imported")
+    elif text.endswith(ARCHIVE):
         _check_file(Path(text), "imported")
     elif colon and code in RESERVED:
         raise ImportFailedError(
@@ -69,9 +78,9 @@ def check_source(text: str) -> None:
         near = get_close_matches(text, sorted(TORCHVISION), 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ImportFailedError(
-            f"{text!r} is not a classifier: expected an archive of torch.export ({ARCHIVE}), a "
-            "Python module:function or file.py:function that builds one, or a name of "
-            f"torchvision's, such as resnet50 or vit_b_16{hint}"
+            f"{text!r} is not a classifier: expected an archive of torch.export ({ARCHIVE}), "
+            "cohen:FILE, a Python module:function or file.py:function that builds one, or a name "
+            f"of torchvision's, such as resnet50 or vit_b_16{hint}"
         )
 
 

@@ -49,12 +49,34 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     Raises:
         ImportFailedError: it cannot be read, or holds no state dict.
     """
+    return _state_dict(file, _load(file))
+
+
+def read_checkpoint(file: Path) -> tuple[str, dict[str, Tensor]]:
+    """Read a checkpoint that names its architecture: return ``arch`` and the state dict.
+
+    Raises:
+        ImportFailedError: it cannot be read, or lacks one of them.
+    """
+    content = _load(file)
+    arch = content.get("arch") if isinstance(content, Mapping) else None
+    if not isinstance(arch, str) or not isinstance(content, Mapping):
+        there = ", ".join(map(str, content)) if isinstance(content, Mapping) else "no dictionary"
+        raise ImportFailedError(
+            f"{file}: is not a checkpoint with its architecture's name: expected arch and "
+            f"state_dict, found {there:.200}"
+        )
+    return arch, _state_dict(file, content.get("state_dict"))
+
+
+def _load(file: Path) -> object:
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles that it then refuses
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content: object = torch.load(file, map_location="cpu", weights_only=True)
+            return content
     except UnpicklingError:
         raise ImportFailedError(
             f"{file}: holds more than tensors, which would have to be unpickled and could run "
@@ -63,7 +85,6 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise ImportFailedError(f"{file}: cannot be read as weights ({reason})") from None
-    return _state_dict(file, content)
 
 
 def _state_dict(file: Path, content: object) -> dict[str, Tensor]:

@@ -14,11 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from models import networks
+from models.importing.cohen import read_cohen
 from models.importing.files import read_archive, read_weights
 from models.networks.foreign.python import absolute
 from models.networks.foreign.torchvision import find_defaults
 from models.networks.foreign.wrapping import Contiguous
-from models.source_names import ARCHIVE, ImportFailedError, check_source, is_builder
+from models.source_names import (
+    ARCHIVE,
+    ImportFailedError,
+    check_source,
+    cohen_file,
+    is_builder,
+)
 
 Shape = tuple[int, int, int]
 
@@ -59,16 +66,19 @@ def find_source(text: str, weights: Path | None) -> Source:
 
     Args:
         text: by the grammar of :mod:`models.source_names`.
-        weights: the file of its weights; an archive has its own.
+        weights: the file of its weights; archives and checkpoints have their own.
 
     Raises:
         ImportFailedError: it is not a source, or its files cannot be read.
     """
     record: dict[str, Any] = {"source": text, "torch": torch.__version__}
+    check_source(text)
+    checkpoint = cohen_file(text)
+    if (checkpoint or text.endswith(ARCHIVE)) and weights is not None:
+        raise ImportFailedError(f"{text} has its own weights; omit {weights}")
+    if checkpoint:
+        return _checkpoint(checkpoint, record)
     if text.endswith(ARCHIVE):
-        if weights is not None:
-            raise ImportFailedError(f"{text} has its own weights; omit {weights}")
-        check_source(text)
         file = Path(text)
         archive = read_archive(file)
         return Source(
@@ -81,7 +91,6 @@ def find_source(text: str, weights: Path | None) -> Source:
             program=archive.program,
             record={**record, "source": file.name, "sha256": _digest(file)},
         )
-    check_source(text)
     tensors = None
     if weights is not None:
         tensors = read_weights(weights)
@@ -108,6 +117,23 @@ def find_source(text: str, weights: Path | None) -> Source:
         labels=known.labels,
         tensors=tensors,
         record=record,
+    )
+
+
+def _checkpoint(file: Path, record: dict[str, Any]) -> Source:
+    """Describe a checkpoint of Cohen et al.'s code."""
+    found = read_cohen(file)
+    return Source(
+        file.name,
+        _name(found.arch),
+        found.network,
+        found.arguments,
+        shape=found.shape,
+        mean=found.mean,
+        std=found.std,
+        labels=found.labels,
+        tensors=found.tensors,
+        record={**record, "source": file.name, "sha256": _digest(file), "arch": found.arch},
     )
 
 

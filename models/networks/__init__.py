@@ -8,6 +8,7 @@ from torch import nn
 from models.bundle import DENOISED as DENOISED
 from models.networks.autoencoder import build_autoencoder, prepend
 from models.networks.cnn import build_cnn, build_strided_cnn
+from models.networks.foreign.cohen import build_cifar_resnet
 from models.networks.foreign.exported import build_exported
 from models.networks.foreign.python import build_python
 from models.networks.foreign.torchvision import build_torchvision
@@ -25,6 +26,7 @@ NETWORKS: dict[str, Callable[..., nn.Sequential]] = {
 }
 # Classifiers that were made elsewhere.
 IMPORTED: dict[str, Callable[..., nn.Sequential]] = {
+    "cifar-resnet": build_cifar_resnet,
     "exported": build_exported,
     "python": build_python,
     "torchvision": build_torchvision,

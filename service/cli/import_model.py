@@ -27,8 +27,9 @@ def import_(
     source: Annotated[
         str,
         typer.Argument(
-            help="A torchvision name (resnet50), an exported program (net.pt2), or a "
-            "module:function or file.py:function that builds a network."
+            help="A torchvision name (resnet50), an exported program (net.pt2), a checkpoint of "
+            "Cohen et al.'s code (cohen:checkpoint.pth.tar), or a module:function or "
+            "file.py:function that builds a network."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder of the bundle.")],
@@ -79,14 +80,14 @@ def import_(
 
     The noise is added to the image, or where the denoiser has it; normalisation follows the noise.
     The module of a Python function is searched among the installed packages, on PYTHONPATH and in
-    the current folder, and its code runs: use only code that you trust. timm:, cohen:, hf: and
-    onnx: are reserved for future sources.
+    the current folder, and its code runs: use only code that you trust. timm:, hf: and onnx: are
+    reserved for future sources.
     """
     from models.certification.question import Question
     from models.images.folders import read_picture
     from models.importing.wanted import Wanted, check_wanted, needs_input
     from models.samples import collect_samples
-    from models.source_names import TORCHVISION, check_source, check_weights, is_builder
+    from models.source_names import TORCHVISION, check_source, check_weights, cohen_file, is_builder
 
     check_source(source)
     if weights is not None:
@@ -108,7 +109,7 @@ def import_(
     question = Question(confidence, draws, None, sizes)
     if is_builder(source) and wanted.shape is None:
         raise needs_input(source)
-    known = 3 if source in TORCHVISION else None
+    known = 3 if source in TORCHVISION or cohen_file(source) else None
     check_wanted(wanted, noise, out, wanted.shape[0] if wanted.shape else known, force=force)
     given = None if picture is None else read_picture(picture).array()
 

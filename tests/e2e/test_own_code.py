@@ -107,7 +107,7 @@ def test_import_evaluate_and_serve(folder: Path, source: str) -> None:
         ({"timm.py": CODE}, "timm:build", "timm: is reserved"),
         ({"onnx.py": CODE}, "onnx:net.onnx", "onnx: is reserved"),
         ({}, "hf:microsoft/resnet-50", "hf: is reserved"),
-        ({}, "cohen:net.tar", "cohen: is reserved"),
+        ({}, "cohen:net.tar", "there is no file net.tar"),
         ({}, "absent:build", "and in the current folder"),
         ({}, "absent.py:build", "there is no file absent.py"),
         ({}, "mine:absent", "cannot be imported (mine has no absent)"),
