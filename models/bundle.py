@@ -187,6 +187,18 @@ class Int8Record(Part):
         """The most that int8 loses of the certified share at any of the sizes."""
         return round(max(one.float32 - one.int8 for one in self.certified), 9)
 
+    @property
+    def objection(self) -> str:
+        """Why int8 must not serve by default; empty if it may."""
+        if self.pictures < INT8_PICTURES:
+            return f"{INT8_PICTURES} pictures are needed"
+        if self.lost > INT8_LOSS:
+            return f"that is more than {100 * INT8_LOSS:g} points"
+        # Of less than what int8 may lose it could have lost everything.
+        if max(one.float32 for one in self.certified) <= INT8_LOSS:
+            return "in float32 there is hardly anything to lose"
+        return ""
+
 
 class Int8Spec(Part):
     """The scales that int8 rounds with, and what it cost with them.
@@ -200,8 +212,7 @@ class Int8Spec(Part):
     @property
     def serves(self) -> bool:
         """Whether int8 may serve unless somebody forbids it."""
-        found = self.record
-        return found is not None and found.pictures >= INT8_PICTURES and found.lost <= INT8_LOSS
+        return self.record is not None and not self.record.objection
 
 
 class Manifest(Part):

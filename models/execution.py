@@ -48,6 +48,11 @@ class Execution:
     pass_size: int
     compiled: bool
 
+    @property
+    def name(self) -> str:
+        """The h as a pin names it, without the digest: ``openvino/int8/128/false``."""
+        return f"{self.provider}/{self.precision}/{self.pass_size}/{str(self.compiled).lower()}"
+
 
 def parse_pin(text: str) -> tuple[str, Execution]:
     """Read an h as answers name it: ``sha256:…/openvino/int8/128/false``.
@@ -58,20 +63,41 @@ def parse_pin(text: str) -> tuple[str, Execution]:
     Raises:
         ValueError: it is none.
     """
+    digest, _, way = text.partition("/")
+    if not _DIGEST.fullmatch(digest.strip()):
+        raise ValueError(f"{text[:200]!r} is no h; expected {_PIN}")
+    try:
+        return digest.strip(), parse_execution(way)
+    except ValueError as error:
+        raise ValueError(f"{text[:200]!r} is no h{error}; expected {_PIN}") from None
+
+
+def parse_execution(text: str, pass_size: int | None = None) -> Execution:
+    """Read how h is run: provider/precision/pass size/compiled.
+
+    Args:
+        text: ``openvino/int8/128/false``.
+        pass_size: of a text that ends before it; without it a text must have all four parts.
+
+    Raises:
+        ValueError: it is no way of running h; says why, as the end of a sentence.
+    """
     parts = [part.strip() for part in text.split("/")]
-    if not (len(parts) == 5 and _DIGEST.fullmatch(parts[0]) and _PASS_SIZE.fullmatch(parts[3])):
-        raise ValueError(f"{text[:200]!r} is no h; expected {_PIN}")
-    provider = next((one for one in PROVIDERS if one == parts[1]), None)
-    precision = next((one for one in FORMATS if one == parts[2]), None)
-    compiled = {"true": True, "false": False}.get(parts[4])
+    if pass_size is not None:
+        parts += ["", "", str(pass_size), "false"][len(parts) :]
+    if len(parts) != 4 or not _PASS_SIZE.fullmatch(parts[2]):
+        raise ValueError("")
+    provider = next((one for one in PROVIDERS if one == parts[0]), None)
+    precision = next((one for one in FORMATS if one == parts[1]), None)
+    compiled = {"true": True, "false": False}.get(parts[3])
     if provider is None or precision is None or compiled is None:
-        raise ValueError(f"{text[:200]!r} is no h; expected {_PIN}")
+        raise ValueError("")
     if (provider, precision) not in WAYS or (compiled and provider != "pytorch"):
         raise ValueError(
-            f"{text[:200]!r} is no h that any answer names: {provider} does not run networks in "
+            f" that any answer names: {provider} does not run networks in "
             f"{precision}{', compiled' if compiled else ''}"
         )
-    return parts[0], Execution(provider, precision, int(parts[3]), compiled)
+    return Execution(provider, precision, int(parts[2]), compiled)
 
 
 @dataclass(frozen=True)

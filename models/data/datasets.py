@@ -66,6 +66,24 @@ def load(name_or_path: str, root: Path | None, split: Split, *, download: bool =
     )
 
 
+def load_test(name_or_path: str, root: Path | None, names: tuple[str, ...]) -> DataSet | None:
+    """Load the test part of a data set, if it has one apart from its training part.
+
+    Args:
+        name_or_path: as for :func:`load`; nothing is downloaded.
+        root: the folder of a named data set.
+        names: the labels' names, which the test part must have.
+    """
+    named = name_or_path == "digits" or name_or_path in LOADERS
+    if not named and not _shards(Path(name_or_path), "test"):
+        return None
+    try:
+        data = load(name_or_path, root, "test")
+    except DataSetError:
+        return None
+    return data if data.names == names else None
+
+
 def _roots(folder: Path, split: Split) -> list[str]:
     """Return the names of the data sets that ``load`` finds in ``folder``."""
     if not folder.is_dir() or _shards(folder, split):

@@ -8,7 +8,7 @@ import copy
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from models.answering import answer_all, repeatable_key
 from models.bundle import Bundle, Int8Spec, read_bundle, write_manifest
 from models.calibration import calibrate
-from models.certification.arrays import Floats, Integers
+from models.certification.arrays import Integers
 from models.certification.names import Norm
 from models.certification.question import Question
 from models.certification.reach import reachable_size
@@ -30,19 +29,20 @@ from models.evaluation.asked import RADII, Attacks, check_data, check_radii
 from models.evaluation.attacks import LogScores, noisy_scores
 from models.evaluation.baseline import Baseline
 from models.evaluation.figures import (
+    Answers,
     AttackFigures,
     BaselineFigures,
+    Disagreement,
     Evaluation,
     attacked_accuracies,
     certified_at,
     certified_curve,
     interval,
 )
-from models.execution import Format, Provider
+from models.evaluation.pairs import certify, disagreements, run_as
+from models.execution import Execution, Format, Provider
 from models.loaded import LoadedModel, load_model
-from models.noise import system_key
 from models.predictor import Predictor
-from models.preprocessing import Pixels
 
 T = TypeVar("T")
 
@@ -79,10 +79,8 @@ class Running:
         if provider is None or precision is None:
             _, found = calibrate(model, self.device, precision, self.pass_size, provider)
             provider, precision = found.provider, found.precision
-        key = system_key if self.seed is None else repeatable_key(self.seed)
-        predictor = Predictor(model, self.pass_size, self.device, precision, key, provider)
-        predictor.try_rows()
-        return predictor
+        way = Execution(provider, precision, self.pass_size, False)
+        return run_as(model, self.device, way, self.seed)
 
 
 @dataclass
@@ -97,7 +95,7 @@ class _Evaluator:
     every: int
     radii: tuple[float, ...]
     attacks: Attacks
-    draws: int = field(default=0, init=False)
+    others: Sequence[Execution]
 
     def measure(self, baseline: Baseline | None, seed: int | None) -> Evaluation:
         """Certify all pictures, attack some, and do the same with a baseline.
@@ -109,8 +107,9 @@ class _Evaluator:
         question, predictor, manifest = self.question, self.predictor, self.model.manifest
         terms = predictor.encode(self.data.images[0]).terms  # all pictures have one shape
         began = time.perf_counter()
-        leaders, sizes = self.certify(self.data.images, "certificates")
-        seconds, draws = time.perf_counter() - began, self.draws
+        answers = certify(predictor, self.data.images, question, "certificates")
+        seconds, draws = time.perf_counter() - began, answers.draws
+        leaders, sizes = answers.leaders, answers.sizes
         right = leaders == self.data.labels
         with torch.random.fork_rng():
             if seed is not None:
@@ -133,6 +132,7 @@ class _Evaluator:
             mean_size=float(sizes.mean()),
             largest_size=reachable_size(question, terms, manifest.scoring, len(manifest.labels)),
             uncertified=int((sizes == 0).sum()),
+            disagreements=self.compare(answers, seed),
             attacks=attacked,
             baseline=compared,
             draws=draws,
@@ -146,15 +146,20 @@ class _Evaluator:
             threads=torch.get_num_threads(),
         )
 
-    def certify(self, images: Pixels, doing: str) -> tuple[Integers, Floats]:
-        """Return the leading label and the certified size of each picture, [N]."""
-        leaders = np.empty(len(images), dtype=np.int64)
-        sizes = np.empty(len(images))
-        found = answer_all(self.predictor, images, self.question)
-        for index, inquiry in self._bar(found, doing, len(images)):
-            leaders[index], sizes[index] = inquiry.total.leader, inquiry.size
-            self.draws += inquiry.total.draws
-        return leaders, sizes
+    def compare(self, answers: Answers, seed: int | None) -> tuple[Disagreement, ...]:
+        """Count how often other h's disagree with the evaluated one, and with each other."""
+        if not self.others:
+            return ()
+        return disagreements(
+            self.model,
+            self.predictor,
+            answers,
+            self.data.images,
+            self.question,
+            self.radii,
+            self.others,
+            seed,
+        )
 
     def under_attack(
         self, leaders: Integers, baseline: Baseline | None = None
@@ -189,7 +194,9 @@ class _Evaluator:
                 found.append(
                     baseline.labels(pixels)
                     if baseline
-                    else self.certify(pixels, f"answers after {doing}")[0]
+                    else certify(
+                        self.predictor, pixels, self.question, f"answers after {doing}"
+                    ).leaders
                 )
             figures.append(
                 AttackFigures(
@@ -232,6 +239,7 @@ def evaluate(
     attacks: Attacks = Attacks(),
     baseline: Path | None = None,
     running: Running = Running(),
+    others: Sequence[Execution] = (),
 ) -> Evaluation:
     """Evaluate a model on labelled pictures.
 
@@ -248,8 +256,10 @@ def evaluate(
         attacks: how to attack, if at all.
         baseline: the bundle of a network to use without noise, attacked in the same way.
         running: where and how to run, and with which noise.
+        others: further ways to run h, whose answers are compared with each other's.
 
     Raises:
+        ProviderError: the network cannot be run in one of these ways here.
         BundleError: the bundle, or the baseline's, cannot be trusted.
         ValueError: the labels are not the model's, it cannot certify the pictures, or options are
             out of range.
@@ -268,7 +278,7 @@ def evaluate(
     model = load_model(bundle)
     predictor = running.load(model)
     part = data.every(every)
-    run = _Evaluator(model, predictor, question, part, dataset, every, radii, attacks)
+    run = _Evaluator(model, predictor, question, part, dataset, every, radii, attacks, others)
     return run.measure(plain, running.seed)
 
 

@@ -16,6 +16,7 @@ random sample, say about all pictures of their kind. An interval holds for one s
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from math import floor, log10
 from typing import Annotated
@@ -85,6 +86,34 @@ class BaselineFigures(Part):
     attacks: tuple[AttackFigures, ...]
 
 
+class RobustDisagreement(Part):
+    """The share of pictures that are robust at ``radius`` for one of two h's and not the other."""
+
+    radius: float
+    share: Share
+    share_interval: Interval
+
+
+class Disagreement(Part):
+    """How often two h's of a model answer the same pictures differently.
+
+    Attributes:
+        one: an h as a pin names it, without the digest: provider/precision/pass size/compiled.
+        other: another h, or the same one.
+        same_noise: whether both drew the same noise, so that they differ only because of h.
+        labels: the share of pictures with another leading label.
+        labels_interval: at 95 %.
+        robust: the same for robust decisions, at each radius.
+    """
+
+    one: str
+    other: str
+    same_noise: bool
+    labels: Share
+    labels_interval: Interval
+    robust: tuple[RobustDisagreement, ...]
+
+
 class Evaluation(Part):
     """The results of an evaluation, and how they were measured.
 
@@ -106,6 +135,8 @@ class Evaluation(Part):
             reached with this many draws at this confidence. None in older records, which lack it.
         uncertified: pictures with certified size 0.
         int8: certified accuracy in int8 beside float32, if it was measured.
+        disagreements: how often h's disagree that were compared, in pairs. The first is how often
+            the evaluated h disagrees with itself, with other noise.
         attacks: accuracy under attack.
         baseline: a network without noise, for comparison.
         draws: all draws made for the certificates.
@@ -136,6 +167,7 @@ class Evaluation(Part):
     largest_size: float | None = None
     uncertified: int
     int8: Int8Record | None = None
+    disagreements: tuple[Disagreement, ...] = ()
     attacks: tuple[AttackFigures, ...] = ()
     baseline: BaselineFigures | None = None
     draws: int
@@ -177,6 +209,38 @@ def certified_at(radius: float, right: Flags, sizes: Floats) -> CertifiedAccurac
         recall=both / rights if rights else None,
         recall_interval=interval(both, rights) if rights else None,
     )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an h answered to N pictures.
+
+    Attributes:
+        leaders: [N], the leading labels.
+        sizes: [N], the certified sizes.
+        draws: all draws made for them.
+    """
+
+    leaders: Integers
+    sizes: Floats
+    draws: int
+
+
+def disagreement(
+    one: Answers, other: Answers, radii: Sequence[float]
+) -> tuple[tuple[Share, Interval], tuple[RobustDisagreement, ...]]:
+    """Count the pictures whose label differs, and those robust only once, at each radius."""
+
+    def share(differ: Flags) -> tuple[Share, Interval]:
+        count = int(differ.sum())
+        return count / len(differ), interval(count, len(differ))
+
+    robust = []
+    for radius in radii:
+        reached = [(by.sizes >= radius) & (by.sizes > 0) for by in (one, other)]
+        part, limits = share(reached[0] != reached[1])
+        robust.append(RobustDisagreement(radius=radius, share=part, share_interval=limits))
+    return share(one.leaders != other.leaders), tuple(robust)
 
 
 def certified_curve(right: Flags, sizes: Floats) -> tuple[CertifiedAccuracy, ...]:

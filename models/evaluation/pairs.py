@@ -1,12 +1,13 @@
-"""int8 compared with float32: how much certified share it loses, and how often labels differ.
+"""Two h's of a model on the same pictures: what int8 costs, and how often two of them disagree.
 
-int8 is another h with certificates of its own, so their number must be measured. It is measured in
-pairs: both formats certify the same pictures with the same noise.
+int8 is another h than float32 with certificates of its own, so their number must be measured. It is
+measured in pairs: both formats certify the same pictures with the same noise.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -14,21 +15,126 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.answering import answer_all, repeatable_key
-from models.bundle import Int8Certified, Int8Record, Int8Spec
-from models.certification.arrays import Floats, Integers
+from models.bundle import Int8Certified, Int8Record, Int8Spec, Manifest
 from models.certification.question import Question
 from models.converted import ranges_of
 from models.data.labelled import DataSet
-from models.execution import Format
+from models.evaluation.figures import Answers, Disagreement, disagreement
+from models.execution import Execution, ProviderError, obstacle
 from models.loaded import LoadedModel
 from models.noise import Key, system_key
 from models.predictor import Predictor
+from models.preprocessing import Pixels
+from models.trial import RowsError
 
 # At most this many pictures, evenly spaced, are certified in both formats.
 MOST_PICTURES = 1000
 # The passes, and the rows of each, of noisy pictures on which scales are found; each row is of
 # another picture.
 PASSES, ROWS = 16, 8
+# The sizes at which a new bundle's int8 is compared, as parts of the noise's scale over Δ.
+PARTS = (0.25, 0.5, 1.0)
+
+
+def certify(predictor: Predictor, images: Pixels, question: Question, doing: str) -> Answers:
+    """Answer a question for each picture; ``doing`` describes that to whoever watches."""
+    leaders, sizes = np.empty(len(images), dtype=np.int64), np.empty(len(images))
+    draws = 0
+    found = answer_all(predictor, images, question)
+    hidden = not sys.stderr.isatty()
+    for index, inquiry in tqdm(found, doing, len(images), unit="picture", disable=hidden):
+        leaders[index], sizes[index] = inquiry.total.leader, inquiry.size
+        draws += inquiry.total.draws
+    return Answers(leaders, sizes, draws)
+
+
+def run_as(model: LoadedModel, device: str, way: Execution, seed: int | None) -> Predictor:
+    """Return a model that runs in one way, once its rows are known to stay apart.
+
+    Args:
+        model: the model.
+        device: a torch device.
+        way: how h is run.
+        seed: of the noise that it then draws, whatever the way; None for fresh noise.
+
+    Raises:
+        ProviderError: it cannot be run so here.
+        RowsError: run so, it does not keep rows apart.
+    """
+    if reason := obstacle(device, way.provider, way.precision):
+        raise ProviderError(f"{way.name}: {reason}")
+    keys = [system_key]  # of the trial, which draws more or less depending on the way
+    predictor = Predictor(
+        model, way.pass_size, device, way.precision, lambda: keys[-1](), way.provider
+    )
+    try:
+        if way.compiled:
+            predictor = predictor.compile()
+        else:
+            predictor.try_rows()
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ProviderError(f"{way.name}: {reason}") from error
+    keys.append(_key(seed))
+    return predictor
+
+
+def disagreements(
+    model: LoadedModel,
+    evaluated: Predictor,
+    answers: Answers,
+    images: Pixels,
+    question: Question,
+    radii: Sequence[float],
+    others: Sequence[Execution],
+    seed: int | None,
+) -> tuple[Disagreement, ...]:
+    """Count how often h's of a model disagree, in all pairs of them.
+
+    Args:
+        model: the model.
+        evaluated: the first h.
+        answers: its answers.
+        images: the pictures.
+        question: the question about each, without a target, so that each takes all its draws.
+        radii: the sizes at which robust decisions are compared.
+        others: how further h's are run.
+        seed: of the noise; None for fresh noise.
+
+    Returns:
+        First how often the first h disagrees with itself, with other noise. Where pass sizes are
+        equal and there is a seed, all others draw the same noise.
+
+    Raises:
+        ProviderError: one cannot be run here.
+        RowsError: one does not keep rows apart.
+    """
+    own, device = evaluated.execution, evaluated.device
+
+    def ask(way: Execution, key: int | None, what: str) -> Answers:
+        return certify(run_as(model, device, way, key), images, question, f"certificates by {what}")
+
+    def pair(one: Execution, other: Execution, by: tuple[Answers, Answers], same: bool) -> None:
+        (share, limits), robust = disagreement(*by, radii)
+        found.append(
+            Disagreement(
+                one=one.name,
+                other=other.name,
+                same_noise=same,
+                labels=share,
+                labels_interval=limits,
+                robust=robust,
+            )
+        )
+
+    found: list[Disagreement] = []
+    again = ask(own, None if seed is None else -1 - seed, f"{own.name}, with other noise")
+    pair(own, own, (answers, again), False)
+    ways = {own: answers, **{way: ask(way, seed, way.name) for way in others if way != own}}
+    for (one, first), (other, second) in combinations(ways.items(), 2):
+        same = seed is not None and one.pass_size == other.pass_size
+        pair(one, other, (first, second), same)
+    return tuple(found)
 
 
 def find_scales(model: LoadedModel, data: DataSet, seed: int | None) -> Int8Spec:
@@ -84,26 +190,19 @@ def compare_int8(
     spec = find_scales(model, data, seed)
     manifest = model.manifest.model_copy(update={"int8": spec})
     scaled = replace(model, bundle=replace(model.bundle, manifest=manifest))
-
-    def certify(precision: Format) -> tuple[Integers, Floats]:
-        predictor = Predictor(scaled, pass_size, "cpu", precision, _key(seed), "openvino")
-        predictor.try_rows()
-        leaders, sizes = np.empty(len(part), dtype=np.int64), np.empty(len(part))
-        bar = tqdm(
-            answer_all(predictor, part.images, question),
+    plain, rounded = (
+        certify(
+            run_as(scaled, "cpu", Execution("openvino", precision, pass_size, False), seed),
+            part.images,
+            question,
             f"certificates in {precision}",
-            len(part),
-            unit="picture",
-            disable=not sys.stderr.isatty(),
         )
-        for index, inquiry in bar:
-            leaders[index], sizes[index] = inquiry.total.leader, inquiry.size
-        return leaders, sizes
+        for precision in ("float32", "int8")
+    )
 
-    (leaders, sizes), (others, other_sizes) = certify("float32"), certify("int8")
-
-    def certified(leaders: Integers, sizes: Floats, radius: float) -> float:
-        return float(((leaders == part.labels) & (sizes >= radius) & (sizes > 0)).mean())
+    def certified(answers: Answers, radius: float) -> float:
+        reached = (answers.sizes >= radius) & (answers.sizes > 0)
+        return float(((answers.leaders == part.labels) & reached).mean())
 
     record = Int8Record(
         dataset=dataset,
@@ -113,15 +212,61 @@ def compare_int8(
         confidence=question.confidence,
         certified=tuple(
             Int8Certified(
-                radius=radius,
-                float32=certified(leaders, sizes, radius),
-                int8=certified(others, other_sizes, radius),
+                radius=radius, float32=certified(plain, radius), int8=certified(rounded, radius)
             )
             for radius in radii
         ),
-        labels_differ=float((leaders != others).mean()),
+        labels_differ=float((plain.leaders != rounded.leaders).mean()),
     )
     return spec.model_copy(update={"record": record})
+
+
+def try_int8(
+    model: LoadedModel, data: DataSet, question: Question, dataset: str
+) -> tuple[Int8Spec | None, str]:
+    """Measure what int8 costs a new bundle, if that is possible here.
+
+    Args:
+        model: the new model.
+        data: labelled pictures on which it was not trained.
+        question: the question about each, in the norm of the model's Δ.
+        dataset: the data set's name, for the record.
+
+    Returns:
+        The scales and the record, or None; and a sentence that says what was found, or why nothing.
+    """
+    if reason := obstacle("cpu", "openvino", "int8"):
+        return None, no_record(reason)
+    try:
+        spec = compare_int8(model, data, question, radii_of(model.manifest), dataset=dataset)
+    except (ProviderError, RowsError) as error:
+        return None, no_record(str(error))
+    assert spec.record is not None
+    return spec, told(spec.record)
+
+
+def radii_of(manifest: Manifest) -> tuple[float, ...]:
+    """Return sizes that the model's noise can certify, in the norm of Δ."""
+    unit = manifest.noise.scale / manifest.sensitivity.value
+    return tuple(float(f"{part * unit:.6g}") for part in PARTS)
+
+
+def told(record: Int8Record) -> str:
+    """Say what int8 costs, and whether it may serve."""
+    lost = f"at most {100 * record.lost:.2g} points" if record.lost > 0 else "nothing"
+    says = f"it does not serve by default: {record.objection}" if record.objection else ""
+    return (
+        f"int8: on {record.pictures:,} pictures of {record.dataset} it loses {lost} of the "
+        f"certified share; {says or 'it may serve where it is fastest'}"
+    )
+
+
+def no_record(reason: str) -> str:
+    """Say why nothing is known of int8, and how to change that."""
+    return (
+        f"int8: nothing was measured, so it does not serve by default: {reason}; pixeldp evaluate "
+        "--write makes up for it"
+    )
 
 
 def _key(seed: int | None) -> Key:

@@ -14,22 +14,28 @@ from models.bundle import (
     Architecture,
     Bundle,
     InputShape,
+    Int8Spec,
     Manifest,
     NoiseSpec,
     SensitivitySpec,
     WeightsSpec,
+    describe,
     remove_bundle,
+    write_manifest,
 )
 from models.certification.inquiry import Inquiry
 from models.certification.names import MECHANISM_NORMS
 from models.certification.question import Question
+from models.data.labelled import DataSet
+from models.evaluation.asked import Attacks, check_data
+from models.evaluation.pairs import try_int8
 from models.execution import Precision
 from models.files import locked
 from models.importing.acceptance import Report, answer, examine
 from models.importing.fitting import fit
 from models.importing.sources import Source, build_source, count_labels
 from models.importing.wanted import Noise, Shape, Wanted, check_wanted, needs_input
-from models.loaded import load_model
+from models.loaded import LoadedModel, load_model
 from models.network import PixelDP, load_network, save_network
 from models.networks import DENOISED
 from models.networks.autoencoder import CLASSIFIER, build_autoencoder, prepend
@@ -42,11 +48,15 @@ from models.source_names import ImportFailedError
 
 @dataclass(frozen=True)
 class Imported:
-    """A new bundle, the number formats in which it runs, and the answer to a picture."""
+    """A new bundle, the number formats in which it runs, and the answer to a picture.
+
+    ``int8`` says what int8 costs; empty if no data set was given to measure it.
+    """
 
     bundle: Bundle
     formats: tuple[Precision, ...]
     inquiry: Inquiry
+    int8: str = ""
 
 
 def import_classifier(
@@ -58,6 +68,8 @@ def import_classifier(
     question: Question,
     *,
     samples: Mapping[str, bytes] | None = None,
+    data: DataSet | None = None,
+    dataset: str = "",
     device: str = "cpu",
     force: bool = False,
     report: Report = lambda doing: None,
@@ -73,14 +85,17 @@ def import_classifier(
         pixels: a picture [height, width, channels], 8 or 16 bits.
         question: the question about it, without a target.
         samples: for trying the model by hand: pictures' files by their names.
+        data: labelled pictures on which to measure what int8 costs, by the same question. Their
+            labels' names are those of the bundle, if neither ``wanted`` nor the source has names.
+        dataset: the data set's name, for the record.
         device: the torch device on which it is tried.
         force: replace the bundle in ``out``.
         report: called with a description of each step.
 
     Raises:
         ImportFailedError: the classifier cannot be certified, or the options do not fit it.
-        ValueError: a name, scale or construction bound is out of range, or a sample is not a
-            picture for this model.
+        ValueError: a name, scale or construction bound is out of range, a sample is not a picture
+            for this model, or the data set has other labels.
     """
     shape = wanted.shape or source.shape
     check_wanted(wanted, noise, out, shape and shape[0], force=force)
@@ -91,12 +106,14 @@ def import_classifier(
     built, arguments, labels = _build(
         source,
         shape,
-        tuple(wanted.labels or source.labels or ()),
+        tuple(wanted.labels or source.labels or (data.names if data else ())),
         mean or [0.0] * shape[0],
         std or [1.0] * shape[0],
         report,
     )
     network, manifest = _assemble(source, wanted, built, arguments, shape, labels, noise)
+    if data is not None:
+        check_data(manifest, data, Attacks(), None)
     # On the same disk as ``out``, but in a folder that exists, so that nothing is left behind.
     place = next(folder for folder in out.absolute().parents if folder.exists())
     with tempfile.TemporaryDirectory(dir=place, prefix=f".{out.name}.") as temporary:
@@ -107,11 +124,16 @@ def import_classifier(
         model = load_model(staged)
         formats = examine(model, device, report)
         inquiry = answer(model, pixels, question, device, report)
+        said = ""
+        if data is not None:
+            report("measuring what int8 costs")
+            int8, said = try_int8(model, data, question, dataset)
+            model = _write_int8(model, int8)
         with locked(out / MANIFEST):
             if (out / MANIFEST).exists() and not force:
                 raise ImportFailedError(f"{out} now holds a bundle; --force replaces it")
             _put(staged, out)
-    return Imported(replace(model.bundle, path=out), formats, inquiry)
+    return Imported(replace(model.bundle, path=out), formats, inquiry, said)
 
 
 def _build(
@@ -139,6 +161,13 @@ def _build(
             f"--labels {count} names"
         )
     return built, arguments, labels
+
+
+def _write_int8(model: LoadedModel, int8: Int8Spec | None) -> LoadedModel:
+    """Write the scales and the record of int8 into a new bundle's description."""
+    path = model.bundle.path
+    write_manifest(path, model.manifest.model_copy(update={"int8": int8}))
+    return replace(model, bundle=describe(path))
 
 
 def _put(staged: Path, out: Path) -> None:

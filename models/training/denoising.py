@@ -83,6 +83,10 @@ class DenoiserTraining(Training):
         training = {**manifest.training, "classifier": record}
         return manifest.model_copy(update={"training": training, "scoring": front.scoring})
 
+    def validation(self, test: DataSet | None) -> tuple[DataSet | None, str]:
+        """Return the pictures that are held out, as only these have the classifier's own labels."""
+        return super().validation(None)
+
     def _loss(self, noisy: Tensor, pictures: Tensor, labels: Tensor) -> tuple[Tensor, float]:
         with torch.no_grad(), self._autocast():
             own = self._behind(pictures).argmax(dim=1)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from models import networks
 from models.bundle import (
+    INT8_PICTURES,
     InputShape,
     Manifest,
     NoiseSpec,
@@ -22,6 +23,7 @@ from models.bundle import (
 )
 from models.certification.names import MECHANISM_NORMS
 from models.data.datasets import DataSet
+from models.evaluation.pairs import no_record
 from models.execution import PRECISIONS, Precision
 from models.files import locked
 from models.network import PixelDP, save_network
@@ -37,7 +39,7 @@ from models.training.checkpoint import (
 )
 from models.training.checks import CHECKPOINT, TrainingError, check_denoiser, check_folder
 from models.training.losses import draws_loss
-from models.training.monitor import fork_random, watch, watched_size
+from models.training.monitor import fork_random, measure_int8, watch, watched_size
 from models.training.recipe import Recipe
 
 # Number formats are compared by alternating steps of at most this many pictures, this many times.
@@ -53,6 +55,8 @@ def train(
     device: str = "cpu",
     resume: bool = False,
     force: bool = False,
+    test: DataSet | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Train a network and save it as a bundle.
 
@@ -67,6 +71,8 @@ def train(
             interruption.
         force: replace the bundle in ``out`` once the training is done, and begin again if there is
             an unfinished training that is not resumed.
+        test: pictures on which int8 may be measured if too few are held out.
+        tell: what to tell what int8 costs, or why that was not measured; None not to measure it.
 
     Returns:
         The bundle's description.
@@ -85,7 +91,7 @@ def train(
             with _alone(out):
                 if not resume:
                     remove_checkpoint(out)
-                return training.run(out)
+                return training.run(out, test, tell)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"{device} has too little free memory for {recipe.name} in batches of "
@@ -162,8 +168,13 @@ class Training:
         )
         self._steps = -(-len(data) // recipe.batch_size)
 
-    def run(self, out: Path) -> Manifest:
-        """Train to the end, from the checkpoint in ``out`` if there is one."""
+    def run(
+        self,
+        out: Path,
+        test: DataSet | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> Manifest:
+        """Train to the end, from the checkpoint in ``out`` if there is one; see :func:`train`."""
         if (out / CHECKPOINT).exists():
             self.recipe, self.progress = read_checkpoint(
                 out, self.recipe, self._data_digest, self.network, self._optimiser, self.device
@@ -199,6 +210,8 @@ class Training:
                 )
                 tqdm.write(self._line(), file=sys.stderr)
         manifest = self.manifest()
+        if tell:
+            manifest = self._with_int8(manifest, test, tell)
         remove_bundle(out)
         save_network(out, manifest, self.network)
         remove_checkpoint(out)
@@ -245,6 +258,35 @@ class Training:
             },
             weights=WeightsSpec(sha256="0" * 64),
         )
+
+    def validation(self, test: DataSet | None) -> tuple[DataSet | None, str]:
+        """Return labelled pictures on which nothing was trained, and what they are.
+
+        Args:
+            test: pictures to use if none are held out, or too few to let int8 serve and these are
+                enough.
+        """
+        held = self.held_out
+        few = held is None or len(held) < INT8_PICTURES
+        if test is not None and few and (held is None or len(test) >= INT8_PICTURES):
+            return test, f"{self.recipe.dataset} (test)"
+        return held, f"{self.recipe.dataset} (held out)"
+
+    def _with_int8(
+        self, manifest: Manifest, test: DataSet | None, tell: Callable[[str], None]
+    ) -> Manifest:
+        """Measure int8, and return the description with what was found."""
+        pictures, name = self.validation(test)
+        if pictures is None:
+            tell(
+                no_record(
+                    f"no pictures were held out; --held-out {INT8_PICTURES} measures it on some"
+                )
+            )
+            return manifest
+        found, sentence = measure_int8(self.network, manifest, pictures, name, str(self.device))
+        tell(sentence)
+        return manifest.model_copy(update={"int8": found})
 
     def _build(self) -> PixelDP:
         recipe = self.recipe

@@ -1,17 +1,22 @@
-"""The progress of a training: certified accuracy of a few pictures, with few draws each."""
+"""Certificates of a network in training: its progress, and in the end what int8 costs it.
+
+The progress is the certified accuracy of a few pictures, with few draws each.
+"""
 
 import tempfile
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
 
 from models.answering import answer_all
-from models.bundle import Manifest
+from models.bundle import Int8Spec, Manifest
 from models.certification.question import Question
 from models.data.labelled import DataSet
+from models.evaluation.pairs import try_int8
 from models.execution import Precision
-from models.loaded import load_model
+from models.loaded import LoadedModel, load_model
 from models.network import PixelDP, save_network
 from models.predictor import Predictor
 
@@ -40,11 +45,32 @@ def watch(
     """
     question = Question(CONFIDENCE, DRAWS, None, manifest.sensitivity.input_norm)
     right = certified = 0
-    with tempfile.TemporaryDirectory() as folder, fork_random(device):
-        save_network(Path(folder), manifest, network)
-        predictor = Predictor(load_model(Path(folder)), PASS_SIZE, device, precision)
+    with _loaded(network, manifest, device) as model:
+        predictor = Predictor(model, PASS_SIZE, device, precision)
         for index, inquiry in answer_all(predictor, pictures.images, question):
             if inquiry.total.leader == pictures.labels[index]:
                 right += 1
                 certified += inquiry.size >= watched_size(manifest)
     return right / len(pictures), certified / len(pictures)
+
+
+def measure_int8(
+    network: PixelDP, manifest: Manifest, pictures: DataSet, dataset: str, device: str
+) -> tuple[Int8Spec | None, str]:
+    """Measure what int8 costs a trained network (see :func:`models.evaluation.pairs.try_int8`).
+
+    The question is that of ``pixeldp evaluate``. Random numbers are not affected.
+    """
+    question = Question(
+        max_draws=1000, confidence=0.999, target=None, norm=manifest.sensitivity.input_norm
+    )
+    with _loaded(network, manifest, device) as model:
+        return try_int8(model, pictures, question, dataset)
+
+
+@contextmanager
+def _loaded(network: PixelDP, manifest: Manifest, device: str) -> Iterator[LoadedModel]:
+    """Load a network from a bundle, as everybody will who uses it."""
+    with tempfile.TemporaryDirectory() as folder, fork_random(device):
+        save_network(Path(folder), manifest, network)
+        yield load_model(Path(folder))

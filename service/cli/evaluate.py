@@ -1,6 +1,6 @@
 """``pixeldp evaluate``: the figures of a model on labelled pictures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from models.certification.names import Norm
-from models.execution import Format, Provider, ProviderError, obstacle
+from models.execution import (
+    Execution,
+    Format,
+    Provider,
+    ProviderError,
+    obstacle,
+    parse_execution,
+    ways,
+)
 from service.cli.device_option import DeviceOption, check_device
 
 if TYPE_CHECKING:
@@ -32,6 +40,26 @@ def _attacks(text: str | None) -> "tuple[AttackName, ...]":
     if unknown := set(given).difference(ATTACK_NAMES):
         raise typer.BadParameter(f"no attack {unknown.pop()!r}; known: {', '.join(ATTACK_NAMES)}")
     return tuple(name for name in ATTACK_NAMES if name in given)
+
+
+def _ways(texts: Sequence[str], pass_size: int) -> list[Execution | None]:
+    """Read ways of running h; None stands for all of them."""
+    try:
+        return [None if one == "all" else parse_execution(one, pass_size) for one in texts]
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"--compare-with {' '.join(texts)}: that is no h{error}; expected provider/precision, "
+            "with a pass size and true or false for compiled after it if you like, such as "
+            "openvino/int8 or pytorch/float32/128/true"
+        ) from None
+
+
+def _others(
+    named: Sequence[Execution | None], pass_size: int, device: str, int8: bool
+) -> list[Execution]:
+    """Return the ways to compare, each once; ``int8`` says whether the model has its scales."""
+    every = [Execution(by, kind, pass_size, False) for by, kind in ways(device, None, None, int8)]
+    return list(dict.fromkeys(way for one in named for way in (every if one is None else [one])))
 
 
 def evaluate(
@@ -94,6 +122,14 @@ def evaluate(
         ),
     ] = None,
     pass_size: Annotated[int, typer.Option(min=1, help="The number of draws in a pass.")] = 256,
+    compare_with: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run the network in another way, too, and count how often the answers disagree: "
+            "provider/precision[/pass size[/compiled]], such as openvino/int8 or "
+            "pytorch/float32/128/true; all for every provider and number format here. Repeatable."
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all.")] = None,
     seed: Annotated[int, typer.Option(help="The seed of the noise and of attacks.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -107,6 +143,7 @@ def evaluate(
     on the same machine.
     """
     sizes, names = _radii(radii), _attacks(attack)
+    named = _ways(compare_with or (), pass_size)
 
     from models.bundle import locate, read_bundle
     from models.certification.question import Question
@@ -155,6 +192,7 @@ def evaluate(
             attacks=asked,
             baseline=None if beside is None else beside.path,
             running=Running(find_device(device), precision, pass_size, seed, provider),
+            others=_others(named, pass_size, find_device(device), read.manifest.int8 is not None),
         )
         found = _compare_int8(read, pictures, evaluation, int8, write)
     if found is not None:
@@ -244,6 +282,8 @@ def _table(evaluation: "Evaluation") -> str:
         )
     if evaluation.int8:
         lines += _int8(evaluation.int8)
+    if evaluation.disagreements:
+        lines += _disagreements(evaluation)
     if evaluation.baseline:
         beside = evaluation.baseline
         what = f"accuracy of {beside.model}"
@@ -280,6 +320,19 @@ def _int8(record: "Int8Record") -> list[str]:
     for at in record.certified:
         what = f"certified at {record.norm} >= {at.radius:.4g}"
         lines.append(f"{what:<26}{at.float32:>8.1%}{at.int8:>8.1%}")
+    return lines
+
+
+def _disagreements(evaluation: "Evaluation") -> list[str]:
+    lines = ["", f"how often two h's disagree on the {evaluation.pictures:,} pictures"]
+    for pair in evaluation.disagreements:
+        noise = "the same noise" if pair.same_noise else "other noise"
+        which = "itself" if pair.other == pair.one else pair.other
+        share = _share(pair.labels, pair.labels_interval)
+        lines += [f"{pair.one} and {which}, {noise}", f"{'  labels':<26}{share}"]
+        for at in pair.robust:
+            what = f"  robust at {evaluation.norm} >= {at.radius:.4g}"
+            lines.append(f"{what:<26}{_share(at.share, at.share_interval)}")
     return lines
 
 

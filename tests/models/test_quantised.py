@@ -171,10 +171,10 @@ def test_scales_that_round_everything_away_are_refused() -> None:
         Predictor(spoilt, 8, "cpu", "int8", provider="openvino").try_rows()
 
 
-def record(pictures: int = 500, lost: float = 0.0) -> Int8Record:
+def record(pictures: int = 500, lost: float = 0.0, share: float = 0.8) -> Int8Record:
     at = [
-        Int8Certified(radius=0.25, float32=0.9, int8=0.91),
-        Int8Certified(radius=0.5, float32=0.8, int8=0.8 - lost),
+        Int8Certified(radius=0.25, float32=share, int8=share + 0.01),
+        Int8Certified(radius=0.5, float32=share, int8=share - lost),
     ]
     return Int8Record(
         pictures=pictures,
@@ -194,8 +194,18 @@ def record(pictures: int = 500, lost: float = 0.0) -> Int8Record:
         (record(lost=0.005), True),
         (record(lost=0.0051), False),
         (record(pictures=499), False),
+        (record(share=0.005, lost=0.005), False),
+        (record(share=0.0), False),
     ],
-    ids=["none", "nothing lost", "half a point lost", "more lost", "few pictures"],
+    ids=[
+        "none",
+        "nothing lost",
+        "half a point lost",
+        "more lost",
+        "few pictures",
+        "all lost",
+        "nothing to lose",
+    ],
 )
 def test_int8_serves_where_its_cost_is_on_record(
     found: Int8Record | None, serves: bool, monkeypatch: pytest.MonkeyPatch

@@ -3,9 +3,11 @@ import pytest
 from scipy import optimize, stats
 
 from models.evaluation.figures import (
+    Answers,
     attacked_accuracies,
     certified_at,
     certified_curve,
+    disagreement,
     interval,
 )
 
@@ -81,3 +83,16 @@ def test_accuracy_under_attack_counts_the_right_labels() -> None:
     )
     assert [(at.radius, at.accuracy) for at in found] == [(0.0, 0.75), (0.5, 0.25)]
     assert found[0].accuracy_interval == interval(3, 4)
+
+
+def test_two_answers_to_eight_pictures() -> None:
+    leaders = np.array([0, 1, 2, 3, 4, 5, 6, 7])
+    others = np.array([0, 1, 2, 3, 4, 5, 7, 6])
+    sizes = np.array([0.0, 0.1, 0.2, 0.3, 0.15, 0.0, 0.1, 0.2])
+    one, other = Answers(leaders, SIZES, 512), Answers(others, sizes, 512)
+    labels, robust = disagreement(one, other, (0.05, 0.2, 1.0))
+    assert labels == (2 / 8, interval(2, 8))
+    # The eighth reaches 0.05 in both; at 0.2 it is the fifth, the seventh and the eighth.
+    assert [(at.radius, at.share) for at in robust] == [(0.05, 0), (0.2, 3 / 8), (1.0, 0)]
+    assert [at.share_interval for at in robust] == [interval(count, 8) for count in (0, 3, 0)]
+    assert disagreement(one, one, (0.2,))[0][0] == 0

@@ -12,7 +12,7 @@ Captured = pytest.CaptureFixture[str]
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    options = ["--epochs", "6", "--seed", "3", "--name", "tried"]
+    options = ["--epochs", "6", "--seed", "3", "--name", "tried", "--no-int8"]
     assert main(["train", "digits", "--out", str(folder), *options]) == 0
     return folder
 
@@ -74,6 +74,26 @@ def test_int8_is_measured_on_request(bundle: Path, capsys: Captured) -> None:
     assert read_bundle(bundle).manifest.int8 == before
     assert evaluate(bundle, *options, "--provider", "pytorch", "--precision", "int8") == 1
     assert "PyTorch does not run networks in int8" in capsys.readouterr().err
+
+
+def test_how_often_two_ways_disagree(bundle: Path, capsys: Captured) -> None:
+    options = ["--draws", "64", "--radii", "0.1", "--pass-size", "32"]
+    options += ["--provider", "pytorch", "--precision", "float32"]
+    ways = ["--compare-with", "pytorch/float32/64", "--compare-with", "all"]
+    assert evaluate(bundle, *options, *ways, "--no-int8") == 0
+    said = capsys.readouterr().out
+    assert "how often two h's disagree on the 15 pictures" in said
+    own = "pytorch/float32/32/false"
+    assert f"{own} and itself, other noise" in said
+    assert f"{own} and pytorch/float32/64/false, other noise" in said
+    assert f"{own} and pytorch/bfloat16/32/false, the same noise" in said
+    assert f"{own} and openvino/float32/32/false, the same noise" in said
+    assert "pytorch/bfloat16/32/false and openvino/float32/32/false, the same noise" in said
+    assert said.count("\n  robust at l2 >= 0.1 ") == said.count("\n  labels ") >= 7
+    assert evaluate(bundle, *options, "--compare-with", "pytorch/int8") == 2
+    assert "pytorch does not run networks in int8" in capsys.readouterr().err
+    assert evaluate(bundle, *options, "--compare-with", "fast") == 2
+    assert "--compare-with fast: that is no h; expected provider/" in capsys.readouterr().err
 
 
 def test_attacks_beside_a_baseline_with_plots(

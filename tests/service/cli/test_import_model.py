@@ -2,13 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from models.bundle import read_bundle
+from models import execution
+from models.bundle import WEIGHTS, read_bundle
+from models.data.datasets import load
 from models.networks.foreign.python import ALLOWED
+from models.training.loop import train
+from models.training.recipe import find_recipe
 from service.cli.main import main
 from tests.models.importing import classifiers
 
@@ -72,6 +77,55 @@ def test_samples_come_into_the_bundle(tmp_path: Path, capsys: Captured) -> None:
         assert main([*command, "--samples", str(tmp_path / name)]) == 1
         assert complaint in capsys.readouterr().err
         assert not other.exists()
+
+
+def test_what_int8_costs_is_measured_on_a_data_set(tmp_path: Path, capsys: Captured) -> None:
+    train(find_recipe("digits").changed(epochs=3), load("digits", None, "train"), tmp_path / "own")
+    trained = load_file(tmp_path / "own" / WEIGHTS)
+    state = {name.removeprefix("classifier."): value for name, value in trained.items()}
+    save_file(state, tmp_path / "net.safetensors")
+    command = ["import", f"{classifiers.__name__}:digits_cnn", *NOISE, "--input", "1x8x8"]
+    command += ["--weights", str(tmp_path / "net.safetensors"), "--draws", "64", "--force"]
+    command += ["--out", str(tmp_path / "out")]
+    assert main([*command, "--data", "digits", "--split", "test"]) == 0
+    said = capsys.readouterr().out
+    assert "int8: on 297 pictures of digits (test) it loses " in said
+    manifest = read_bundle(tmp_path / "out").manifest
+    assert manifest.int8 is not None
+    found = manifest.int8.record
+    assert found is not None
+    assert (found.max_draws, found.confidence, found.pictures) == (64, 0.95, 297)
+    assert found.certified[0].float32 > 0.2, "there is something to lose"
+    # Without a data set nothing is known, and nothing is said.
+    assert main(command) == 0
+    assert "int8: " not in capsys.readouterr().out
+    assert read_bundle(tmp_path / "out").manifest.int8 is None
+
+
+def test_a_data_set_of_something_else_is_refused(tmp_path: Path, capsys: Captured) -> None:
+    command = ["import", SMALL, "--out", str(tmp_path / "out"), *NOISE, "--input", "1x8x8"]
+    assert main([*command, "--labels", "cat,dog,bird,fish", "--data", "digits"]) == 1
+    assert "(cat, dog, bird, fish; 4 in all)" in capsys.readouterr().err
+    assert main([*command, "--data", "nope"]) == 1
+    assert "no data set 'nope'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_labels_names_may_come_from_the_data_set(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without OpenVINO, that is all that comes of it."""
+    monkeypatch.setattr(execution, "find_spec", lambda name: None)
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), dtype=np.uint8)
+    names = np.array(["cat", "dog", "bird", "fish"])
+    np.savez(tmp_path / "own.npz", images=images, labels=np.arange(8) % 4, names=names)
+    command = ["import", SMALL, "--out", str(tmp_path / "out"), *NOISE, "--input", "1x8x8"]
+    assert main([*command, "--data", str(tmp_path / "own.npz"), "--draws", "64"]) == 0
+    said = capsys.readouterr().out
+    assert "int8: nothing was measured, so it does not serve by default: OpenVINO is not" in said
+    manifest = read_bundle(tmp_path / "out").manifest
+    assert manifest.labels == tuple(names)
+    assert manifest.int8 is None
 
 
 @pytest.mark.slow

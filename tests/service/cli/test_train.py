@@ -2,18 +2,25 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from models import execution
 from models.bundle import SAMPLES, ZOO, Manifest, read_bundle
+from models.certification.question import Question
+from models.data.datasets import load
+from models.evaluation.pairs import compare_int8
+from models.loaded import load_model
 from models.samples import collect_samples, shipped_samples
 from service.cli.main import main
 from tests.e2e.test_page_samples import shows
 
 Captured = pytest.CaptureFixture[str]
+INT8 = ["train", "digits", "--epochs", "2"]
 
 
 def trained(out: Path, *options: str) -> Manifest:
-    assert main(["train", "digits", "--out", str(out), "--epochs", "1", *options]) == 0
+    assert main(["train", "digits", "--out", str(out), "--epochs", "1", "--no-int8", *options]) == 0
     return read_bundle(out).manifest
 
 
@@ -70,6 +77,62 @@ def test_held_out_pictures_show_the_progress(tmp_path: Path, capsys: Captured) -
     assert manifest.training["data"]["pictures"] == 1460
 
 
+def test_what_int8_costs_is_measured_on_pictures_held_out(tmp_path: Path, capsys: Captured) -> None:
+    """The record is the one that an evaluation of these pictures makes."""
+    assert main([*INT8, "--out", str(tmp_path), "--held-out", "40"]) == 0
+    said = capsys.readouterr().out
+    assert "; int8: on 40 pictures of digits (held out) it loses " in said
+    assert "it does not serve by default: 500 pictures are needed" in said
+    bundle = read_bundle(tmp_path)
+    spec = bundle.manifest.int8
+    assert spec is not None
+    assert not spec.serves
+    held_out = load("digits", None, "train").apart(40)[1]
+    question = Question(0.999, 1000, None, "l2")
+    radii = (0.0625, 0.125, 0.25)
+    name = "digits (held out)"
+    assert spec == compare_int8(load_model(bundle), held_out, question, radii, dataset=name)
+    found = spec.record
+    assert found is not None
+    assert found.certified[0].float32 > 0.2, "there is something to lose"
+
+
+def test_what_int8_costs_is_measured_on_the_test_part_if_there_is_one(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    for part, count in (("train", 30), ("test", 7)):
+        images, labels, names = (
+            np.random.default_rng(count).integers(0, 256, (count, 8, 8, 1), dtype=np.uint8),
+            np.arange(count) % 3,
+            np.array(["a", "b", "c"]),
+        )
+        np.savez(tmp_path / f"{part}.npz", images=images, labels=labels, names=names)
+    out = tmp_path / "out"
+    assert main([*INT8, "--data", str(tmp_path), "--out", str(out)]) == 0
+    assert f"int8: on 7 pictures of {tmp_path} (test)" in capsys.readouterr().out
+    # These pictures are all for training.
+    own = str(tmp_path / "train.npz")
+    assert main([*INT8, "--data", own, "--out", str(tmp_path / "own")]) == 0
+    said = capsys.readouterr().out
+    assert "; int8: nothing was measured, so it does not serve by default: no pictures" in said
+    assert "--held-out 500" in said
+    assert "pixeldp evaluate --write" in said
+    assert read_bundle(tmp_path / "own").manifest.int8 is None
+
+
+def test_without_openvino_a_training_says_that_nothing_is_known_of_int8(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "find_spec", lambda name: None)
+    assert main([*INT8, "--out", str(tmp_path / "without")]) == 0
+    said = capsys.readouterr().out
+    assert "int8: nothing was measured" in said
+    assert "OpenVINO is not installed: install pixeldp[openvino]; pixeldp evaluate --write" in said
+    assert read_bundle(tmp_path / "without").manifest.int8 is None
+    assert main([*INT8, "--out", str(tmp_path / "forbidden"), "--no-int8"]) == 0
+    assert "int8" not in capsys.readouterr().out
+
+
 def test_a_denoiser_in_front_of_a_bundle(tmp_path: Path, capsys: Captured) -> None:
     trained(tmp_path / "plain", "--undefended")
     options = ["--denoiser", str(tmp_path / "plain"), "--out", str(tmp_path / "denoised")]
@@ -78,6 +141,13 @@ def test_a_denoiser_in_front_of_a_bundle(tmp_path: Path, capsys: Captured) -> No
     manifest = read_bundle(tmp_path / "denoised").manifest
     assert manifest.architecture.name == "denoised"
     assert manifest.training["classifier"]["name"] == "digits-undefended"
+    assert manifest.int8 is not None
+    assert manifest.int8.record is not None
+    # The test part has other labels than the classifier's own.
+    assert (manifest.int8.record.dataset, manifest.int8.record.pictures) == (
+        "digits (held out)",
+        50,
+    )
 
 
 @pytest.mark.parametrize(

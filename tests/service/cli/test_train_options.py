@@ -17,7 +17,7 @@ Captured = pytest.CaptureFixture[str]
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle trained by the command."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    options = ["--epochs", "6", "--seed", "3", "--threads", "1", "--name", "tried"]
+    options = ["--epochs", "6", "--seed", "3", "--threads", "1", "--name", "tried", "--no-int8"]
     assert main(["train", "digits", "--out", str(folder), *options]) == 0
     return folder
 
@@ -38,7 +38,7 @@ def test_train_reports_the_outcome(tmp_path: Path, capsys: Captured) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_train_in_the_given_number_format(tmp_path: Path, precision: str) -> None:
-    options = ["--epochs", "1", "--precision", precision]
+    options = ["--epochs", "1", "--precision", precision, "--no-int8"]
     assert main(["train", "digits", "--out", str(tmp_path), *options]) == 0
     assert read_bundle(tmp_path).manifest.training["recipe"]["precision"] == precision
 
@@ -97,7 +97,7 @@ def test_a_finished_bundle_is_not_overwritten(bundle: Path, capsys: Captured) ->
 
 def test_a_finished_bundle_is_replaced_by_force(tmp_path: Path) -> None:
     for version in ("1", "2"):
-        options = ["--epochs", "1", "--version", version, "--force"]
+        options = ["--epochs", "1", "--version", version, "--force", "--no-int8"]
         assert main(["train", "digits", "--out", str(tmp_path), *options]) == 0
         assert read_bundle(tmp_path).manifest.version == version
 
@@ -150,7 +150,7 @@ def test_every_command_that_runs_a_network_has_the_option_device() -> None:
 
 
 def test_train_on_a_device(tmp_path: Path) -> None:
-    options = ["--epochs", "1", "--device", "cpu"]
+    options = ["--epochs", "1", "--device", "cpu", "--no-int8"]
     assert main(["train", "digits", "--out", str(tmp_path), *options]) == 0
     assert read_bundle(tmp_path).manifest.training["device"] == "cpu"
 
