@@ -39,6 +39,7 @@ from models.evaluation.figures import (
     certified_curve,
     interval,
 )
+from models.evaluation.logs import write_log
 from models.evaluation.pairs import certify, disagreements, run_as
 from models.execution import Execution, Format, Provider
 from models.loaded import LoadedModel, load_model
@@ -96,6 +97,7 @@ class _Evaluator:
     radii: tuple[float, ...]
     attacks: Attacks
     others: Sequence[Execution]
+    log: Path | None
 
     def measure(self, baseline: Baseline | None, seed: int | None) -> Evaluation:
         """Certify all pictures, attack some, and do the same with a baseline.
@@ -110,6 +112,9 @@ class _Evaluator:
         answers = certify(predictor, self.data.images, question, "certificates")
         seconds, draws = time.perf_counter() - began, answers.draws
         leaders, sizes = answers.leaders, answers.sizes
+        if self.log:
+            indices = np.arange(len(sizes)) * self.every
+            write_log(self.log, indices, self.data.labels, leaders, sizes, answers.seconds)
         right = leaders == self.data.labels
         with torch.random.fork_rng():
             if seed is not None:
@@ -240,6 +245,7 @@ def evaluate(
     baseline: Path | None = None,
     running: Running = Running(),
     others: Sequence[Execution] = (),
+    log: Path | None = None,
 ) -> Evaluation:
     """Evaluate a model on labelled pictures.
 
@@ -257,6 +263,7 @@ def evaluate(
         baseline: the bundle of a network to use without noise, attacked in the same way.
         running: where and how to run, and with which noise.
         others: further ways to run h, whose answers are compared with each other's.
+        log: a file for a certification log (:mod:`models.evaluation.logs`).
 
     Raises:
         ProviderError: the network cannot be run in one of these ways here.
@@ -278,7 +285,7 @@ def evaluate(
     model = load_model(bundle)
     predictor = running.load(model)
     part = data.every(every)
-    run = _Evaluator(model, predictor, question, part, dataset, every, radii, attacks, others)
+    run = _Evaluator(model, predictor, question, part, dataset, every, radii, attacks, others, log)
     return run.measure(plain, running.seed)
 
 

@@ -182,9 +182,9 @@ class Evaluation(Part):
 
 
 @lru_cache(4096)
-def interval(count: int, of: int) -> Interval:
-    """Bound a share at 95 %, from a sample with ``count`` of ``of`` pictures."""
-    found = binomtest(count, of).proportion_ci(LEVEL, method="exact")
+def interval(count: int, of: int, level: float = LEVEL) -> Interval:
+    """Bound a share at ``level``, from a sample with ``count`` of ``of`` pictures."""
+    found = binomtest(count, of).proportion_ci(level, method="exact")
     return float(found.low), float(found.high)
 
 
@@ -218,11 +218,13 @@ class Answers:
     Attributes:
         leaders: [N], the leading labels.
         sizes: [N], the certified sizes.
+        seconds: [N], what each took. Pictures share passes: from the end of the one before.
         draws: all draws made for them.
     """
 
     leaders: Integers
     sizes: Floats
+    seconds: Floats
     draws: int
 
 

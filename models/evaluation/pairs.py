@@ -5,6 +5,7 @@ measured in pairs: both formats certify the same pictures with the same noise.
 """
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -39,13 +40,16 @@ PARTS = (0.25, 0.5, 1.0)
 def certify(predictor: Predictor, images: Pixels, question: Question, doing: str) -> Answers:
     """Answer a question for each picture; ``doing`` describes that to whoever watches."""
     leaders, sizes = np.empty(len(images), dtype=np.int64), np.empty(len(images))
+    seconds, before = np.empty(len(images)), time.perf_counter()
     draws = 0
     found = answer_all(predictor, images, question)
     hidden = not sys.stderr.isatty()
     for index, inquiry in tqdm(found, doing, len(images), unit="picture", disable=hidden):
         leaders[index], sizes[index] = inquiry.total.leader, inquiry.size
         draws += inquiry.total.draws
-    return Answers(leaders, sizes, draws)
+        now = time.perf_counter()
+        seconds[index], before = now - before, now
+    return Answers(leaders, sizes, seconds, draws)
 
 
 def run_as(model: LoadedModel, device: str, way: Execution, seed: int | None) -> Predictor:

@@ -1,16 +1,18 @@
-"""Plots of an evaluation, as PNG and SVG.
+"""Plots of an evaluation and of certification logs, as PNG and SVG.
 
 Colours are those of Okabe and Ito, which people with any kind of colour vision can tell apart.
 Lines also differ in dashes and markers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.evaluation.asked import AttackName, check_matplotlib
-from models.evaluation.figures import CertifiedAccuracy, Evaluation
+from models.evaluation.figures import CertifiedAccuracy, Evaluation, certified_curve
+from models.evaluation.logs import Log
 from models.files import write_whole
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
+OTHERS = ("#cc79a7", "#e69f00", "#56b4e9", "#000000")
+DASHES = ("-", "--", "-.", ":")
 NORM_NAMES = {"l1": "L1", "l2": "L2", "linf": "L∞"}
 MARKERS: dict[AttackName, str] = {"pgd": "o", "carlini-wagner": "s"}
 SETTINGS: Any = {  # matplotlib's own type lists every key there is
@@ -43,32 +47,58 @@ def plot(evaluation: Evaluation, folder: Path) -> list[Path]:
     Raises:
         ValueError: matplotlib is not installed.
     """
+    title = _title(evaluation)
+    return [
+        *_draw(folder / "certified-accuracy", title, partial(_certified_accuracy, evaluation)),
+        *_draw(folder / "precision-recall", title, partial(_precision_recall, evaluation)),
+    ]
+
+
+def plot_logs(logs: Sequence[Log], folder: Path) -> list[Path]:
+    """Draw the certified accuracy of each log into ``folder``, as ``compared`` .png and .svg.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    title = "Certification logs; bands: 95 % over the pictures of each"
+    return _draw(folder / "compared", title, partial(_compared, logs))
+
+
+def _draw(path: Path, title: str, draw: Callable[["Figure"], None]) -> list[Path]:
     check_matplotlib()
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     files = []
     with mpl.rc_context(SETTINGS):
-        for name, draw in (
-            ("certified-accuracy", _certified_accuracy),
-            ("precision-recall", _precision_recall),
-        ):
-            figure = Figure(figsize=(7.2, 5.4), layout="constrained")
-            figure.suptitle(_title(evaluation), x=0.01, ha="left", fontsize=11)
-            draw(evaluation, figure)
-            figure.legend(loc="outside lower left", fontsize=10)
-            for suffix in ("png", "svg"):
-                file = folder / f"{name}.{suffix}"
-                metadata = {"Date": None} if suffix == "svg" else {}
-                drawn = BytesIO()
-                figure.savefig(drawn, format=suffix, dpi=150, metadata=metadata)
-                write_whole(file, drawn.getvalue())
-                files.append(file)
+        figure = Figure(figsize=(7.2, 5.4), layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+        draw(figure)
+        figure.legend(loc="outside lower left", fontsize=10)
+        for suffix in ("png", "svg"):
+            file = path.with_name(f"{path.name}.{suffix}")
+            metadata = {"Date": None} if suffix == "svg" else {}
+            drawn = BytesIO()
+            figure.savefig(drawn, format=suffix, dpi=150, metadata=metadata)
+            write_whole(file, drawn.getvalue())
+            files.append(file)
     return files
 
 
+def _compared(logs: Sequence[Log], figure: "Figure") -> None:
+    largest = max(float(log.radii.max()) for log in logs)
+    axes = _axes(figure, "certified radius, pixel values in [0, 1]", largest or 1.0)
+    axes.set_ylabel("share of pictures")
+    colours = (BLUE, ORANGE, GREEN, *OTHERS)
+    for index, log in enumerate(logs):
+        curve = certified_curve(log.right, log.radii)
+        colour, dashes = colours[index % len(colours)], DASHES[index % len(DASHES)]
+        label = f"{log.name}: certified accuracy, {len(log.indices):,} pictures"
+        _band(axes, curve, "accuracy", colour, dashes, label)
+
+
 def _certified_accuracy(evaluation: Evaluation, figure: "Figure") -> None:
-    axes = _axes(evaluation, figure, "of the change")
+    axes = _size_axes(evaluation, figure, "of the change")
     axes.set_ylabel("share of pictures")
     curve = evaluation.curve
     name = f"{evaluation.model}: certified accuracy (accuracy {evaluation.accuracy:.1%})"
@@ -100,7 +130,7 @@ def _certified_accuracy(evaluation: Evaluation, figure: "Figure") -> None:
 
 
 def _precision_recall(evaluation: Evaluation, figure: "Figure") -> None:
-    axes = _axes(evaluation, figure, "required (threshold)")
+    axes = _size_axes(evaluation, figure, "required (threshold)")
     axes.set_ylabel("share")
     curve = evaluation.curve
     _band(axes, curve, "precision", BLUE, "-", "precision: right among the robust")
@@ -132,12 +162,16 @@ def _band(
     axes.plot(radii, shares, color=colour, linestyle=dashes, linewidth=2, label=label)
 
 
-def _axes(evaluation: Evaluation, figure: "Figure", what: str) -> "Axes":
-    axes = figure.add_subplot()
-    norm = NORM_NAMES[evaluation.norm]
-    axes.set_xlabel(f"{norm} size {what}, pixel values in [0, 1]")
-    axes.set_ylim(0, 1.01)
+def _size_axes(evaluation: Evaluation, figure: "Figure", what: str) -> "Axes":
     largest = max(evaluation.curve[-1].radius, max(at.radius for at in evaluation.certified))
+    what = f"{NORM_NAMES[evaluation.norm]} size {what}, pixel values in [0, 1]"
+    return _axes(figure, what, largest)
+
+
+def _axes(figure: "Figure", what: str, largest: float) -> "Axes":
+    axes = figure.add_subplot()
+    axes.set_xlabel(what)
+    axes.set_ylim(0, 1.01)
     axes.set_xlim(-0.02 * largest, largest * 1.02)
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     return axes

@@ -104,6 +104,13 @@ def evaluate(
     plots: Annotated[
         Path | None, typer.Option(help="Folder for plots as PNG and SVG (needs matplotlib).")
     ] = None,
+    tsv: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a certification log: idx, label, predict, radius, correct and time of each "
+            "picture, which compare reads."
+        ),
+    ] = None,
     device: DeviceOption = None,
     precision: Annotated[
         Format | None,
@@ -162,6 +169,8 @@ def evaluate(
     check_radii(sizes)
     if plots is not None:
         check_matplotlib()
+    if tsv is not None and tsv.is_dir():
+        raise ValueError(f"--tsv: {tsv} is a folder; expected a file")
     read = read_bundle(folder)
     beside = None if baseline is None else read_bundle(locate(baseline))
     Question(confidence, draws, None, norm or read.manifest.sensitivity.input_norm)
@@ -193,6 +202,7 @@ def evaluate(
             baseline=None if beside is None else beside.path,
             running=Running(find_device(device), precision, pass_size, seed, provider),
             others=_others(named, pass_size, find_device(device), read.manifest.int8 is not None),
+            log=tsv,
         )
         found = _compare_int8(read, pictures, evaluation, int8, write)
     if found is not None:

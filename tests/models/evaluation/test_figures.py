@@ -89,7 +89,7 @@ def test_two_answers_to_eight_pictures() -> None:
     leaders = np.array([0, 1, 2, 3, 4, 5, 6, 7])
     others = np.array([0, 1, 2, 3, 4, 5, 7, 6])
     sizes = np.array([0.0, 0.1, 0.2, 0.3, 0.15, 0.0, 0.1, 0.2])
-    one, other = Answers(leaders, SIZES, 512), Answers(others, sizes, 512)
+    one, other = Answers(leaders, SIZES, SIZES, 512), Answers(others, sizes, SIZES, 512)
     labels, robust = disagreement(one, other, (0.05, 0.2, 1.0))
     assert labels == (2 / 8, interval(2, 8))
     # The eighth reaches 0.05 in both; at 0.2 it is the fifth, the seventh and the eighth.

@@ -1,9 +1,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from models.bundle import read_bundle
+from models.evaluation.logs import read_log
 from service.cli.main import main
 
 Captured = pytest.CaptureFixture[str]
@@ -162,3 +164,20 @@ def test_errors_are_one_line(
     assert captured.err.startswith("pixeldp: ")
     assert captured.err.count("\n") == 1
     assert complaint in captured.err
+
+
+def test_evaluate_writes_a_log(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
+    file = tmp_path / "log.tsv"
+    options = ["--draws", "128", "--radii", "0.1,0.3"]
+    assert evaluate(bundle, *options, "--tsv", str(tmp_path)) == 1
+    assert "is a folder" in capsys.readouterr().err
+    assert evaluate(bundle, *options, "--json", "--tsv", str(file)) == 0
+    evaluation = json.loads(capsys.readouterr().out)
+    log = read_log(file)
+    assert log.indices.tolist() == (np.arange(evaluation["pictures"]) * 20).tolist()
+    for at in evaluation["certified"]:
+        assert log.reached(at["radius"]).mean() == at["accuracy"]
+    assert log.radii.mean() == pytest.approx(evaluation["mean_size"], rel=1e-4)
+    times = [line.split("\t")[5] for line in file.read_text().splitlines()[1:]]
+    seconds = sum(float(time.split(":")[2]) + 60 * float(time.split(":")[1]) for time in times)
+    assert 0 < seconds <= evaluation["seconds"] + 0.01
