@@ -176,9 +176,13 @@ def open_device(device: str | Device) -> Device:
 
 @cache
 def _open(name: str) -> Device:
-    from models.torch_device import CpuDevice, CudaDevice
+    if name.startswith("cuda"):
+        from models.cuda.device import CudaDevice
 
-    return CudaDevice(name) if name.startswith("cuda") else CpuDevice()
+        return CudaDevice(name)
+    from models.torch_device import CpuDevice
+
+    return CpuDevice()
 
 
 def find_device(name: str | None) -> str:

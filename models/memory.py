@@ -8,10 +8,14 @@ import torch
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
+# What PyTorch says when a CPU, CUDA's own functions or its libraries run out of memory.
+_SAYINGS = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+
+
 def is_out_of_memory(error: Exception) -> bool:
-    """Say whether memory ran out: on a CPU PyTorch has no exception of its own for it."""
+    """Say whether memory ran out: PyTorch has an exception of its own only for its allocator."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _SAYINGS)
     )
 
 

@@ -63,11 +63,12 @@ class Keystream:
         return whole >> np.uint64(16)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
     """g of one picture, [values] int32.
 
-    On the grid (``on_grid``) in steps of γ, otherwise in steps of γ/``SUBSTEPS``.
+    On the grid (``on_grid``) in steps of γ, otherwise in steps of γ/``SUBSTEPS``. Two pictures are
+    two, even if they look the same: a device keeps each for as long as it is in flight.
     """
 
     steps: NDArray[np.int32]

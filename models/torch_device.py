@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -25,8 +25,7 @@ from models.certification.arrays import Draws
 from models.certification.tally import make_draws
 from models.compile_cache import keep_apart
 from models.converted import Converted, check_likeness
-from models.device import DeviceError
-from models.device_noise import DeviceNoise, chacha20_words
+from models.device import DeviceError, Handle
 from models.execution import Format, Provider, ProviderError
 from models.loaded import LoadedModel
 from models.memory import is_out_of_memory, process_memory
@@ -50,11 +49,6 @@ _COMPILE: dict[str, str | int | bool | Callable[..., object]] = {
 _AES_KEY = "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4"
 _AES_STREAM = "0bdf7df1591716335e9a8b15c860c502"
 _AES_COUNTER = "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"
-# RFC 8439, A.1, test vector 1: the keystream of key, counter and nonce zero.
-_CHACHA_STREAM = (
-    "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
-    "da41597c5157488d7724e03fb8d84a376a43b8f41518a11cc387b669b2ee6586"
-)
 
 
 class PassThread:
@@ -166,9 +160,7 @@ class TorchResident:
         self._without_gradients: Callable[[], AbstractContextManager[object]]
         self._without_gradients = torch.inference_mode
 
-    def submit(
-        self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes
-    ) -> TorchHandle:
+    def submit(self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes) -> Handle:
         """Submit a pass."""
         return TorchHandle(self, pictures, rows, key)
 
@@ -211,11 +203,14 @@ class TorchResident:
         return self._checked(logits, len(noisy))
 
     def _checked(self, logits: object, rows: int) -> Tensor:
+        return self._of_form(logits, rows).float().cpu()
+
+    def _of_form(self, logits: object, rows: int) -> Tensor:
         expected = rows, self._labels
         if not isinstance(logits, Tensor) or logits.shape != expected:
             found = f"{list(logits.shape)}" if isinstance(logits, Tensor) else type(logits)
             raise ValueError(f"h returned {found}; expected logits {list(expected)} (rows, labels)")
-        return logits.float().cpu()
+        return logits
 
     def prepare(self, rows: int) -> None:
         """Convert h for passes of this size, if OpenVINO runs it."""
@@ -280,56 +275,6 @@ class CpuDevice(TorchDevice):
     def memory(self) -> tuple[int, int]:
         """Return the memory of this process, and all there is."""
         return process_memory()
-
-
-class CudaResident(TorchResident):
-    """One model on a GPU, which draws its noise by its own arithmetic."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._on_device = DeviceNoise(self.noise, self.device.name)
-
-    def _steps(self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes) -> Tensor:
-        return self._on_device.draw(pictures, rows, key)
-
-    def _as_written(self, noisy: Tensor) -> Tensor:
-        try:
-            return super()._as_written(noisy)
-        except torch.AcceleratorError as error:
-            # Nothing runs on it until the process restarts.
-            raise DeviceError(f"{self.device.name}: {error}") from error
-
-    def reference(
-        self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes
-    ) -> NDArray[np.int32]:
-        """Return the noisy features that this device must draw."""
-        return self._on_device.reference(pictures, rows, key)
-
-
-class CudaDevice(TorchDevice):
-    """A GPU."""
-
-    pass_sizes: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
-
-    def load(self, model: LoadedModel, precision: Format, provider: Provider) -> TorchResident:
-        """Load h of a model."""
-        return CudaResident(self, model, precision, provider)
-
-    def check(self) -> None:
-        """Check ChaCha20 as this device computes it."""
-        words = chacha20_words(bytes(32), 32, self.name).cpu().numpy().astype("<u2")
-        if words.tobytes().hex() != _CHACHA_STREAM:
-            raise DeviceError(f"{self.name} does not compute the block of RFC 8439, A.1")
-
-    def memory(self) -> tuple[int, int]:
-        """Return the whole device's memory."""
-        free, total = torch.cuda.mem_get_info(self.name)
-        return total - free, total
-
-    def free(self) -> None:
-        """Give back memory."""
-        super().free()
-        torch.cuda.empty_cache()
 
 
 def _ranges(manifest: Manifest) -> Ranges:

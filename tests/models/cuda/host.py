@@ -1,14 +1,19 @@
 """The noise kernel as the processor runs it: the same source, compiled by g++."""
 
 import ctypes
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from models.cuda.tables import Tables
-from models.noise import Features
+from models.cuda.card import TYPES, Drawing, failures
 
 SOURCE = Path(__file__).parents[3] / "models" / "cuda" / "noise.cu"
 # What CUDA has and C++ has not.
@@ -26,7 +31,7 @@ static unsigned __float_as_uint(float value) {
 }
 """
 DRIVER = """
-extern "C" void run(const u32* key, u64* pass, const u64* rows, const int* first,
+extern "C" void run_draw(const u32* key, u64* pass, const u64* rows, const int* first,
                     const u64* edges, int lowest, const int* low, const int* high,
                     const i64* segments, int count, int bits, u32 m, u64 coordinates,
                     float step, int kind, void* out, u32* told) {
@@ -36,71 +41,106 @@ extern "C" void run(const u32* key, u64* pass, const u64* rows, const int* first
     draw(key, pass, rows, first, edges, lowest, low, high, segments, count, bits, m, coordinates,
          step, kind, out, told);
   }
+}
+extern "C" void run_end(u64* pass) {
   for (u32 block = 0; block < 2; block++)
     for (u32 thread = 0; thread < 2; thread++) {
       blockIdx.x = block; threadIdx.x = thread; end_pass(pass);
     }
 }
 """
-INT32, FLOAT32, BFLOAT16 = 0, 1, 2
-_TYPES = {INT32: np.int32, FLOAT32: np.float32, BFLOAT16: np.uint16}
 
 
-def build(folder: Path) -> ctypes.CDLL:
-    """Compile the kernel's source, unchanged."""
-    source, library = folder / "noise.cpp", folder / "noise.so"
+@cache
+def library() -> ctypes.CDLL:
+    """Compile the kernel's source, unchanged, once."""
+    folder = Path(tempfile.mkdtemp())
+    source, built = folder / "noise.cpp", folder / "noise.so"
     source.write_text(SHIM + SOURCE.read_text() + DRIVER)
     # Threads write through pointers of several types, as CUDA allows.
-    command = ["g++", "-O2", "-Wall", "-Wno-unknown-pragmas", "-Werror", "-fno-strict-aliasing"]
-    command += ["-shared", "-fPIC", "-Wl,-Bsymbolic", str(source), "-o", str(library)]
+    compiler = next(filter(shutil.which, ("g++", "clang++", "c++")))
+    command = [compiler, "-O2", "-Wall", "-Wno-unknown-pragmas", "-Werror", "-fno-strict-aliasing"]
+    command += ["-shared", "-fPIC", "-Wl,-Bsymbolic", str(source), "-o", str(built)]
     subprocess.run(command, check=True, timeout=300)
-    return ctypes.CDLL(str(library))
+    found = ctypes.CDLL(str(built))
+    shutil.rmtree(folder)
+    found.run_draw.argtypes = TYPES
+    found.run_end.argtypes = [ctypes.c_void_p]
+    return found
 
 
-class Host:
-    """Runs the kernel on the processor."""
+class HostEvent:
+    """An event of a stream in which everything happens at once."""
 
-    def __init__(
-        self,
-        library: ctypes.CDLL,
-        tables: Tables,
-        low: NDArray[np.int32],
-        high: NDArray[np.int32],
-        step: float,
-    ) -> None:
-        self._library, self._tables, self._ends, self._step = library, tables, (low, high), step
-        self.number = np.zeros(1, np.uint64)
-        self.told = np.zeros(10, np.uint32)
+    def __init__(self, card: "HostCard") -> None:
+        self.card = card
 
-    def draw(
-        self, pictures: list[Features], rows: NDArray[np.intp], key: bytes, kind: int = INT32
-    ) -> NDArray[np.generic]:
-        """Draw a pass, [rows, m]."""
-        held = [one.steps.astype(np.uint8) if one.on_grid else one.steps for one in pictures]
-        at = [
-            one.ctypes.data + (not kept.on_grid) for one, kept in zip(held, pictures, strict=True)
-        ]
-        addresses = np.array([at[row] for row in rows], np.uint64)
-        width = len(pictures[0].steps)
-        out = np.zeros((len(rows), width), _TYPES[kind])
-        tables = self._tables
-        pointer = lambda array: ctypes.c_void_p(array.ctypes.data)  # noqa: E731
-        self._library.run(
-            pointer(np.frombuffer(key, np.uint32)),
-            pointer(self.number),
-            pointer(addresses),
-            pointer(tables.first),
-            pointer(tables.edges),
-            tables.lowest,
-            *(pointer(one) for one in self._ends),
-            pointer(tables.segments),
-            len(tables.segments),
-            tables.bits,
-            ctypes.c_uint32(width),
-            ctypes.c_uint64(out.size),
-            ctypes.c_float(self._step),
-            kind,
-            pointer(out),
-            pointer(self.told),
-        )
-        return out
+    def record(self) -> None:
+        self.card.did.append("event")
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        self.card.waits += 1
+        if self.card.sick:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+class HostCard:
+    """A card that is the processor: the kernel's own source, and h without a graph.
+
+    It counts what it is asked for. ``room`` is the largest pass for which h has memory.
+    """
+
+    def __init__(self) -> None:
+        self.name = "cpu"
+        self.did: list[str] = []
+        self.waits, self.sick, self.room = 0, False, 10**9
+        self.graphs = self.refuses = 0
+        self.loses_copies = False
+
+    @contextmanager
+    def current(self, after_caller: bool = False) -> Iterator[None]:
+        with failures(self.name):
+            yield
+
+    def wait(self) -> None:
+        self.waits += 1
+
+    def send(self, values: NDArray[Any]) -> torch.Tensor:
+        self.did.append("send")
+        return torch.from_numpy(values.copy())
+
+    def pinned(self, size: int) -> torch.Tensor:
+        self.did.append("pinned")
+        return torch.empty(size, dtype=torch.uint8)
+
+    def event(self) -> HostEvent:
+        return HostEvent(self)
+
+    def draw(self, drawing: Drawing) -> None:
+        self.did.append("draw")
+        library().run_draw(*drawing)
+
+    def end_pass(self, number: int) -> None:
+        library().run_end(number)
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        if self.refuses:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        for _ in range(3):
+            work()
+        self.graphs += 1
+
+        def replay() -> None:
+            self.did.append("graph")
+            work()
+
+        return replay
+
+    def memory(self) -> tuple[int, int]:
+        return 1, 2
+
+    def free(self) -> None:
+        self.did.append("free")
