@@ -203,8 +203,15 @@ class CudaDevice(TorchDevice):
 
     def __init__(self, name: str, card: Card | None = None) -> None:
         super().__init__(name)
-        self.card = card or self.call(partial(Card, name))
+        self._card = card
         self._tables: WeakValueDictionary[tuple[Any, ...], Laid] = WeakValueDictionary()
+
+    @property
+    def card(self) -> Card:
+        """What passes need of the GPU, set up when it is first needed."""
+        if self._card is None:
+            self._card = self.call(partial(Card, self.name))
+        return self._card
 
     def load(self, model: LoadedModel, precision: Format, provider: Provider) -> TorchResident:
         """Load h of a model."""
