@@ -243,7 +243,7 @@ class Batcher:
     def _wanted(ticket: Ticket) -> int:
         """The number of draws to the next look that are not issued yet, within the budget."""
         inquiry = ticket.inquiry
-        ahead = ticket.issued - inquiry.total.draws
+        ahead = ticket.issued - inquiry.draws
         left = inquiry.question.max_draws - ticket.issued
         return min(max(inquiry.wanted - ahead, 0), left)
 

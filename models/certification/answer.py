@@ -10,15 +10,22 @@ from functools import lru_cache
 import numpy as np
 
 from models.certification.arrays import Floats
-from models.certification.attack_bounds import Attacks, attack_sizes, attacks, known, reached
-from models.certification.bounds import betting_lower, betting_upper
+from models.certification.attack_bounds import (
+    Attacks,
+    attack_sizes,
+    attacks,
+    known,
+    reached,
+)
+from models.certification.bounds import betting_lower, betting_upper, vote_lower, vote_upper
 from models.certification.certificates import PAPER
 from models.certification.inquiry import Findings, Inquiry
 from models.certification.names import NORMS, Certificate, Ground, Norm, Stopped
 from models.certification.reach import SMALLEST_SIZE, reachable_size
 from models.certification.rounding import round_down, round_up
 from models.certification.tally import Tally
-from models.certification.terms import Delta
+from models.certification.tally_bounds import interval_alpha
+from models.certification.terms import Delta, Terms
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,13 @@ class Score:
     attacked: Interval | None
 
 
+def lists(tally: Tally) -> tuple[list[int], list[int]]:
+    """Return the sums and the sums of squares of a tally; for votes they are one list."""
+    sums: list[int] = tally.sums.tolist()
+    squares: list[int] = sums if tally.squares is tally.sums else tally.squares.tolist()
+    return sums, squares
+
+
 @dataclass(frozen=True)
 class Sums:
     """A tally of draws, in the evidence's units: of the pilot, or of all draws."""
@@ -55,7 +69,8 @@ class Sums:
     @classmethod
     def of(cls, tally: Tally) -> "Sums":
         """Return the sums of a tally."""
-        return cls(tally.draws, tally.sums.tolist(), tally.squares.tolist())
+        sums, squares = lists(tally)
+        return cls(tally.draws, sums, squares)
 
 
 @dataclass(frozen=True)
@@ -145,11 +160,19 @@ def conclude(inquiry: Inquiry, scores: int, attack_count: int | None = None) -> 
     findings = inquiry.findings
     if findings is None:
         raise ValueError("there is no answer before the first look")
-    return follow(findings, scores, attack_count)
+    return follow(findings, scores, attack_count, inquiry.stopped or "deadline")
 
 
-def follow(findings: Findings, scores: int, attack_count: int | None = None) -> Conclusion:
-    """Return what follows from findings; the other arguments are as above."""
+def follow(
+    findings: Findings,
+    scores: int,
+    attack_count: int | None = None,
+    stopped: Stopped | None = None,
+) -> Conclusion:
+    """Return what follows from findings.
+
+    The other arguments are as above. ``stopped`` is computed again if it is not given.
+    """
     terms, question, total = findings.terms, findings.question, findings.total
     lower, upper = findings.bounds
     target, norm, leads = question.target, question.norm, findings.leads
@@ -157,19 +180,20 @@ def follow(findings: Findings, scores: int, attack_count: int | None = None) -> 
     certified = size > 0
     most = reachable_size(question, terms, findings.scoring, len(total.sums))
     shown = np.argsort(-total.sums, kind="stable")[:scores]
-    low, high = intervals_of(
+    pair = (lower, upper) if leads else (0.0, 1.0)
+    tallied = (
         total.draws,
         tuple(total.sums[shown].tolist()),
         tuple(total.squares[shown].tolist()),
         total.denominator,
-        findings.division.scores / (2 * len(total.sums)),
+        interval_alpha(findings.division, len(total.sums)),
     )
-    pair = (lower, upper) if leads else (0.0, 1.0)
-    of_scores = known(shown.tolist(), low, high, len(total.sums), pair, size)
-    intervals: list[Interval | None] = [None] * len(shown)
-    if target is not None:
-        ends = (part.tolist() for part in reached(of_scores, terms, norm, target))
-        intervals = [Interval(*pair) for pair in zip(*ends, strict=True)]
+    labels = len(total.sums)
+    rows = _rows(tallied, labels, pair, size, terms, norm, target)
+    told = None
+    if attack_count is not None:
+        of_scores = known(shown.tolist(), *intervals_of(*tallied), labels, pair, size)
+        told = attacks(of_scores, terms, norm, attack_sizes(most, attack_count))
     return Conclusion(
         label=total.leader,
         certified_size=size,
@@ -177,40 +201,66 @@ def follow(findings: Findings, scores: int, attack_count: int | None = None) -> 
         robust=None if target is None else certified and size >= target,
         reachable=most >= (target or SMALLEST_SIZE),
         draws=total.draws,
-        stopped=findings.stopped,
-        scores=[
-            Score(
-                int(index),
-                round(float(total.means[index]), 6),
-                round_down(float(low[row])),
-                round_up(float(high[row])),
-                intervals[row],
-            )
-            for row, index in enumerate(shown)
-        ],
+        stopped=stopped or findings.stopped,
+        scores=[Score(index, *row) for index, row in zip(shown.tolist(), rows, strict=True)],
         method=terms.method(lower, upper, norm) if certified else terms.method(0.0, 1.0, norm),
         lower=round_down(pair[0]),
         upper=round_up(pair[1]),
         sizes={one: findings.size_in(one) if certified else 0.0 for one in NORMS},
         paper=PAPER[terms.mechanism],
         paper_size=terms.answered(lower, upper, norm, paper=True) if certified else 0.0,
-        attacks=None
-        if attack_count is None
-        else attacks(of_scores, terms, norm, attack_sizes(most, attack_count)),
+        attacks=told,
         evidence=_evidence(findings),
     )
 
 
 @lru_cache(4096)
+def _rows(
+    tallied: tuple[int, tuple[int, ...], tuple[int, ...], int, float],
+    labels: int,
+    pair: tuple[float, float],
+    size: float,
+    terms: Terms,
+    norm: Norm,
+    target: float | None,
+) -> list[tuple[float, float, float, Interval | None]]:
+    """Return what an answer states of each score shown, whatever labels they are of.
+
+    Easy pictures often have equal tallies, and share the work.
+
+    Args:
+        tallied: the arguments of :func:`intervals_of`.
+        labels: K.
+        pair: pA and pB.
+        size: the certified size.
+        terms: what turns bounds into sizes for the picture.
+        norm: of the sizes.
+        target: of the question.
+    """
+    draws, sums, _, denominator, _ = tallied
+    low, high = intervals_of(*tallied)
+    attacked: list[Interval | None] = [None] * len(sums)
+    if target is not None:
+        of_scores = known(range(len(sums)), low, high, labels, pair, size)
+        ends = (part.tolist() for part in reached(of_scores, terms, norm, target))
+        attacked = [Interval(*both) for both in zip(*ends, strict=True)]
+    expected = [round(mean, 6) for mean in (np.array(sums) / (draws * denominator)).tolist()]
+    lower, upper = map(round_down, low.tolist()), map(round_up, high.tolist())
+    return list(zip(expected, lower, upper, attacked, strict=True))
+
+
 def intervals_of(
     draws: int, sums: tuple[int, ...], squares: tuple[int, ...], denominator: int, alpha: float
 ) -> tuple[Floats, Floats]:
     """Bound the largest means over all draws, the pilot's too: nothing was selected by them.
 
     Two-moment betting at a part of α that covers both sides of all K labels, even if fewer are
-    shown, at every look at once. Results are cached, because easy pictures often have equal
-    tallies.
+    shown, at every look at once.
     """
+    if denominator == 1:
+        ends = vote_lower, vote_upper
+        low, high = ([end(draws, votes, alpha) for votes in sums] for end in ends)
+        return np.array(low), np.array(high)
     tally = draws, np.array(sums), np.array(squares), alpha
     lower = betting_lower(*tally, denominator=denominator)
     upper = betting_upper(*tally, denominator=denominator)
@@ -220,13 +270,14 @@ def intervals_of(
 def _evidence(findings: Findings) -> Evidence:
     counted, division = findings.counted, findings.division
     alpha_label, alpha_rival = division.of(findings.ground)
+    sums, squares = lists(counted)
     return Evidence(
         label=findings.label,
         pilot_draws=findings.pilot.draws,
         draws=counted.draws,
         denominator=counted.denominator,
-        sums=counted.sums.tolist(),
-        sums_of_squares=counted.squares.tolist(),
+        sums=sums,
+        sums_of_squares=squares,
         bound=findings.ground,
         alpha_certificate=division.whole(findings.ground),
         alpha_label=alpha_label,

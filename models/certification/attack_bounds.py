@@ -168,6 +168,13 @@ def stated(
 
 def _significant(digits: int) -> tuple[Round, Round]:
     """Return functions that round down and up to ``digits`` significant digits, up to at most 1."""
-    down = np.vectorize(lambda value: round_down(value, digits), otypes=[float])
-    up = np.vectorize(lambda value: min(round_up(value, digits), 1.0), otypes=[float])
+
+    def down(values: Floats) -> Floats:
+        rounded = [round_down(value, digits) for value in values.ravel().tolist()]
+        return np.array(rounded).reshape(values.shape)
+
+    def up(values: Floats) -> Floats:
+        rounded = [min(round_up(value, digits), 1.0) for value in values.ravel().tolist()]
+        return np.array(rounded).reshape(values.shape)
+
     return down, up

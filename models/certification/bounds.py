@@ -29,6 +29,9 @@ LOG_WEIGHTS = np.log(_WEIGHTS / _WEIGHTS.sum())
 SERVING_STEPS = 3
 CONVERGED_STEPS = 16
 
+# The counts of votes whose bounds are computed together.
+_TOGETHER = 32
+
 
 def betting_lower(
     draws: ArrayLike,
@@ -91,30 +94,17 @@ def betting_lower(
     return np.where(some, np.clip(m, 0.0, 1.0), 0.0)
 
 
-@lru_cache(2**16)
 def vote_lower(draws: int, votes: int, alpha: float) -> float:
-    """Return what :func:`betting_lower` returns for votes.
+    """Return what :func:`betting_lower` returns for votes; counts seen before cost nothing."""
+    return _vote_lowers(draws, votes // _TOGETHER, alpha)[votes % _TOGETHER]
 
-    It is several times faster for one count, and pictures with the same counts share the work.
-    """
-    if votes == 0:
-        return 0.0
-    goal = -np.log(alpha)
-    constant = LOG_WEIGHTS + (draws - votes) * LOG_KEEP
-    with np.errstate(over="ignore"):
-        needed = np.expm1((goal - constant) / votes)
-    m = float((BETS / (needed + BETS)).max())
-    for _ in range(SERVING_STEPS if m > 0 else 0):
-        ratio = BETS * (1 / m)
-        inside = 1 - BETS + ratio
-        logs = constant + votes * np.log(inside)
-        top = logs.max()
-        shares = np.exp(logs - top)
-        total = shares.sum()
-        value = top + np.log(total) - goal
-        slope = votes / m * ((shares * ratio / inside).sum() / total)
-        m += float(max(value, 0.0) / slope)
-    return min(max(m, 0.0), 1.0)
+
+@lru_cache(2**13)
+def _vote_lowers(draws: int, block: int, alpha: float) -> list[float]:
+    """Return the bounds for a block of adjacent counts, which cost little more than one."""
+    votes = np.arange(block * _TOGETHER, (block + 1) * _TOGETHER)
+    lower: list[float] = betting_lower(draws, votes, votes, alpha).tolist()
+    return lower
 
 
 def vote_upper(draws: int, votes: int, alpha: float) -> float:
@@ -148,6 +138,12 @@ def clopper_pearson_lower(draws: ArrayLike, votes: ArrayLike, alpha: ArrayLike) 
     a = np.asarray(alpha, dtype=float)
     bound = special.betaincinv(np.maximum(k, 1), n - np.maximum(k, 1) + 1, a)
     return np.where(k > 0, bound, 0.0)
+
+
+@lru_cache(2**14)
+def fixed_lower(draws: int, votes: int, alpha: float) -> float:
+    """Return what :func:`clopper_pearson_lower` returns for one count."""
+    return float(clopper_pearson_lower(draws, votes, alpha))
 
 
 def clopper_pearson_upper(draws: ArrayLike, votes: ArrayLike, alpha: ArrayLike) -> Floats:

@@ -42,32 +42,29 @@ Twice α' is what it takes: of two labels with p = ½ either may be certified, e
 not far below α'. The draws must be votes, as the theorem speaks of draws that are 0 or 1.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from math import ceil, log
 
 import numpy as np
 
-from models.certification.arrays import Floats
 from models.certification.bounds import BETS, LOG_KEEP, LOG_WEIGHTS, vote_lower
-from models.certification.tally import Tally
 
 # A label must have more than so much of the votes.
 HALF = 0.5
 
 
-def majority_pair(tallies: Sequence[Tally], alpha: float) -> tuple[Floats, Floats]:
-    """Return pA and pB of the leader of each tally, of all draws from the first on.
+def majority_pair(draws: int, votes: int, alpha: float) -> tuple[float, float]:
+    """Return pA and pB of the label with the most votes among all draws from the first on.
 
-    Where its lower bound is not above ½ nothing is claimed: 0 and 1.
+    If its lower bound is not above ½ nothing is claimed: 0 and 1.
 
     Args:
-        tallies: of votes.
+        draws: their number.
+        votes: those of that label.
         alpha: α'; all that is ever said is true with probability at least 1 − 2·α'.
     """
-    lower = np.array([vote_lower(tally.draws, int(tally.sums.max()), alpha) for tally in tallies])
-    claimed = lower > HALF
-    return np.where(claimed, lower, 0.0), np.where(claimed, 1 - lower, 1.0)
+    lower = vote_lower(draws, votes, alpha)
+    return (lower, 1 - lower) if lower > HALF else (0.0, 1.0)
 
 
 @lru_cache(2**16)

@@ -9,8 +9,8 @@ from functools import lru_cache
 import numpy as np
 
 from models.certification.division import LEAST_DRAWS, divide
-from models.certification.inquiry import best_size
 from models.certification.names import Scoring
+from models.certification.prospects import best_size
 from models.certification.question import Question
 from models.certification.tally import Tally
 from models.certification.terms import Terms

@@ -1,6 +1,7 @@
 """Rounding that never claims more than was proven: sizes and lower bounds down, upper bounds up."""
 
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,14 +15,16 @@ RELATIVE_SLACK = 1e-9
 ABSOLUTE_SLACK = 1e-12
 
 
+@lru_cache(2**14)
 def round_down(value: float, digits: int = DIGITS) -> float:
     """Round down to ``digits`` significant digits."""
-    return float(Context(prec=digits, rounding=ROUND_FLOOR).create_decimal(Decimal(value)))
+    return float(Context(prec=digits, rounding=ROUND_FLOOR).create_decimal_from_float(value))
 
 
+@lru_cache(2**14)
 def round_up(value: float, digits: int = DIGITS) -> float:
     """Round up to ``digits`` significant digits."""
-    return float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal(Decimal(value)))
+    return float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal_from_float(value))
 
 
 def reduce_size(size: ArrayLike, unit: float = 1.0) -> Floats:

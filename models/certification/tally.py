@@ -9,6 +9,7 @@ Draws are integer scores [rows, K], or for ``votes`` the labels alone, [rows]: t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -113,27 +114,24 @@ class Tally:
     def __add__(self, other: Self) -> Self:
         if self.denominator != other.denominator:
             raise ValueError("tallies of different scorings certify different labels")
-        return type(self)(
-            self.draws + other.draws,
-            self.sums + other.sums,
-            self.squares + other.squares,
-            self.denominator,
-        )
+        return self._with(self.draws + other.draws, other, np.add)
 
     def __sub__(self, other: Self) -> Self:
-        return type(self)(
-            self.draws - other.draws,
-            self.sums - other.sums,
-            self.squares - other.squares,
-            self.denominator,
-        )
+        return self._with(self.draws - other.draws, other, np.subtract)
+
+    def _with(self, draws: int, other: Self, both: np.ufunc) -> Self:
+        sums = both(self.sums, other.sums)
+        # The squares of votes are their sums.
+        votes = self.squares is self.sums and other.squares is other.sums
+        squares = sums if votes else both(self.squares, other.squares)
+        return type(self)(draws, sums, squares, self.denominator)
 
     def of_labels(self, labels: Sequence[int]) -> Self:
         """Return the tally of some labels alone."""
         chosen = list(labels)
         return type(self)(self.draws, self.sums[chosen], self.squares[chosen], self.denominator)
 
-    @property
+    @cached_property
     def leader(self) -> int:
         """The label with the largest sum; the lowest index among equals."""
         return int(self.sums.argmax())

@@ -1,7 +1,6 @@
 """From tallies to pA and pB: bounds on the scores of the label and of the largest of its rivals."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
@@ -11,12 +10,14 @@ from models.certification.bounds import (
     betting_upper,
     clopper_pearson_lower,
     clopper_pearson_upper,
+    fixed_lower,
     vote_lower,
     vote_upper,
 )
 from models.certification.division import Division
 from models.certification.majority import majority_pair
 from models.certification.names import Bound, Ground
+from models.certification.poll import Standing
 from models.certification.tally import Tally
 
 # The number of rivals whose upper bound is computed exactly; one larger bound covers the others.
@@ -33,25 +34,51 @@ def bound_pair(
 ) -> tuple[Floats, Floats]:
     """Return pA and pB for each tally of counted draws, by all bounds on the rivals.
 
-    In addition to :func:`certify` or :func:`majority_pair`, pB is at most the largest upper end of
-    the rivals' intervals as they would be shown at that look: over all draws, at their share of α
-    for each side. ``label`` is the pilot's; a majority is that of the label that leads all draws.
+    In addition to :func:`certify` or :func:`models.certification.majority.majority_pair`, pB is at
+    most the largest upper end of the rivals' intervals as they would be shown at that look: over
+    all draws, at their share of α for each side. ``label`` is the pilot's; a majority is that of
+    the label that leads all draws.
 
     Raises:
         ValueError: no α was reserved for ``ground``.
     """
     if not division.of(ground)[0]:
         raise ValueError(f"no α was reserved for a certificate by {ground!r}")
-    totals = [pilot + one for one in tallies]
-    each = division.scores / (2 * labels)
+    unit = pilot.denominator
+    if unit == 1:
+        standings = [Standing.of(pilot, counted, label) for counted in tallies]
+        pairs = [vote_pair(ground, standing, division, labels) for standing in standings]
+        lower, upper = np.array(pairs).T
+        return lower, upper
+    lower, upper = certify("betting", tallies, label, *division.of(ground))
+    totals = _stack([pilot + counted for counted in tallies])
+    shown = rivals_upper("betting", *totals, label, interval_alpha(division, labels), unit)
+    return lower, np.minimum(upper, shown)
+
+
+def vote_pair(
+    ground: Ground, standing: Standing, division: Division, labels: int
+) -> tuple[float, float]:
+    """Do what :func:`bound_pair` does for votes at one look; there must be α for ``ground``."""
+    draws, own, most, total, shown, first, second = standing
+    alpha, alpha_rival = division.of(ground)
     if ground == "majority":
-        lower, upper = majority_pair(totals, division.majority)
-        shown = [
-            vote_upper(one.draws, int(one.sums[one.rival(one.leader)]), each) for one in totals
-        ]
-        return lower, np.where(lower > 0, np.minimum(upper, shown), upper)
-    lower, upper = _certify_again(ground, tallies, label, *division.of(ground))
-    return lower, np.minimum(upper, _rivals_again(totals, label, each))
+        lower, upper = majority_pair(total, first, alpha)
+        if not lower:
+            return lower, upper
+        shown = second
+    else:
+        lower_of = vote_lower if ground == "betting" else fixed_lower
+        lower = lower_of(draws, own, alpha)
+        upper = 1 - lower
+        if alpha_rival:
+            upper = min(1 - lower_of(draws, draws - most, alpha_rival), upper)
+    return lower, min(upper, vote_upper(total, shown, interval_alpha(division, labels)))
+
+
+def interval_alpha(division: Division, labels: int) -> float:
+    """Return the chance that one end of one label's interval is wrong."""
+    return division.scores / (2 * labels)
 
 
 def certify(
@@ -154,41 +181,3 @@ def rivals_upper(
         cover = betting_upper(draws, rest, rest * denominator, alpha, denominator=denominator)
         upper = np.maximum(upper, cover)
     return upper
-
-
-def _certify_again(
-    bound: Bound, tallies: Sequence[Tally], label: int, alpha_label: float, alpha_rival: float
-) -> tuple[Floats, Floats]:
-    """Do what :func:`certify` does; votes with counts seen before are not computed again."""
-    if tallies[0].denominator != 1:
-        return certify(bound, tallies, label, alpha_label, alpha_rival)
-    pairs = []
-    for tally in tallies:
-        own, most = int(tally.sums[label]), int(tally.sums[tally.rival(label)])
-        pairs.append(_certify_votes(bound, tally.draws, own, most, alpha_label, alpha_rival))
-    lower, upper = np.array(pairs).T
-    return lower, upper
-
-
-@lru_cache(2**16)
-def _certify_votes(
-    bound: Bound, draws: int, own: int, most: int, alpha_label: float, alpha_rival: float
-) -> tuple[float, float]:
-    """Certify votes by their counts; pictures that agree share the work."""
-    if bound == "betting":
-        lower, upper = vote_lower(draws, own, alpha_label), 1.0
-        if alpha_rival:
-            upper = vote_upper(draws, most, alpha_rival)
-        return lower, min(upper, 1 - lower)
-    sums = np.array([[own, most]])
-    ends = certify_arrays(bound, np.array([draws]), sums, sums, 0, alpha_label, alpha_rival, 1)
-    return float(ends[0][0]), float(ends[1][0])
-
-
-def _rivals_again(tallies: Sequence[Tally], label: int, alpha: float) -> Floats:
-    """Do what :func:`rivals_upper` does by betting; votes seen before are not computed again."""
-    if tallies[0].denominator != 1:
-        return rivals_upper("betting", *_stack(tallies), label, alpha, tallies[0].denominator)
-    return np.array(
-        [vote_upper(tally.draws, int(tally.sums[tally.rival(label)]), alpha) for tally in tallies]
-    )

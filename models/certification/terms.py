@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from models.certification.arrays import Floats
-from models.certification.certificates import DEFAULT, DEFAULTS, PAPER, attacked, shifts
+from models.certification.certificates import DEFAULT, DEFAULTS, PAPER, attacked, shift, shifts
 from models.certification.names import MECHANISM_NORMS, NORMS, Certificate, Mechanism, Norm
 from models.certification.norms import convert, required
 from models.certification.rounding import reduce_size, round_down
@@ -86,7 +86,8 @@ class Terms:
             norm: of the sizes; the model's own by default.
             paper: by the paper's condition instead of the tight certificates.
         """
-        mu = self._shifts(lower, upper, paper)
+        names = self._certificates(paper)
+        mu = {one: shifts(name, lower, upper, self.tau) for one, name in names.items()}
         found = [
             convert(
                 self._size(delta, mu[delta.target]), delta.source, norm or self.norm, self.values
@@ -145,13 +146,11 @@ class Terms:
             high = np.minimum(high, above * (1 + END_SLACK))
         return low, high
 
-    def _shifts(self, lower: ArrayLike, upper: ArrayLike, paper: bool) -> dict[Norm, Floats]:
-        """How far g may move in noise scales, by the norm in which its moves are bounded."""
+    def _certificates(self, paper: bool) -> dict[Norm, Certificate]:
+        """The certificates, by the norm in which g's moves are bounded."""
         if paper:
-            names = {MECHANISM_NORMS[self.mechanism]: PAPER[self.mechanism]}
-        else:
-            names = {delta.target: DEFAULTS[self.mechanism][delta.target] for delta in self.deltas}
-        return {norm: shifts(name, lower, upper, self.tau) for norm, name in names.items()}
+            return {MECHANISM_NORMS[self.mechanism]: PAPER[self.mechanism]}
+        return {delta.target: DEFAULTS[self.mechanism][delta.target] for delta in self.deltas}
 
     def _size(self, delta: Delta, mu: Floats) -> Floats:
         return np.asarray(np.maximum((self.scale * mu - delta.rho) / delta.value, 0.0))
@@ -161,17 +160,21 @@ class Terms:
 
 
 @lru_cache(2**14)
-def _shifts_of(terms: Terms, lower: float, upper: float, paper: bool) -> dict[Norm, Floats]:
-    return terms._shifts(lower, upper, paper)
+def _sizes_of(terms: Terms, lower: float, upper: float, paper: bool) -> list[tuple[Delta, float]]:
+    """Return the size by each bound on g's moves, in its own norm."""
+    names = terms._certificates(paper)
+    mu = {norm: shift(name, lower, upper, terms.tau) for norm, name in names.items()}
+    return [
+        (delta, max((terms.scale * mu[delta.target] - delta.rho) / delta.value, 0.0))
+        for delta in terms.deltas
+        if delta.target in mu
+    ]
 
 
 @lru_cache(2**14)
 def _size_of(terms: Terms, lower: float, upper: float, norm: Norm) -> float:
-    mu = _shifts_of(terms, lower, upper, False)
-    return max(
-        float(convert(terms._size(delta, mu[delta.target]), delta.source, norm, terms.values))
-        for delta in terms.deltas
-    )
+    found = _sizes_of(terms, lower, upper, False)
+    return max(float(convert(size, delta.source, norm, terms.values)) for delta, size in found)
 
 
 @lru_cache(2**14)
@@ -179,14 +182,10 @@ def _answered(
     terms: Terms, lower: float, upper: float, norm: Norm, paper: bool
 ) -> tuple[float, Certificate]:
     """Return the largest size of all bounds on g's moves, rounded down, and its certificate."""
-    mu = _shifts_of(terms, lower, upper, paper)
     best, method = 0.0, DEFAULT[terms.mechanism]
-    for delta in terms.deltas:
-        if delta.target not in mu:
-            continue
-        unit = terms.scale / delta.value
-        size = reduce_size(terms._size(delta, mu[delta.target]), unit)
-        stated = round_down(float(convert(size, delta.source, norm, terms.values)))
+    for delta, size in _sizes_of(terms, lower, upper, paper):
+        reduced = reduce_size(size, terms.scale / delta.value)
+        stated = round_down(float(convert(reduced, delta.source, norm, terms.values)))
         if stated > best:
             best, method = stated, DEFAULTS[terms.mechanism][delta.target]
     return best, method

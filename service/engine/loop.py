@@ -190,13 +190,13 @@ class Loop:
             client = self._clients[ticket.id]
             started = now if ticket.started is None else ticket.started
             if ticket.inquiry.look > len(client.looks):
-                client.looks.append((ticket.inquiry.total.draws, now - started))
+                client.looks.append((ticket.inquiry.draws, now - started))
             if ticket.done:
                 del self._clients[ticket.id]
             elif not client.progress:
                 continue
             if not ticket.inquiry.look:
-                outgoing.append(messages.Late(id=ticket.id, draws=ticket.inquiry.total.draws))
+                outgoing.append(messages.Late(id=ticket.id, draws=ticket.inquiry.draws))
                 continue
             answer = _word(ticket, client, now)
             if client.progress and ticket.inquiry.stopped != "deadline":

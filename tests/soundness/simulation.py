@@ -140,7 +140,9 @@ class Procedure:
 
     def majority(self, draws: int, sums: Integers, alpha: float) -> tuple[Floats, Floats]:
         """The pA and pB of the leaders of all draws."""
-        return majority_pair([Tally(draws, one, one, 1) for one in sums], alpha)
+        pairs = [majority_pair(draws, int(one.max()), alpha) for one in sums]
+        lower, upper = np.array(pairs).T
+        return lower, upper
 
     def looks_once(self, count: int, schedule: tuple[int, ...]) -> bool:
         """Whether the bound at a fixed n is applied at this look."""
@@ -467,7 +469,9 @@ class EveryLook(Procedure):
 
     def majority(self, draws: int, sums: Integers, alpha: float) -> tuple[Floats, Floats]:
         """The pA and pB of the leaders of all draws."""
-        return majority_pair([Tally(draws, one, one, 1) for one in sums], alpha)
+        pairs = [majority_pair(draws, int(one.max()), alpha) for one in sums]
+        lower, upper = np.array(pairs).T
+        return lower, upper
 
     def looks_once(self, count: int, schedule: tuple[int, ...]) -> bool:
         return True

@@ -12,20 +12,16 @@ from hypothesis import strategies as st
 from models.certification.bounds import bounds
 from models.certification.certificates import size
 from models.certification.division import divide, looks, stands_alone
-from models.certification.inquiry import (
-    FIRST_WANTED,
-    Inquiry,
-    best_size,
-    enough_votes,
-    project,
-)
+from models.certification.inquiry import FIRST_WANTED, Inquiry
 from models.certification.names import Scoring
+from models.certification.prospects import best_size, enough_votes, project
 from models.certification.question import Question
 from models.certification.reach import reachable_size
 from models.certification.rounding import reduce_size, round_down
-from models.certification.tally import DENOMINATORS, Tally, draw_scores
+from models.certification.tally import DENOMINATORS, NO_VOTE, Tally, draw_scores
 from models.certification.tally_bounds import certify
-from models.certification.terms import Terms
+from models.certification.terms import Delta, Terms
+from tests.models.certification.plain import Plain
 
 TERMS = Terms("gaussian", 0.5, 1.0, "l2", 784)
 SIZE = Question(0.99, 1000, None, "l2")
@@ -118,6 +114,33 @@ def test_however_the_draws_are_cut_the_outcome_is_the_same(
     assert whole.total.draws <= question.max_draws
 
 
+ALL_TERMS = [
+    TERMS,
+    Terms("laplace", 0.5, 1.0, "l1", 784, tau=1e-6, further=(Delta("l2", "l2", 1.3, 1e-4),)),
+    Terms("gaussian", 0.25, 1.0, "l2", 3072, tau=1e-4, rho=1e-3),
+]
+
+
+@pytest.mark.parametrize("scoring", ["votes", "softmax"])
+@given(question=questions, seed=st.integers(0, 2**32 - 1), terms=st.sampled_from(ALL_TERMS))
+def test_nothing_that_saves_work_changes_an_answer(
+    scoring: Scoring, question: Question, seed: int, terms: Terms
+) -> None:
+    """Bit for bit: counts, what they rule out, and what is remembered of other pictures."""
+    draws = random_draws(seed, scoring, question.max_draws)
+    if scoring == "votes" and seed % 3 == 0:
+        draws[:: 2 + seed % 50] = 0  # no vote
+    plain, quick = Plain(question, terms, scoring, draws), inquire(question, draws, scoring, terms)
+    best = quick.findings
+    assert best is not None
+    assert (quick.stopped, quick.label, quick.look) == (plain.stopped, plain.label, plain.look)
+    assert quick.total.sums.tolist() == plain.total.sums.tolist()
+    assert quick.total.squares.tolist() == plain.total.squares.tolist()
+    found = best.ground, best.counted.draws, best.label, *best.bounds
+    assert found == plain.best[1:]
+    assert quick.size == best.size == plain.size(quick.draws)
+
+
 @pytest.mark.parametrize("seed", [217, 1206])
 def test_a_pass_that_ends_within_the_pilot_plays_no_part(seed: int) -> None:
     """With a small target, a majority may be possible before the pilot's block ends.
@@ -201,6 +224,16 @@ def test_draws_can_be_given_look_by_look(question: Question, seed: int, more: in
         at += used
     assert at == inquiry.total.draws
     assert state(inquiry) == state(inquire(question, draws))
+
+
+@given(question=questions, seed=st.integers(0, 2**32 - 1))
+def test_votes_may_come_as_labels(question: Question, seed: int) -> None:
+    scores = random_draws(seed, "votes", question.max_draws)
+    scores[::7] = 0
+    labels = np.where(scores.any(axis=1), scores.argmax(axis=1), NO_VOTE).astype(np.int16)
+    by_label = Inquiry(question, TERMS, scores.shape[1], "votes")
+    assert by_label.add(labels) == by_label.draws
+    assert state(by_label) == state(inquire(question, scores))
 
 
 def test_the_pilot_counts_as_draws_but_never_in_the_certificate() -> None:

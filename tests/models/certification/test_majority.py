@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from models.certification.bounds import betting_lower
 from models.certification.majority import further_votes, majority_pair
-from models.certification.tally import Tally
 
 END = 240
 
@@ -178,17 +177,8 @@ def test_the_predicted_further_votes_are_the_fewest(
 
 
 def test_the_pair_of_a_majority() -> None:
-    tallies = [
-        Tally(n, np.array(sums), np.array(sums), 1)
-        for n, sums in (
-            (30, [0, 30, 0]),
-            (30, [16, 14, 0]),
-            (30, [0, 0, 0]),
-        )
-    ]
-    lower, upper = majority_pair(tallies, 1e-3)
-    assert lower[0] == betting_lower(30, 30, 30, 1e-3) > 0.5
-    assert upper[0] == 1 - lower[0]
+    lower, upper = majority_pair(30, 30, 1e-3)
+    assert lower == betting_lower(30, 30, 30, 1e-3) > 0.5
+    assert upper == 1 - lower
     # Nothing is claimed unless the lower bound exceeds a half.
-    assert (lower[1:] == 0).all()
-    assert (upper[1:] == 1).all()
+    assert majority_pair(30, 16, 1e-3) == majority_pair(30, 0, 1e-3) == (0, 1)
