@@ -6,8 +6,6 @@ picture meets the same h in all its draws; a predictor never changes its h.
 
 from collections.abc import Sequence
 
-import torch
-
 from models.bundle import MANIFEST, BundleError
 from models.device import Device, open_device
 from models.execution import Calibration, Execution, Format, Provider, ProviderError, obstacle, ways
@@ -211,7 +209,9 @@ def _find_knee(predictor: Predictor, typical: float) -> float:
             found[size] = typical if size == TYPICAL_PASS else predictor.measure(SECONDS_A_TRIAL)
         except ProviderError:
             continue
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             break
     enough = KNEE * max(found.values())
     predictor.pass_size = next(size for size, speed in found.items() if speed >= enough)

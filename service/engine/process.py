@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Mapping
 from typing import Self
 
 from service.engine.output import Output
@@ -23,11 +24,18 @@ class Process:
         self._process, self._output = process, output
 
     @classmethod
-    async def start(cls, name: str, connection: socket.socket, status: SharedStatus) -> Self:
+    async def start(
+        cls,
+        name: str,
+        connection: socket.socket,
+        status: SharedStatus,
+        additional: Mapping[str, str],
+    ) -> Self:
         """Start a worker.
 
         Args:
             name: its name.
+            additional: environment variables in addition to the usual ones.
             connection: its end of the socket pair.
             status: where it shows what it is doing.
 
@@ -44,7 +52,7 @@ class Process:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=end,
                     stderr=end,
-                    env=environment(),
+                    env={**environment(), **additional},
                 )
         except BaseException:
             output.abandon()

@@ -28,7 +28,7 @@ from service.engine.probe import probe
 from service.engine.process import Process
 from service.engine.status import SharedStatus
 from service.engine.watchdog import Watchdog
-from service.system import background
+from service.system import background, devices
 
 log = structlog.get_logger(__name__)
 
@@ -204,26 +204,27 @@ class Supervisor:
             OSError: it cannot be started.
             _StartAgainError: it is sound, but chose another provider or number format.
         """
+        device, additional = devices.own(self.worker.device)
         with contextlib.closing(SharedStatus.create()) as status:
             ours, theirs = socket.socketpair()
             try:
                 with theirs:
-                    process = await Process.start(self.worker.name, theirs, status)
+                    process = await Process.start(self.worker.name, theirs, status, additional)
             except BaseException:
                 ours.close()
                 raise
             # Whatever happens, the process is ended, and nothing of it is left open.
             async with process:
-                closed = await self._listen(ours, status, process)
+                closed = await self._listen(ours, status, process, device)
                 # If it has closed its end by itself, its exit status is of interest.
                 code = await process.end(LAST_SECONDS if closed else 0.0)
         self._reason = self._reason or explain_exit(code, process.last_line)
         return code
 
     async def _listen(
-        self, connection: socket.socket, status: SharedStatus, process: Process
+        self, connection: socket.socket, status: SharedStatus, process: Process, device: str
     ) -> bool:
-        """Listen to a worker; return whether it has closed its end by itself."""
+        """Listen to a worker on ``device``; return whether it has closed its end by itself."""
         try:
             reader, writer = await asyncio.open_connection(sock=connection)
         except BaseException:
@@ -234,7 +235,7 @@ class Supervisor:
         try:
             self._models = self._catalogue.held
             described = [self._agreement.describe(one, self.worker) for one in self._models]
-            self.worker.send(messages.Load(models=described, device=self.worker.device))
+            self.worker.send(messages.Load(models=described, device=device))
             decoder = messages.Decoder()
             while data := await reader.read(_CHUNK):
                 if self._told:

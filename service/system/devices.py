@@ -19,7 +19,25 @@ def is_device(name: str) -> bool:
 
 def automatic() -> list[str]:
     """Return the default device of each worker: each GPU, or else each processor."""
-    return [f"cuda:{i}" for i in range(_gpus())] or ["cpu"] * processors()
+    return [f"cuda:{i}" for i in range(len(_gpus()))] or ["cpu"] * processors()
+
+
+def own(name: str) -> tuple[str, dict[str, str]]:
+    """Return how a worker's process calls its device, and the environment in which it starts.
+
+    A process that uses a GPU sees only that one. So it cannot take memory of another, a part of a
+    GPU (MIG), of which CUDA shows a process only the first, is one like any other, and which GPU
+    a number means does not depend on what CUDA counts in the process. The entry is that of the
+    service's own ``CUDA_VISIBLE_DEVICES``, or else the number, in the order that
+    ``CUDA_DEVICE_ORDER`` has in both processes. A GPU that is not there keeps its name, and the
+    worker says so.
+    """
+    if name == "cpu":
+        return name, {}
+    number, entries = int(name.partition(":")[2] or 0), _gpus()
+    if number >= len(entries):
+        return name, {}
+    return "cuda:0", {"CUDA_VISIBLE_DEVICES": entries[number]}
 
 
 def processors() -> int:
@@ -32,13 +50,13 @@ def processors() -> int:
     return max(1, min(count, int(_quota(CGROUPS, Path("/proc/self/cgroup")) or count)))
 
 
-def _gpus() -> int:
-    """Count the NVIDIA GPUs that this process may use, with the installed PyTorch."""
+def _gpus() -> list[str]:
+    """Name the NVIDIA GPUs that this process may use with the installed PyTorch, as CUDA does."""
     present = _present(DEVICES)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not present or not built_for_cuda():
-        return 0
-    return present if visible is None else _named(visible, present)
+        return []
+    return [str(i) for i in range(present)] if visible is None else _named(visible, present)
 
 
 def _present(devices: Path) -> int:
@@ -48,19 +66,19 @@ def _present(devices: Path) -> int:
     return len(numbered) or int((devices / "dxg").exists())
 
 
-def _named(visible: str, present: int) -> int:
-    """Count the GPUs that CUDA uses from ``CUDA_VISIBLE_DEVICES``: up to the first unknown one.
+def _named(visible: str, present: int) -> list[str]:
+    """Return the GPUs that CUDA uses from ``CUDA_VISIBLE_DEVICES``: up to the first unknown one.
 
     The variable may be meant for another machine, or say in any way that there is none.
     """
-    count = 0
+    names: list[str] = []
     for part in visible.split(","):
         name = part.strip()
         known = name.isdecimal() and int(name) < present
-        if not (known or name.startswith(("GPU-", "MIG-"))):
+        if not (known or name.startswith(("GPU-", "MIG-"))) or name in names:
             break
-        count += 1
-    return count
+        names.append(name)
+    return names
 
 
 def built_for_cuda() -> bool:

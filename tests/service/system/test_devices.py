@@ -117,3 +117,40 @@ def test_gpus_that_can_be_used(
 ) -> None:
     """As CUDA reads the variable: up to the first device that it does not know, without torch."""
     assert machine(files, cuda, visible) == wanted
+
+
+MIG = "MIG-6c1d4b8f-9a1a-5c1e-8a54-1f2a6a0f0c11,MIG-0e7b2a3c-5d1f-5a77-9c0e-3b2f7a1d4e22"
+
+
+@pytest.mark.parametrize(
+    ("files", "visible", "name", "wanted"),
+    [
+        (TWO, None, "cuda:0", "0"),
+        (TWO, None, "cuda:1", "1"),
+        (TWO, None, "cuda", "0"),
+        (TWO, "1", "cuda:0", "1"),
+        (TWO, "1,0", "cuda:1", "0"),
+        (TWO, MIG, "cuda:1", MIG.split(",")[1]),
+        (TWO, "0,-1,1", "cuda:0", "0"),
+        (TWO, "0,0", "cuda:0", "0"),
+    ],
+)
+def test_a_worker_sees_only_its_own_gpu(
+    machine: Callable[..., list[str]], files: str, visible: str | None, name: str, wanted: str
+) -> None:
+    machine(files, CUDA, visible)
+    assert devices.own(name) == ("cuda:0", {"CUDA_VISIBLE_DEVICES": wanted})
+
+
+@pytest.mark.parametrize(
+    ("visible", "name"), [("0,-1,1", "cuda:1"), (None, "cuda:2"), ("", "cuda:0"), (None, "cpu")]
+)
+def test_a_device_without_an_entry_keeps_its_name(
+    machine: Callable[..., list[str]], visible: str | None, name: str
+) -> None:
+    machine(TWO, CUDA, visible)
+    assert devices.own(name) == (name, {})
+
+
+def test_every_part_of_a_gpu_has_a_worker(machine: Callable[..., list[str]]) -> None:
+    assert machine("nvidia0 nvidiactl", CUDA, MIG) == ["cuda:0", "cuda:1"]

@@ -1,0 +1,31 @@
+"""The process of a worker, as it is started."""
+
+import asyncio
+import contextlib
+import socket
+import time
+from pathlib import Path
+
+from service.engine.process import Process
+from service.engine.status import SharedStatus
+
+
+async def environment_of_a_worker(additional: dict[str, str]) -> dict[str, str]:
+    with contextlib.closing(SharedStatus.create()) as status:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            async with await Process.start("worker0", theirs, status, additional) as process:
+                file = Path(f"/proc/{process._process.pid}/environ")
+                end = time.monotonic() + 60
+                # Until the program is started, the file is that of this process.
+                while b"PYTHONPATH" not in (content := file.read_bytes()):
+                    assert time.monotonic() < end
+                    await asyncio.sleep(0.01)
+    pairs = (entry.partition("=") for entry in content.decode().split("\0") if entry)
+    return {name: value for name, _, value in pairs}
+
+
+def test_a_worker_is_started_with_what_its_device_needs() -> None:
+    found = asyncio.run(environment_of_a_worker({"CUDA_VISIBLE_DEVICES": "MIG-7"}))
+    assert found["CUDA_VISIBLE_DEVICES"] == "MIG-7"
+    assert "PATH" in found
