@@ -10,17 +10,21 @@ from service.engine.process import Process
 from service.engine.status import SharedStatus
 
 
+def started(process: int) -> bytes:
+    """The environment of a program; until it is started, the file is that of this process."""
+    file, end = Path(f"/proc/{process}/environ"), time.monotonic() + 60
+    while b"PYTHONPATH" not in (content := file.read_bytes()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return content
+
+
 async def environment_of_a_worker(additional: dict[str, str]) -> dict[str, str]:
     with contextlib.closing(SharedStatus.create()) as status:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             async with await Process.start("worker0", theirs, status, additional) as process:
-                file = Path(f"/proc/{process._process.pid}/environ")
-                end = time.monotonic() + 60
-                # Until the program is started, the file is that of this process.
-                while b"PYTHONPATH" not in (content := file.read_bytes()):
-                    assert time.monotonic() < end
-                    await asyncio.sleep(0.01)
+                content = await asyncio.to_thread(started, process._process.pid)
     pairs = (entry.partition("=") for entry in content.decode().split("\0") if entry)
     return {name: value for name, _, value in pairs}
 
