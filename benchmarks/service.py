@@ -240,22 +240,30 @@ class Service:
         """Say how the service runs its model."""
         return "; ".join(
             f"{way['workers']} x {way['provider']} {way['precision']}, "
-            f"passes of {way['pass_size']}, "
+            f"passes of {' and '.join(map(str, _sizes(way)))}, "
             f"{'compiled' if way['compiled'] else 'eager'}"
             for way in self.ways()
         )
 
 
+def _sizes(way: dict[str, Any]) -> list[int]:
+    """Return the sizes of a model's passes, the smaller one first."""
+    return [way[name] for name in ("small_pass", "pass_size") if way.get(name)]
+
+
 @contextmanager
 def serving(
-    bundle: Path, *options: str, seconds: float = START_SECONDS
+    bundle: Path,
+    *options: str,
+    seconds: float = START_SECONDS,
+    python: Path = Path(sys.executable),
 ) -> Iterator[tuple[int, int]]:
     """Run the service with its defaults; yield its port and the process id of its front.
 
     Its self-check is off: its draws are in no answer, but draws are counted here.
     """
     port = free_port()
-    command = [sys.executable, "-P", "-m", "service.cli.main", "serve", str(bundle)]
+    command = [str(python), "-P", "-m", "service.cli.main", "serve", str(bundle)]
     command += ["--port", str(port)]
     ready = f"http://127.0.0.1:{port}/health/ready"
     with running([*command, *options], ready, seconds, PIXELDP_CHECK_SECONDS="0") as process:

@@ -5,10 +5,22 @@ picture meets the same h in all its draws; a predictor never changes its h.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
+from math import ceil
+from operator import itemgetter
 
 from models.bundle import MANIFEST, BundleError
 from models.device import Device, open_device
-from models.execution import Calibration, Execution, Format, Provider, ProviderError, obstacle, ways
+from models.execution import (
+    Calibration,
+    Execution,
+    Format,
+    Provider,
+    ProviderError,
+    SmallPass,
+    obstacle,
+    ways,
+)
 from models.loaded import LoadedModel
 from models.memory import is_out_of_memory
 from models.predictor import Predictor
@@ -26,6 +38,15 @@ SECONDS_A_TRIAL = 0.06
 # A format that is this many times slower in the smallest pass is not tried in a larger one: on
 # processors without bfloat16 this would take most of the start.
 FAR_BEHIND = 4.0
+# Small passes, for few pictures in flight. Another provider converts the network for each size, so
+# only the first is tried.
+SMALL_SIZES = (32, 48, 64)
+# What they are chosen for: the draws of pictures at a target of half the noise scale. At confidence
+# 0.999, 28 draws suffice if all agree.
+TYPICAL_DRAWS = (28, 28, 28, 28, 46, 136)
+SECONDS_A_SMALL_TRIAL = 0.03
+# Small passes must answer such pictures in less than this share of the time.
+SMALL_PAYS = 0.8
 # A network must be this many times faster than uncompiled PyTorch to be run compiled, or by another
 # provider.
 WORTHWHILE = 1.05
@@ -78,6 +99,55 @@ def calibrate(
     if (predictor, predictor.pass_size) != fastest:
         speed = predictor.measure(SECONDS_A_TRIAL)
     return predictor, _calibration(predictor, speed)
+
+
+def find_small(predictor: Predictor) -> SmallPass | None:
+    """Find smaller passes for when few pictures are in flight; return None if they do not pay.
+
+    They are those in which one picture after another is answered soonest. Large passes are measured
+    again, as all are beside what the worker does meanwhile.
+    """
+    sizes = [size for size in SMALL_SIZES if 2 * size <= predictor.pass_size]
+    if predictor.provider != "pytorch":
+        sizes = sizes[:1]
+    tried: list[tuple[float, SmallPass]] = []
+    for size in sizes:
+        with suppress(ProviderError):
+            small = gauge_small(predictor.resized(size))
+            tried.append((_typical_seconds(size, small.draws_per_second), small))
+    if not tried:
+        return None
+    large = gauge_small(predictor)
+    enough = SMALL_PAYS * _typical_seconds(large.pass_size, large.draws_per_second)
+    for seconds, small in sorted(tried, key=itemgetter(0)):
+        if seconds <= enough:
+            with suppress(RowsError, ProviderError):
+                predictor.resized(small.pass_size).try_rows()
+                return small
+    return None
+
+
+def _typical_seconds(pass_size: int, draws_per_second: float) -> float:
+    """Return how long typical pictures take, one after another."""
+    passes = sum(ceil(draws / pass_size) for draws in TYPICAL_DRAWS)
+    return passes * pass_size / draws_per_second
+
+
+def make_small(predictor: Predictor, pass_size: int) -> SmallPass:
+    """Try and measure smaller passes that others of the kind have chosen.
+
+    Raises:
+        RowsError: in them h is not a function of one row.
+        ProviderError: its provider cannot run them.
+    """
+    smaller = predictor.resized(pass_size)
+    smaller.try_rows()
+    return gauge_small(smaller)
+
+
+def gauge_small(predictor: Predictor) -> SmallPass:
+    """Measure a model in small passes, as it runs."""
+    return SmallPass(predictor.pass_size, round(predictor.measure(SECONDS_A_SMALL_TRIAL), 1))
 
 
 def _as_told(

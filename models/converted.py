@@ -1,4 +1,4 @@
-"""h run by OpenVINO on CPUs: converted from PyTorch, in passes of one size.
+"""h run by OpenVINO on CPUs: converted from PyTorch, for each size of passes.
 
 It is another h than PyTorch's, in the stated number format and no other: by default OpenVINO uses
 bfloat16 if the processor has it. Nothing of it is stored on disk.
@@ -10,6 +10,7 @@ refused.
 """
 
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,8 @@ from models.quantised import Ranges
 # below a hundredth of this, and a lower number format far above it), in int8 by root mean square as
 # a share of their standard deviation (the shipped models have 0.02).
 TOLERANCE = {"float32": 1e-3, "int8": 0.1}
+# A model has passes of at most two sizes, and each is converted and kept.
+SIZES = 2
 
 
 def _openvino() -> Any:
@@ -49,22 +52,22 @@ class Converted:
 
     def __init__(self, network: nn.Module, threads: int = 1, ranges: Ranges | None = None) -> None:
         self._network, self._threads, self._ranges = network, threads, ranges
-        self._rows = 0
-        self._request: Any = None
-        # OpenVINO may share the memory of its source.
-        self._graph: Any = None
+        # By rows, the one used last at the end; each with its source, whose memory OpenVINO may
+        # share. A pass may be made in one thread while another converts.
+        self._built: dict[int, tuple[Any, torch.fx.GraphModule]] = {}
+        self._lock = threading.Lock()
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """Return the logits of ``pictures`` [rows, …], float32, as a new tensor.
 
-        The first pass of a new size converts the network again.
+        A pass of another size than the last two sizes converts the network again.
 
         Raises:
             ProviderError: it cannot be converted.
         """
-        self.prepare(tuple(pictures.shape))
+        request = self._request(tuple(pictures.shape))
         given = pictures.to(torch.float32).contiguous().numpy()
-        (logits,) = self._request.infer([given], share_inputs=True, share_outputs=True).values()
+        (logits,) = request.infer([given], share_inputs=True, share_outputs=True).values()
         return torch.from_numpy(np.array(logits))
 
     def prepare(self, shape: tuple[int, ...]) -> None:
@@ -73,16 +76,28 @@ class Converted:
         Raises:
             ProviderError: it cannot be converted.
         """
-        if shape[0] == self._rows:
-            return
-        self._rows, self._request = 0, None
+        self._request(shape)
+
+    def _request(self, shape: tuple[int, ...]) -> Any:
+        with self._lock:
+            built = self._built.pop(shape[0], None)
+            if built:
+                self._built[shape[0]] = built
+                return built[0]
+        built = self._build(shape)
+        with self._lock:
+            self._built[shape[0]] = built
+            while len(self._built) > SIZES:
+                del self._built[next(iter(self._built))]
+        return built[0]
+
+    def _build(self, shape: tuple[int, ...]) -> tuple[Any, torch.fx.GraphModule]:
         with _refusing():
-            self._graph = _record(self._network, shape)
-            model = _convert(self._graph, shape)
+            graph = _record(self._network, shape)
+            model = _convert(graph, shape)
             if self._ranges is not None:
                 quantised.quantise(model, self._ranges)
-            self._request = _compile(model, self._threads)
-        self._rows = shape[0]
+            return _compile(model, self._threads), graph
 
 
 def ranges_of(network: nn.Module, passes: Iterable[Tensor]) -> Ranges:

@@ -1,7 +1,7 @@
 """How h may be run. The certificate holds for any function h, in any number format."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Literal, get_args
 
@@ -101,10 +101,24 @@ def parse_execution(text: str, pass_size: int | None = None) -> Execution:
 
 
 @dataclass(frozen=True)
+class SmallPass:
+    """The passes of a model for pictures that come while few are in flight.
+
+    Attributes:
+        pass_size: slots of a pass.
+        draws_per_second: fewer than in large passes.
+    """
+
+    pass_size: int
+    draws_per_second: float
+
+
+@dataclass(frozen=True)
 class Calibration:
     """How a model is run: the number format of h, slots of a pass, and draws per second.
 
-    ``compiled`` says whether h runs compiled, and ``provider`` what runs it.
+    ``compiled`` says whether h runs compiled, and ``provider`` what runs it. With ``small`` the
+    model has smaller passes beside these, run in the same way: another h.
     """
 
     precision: Format
@@ -112,11 +126,25 @@ class Calibration:
     draws_per_second: float
     compiled: bool = False
     provider: Provider = "pytorch"
+    small: SmallPass | None = None
 
     @property
     def execution(self) -> Execution:
-        """The h that it is of."""
+        """The h of its large passes, or of all."""
         return Execution(self.provider, self.precision, self.pass_size, self.compiled)
+
+    @property
+    def executions(self) -> list[Execution]:
+        """Each h that it is of."""
+        if self.small is None:
+            return [self.execution]
+        return [self.execution, replace(self.execution, pass_size=self.small.pass_size)]
+
+    @property
+    def least_speed(self) -> float:
+        """The draws per second of the slower passes."""
+        small = self.small.draws_per_second if self.small else self.draws_per_second
+        return min(self.draws_per_second, small)
 
 
 class ProviderError(RuntimeError):

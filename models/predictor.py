@@ -161,6 +161,15 @@ class Predictor:
         """Begin an inquiry into a picture that was encoded here."""
         return Inquiry(question, encoded.terms, len(self.manifest.labels), self.manifest.scoring)
 
+    def resized(self, pass_size: int) -> Self:
+        """Return the same model in passes of another size, with the same weights.
+
+        It is another h, so it must be tried (:meth:`try_rows`).
+        """
+        other = copy.copy(self)
+        other.pass_size = pass_size
+        return other
+
     def submit(self, pictures: Sequence[Features], rows: NDArray[np.intp]) -> Submitted:
         """Submit a pass to the device, and return without waiting for it.
 

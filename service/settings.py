@@ -76,7 +76,9 @@ class Settings(BaseSettings):
         "model without one is not served. By default every way may serve.",
     )
     pass_size: Annotated[int, Field(ge=8, le=16_384)] | None = Field(
-        None, description="The number of slots in a pass; by default measured at start."
+        None,
+        description="The number of slots in every pass. By default one number or two are measured "
+        "at start: the smaller is for pictures that come while few are in flight.",
     )
     compile: bool = Field(
         True,

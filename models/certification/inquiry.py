@@ -164,6 +164,14 @@ class Inquiry:
         return min(nearest, budget - total)
 
     @property
+    def least(self) -> int:
+        """The fewest draws that answer the question, as far as that is known; at most the budget.
+
+        With a target, those that a majority needs if they all agree.
+        """
+        return min(self._certain, self.question.max_draws)
+
+    @property
     def _pilot_block(self) -> int:
         """The number of draws to the end of the pilot's block."""
         block = self.question.steps.pilot

@@ -32,7 +32,8 @@ class Agreement:
         precision: the number format of h; None to measure which is fastest.
         provider: what runs h; None to measure which is fastest.
         int8: whether int8 may be chosen.
-        pass_size: slots of every pass; None to measure how many are enough.
+        pass_size: slots of every pass; None to measure how many are enough, and how many for few
+            pictures.
         compilable: the models that workers may compile, and use so where that is faster. None that
             is loaded later: nothing can be traced beside a compiled network that runs.
         pins: by the digest of a model the only way in which it may be served; empty for any. If
@@ -58,6 +59,12 @@ class Agreement:
         # has found is binding for the others, and for all restarts.
         self._ways: dict[tuple[str, int], Execution] = {}
         self._compiled: dict[tuple[str, int], bool] = {}
+        # The size of a kind's small passes of a model, if they pay; who looks for them; who is at
+        # making them; and of which models a worker has them or need not.
+        self._small: dict[tuple[str, int], int | None] = {}
+        self._seeking: set[WorkerHandle] = set()
+        self._shortening: set[WorkerHandle] = set()
+        self._shortened: dict[WorkerHandle, set[int]] = {}
         # Who measures and who compiles to compare, by kind; and who waits to be told, with what.
         self._measuring: dict[str, WorkerHandle] = {}
         self._comparing: dict[str, WorkerHandle] = {}
@@ -151,7 +158,53 @@ class Agreement:
             del self._waiting[worker]
             worker.send(messages.Run(models=[self.describe(one, worker) for one in models]))
 
-    # Who compiles.
+    # Who looks for small passes, and who compiles.
+
+    def improve(self, worker: WorkerHandle) -> None:
+        """Have a worker that is ready make small passes as its kind does, and then compile.
+
+        Where it is not known yet whether small passes pay, and no other is at it, the worker tries.
+        """
+        kind = worker.kind
+        if worker in self._shortening:
+            return
+        if not self._pins and self._pass_size is None:
+            new = worker.calibrations.keys() - self._shortened.get(worker, set())
+            asked = {model: self._small.get((kind, model)) for model in sorted(new)}
+            if any((kind, model) not in self._small for model in asked):
+                if any(other.kind == kind for other in self._seeking):
+                    return
+                asked = {model: None for model in asked if (kind, model) not in self._small}
+                self._seeking.add(worker)
+            else:
+                fits = worker.calibrations
+                asked = {
+                    model: size
+                    for model, size in asked.items()
+                    if size is not None and size < fits[model].pass_size
+                }
+            if asked:
+                self._shortening.add(worker)
+                worker.send(messages.Shorten(models=asked))
+                return
+        self.compile(worker)
+
+    def shortened(self, worker: WorkerHandle, message: messages.Shortened) -> None:
+        """Note which small passes a worker has; the others of its kind follow."""
+        self._shortening.discard(worker)
+        self._shortened.setdefault(worker, set()).update(message.calibrations)
+        if worker in self._seeking:
+            self._seeking.discard(worker)
+            for model, found in message.calibrations.items():
+                small = found.small.pass_size if found.small else None
+                self._small[worker.kind, model] = small
+        self.improve(worker)
+        self._improve_others(worker)
+
+    def _improve_others(self, worker: WorkerHandle) -> None:
+        for other in self._workers:
+            if other.kind == worker.kind and other is not worker and other.ready:
+                self.improve(other)
 
     def compile(self, worker: WorkerHandle) -> None:
         """Have a worker that is ready compile what it is to run so.
@@ -160,6 +213,8 @@ class Agreement:
         the worker tries whether it is faster.
         """
         kind = worker.kind
+        if worker in self._shortening:
+            return
         mine = sorted(self._compilable & worker.calibrations.keys())
         unknown = [model for model in mine if (kind, model) not in self._compiled]
         if unknown and kind not in self._comparing:
@@ -188,7 +243,7 @@ class Agreement:
 
     def departs(self, bundle: Bundle, found: Calibration) -> bool:
         """Say whether a model is run in another way than the one in which it may serve."""
-        return bool(self._pins) and self._pins.get(bundle.digest) != found.execution
+        return bool(self._pins) and [self._pins.get(bundle.digest)] != found.executions
 
     def limit(self, worker: WorkerHandle, model: int, ceiling: int) -> None:
         """Note the largest pass of a model that fits into the memory of the worker's device."""
@@ -207,6 +262,11 @@ class Agreement:
     def leave(self, worker: WorkerHandle) -> None:
         """Note that a worker is gone; another takes over what it was to find."""
         self._waiting.pop(worker, None)
+        self._shortened.pop(worker, None)
+        self._shortening.discard(worker)
+        if worker in self._seeking:
+            self._seeking.discard(worker)
+            self._improve_others(worker)
         self._kept = {key: why for key, why in self._kept.items() if key[0] != worker.name}
         self.pass_on(worker)
         if self._comparing.get(worker.kind) is worker:
@@ -215,6 +275,9 @@ class Agreement:
 
     def forget(self, model: int) -> None:
         """Drop what was found of a model that no worker has any more."""
-        for found in (self._ways, self._compiled, self._ceilings, self._kept, self._references):
+        ways = self._ways, self._small, self._compiled
+        for found in (*ways, self._ceilings, self._kept, self._references):
             for key in [key for key in found if key[1] == model]:
                 del found[key]
+        for models in self._shortened.values():
+            models.discard(model)

@@ -4,8 +4,9 @@ A device, its driver or a network's code can go wrong after the trials at the st
 certifies the probe picture (:mod:`service.engine.probe`) again and again, in the same way as any
 picture: socket, batcher, fresh noise, h, votes. Its tally is compared with the reference: the
 tallies of the same picture that passed before, of all workers on that kind of device, up to 1,024
-draws. A worker that starts is compared, too, before it is ready, so a device that stays wrong is
-not used.
+draws. Small and large passes are checked in turn, and compared with the same reference: two h's of
+one model agree in nearly all draws. A worker that starts is compared, too, before it is ready, so a
+device that stays wrong is not used.
 
 As long as nothing goes wrong, draws are independent and have one law. Then, given the number of
 votes for a label in both tallies together, its votes in one are hypergeometric (Fisher 1935, The

@@ -251,7 +251,7 @@ class Dispatcher:
         found = entries.worker.calibrations.get(job.model)
         if found is None or not self._shrink:
             return granted
-        share = found.draws_per_second / len(entries)
+        share = found.least_speed / len(entries)
         return fitting(granted, share, job.deadline - time.monotonic())
 
     def _finish(self, entry: Entry, outcome: messages.Answer | EngineError) -> None:

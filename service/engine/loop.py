@@ -11,10 +11,11 @@ import numpy as np
 import structlog
 
 from models.batcher import Ticket
+from models.calibration import find_small, make_small
 from models.certification.answer import conclude
 from models.certification.question import Question
 from models.device import open_device
-from models.execution import Calibration
+from models.execution import Calibration, SmallPass
 from models.predictor import Predictor
 from service.decoding.reduction import FLOAT
 from service.engine import messages
@@ -108,8 +109,18 @@ class Loop:
                 self._remove(message.model)
             case messages.Compile():
                 models = [model for model in message.models if model in self._models]
-                running = {model: self._models[model].runner.predictor for model in models}
+                running = {
+                    model: [one.predictor for one in self._models[model].runners]
+                    for model in models
+                }
                 self._start(partial(self._compile, running, message.compare))
+            case messages.Shorten():
+                asked = {
+                    model: (self._models[model].runner.predictor, size)
+                    for model, size in message.models.items()
+                    if model in self._models
+                }
+                self._start(partial(self._shorten, asked))
 
     def _step(self) -> None:
         """Make one pass of the next model that has pictures in flight."""
@@ -120,7 +131,7 @@ class Loop:
         for _ in self._runners:
             self._turn = (self._turn + 1) % len(self._runners)
             runner = self._runners[self._turn]
-            planned = runner.batcher.plan(now)
+            planned = None if runner.leaves(self._runners) else runner.batcher.plan(now)
             if planned:
                 self._status.begin([ticket.id for ticket in planned.tickets])
                 made = runner.collect(planned, runner.submit(planned))
@@ -147,7 +158,7 @@ class Loop:
                 messages.Failed(id=message.id, reason="the model is no longer served")
             )
             return
-        predictor = running.runner.predictor
+        predictor = running.eager
         kind = np.dtype("<u1" if message.bits == 8 else "<u2")
         shape = (message.height, message.width, message.channels)
         try:
@@ -168,11 +179,17 @@ class Loop:
             message.norm,
             message.restarts,
         )
-        running.runner.batcher.admit(
+        inquiry = predictor.inquire(question, encoded)
+        if message.pass_size is not None:
+            runner = running.of(message.pass_size)
+        else:
+            mine = [one for one in self._runners if one.model == message.model]
+            runner = running.choose(inquiry.least, sum(len(one.batcher) for one in mine))
+        runner.batcher.admit(
             Ticket(
                 message.id,
                 encoded.features,
-                predictor.inquire(question, encoded),
+                inquiry,
                 message.deadline,
                 high=message.high,
                 owner=message.owner,
@@ -180,7 +197,7 @@ class Loop:
             )
         )
         self._clients[message.id] = _Client(
-            time.monotonic(), message.scores, message.attacks, message.progress, predictor
+            time.monotonic(), message.scores, message.attacks, message.progress, runner.predictor
         )
 
     def _answer(self, tickets: Iterable[Ticket]) -> None:
@@ -232,10 +249,11 @@ class Loop:
     def _halve(self, runner: PassRunner) -> None:
         """Make passes of a model half as large, because this one did not fit into memory."""
         running = self._models[runner.model]
-        running.halve(runner)
+        moved = running.halve(runner)
         self._runners.remove(runner)
-        self._runners.append(running.runner)
-        for ticket in running.runner.batcher.tickets:
+        if running.runner not in self._runners:
+            self._runners.append(running.runner)
+        for ticket in moved:
             client = self._clients[ticket.id]
             client.predictor, client.looks, client.drafted = running.runner.predictor, [], 0
             self._channel.send(messages.Begun(id=ticket.id))
@@ -254,19 +272,45 @@ class Loop:
         waiting = self._finished or any(thread.is_alive() for thread in self._background)
         return _BACKGROUND_SECONDS if waiting else None
 
-    def _compile(self, running: dict[int, Predictor], compare: bool) -> None:
-        done: dict[int, Predictor] = {}
-        kept: dict[int, str] = {}
-        for model, predictor in running.items():
+    def _shorten(self, asked: dict[int, tuple[Predictor, int | None]]) -> None:
+        found: dict[int, tuple[Predictor, SmallPass | None]] = {}
+        for model, (predictor, size) in asked.items():
+            small: SmallPass | None = None
             try:
-                done[model] = predictor.compile()
+                small = make_small(predictor, size) if size else find_small(predictor)
+            except Exception as error:  # whatever it was, all pictures have large passes
+                log.warning("no small passes", model=model, reason=str(error))
+            found[model] = predictor, small
+        self._finished.append(partial(self._take_small, found))
+
+    def _take_small(self, found: dict[int, tuple[Predictor, SmallPass | None]]) -> None:
+        """Have small passes for new pictures."""
+        calibrations: dict[int, Calibration] = {}
+        for model, (predictor, small) in found.items():
+            running = self._models.get(model)
+            if running is None:
+                continue
+            if small:
+                running.shorten(predictor, small)
+                self._runners += [one for one in running.runners if one not in self._runners]
+            calibrations[model] = running.calibration
+        self._channel.send(messages.Shortened(calibrations=calibrations))
+
+    def _compile(self, running: dict[int, list[Predictor]], compare: bool) -> None:
+        done: dict[int, list[Predictor]] = {}
+        kept: dict[int, str] = {}
+        for model, predictors in running.items():
+            try:
+                done[model] = [one.compile() for one in predictors]
             except Exception as error:  # whatever it was, the eager form continues
                 reason = str(error).strip().partition("\n")[0]
                 kept[model] = f"it cannot be compiled: {reason or type(error).__name__}"
         # All together at the end: no compiled network may run while another is being traced.
         self._finished.append(partial(self._switch, done, kept, compare))
 
-    def _switch(self, done: dict[int, Predictor], kept: dict[int, str], compare: bool) -> None:
+    def _switch(
+        self, done: dict[int, list[Predictor]], kept: dict[int, str], compare: bool
+    ) -> None:
         """Use compiled networks for new pictures; with ``compare``, only if they are faster."""
         changed: dict[int, Calibration] = {}
         for model, compiled in done.items():
@@ -276,8 +320,8 @@ class Loop:
             if reason := running.change(compiled, compare):
                 kept[model] = reason
                 continue
-            # The former runner keeps its pictures: none of them meets another h.
-            self._runners.append(running.runner)
+            # The former runners keep their pictures: none of them meets another h.
+            self._runners += running.runners
             changed[model] = running.calibration
         self._channel.send(messages.Compiled(calibrations=changed, kept=kept))
 

@@ -64,13 +64,23 @@ class Compile(_Message):
     compare: bool
 
 
+class Shorten(_Message):
+    """To a worker: have smaller passes of models for when few pictures are in flight.
+
+    By number with the pass size; None: measure which pay, if any.
+    """
+
+    kind: Literal["shorten"] = "shorten"
+    models: dict[int, int | None]
+
+
 class Admit(_Message):
     """To a worker: certify a picture.
 
     The payload is its pixels, or the model's input if it is ``prepared``. ``sensitivities`` are
     Δ(p,q) of the preprocessing that took long to compute: p, q and the value. ``owner`` identifies
     the client. The picture began again ``restarts`` times before, and shares none of its first
-    ``alone`` passes.
+    ``alone`` passes. It goes into passes of ``pass_size``; None: the worker chooses.
     """
 
     kind: Literal["admit"] = "admit"
@@ -94,6 +104,7 @@ class Admit(_Message):
     progress: bool
     alone: int = 0
     restarts: int = 0
+    pass_size: int | None = None
 
 
 class Cancel(_Message):
@@ -159,6 +170,13 @@ class Removed(_Message):
 
     kind: Literal["removed"] = "removed"
     model: int
+
+
+class Shortened(_Message):
+    """From a worker: how it runs the models that were to have smaller passes."""
+
+    kind: Literal["shortened"] = "shortened"
+    calibrations: dict[int, Calibration]
 
 
 class Compiled(_Message):
@@ -253,9 +271,9 @@ class Numbers(_Message):
     memory: int
 
 
-ToWorker = Load | Run | Compile | Admit | Cancel | Add | Remove
+ToWorker = Load | Run | Shorten | Compile | Admit | Cancel | Add | Remove
 OfPicture = Look | Begun | Answer | Late | Failed
-OfModels = Read | Ready | Added | NotAdded | Removed | Compiled | Recalibrated
+OfModels = Read | Ready | Added | NotAdded | Removed | Shortened | Compiled | Recalibrated
 FromWorker = OfModels | OfPicture | Broken | Numbers
 Message = Annotated[ToWorker | FromWorker, Field(discriminator="kind")]
 _MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)

@@ -5,19 +5,19 @@ shapes, and a single h must make all draws of a picture. So the model gets anoth
 pictures of the former runner begin again in the new one.
 """
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from math import ceil
 
 import numpy as np
 import structlog
 
-from models.batcher import Batcher, Pass, Ticket
-from models.calibration import LEAST_PASS, compare, gauge
+from models.batcher import ONE_IN, Batcher, Pass, Ticket
+from models.calibration import LEAST_PASS, compare, gauge, gauge_small
 from models.certification.arrays import Draws
 from models.certification.tally import make_draws
 from models.device import DeviceError, Handle
-from models.execution import Calibration
+from models.execution import Calibration, SmallPass
 from models.memory import is_out_of_memory
 from models.predictor import Predictor, Submitted
 from models.trial import RowsError
@@ -31,6 +31,19 @@ class PassRunner:
     def __init__(self, model: int, predictor: Predictor) -> None:
         self.model, self.predictor = model, predictor
         self.batcher = Batcher(predictor.pass_size)
+        # How often in a row it has left its turn to others.
+        self._left = 0
+
+    def leaves(self, runners: Iterable["PassRunner"]) -> bool:
+        """Say whether it leaves its turn to others of its model, which have many more pictures.
+
+        Otherwise its few would have as much of the worker as those together.
+        """
+        others = [one for one in runners if one.model == self.model and one is not self]
+        theirs = sum(len(one.batcher) for one in others)
+        many = theirs > ONE_IN * len(self.batcher) * (self._left + 1)
+        self._left = self._left + 1 if many else 0
+        return many
 
     def submit(self, planned: Pass) -> Submitted:
         """Submit a pass to the device."""
@@ -92,52 +105,107 @@ def _first_line(error: Exception) -> str:
 
 @dataclass
 class Running:
-    """How one model runs: the runner that takes pictures, and the network as it was loaded."""
+    """How one model runs: the runners that take pictures, and the network as it was loaded.
+
+    ``small`` is the runner with smaller passes, if there is one.
+    """
 
     eager: Predictor
     calibration: Calibration
     runner: PassRunner
+    small: PassRunner | None = None
 
     @classmethod
     def begin(cls, model: int, predictor: Predictor, calibration: Calibration) -> "Running":
         """Run a model as it was loaded."""
         return cls(predictor, calibration, PassRunner(model, predictor))
 
-    def change(self, compiled: Predictor, compare_: bool) -> str:
+    def shorten(self, predictor: Predictor, small: SmallPass) -> None:
+        """Have small passes beside those of ``predictor``, unless another has taken its place."""
+        if self.runner.predictor is predictor:
+            smaller = predictor.resized(small.pass_size)
+            self.small = PassRunner(self.runner.model, smaller)
+            self.calibration = replace(self.calibration, small=small)
+
+    @property
+    def runners(self) -> list[PassRunner]:
+        """The runners that take pictures."""
+        return [self.runner] if self.small is None else [self.runner, self.small]
+
+    def choose(self, least: int, others: int) -> PassRunner:
+        """Return the runner for a picture that has no draws yet.
+
+        It is the one whose passes would sooner answer this picture and the others if all were like
+        it and easy. Neither depends on what its draws will say.
+
+        Args:
+            least: the fewest draws that answer its question, as far as that is known.
+            others: the number of the model's pictures in flight.
+        """
+        small, draws = self.calibration.small, least * (others + 1)
+        if self.small is None or small is None:
+            return self.runner
+        large = self.calibration
+        in_small = ceil(draws / small.pass_size) * small.pass_size / small.draws_per_second
+        in_large = ceil(draws / large.pass_size) * large.pass_size / large.draws_per_second
+        return self.small if in_small < in_large else self.runner
+
+    def of(self, pass_size: int) -> PassRunner:
+        """Return the runner with passes of this size; the one with large passes if none has."""
+        return next((one for one in self.runners if one.batcher.slots == pass_size), self.runner)
+
+    def change(self, compiled: list[Predictor], compare_: bool) -> str:
         """Let a compiled network take pictures.
 
         Args:
-            compiled: the network.
+            compiled: the network in large passes and, if the model has them, in small ones.
             compare_: whether it must be faster.
 
         Returns:
             Why all stays as it is; nothing if it does not.
         """
-        former = self.runner
-        if compiled.pass_size != former.batcher.slots:
+        sizes = [one.batcher.slots for one in self.runners]
+        if [one.pass_size for one in compiled] != sizes:
             return "passes have become smaller while it was compiled"
+        large, *smaller = compiled
         try:
-            found = compare(former.predictor, compiled) if compare_ else gauge(compiled)
+            found = compare(self.runner.predictor, large) if compare_ else gauge(large)
+            small = [gauge_small(one) for one in smaller] if found else []
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return "compiled it does not fit into memory"
         if found is None:
             return "compiled it is not faster"
-        self.calibration, self.runner = found, PassRunner(former.model, compiled)
+        self.calibration = replace(found, small=small[0] if small else None)
+        self.runner, *others = [PassRunner(self.runner.model, one) for one in compiled]
+        self.small = others[0] if others else None
         return ""
 
-    def halve(self, runner: PassRunner) -> None:
+    def halve(self, runner: PassRunner) -> list[Ticket]:
         """Move the pictures of ``runner``, and new ones, into passes of half its size.
+
+        The model keeps small passes only if they are smaller still.
+
+        Returns:
+            The pictures that were moved, which begin again.
 
         Raises:
             RuntimeError: not even the smallest pass fits, or no size keeps the rows apart.
         """
-        smaller, slots = copy.copy(self.eager), runner.batcher.slots // 2
+        slots = runner.batcher.slots // 2
+        if slots < self.runner.batcher.slots:
+            self._shrink(slots)
+        moved = runner.batcher.withdraw()
+        for ticket in moved:
+            self.runner.batcher.admit(ticket)
+        return moved
+
+    def _shrink(self, slots: int) -> None:
         while True:
             if slots < LEAST_PASS:
                 raise RuntimeError(f"not even a pass of {LEAST_PASS} draws fits into memory")
-            smaller.pass_size = slots
+            smaller = self.eager.resized(slots)
             try:
                 smaller.try_rows()
                 break
@@ -147,10 +215,11 @@ class Running:
                 log.warning("pass cannot be made", slots=slots, reason=str(error))
             smaller.on.free()
             slots //= 2
-        self.calibration = replace(self.calibration, pass_size=slots, compiled=False)
-        self.runner = PassRunner(runner.model, smaller)
-        for ticket in runner.batcher.withdraw():
-            self.runner.batcher.admit(ticket)
+        small = self.calibration.small
+        if self.small and self.small.batcher.slots >= slots:
+            small = self.small = None
+        self.calibration = replace(self.calibration, pass_size=slots, compiled=False, small=small)
+        self.runner = PassRunner(self.runner.model, smaller)
 
 
 def without(runners: Iterable[PassRunner], model: int) -> list[PassRunner]:

@@ -13,13 +13,14 @@ from service.engine import messages
 SECONDS = 3600.0
 
 
-def probe(number: int, model: int, bundle: Bundle) -> tuple[messages.Admit, bytes]:
+def probe(number: int, model: int, bundle: Bundle, pass_size: int) -> tuple[messages.Admit, bytes]:
     """Return the message that asks to certify a mid-grey picture, like any other, and its pixels.
 
     Args:
         number: of the picture.
         model: of the model.
         bundle: the model.
+        pass_size: of the h that is to certify it.
     """
     channels, height, width = bundle.manifest.input.shape
     message = messages.Admit(
@@ -37,5 +38,6 @@ def probe(number: int, model: int, bundle: Bundle) -> tuple[messages.Admit, byte
         deadline=time.monotonic() + SECONDS,
         high=False,  # its few draws are made soon, and must not delay clients of high priority
         progress=False,
+        pass_size=pass_size,
     )
     return message, b"\x80" * (width * height * channels)

@@ -106,8 +106,8 @@ class Supervisor:
         self._probe_passes: Counter[int] = Counter()
         # What the present worker was told to read.
         self._models: list[Served] = []
-        # The last self-checks of each model that has passed one already.
-        self._recent: dict[int, Recent] = {}
+        # The last self-checks of each model that has passed one already, by pass size.
+        self._recent: dict[int, dict[int, Recent]] = {}
         self._checks_took = 0.0
 
     async def add(self, served: Served) -> None:
@@ -125,6 +125,8 @@ class Supervisor:
             reason = f"it was not loaded within {self._load_seconds:g} s"
             raise LoadError(f"{reason}; PIXELDP_LOAD_SECONDS allows more") from None
         await self._probe(served.index)
+        if self.worker.ready:
+            self._agreement.improve(self.worker)
 
     async def _add(self, served: Served) -> bool:
         """Have the worker load a further model; return whether it runs it as others do."""
@@ -297,7 +299,7 @@ class Supervisor:
             calibrations=[asdict(one) for one in self.worker.calibrations.values()],
         )
         self._dispatcher.opened(self.worker)
-        self._agreement.compile(self.worker)
+        self._agreement.improve(self.worker)
 
     async def _check(self, models: Iterable[int]) -> None:
         """Have a probe picture certified with each of ``models``, and compared with earlier ones.
@@ -329,18 +331,26 @@ class Supervisor:
             self._observer.self_checked(self.worker.name, bundle.manifest.name, result)
 
     async def _probe(self, model: int) -> None:
-        """Have a picture certified in the same way as any other, and compared with earlier ones.
+        """Have a picture certified by each h of a model, in large passes and in small ones.
 
         Raises:
             LoadError: it was not certified, or its votes differ.
         """
+        found = self.worker.calibrations.get(model)
+        if found is None:
+            raise LoadError("the model is no longer served")
+        for execution in found.executions:
+            await self._probe_h(model, execution.pass_size)
+
+    async def _probe_h(self, model: int, pass_size: int) -> None:
+        """Have it certified in the same way as any other, and compared with earlier ones."""
         bundle = self._catalogue.bundle(model)
         if bundle is None:
             raise LoadError("the model is no longer served")
         number = next(self._probe_ids)
         answer: asyncio.Future[messages.Answer] = asyncio.get_running_loop().create_future()
         self._probes[number] = answer
-        self.worker.send(*probe(number, model, bundle))
+        self.worker.send(*probe(number, model, bundle, pass_size))
         try:
             found = (await answer).conclusion
         finally:
@@ -351,17 +361,17 @@ class Supervisor:
             reason = f"{bundle.manifest.name} did not certify a probe picture: {found}"
             raise WrongAnswerError(reason)
         if self._check_seconds:
-            self._compare(model, bundle, found)
+            self._compare(model, pass_size, bundle, found)
 
-    def _compare(self, model: int, bundle: Bundle, found: Conclusion) -> None:
+    def _compare(self, model: int, pass_size: int, bundle: Bundle, found: Conclusion) -> None:
         tally = tally_of(found.evidence.total, found.evidence.denominator)
-        recent = self._recent.get(model, Recent())
+        recent = self._recent.get(model, {}).get(pass_size, Recent())
         try:
             self._agreement.reference(self.worker, model).compare(tally, recent)
         except WrongAnswerError as error:
             reason = f"its self-check of {bundle.manifest.name} failed: {error}"
             raise WrongAnswerError(reason) from None
-        self._recent[model] = recent
+        self._recent.setdefault(model, {})[pass_size] = recent
 
     async def _change(self, model: int, message: messages.ToWorker) -> messages.Added | None:
         if self.worker.writer is None:
@@ -392,6 +402,9 @@ class Supervisor:
                 ceiling = message.calibration.pass_size
                 self._agreement.limit(self.worker, message.model, ceiling)
                 self._check_pin(message.model, message.calibration)
+            case messages.Shortened():
+                self._recalibrate(message.calibrations)
+                self._agreement.shortened(self.worker, message)
             case messages.Compiled():
                 self._recalibrate(message.calibrations)
                 for model, reason in message.kept.items():

@@ -8,12 +8,13 @@ import torch
 
 from models import execution
 from models.bundle import Bundle, Manifest, read_bundle
-from models.calibration import calibrate
+from models.calibration import calibrate, find_small, make_small
 from models.converted import Converted
-from models.execution import PRECISIONS, Precision, ProviderError, ways
+from models.execution import PRECISIONS, Precision, ProviderError, SmallPass, ways
 from models.loaded import load_model
 from models.network import build_network, save_network
 from models.predictor import Predictor
+from models.trial import RowsError
 from tests.models.test_bundle import DESCRIPTION
 
 
@@ -185,3 +186,64 @@ def test_measuring_a_real_model(bundle: Bundle) -> None:
     features = predictor.encode(np.zeros((8, 8, 1), np.uint8)).features
     votes = predictor.run([features], np.zeros(calibration.pass_size, dtype=np.intp))
     assert len(votes) == calibration.pass_size
+
+
+def speeds(monkeypatch: pytest.MonkeyPatch, **by_size: float) -> list[int]:
+    """Have passes draw at these speeds, as ``size48=…``; return the sizes that are measured."""
+    measured: list[int] = []
+
+    def measure(self: Predictor, seconds: float) -> float:
+        measured.append(self.pass_size)
+        return by_size[f"size{self.pass_size}"]
+
+    monkeypatch.setattr(Predictor, "measure", measure)
+    return measured
+
+
+def test_small_passes_are_those_that_answer_easy_pictures_soonest(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(load_model(bundle), 128)
+    speeds(monkeypatch, size128=1000.0, size32=900.0, size48=900.0, size64=950.0)
+    assert find_small(predictor) == SmallPass(32, 900.0)
+    speeds(monkeypatch, size128=1000.0, size32=500.0, size48=900.0, size64=950.0)
+    assert find_small(predictor) == SmallPass(48, 900.0)
+
+
+def test_small_passes_that_do_not_pay_are_left_out(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where each pass takes the same time."""
+    predictor = Predictor(load_model(bundle), 128)
+    speeds(monkeypatch, size128=1000.0, size32=250.0, size48=380.0, size64=500.0)
+    assert find_small(predictor) is None
+    measured = speeds(monkeypatch)
+    assert find_small(predictor.resized(32)) is None
+    assert not measured
+
+
+def test_small_passes_whose_rows_fail_are_left_out(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(load_model(bundle), 128)
+    speeds(monkeypatch, size128=1000.0, size32=900.0, size48=900.0, size64=950.0)
+
+    def refuse(self: Predictor, alone: int = 0) -> None:
+        if self.pass_size == 32:
+            raise RowsError("its rows look at each other")
+
+    monkeypatch.setattr(Predictor, "try_rows", refuse)
+    assert find_small(predictor) == SmallPass(48, 900.0)
+    with pytest.raises(RowsError):
+        make_small(predictor, 32)
+    assert make_small(predictor, 64) == SmallPass(64, 950.0)
+
+
+def test_another_provider_converts_for_one_small_size(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(load_model(bundle), 128, provider="openvino")
+    monkeypatch.setattr(Predictor, "try_rows", lambda self: None)
+    measured = speeds(monkeypatch, size128=1000.0, size32=900.0)
+    assert find_small(predictor) == SmallPass(32, 900.0)
+    assert measured == [32, 128]

@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +64,28 @@ def test_a_conversion_that_differs_is_refused() -> None:
     for wrong in (logits.bfloat16().float(), logits.flip(1), logits * torch.nan):
         with pytest.raises(ProviderError, match="off by"):
             check_likeness(wrong, logits)
+
+
+def test_the_two_sizes_used_last_are_not_converted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[int] = []
+    build = Converted._build
+
+    def note(self: Converted, shape: tuple[int, ...]) -> Any:
+        built.append(shape[0])
+        return build(self, shape)
+
+    monkeypatch.setattr(Converted, "_build", note)
+    model = load_model(ZOO / "mnist-cnn")
+    large = by_openvino(model, 16)
+    small = large.resized(8)
+    for one in (large, small, large, small):
+        one.logits(torch.zeros(one.pass_size, *model.feature_shape))
+    assert built == [16, 8]
+    large.resized(4).logits(torch.zeros(4, *model.feature_shape))
+    small.logits(torch.zeros(8, *model.feature_shape))
+    assert built == [16, 8, 4], "the one used longest ago went"
+    large.logits(torch.zeros(16, *model.feature_shape))
+    assert built == [16, 8, 4, 16]
 
 
 class Mixing(nn.Module):

@@ -17,9 +17,12 @@ from service.http.guards.auth import REFUSALS, requires
 class Calibrated(Execution):
     """How some workers run the model, as measured at start, and their total speed.
 
-    ``deviation`` says why they run it differently from the other workers on their kind of device.
+    ``small_pass`` is the size of the passes in which pictures are drawn that come while few are in
+    flight, if there are such. ``deviation`` says why they run it differently from the other workers
+    on their kind of device.
     """
 
+    small_pass: int | None
     draws_per_second: float
     workers: int
     deviation: str | None
@@ -65,17 +68,19 @@ def _describe(request: Request, served: Served) -> Model:
 
 def _together(workers: list[tuple[Calibration, str | None]]) -> list[Calibrated]:
     """Sum workers that run it in the same way; at first none is ready."""
-    alike: dict[tuple[Execution, str | None], list[float]] = {}
+    alike: dict[tuple[Execution, int | None, str | None], list[float]] = {}
     for one, deviation in workers:
-        alike.setdefault((one.execution, deviation), []).append(one.draws_per_second)
+        small = one.small.pass_size if one.small else None
+        alike.setdefault((one.execution, small, deviation), []).append(one.draws_per_second)
     return [
         Calibrated(
             **vars(way),
+            small_pass=small,
             draws_per_second=float(round(sum(speeds))),
             workers=len(speeds),
             deviation=deviation,
         )
-        for (way, deviation), speeds in alike.items()
+        for (way, small, deviation), speeds in alike.items()
     ]
 
 

@@ -1,9 +1,11 @@
 """Workers of one kind run a model in one way: who finds it, and what the others are told."""
 
+from dataclasses import replace
+
 import pytest
 
 from models.bundle import ZOO
-from models.execution import Calibration, Format
+from models.execution import Calibration, Format, SmallPass
 from service.catalogue import Catalogue
 from service.engine import messages
 from service.engine.agreement import NO_MEMORY, Agreement
@@ -75,6 +77,7 @@ def found(pass_size: int = 256, precision: Format = "float32") -> Calibration:
 
 
 FOUND = found()
+BOTH = replace(FOUND, small=SmallPass(32, 500.0))
 COMPILED = Calibration("float32", 256, 2000.0, compiled=True)
 
 
@@ -234,3 +237,97 @@ def test_a_model_that_is_gone_leaves_nothing(case: Case) -> None:
     case.workers[1].take()
     case.read(case.workers[1])
     assert way(case.workers[1].run()) == UNKNOWN
+
+
+def shortened(case: Case, worker: Worker, calibration: Calibration) -> None:
+    """Have a worker say what became of its small passes."""
+    worker.calibrations = {0: calibration}
+    case.agreement.shortened(worker, messages.Shortened(calibrations={0: calibration}))
+
+
+MEASURE, TOLD = messages.Shorten(models={0: None}), messages.Shorten(models={0: 32})
+COMPARE = messages.Compile(models=[0], compare=True)
+
+
+def improving(case: Case) -> tuple[Worker, Worker, Worker]:
+    """Have all workers on processors be ready to be improved."""
+    for worker in case.workers:
+        case.read(worker)
+        case.accepts(worker, FOUND)
+        worker.open(FOUND)
+        worker.told.clear()
+        case.agreement.improve(worker)
+    first, second, third = case.workers
+    return first, second, third
+
+
+def test_one_looks_for_small_passes_and_the_others_are_told(case: Case) -> None:
+    first, second, third = improving(case)
+    assert [one.take() for one in case.workers] == [MEASURE, None, None]
+    shortened(case, first, BOTH)
+    assert second.take() == third.take() == TOLD
+    assert first.take() == COMPARE, "it compiles once it has both sizes"
+    shortened(case, second, BOTH)
+    assert second.take() is None, "another compares"
+    # One cannot make them, which is no reason to try again.
+    shortened(case, third, FOUND)
+    case.agreement.compiled(first, messages.Compiled(calibrations={0: COMPILED}, kept={}))
+    assert second.take() == third.take() == messages.Compile(models=[0], compare=False)
+    # A successor has the same size, and compiles then.
+    case.agreement.leave(second)
+    second.open(FOUND)
+    case.agreement.improve(second)
+    assert second.take() == TOLD
+    shortened(case, second, BOTH)
+    assert second.take() == messages.Compile(models=[0], compare=False)
+
+
+def test_where_small_passes_do_not_pay_nobody_else_has_them(case: Case) -> None:
+    first, *_ = improving(case)
+    first.take()
+    shortened(case, first, FOUND)
+    assert [one.take() for one in case.workers] == [COMPARE, None, None]
+
+
+def test_the_next_looks_for_small_passes_in_the_place_of_one_that_is_gone(case: Case) -> None:
+    first, second, third = improving(case)
+    first.forget()
+    case.agreement.leave(first)
+    assert second.take() == MEASURE
+    assert third.take() is None
+    shortened(case, second, BOTH)
+    assert third.take() == TOLD
+
+
+def test_passes_that_fit_are_not_made_smaller_by_nothing(case: Case) -> None:
+    """A worker whose memory holds no larger passes has one size."""
+    first, second, _ = improving(case)
+    case.agreement.limit(second, 0, 32)
+    second.calibrations = {0: found(32)}
+    first.take()
+    shortened(case, first, BOTH)
+    assert second.take() is None
+
+
+@pytest.mark.parametrize("how", ["size", "pin"])
+def test_what_is_set_or_pinned_has_one_size(how: str) -> None:
+    case = Case(pass_size=256 if how == "size" else None)
+    [served] = MODELS
+    if how == "pin":
+        case.agreement._pins = {served.bundle.digest: FOUND.execution}
+        assert not case.agreement.departs(served.bundle, FOUND)
+        assert case.agreement.departs(served.bundle, BOTH)
+    improving(case)
+    assert not any(isinstance(one.take(), messages.Shorten) for one in case.workers)
+
+
+def test_a_model_loaded_later_has_small_passes_too(case: Case) -> None:
+    first, second, _ = improving(case)
+    first.take()
+    shortened(case, first, BOTH)
+    first.take()
+    second.take()
+    shortened(case, second, BOTH)
+    first.calibrations = {0: BOTH, 7: FOUND}
+    case.agreement.improve(first)
+    assert first.take() == messages.Shorten(models={7: None})

@@ -33,6 +33,7 @@ from tests.conftest import HAS_COMPILER
 from tests.models.test_bundle import DESCRIPTION
 
 SLOTS = 64
+CALIBRATION = Calibration("float32", SLOTS, 1.0)
 PIXELS = np.full((8, 8, 1), 128, np.uint8).tobytes()
 M = TypeVar("M")
 
@@ -49,7 +50,13 @@ class Front:
         self._socket.sendall(messages.encode(message, payload))
 
     def ask(self, number: int, height: int = 8, seconds: float = 500, **more: Any) -> None:
-        asked: dict[str, Any] = {"max_draws": 256, "progress": False, "model": 0, **more}
+        asked: dict[str, Any] = {
+            "max_draws": 256,
+            "progress": False,
+            "model": 0,
+            "target": None,
+            **more,
+        }
         message = messages.Admit(
             id=number,
             width=8,
@@ -57,7 +64,6 @@ class Front:
             channels=1,
             bits=8,
             confidence=0.99,
-            target=None,
             norm="l2",
             scores=3,
             deadline=time.monotonic() + seconds,
@@ -118,16 +124,21 @@ class Starter:
         self._thread: threading.Thread | None = None
         self.error: BaseException | None = None
 
-    def __call__(self, predictor: Predictor, further: Predictor | None = None) -> Front:
+    def __call__(
+        self,
+        predictor: Predictor,
+        further: Predictor | None = None,
+        found: Calibration = CALIBRATION,
+    ) -> Front:
         status = SharedStatus.create()
 
         def loader(model: messages.Model) -> tuple[Predictor, Calibration]:
             if further is None:
                 raise ValueError("there is no such bundle")
-            return further, Calibration("float32", SLOTS, 1.0)
+            return further, CALIBRATION
 
         def serve() -> None:
-            loaded = {0: (predictor, Calibration("float32", SLOTS, 1.0))}
+            loaded = {0: (predictor, found)}
             try:
                 Loop(Channel(self._theirs), status, loaded, loader).run()
             except BaseException as error:
@@ -513,8 +524,8 @@ def test_a_model_removed_while_compiling_is_left_out_of_the_outcome(
 def test_a_compiled_network_is_dropped_when_passes_became_smaller(
     predictor: Predictor, compare: bool
 ) -> None:
-    running = Running.begin(0, predictor, Calibration("float32", SLOTS, 1.0))
+    running = Running.begin(0, predictor, CALIBRATION)
     compiled = copy.copy(predictor)
     running.halve(running.runner)
-    assert "smaller" in running.change(compiled, compare)
+    assert "smaller" in running.change([compiled], compare)
     assert running.runner.batcher.slots == SLOTS // 2
