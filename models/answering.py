@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from models.batcher import Batcher, Ticket
 from models.certification.inquiry import Inquiry
 from models.certification.question import Question
+from models.certification.split import SplitInquiry
 from models.noise import Key
 from models.predictor import Predictor
 from models.preprocessing import Pixels
@@ -25,7 +26,7 @@ def answer_all(
     images: Iterable[Pixels],
     question: Question,
     report: Callable[[int], None] = lambda drawn: None,
-) -> Iterator[tuple[int, Inquiry]]:
+) -> Iterator[tuple[int, Inquiry | SplitInquiry]]:
     """Answer ``question`` for each picture [height, width, channels].
 
     Before each pass ``report`` is called with the number of draws made for all of them.
@@ -45,7 +46,7 @@ def answer_all(
         if planned is None:
             return
         report(drawn)
-        draws = predictor.run([ticket.features for ticket in planned.tickets], planned.rows)
+        draws = predictor.run(planned.features, planned.rows)
         drawn += planned.filled
         for ticket in batcher.record(planned, draws):
             if ticket.done:

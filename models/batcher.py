@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from models.certification.arrays import Draws
 from models.certification.inquiry import Inquiry
+from models.certification.split import SplitInquiry
 from models.noise import Features
 
 # Pictures with this many draws come after those with fewer, and again whenever that number doubles:
@@ -44,7 +45,7 @@ class Ticket:
 
     id: int
     features: Features
-    inquiry: Inquiry
+    inquiry: Inquiry | SplitInquiry
     deadline: float
     high: bool = False
     owner: int = 0
@@ -60,10 +61,7 @@ class Ticket:
 
     def anew(self) -> "Ticket":
         """Return the same picture and question without any draws, with the next share of α."""
-        former = self.inquiry
-        question = replace(former.question, restarts=former.question.restarts + 1)
-        inquiry = Inquiry(question, former.terms, len(former.total.sums), former.scoring)
-        return replace(self, inquiry=inquiry, issued=0, _served=0)
+        return replace(self, inquiry=self.inquiry.anew(), issued=0, _served=0)
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,14 @@ class Pass:
     """The slots of one pass: ``rows[i]`` is the ticket for which slot i draws.
 
     Each ticket's slots are adjacent, ``counts`` of them, in the order of ``tickets``. Slots after
-    the last are padding: the pass has more slots than all tickets need.
+    the last are padding: the pass has more slots than all tickets need. ``features`` are those of
+    the tickets, for these draws.
     """
 
     tickets: tuple[Ticket, ...]
     counts: tuple[int, ...]
     rows: NDArray[np.intp]
+    features: tuple[Features, ...]
 
     @property
     def filled(self) -> int:
@@ -186,13 +186,14 @@ class Batcher:
         if not chosen:
             return None  # every useful draw is already issued
         counts = [given[ticket.id] for ticket in chosen]
+        features = tuple(map(_features, chosen, counts))
         for ticket, count in zip(chosen, counts, strict=True):
             ticket.issued += count
             ticket._served = self._passes
             ticket.started = now if ticket.started is None else ticket.started
         rows = np.zeros(self.slots, dtype=np.intp)
         rows[: self.slots - free] = np.repeat(np.arange(len(chosen)), counts)
-        return Pass(tuple(chosen), tuple(counts), rows)
+        return Pass(tuple(chosen), tuple(counts), rows, features)
 
     def record(self, done: Pass, draws: Draws) -> Iterator[Ticket]:
         """Record the draws of a pass with their pictures.
@@ -275,3 +276,11 @@ def _shares(turn: Iterable[Ticket], slots: int) -> Iterator[tuple[list[Ticket], 
 def _served(ticket: Ticket) -> int:
     """When it last had slots, or was admitted."""
     return ticket._served
+
+
+def _features(ticket: Ticket, count: int) -> Features:
+    """Return the features of a picture for its next draws."""
+    if isinstance(ticket.inquiry, SplitInquiry):
+        numbers = ticket.inquiry.numbers(ticket.issued, count)
+        return replace(ticket.features, numbers=numbers)
+    return ticket.features

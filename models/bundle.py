@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models.certification.laws.split import count_draws
 from models.certification.names import MECHANISM_NORMS, Mechanism, Norm, Scoring
 from models.files import write_whole
 
@@ -56,10 +57,8 @@ AUTOENCODER, IMAGE = "autoencoder", "image"
 # int8 serves by default if on at least this many pictures it lost at most this certified share. On
 # fewer, half a point is a picture or two.
 INT8_PICTURES, INT8_LOSS = 500, 0.005
-_BUILT_IN = (
-    *("cnn", "fast-resnet", "resnet", "strided-cnn", "wide-resnet"),
-    *("cifar-resnet", "torchvision"),
-)
+_TRAINED = ("cnn", "fast-resnet", "resnet", "strided-cnn", "wide-resnet")
+_BUILT_IN = (*_TRAINED, "cifar-resnet", "torchvision")
 _ROWS: dict[str, RowsBasis] = {**dict.fromkeys(_BUILT_IN, "built-in"), "exported": "proven"}
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -129,12 +128,28 @@ class ConstructionBound(Part):
 
 
 class NoiseSpec(Part):
-    """The noise law. ``scale`` is σ for Gaussian and b for Laplace, in the units of g's output."""
+    """The noise law. ``scale`` is σ for Gaussian and b for Laplace, in the units of g's output.
+
+    For split noise it is λ, in pixel values, and 510·λ draws decide.
+    """
 
     mechanism: Mechanism
     scale: Positive
     placement: Plain
     construction_bound: ConstructionBound | None = None
+
+    @property
+    def draws(self) -> int | None:
+        """The number of draws that decide, if the law has finitely many."""
+        return count_draws(self.scale) if self.mechanism == "split" else None
+
+    @model_validator(mode="after")
+    def _splits(self) -> Self:
+        if self.mechanism == "split":
+            count_draws(self.scale)
+            if self.placement != IMAGE or self.construction_bound:
+                raise ValueError("split noise is of the image, and has no construction bound")
+        return self
 
 
 class SensitivitySpec(Part):
@@ -178,7 +193,7 @@ class Int8Record(Part):
     pictures: Annotated[int, Field(ge=1)]
     norm: Norm
     max_draws: Annotated[int, Field(ge=1)]
-    confidence: Annotated[float, Field(gt=0, lt=1)]
+    confidence: Annotated[float, Field(gt=0, le=1)]
     certified: Annotated[tuple[Int8Certified, ...], Field(min_length=1)]
     labels_differ: Share
 
@@ -252,6 +267,16 @@ class Manifest(Part):
             )
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must differ from each other")
+        if self.noise.mechanism == "split":
+            if self.sensitivity.input_norm != "l1" or self.sensitivity.value != 1:
+                raise ValueError("split noise needs the sensitivity 1 from l1 to l1")
+            if self.scoring != "votes":
+                raise ValueError("split noise needs votes, which it counts")
+            if self.architecture.name not in _TRAINED:
+                raise ValueError(
+                    "split noise needs a network made for what it shows of a picture: "
+                    f"{', '.join(_TRAINED)}, not {self.architecture.name}"
+                )
         return self
 
 

@@ -7,12 +7,15 @@ import copy
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from models.bundle import MANIFEST, Bundle, BundleError, Manifest, describe
 from models.certification.certificates import DEFAULTS
 from models.certification.names import Norm
+from models.mechanisms.split import SplitNoise, seen_shape
 from models.network import PixelDP, load_proven
 from models.networks.folding import fold
 from models.networks.placement import IMAGE
@@ -38,6 +41,7 @@ class LoadedModel:
         encoder_errors: bounds on the error of g as it is computed, in each norm that certificates
             of this noise can use.
         feature_shape: of the output of g for one picture.
+        seen_shape: of what h sees of it.
         noise: the noise, on its grid.
     """
 
@@ -47,7 +51,8 @@ class LoadedModel:
     sensitivities: dict[Pair, Sensitivity]
     encoder_errors: dict[Norm, EncoderError]
     feature_shape: tuple[int, ...]
-    noise: GridNoise
+    seen_shape: tuple[int, ...]
+    noise: GridNoise | SplitNoise
 
     @property
     def manifest(self) -> Manifest:
@@ -80,13 +85,28 @@ def load_model(source: Bundle | Path) -> LoadedModel:
         norm: encoder_error(encoder, manifest.input.shape, norm)
         for norm in DEFAULTS[manifest.noise.mechanism]
     }
+    shape = tuple(features.shape)
+    if manifest.noise.mechanism == "split":
+        seen = seen_shape(manifest.input.shape)
+        split = SplitNoise(manifest.noise.scale, _template(bundle, network))
+        return LoadedModel(bundle, network, encoder, sensitivities, errors, shape, seen, split)
     try:
         noise = grid_noise(manifest, errors[manifest.sensitivity.noise_norm].largest)
     except ValueError as problem:
         raise BundleError(bundle.path / MANIFEST, "noise.scale", str(problem)) from None
-    return LoadedModel(
-        bundle, network, encoder, sensitivities, errors, tuple(features.shape), noise
-    )
+    return LoadedModel(bundle, network, encoder, sensitivities, errors, shape, shape, noise)
+
+
+def _template(bundle: Bundle, network: PixelDP) -> NDArray[np.int32]:
+    """Return t of split noise, which is one of the weights.
+
+    Any whole numbers will do; but h must have been trained on these.
+    """
+    template = network.template
+    if template.dtype != torch.int32:
+        raise BundleError(bundle.weights, "template", "must hold 32-bit integers")
+    found: NDArray[np.int32] = template.numpy()
+    return found
 
 
 def grid_noise(manifest: Manifest, largest: float) -> GridNoise:

@@ -29,6 +29,7 @@ from models.bundle import (
 )
 from models.certification.names import Mechanism
 from models.files import write_whole
+from models.mechanisms import split
 from models.networks.foreign.exported import program_of
 from models.networks.limit import limited
 from models.sensitivity.modules import Pair, encoder_sensitivities
@@ -45,15 +46,25 @@ class PixelDP(nn.Module):
         encoder: g, [batch, c, h, w] pixel values in [0, 1] to features.
         classifier: h, noisy features to logits [batch, K].
         mechanism: the noise law.
-        scale: σ or b, in units of g's output.
+        scale: σ, b or λ, in units of g's output.
+        shape: of the pictures; split noise draws its template for it.
     """
 
+    template: Tensor
+
     def __init__(
-        self, encoder: nn.Module, classifier: nn.Module, mechanism: Mechanism, scale: float
+        self,
+        encoder: nn.Module,
+        classifier: nn.Module,
+        mechanism: Mechanism,
+        scale: float,
+        shape: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.encoder, self.classifier = encoder.eval(), classifier
         self.mechanism, self.scale = mechanism, scale
+        if mechanism == "split":
+            self.register_buffer("template", split.draw_template(shape, scale))
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of h. g always runs as in service: its Δ is that of evaluation mode.
@@ -73,6 +84,8 @@ class PixelDP(nn.Module):
     def perturb(self, features: Tensor, scale: float | None = None) -> Tensor:
         """Add noise for training, in float. Served models draw from ``models.noise`` instead."""
         scale = self.scale if scale is None else scale
+        if self.mechanism == "split":
+            return split.perturb(features, self.template, scale)
         if self.mechanism == "gaussian":
             return features + scale * torch.randn_like(features)
         # The difference of two standard exponentials is a standard Laplace variable.
@@ -95,15 +108,16 @@ def build_network(manifest: Manifest, program: bytes | None = None) -> PixelDP:
     Raises:
         ValueError: the architecture or placement is unknown, or arguments do not fit.
     """
+    noise, shape = manifest.noise, manifest.input.shape
     encoder, classifier = networks.build(
         manifest.architecture.name,
-        manifest.input.shape,
+        split.seen_shape(shape) if noise.mechanism == "split" else shape,
         len(manifest.labels),
-        manifest.noise.placement,
+        noise.placement,
         manifest.architecture.arguments,
         program,
     )
-    return PixelDP(encoder, classifier, manifest.noise.mechanism, manifest.noise.scale)
+    return PixelDP(encoder, classifier, noise.mechanism, noise.scale, shape)
 
 
 def load_network(bundle: Bundle) -> PixelDP:

@@ -28,7 +28,7 @@ from scipy import special
 
 from models.certification.arrays import Floats
 from models.certification.certificates import laplace_quantile
-from models.certification.names import MECHANISM_NORMS, MECHANISMS, Mechanism, Norm
+from models.certification.names import ADDITIVE, MECHANISM_NORMS, Mechanism, Norm
 
 # Features are stored in units of 1/SUBSTEPS of a grid step. 4112 = 16·257: with γ = 1/255 both
 # depths of pictures are exact, since 1/65535 = γ/257.
@@ -63,16 +63,29 @@ class Keystream:
         return whole >> np.uint64(16)
 
 
+def random_order(count: int, key: bytes) -> NDArray[np.intp]:
+    """Return 0 … ``count`` − 1 in an order that ``key``, 32 fresh secret bytes, determines.
+
+    Each number gets 96 uniform bits, and the numbers are sorted by them: all orders are equally
+    likely, unless two have the same bits, which for 10⁵ numbers has a probability below 2⁻⁶².
+    """
+    stream = Keystream(key)
+    return np.lexsort([stream.tails(count), stream.tails(count)])
+
+
 @dataclass(frozen=True, eq=False)
 class Features:
     """g of one picture, [values] int32.
 
-    On the grid (``on_grid``) in steps of γ, otherwise in steps of γ/``SUBSTEPS``. Two pictures are
-    two, even if they look the same: a device keeps each for as long as it is in flight.
+    On the grid (``on_grid``) in steps of γ, otherwise in steps of γ/``SUBSTEPS``. For noise with
+    finitely many draws, ``numbers`` has those of the picture's draws in a pass, in their order. Two
+    pictures are two, even if they look the same: a device keeps each for as long as it is in
+    flight.
     """
 
     steps: NDArray[np.int32]
     on_grid: bool
+    numbers: NDArray[np.intp] | None = None
 
     @property
     def substeps(self) -> NDArray[np.int32]:
@@ -102,8 +115,8 @@ class GridNoise:
     """
 
     def __init__(self, mechanism: Mechanism, scale: float, step: float, largest: float) -> None:
-        if mechanism not in MECHANISMS:
-            raise ValueError(f"unknown mechanism {mechanism!r}; known: {', '.join(MECHANISMS)}")
+        if mechanism not in ADDITIVE:
+            raise ValueError(f"unknown mechanism {mechanism!r}; known: {', '.join(ADDITIVE)}")
         spread = scale / step
         if not COARSEST <= spread <= FINEST or not largest / step <= 2**15:
             raise ValueError(

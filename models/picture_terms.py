@@ -3,8 +3,9 @@
 from math import prod
 
 from models.bundle import Manifest
+from models.certification.split import terms_kind
 from models.certification.terms import Terms
-from models.preprocessing import Preprocessing
+from models.preprocessing import CannotCertify, Preprocessing
 
 
 def assemble_terms(manifest: Manifest, preparation: Preprocessing | None = None) -> Terms:
@@ -15,11 +16,21 @@ def assemble_terms(manifest: Manifest, preparation: Preprocessing | None = None)
     Args:
         manifest: of the model.
         preparation: of the picture; None for a picture that is already the model's input.
+
+    Raises:
+        CannotCertify: the model's noise does not allow that preparation.
     """
     norm, values, factor = manifest.sensitivity.input_norm, prod(manifest.input.shape), 1.0
     if preparation:
         values, factor = preparation.values, preparation.sensitivity(norm, norm)
-    return Terms(
+    if manifest.noise.mechanism == "split" and preparation and not preparation.selects:
+        raise CannotCertify(
+            f"{manifest.name} certifies by split noise, which takes pixels as they are: send 8 "
+            f"bits per value, {'RGB' if manifest.input.channels == 3 else 'grey'}, and "
+            f"{manifest.input.width}x{manifest.input.height} pixels, or more along one side, which "
+            "is cropped"
+        )
+    return terms_kind(manifest.noise.mechanism)(
         mechanism=manifest.noise.mechanism,
         scale=manifest.noise.scale,
         sensitivity=manifest.sensitivity.value * factor,

@@ -18,18 +18,20 @@ import torch
 from numpy.typing import NDArray
 
 from models.bundle import Manifest
-from models.certification.arrays import Draws, Floats
+from models.certification.arrays import Draws, Floats, Integers
 from models.certification.certificates import DEFAULTS
 from models.certification.inquiry import Inquiry
 from models.certification.names import NORMS, Norm
 from models.certification.question import Question
+from models.certification.split import SplitInquiry, SplitTerms
 from models.certification.tally import make_draws
 from models.certification.terms import Delta, Terms, strongest
 from models.device import Device, DeviceError, Handle, open_device
 from models.execution import Execution, Format, Provider, ProviderError
 from models.loaded import LoadedModel
+from models.mechanisms.split import SplitNoise
 from models.networks.placement import IMAGE
-from models.noise import Features, Key, system_key
+from models.noise import Features, Key, random_order, system_key
 from models.picture_terms import assemble_terms
 from models.preprocessing import Preprocessing, plan
 from models.trial import try_rows
@@ -157,8 +159,11 @@ class Predictor:
         features = self.noise.snap(self._run_encoder(prepared))
         return Encoded(features, self._terms(preparation, features))
 
-    def inquire(self, question: Question, encoded: Encoded) -> Inquiry:
+    def inquire(self, question: Question, encoded: Encoded) -> Inquiry | SplitInquiry:
         """Begin an inquiry into a picture that was encoded here."""
+        if isinstance(encoded.terms, SplitTerms):
+            labels = len(self.manifest.labels)
+            return SplitInquiry(question, encoded.terms, labels, self._shuffle)
         return Inquiry(question, encoded.terms, len(self.manifest.labels), self.manifest.scoring)
 
     def resized(self, pass_size: int) -> Self:
@@ -169,6 +174,9 @@ class Predictor:
         other = copy.copy(self)
         other.pass_size = pass_size
         return other
+
+    def _shuffle(self, draws: int) -> Integers:
+        return random_order(draws, self._key())
 
     def submit(self, pictures: Sequence[Features], rows: NDArray[np.intp]) -> Submitted:
         """Submit a pass to the device, and return without waiting for it.
@@ -273,6 +281,8 @@ class Predictor:
 
     def _terms(self, preparation: Preprocessing, features: Features) -> Terms:
         terms = assemble_terms(self.manifest, preparation)
+        if isinstance(self.noise, SplitNoise):
+            return terms
         own = self.manifest.sensitivity.noise_norm
         own_rho = self._rho(preparation, features, own)
         deltas = [Delta(terms.norm, own, terms.sensitivity, own_rho)]
@@ -293,7 +303,7 @@ class Predictor:
 
     def _rho(self, preparation: Preprocessing, features: Features, norm: Norm) -> float:
         """A bound on what rounding adds to the distance of two outputs of g, in ``norm``."""
-        if features.on_grid:
+        if features.on_grid or isinstance(self.noise, SplitNoise):
             return 0.0
         error = self._encoder_errors[norm].total(preparation.error(norm))
         return self.noise.snapping(len(features.steps), norm) + 2 * error

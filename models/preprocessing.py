@@ -86,6 +86,12 @@ class Preprocessing:
         """Whether every value of the result is k/255 for an integer k."""
         return self.bits == 8 and not self.steps
 
+    @property
+    def selects(self) -> bool:
+        """Whether the result is some of the picture's own 8-bit values, at most cropped."""
+        same = CHANNELS[self.mode] == self.shape[0]
+        return self.bits == 8 and same and self.resized == (self.height, self.width)
+
     def sensitivity(self, p: Norm, q: Norm) -> float:
         """Bound Δ(p,q).
 

@@ -154,7 +154,7 @@ class TorchResident:
         if provider == "openvino":
             ranges = _ranges(model.manifest) if precision == "int8" else None
             self._converted = Converted(self.network, torch.get_num_threads(), ranges)
-        self.noise, self._shape = model.noise, model.feature_shape
+        self.noise, self._shape = model.noise, model.seen_shape
         self._labels, self._scoring = len(model.manifest.labels), model.manifest.scoring
         # Compiled networks do not run in inference mode.
         self._without_gradients: Callable[[], AbstractContextManager[object]]
@@ -198,8 +198,12 @@ class TorchResident:
         noisy = noisy.to(self.device.name, self._dtype)
         if noisy.dim() == 4:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
-        with self._without_gradients():
-            logits = self.network(noisy)
+        try:
+            with self._without_gradients():
+                logits = self.network(noisy)
+        except torch.AcceleratorError as error:
+            # Nothing runs on it until the process restarts.
+            raise DeviceError(f"{self.device.name}: {error}") from error
         return self._checked(logits, len(noisy))
 
     def _checked(self, logits: object, rows: int) -> Tensor:

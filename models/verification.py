@@ -27,11 +27,13 @@ from models.certification.names import (
     MECHANISMS,
     NORMS,
     SCORINGS,
+    Counting,
     Scoring,
 )
 from models.certification.question import Question
+from models.certification.split import NO_LABEL, SplitFindings, SplitTerms, schedule, terms_kind
 from models.certification.tally import DENOMINATORS, Tally
-from models.certification.terms import Delta, Terms
+from models.certification.terms import Delta
 from models.execution import FORMATS, Provider
 from models.preprocessing import CHANNELS, DEPTHS, LARGEST_SIDE, CannotCertify, plan
 
@@ -57,6 +59,7 @@ WORD = (
     "evidence.draws",
     "evidence.pilot",
     "evidence.total",
+    "evidence.votes",
     "evidence.tau",
     "evidence.rho",
     "evidence.sensitivities",
@@ -124,7 +127,7 @@ def verify(answer: Any) -> list[str]:
         raise MalformedAnswerError(f"not an answer that can be read: {error}") from None
 
 
-def _differing(answer: Mapping[str, Any], findings: Findings) -> Iterator[str]:
+def _differing(answer: Mapping[str, Any], findings: Findings | SplitFindings) -> Iterator[str]:
     """Compute every member that follows, and compare."""
     attacks = answer["attacks"]
     conclusion = follow(findings, len(answer["scores"]), attacks and len(attacks["sizes"]))
@@ -132,27 +135,33 @@ def _differing(answer: Mapping[str, Any], findings: Findings) -> Iterator[str]:
     yield from _preprocessing(answer)
 
 
-def _findings(answer: Mapping[str, Any]) -> Findings:
+def _findings(answer: Mapping[str, Any]) -> Findings | SplitFindings:
     evidence, noise, picture = answer["evidence"], answer["noise"], answer["picture"]
     scoring: Scoring = noise["scoring"]
+    question = Question(
+        answer["confidence"],
+        answer["budget"]["granted"],
+        answer["target"],
+        answer["norm"],
+        evidence["restarts"],
+    )
+    terms = terms_kind(noise["mechanism"])(
+        mechanism=noise["mechanism"],
+        scale=noise["scale"],
+        sensitivity=noise["sensitivity"] * answer["preprocessing"]["sensitivity"],
+        norm=noise["norm"],
+        values=picture["width"] * picture["height"] * CHANNELS[picture["mode"]],
+        tau=evidence["tau"],
+        rho=evidence["rho"],
+        further=tuple(Delta(**further) for further in evidence["sensitivities"][1:]),
+    )
+    if isinstance(terms, SplitTerms):
+        votes = tuple(evidence["votes"] or ())
+        counted, total = _tally(evidence, scoring), _tally(evidence["total"], scoring)
+        return SplitFindings(question, terms, counted, total, votes)
     return Findings(
-        question=Question(
-            answer["confidence"],
-            answer["budget"]["granted"],
-            answer["target"],
-            answer["norm"],
-            evidence["restarts"],
-        ),
-        terms=Terms(
-            mechanism=noise["mechanism"],
-            scale=noise["scale"],
-            sensitivity=noise["sensitivity"] * answer["preprocessing"]["sensitivity"],
-            norm=noise["norm"],
-            values=picture["width"] * picture["height"] * CHANNELS[picture["mode"]],
-            tau=evidence["tau"],
-            rho=evidence["rho"],
-            further=tuple(Delta(**further) for further in evidence["sensitivities"][1:]),
-        ),
+        question=question,
+        terms=terms,
         scoring=scoring,
         pilot=_tally(evidence["pilot"], scoring),
         counted=_tally(evidence, scoring),
@@ -166,9 +175,10 @@ def _tally(part: Mapping[str, Any], scoring: Scoring) -> Tally:
     return Tally(part["draws"], sums, squares, DENOMINATORS[scoring])
 
 
-def _impossible(answer: Mapping[str, Any], findings: Findings) -> Iterator[str]:
+def _impossible(answer: Mapping[str, Any], findings: Findings | SplitFindings) -> Iterator[str]:
     """Say what is impossible for any draws, budget and bounds of g."""
-    pilot, counted, total = findings.pilot, findings.counted, findings.total
+    counted, total = findings.counted, findings.total
+    pilot = _tally(answer["evidence"]["pilot"], findings.scoring)
     tallies = pilot, counted, total
     if len({len(part) for tally in tallies for part in (tally.sums, tally.squares)}) > 1:
         yield "the evidence's tallies have different numbers of labels"
@@ -186,7 +196,14 @@ def _impossible(answer: Mapping[str, Any], findings: Findings) -> Iterator[str]:
         if not _possible(tally):
             yield f"{name} holds sums that no draws can have"
     budget = findings.question.max_draws
-    yield from _impossible_steps(findings)
+    if isinstance(findings, SplitFindings):
+        yield from _impossible_split(answer, findings)
+    else:
+        if answer["confidence"] == 1 or answer["evidence"]["votes"] is not None:
+            yield "confidence is 1, or evidence.votes is not null, which only split noise allows"
+            return
+        yield from _impossible_steps(findings)
+        yield from _impossible_moves(findings)
     if total.draws > budget:
         yield f"evidence.total.draws is {total.draws}, beyond the budget of {budget}"
     if answer["budget"]["asked"] < budget:
@@ -198,14 +215,45 @@ def _impossible(answer: Mapping[str, Any], findings: Findings) -> Iterator[str]:
         yield "scores has labels of the same name"
     if answer["attacks"] and not 2 <= len(answer["attacks"]["sizes"]) <= MOST_SIZES:
         yield f"attacks.sizes has not 2 to {MOST_SIZES} entries"
-    yield from _impossible_moves(findings)
+
+
+def _impossible_split(answer: Mapping[str, Any], findings: SplitFindings) -> Iterator[str]:
+    """Say what is impossible for split noise: its sensitivity, budget, looks and votes."""
+    terms, total, counted = findings.terms, findings.total, findings.counted
+    noise = answer["noise"]
+    try:
+        draws = terms.draws
+    except ValueError as error:
+        yield f"noise.scale: {error}"
+        return
+    if (noise["scoring"], noise["placement"], noise["norm"]) != ("votes", "image", "l1"):
+        yield "noise is not by votes, in the image and in l1, which split noise needs"
+    if terms.sensitivity != 1 or (terms.tau, terms.rho) != (0, 0):
+        yield "noise, preprocessing or evidence has a sensitivity, tau or rho that split noise bars"
+    if answer["picture"]["bits"] != 8 or terms.further:
+        yield "picture or evidence.sensitivities is not one for split noise"
+    if findings.question.max_draws != draws or answer["budget"]["asked"] != draws:
+        yield f"budget is not {draws}, the number of all draws of this noise"
+    if counted.draws not in schedule(terms):
+        yield f"evidence.draws is {counted.draws}, which is no look"
+    votes, labels = findings.votes, len(total.sums)
+    if len(votes) != draws or not all(vote is None or vote < labels for vote in votes):
+        yield f"evidence.votes is not a list of {draws} labels"
+        return
+    made = [vote for vote in votes if vote is not None]
+    if [made.count(label) for label in range(labels)] != total.sums.tolist():
+        yield "evidence.votes does not have the votes of evidence.total"
+    if len(made) != total.draws:
+        yield f"evidence.votes has {len(made)} draws, and evidence.total {total.draws}"
 
 
 def _impossible_steps(findings: Findings) -> Iterator[str]:
     """Say which pilot, look and ground of the certificate the question does not have."""
     pilot, counted, question = findings.pilot, findings.counted, findings.question
     budget, steps, ground = question.max_draws, question.steps, findings.ground
-    if pilot.draws not in range(steps.pilot, steps.longest_pilot + 1, steps.pilot):
+    if ground not in GROUNDS:
+        yield f"evidence.bound is {ground}, which is for split noise only"
+    elif pilot.draws not in range(steps.pilot, steps.longest_pilot + 1, steps.pilot):
         yield f"evidence.pilot.draws is {pilot.draws}, which no pilot has"
     elif not pilot_ends(pilot, budget, steps):
         yield "evidence.pilot does not settle which label to certify"
@@ -403,7 +451,7 @@ _ANSWER = {
     "certified_size": _NUMBER,
     "norm": _among(*NORMS),
     "target": _Maybe(_POSITIVE),
-    "confidence": _number("above 0 and below 1", lambda value: 0 < value < 1),
+    "confidence": _number("above 0 and at most 1", lambda value: 0 < value <= 1),
     "draws": _INTEGER,
     "budget": {
         "asked": _integer(LEAST_DRAWS, 2**53),
@@ -461,7 +509,7 @@ _ANSWER = {
         "pilot_draws": _INTEGER,
         "denominator": _INTEGER,
         **_SUMS,
-        "bound": _among(*GROUNDS),
+        "bound": _among(*GROUNDS, *get_args(Counting)),
         "alpha_certificate": _NUMBER,
         "alpha_label": _NUMBER,
         "alpha_rival": _NUMBER,
@@ -474,6 +522,7 @@ _ANSWER = {
         ],
         "pilot": _SUMS,
         "total": _SUMS,
+        "votes": _Maybe([_Maybe(_integer(NO_LABEL, 2**31 - 1))]),
         "input_shape": _SHAPE,
     },
 }

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.special import betaincinv, ndtr, ndtri
+from scipy.stats import hypergeom
 
 WORD = (
     "model",
@@ -31,7 +32,7 @@ WORD = (
     "picture",
     "the question: norm, target, confidence, budget.asked, budget.granted",
     "how many scores and attacks are shown",
-    "the evidence: the tallies, bound, restarts, tau, rho, input_shape",
+    "the evidence: the tallies, votes, bound, restarts, tau, rho, input_shape",
     "sensitivities beside the first",
 )
 NORMS = ("l1", "l2", "linf")
@@ -164,7 +165,7 @@ SCHEMA: dict[str, Any] = {
     "certified_size": number,
     "norm": one_of(*NORMS),
     "target": optional(POSITIVE),
-    "confidence": within(number, lambda value: 0 < value < 1, "a number above 0 and below 1"),
+    "confidence": within(number, lambda value: 0 < value <= 1, "a number above 0, at most 1"),
     "draws": integer,
     "budget": {
         "asked": between(64, 2**53),
@@ -184,7 +185,7 @@ SCHEMA: dict[str, Any] = {
         "paper": {"method": text, "size": number},
     },
     "noise": {
-        "mechanism": one_of("gaussian", "laplace"),
+        "mechanism": one_of("gaussian", "laplace", "split"),
         "scale": POSITIVE,
         "placement": PLACEMENT,
         "sensitivity": POSITIVE,
@@ -217,7 +218,7 @@ SCHEMA: dict[str, Any] = {
         "label": integer,
         "pilot_draws": integer,
         "denominator": integer,
-        "bound": one_of("betting", "clopper-pearson", "majority"),
+        "bound": one_of("betting", "clopper-pearson", "majority", "counting"),
         "alpha_certificate": number,
         "alpha_label": number,
         "alpha_rival": number,
@@ -235,6 +236,7 @@ SCHEMA: dict[str, Any] = {
                 "rho": NOT_NEGATIVE,
             }
         ],
+        "votes": optional([optional(between(-1, 2**31 - 1))]),
         "input_shape": three,
     }
     | TALLY,
@@ -782,12 +784,10 @@ class Answer:
     """An answer with evidence, and what follows from it.
 
     Raises:
-        MalformedError: When it is none.
         ImpossibleError: When its evidence cannot be.
     """
 
     def __init__(self, answer: Any) -> None:
-        inspect(answer, SCHEMA)
         self.answer = answer
         evidence, noise, picture = answer["evidence"], answer["noise"], answer["picture"]
         self.votes = noise["scoring"] == "votes"
@@ -795,6 +795,8 @@ class Answer:
         self.granted = int(answer["budget"]["granted"])
         if answer["budget"]["asked"] < self.granted:
             impossible("budget.granted", "at most budget.asked")
+        if answer["confidence"] == 1 or evidence["votes"] is not None:
+            impossible("confidence or evidence.votes", "certainty and votes for split noise only")
         self.read_tallies(evidence)
         self.first = Entry(
             noise["norm"],
@@ -818,6 +820,7 @@ class Answer:
             values=picture["width"] * picture["height"] * (1 if picture["mode"] == "L" else 3),
             entries=entries,
         )
+        self.target = self.question.target
         self.check_sensitivities(entries)
         self.check_shown()
 
@@ -850,6 +853,8 @@ class Answer:
             impossible("evidence.total.draws", "at most budget.granted")
         self.looks = steps.looks(self.granted - self.pilot.n)
         self.bound = evidence["bound"]
+        if self.bound == "counting":
+            impossible("evidence.bound", "counting for split noise only")
         self.between = self.bound == "majority" and rest.n == 0
         if self.counted.n not in self.looks and not self.between:
             impossible("evidence.draws", "a look")
@@ -953,24 +958,20 @@ class Answer:
 
     def scores(self, reach: float) -> tuple[list[Any], dict[str, Any] | None]:
         """Return the labels shown, and the attacks on them."""
-        question, total, one = self.question, self.total, self.one
+        total, one = self.total, self.one
         labels = total.order()[: len(self.answer["scores"])]
-        chance = question.alpha_scores / (2 * self.labels)
-        raw = []
-        for i in labels:
-            args = total.n, total.sums[i], total.squares[i], one, chance
-            raw.append((lower_bound("betting", *args), upper_bound("betting", *args)))
+        raw = self.intervals(labels)
         reached = self.meet(raw)
         if len(labels) < self.labels:
             reached.append((0.0, self.bounds[1]))
 
         def at(size: float, rounding: Callable[[Interval], Interval]) -> list[Interval]:
             certified = self.size > 0 and size <= self.size
-            return stated([attacked(question, size, *i) for i in reached], certified, rounding)
+            return stated([self.attacked(size, i) for i in reached], certified, rounding)
 
         hit: list[Interval] | None = None
-        if question.target is not None:
-            hit = at(question.target, six_digits)
+        if self.target is not None:
+            hit = at(self.target, six_digits)
         scores = [
             {
                 "index": i,
@@ -999,6 +1000,19 @@ class Answer:
             "others": [r[-1][1] for r in table] if len(labels) < self.labels else None,
         }
 
+    def intervals(self, labels: Sequence[int]) -> list[Interval]:
+        """Return the bounds on the labels' expected scores."""
+        chance = self.question.alpha_scores / (2 * self.labels)
+        found = []
+        for i in labels:
+            args = self.total.n, self.total.sums[i], self.total.squares[i], self.one, chance
+            found.append((lower_bound("betting", *args), upper_bound("betting", *args)))
+        return found
+
+    def attacked(self, size: float, interval: Interval) -> Interval:
+        """Return where an attack of a size can move an expected score."""
+        return attacked(self.question, size, *interval)
+
     def meet(self, raw: list[Interval]) -> list[Interval]:
         """Return the intervals met with what the certificate rests on."""
         if not self.leads:
@@ -1010,6 +1024,164 @@ class Answer:
             upper = min(upper, p_b)
             met.append((min(lower, upper), upper))
         return met
+
+
+# Split noise: all draws counted ------------------------------------------------------------------
+
+
+def least(total: int, n: int, found: int, chance: float) -> int:
+    """Return a lower bound on how many of all draws vote as ``found`` of n do."""
+    if found == 0 or chance == 0:
+        return found
+    counts = np.arange(found, total - (n - found) + 1)
+    tails = hypergeom.sf(found - 1, total, counts, n)
+    return int(counts[np.argmax(tails > chance * (1 - 1e-6))])
+
+
+class SplitAnswer(Answer):
+    """An answer by split noise, and what follows from it."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        evidence, noise, budget = answer["evidence"], answer["noise"], answer["budget"]
+        self.all = round(510 * noise["scale"])
+        if noise["scale"] < 0.5 or abs(self.all - 510 * noise["scale"]) > 1e-9:
+            impossible("noise.scale", "at least 0.5, and 510 times as much whole")
+        if budget["asked"] != self.all or budget["granted"] != self.all:
+            impossible("budget", "all draws that there are")
+        stated = noise["sensitivity"] * answer["preprocessing"]["sensitivity"], evidence["tau"]
+        own = {"source": "l1", "target": "l1", "value": 1.0, "rho": 0.0}
+        if stated != (1, 0) or evidence["rho"] != 0 or evidence["sensitivities"] != [own]:
+            impossible("evidence.sensitivities", "1 from l1 to l1, without tau and rho")
+        if (noise["norm"], noise["placement"], noise["scoring"]) != ("l1", "image", "votes"):
+            impossible("noise", "votes, in the image and in l1")
+        if answer["picture"]["bits"] != 8:
+            impossible("picture.bits", "8")
+        self.one, self.bound = 1, evidence["bound"]
+        self.read_tallies(evidence)
+        self.target = None if answer["target"] is None else float(answer["target"])
+        self.norm = answer["norm"]
+        picture = answer["picture"]
+        self.values = picture["width"] * picture["height"] * (1 if picture["mode"] == "L" else 3)
+        part = 2.0**-20
+        run = 1 - part if not evidence["restarts"] else part / 3 * 2.0 ** -evidence["restarts"]
+        self.alpha = run * (1 - float(answer["confidence"]))
+        self.chance = self.alpha / (2 * self.labels * max(len(self.looks) - 1, 1))
+        self.check_shown()
+
+    def read_tallies(self, evidence: dict[str, Any]) -> None:
+        """Read the tallies and votes and refuse those that cannot be."""
+        self.labels = len(evidence["sums"])
+        none = {"draws": 0, "sums": [0] * self.labels, "sums_of_squares": [0] * self.labels}
+        members = {"counted": evidence, "total": evidence["total"]}
+        if self.labels < 2 or evidence["pilot"] != none or evidence["pilot_draws"] != 0:
+            impossible("evidence", "two labels or more, and no pilot")
+        for name, member in members.items():
+            if {len(member["sums"]), len(member["sums_of_squares"])} != {self.labels}:
+                impossible(f"evidence, {name}", f"{self.labels} labels")
+        self.counted, self.total = (Tally.of(member, 1) for member in members.values())
+        rest = self.total.combine(self.counted, -1)
+        for name, tally in (("counted", self.counted), ("total", self.total), ("rest", rest)):
+            tally.check(f"evidence, {name}", True)
+        self.looks = Steps(0, 0, 64, 16, 0.0625).looks(self.all)
+        if self.counted.n not in self.looks or self.total.n > self.all:
+            impossible("evidence.draws", "a look")
+        votes = evidence["votes"]
+        if votes is None or len(votes) != self.all:
+            impossible("evidence.votes", "one for each draw that there is")
+        made = [vote for vote in votes if vote is not None]
+        found = tuple(made.count(label) for label in range(self.labels))
+        if max(made, default=-1) >= self.labels or (len(made), found) != (
+            self.total.n,
+            self.total.sums,
+        ):
+            impossible("evidence.votes", "the votes of evidence.total")
+        self.label = self.counted.order()[0]
+        self.leads = self.total.order()[0] == self.label
+
+    def sizes_of(self, own: int, most: int) -> dict[str, float]:
+        """Return the certified size in every norm, from a label's votes and its rivals'."""
+        steps = max((own - most - 1) // 2, 0)
+        exact = Context(prec=6, rounding=ROUND_FLOOR).divide(Decimal(steps), Decimal(255))
+        size = max(0.0, steps / 255 * (1 - 1e-9) - 1e-12)
+        others = {n: round_to(convert(size, "l1", n, self.values), 6) for n in ("l2", "linf")}
+        return {"l1": float(exact), **others}
+
+    def again(self) -> dict[str, Any]:
+        """Return all members that follow, by their paths."""
+        evidence, noise = self.answer["evidence"], self.answer["noise"]
+        steps, moved = preprocessing(self.answer["picture"], evidence["input_shape"], noise["norm"])
+        given = self.all, self.counted.n
+        rival = self.counted.sums[self.counted.rival(self.label)]
+        own = least(*given, self.counted.sums[self.label], self.chance)
+        most = self.all - max(own, least(*given, self.counted.n - rival, self.chance))
+        pair = (own, most) if self.leads else (0, self.all)
+        self.bounds = pair[0] / self.all, pair[1] / self.all
+        certified = self.sizes_of(*pair)
+        self.size = certified[self.norm]
+        reach = self.sizes_of(self.all, 0)[self.norm]
+        target = self.target
+        found = {
+            "label": {
+                "index": self.total.order()[0],
+                "name": self.answer["scores"][0]["name"],
+            },
+            "robust": None if target is None else self.size > 0 and self.size >= target,
+            "certified_size": self.size,
+            "draws": self.total.n,
+            "budget.reachable": target is None or reach >= target,
+            "stopped": self.stopped(),
+            "certificate": {
+                "method": "split",
+                "lower": round_to(self.bounds[0], 6),
+                "upper": round_to(self.bounds[1], 6, up=True),
+                "sizes": certified,
+                "paper": {"method": "split", "size": self.size},
+            },
+            "preprocessing.steps": steps,
+            "preprocessing.sensitivity": moved,
+            "evidence.label": self.label,
+            "evidence.alpha_certificate": self.alpha,
+            "evidence.alpha_label": self.chance,
+            "evidence.alpha_rival": self.chance,
+            "evidence.alpha_scores": 0.0,
+            "evidence.denominator": 1,
+            "evidence.bound": "counting",
+        }
+        found["scores"], found["attacks"] = self.scores(reach)
+        return found
+
+    def stopped(self) -> str:
+        """Return why the draws ended."""
+        left = self.all - self.total.n
+        if self.total.n not in self.looks:
+            return "deadline"
+        if self.target is not None and self.size >= self.target:
+            return "target_certified"
+        if left == 0:
+            return "max_draws"
+        first, second = self.total.order()[:2]
+        best = self.sizes_of(self.total.sums[first] + left, self.total.sums[second])[self.norm]
+        return "target_out_of_reach" if self.target and best < self.target else "deadline"
+
+    def intervals(self, labels: Sequence[int]) -> list[Interval]:
+        """Return the bounds on the labels' shares of all draws."""
+        n, found = self.counted.n, self.counted.sums
+        return [
+            (
+                least(self.all, n, found[i], self.chance) / self.all,
+                (self.all - least(self.all, n, n - found[i], self.chance)) / self.all,
+            )
+            for i in labels
+        ]
+
+    def attacked(self, size: float, interval: Interval) -> Interval:
+        """Return which shares of all draws an attack of a size can reach."""
+        t = attack_in(size, self.norm, "l1", self.values)
+        moved = math.floor(t * 255 * (1 + 1e-12) + 1e-6)
+        low = max(math.floor(interval[0] * self.all + 1e-6) - moved, 0)
+        high = min(math.ceil(interval[1] * self.all - 1e-6) + moved, self.all)
+        return low / self.all, high / self.all
 
 
 def member(answer: Any, path: str) -> Any:
@@ -1059,8 +1231,10 @@ def verify(answer: Any) -> list[str]:
     Raises:
         MalformedError: When this is no answer with evidence.
     """
+    inspect(answer, SCHEMA)
+    kind = SplitAnswer if answer["noise"]["mechanism"] == "split" else Answer
     try:
-        again = Answer(answer).again()
+        again = kind(answer).again()
     except ImpossibleError as error:
         return [str(error)]
     return [

@@ -4,8 +4,9 @@ Sizes and lower bounds are rounded down, and upper bounds up, so that the number
 as those that were proven.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -19,10 +20,12 @@ from models.certification.attack_bounds import (
 )
 from models.certification.bounds import betting_lower, betting_upper, vote_lower, vote_upper
 from models.certification.certificates import PAPER
+from models.certification.division import share_of_run
 from models.certification.inquiry import Findings, Inquiry
-from models.certification.names import NORMS, Certificate, Ground, Norm, Stopped
+from models.certification.names import NORMS, Certificate, Counting, Ground, Norm, Stopped
 from models.certification.reach import SMALLEST_SIZE, reachable_size
 from models.certification.rounding import round_down, round_up
+from models.certification.split import SplitFindings, SplitInquiry
 from models.certification.tally import Tally
 from models.certification.tally_bounds import interval_alpha
 from models.certification.terms import Delta, Terms
@@ -83,6 +86,10 @@ class Evidence:
     picture began again ``restarts`` times; each run has its own share of α. ``sensitivities`` bound
     how far a change of the picture moves the features, the model's own bound first: by ``value``
     times the change in the norm ``source``, plus ``rho``, in the norm ``target``.
+
+    For split noise there is no pilot; ``votes`` has the label of each of the N draws by its number,
+    −1 if it voted for none, None if it was not made; ``alpha_label`` and ``alpha_rival`` are the
+    chances that one bound on one label's votes fails, and the intervals shown rest on the same.
     """
 
     label: int
@@ -91,7 +98,7 @@ class Evidence:
     denominator: int
     sums: list[int]
     sums_of_squares: list[int]
-    bound: Ground
+    bound: Ground | Counting
     alpha_certificate: float
     alpha_label: float
     alpha_rival: float
@@ -102,6 +109,7 @@ class Evidence:
     sensitivities: list[Delta]
     pilot: Sums
     total: Sums
+    votes: list[int | None] | None
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,9 @@ class Conclusion:
     evidence: Evidence
 
 
-def conclude(inquiry: Inquiry, scores: int, attack_count: int | None = None) -> Conclusion:
+def conclude(
+    inquiry: Inquiry | SplitInquiry, scores: int, attack_count: int | None = None
+) -> Conclusion:
     """Return the result of ``inquiry`` so far.
 
     Args:
@@ -164,7 +174,7 @@ def conclude(inquiry: Inquiry, scores: int, attack_count: int | None = None) -> 
 
 
 def follow(
-    findings: Findings,
+    findings: Findings | SplitFindings,
     scores: int,
     attack_count: int | None = None,
     stopped: Stopped | None = None,
@@ -181,18 +191,25 @@ def follow(
     most = reachable_size(question, terms, findings.scoring, len(total.sums))
     shown = np.argsort(-total.sums, kind="stable")[:scores]
     pair = (lower, upper) if leads else (0.0, 1.0)
-    tallied = (
-        total.draws,
-        tuple(total.sums[shown].tolist()),
-        tuple(total.squares[shown].tolist()),
-        total.denominator,
-        interval_alpha(findings.division, len(total.sums)),
-    )
     labels = len(total.sums)
-    rows = _rows(tallied, labels, pair, size, terms, norm, target)
+    rest = labels, pair, size, terms, norm, target
+    ends: Callable[[], tuple[Floats, Floats]]
+    if isinstance(findings, SplitFindings):
+        ends = partial(findings.intervals, shown.tolist())
+        rows = _state(*ends(), total.means[shown], *rest)
+    else:
+        tallied = (
+            total.draws,
+            tuple(total.sums[shown].tolist()),
+            tuple(total.squares[shown].tolist()),
+            total.denominator,
+            interval_alpha(findings.division, labels),
+        )
+        ends = partial(intervals_of, *tallied)
+        rows = _rows(tallied, *rest)
     told = None
     if attack_count is not None:
-        of_scores = known(shown.tolist(), *intervals_of(*tallied), labels, pair, size)
+        of_scores = known(shown.tolist(), *ends(), labels, pair, size)
         told = attacks(of_scores, terms, norm, attack_sizes(most, attack_count))
     return Conclusion(
         label=total.leader,
@@ -238,13 +255,28 @@ def _rows(
         target: of the question.
     """
     draws, sums, _, denominator, _ = tallied
-    low, high = intervals_of(*tallied)
-    attacked: list[Interval | None] = [None] * len(sums)
+    means = np.array(sums) / (draws * denominator)
+    return _state(*intervals_of(*tallied), means, labels, pair, size, terms, norm, target)
+
+
+def _state(
+    low: Floats,
+    high: Floats,
+    means: Floats,
+    labels: int,
+    pair: tuple[float, float],
+    size: float,
+    terms: Terms,
+    norm: Norm,
+    target: float | None,
+) -> list[tuple[float, float, float, Interval | None]]:
+    """Do what :func:`_rows` does, for the bounds and the means of the scores."""
+    attacked: list[Interval | None] = [None] * len(means)
     if target is not None:
-        of_scores = known(range(len(sums)), low, high, labels, pair, size)
+        of_scores = known(range(len(means)), low, high, labels, pair, size)
         ends = (part.tolist() for part in reached(of_scores, terms, norm, target))
         attacked = [Interval(*both) for both in zip(*ends, strict=True)]
-    expected = [round(mean, 6) for mean in (np.array(sums) / (draws * denominator)).tolist()]
+    expected = [round(mean, 6) for mean in means.tolist()]
     lower, upper = map(round_down, low.tolist()), map(round_up, high.tolist())
     return list(zip(expected, lower, upper, attacked, strict=True))
 
@@ -267,7 +299,9 @@ def intervals_of(
     return lower, upper
 
 
-def _evidence(findings: Findings) -> Evidence:
+def _evidence(findings: Findings | SplitFindings) -> Evidence:
+    if isinstance(findings, SplitFindings):
+        return _evidence_of_split(findings)
     counted, division = findings.counted, findings.division
     alpha_label, alpha_rival = division.of(findings.ground)
     sums, squares = lists(counted)
@@ -289,4 +323,29 @@ def _evidence(findings: Findings) -> Evidence:
         sensitivities=list(findings.terms.deltas),
         pilot=Sums.of(findings.pilot),
         total=Sums.of(findings.total),
+        votes=None,
+    )
+
+
+def _evidence_of_split(findings: SplitFindings) -> Evidence:
+    counted, question = findings.counted, findings.question
+    return Evidence(
+        label=findings.label,
+        pilot_draws=0,
+        draws=counted.draws,
+        denominator=counted.denominator,
+        sums=counted.sums.tolist(),
+        sums_of_squares=counted.squares.tolist(),
+        bound="counting",
+        alpha_certificate=share_of_run(question.restarts) * (1 - question.confidence),
+        alpha_label=findings.chance,
+        alpha_rival=findings.chance,
+        alpha_scores=0.0,
+        restarts=question.restarts,
+        tau=findings.terms.tau,
+        rho=findings.terms.rho,
+        sensitivities=list(findings.terms.deltas),
+        pilot=Sums.of(Tally.empty(len(counted.sums), findings.scoring)),
+        total=Sums.of(findings.total),
+        votes=list(findings.votes),
     )

@@ -19,10 +19,11 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from models.certification.arrays import Floats
+from models.certification.laws import split
 from models.certification.names import (
+    ADDITIVE,
     CERTIFICATES,
     MECHANISM_NORMS,
-    MECHANISMS,
     Certificate,
     Mechanism,
     Norm,
@@ -33,6 +34,7 @@ from models.certification.names import (
 DEFAULTS: dict[Mechanism, dict[Norm, Certificate]] = {
     "gaussian": {"l2": "gaussian"},
     "laplace": {"l1": "laplace", "l2": "laplace-l2"},
+    "split": {"l1": "split"},
 }
 DEFAULT: dict[Mechanism, Certificate] = {
     mechanism: DEFAULTS[mechanism][norm] for mechanism, norm in MECHANISM_NORMS.items()
@@ -40,6 +42,8 @@ DEFAULT: dict[Mechanism, Certificate] = {
 PAPER: dict[Mechanism, Certificate] = {
     "gaussian": "pixeldp-gaussian",
     "laplace": "pixeldp-laplace",
+    # (0, δ)-PixelDP, whose condition is the same: see ``models.certification.laws.split``.
+    "split": "split",
 }
 
 # For one coordinate of Laplace noise of scale 1: see ``laplace_l2``.
@@ -243,6 +247,10 @@ def size(
     rho = np.asarray(rho, dtype=float)
     if not (np.all(scale > 0) and np.all(sensitivity > 0) and np.all(np.isfinite(scale))):
         raise ValueError("scale and sensitivity must be positive and finite")
+    if certificate == "split":
+        if not (np.all(sensitivity == 1) and np.all(rho == 0) and np.all(np.asarray(tau) == 0)):
+            raise ValueError("split noise needs a sensitivity of 1, and tau and rho of 0")
+        return split.sizes(lower, upper, float(scale))
     if not np.all(rho >= 0):
         raise ValueError("rho must not be negative and tau must lie in [0, 0.5)")
     mu = shifts(certificate, lower, upper, tau)
@@ -348,7 +356,7 @@ def construction_scale(
     if mechanism == "laplace":
         return sensitivity * size / epsilon
     if mechanism != "gaussian":
-        raise ValueError(f"unknown mechanism {mechanism!r}; known: {', '.join(MECHANISMS)}")
+        raise ValueError(f"unknown mechanism {mechanism!r}; known: {', '.join(ADDITIVE)}")
     if epsilon > 1 or not 0 < delta < 1:
         raise ValueError("the Gaussian mechanism's proof needs epsilon <= 1 and 0 < delta < 1")
     return float(np.sqrt(2 * np.log(1.25 / delta)) * sensitivity * size / epsilon)

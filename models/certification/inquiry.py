@@ -6,7 +6,7 @@ together with at least the requested confidence, over the noise, for a picture t
 its noise was drawn.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -143,6 +143,11 @@ class Inquiry:
     def counted(self) -> Tally:
         """The counted draws."""
         return self._record.counted.tally
+
+    def anew(self) -> "Inquiry":
+        """Return an inquiry into the same question without any draws, with the next share of α."""
+        question = replace(self.question, restarts=self.question.restarts + 1)
+        return Inquiry(question, self.terms, len(self.total.sums), self.scoring)
 
     @property
     def wanted(self) -> int:

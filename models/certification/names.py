@@ -10,9 +10,11 @@ Norm = Literal["l1", "l2", "linf"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
 # The laws of noise, and the norms in which they need g's sensitivity.
-Mechanism = Literal["gaussian", "laplace"]
+Mechanism = Literal["gaussian", "laplace", "split"]
 MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
-MECHANISM_NORMS: dict[Mechanism, Norm] = {"gaussian": "l2", "laplace": "l1"}
+# Those that add noise to the output of g; split noise lets h see part of the picture instead.
+ADDITIVE: tuple[Mechanism, ...] = tuple(one for one in MECHANISMS if one != "split")
+MECHANISM_NORMS: dict[Mechanism, Norm] = {"gaussian": "l2", "laplace": "l1", "split": "l1"}
 
 Scoring = Literal["votes", "softmax"]
 SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
@@ -24,6 +26,8 @@ BOUNDS: tuple[Bound, ...] = get_args(Bound)
 # last look, or betting over all draws for a label that has more than half of the votes.
 Ground = Literal["betting", "clopper-pearson", "majority"]
 GROUNDS: tuple[Ground, ...] = get_args(Ground)
+# Split noise has finitely many draws, which are counted.
+Counting = Literal["counting"]
 
 Certificate = Literal[
     "pixeldp-laplace",
@@ -33,6 +37,7 @@ Certificate = Literal[
     "gaussian",
     "laplace",
     "laplace-l2",
+    "split",
 ]
 CERTIFICATES: tuple[Certificate, ...] = get_args(Certificate)
 

@@ -20,7 +20,7 @@ class Question:
     """What a client asks of one picture.
 
     Attributes:
-        confidence: η in (0, 1).
+        confidence: η in (0, 1), or 1 for noise that has finitely many draws.
         max_draws: the budget, the pilot's draws included; at least 64.
         target: the size that the client needs, in ``norm``; None for the largest possible.
         norm: the norm of the target and of the answer's sizes.
@@ -34,8 +34,8 @@ class Question:
     restarts: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"confidence must lie strictly between 0 and 1, not {self.confidence}")
+        if not 0 < self.confidence <= 1:
+            raise ValueError(f"confidence must lie between 0 and 1, not {self.confidence}")
         if self.max_draws < LEAST_DRAWS:
             raise ValueError(f"max_draws must be at least {LEAST_DRAWS}, not {self.max_draws}")
         if self.target is not None and not self.target > 0:

@@ -12,6 +12,7 @@ from models.certification.division import LEAST_DRAWS, divide
 from models.certification.names import Scoring
 from models.certification.prospects import best_size
 from models.certification.question import Question
+from models.certification.split import SplitTerms
 from models.certification.tally import Tally
 from models.certification.terms import Terms
 
@@ -31,6 +32,8 @@ def reachable_size(question: Question, terms: Terms, scoring: Scoring, labels: i
         scoring: ``votes`` or ``softmax``.
         labels: K.
     """
+    if isinstance(terms, SplitTerms):
+        return terms.answered(1.0, 0.0, question.norm)
     return _best(question, terms, scoring, labels, 1.0)
 
 
@@ -51,9 +54,12 @@ def draws_needed(
 
     Returns:
         The budget, the pilot's draws included; None if none up to ``MOST_DRAWS`` suffices. With a
-        share below 1 the sums are rounded against the label, so a few larger budgets may fail.
+        share below 1 the sums are rounded against the label, so a few larger budgets may fail. For
+        split noise it is N.
     """
     hoped = question.target or SMALLEST_SIZE
+    if isinstance(terms, SplitTerms):
+        return terms.draws if terms.answered(share, 1 - share, question.norm) >= hoped else None
 
     def enough(draws: int) -> bool:
         asked = replace(question, max_draws=draws)

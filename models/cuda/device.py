@@ -80,7 +80,9 @@ class CudaResident(TorchResident):
     ) -> None:
         super().__init__(device, model, precision, provider)
         self._card = device.card
-        self._laid = device.lay(self.noise)
+        assert isinstance(self.noise, GridNoise)
+        self._grid = self.noise
+        self._laid = device.lay(self._grid)
         self._shelf = Shelf(self._card, self._shape)
         self._sizes, self.launched = Sizes(self._capture), dict[int, str]()
         # The weights are there before any pass.
@@ -168,7 +170,7 @@ class CudaResident(TorchResident):
             own = drawn[rows == index]
             values = channels_last(picture.steps.astype(np.int64), self._shape)
             tiled = np.tile(values, len(own))
-            made = reference(self.noise, tiled, picture.on_grid, own.ravel())
+            made = reference(self._grid, tiled, picture.on_grid, own.ravel())
             found[rows == index] = made.reshape(own.shape)
         return channels_first(found, self._shape)
 
@@ -214,8 +216,10 @@ class CudaDevice(TorchDevice):
         return self._card
 
     def load(self, model: LoadedModel, precision: Format, provider: Provider) -> TorchResident:
-        """Load h of a model."""
+        """Load h of a model. What split noise shows is looked up on the CPU."""
         with failures(self.name):
+            if not isinstance(model.noise, GridNoise):
+                return super().load(model, precision, provider)
             return CudaResident(self, model, precision, provider)
 
     def lay(self, noise: GridNoise) -> Laid:

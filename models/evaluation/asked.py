@@ -11,6 +11,9 @@ from models.certification.names import Norm
 from models.data.labelled import DataSet
 
 AttackName = Literal["pgd", "carlini-wagner"]
+# Of each certificate, unless the noise allows certainty.
+CONFIDENCE = 0.999
+
 ATTACK_NAMES: tuple[AttackName, ...] = get_args(AttackName)
 
 # The sizes at which certified accuracy is reported, and attacks are made.

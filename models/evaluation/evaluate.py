@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from models.asking import ask
 from models.bundle import Bundle, Int8Spec, read_bundle, write_manifest
 from models.calibration import calibrate
 from models.certification.arrays import Integers
@@ -25,7 +26,7 @@ from models.certification.reach import reachable_size
 from models.data.datasets import DataSet
 from models.device import find_device
 from models.evaluation.alteration import Attack, alter
-from models.evaluation.asked import RADII, Attacks, check_data, check_radii
+from models.evaluation.asked import CONFIDENCE, RADII, Attacks, check_data, check_radii
 from models.evaluation.attacks import LogScores, noisy_scores
 from models.evaluation.baseline import Baseline
 from models.evaluation.figures import (
@@ -237,7 +238,7 @@ def evaluate(
     *,
     every: int = 1,
     max_draws: int = 1000,
-    confidence: float = 0.999,
+    confidence: float | None = None,
     radii: Sequence[float] = (),
     norm: Norm | None = None,
     dataset: str = "",
@@ -254,7 +255,8 @@ def evaluate(
         data: pictures whose label names are the model's.
         every: evaluate every ``every``-th picture.
         max_draws: draws for each picture.
-        confidence: η of each picture's certificate.
+        confidence: η of each picture's certificate; by default ``CONFIDENCE``, and 1 if the noise
+            has finitely many draws, which are then all made.
         radii: the sizes at which certified accuracy is reported and attacks are made; by default
             those of ``RADII``.
         norm: the norm of sizes; the model's own by default.
@@ -272,9 +274,8 @@ def evaluate(
             out of range.
     """
     manifest = bundle.manifest
-    norm = norm or manifest.sensitivity.input_norm
-    radii = tuple(radii) or RADII[norm]
-    question = Question(confidence=confidence, max_draws=max_draws, target=None, norm=norm)
+    question = ask(manifest, confidence, max_draws, norm=norm, usual=CONFIDENCE)
+    radii = tuple(radii) or RADII[question.norm]
     if every < 1:
         raise ValueError(f"every must be at least 1, not {every}")
     check_radii(radii)

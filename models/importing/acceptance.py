@@ -17,6 +17,7 @@ from models.bundle import BundleError
 from models.calibration import calibrate
 from models.certification.inquiry import Inquiry
 from models.certification.question import Question
+from models.certification.split import SplitInquiry
 from models.execution import PRECISIONS, Precision
 from models.loaded import LoadedModel
 from models.predictor import Predictor
@@ -99,7 +100,7 @@ def answer(
     question: Question,
     device: str,
     report: Report = lambda doing: None,
-) -> Inquiry:
+) -> Inquiry | SplitInquiry:
     """Answer ``question``, which has no target, for ``pixels`` [height, width, channels]."""
     drawing = "answering a picture, {} of {} draws made".format
     _, inquiry = next(

@@ -26,6 +26,7 @@ from models.bundle import (
 from models.certification.inquiry import Inquiry
 from models.certification.names import MECHANISM_NORMS
 from models.certification.question import Question
+from models.certification.split import SplitInquiry
 from models.data.labelled import DataSet
 from models.evaluation.asked import Attacks, check_data
 from models.evaluation.pairs import try_int8
@@ -55,7 +56,7 @@ class Imported:
 
     bundle: Bundle
     formats: tuple[Precision, ...]
-    inquiry: Inquiry
+    inquiry: Inquiry | SplitInquiry
     int8: str = ""
 
 

@@ -26,6 +26,7 @@ from models.data.datasets import DataSet
 from models.evaluation.pairs import no_record
 from models.execution import PRECISIONS, Precision
 from models.files import locked
+from models.mechanisms import split
 from models.network import PixelDP, save_network
 from models.sensitivity.modules import encoder_sensitivity
 from models.sensitivity.operators import Sensitivity
@@ -289,10 +290,10 @@ class Training:
         return manifest.model_copy(update={"int8": found})
 
     def _build(self) -> PixelDP:
-        recipe = self.recipe
+        recipe, shape = self.recipe, self.data.shape
         encoder, classifier = networks.build(
             recipe.architecture.name,
-            self.data.shape,
+            split.seen_shape(shape) if recipe.mechanism == "split" else shape,
             len(self.data.names),
             recipe.placement,
             recipe.architecture.arguments,
@@ -301,7 +302,7 @@ class Training:
         learned = any(True for _ in encoder.parameters())
         sensitivity = self._kept() if learned else self._sensitivity(encoder).value
         scale = recipe.noise_scale(sensitivity)
-        return PixelDP(encoder, classifier, recipe.mechanism, scale)
+        return PixelDP(encoder, classifier, recipe.mechanism, scale, shape)
 
     def _sensitivity(self, encoder: nn.Module) -> Sensitivity:
         """Bound Δ of g, from the attacks' norm to the noise's."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from models.answering import answer_all
+from models.asking import ask
 from models.bundle import Int8Spec, Manifest
-from models.certification.question import Question
 from models.data.labelled import DataSet
 from models.evaluation.pairs import try_int8
 from models.execution import Precision
@@ -43,7 +43,7 @@ def watch(
     They are computed as in ``pixeldp evaluate``, from a bundle of the present network, but with few
     draws and at low confidence. The training's random numbers are not affected.
     """
-    question = Question(CONFIDENCE, DRAWS, None, manifest.sensitivity.input_norm)
+    question = ask(manifest, None, DRAWS, usual=CONFIDENCE)
     right = certified = 0
     with _loaded(network, manifest, device) as model:
         predictor = Predictor(model, PASS_SIZE, device, precision)
@@ -61,9 +61,7 @@ def measure_int8(
 
     The question is that of ``pixeldp evaluate``. Random numbers are not affected.
     """
-    question = Question(
-        max_draws=1000, confidence=0.999, target=None, norm=manifest.sensitivity.input_norm
-    )
+    question = ask(manifest, None, 1000, usual=0.999)
     with _loaded(network, manifest, device) as model:
         return try_int8(model, pictures, question, dataset)
 

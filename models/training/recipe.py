@@ -8,8 +8,9 @@ from typing import Annotated, Any, Self, cast
 
 from pydantic import Field, ValidationError, model_validator
 
-from models.bundle import Architecture, ConstructionBound, Name, Part, Positive, Version
+from models.bundle import IMAGE, Architecture, ConstructionBound, Name, Part, Positive, Version
 from models.certification.certificates import construction_scale
+from models.certification.laws.split import count_draws
 from models.certification.names import Mechanism, Norm
 from models.execution import Precision
 
@@ -84,7 +85,7 @@ class Recipe(Part):
         architecture: the network and its arguments; for a denoiser, ``autoencoder`` and its own.
         placement: where the noise is added.
         mechanism: the noise law.
-        scale: σ or b in units of g's output; None if the construction bound determines it.
+        scale: σ, b or λ in units of g's output; None if the construction bound determines it.
         construction_bound: the paper's way to state the scale; None if ``scale`` states it.
         norm: the norm of the attacks: Δ is bounded from it to the mechanism's norm.
         epochs: how often each picture is seen.
@@ -132,6 +133,12 @@ class Recipe(Part):
     def _complete(self) -> Self:
         if (self.scale is None) == (self.construction_bound is None):
             raise ValueError("give either scale or construction_bound")
+        if self.mechanism == "split":
+            if self.scale is None or self.denoiser or self.placement != IMAGE or self.norm != "l1":
+                raise ValueError(
+                    "split noise has a scale, is of the image and in l1, and for a whole network"
+                )
+            count_draws(self.scale)
         if self.consistency and self.draws < 2:
             raise ValueError("consistency needs at least 2 draws per picture")
         return self
@@ -244,7 +251,25 @@ RECIPES = (
         consistency=Consistency(weight=5.0),
         augmentation=Augmentation(rotation=8, stretch=0.08, shear=0.08),
     ),
+    _MNIST.changed(
+        name="mnist-split",
+        mechanism="split",
+        norm="l1",
+        scale=4.0,
+        epochs=10,
+        consistency=Consistency(weight=5.0),
+        noise_warm_up=0,
+        augmentation=Augmentation(rotation=8, stretch=0.08, shear=0.08),
+    ),
     _CIFAR10,
+    _CIFAR10.changed(
+        name="cifar10-split",
+        mechanism="split",
+        norm="l1",
+        scale=2.0,
+        epochs=20,
+        noise_warm_up=0,
+    ),
     _CIFAR10.changed(
         name="svhn-resnet",
         dataset="svhn",

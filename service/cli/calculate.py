@@ -71,7 +71,7 @@ def bounds(
 
 
 def plan(
-    scale: Annotated[float, typer.Option(help="σ or b.")],
+    scale: Annotated[float, typer.Option(help="σ, b or λ.")],
     target: Annotated[float, typer.Option(help="The size that you need, in the model's norm.")],
     sensitivity: Annotated[float, typer.Option(help="Δ of g, preprocessing included.")] = 1.0,
     mechanism: Annotated[Mechanism, typer.Option()] = "gaussian",
@@ -85,11 +85,13 @@ def plan(
     """
     from models.certification.question import Question
     from models.certification.reach import draws_needed
-    from models.certification.terms import Terms
+    from models.certification.split import terms_kind
 
     norm = MECHANISM_NORMS[mechanism]
-    terms = Terms(mechanism, scale, sensitivity, norm, 1)
+    terms = terms_kind(mechanism)(mechanism, scale, sensitivity, norm, 1)
     _check_positive(scale=scale, sensitivity=sensitivity, target=target)
+    if mechanism == "split" and sensitivity != 1:
+        raise ValueError("split noise needs a sensitivity of 1")
     question = Question(confidence, 64, target, norm)
     rows = [
         (
@@ -114,7 +116,7 @@ def _most(mechanism: Mechanism, score: float, scale: float, sensitivity: float) 
     """Return the size at the true score, which no number of draws exceeds."""
     from models.certification.certificates import DEFAULT, size
 
-    if score == 1:
+    if score == 1 and mechanism != "split":
         return None
     return float(size(DEFAULT[mechanism], score, 1 - score, scale, sensitivity))
 

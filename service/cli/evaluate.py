@@ -77,7 +77,12 @@ def evaluate(
     download: Annotated[bool, typer.Option(help="Let torchvision download the data set.")] = False,
     every: Annotated[int, typer.Option(min=1, help="Evaluate every N-th picture only.")] = 1,
     draws: Annotated[int, typer.Option(min=64, help="Noise draws for each picture.")] = 1000,
-    confidence: Annotated[float, typer.Option(help="The confidence of each certificate.")] = 0.999,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="The confidence of each certificate; by default 0.999, and 1 for split noise."
+        ),
+    ] = None,
     radii: Annotated[
         str | None,
         typer.Option(help="Sizes to report, separated by commas; by default chosen by norm."),
@@ -152,10 +157,16 @@ def evaluate(
     sizes, names = _radii(radii), _attacks(attack)
     named = _ways(compare_with or (), pass_size)
 
+    from models.asking import ask
     from models.bundle import locate, read_bundle
-    from models.certification.question import Question
     from models.data.datasets import load
-    from models.evaluation.asked import Attacks, check_data, check_matplotlib, check_radii
+    from models.evaluation.asked import (
+        CONFIDENCE,
+        Attacks,
+        check_data,
+        check_matplotlib,
+        check_radii,
+    )
     from models.images.folders import report_others
 
     folder = locate(bundle)
@@ -173,7 +184,7 @@ def evaluate(
         raise ValueError(f"--tsv: {tsv} is a folder; expected a file")
     read = read_bundle(folder)
     beside = None if baseline is None else read_bundle(locate(baseline))
-    Question(confidence, draws, None, norm or read.manifest.sensitivity.input_norm)
+    ask(read.manifest, confidence, draws, norm=norm, usual=CONFIDENCE)
     pictures = load(data, root, split, download=download)
     if pictures.passed_over:
         typer.echo(f"pixeldp: {report_others(pictures.passed_over)}", err=True)

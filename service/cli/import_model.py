@@ -162,6 +162,11 @@ def _noise(
     from models.bundle import locate, read_bundle
     from models.importing.wanted import Noise
 
+    if mechanism == "split":
+        raise ValueError(
+            "split noise needs a network that was trained for what it shows of a picture: "
+            "pixeldp train mnist-split; expected another --mechanism"
+        )
     noise = Noise(mechanism, scale, construction, norm)
     if denoiser is None:
         return noise, norm or MECHANISM_NORMS[mechanism]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 MechanismOption = Annotated[Mechanism | None, typer.Option("--mechanism", help="The noise law.")]
 Scale = Annotated[
-    float | None, typer.Option(help="The scale of the noise: σ or b, in units of g's output.")
+    float | None, typer.Option(help="The scale of the noise: σ, b or λ, in units of g's output.")
 ]
 Bound = Annotated[
     float | None,
@@ -45,6 +45,8 @@ def construction_bound(
                 "--epsilon and --delta belong to --construction-bound, which is missing"
             )
         return None
+    if mechanism == "split":
+        raise ValueError("split noise has no construction bound; give --scale")
     if mechanism == "laplace" and delta is not None:
         raise ValueError("Laplace noise has no --delta")
     # The values that Lécuyer et al. 2019 (section IV) use throughout.

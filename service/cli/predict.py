@@ -34,8 +34,12 @@ def predict(
     ] = None,
     target: Annotated[float | None, typer.Option(help="The size that you need.")] = None,
     confidence: Annotated[
-        float, typer.Option(help="The probability that everything in an answer holds.")
-    ] = 0.95,
+        float | None,
+        typer.Option(
+            help="The probability that everything in an answer holds; by default 0.95, and 1 for "
+            "split noise."
+        ),
+    ] = None,
     max_draws: Annotated[int, typer.Option(help="The draw budget of each picture.")] = 1000,
     norm: Annotated[
         Norm | None, typer.Option(help="The norm of sizes; by default the model's own.")
@@ -47,17 +51,16 @@ def predict(
 
     If some pictures cannot be answered, standard error names them, and the exit status is 1.
     """
-    if not 0 < confidence < 1:
+    if confidence is not None and not 0 < confidence <= 1:
         raise typer.BadParameter(f"confidence must lie between 0 and 1, not {confidence:g}")
     check_device(device)
     files = list(_files(pictures))
 
+    from models.asking import ask
     from models.bundle import ZOO, describe, locate
-    from models.certification.question import Question
 
     bundle = describe(ZOO / "mnist-cnn" if model is None else locate(model))
-    sizes_in = norm or bundle.manifest.sensitivity.input_norm
-    question = Question(confidence, max_draws, target, sizes_in)
+    question = ask(bundle.manifest, confidence, max_draws, target, norm, usual=0.95)
     if not any(file.exists() for file in files):
         for file in files:
             typer.echo(f"pixeldp: {file}: {os.strerror(errno.ENOENT)}", err=True)

@@ -241,10 +241,13 @@ class Dispatcher:
     def _grant(self, job: Job, entries: Entries) -> int:
         """Return a picture's draw budget, before its first draw, as the division of α requires.
 
-        It is less than asked under overload, and if the worker, with all its pictures, is too slow
-        to reach a look by the deadline. Neither depends on the draws that the picture will have.
+        It is all that was asked if fewer draws prove nothing. Otherwise it is less under overload,
+        and if the worker, with all its pictures, is too slow to reach a look by the deadline.
+        Neither depends on the draws that the picture will have.
         """
         asked = job.question.max_draws
+        if job.whole:
+            return asked
         # Only clients with many waiting pictures pay for a full queue.
         shrinkage = self.shrinkage(self.queue.likewise(job.owner))
         granted = min(asked, max(asked // shrinkage, LEAST_GRANTED))

@@ -47,7 +47,7 @@ class PassRunner:
 
     def submit(self, planned: Pass) -> Submitted:
         """Submit a pass to the device."""
-        return self.predictor.submit([one.features for one in planned.tickets], planned.rows)
+        return self.predictor.submit(planned.features, planned.rows)
 
     def collect(self, planned: Pass, submitted: Submitted) -> "Made | None":
         """Wait for a pass; return None if it does not fit into the device's memory.

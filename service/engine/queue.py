@@ -24,6 +24,7 @@ class Job:
 
     ``deadline`` is on the clock of ``time.monotonic``, which all processes of a machine share.
     ``owner`` identifies the client; clients share the workers. ``SHARED`` are all without a key.
+    ``whole`` says that fewer draws than its budget would prove nothing.
     """
 
     model: int
@@ -34,6 +35,7 @@ class Job:
     high: bool = False
     attacks: int | None = None
     owner: int = SHARED
+    whole: bool = False
 
 
 @dataclass(frozen=True)

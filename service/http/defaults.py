@@ -1,7 +1,7 @@
 """Settings compared with the models: can a request without options be answered at all?"""
 
+from models.asking import ask
 from models.bundle import Bundle
-from models.certification.question import Question
 from models.certification.reach import draws_needed, reachable_size
 from models.picture_terms import assemble_terms
 from service.settings import Settings
@@ -25,7 +25,7 @@ def check_defaults(settings: Settings, bundle: Bundle) -> None:
             f"{width} x {height}, which have {width * height:,} pixels"
         )
     terms = assemble_terms(manifest)
-    question = Question(settings.confidence, settings.max_draws, None, terms.norm)
+    question = ask(manifest, None, settings.max_draws, usual=settings.confidence)
     labels = len(manifest.labels)
     if reachable_size(question, terms, manifest.scoring, labels) > 0:
         return

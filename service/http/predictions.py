@@ -112,6 +112,7 @@ class Predictions:
             deadline=deadline,
             high=asked.high,
             owner=owner(),
+            whole=served.bundle.manifest.noise.draws is not None,
         )
         result = await self.engine.predict(
             job, on_look and (lambda so_far: on_look(so_far and look(so_far, served.bundle)))

@@ -93,6 +93,9 @@ async function start() {
 
 async function chooseModel() {
   const model = (state.model = state.models[element("model").value]);
+  for (const field of [element("confidence"), element("draws")]) {
+    if (field.dataset.filled === field.value) field.value = "";
+  }
   element("norm").value = model.noise.norm;
   element("colour-field").hidden = model.input_shape[0] === 1;
   pad.shape(model.input_shape);
@@ -233,6 +236,12 @@ function chosen() {
   return options;
 }
 
+/** Show an option that the service chose; another model may have another. */
+function fill(id, value) {
+  const field = element(id);
+  if (!field.value) field.value = field.dataset.filled = value;
+}
+
 async function ask() {
   state.asking?.abort();
   const { picture } = state;
@@ -253,8 +262,8 @@ async function ask() {
         if (!still.matches) await pause(LOOK_MS);
       } else {
         // Options that were left to the service are now known.
-        element("confidence").value ||= data.confidence;
-        element("draws").value ||= data.budget.asked;
+        fill("confidence", data.confidence);
+        fill("draws", data.budget.asked);
         view.answer(data, originalOf(picture, data.picture));
       }
     }

@@ -10,7 +10,7 @@ from scipy import special, stats
 
 import models.noise
 from models.certification.certificates import laplace_cdf
-from models.certification.names import MECHANISMS, Mechanism
+from models.certification.names import ADDITIVE, Mechanism
 from models.noise import (
     CELLS,
     COARSEST,
@@ -84,7 +84,7 @@ def uniform_tails(rng: np.random.Generator) -> NDArray[np.float64]:
     )
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize("mechanism", ADDITIVE)
 def test_quantile_functions_err_by_no_more_than_tau_allows(mechanism: Mechanism) -> None:
     """4 units of 2⁻⁵³ relative to the outermost quantile; 10 with argument, scale and scaling."""
     rng = np.random.default_rng(1)
@@ -328,7 +328,7 @@ def test_pixels_of_both_depths_are_exact() -> None:
     assert (grid.snap(sixteen / 65535).steps == sixteen * (SUBSTEPS // 257)).all()
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize("mechanism", ADDITIVE)
 def test_snapping_moves_two_pictures_apart_by_no_more_than_stated(mechanism: Mechanism) -> None:
     grid = GridNoise(mechanism, 0.37, 0.37 / 64, 256 * 0.37)
     order = 2 if mechanism == "gaussian" else 1
@@ -404,7 +404,7 @@ def test_grids_that_do_not_suit_raise(scale: float, step: float, largest: float)
 
 
 def test_the_limits_themselves_are_allowed() -> None:
-    for mechanism in MECHANISMS:
+    for mechanism in ADDITIVE:
         for spread in (COARSEST, FINEST):
             GridNoise(mechanism, spread, 1.0, 2.0**15)
 

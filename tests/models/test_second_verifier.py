@@ -18,7 +18,16 @@ from models.certification.answer import follow
 from models.preprocessing import CannotCertify, plan
 from models.verification import MalformedAnswerError
 from service.http.api.answers import Answer
-from tests.models.test_verification import answer, at, containers, is_word, leaves, named, others
+from tests.models.test_verification import (
+    answer,
+    at,
+    containers,
+    is_word,
+    leaves,
+    named,
+    others,
+    split_answer,
+)
 from tools import second_verifier
 
 FILE = Path(second_verifier.__file__)
@@ -49,6 +58,19 @@ def genuine() -> Iterator[dict[str, Any]]:
 
 
 GENUINE = list(genuine())
+
+
+def by_splitting() -> Iterator[dict[str, Any]]:
+    """Answers by split noise."""
+    for seed, (target, confidence) in enumerate(product((None, 0.2, 0.45), (1.0, 0.99))):
+        norm = ("l1", "l2", "linf")[seed % 3]
+        size = target and target / (1, 28, 784)[seed % 3]
+        yield split_answer(size, norm, (0.97, 0.85)[seed % 2], seed, confidence=confidence)
+    yield split_answer(None, labels=2, attacks=None, picture=(28, 40))
+    yield split_answer(0.3, share=0.9, cut=100, shown=3)
+    yield split_answer(0.3, share=0.9, cut=200, confidence=0.9, restarts=2)
+    yield split_answer(None, share=0.0, scale=1.0)
+    yield split_answer(0.6, share=0.99, scale=1.0, confidence=0.999)
 
 
 def first(document: Any) -> str:
@@ -347,3 +369,16 @@ def test_its_command_line(tmp_path: Path) -> None:
     assert (status, "draws: it says 1" in out) == (1, True)
     status, _, err = run("{}")
     assert (status, err.count("\n")) == (2, 1)
+
+
+def test_both_judge_answers_by_split_noise_alike() -> None:
+    rng = random.Random(1)
+    verdicts = Counter[str]()
+    for document in by_splitting():
+        assert (first(document), second(document)) == ("accepted", "accepted")
+        for name, (path, change) in rng.sample(single(document, rng), 150):
+            altered = replaced(document, path, change)
+            verdict = first(altered)
+            assert second(altered) == verdict, (name, json.dumps(altered)[:2000])
+            verdicts[verdict] += 1
+    assert min(verdicts["malformed"], verdicts["differs"], verdicts["accepted"]) > 20

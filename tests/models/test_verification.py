@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from models.certification.answer import conclude
+from models.certification.answer import Conclusion, conclude
 from models.certification.inquiry import Inquiry
 from models.certification.names import (
     BOUNDS,
@@ -25,9 +25,10 @@ from models.certification.names import (
     Stopped,
 )
 from models.certification.question import Question
+from models.certification.split import SplitInquiry, SplitTerms
 from models.certification.tally import DENOMINATORS
 from models.certification.terms import Delta, Terms
-from models.preprocessing import plan
+from models.preprocessing import Preprocessing, plan
 from models.verification import WORD, MalformedAnswerError, verify
 
 LABELS = 6
@@ -80,19 +81,85 @@ def answer(
         if cut and inquiry.total.draws >= cut and inquiry.look:
             inquiry.cut()
     conclusion = conclude(inquiry, shown or labels, attacks)
+    assert inquiry.stopped == conclusion.stopped
+    noise = {
+        "mechanism": mechanism,
+        "scale": 0.5,
+        "sensitivity": 0.8,
+        "norm": own,
+        "placement": "layer1",
+        "scoring": scoring,
+    }
+    budget = max_draws + 10, max_draws
+    return written(conclusion, labels, question, budget, noise, preparation)
+
+
+def split_answer(
+    target: float | None = 0.2,
+    norm: Norm = "l1",
+    share: float = 0.97,
+    seed: int = 0,
+    labels: int = LABELS,
+    cut: int | None = None,
+    attacks: int | None = 5,
+    shown: int | None = None,
+    restarts: int = 0,
+    confidence: float = 1.0,
+    scale: float = 0.5,
+    picture: tuple[int, int] = (28, 28),
+) -> dict[str, Any]:
+    """The same for split noise."""
+    rng = np.random.default_rng(seed)
+    preparation = plan(*picture, "L", 8, (1, 28, 28))
+    terms = SplitTerms("split", scale, 1.0, "l1", picture[0] * picture[1])
+    question = Question(confidence, 64, target, norm, restarts)
+    inquiry = SplitInquiry(question, terms, labels, lambda draws: rng.permutation(draws))
+    votes = np.where(
+        rng.random(terms.draws) < share, labels // 2, rng.integers(0, labels, terms.draws)
+    )
+    votes[-1] = -1  # for no label
+    while not inquiry.stopped:
+        numbers = inquiry.numbers(inquiry.total.draws, 50)
+        inquiry.add((votes[numbers, None] == np.arange(labels)).astype(np.int64))
+        if cut and inquiry.total.draws >= cut and inquiry.look:
+            inquiry.cut()
+    conclusion = conclude(inquiry, shown or labels, attacks)
+    assert inquiry.stopped == conclusion.stopped
+    noise = {
+        "mechanism": "split",
+        "scale": scale,
+        "sensitivity": 1.0,
+        "norm": "l1",
+        "placement": "image",
+        "scoring": "votes",
+    }
+    budget = terms.draws, terms.draws
+    return written(conclusion, labels, question, budget, noise, preparation)
+
+
+def written(
+    conclusion: Conclusion,
+    labels: int,
+    question: Question,
+    budget: tuple[int, int],
+    noise: dict[str, Any],
+    preparation: Preprocessing,
+) -> dict[str, Any]:
+    """The JSON of an answer."""
     names = [f"label {index}" for index in range(labels)]
+    own: Norm = noise["norm"]
     document = {
         "model": {"name": "m", "version": "1", "digest": "sha256:0", "rows": "built-in"},
         "label": {"index": conclusion.label, "name": names[conclusion.label]},
         "robust": conclusion.robust,
         "certified_size": conclusion.certified_size,
-        "norm": norm,
-        "target": target,
-        "confidence": confidence,
+        "norm": question.norm,
+        "target": question.target,
+        "confidence": question.confidence,
         "draws": conclusion.draws,
         "budget": {
-            "asked": max_draws + 10,
-            "granted": max_draws,
+            "asked": budget[0],
+            "granted": budget[1],
             "reachable": conclusion.reachable,
         },
         "stopped": conclusion.stopped,
@@ -104,15 +171,13 @@ def answer(
             "sizes": conclusion.sizes,
             "paper": {"method": conclusion.paper, "size": conclusion.paper_size},
         },
-        "noise": {
-            "mechanism": mechanism,
-            "scale": 0.5,
-            "sensitivity": 0.8,
-            "norm": own,
-            "placement": "layer1",
-            "scoring": scoring,
+        "noise": noise,
+        "picture": {
+            "width": preparation.width,
+            "height": preparation.height,
+            "mode": preparation.mode,
+            "bits": 8,
         },
-        "picture": {"width": width, "height": height, "mode": mode, "bits": 8},
         "preprocessing": {
             "steps": list(preparation.steps),
             "sensitivity": preparation.sensitivity(own, own),
@@ -126,9 +191,8 @@ def answer(
         },
         "timing_ms": {"decode": 0.1, "queue": 0.1, "compute": 1.0, "total": 1.5},
         "attacks": conclusion.attacks and asdict(conclusion.attacks),
-        "evidence": {**asdict(conclusion.evidence), "input_shape": list(shape)},
+        "evidence": {**asdict(conclusion.evidence), "input_shape": list(preparation.shape)},
     }
-    assert inquiry.stopped == conclusion.stopped
     parsed: dict[str, Any] = json.loads(json.dumps(document))
     return parsed
 
@@ -277,6 +341,63 @@ def test_what_can_be_computed_cannot_be_altered_unnoticed(
     assert {name for name in unnoticed if not is_word(name)} == set()
     # No more can be altered than is necessary.
     assert not {name for name in unnoticed if name.endswith("further")}
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
+@pytest.mark.parametrize("confidence", [1.0, 0.99])
+@pytest.mark.parametrize("target", [None, 0.2, 0.49, 3.0])
+def test_answers_by_split_noise_verify(target: float | None, confidence: float, norm: Norm) -> None:
+    if target and norm != "l1":
+        target /= 28 if norm == "l2" else 784
+    for share, seed, cut in ((1.0, 0, None), (0.9, 1, 100), (0.3, 2, None)):
+        document = split_answer(target, norm, share, seed, confidence=confidence, cut=cut)
+        assert verify(document) == []
+
+
+@pytest.mark.parametrize("labels", [2, 6])
+def test_answers_by_split_noise_end_in_every_way(labels: int) -> None:
+    ways = set()
+    for target, cut in ((None, None), (0.2, None), (0.4, 150), (0.45, None), (None, 70)):
+        for share in (1.0, 0.9, 0.2):
+            for confidence in (1.0, 0.9):
+                document = split_answer(
+                    target, share=share, labels=labels, cut=cut, confidence=confidence
+                )
+                assert verify(document) == []
+                ways.add(document["stopped"])
+    assert ways == {"target_certified", "max_draws", "target_out_of_reach", "deadline"}
+
+
+@pytest.mark.parametrize(("target", "confidence"), [(0.2, 1.0), (None, 0.9)])
+def test_what_follows_from_split_noise_cannot_be_altered_unnoticed(
+    target: float | None, confidence: float
+) -> None:
+    document = split_answer(target, confidence=confidence, labels=2, picture=(28, 30), attacks=2)
+    votes = document["evidence"]["votes"]
+    assert verify(document) == []
+    document["evidence"]["votes"] = []
+    unnoticed = set()
+    for name, copied in alterations(document):
+        evidence = copied.get("evidence")
+        if isinstance(evidence, dict) and evidence.get("votes") == []:
+            evidence["votes"] = votes
+        try:
+            found = verify(copied)
+        except MalformedAnswerError:
+            continue
+        if not found:
+            unnoticed.add(name)
+    assert {name for name in unnoticed if not is_word(name)} == set()
+    # Of the noise and the evidence, none may be exchanged: they fit together.
+    assert not {name for name in unnoticed if name.startswith(("noise", "evidence.votes"))}
+
+
+def test_a_vote_that_was_not_cast_is_noticed() -> None:
+    for cut, change in ((None, 0), (None, -1), (None, None), (100, 0)):
+        document = split_answer(None, cut=cut)
+        votes = document["evidence"]["votes"]
+        votes[votes.index(None if cut else 3)] = change
+        assert any("evidence.votes" in sentence for sentence in verify(document))
 
 
 def test_a_label_is_never_another_than_its_scores_say() -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models.asking import ask
 from models.certification.division import LEAST_DRAWS
 from models.certification.names import Norm
 from models.certification.question import Question
@@ -30,11 +31,14 @@ class Options(BaseModel):
         None, description="The size that you need, in `norm`; `robust` says whether it is reached."
     )
     norm: Norm | None = Field(None, description="The norm of sizes; by default the model's own.")
-    confidence: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="The probability with which everything in the answer holds."
+    confidence: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="The probability with which everything in the answer holds; 1 only for models "
+        "with split noise, whose default it is.",
     )
     max_draws: Annotated[int, Field(ge=LEAST_DRAWS)] | None = Field(
-        None, description="The draw budget; every draw counts."
+        None,
+        description="The draw budget; every draw counts. Models with split noise have their own.",
     )
     timeout_ms: Annotated[int, Field(ge=1)] | None = Field(
         None,
@@ -120,7 +124,7 @@ def resolve(options: Options, served: Served, settings: Settings) -> Asked:
     """Fill in the options that the client left out.
 
     Raises:
-        Problem: ``option-out-of-range`` for a value above a limit of this service.
+        Problem: ``option-out-of-range`` for a value above a limit of this service or model.
     """
     manifest = served.bundle.manifest
     labels = len(manifest.labels)
@@ -130,15 +134,23 @@ def resolve(options: Options, served: Served, settings: Settings) -> Asked:
             allowed = f"at most {limit}"
             detail = f"{name} is {value}; this service allows {allowed}."
             raise Problem("option-out-of-range", detail, option=name, allowed=allowed)
+    try:
+        question = ask(
+            manifest,
+            options.confidence,
+            options.max_draws or settings.max_draws,
+            options.target,
+            options.norm,
+            usual=settings.confidence,
+        )
+    except ValueError as error:
+        detail = f"{str(error)[0].upper()}{str(error)[1:]}."
+        allowed = "below 1"
+        raise Problem("option-out-of-range", detail, option="confidence", allowed=allowed) from None
     shown = options.scores or ("all" if labels <= ALL_SCORES else FEW_SCORES)
     return Asked(
         served,
-        Question(
-            settings.confidence if options.confidence is None else options.confidence,
-            options.max_draws or settings.max_draws,
-            options.target,
-            options.norm or manifest.sensitivity.input_norm,
-        ),
+        question,
         timeout_ms=options.timeout_ms or settings.timeout_ms,
         scores=labels if shown == "all" else min(shown, labels),
         attacks=options.attacks,

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -565,6 +566,17 @@ def test_a_key_has_half_of_the_queue() -> None:
             tasks.append(other)
             other.cancel()
             await asyncio.gather(other, return_exceptions=True)
+
+    run(test)
+
+
+def test_a_budget_that_is_needed_whole_never_shrinks() -> None:
+    async def test() -> None:
+        engine = build(queue=8, shrink=True)
+        kill(engine, open_worker(engine))
+        async with asking(engine, [replace(job(max_draws=2040), whole=True) for _ in range(8)]):
+            open_worker(engine, pass_size=32 * 50, speed=1.0)
+            assert [one.granted for one in taken(engine).values()] == [2040] * 8
 
     run(test)
 

@@ -1,0 +1,1 @@
+"""How the noise of each law is drawn."""
