@@ -31,8 +31,8 @@ from models.certification.names import (
     Scoring,
 )
 from models.certification.question import Question
-from models.certification.split import NO_LABEL, SplitFindings, SplitTerms, schedule, terms_kind
-from models.certification.tally import DENOMINATORS, Tally
+from models.certification.split import SplitFindings, SplitTerms, schedule, terms_kind
+from models.certification.tally import DENOMINATORS, NO_VOTE, Tally
 from models.certification.terms import Delta
 from models.execution import FORMATS, Provider
 from models.preprocessing import CHANNELS, DEPTHS, LARGEST_SIDE, CannotCertify, plan
@@ -522,7 +522,7 @@ _ANSWER = {
         ],
         "pilot": _SUMS,
         "total": _SUMS,
-        "votes": _Maybe([_Maybe(_integer(NO_LABEL, 2**31 - 1))]),
+        "votes": _Maybe([_Maybe(_integer(NO_VOTE, 2**31 - 1))]),
         "input_shape": _SHAPE,
     },
 }

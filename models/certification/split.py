@@ -17,21 +17,19 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from models.certification.arrays import Floats, Integers
+from models.certification.arrays import Draws, Floats, Integers
 from models.certification.division import Steps, looks, share_of_run
 from models.certification.laws.split import LEVELS, NEARLY, certified_steps, count_draws, counts
 from models.certification.names import Certificate, Mechanism, Norm, Scoring, Stopped
 from models.certification.norms import convert, required
 from models.certification.question import Question
 from models.certification.rounding import DIGITS, reduce_size, round_down
-from models.certification.tally import Tally
+from models.certification.tally import NO_VOTE, Tally
 from models.certification.terms import Terms
 from models.certification.without_replacement import least_count, most_count
 
 # There is no pilot: c is whatever leads, as the bounds hold for all labels.
 STEPS_SPLIT = Steps(pilot=0, longest_pilot=0, first=64, step=16, growth=1 / 16)
-# In evidence: a draw that votes for no label.
-NO_LABEL = -1
 Shuffle = Callable[[int], Integers]
 
 
@@ -251,7 +249,7 @@ class SplitInquiry:
         self.total = Tally.empty(labels, "votes")
         self.stopped: Stopped | None = None
         self._shuffle, self._order, self._schedule = shuffle, order, schedule(terms)
-        self._votes = np.full(terms.draws, NO_LABEL, dtype=np.int64)
+        self._votes = np.full(terms.draws, NO_VOTE, dtype=np.int64)
         self._best: tuple[float, Tally] | None = None
         self._chance = chance_of_bound(self.question, labels)
 
@@ -289,22 +287,21 @@ class SplitInquiry:
             nearest = max(nearest, min(self.total.draws + missing // 2, self.terms.draws))
         return nearest - self.total.draws
 
-    def add(self, scores: Integers) -> int:
-        """Take the next draws in their order; as ``Inquiry.add``."""
+    def add(self, draws: Draws) -> int:
+        """Take the votes [rows] of the next draws in their order; as ``Inquiry.add``."""
         used = 0
-        while not self.stopped and used < len(scores):
-            used += self.add_to_look(scores[used:])
+        while not self.stopped and used < len(draws):
+            used += self.add_to_look(draws[used:])
         return used
 
-    def add_to_look(self, scores: Integers) -> int:
+    def add_to_look(self, draws: Draws) -> int:
         """Do what :meth:`add` does, but take no draws beyond the next look."""
         if self.stopped:
             return 0
         begun = self.total.draws
-        taken = scores[: self._schedule[self.look] - begun]
-        block = Tally.of(taken, self.scoring)
-        labels = np.where(taken.any(axis=1), taken.argmax(axis=1), NO_LABEL)
-        self._votes[self.numbers(begun, len(taken))] = labels
+        taken = draws[: self._schedule[self.look] - begun]
+        block = Tally.of_draws(taken, len(self.total.sums), self.scoring)
+        self._votes[self.numbers(begun, len(taken))] = taken
         self.total += block
         if self.total.draws == self._schedule[self.look]:
             self._reach_look()

@@ -120,7 +120,7 @@ def split_answer(
     votes[-1] = -1  # for no label
     while not inquiry.stopped:
         numbers = inquiry.numbers(inquiry.total.draws, 50)
-        inquiry.add((votes[numbers, None] == np.arange(labels)).astype(np.int64))
+        inquiry.add(votes[numbers])
         if cut and inquiry.total.draws >= cut and inquiry.look:
             inquiry.cut()
     conclusion = conclude(inquiry, shown or labels, attacks)

@@ -44,6 +44,12 @@ def within(picture: tuple[int, int], steps: int) -> Integers:
     return np.array(near)
 
 
+def every_draw(noise: SplitNoise, picture: Integers) -> Integers:
+    """[N, …]: what h sees of a picture in each draw."""
+    features = Features(picture.astype(np.int32), on_grid=True, numbers=np.arange(noise.draws))
+    return noise.draw([features], np.zeros(noise.draws, dtype=np.intp))
+
+
 def votes_by(noise: SplitNoise, wrong: Integers, own: Integers, pictures: Integers) -> Integers:
     """[pictures]: how many draws see what the picture ``own`` shows, and are not among ``wrong``.
 
@@ -51,12 +57,10 @@ def votes_by(noise: SplitNoise, wrong: Integers, own: Integers, pictures: Intege
     it votes for the rival.
     """
     numbers = np.arange(noise.draws)
-    rows = np.zeros(noise.draws, dtype=np.intp)
-    seen = noise.draw([Features(own, on_grid=True)], rows, numbers)
+    seen = every_draw(noise, own)
     found = []
     for picture in pictures:
-        other = noise.draw([Features(picture, on_grid=True)], rows, numbers)
-        same = (seen == other).all(axis=1)
+        same = (seen == every_draw(noise, picture)).all(axis=1)
         found.append(int((same & ~np.isin(numbers, wrong)).sum()))
     return np.array(found)
 
@@ -84,11 +88,7 @@ def test_no_picture_within_the_size_has_another_label(picture: tuple[int, int], 
 @pytest.mark.parametrize("scale", [SMALLEST, 1.0, 2.0])
 def test_a_step_of_a_pixel_changes_what_at_most_one_draw_shows(scale: float) -> None:
     noise = SplitNoise(scale, np.array([17]))
-    rows, numbers = np.zeros(noise.draws, dtype=np.intp), np.arange(noise.draws)
-    seen = [
-        noise.draw([Features(np.array([value], dtype=np.int32), on_grid=True)], rows, numbers)
-        for value in range(LEVELS + 1)
-    ]
+    seen = [every_draw(noise, np.array([value])) for value in range(LEVELS + 1)]
     for one, other in pairwise(seen):
         assert (one != other).any(axis=1).sum() == 1
 
@@ -133,7 +133,7 @@ def vote(asked: SplitInquiry, share: float, rng: np.random.Generator) -> Integer
     while not asked.stopped:
         start, count = asked.total.draws, max(asked.wanted, 1)
         numbers = asked.numbers(start, min(count, asked.terms.draws - start))
-        asked.add(np.eye(labels, dtype=np.int64)[votes[numbers]])
+        asked.add(votes[numbers])
     return np.bincount(votes, minlength=labels)
 
 
@@ -169,16 +169,15 @@ def test_the_rest_could_not_have_changed_the_answer() -> None:
     draws, steps = asked.terms.draws, 128
     needed = (draws + 2 * steps + 2) // 2
     first = next(look for look in schedule(asked.terms) if look >= needed)
-    one = np.array([[1, 0]])
     while not asked.stopped:
-        asked.add(np.repeat(one, asked.wanted, axis=0))
+        asked.add(np.zeros(asked.wanted, dtype=np.int64))
     assert asked.total.draws == first
     assert asked.size >= 0.5
 
 
 def test_votes_for_no_label_help_nobody() -> None:
     asked = inquiry(None, labels=2)
-    asked.add(np.zeros((asked.terms.draws, 2), dtype=np.int64))
+    asked.add(np.full(asked.terms.draws, -1))
     found = conclude(asked, 2)
     assert (found.certified_size, found.draws) == (0, 255)
     assert found.evidence.votes == [-1] * 255

@@ -69,7 +69,7 @@ def test_predict_answers_every_format_and_skips_hidden_files(
     [
         (["predict", "nowhere.png"], 1, "nowhere.png"),
         (["predict", "EMPTY"], 1, "no picture files here"),
-        (["predict", str(SEVEN), "--confidence", "1"], 2, "between 0 and 1"),
+        (["predict", str(SEVEN), "--confidence", "1.5"], 2, "between 0 and 1"),
         (["predict", str(SEVEN), "--max-draws", "10"], 1, "max_draws must be at least 64"),
         (["predict", str(SEVEN), "--model", "EMPTY"], 1, "expected a folder with model.json"),
         (["models", "EMPTY"], 1, "no bundle here"),
