@@ -11,8 +11,8 @@ from models.certification.names import Norm
 from models.data.labelled import DataSet
 
 AttackName = Literal["pgd", "carlini-wagner"]
-# Of each certificate, unless the noise allows certainty.
-CONFIDENCE = 0.999
+# The confidence of each certificate, unless the noise allows certainty.
+USUAL = 0.999
 
 ATTACK_NAMES: tuple[AttackName, ...] = get_args(AttackName)
 

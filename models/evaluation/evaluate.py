@@ -26,7 +26,7 @@ from models.certification.reach import reachable_size
 from models.data.datasets import DataSet
 from models.device import find_device
 from models.evaluation.alteration import Attack, alter
-from models.evaluation.asked import CONFIDENCE, RADII, Attacks, check_data, check_radii
+from models.evaluation.asked import RADII, USUAL, Attacks, check_data, check_radii
 from models.evaluation.attacks import LogScores, noisy_scores
 from models.evaluation.baseline import Baseline
 from models.evaluation.figures import (
@@ -255,7 +255,7 @@ def evaluate(
         data: pictures whose label names are the model's.
         every: evaluate every ``every``-th picture.
         max_draws: draws for each picture.
-        confidence: η of each picture's certificate; by default ``CONFIDENCE``, and 1 if the noise
+        confidence: η of each picture's certificate; by default ``USUAL``, and 1 if the noise
             has finitely many draws, which are then all made.
         radii: the sizes at which certified accuracy is reported and attacks are made; by default
             those of ``RADII``.
@@ -274,7 +274,7 @@ def evaluate(
             out of range.
     """
     manifest = bundle.manifest
-    question = ask(manifest, confidence, max_draws, norm=norm, usual=CONFIDENCE)
+    question = ask(manifest, confidence, max_draws, norm=norm, usual=USUAL)
     radii = tuple(radii) or RADII[question.norm]
     if every < 1:
         raise ValueError(f"every must be at least 1, not {every}")

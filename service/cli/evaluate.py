@@ -160,13 +160,7 @@ def evaluate(
     from models.asking import ask
     from models.bundle import locate, read_bundle
     from models.data.datasets import load
-    from models.evaluation.asked import (
-        CONFIDENCE,
-        Attacks,
-        check_data,
-        check_matplotlib,
-        check_radii,
-    )
+    from models.evaluation.asked import USUAL, Attacks, check_data, check_matplotlib, check_radii
     from models.images.folders import report_others
 
     folder = locate(bundle)
@@ -184,7 +178,7 @@ def evaluate(
         raise ValueError(f"--tsv: {tsv} is a folder; expected a file")
     read = read_bundle(folder)
     beside = None if baseline is None else read_bundle(locate(baseline))
-    ask(read.manifest, confidence, draws, norm=norm, usual=CONFIDENCE)
+    ask(read.manifest, confidence, draws, norm=norm, usual=USUAL)
     pictures = load(data, root, split, download=download)
     if pictures.passed_over:
         typer.echo(f"pixeldp: {report_others(pictures.passed_over)}", err=True)
