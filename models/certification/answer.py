@@ -196,7 +196,7 @@ def follow(
     ends: Callable[[], tuple[Floats, Floats]]
     if isinstance(findings, SplitFindings):
         ends = partial(findings.intervals, shown.tolist())
-        rows = _state(*ends(), total.means[shown], *rest)
+        rows = _state(ends(), total.means[shown], *rest)
     else:
         tallied = (
             total.draws,
@@ -256,12 +256,11 @@ def _rows(
     """
     draws, sums, _, denominator, _ = tallied
     means = np.array(sums) / (draws * denominator)
-    return _state(*intervals_of(*tallied), means, labels, pair, size, terms, norm, target)
+    return _state(intervals_of(*tallied), means, labels, pair, size, terms, norm, target)
 
 
 def _state(
-    low: Floats,
-    high: Floats,
+    ends: tuple[Floats, Floats],
     means: Floats,
     labels: int,
     pair: tuple[float, float],
@@ -270,12 +269,13 @@ def _state(
     norm: Norm,
     target: float | None,
 ) -> list[tuple[float, float, float, Interval | None]]:
-    """Do what :func:`_rows` does, for the bounds and the means of the scores."""
+    """Do what :func:`_rows` does, for bounds and means of the scores."""
+    low, high = ends
     attacked: list[Interval | None] = [None] * len(means)
     if target is not None:
         of_scores = known(range(len(means)), low, high, labels, pair, size)
-        ends = (part.tolist() for part in reached(of_scores, terms, norm, target))
-        attacked = [Interval(*both) for both in zip(*ends, strict=True)]
+        parts = (part.tolist() for part in reached(of_scores, terms, norm, target))
+        attacked = [Interval(*both) for both in zip(*parts, strict=True)]
     expected = [round(mean, 6) for mean in means.tolist()]
     lower, upper = map(round_down, low.tolist()), map(round_up, high.tolist())
     return list(zip(expected, lower, upper, attacked, strict=True))
