@@ -268,24 +268,41 @@ class SplitInquiry:
         return SplitInquiry(question, self.terms, len(self.total.sums), self._shuffle)
 
     @property
+    def least(self) -> int:
+        """The fewest draws that can answer the question, from the first on: if all agree."""
+        target = self.question.target
+        if target is None:
+            return self.terms.draws
+        return self._needed(0) if not self._chance else self._schedule[0]
+
+    @property
     def wanted(self) -> int:
-        """The draws that are worth making now: to the next look, or those without which a target
-        cannot be certified whatever they vote."""
+        """The draws that are worth making now.
+
+        Those to the next look, or those without which a target cannot be certified whatever they
+        vote.
+        """
         if self.stopped:
             return 0
         nearest = self._schedule[self.look]
         if self.question.target is not None and not self._chance:
-            sums = self.total.sums
-            leader = self.total.leader
+            sums, leader = self.total.sums, self.total.leader
             gap = int(sums[leader] - sums[self.total.rival(leader)])
-            left = self.terms.draws - self.total.draws
-            steps = int(
-                required(self.question.target, "l1", self.question.norm, self.terms.values) * LEVELS
-            )
-            # Each vote for the leader closes two of what is missing.
-            missing = 2 * steps + 1 - (gap - left)
-            nearest = max(nearest, min(self.total.draws + missing // 2, self.terms.draws))
+            nearest = max(nearest, self._needed(gap))
         return nearest - self.total.draws
+
+    def _needed(self, gap: int) -> int:
+        """Return with how many draws a target can be certified at the earliest; at most N.
+
+        ``gap`` votes lie between the leader and its rival. Each further vote for the leader closes
+        two of what is missing.
+        """
+        target, norm = self.question.target, self.question.norm
+        assert target is not None
+        steps = int(required(target, "l1", norm, self.terms.values) * LEVELS)
+        left = self.terms.draws - self.total.draws
+        missing = max(2 * steps + 1 - (gap - left), 0)
+        return min(self.total.draws + missing // 2, self.terms.draws)
 
     def add(self, draws: Draws) -> int:
         """Take the votes [rows] of the next draws in their order; as ``Inquiry.add``."""
