@@ -75,8 +75,7 @@ def calibrate(
         RuntimeError: the network runs in none of the formats.
         BundleError: no format and pass size keeps its rows apart.
     """
-    on, record = open_device(device), model.manifest.int8
-    allowed = int8 and record is not None and record.serves
+    on, allowed = open_device(device), int8 and may_use_int8(model)
     predictors = [
         Predictor(model, LEAST_PASS, on, kind, provider=by)
         for by, kind in ways(on.name, provider, precision, allowed)
@@ -148,6 +147,9 @@ def make_small(predictor: Predictor, pass_size: int) -> SmallPass:
 def gauge_small(predictor: Predictor) -> SmallPass:
     """Measure a model in small passes, as it runs."""
     return SmallPass(predictor.pass_size, round(predictor.measure(SECONDS_A_SMALL_TRIAL), 1))
+def may_use_int8(model: LoadedModel) -> bool:
+    """Whether int8 may be chosen for a model: its record says that it loses little."""
+    return model.manifest.int8 is not None and model.manifest.int8.serves
 
 
 def _as_told(

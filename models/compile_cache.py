@@ -10,8 +10,6 @@ import os
 import platform
 from pathlib import Path
 
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir
-
 _VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _PREFIX = "processor-"
 # With these, PyTorch and its libraries use fewer instructions than the processor has.
@@ -21,14 +19,17 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 def keep_apart() -> Path:
     """Cache compiled networks in a folder for this kind of processor from now on; return it."""
+    # Importing PyTorch's compiler takes a second.
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     folder = Path(os.environ.get(_VARIABLE) or default_cache_dir())
     if not folder.name.startswith(_PREFIX):
-        folder /= _PREFIX + _processor()
+        folder /= _PREFIX + processor()
         os.environ[_VARIABLE] = str(folder)
     return folder
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return a short name for the instructions that this processor has, and that may be used."""
     can = [platform.machine()]
     try:

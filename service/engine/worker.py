@@ -94,11 +94,11 @@ def _run(
     device: str, loaded: "LoadedModel", model: messages.Model
 ) -> "tuple[Predictor, Calibration]":
     """Run a model that is read; measuring also warms it up."""
-    from models.calibration import calibrate
+    from models.remembered import calibrate_once
 
     if model.pin is not None:
         return _run_pinned(device, loaded, model.pin, model.pass_size)
-    predictor, calibration = calibrate(
+    predictor, calibration = calibrate_once(
         loaded, device, model.precision, model.pass_size, model.provider, model.int8
     )
     log.info(

@@ -17,7 +17,9 @@ from pydantic_settings import EnvSettingsSource
 
 PREFIX = "PIXELDP_"
 # Other variables of the project, which are not settings of the service.
-_OTHERS = "BUILDERS DATA FUZZ FUZZ_SEED SCREENSHOTS SOUNDNESS SOUNDNESS_ATTACKED SOUNDNESS_DRAWS"
+_OTHERS = (
+    "BUILDERS CACHE DATA FUZZ FUZZ_SEED SCREENSHOTS SOUNDNESS SOUNDNESS_ATTACKED SOUNDNESS_DRAWS"
+)
 OTHERS = frozenset(PREFIX + name for name in _OTHERS.split())
 # Examples use it for a client's key. Any other value may be meant for PIXELDP_KEYS.
 CLIENT_KEY = f"{PREFIX}KEY"
