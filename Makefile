@@ -121,7 +121,7 @@ soak: $(VENV)/.dev ## ask a running service many times and see whether its memor
 	@mkdir -p runs
 	@$(BIN)/python -m tests.chaos.soak --requests $(REQUESTS) --json runs/soak.json
 
-bench: $(VENV)/.bench ## measure certificates, serving compared with others, and load (DATA= holds the data sets)
+bench: $(VENV)/.bench ## measure certificates, serving compared with others, load, scaling and the start (DATA= holds the data sets)
 	@test -n "$(DATA)" || { echo "say where the data is: make bench DATA=folder-with-MNIST-and-cifar10"; exit 2; }
 	@set -e; for model in mnist-cnn:mnist cifar10-resnet:cifar10; do \
 	  bundle="--bundle models/zoo/$${model%%:*}"; data="--root $(DATA) --data $${model##*:}"; \
@@ -130,6 +130,8 @@ bench: $(VENV)/.bench ## measure certificates, serving compared with others, and
 	  $(BIN)/python -m benchmarks.serving $$bundle $$data $$json-serving.json; \
 	  $(BIN)/python -m benchmarks.load $$bundle $$data $$json-load.json; \
 	  $(BIN)/python -m benchmarks.networks $$bundle $$json-networks.json; \
+	  $(BIN)/python -m benchmarks.scaling $$bundle $$data $$json-scaling.json; \
+	  $(BIN)/python -m benchmarks.start $$bundle $$json-start.json; \
 	done
 
 format: $(VENV)/.dev ## let ruff rewrite the code

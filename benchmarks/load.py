@@ -9,7 +9,8 @@
   peak. On a slow machine it ends with fewer clients, and says so.
 - overload: requests without a target, each of which takes all its draws, arrive at 10 times the
   most answers per second, whatever becomes of them. Goodput is the number still answered with 200
-  per second; draw budgets shrink meanwhile, as by default.
+  per second; draw budgets shrink meanwhile, as by default. Then the same of a service that keeps
+  budgets (``PIXELDP_SHRINK=false``).
 """
 
 import argparse
@@ -104,6 +105,9 @@ def main() -> None:
         overload(service, arguments.seconds, figures)
         figures.note("memory after overload (MiB)", memory(front))
         how = service.how()
+    with serving(arguments.bundle, PIXELDP_SHRINK="false") as (port, front):
+        settle(front, arguments.settle)
+        overload(Service(port, 0.999, bodies), arguments.seconds, figures, "budgets kept, ")
     title = f"{manifest.name}, {CORES} cores, {how}, target ½σ/Δ, n = {DRAWS}"
     figures.report(title, arguments.json)
 
@@ -141,13 +145,13 @@ def curve(service: Service, front: int, target: float, seconds: float, figures: 
         figures.note(f"{clients} clients: memory at the peak (MiB)", max(taken))
 
 
-def overload(service: Service, seconds: float, figures: Figures) -> None:
+def overload(service: Service, seconds: float, figures: Figures, how: str = "") -> None:
     """Measure what is still answered at many times the peak load."""
     replies, took = service.saturate_for(DRAWS, None, seconds)
     found = outcomes(replies)
     figures.remark(found.told())
     peak = found.answered / took
-    figures.note("all draws made: answers/s", peak)
+    figures.note(f"{how}all draws made: answers/s", peak)
     if not peak:
         return
     ask = service.connection(DRAWS, None)
@@ -155,10 +159,12 @@ def overload(service: Service, seconds: float, figures: Figures) -> None:
     replies = asyncio.run(open_loop(ask, service.bodies, OVERLOAD * peak, 2 * seconds))
     took = time.perf_counter() - start
     statuses = Counter(reply.status for reply in replies)
-    figures.note(f"{OVERLOAD} times the peak: requests/s", len(replies) / took)
-    figures.note(f"{OVERLOAD} times the peak: goodput over peak", statuses[200] / took / peak)
+    figures.note(f"{how}{OVERLOAD} times the peak: requests/s", len(replies) / took)
+    figures.note(f"{how}{OVERLOAD} times the peak: goodput over peak", statuses[200] / took / peak)
     for status, count in sorted(statuses.items()):
-        figures.note(f"{OVERLOAD} times the peak: share of status {status}", count / len(replies))
+        figures.note(
+            f"{how}{OVERLOAD} times the peak: share of status {status}", count / len(replies)
+        )
 
 
 if __name__ == "__main__":

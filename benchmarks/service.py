@@ -257,6 +257,7 @@ def serving(
     *options: str,
     seconds: float = START_SECONDS,
     python: Path = Path(sys.executable),
+    **environment: str,
 ) -> Iterator[tuple[int, int]]:
     """Run the service with its defaults; yield its port and the process id of its front.
 
@@ -266,5 +267,6 @@ def serving(
     command = [str(python), "-P", "-m", "service.cli.main", "serve", str(bundle)]
     command += ["--port", str(port)]
     ready = f"http://127.0.0.1:{port}/health/ready"
-    with running([*command, *options], ready, seconds, PIXELDP_CHECK_SECONDS="0") as process:
+    environment = {"PIXELDP_CHECK_SECONDS": "0", **environment}
+    with running([*command, *options], ready, seconds, **environment) as process:
         yield port, process.pid

@@ -147,6 +147,8 @@ def make_small(predictor: Predictor, pass_size: int) -> SmallPass:
 def gauge_small(predictor: Predictor) -> SmallPass:
     """Measure a model in small passes, as it runs."""
     return SmallPass(predictor.pass_size, round(predictor.measure(SECONDS_A_SMALL_TRIAL), 1))
+
+
 def may_use_int8(model: LoadedModel) -> bool:
     """Whether int8 may be chosen for a model: its record says that it loses little."""
     return model.manifest.int8 is not None and model.manifest.int8.serves

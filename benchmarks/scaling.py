@@ -1,0 +1,93 @@
+"""What more workers give, and what one core gives.
+
+    python -m benchmarks.scaling --root DATA [--bundle BUNDLE --data NAME] [--json FILE]
+
+Clients ask for the target ½σ/Δ within 1,000 draws, as many at once as the machine can bear, in
+rounds that alternate between services:
+
+- 1, 2, … workers, up to the number of cores: answers per second, and their ratio to one worker's.
+- one worker on one core: the whole service may use one core only, and the load generator has the
+  others. On a machine with one core this is the same as one worker.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from benchmarks.outcomes import outcomes
+from benchmarks.report import Figures
+from benchmarks.service import CORES, Service, png, serving, settle
+from models.bundle import ZOO, read_bundle
+from models.data.datasets import load
+
+DRAWS = 1000
+
+
+@contextmanager
+def only_on(cores: int) -> Iterator[None]:
+    """Have the processes that are started meanwhile use the first ``cores`` cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:cores])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def measure(
+    bundle: Path, workers: int, cores: int, settled: float, ask: Callable[[int], tuple[float, str]]
+) -> tuple[float, str]:
+    """Serve with so many workers on so many cores; return what ``ask`` finds at the port."""
+    with ExitStack() as stack:
+        with only_on(cores):
+            devices = ",".join(["cpu"] * workers)
+            port, front = stack.enter_context(serving(bundle, "--devices", devices))
+        settle(front, settled)
+        return ask(port)
+
+
+def main() -> None:
+    """Measure, print Markdown, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument(
+        "--settle", type=float, default=300.0, help="seconds for compiling first, at most"
+    )
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    manifest = read_bundle(arguments.bundle).manifest
+    target = manifest.noise.scale / manifest.sensitivity.value / 2
+    images = load(arguments.data, arguments.root, "test").images[::10]
+    bodies, figures = [png(image) for image in images], Figures()
+
+    def ask(port: int) -> tuple[float, str]:
+        service = Service(port, 0.999, bodies)
+        replies, took = service.saturate_for(DRAWS, target, arguments.seconds)
+        found = outcomes(replies)
+        return found.answered / took, found.told() if found.failed else ""
+
+    settings = {f"{workers} workers": (workers, CORES) for workers in range(1, CORES + 1)}
+    settings["1 worker on 1 core"] = (1, 1)
+    for _ in range(arguments.rounds):
+        speeds: dict[str, float] = {}
+        for name, (workers, cores) in settings.items():
+            speeds[name], failed = measure(arguments.bundle, workers, cores, arguments.settle, ask)
+            figures.remark(f"{name}: {failed}" if failed else "")
+            figures.note(f"{name}: answers/s", speeds[name])
+        for name, speed in speeds.items():
+            if name != "1 workers":
+                figures.ratio(f"{name}, over 1 worker", speed, speeds["1 workers"])
+    title = f"{manifest.name}, {CORES} cores, target ½σ/Δ, n = {DRAWS}"
+    figures.report(title, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
