@@ -130,6 +130,7 @@ bench: $(VENV)/.bench ## measure certificates, serving compared with others, loa
 	  $(BIN)/python -m benchmarks.serving $$bundle $$data $$json-serving.json; \
 	  $(BIN)/python -m benchmarks.load $$bundle $$data $$json-load.json; \
 	  $(BIN)/python -m benchmarks.networks $$bundle $$json-networks.json; \
+	  $(BIN)/python -m benchmarks.alone $$bundle $$data $$json-alone.json; \
 	  $(BIN)/python -m benchmarks.scaling $$bundle $$data $$json-scaling.json; \
 	  $(BIN)/python -m benchmarks.start $$bundle $$json-start.json; \
 	done
