@@ -189,6 +189,10 @@ class TorchResident:
         """Run h."""
         return self.device.call(partial(self._logits, noisy))
 
+    def written(self, noisy: Tensor) -> Tensor:
+        """Return h as PyTorch runs it as it was written; as for :meth:`logits`."""
+        return self.device.call(partial(self._as_written, noisy))
+
     def _logits(self, noisy: Tensor) -> Tensor:
         if self._converted is not None:
             return self._checked(self._converted(noisy), len(noisy))
