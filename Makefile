@@ -8,6 +8,7 @@ CONNECTIONS ?= 10000
 REQUESTS ?= 100000
 FUZZ ?= 100000
 TORCH_BACKEND ?= cpu
+DEVICE ?= cuda:0
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +19,7 @@ LOCKED := $(PIP) install -qq --require-hashes --no-deps --only-binary :all:
 OWN := $(PIP) install -qq --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-quick test-slow test-avx2 test-clients check soundness chaos soak bench fuzz format docs lock sbom dist image clean
+.PHONY: help serve install test test-quick test-slow test-avx2 test-clients check soundness chaos soak bench gpu gpu-pack fuzz format docs lock sbom dist image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -134,6 +135,22 @@ bench: $(VENV)/.bench ## measure certificates, serving compared with others, loa
 	  $(BIN)/python -m benchmarks.scaling $$bundle $$data $$json-scaling.json; \
 	  $(BIN)/python -m benchmarks.start $$bundle $$json-start.json; \
 	done
+
+# On a bare machine: what make gpu-pack has collected is installed beside the machine's own PyTorch.
+WHEELS := build/gpu-wheels
+GPU_PYTHON = $(if $(wildcard $(WHEELS)),build/gpu/bin/python,$(BIN)/python)
+
+build/gpu/.installed: $(wildcard $(WHEELS)/*.whl)
+	@$(PYTHON) -m venv --system-site-packages build/gpu
+	@build/gpu/bin/python -m pip --disable-pip-version-check install -qq --no-index --no-deps \
+	    --force-reinstall $(WHEELS)/*.whl
+	@touch $@
+
+gpu: $(if $(wildcard $(WHEELS)),build/gpu/.installed,$(VENV)/.dev) ## measure all that is claimed of GPUs in ten minutes (DEVICE=cpu tries it in small)
+	@$(GPU_PYTHON) -m benchmarks.gpu --device $(DEVICE)
+
+gpu-pack: $(VENV)/.dev ## collect the wheels that make gpu needs on a bare machine with PyTorch for CUDA
+	@$(BIN)/python -m tools.gpu_pack $(WHEELS)
 
 format: $(VENV)/.dev ## let ruff rewrite the code
 	@$(BIN)/ruff check --fix .

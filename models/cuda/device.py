@@ -63,7 +63,20 @@ class CudaHandle:
         raise ValueError("only a pass in which h has failed can be repeated")
 
 
-class CudaResident(TorchResident):
+class LaunchedResident(TorchResident):
+    """One model on a GPU whose noise the CPU draws, and whose h is launched operator by operator.
+
+    That is so for laws that the noise kernel does not know.
+    """
+
+    device: "CudaDevice"
+
+    def _as_written(self, noisy: Tensor) -> Tensor:
+        with self.device.card.current(after_caller=True):
+            return super()._as_written(noisy)
+
+
+class CudaResident(LaunchedResident):
     """One model on a GPU; see :class:`models.device.Resident`.
 
     h runs as one CUDA graph for each pass size. A network that cannot be captured, because what it
@@ -72,8 +85,6 @@ class CudaResident(TorchResident):
     Attributes:
         launched: why passes of which sizes run without a graph.
     """
-
-    device: "CudaDevice"
 
     def __init__(
         self, device: "CudaDevice", model: LoadedModel, precision: Format, provider: Provider
@@ -180,10 +191,6 @@ class CudaResident(TorchResident):
                 return graphed.run(noisy)
         return self._as_written(noisy)
 
-    def _as_written(self, noisy: Tensor) -> Tensor:
-        with self._card.current(after_caller=True):
-            return super()._as_written(noisy)
-
     def last_noisy(self, rows: int) -> Tensor:
         """Return a copy of what h was given in the last pass of this size, [rows, …]."""
 
@@ -232,10 +239,9 @@ class CudaDevice(TorchDevice):
 
     def load(self, model: LoadedModel, precision: Format, provider: Provider) -> TorchResident:
         """Load h of a model. What split noise shows is looked up on the CPU."""
+        kind = CudaResident if isinstance(model.noise, GridNoise) else LaunchedResident
         with failures(self.name):
-            if not isinstance(model.noise, GridNoise):
-                return super().load(model, precision, provider)
-            return CudaResident(self, model, precision, provider)
+            return kind(self, model, precision, provider)
 
     def lay(self, noise: GridNoise) -> Laid:
         """Return the tables of a law on the card."""

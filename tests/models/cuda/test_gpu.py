@@ -39,7 +39,8 @@ def test_the_kernel_draws_what_the_reference_draws(
     noise = GridNoise(*law)  # type: ignore[arg-type]
     resident = Predictor(load_model(ZOO / "cifar10-resnet"), 256, device).resident
     assert isinstance(resident, CudaResident)
-    resident.noise, resident._laid = noise, device.lay(noise)
+    resident.noise = resident._grid = noise
+    resident._laid = device.lay(noise)
     picture = Features(np.arange(3072, dtype=np.int32) % 256, on_grid=bits == 8)
     rows = np.zeros(256, np.intp)
     key = os.urandom(32)
