@@ -3,8 +3,8 @@
     python -m tools.gpu_pack FOLDER [--python 3.12]
 
 ``make gpu-pack`` runs it. The machine has Python and PyTorch's build for CUDA, with NumPy. What
-else the service and the tests of GPUs need is downloaded by the digests in ``locks``, and the project's
-own wheel is built. Copy the checkout with the folder to the machine.
+else the service and the tests of GPUs need is downloaded by the digests in ``locks``, and the
+project's own wheel is built. Copy the checkout with the folder to the machine.
 """
 
 import argparse
