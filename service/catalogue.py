@@ -143,6 +143,11 @@ class Catalogue:
             raise UnknownModelError(reason) from None
         return max(found, key=lambda served: int(served.key[1]))
 
+    @property
+    def default(self) -> str:
+        """The model that answers requests that name none, served or not."""
+        return self._default
+
     def is_default(self, served: Served) -> bool:
         """Whether a model answers requests that name none."""
         try:

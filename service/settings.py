@@ -15,6 +15,8 @@ from service.http import address
 from service.system import devices
 from service.system.environment import PREFIX, Environment
 
+# The most front processes by default.
+_MOST_FRONTS = 8
 # More workers than any machine needs.
 _MOST_WORKERS = 1024
 
@@ -54,6 +56,11 @@ class Settings(BaseSettings):
         "auto",
         description="auto (a worker for each GPU, or else for each processor, within the "
         "container's limit), or a list such as cuda:0,cuda:1 or cpu,cpu.",
+    )
+    fronts: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None,
+        description="The number of processes that speak HTTP, on one port, and share the workers; "
+        "by default one for each eight processors within the container's limit.",
     )
     precision: Format | None = Field(
         None, description="The number format of h; by default the fastest on each device."
@@ -274,6 +281,11 @@ class Settings(BaseSettings):
     def pins(self) -> dict[str, Execution]:
         """The only way in which each model may serve, by its digest."""
         return dict(map(parse_pin, self.pin))
+
+    @property
+    def wanted_fronts(self) -> int:
+        """The number of front processes to start."""
+        return self.fronts or max(1, min(devices.processors() // 8, _MOST_FRONTS))
 
     def worker_devices(self) -> list[str]:
         """Return the device of each worker to start."""

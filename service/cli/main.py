@@ -200,7 +200,10 @@ def _serve(given: dict[str, Any]) -> None:
         check_keys(settings, address)
         catalogue = read_catalogue(settings, partial(read_forked, seconds=settings.load_seconds))
 
-        from service.http.server import serve
+        if settings.wanted_fronts > 1:
+            from service.fronts.serve import serve
+        else:
+            from service.http.server import serve
 
         serve(settings, address, catalogue, passed_over)
     except (KeysError, KeysNeededError) as error:

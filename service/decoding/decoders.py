@@ -1,4 +1,4 @@
-"""The front's side of decoding: small pictures in threads, large ones in processes."""
+"""The front's side of decoding: large pictures in processes."""
 
 import asyncio
 import contextlib
@@ -7,38 +7,32 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import structlog
 
-from models.images.decoding import Size, measure
+from models.images.decoding import Size
 from models.images.errors import CannotCertifyPicture, NotAPicture, TooManyPixels
 from models.preprocessing import CannotCertify
 from service import logs
 from service.decoding.queue import FairQueue
-from service.decoding.reduction import BYTES_A_PIXEL, Reduced, Task, reduce_file
+from service.decoding.reduction import BYTES_A_PIXEL, Reduced, Task
+from service.decoding.small import SmallPictures
 from service.engine.failures import explain_exit
 from service.http.guards.budget import File
 from service.system import background
+from service.system.processes import is_stopped
 from service.system.programs import environment, python
 
 log = structlog.get_logger(__name__)
 
 DECODERS = 2
-# How many small pictures the front decodes at once.
-SMALL_THREADS = 2
-# Pictures up to this size are decoded in the front: other threads hardly notice.
-LIGHT_BYTES, LIGHT_PIXELS, LIGHT_SIDE = 2**16, 2**18, 1024
 # A longer line of a process is logged in pieces.
 _LONGEST_LINE = 2**14
-# Files up to this size are measured without a thread.
-_AT_ONCE = 2**12
 # The memory that libraries need to work, besides the picture and the file.
 SPARE_BYTES = 256 * 2**20
 # How long a picture for which nobody waits any more may occupy a decoder.
@@ -52,6 +46,10 @@ _LOOK_SECONDS, _LONGEST_SECONDS = 0.25, 5.0
 _STOPPED_LOOKS = 4
 # What a process says if it had too little memory.
 _MEMORY = MemoryError.__name__
+
+
+# Called with a picture's size before it is decoded.
+Admit = Callable[[Size], Awaitable[None] | None]
 
 
 class DecoderLostError(Exception):
@@ -103,8 +101,7 @@ class Decoders:
         self.queue = FairQueue(DECODERS, most)
         self._on_broken = on_broken
         self._started, self._failures = False, 0
-        # For small pictures.
-        self._pool = ThreadPoolExecutor(SMALL_THREADS, "small")
+        self._small = SmallPictures()
         self._memory = BYTES_A_PIXEL * max_pixels
         self._held = 0
         self._freed = asyncio.Condition()
@@ -127,7 +124,7 @@ class Decoders:
         for decoder in self._decoders.values():
             decoder.kill()
         self._threads.shutdown()
-        self._pool.shutdown()
+        self._small.close()
 
     async def _keep(self) -> None:
         """Start processes again that end while they are idle, for as long as this runs."""
@@ -164,13 +161,22 @@ class Decoders:
     ) -> Reduced:
         """Decode a picture, and release its file.
 
+        Args and errors are those of :meth:`reduce_large`.
+        """
+        small = await self._small.reduce(file, task, admit)
+        return small or await self.reduce_large(file, task, owner, admit)
+
+    async def reduce_large(self, file: File, task: Task, owner: Hashable, admit: Admit) -> Reduced:
+        """Decode a picture in a process, and release its file.
+
         When this is cancelled, the process that decodes it has a little longer before it is ended.
 
         Args:
             file: as it was sent.
             task: what to make of it.
             owner: the client that is charged, and whose turn it is.
-            admit: called with the picture's size before it is decoded; may raise.
+            admit: called with the picture's size before it is decoded; may raise, or return
+                something to await, which may.
 
         Raises:
             PictureError: it is refused; from a process, that is RefusedError.
@@ -179,16 +185,6 @@ class Decoders:
             NoMemoryError: there is too little memory for it.
             DecoderLostError: decoders died over it.
         """
-        run = asyncio.get_running_loop().run_in_executor
-        if file.size <= LIGHT_BYTES:
-            look = partial(measure, file.content, task.max_pixels)
-            size = look() if file.size <= _AT_ONCE else await run(self._pool, look)
-            del look  # which refers to the bytes
-            if size.work <= LIGHT_PIXELS and max(size.width, size.height) <= LIGHT_SIDE:
-                admit(size)
-                reduced = await run(self._pool, reduce_file, file.content, task, False)
-                file.release()
-                return reduced
         case = _Case(file, task, owner, admit)
         work = asyncio.create_task(self._in_process(case))
         try:
@@ -213,10 +209,12 @@ class Decoders:
     async def _in_process(self, case: "_Case") -> Reduced:
         admitted = False
 
-        def admit_once(size: Size) -> None:
+        async def admit_once(size: Size) -> None:
             nonlocal admitted
             if not admitted:
-                case.admit(size)
+                waits = case.admit(size)
+                if waits is not None:
+                    await waits
                 self.queue.count(case.owner, size.work + case.file.size)
             admitted = True
 
@@ -237,7 +235,11 @@ class Decoders:
         raise DecoderLostError(f"{_TRIES} decoders died over this picture")
 
     async def _converse(
-        self, decoder: "_Decoder", file: File, task: Task, admit: Callable[[Size], None]
+        self,
+        decoder: "_Decoder",
+        file: File,
+        task: Task,
+        admit: Callable[[Size], Awaitable[None]],
     ) -> Reduced:
         """Have one picture decoded; if anything goes wrong, the process is ended."""
         run = asyncio.get_running_loop().run_in_executor
@@ -247,7 +249,7 @@ class Decoders:
             whole = told.get("refused", _MEMORY) != _MEMORY
             size = Size(**_accepted(told))
             try:
-                admit(size)
+                await admit(size)
             except BaseException:
                 decoder.forget()
                 whole = True
@@ -303,7 +305,7 @@ class _Case:
     file: File
     task: Task
     owner: Hashable
-    admit: Callable[[Size], None]
+    admit: Admit
     decoder: "_Decoder | None" = None
     left: bool = False
 
@@ -376,17 +378,11 @@ class _Decoder:
 
         Another process can redo its work, and those who wait for it might wait for long.
         """
-        self._stopped_looks = self._stopped_looks + 1 if self.alive and self._is_stopped() else 0
+        stopped = self.alive and is_stopped(self._process.pid)
+        self._stopped_looks = self._stopped_looks + 1 if stopped else 0
         if self._stopped_looks >= _STOPPED_LOOKS:
             log.error("decoder is stopped, and ended", decoder=self.name)
             self.kill()
-
-    def _is_stopped(self) -> bool:
-        try:
-            status = Path(f"/proc/{self._process.pid}/stat").read_text()
-        except OSError:  # it has ended, or the system does not say
-            return False
-        return status.rpartition(")")[2].split()[0] in "Tt"
 
     def kill(self) -> None:
         """Kill the process, without waiting for its end."""

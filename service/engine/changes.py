@@ -2,7 +2,14 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -27,6 +34,7 @@ class Changes:
         agreement: how workers run them.
         supervisors: of the workers.
         load_seconds: the time in which a bundle must be read.
+        publish: awaited after each change of the catalogue, until all who read it know.
     """
 
     def __init__(
@@ -35,7 +43,9 @@ class Changes:
         agreement: Agreement,
         supervisors: Sequence[Supervisor],
         load_seconds: float,
+        publish: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._publish = publish or _known_at_once
         self._catalogue, self._agreement = catalogue, agreement
         self._supervisors, self._load_seconds = supervisors, load_seconds
         self._pictures: Counter[int] = Counter()
@@ -84,6 +94,7 @@ class Changes:
                 leaving = background.once("unloading", self._withdraw(former))
                 self._leaving.add(leaving)
                 leaving.add_done_callback(self._leaving.discard)
+        await self._publish()
         return found
 
     async def _prepare(self, bundle: Bundle, added: list[Served]) -> Served:
@@ -119,6 +130,7 @@ class Changes:
 
     async def _withdraw(self, served: Served) -> None:
         """Have workers drop a model that clients do not see, after its last picture."""
+        await self._publish()
         while self._pictures[served.index]:
             self._one_left.clear()
             await self._one_left.wait()
@@ -162,3 +174,7 @@ class Changes:
                 lock = self._changing.setdefault(name, asyncio.Lock())
                 await stack.enter_async_context(lock)
             yield
+
+
+async def _known_at_once() -> None:
+    """All who read the catalogue read this one."""

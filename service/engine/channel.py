@@ -36,7 +36,9 @@ class Channel:
                 raise FrontGoneError from None
             if not data:
                 raise FrontGoneError
-            yield from self._decoder.feed(data)
+            for message, payload in self._decoder.feed(data):
+                assert not isinstance(message, messages.SealedAnswer)  # workers alone send them
+                yield message, payload
             wait = 0.0
 
     def send(self, *outgoing: messages.Message) -> None:

@@ -23,7 +23,7 @@ from service.engine.errors import (
 from service.engine.handle import WorkerHandle
 from service.engine.observer import Observer
 from service.engine.pace import fitting
-from service.engine.queue import MOST_DEATHS, Entries, Entry, Job, Queue, Result
+from service.engine.queue import MOST_DEATHS, Entries, Entry, Job, Outcome, Queue
 
 # Under overload budgets shrink before pictures are refused: when this share of the queue is filled,
 # each picture's budget is divided by this number, but it is never reduced below the last one.
@@ -39,6 +39,7 @@ class Dispatcher:
         limit: the number of pictures that may wait.
         shrink: whether draw budgets shrink when many pictures wait, or when there is no time.
         observer: told what happens.
+        on_change: told when pictures begin and end to wait, as by ``Queue``.
 
     Attributes:
         opened_once: whether any worker has been ready.
@@ -46,12 +47,17 @@ class Dispatcher:
     """
 
     def __init__(
-        self, workers: Sequence[WorkerHandle], limit: int, shrink: bool, observer: Observer
+        self,
+        workers: Sequence[WorkerHandle],
+        limit: int,
+        shrink: bool,
+        observer: Observer,
+        on_change: Callable[[int, int], None] | None = None,
     ) -> None:
         self._limit, self._shrink, self._observer = limit, shrink, observer
         self._ids = itertools.count(1)
         self._entries = {worker: Entries(worker) for worker in workers}
-        self.queue = Queue()
+        self.queue = Queue(on_change)
         self.opened_once = False
 
     @property
@@ -78,7 +84,9 @@ class Dispatcher:
         fill = waiting / self._limit if self._shrink else 0.0
         return next((divisor for least, divisor in SHRINKING if fill >= least), 1)
 
-    async def answer(self, job: Job, on_look: Callable[[Conclusion | None], None] | None) -> Result:
+    async def answer(
+        self, job: Job, on_look: Callable[[Conclusion | None], None] | None
+    ) -> Outcome:
         """Answer ``job``; cancelling this coroutine frees the picture's slots.
 
         Args:
@@ -97,15 +105,7 @@ class Dispatcher:
         self._dispatch()
         try:
             answer = await entry.answer
-            return Result(
-                conclusion=answer.conclusion,
-                granted=entry.granted,
-                device=entry.device,
-                execution=answer.execution,
-                queue_seconds=entry.sent - arrived + answer.queue_seconds,
-                compute_seconds=answer.compute_seconds,
-                looks=answer.looks,
-            )
+            return Outcome(answer, entry.granted, entry.device, entry.sent - arrived)
         finally:
             entry.timer.cancel()
             self._forget(entry)
@@ -120,7 +120,9 @@ class Dispatcher:
         self._observer.worker_up(worker.name, True)
         self._dispatch()
 
-    def heard(self, worker: WorkerHandle, message: messages.OfPicture) -> None:
+    def heard(
+        self, worker: WorkerHandle, message: messages.OfPicture | messages.SealedAnswer
+    ) -> None:
         """Handle a worker's message about a picture, unless the worker no longer has it."""
         entry = self._entries[worker].get(message.id)
         if entry is None:
@@ -130,9 +132,9 @@ class Dispatcher:
                 entry.tell(message.conclusion)
             case messages.Begun():
                 entry.begin_anew()
-            case messages.Answer(draft=True):
+            case messages.Answer() | messages.SealedAnswer() if message.draft:
                 entry.draft = message
-            case messages.Answer():
+            case messages.Answer() | messages.SealedAnswer():
                 self._finish(entry, message)
             case messages.Late():
                 late = DeadlineError("the deadline came before the first look", message.draws)
@@ -257,7 +259,7 @@ class Dispatcher:
         share = found.least_speed / len(entries)
         return fitting(granted, share, job.deadline - time.monotonic())
 
-    def _finish(self, entry: Entry, outcome: messages.Answer | EngineError) -> None:
+    def _finish(self, entry: Entry, outcome: messages.AnyAnswer | EngineError) -> None:
         """End a picture with its worker's answer."""
         entry.move(None)
         entry.settle(outcome)

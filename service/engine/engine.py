@@ -6,7 +6,7 @@ It is part of the front process, on its event loop.
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +22,7 @@ from service.engine.dispatcher import Dispatcher
 from service.engine.errors import NotReadyError, OverloadedError, WorkersLostError
 from service.engine.handle import WorkerHandle
 from service.engine.observer import Observer
-from service.engine.queue import SHARED, Job, Result
+from service.engine.queue import SHARED, Job, Outcome, Result
 from service.engine.supervisor import Supervisor
 from service.system import background
 
@@ -52,6 +52,8 @@ class Engine:
         check_seconds: the time between a worker's self-checks; 0 means none.
         observer: told what happens.
         on_broken: called with the reason when workers cannot start, and none is ready.
+        on_change: told when pictures begin and end to wait, as by ``Queue``.
+        publish: awaited after each change of the catalogue, until all who read it know.
     """
 
     def __init__(
@@ -72,12 +74,14 @@ class Engine:
         check_seconds: float,
         observer: Observer,
         on_broken: Callable[[str], None],
+        on_change: Callable[[int, int], None] | None = None,
+        publish: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._catalogue, self._observer = catalogue, observer
         self._workers = [WorkerHandle(f"worker{i}", device) for i, device in enumerate(devices)]
         first = [served.index for served in catalogue.models] if compiled else []
         agreement = Agreement(self._workers, precision, provider, int8, pass_size, first, pins)
-        self._dispatcher = Dispatcher(self._workers, queue, shrink, observer)
+        self._dispatcher = Dispatcher(self._workers, queue, shrink, observer, on_change)
         self._supervisors = [
             Supervisor(
                 worker,
@@ -92,7 +96,7 @@ class Engine:
             )
             for worker in self._workers
         ]
-        self._changes = Changes(catalogue, agreement, self._supervisors, load_seconds)
+        self._changes = Changes(catalogue, agreement, self._supervisors, load_seconds, publish)
         self._agreement = agreement
         self._limit, self._on_broken = queue, on_broken
         # The number of pictures that are being decoded, by client.
@@ -228,6 +232,12 @@ class Engine:
         Raises:
             EngineError: see its tree.
         """
+        return (await self.answer(job, on_look)).read()
+
+    async def answer(
+        self, job: Job, on_look: Callable[[Conclusion | None], None] | None = None
+    ) -> Outcome:
+        """Answer ``job`` like :meth:`predict`, but do not read the answer."""
         self._check(job.owner)
         try:
             with self._changes.picture(job.model):

@@ -1,11 +1,13 @@
 """The messages between the front process and a worker, over a socket pair.
 
-A frame is two little-endian 32-bit lengths, a JSON header and a payload of raw bytes. Pictures are
-payloads; nothing is ever pickled. Only this module knows the format.
+A frame is two little-endian 32-bit lengths, the number of an answered picture and what kind of
+answer it is, a JSON header and a payload of raw bytes. Pictures are payloads; nothing is ever
+pickled. Only this module knows the format.
 """
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -14,7 +16,9 @@ from models.certification.answer import Conclusion
 from models.certification.names import Norm
 from models.execution import Calibration, Execution, Format, Provider
 
-_LENGTHS = struct.Struct("<II")
+_HEAD = struct.Struct("<IIqB")
+# What a frame is besides its header: an answer, or a draft of one, which is passed on unread.
+_OTHER, _ANSWER, _DRAFT = 0, 1, 2
 
 
 class _Message(BaseModel):
@@ -230,6 +234,37 @@ class Answer(_Message):
     looks: list[tuple[int, float]]
     draft: bool = False
 
+    def open(self) -> "Answer":
+        """Return it."""
+        return self
+
+    def sealed(self) -> bytes:
+        """Return it as it is sent."""
+        return self.model_dump_json().encode()
+
+
+@dataclass(frozen=True)
+class SealedAnswer:
+    """An answer as it was received. Only where it is needed it is read, which takes time.
+
+    Attributes:
+        id: the picture's number.
+        draft: as of ``Answer``.
+        content: the answer as JSON.
+    """
+
+    id: int
+    draft: bool
+    content: bytes
+
+    def open(self) -> Answer:
+        """Read it."""
+        return Answer.model_validate_json(self.content)
+
+    def sealed(self) -> bytes:
+        """Return it as it was sent."""
+        return self.content
+
 
 class Late(_Message):
     """From a worker: the deadline came before the first look; says after how many draws."""
@@ -273,6 +308,7 @@ class Numbers(_Message):
 
 ToWorker = Load | Run | Shorten | Compile | Admit | Cancel | Add | Remove
 OfPicture = Look | Begun | Answer | Late | Failed
+AnyAnswer = Answer | SealedAnswer
 OfModels = Read | Ready | Added | NotAdded | Removed | Shortened | Compiled | Recalibrated
 FromWorker = OfModels | OfPicture | Broken | Numbers
 Message = Annotated[ToWorker | FromWorker, Field(discriminator="kind")]
@@ -287,7 +323,10 @@ def encode(message: Message, payload: bytes = b"") -> bytes:
 def head(message: Message, payload_bytes: int) -> bytes:
     """Return the frame of ``message`` up to its payload, which is sent separately."""
     header = message.model_dump_json().encode()
-    return _LENGTHS.pack(len(header), payload_bytes) + header
+    number, kind = 0, _OTHER
+    if isinstance(message, Answer):
+        number, kind = message.id, _DRAFT if message.draft else _ANSWER
+    return _HEAD.pack(len(header), payload_bytes, number, kind) + header
 
 
 class Decoder:
@@ -296,15 +335,20 @@ class Decoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[tuple[Message, bytes]]:
+    def feed(self, data: bytes) -> Iterator[tuple[Message | SealedAnswer, bytes]]:
         """Add received bytes; yield every complete message with its payload."""
         self._buffer += data
-        while len(self._buffer) >= _LENGTHS.size:
-            header, payload = _LENGTHS.unpack_from(self._buffer)
-            middle = _LENGTHS.size + header
+        while len(self._buffer) >= _HEAD.size:
+            header, payload, number, kind = _HEAD.unpack_from(self._buffer)
+            middle = _HEAD.size + header
             if len(self._buffer) < middle + payload:
                 return
-            message = _MESSAGES.validate_json(bytes(self._buffer[_LENGTHS.size : middle]))
+            told = bytes(self._buffer[_HEAD.size : middle])
+            message: Message | SealedAnswer
+            if kind == _OTHER:
+                message = _MESSAGES.validate_json(told)
+            else:
+                message = SealedAnswer(number, kind == _DRAFT, told)
             content = bytes(self._buffer[middle : middle + payload])
             del self._buffer[: middle + payload]
             yield message, content

@@ -54,6 +54,36 @@ class Result:
     looks: list[tuple[int, float]]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of a job, before its answer is read.
+
+    Attributes:
+        answer: of the worker.
+        granted: the draw budget.
+        device: the worker's device.
+        waited: the seconds from its arrival until the worker received it.
+    """
+
+    answer: messages.AnyAnswer
+    granted: int
+    device: str
+    waited: float
+
+    def read(self) -> Result:
+        """Return the answer to the job."""
+        answer = self.answer.open()
+        return Result(
+            conclusion=answer.conclusion,
+            granted=self.granted,
+            device=self.device,
+            execution=answer.execution,
+            queue_seconds=self.waited + answer.queue_seconds,
+            compute_seconds=answer.compute_seconds,
+            looks=answer.looks,
+        )
+
+
 @dataclass(eq=False)
 class Entry:
     """A job on its way.
@@ -68,7 +98,7 @@ class Entry:
 
     id: int
     job: Job
-    answer: asyncio.Future[messages.Answer]
+    answer: asyncio.Future[messages.AnyAnswer]
     on_look: Callable[[Conclusion | None], None] | None
     granted: int = 0
     place: "Queue | Entries | None" = None
@@ -78,7 +108,7 @@ class Entry:
     suspicions: int = 0
     restarts: int = 0
     looked: bool = False
-    draft: messages.Answer | None = None
+    draft: messages.AnyAnswer | None = None
     timer: asyncio.TimerHandle | None = None
 
     def move(self, place: "Queue | Entries | None") -> None:
@@ -108,7 +138,7 @@ class Entry:
         except Exception as error:
             self.settle(error)
 
-    def settle(self, outcome: messages.Answer | Exception) -> None:
+    def settle(self, outcome: messages.AnyAnswer | Exception) -> None:
         """Answer the client, unless it has an answer or no longer waits."""
         if self.answer.done():
             return
@@ -208,11 +238,15 @@ class Queue:
     Within a priority, the client with the fewest pictures at the worker comes first. Only
     :meth:`Entry.move` adds and removes pictures.
 
+    Args:
+        on_change: called with a client and 1 or -1 when one of its pictures begins or ends to wait.
+
     Attributes:
         draws: the sum of the draws requested by waiting pictures, by model.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_change: Callable[[int, int], None] | None = None) -> None:
+        self._on_change = on_change
         self.draws: Counter[int] = Counter()
         # By priority and owner; no queue is empty.
         self._queues: dict[bool, dict[int, deque[Entry]]] = {True: {}, False: {}}
@@ -265,5 +299,7 @@ class Queue:
     def _count(self, entry: Entry, sign: int) -> None:
         self.draws[entry.job.model] += sign * entry.job.question.max_draws
         self._of[entry.job.owner] += sign
+        if self._on_change is not None:
+            self._on_change(entry.job.owner, sign)
         if not self._of[entry.job.owner]:
             del self._of[entry.job.owner]

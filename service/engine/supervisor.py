@@ -384,8 +384,12 @@ class Supervisor:
         finally:
             del self._changes[model]
 
-    def _receive(self, message: messages.Message) -> None:
+    def _receive(self, message: messages.Message | messages.SealedAnswer) -> None:
         match message:
+            case messages.SealedAnswer(id=number) if number in self._probes:
+                _resolve(self._probes, number, message.open())
+            case messages.SealedAnswer():
+                self._dispatcher.heard(self.worker, message)
             case messages.Added(model=model) if model not in self._changes:
                 self.worker.send(messages.Remove(model=model))  # nobody waits for it any more
             case messages.Added():
@@ -418,8 +422,6 @@ class Supervisor:
             case messages.Broken():
                 log.error("worker cannot load", worker=self.worker.name, reason=message.reason)
                 self._reason, self._told = message.reason, True
-            case messages.Answer(id=number) if number in self._probes:
-                _resolve(self._probes, number, message)
             case messages.Failed(id=number) | messages.Late(id=number) if number in self._probes:
                 _resolve(self._probes, number, LoadError(f"no answer to a probe: {message!r}"))
             case messages.Numbers():

@@ -8,7 +8,6 @@ is left behind.
 """
 
 import argparse
-import ctypes
 import os
 import signal
 import socket
@@ -29,6 +28,7 @@ from service.engine import messages
 from service.engine.channel import Channel, FrontGoneError
 from service.engine.failures import explain
 from service.engine.status import SharedStatus
+from service.system.parent import ParentGoneError, die_with_parent
 
 if TYPE_CHECKING:
     from models.loaded import LoadedModel
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_PR_SET_PDEATHSIG = 1
 _BEAT_SECONDS = 0.1
 # The messages of these say everything; others are logged with a traceback.
 _ORDINARY = (ValueError, OSError, ImportError, MemoryError, RuntimeError)
@@ -46,15 +45,6 @@ _NICENESS = 5
 
 class PinError(ValueError):
     """A model that does not run here in the one way in which it may serve; says why."""
-
-
-def _die_with_parent() -> None:
-    """Let the kernel end this process when its parent ends, whatever it does."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the call
-            raise FrontGoneError
 
 
 def _beat(status: SharedStatus) -> None:
@@ -149,12 +139,12 @@ def main() -> None:
         signal.signal(one, signal.SIG_IGN)
     channel, status = Channel(socket.socket(fileno=arguments.fd)), SharedStatus(arguments.status)
     try:
-        _die_with_parent()
+        die_with_parent()
         threading.Thread(target=_beat, args=[status], daemon=True).start()
         message, _ = next(channel.receive(wait=None))
         assert isinstance(message, messages.Load)
         _serve(channel, status, message)
-    except FrontGoneError:
+    except (FrontGoneError, ParentGoneError):
         sys.exit(0)
 
 

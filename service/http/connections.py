@@ -166,7 +166,7 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End; nothing is held any more."""
-        self._budget.connections -= self.held
+        self._budget.count_connections(-self.held)
         self.held = 0
         super().connection_lost(exc)
 
@@ -272,7 +272,7 @@ class Connection(H11Protocol):
 
     def cut(self) -> None:
         """Close at once, whatever is in progress, and free everything that was held for it."""
-        self._budget.connections -= self.held
+        self._budget.count_connections(-self.held)
         self.held, self._was_cut = 0, True
         self.transport.abort()
 
@@ -304,7 +304,8 @@ class Connection(H11Protocol):
         size = self._unread + self.transport.get_write_buffer_size()
         if self.cycle is not None and not self.cycle.response_complete:
             size += len(self.cycle.body)
-        self._budget.connections += size - self.held
+        if size != self.held:
+            self._budget.count_connections(size - self.held)
         self.held = size
         if self._budget.crowded:
             relieve(self._budget, self.connections)

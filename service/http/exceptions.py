@@ -14,8 +14,8 @@ from service.catalogue import UnknownModelError
 from service.decoding.decoders import DecoderLostError, NoMemoryError, RefusedError
 from service.decoding.queue import FullError
 from service.engine import errors
-from service.engine.engine import Engine
 from service.http import problems
+from service.http.backend import Answering
 from service.http.guards.budget import NoRoomError
 from service.http.problems import Problem, out_of_range
 from service.repository import RepositoryError
@@ -79,7 +79,7 @@ ANSWERED: tuple[type[Exception], ...] = (Problem, RequestValidationError, HTTPEx
 
 
 def problem_for(
-    error: Exception, engine: Engine, detail: str | None = None, **members: object
+    error: Exception, engine: Answering, detail: str | None = None, **members: object
 ) -> Problem:
     """Return the problem for an exception of ``KNOWN``.
 

@@ -17,7 +17,7 @@ Ratios of two counters are left to the query, which chooses the time span:
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import product
-from typing import get_args
+from typing import cast, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -27,6 +27,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import Metric
 
 from models.certification.names import Stopped
 from service.engine import messages
@@ -369,8 +370,12 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return the exposition in Prometheus's text format."""
+        return generate_latest(cast(CollectorRegistry, self))
+
+    def collect(self) -> Iterable[Metric]:
+        """Return all metrics as they are now."""
         dropped = self.read_dropped()
         self._dropped.inc(dropped - self._counted_dropped)
         self._counted_dropped = dropped
         self.keys.begin(self.read_keys())
-        return generate_latest(self.registry)
+        return self.registry.collect()

@@ -103,12 +103,13 @@ class _Exchange:
         self._scope, self._receive, self._send = scope, receive, send
         self._arrived = scope["arrived"] = time.monotonic()
         self._id = dict(scope["headers"]).get(b"x-request-id", b"")
+        chance = secrets.token_hex(32).encode()
         if not _REQUEST_ID.fullmatch(self._id):
-            self._id = secrets.token_hex(8).encode()
+            self._id = chance[:16]
         self.probe = scope["path"].startswith(_PROBES)
         parent = parse_traceparent([v for k, v in scope["headers"] if k == b"traceparent"])
         self._span = tracing.begin(parent) if tracing and not self.probe else None
-        self._trace = self._span.traceparent if self._span else _continue(parent)
+        self._trace = self._span.traceparent if self._span else _continue(parent, chance[16:])
         self.status, self._outcome = 0, "ok"
         self._usage = begin()
         structlog.contextvars.bind_contextvars(
@@ -193,8 +194,13 @@ def parse_traceparent(values: list[bytes]) -> tuple[bytes, bytes, bytes] | None:
     return None if set(trace) == set(b"0") or set(parent) == set(b"0") else (trace, parent, flags)
 
 
-def _continue(parent: tuple[bytes, bytes, bytes] | None) -> bytes:
-    """Continue the caller's trace with our own span, or begin a trace."""
-    trace, _, flags = parent or (secrets.token_hex(16).encode(), b"", b"00")
+def _continue(parent: tuple[bytes, bytes, bytes] | None, chance: bytes) -> bytes:
+    """Continue the caller's trace with our own span, or begin a trace.
+
+    Args:
+        parent: the caller's.
+        chance: 48 digits in hexadecimal.
+    """
+    trace, _, flags = parent or (chance[:32], b"", b"00")
     # Only the first flag has a meaning: sampled.
-    return b"00-%b-%b-%02x" % (trace, secrets.token_hex(8).encode(), int(flags, 16) & 1)
+    return b"00-%b-%b-%02x" % (trace, chance[32:48], int(flags, 16) & 1)

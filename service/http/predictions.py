@@ -11,13 +11,13 @@ from models.images.decoding import Size
 from models.picture_terms import assemble_terms
 from models.preprocessing import Preprocessing
 from service.catalogue import Catalogue, UnknownModelError
-from service.decoding.decoders import Decoders, NoMemoryError
+from service.decoding.decoders import NoMemoryError
 from service.decoding.reduction import Reduced, Task
-from service.engine.engine import Engine
 from service.engine.errors import DeadlineError, OverloadedError
 from service.engine.queue import Job
 from service.http.api.answers import Answer, Look, Timing, answer, look
 from service.http.api.options import Asked, Options, resolve
+from service.http.backend import Answering, Decoding
 from service.http.exceptions import KNOWN, problem_for
 from service.http.guards.auth import LEAST_COST, Bill, charge, check_priority, owner
 from service.http.guards.bodies import Bodies
@@ -36,11 +36,11 @@ class Predictions:
 
     settings: Settings
     catalogue: Catalogue
-    engine: Engine
+    engine: Answering
     metrics: Metrics
     tracing: Tracing | None
     bodies: Bodies
-    decoders: Decoders
+    decoders: Decoding
 
     @property
     def ready(self) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence, Sized
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 import setproctitle
 import structlog
@@ -26,13 +27,13 @@ from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 
 from service import logs
 from service.catalogue import Catalogue
-from service.engine.engine import Engine
 from service.http.address import BACKLOG, Address, listen, url
 from service.http.app import create_app
 from service.http.connections import LEAST_FILES, Connection, check_connections
 from service.http.guards.budget import Budget
 from service.settings import Settings
 from service.system import background, signals
+from service.system.outlet import Outlet
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +65,24 @@ class FewFilesError(CannotServeError):
     """The system allows too few open files."""
 
 
-class _Server(uvicorn.Server):
+class Stopping(Protocol):
+    """What a server tells that it stops.
+
+    Attributes:
+        draining: whether pictures in flight are still answered, and readiness fails.
+    """
+
+    draining: bool
+
+    @property
+    def opened_once(self) -> bool:
+        """Whether any worker has been ready."""
+
+    def stop_changes(self) -> None:
+        """Cancel loading and unloading of models."""
+
+
+class Server(uvicorn.Server):
     """uvicorn, but a signal to stop is not an error: it drains and exits with 0.
 
     Args:
@@ -78,7 +96,7 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        engine: Engine,
+        engine: Stopping,
         budget: Budget,
         delay: float,
         on_broken: Callable[[str], None],
@@ -163,19 +181,28 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Let SIGINT and SIGTERM stop the server, and nothing else.
-
-        So does SIGHUP if it means that the terminal is gone. Otherwise it asks servers to read
-        their files again, which this one does by itself.
-        """
-        handlers: dict[signal.Signals, signals.Handler] = {
-            signal.SIGINT: self.handle_exit,
-            signal.SIGTERM: self.handle_exit,
-        }
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
-            handlers[signal.SIGHUP] = self.handle_exit if signals.has_terminal() else _pass_over
-        with signals.handled(handlers):
+        """Let signals stop the server."""
+        with stopped_by_signals(self.handle_exit):
             yield
+
+
+@contextlib.contextmanager
+def stopped_by_signals(stop: signals.Handler) -> Iterator[None]:
+    """Let SIGINT and SIGTERM stop the service, and nothing else.
+
+    So does SIGHUP if it means that the terminal is gone. Otherwise it asks servers to read their
+    files again, which this one does by itself.
+
+    Raises:
+        SystemExit: one has come during the start, which went on all the same.
+    """
+    handlers: dict[signal.Signals, signals.Handler] = {signal.SIGINT: stop, signal.SIGTERM: stop}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+        handlers[signal.SIGHUP] = stop if signals.has_terminal() else _pass_over
+    with signals.handled(handlers):
+        if signals.asked_to_stop():
+            sys.exit(0)
+        yield
 
 
 def _pass_over(sig: int, frame: FrameType | None) -> None:
@@ -225,14 +252,7 @@ def serve(
         CannotListenError: the address is in use, or not one of this machine's.
         CannotServeError: a worker cannot start.
     """
-    setproctitle.setproctitle("pixeldp-front")
-    outlet = logs.open_outlet()
-    logs.configure(settings.log_format, settings.log_level)
-    if passed_over:
-        log.info("variables that Kubernetes sets are passed over", names=list(passed_over))
-    # A line for each broken request would only help an attack; they are counted.
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    raise_files()
+    outlet = prepare("pixeldp-front", settings, passed_over)
     reasons: list[str] = []
 
     def broken(reason: str) -> None:
@@ -242,12 +262,12 @@ def serve(
     app = create_app(settings, broken, catalogue)
     app.state.metrics.read_dropped = lambda: outlet.dropped
     with listen(address) as listener:
-        print(_announcement(listener), file=sys.stderr, flush=True)
+        print(announcement(listener), file=sys.stderr, flush=True)
         try:
             state = app.state
             delay = settings.stop_delay_seconds
-            config = _configure(app, settings)
-            server = _Server(config, state.engine, state.budget, delay, broken)
+            config = configure(app, settings)
+            server = Server(config, state.engine, state.budget, delay, broken)
             most = delay + LAST_SECONDS + drain_seconds(settings) + END_SECONDS
             server.at_stop = partial(end_at_last, most)
             server.run(sockets=[listener])
@@ -261,7 +281,24 @@ def serve(
         raise CannotServeError(reasons[0])
 
 
-def _configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
+def prepare(title: str, settings: Settings, passed_over: Sequence[str] = ()) -> Outlet:
+    """Prepare a process that serves: its title, its log, its open files.
+
+    Raises:
+        FewFilesError: the system allows too few open files.
+    """
+    setproctitle.setproctitle(title)
+    outlet = logs.open_outlet()
+    logs.configure(settings.log_format, settings.log_level)
+    if passed_over:
+        log.info("variables that Kubernetes sets are passed over", names=list(passed_over))
+    # A line for each broken request would only help an attack; they are counted.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    raise_files()
+    return outlet
+
+
+def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """Return uvicorn's configuration for the application."""
     return uvicorn.Config(
         app,
@@ -318,7 +355,8 @@ def raise_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _announcement(listener: socket.socket) -> str:
+def announcement(listener: socket.socket) -> str:
+    """Return what a person at a terminal is told when the service listens."""
     address = url(*listener.getsockname()[:2])
     lines = [
         f"PixelDP answers on {address} (interactive documentation: {address}/docs)",

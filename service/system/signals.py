@@ -16,11 +16,23 @@ Handler = Callable[[int, FrameType | None], None]
 TERMINATED = 128 + signal.SIGTERM
 
 
+# The signals to stop so far. Python raises a handler's exception wherever it happens to be, and
+# forgets it in places such as the end of an import; so a start looks here once it is done.
+_asked: list[int] = []
+
+
+def asked_to_stop() -> bool:
+    """Whether a signal to stop has come during the start."""
+    return bool(_asked)
+
+
 def _end(number: int, frame: FrameType | None) -> None:
+    _asked.append(number)
     sys.exit(TERMINATED)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    _asked.append(number)
     sys.exit(0)
 
 

@@ -62,6 +62,7 @@ RANGES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "pass_size": (["8", "16384"], ["7", "16385", "many"]),
     "compile": (["true", "no", "1"], ["maybe"]),
+    "fronts": (["1", "2", "64"], ["0", "65", "-1", "1.5", "two"]),
     "queue": (["1", "1000000"], ["0", "1000001"]),
     "queue_bytes": (["1", str(2**60)], ["0", str(2**60 + 1)]),
     "stall_seconds": (["1", "86400"], ["0.9", "86401", "inf", "nan"]),
@@ -269,3 +270,10 @@ def test_devices() -> None:
 def test_without_gpus_processors_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert set(Settings().worker_devices()) == {"cpu"}
+
+
+def test_few_processors_have_one_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    for processors, fronts in {1: 1, 2: 1, 15: 1, 16: 2, 64: 8, 256: 8}.items():
+        monkeypatch.setattr("service.system.devices.processors", lambda count=processors: count)
+        assert Settings().wanted_fronts == fronts
+    assert Settings(fronts=3).wanted_fronts == 3

@@ -1,6 +1,6 @@
 """The answer to a prediction, as JSON and as headers."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
@@ -218,7 +218,7 @@ def answer(
         preprocessing=PreprocessingPart(
             steps=list(preparation.steps), sensitivity=preparation.sensitivity(norm, norm)
         ),
-        compute=Compute(device=result.device, **asdict(result.execution)),
+        compute=Compute(device=result.device, **vars(result.execution)),
         timing_ms=timing,
         attacks=conclusion.attacks,
         evidence=EvidencePart(**vars(conclusion.evidence), input_shape=manifest.input.shape)
@@ -252,7 +252,15 @@ def look(conclusion: Conclusion, bundle: Bundle) -> Look:
 def label_scores(conclusion: Conclusion, bundle: Bundle) -> list[LabelScore]:
     """Name the scores' labels."""
     return [
-        LabelScore(name=bundle.manifest.labels[score.index], **asdict(score))
+        LabelScore(
+            index=score.index,
+            name=bundle.manifest.labels[score.index],
+            expected=score.expected,
+            lower=score.lower,
+            upper=score.upper,
+            attacked=score.attacked
+            and Range(lower=score.attacked.lower, upper=score.attacked.upper),
+        )
         for score in conclusion.scores
     ]
 

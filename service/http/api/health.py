@@ -40,4 +40,5 @@ async def ready(request: Request) -> dict[str, bool]:
 )
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus's text format."""
-    return Response(request.app.state.predictions.metrics.render(), media_type=CONTENT_TYPE)
+    state = request.app.state
+    return Response(await state.backend.metrics(state.metrics), media_type=CONTENT_TYPE)

@@ -107,6 +107,18 @@ def parse(values: dict[str, Any]) -> Options:
         raise out_of_range(list(error.errors())) from None
 
 
+def parse_query(items: list[tuple[str, str]]) -> Options:
+    """Check the options in a query; of several values the last counts.
+
+    Raises:
+        Problem: ``option-out-of-range``, naming the option.
+    """
+    try:
+        return Options.model_validate(dict(items))
+    except ValidationError as error:
+        raise out_of_range(list(error.errors())) from None
+
+
 @dataclass(frozen=True)
 class Asked:
     """What is asked of a model: options with the defaults filled in, within the limits."""

@@ -13,6 +13,7 @@ from service.http import problems
 from service.http.api import openapi
 from service.http.api.answers import Answer, Look, headers_together
 from service.http.api.options import Options, parse, resolve
+from service.http.api.quick import PicturesRoute
 from service.http.guards.auth import REFUSALS, requires
 from service.http.guards.budget import File, Holding
 from service.http.guards.client_gone import unless_client_leaves
@@ -32,7 +33,12 @@ _EVENT = {
 _RESTART = (
     'event: restart\ndata: {"detail": "The picture begins again; earlier looks are void."}\n\n'
 )
-router = APIRouter(tags=["predictions"], dependencies=[requires("predict")], responses=REFUSALS)
+router = APIRouter(
+    route_class=PicturesRoute,
+    tags=["predictions"],
+    dependencies=[requires("predict")],
+    responses=REFUSALS,
+)
 _ERRORS = (400, 404, 413, 415, 422, 500, 503, 504)
 
 
@@ -184,6 +190,8 @@ def _merge(request: Request, query: Options, body: Body) -> Options:
                 f"{name} is given more than once in the query, with other values; give it once."
             )
             raise Problem("option-out-of-range", detail, option=name)
+    if not body.options:
+        return query
     given = query.model_dump(exclude_unset=True)
     others = parse(body.options).model_dump(exclude_unset=True)
     for name in given.keys() & others.keys():

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from service.engine.engine import Engine
 from service.http import problems
+from service.http.backend import Answering
 from service.http.exceptions import problem_for
 from service.http.guards.budget import Holding, NoRoomError
 from service.http.guards.keys import UNLIMITED, Allowance, Keys, Scope
@@ -71,20 +71,33 @@ def requires(scope: Scope) -> Any:
         bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
         header: Annotated[str | None, Depends(_HEADER)],
     ) -> None:
-        keys: Keys | None = request.app.state.keys
-        if keys is None:
-            refuse_other_sites(request)
-            return
-        caller = admit(keys, bearer.credentials if bearer else header, scope)
-        _caller.set(caller)
-        holding: Holding = request.scope["holding"]
-        try:
-            holding.belong(caller.allowance)
-        except NoRoomError as error:
-            engine = request.app.state.engine
-            raise problem_for(error, engine, f"The {error}.", retry_after_s=1) from None
+        _check(request, scope, bearer.credentials if bearer else header)
 
     return Depends(check)
+
+
+async def check_key(request: Request, scope: Scope) -> None:
+    """Admit a request as the dependency does, where dependencies are not looked up."""
+    secret = None
+    if request.app.state.keys is not None:
+        bearer = await _BEARER(request)
+        secret = bearer.credentials if bearer else await _HEADER(request)
+    _check(request, scope, secret)
+
+
+def _check(request: Request, scope: Scope, secret: str | None) -> None:
+    keys: Keys | None = request.app.state.keys
+    if keys is None:
+        refuse_other_sites(request)
+        return
+    caller = admit(keys, secret, scope)
+    _caller.set(caller)
+    holding: Holding = request.scope["holding"]
+    try:
+        holding.belong(caller.allowance)
+    except NoRoomError as error:
+        engine = request.app.state.engine
+        raise problem_for(error, engine, f"The {error}.", retry_after_s=1) from None
 
 
 def admit(keys: Keys, secret: str | None, scope: Scope) -> Caller:
@@ -135,7 +148,7 @@ def refuse_debt() -> None:
     _refuse_debt(caller.allowance, caller.received)
 
 
-def charge_bytes(engine: Engine, size: int) -> None:
+def charge_bytes(engine: Answering, size: int) -> None:
     """Charge the caller for bytes that were received."""
     caller, draws = _caller.get(), BYTE_SECONDS * size * engine.speed()
     caller.allowance.take(draws)

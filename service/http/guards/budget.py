@@ -73,6 +73,10 @@ class Budget:
             return self.large <= max(self.most // 2, holding.size)
         return self.small <= self._small_share
 
+    def count_connections(self, size: int) -> None:
+        """Add bytes that connections hold, or subtract them if negative."""
+        self.connections += size
+
     def add(self, holding: "Holding", sign: int) -> None:
         """Add a request's bytes (sign 1), or subtract them (sign -1)."""
         if holding.size > SMALL:
@@ -150,6 +154,11 @@ class File:
     def content(self) -> bytes:
         """The bytes; empty after they have been released."""
         return self._content or b""
+
+    def hand_over(self) -> bytes:
+        """Return the bytes, which somebody else keeps until this is released."""
+        content, self._content = self.content, b""
+        return content
 
     def release(self) -> None:
         """Drop the bytes, and hold them no longer."""

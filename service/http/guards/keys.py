@@ -14,7 +14,7 @@ import itertools
 import math
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -193,13 +193,16 @@ class Keys:
 
     Args:
         path: the file of keys.
+        allow: returns what a key may draw.
 
     Raises:
         KeysError: it cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path, allow: Callable[[Key], Allowance] = lambda key: Allowance(key.rate)
+    ) -> None:
+        self._path, self._allow = path, allow
         self._allowances: dict[str, Allowance] = {}
         self._stamp = self._look()
         self._take(read(path))
@@ -241,11 +244,10 @@ class Keys:
             log.error("the keys stay as they were", reason=str(error))
 
     def _take(self, keys: list[Key]) -> None:
-        former = self._allowances
-        self._keys = keys
-        self._allowances = {}
+        former, now = self._allowances, {}
         for key in keys:
             allowance = former.get(key.sha256)
             same = allowance is not None and allowance.rate == key.rate
-            self._allowances[key.sha256] = allowance if allowance and same else Allowance(key.rate)
+            now[key.sha256] = allowance if allowance and same else self._allow(key)
+        self._keys, self._allowances = keys, now
         log.info("keys read", path=str(self._path), keys=[key.name for key in keys])

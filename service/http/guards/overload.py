@@ -10,7 +10,7 @@ from typing import NamedTuple
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.engine.engine import Engine
+from service.http.backend import Answering
 from service.http.metrics import Metrics
 from service.http.problems import Problem, root_path
 from service.http.v2.errors import answer_in_form
@@ -34,7 +34,7 @@ class Gate:
         metrics: count refusals.
     """
 
-    def __init__(self, app: ASGIApp, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, engine: Answering, metrics: Metrics) -> None:
         self._app, self._engine, self._metrics = app, engine, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

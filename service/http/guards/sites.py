@@ -13,12 +13,15 @@ visitor's browser send one. Three headers reveal this, and a page can set none o
 
 import ipaddress
 from collections.abc import Collection
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from fastapi import Request
 
 from service.http.problems import Problem
 
+# Longer names are looked at each time.
+_REMEMBERED = 100
 _READING = ("GET", "HEAD", "OPTIONS")
 
 
@@ -55,19 +58,27 @@ def is_ours(host: str, names: Collection[str]) -> bool:
         host: the header ``Host``, a name or an address, with or without a port.
         names: those that the operator has listed.
     """
+    look = _look if len(host) <= _REMEMBERED else _look.__wrapped__
+    name, ours = look(host)
+    return ours or name in names
+
+
+@lru_cache(maxsize=256)
+def _look(host: str) -> tuple[str | None, bool]:
+    """Return the name in a ``Host``, None if it has none, and whether no stranger can own it."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         urlsplit(f"//{host}").port  # noqa: B018 - raises if it is none
     except ValueError:
-        return False
+        return None, False
     name = name.removesuffix(".")
-    if name in names or name.endswith(".localhost"):
-        return True
+    if name.endswith(".localhost"):
+        return name, True
     try:
         ipaddress.ip_address(name)
     except ValueError:
-        return bool(name) and "." not in name
-    return True
+        return name, bool(name) and "." not in name
+    return name, True
 
 
 def _site(origin: str) -> str:

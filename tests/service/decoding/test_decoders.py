@@ -20,6 +20,7 @@ from models.loaded import load_model
 from models.predictor import Predictor
 from models.preprocessing import CannotCertify, plan
 from service.decoding import decoders as module
+from service.decoding import small
 from service.decoding.decoders import DecoderLostError, Decoders, NoMemoryError, RefusedError
 from service.decoding.reduction import FLOAT, Reduced, Task, reduce_file
 from service.engine.queue import SHARED
@@ -163,7 +164,7 @@ def test_scans_count() -> None:
 def test_refusals_of_processes_arrive(
     content: bytes, cause: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LIGHT_BYTES", 0)
+    monkeypatch.setattr(small, "LIGHT_BYTES", 0)
 
     async def test() -> None:
         async with decoding() as decoders:
