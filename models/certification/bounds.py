@@ -30,7 +30,7 @@ SERVING_STEPS = 3
 CONVERGED_STEPS = 16
 
 # The counts of votes whose bounds are computed together.
-_TOGETHER = 32
+_TOGETHER = 64
 
 
 def betting_lower(
@@ -70,7 +70,6 @@ def betting_lower(
     s = np.asarray(sums) / denominator
     ss = np.asarray(squares) / denominator / denominator
     goal = -np.log(np.asarray(alpha, dtype=float))
-    n, s, ss, goal = np.broadcast_arrays(n, s, ss, goal)
     some = (s > 0) & (ss > 0)
     s, ss = np.where(some, s, 1.0), np.where(some, ss, 1.0)
     x1 = ss / s
@@ -80,8 +79,9 @@ def betting_lower(
     with np.errstate(over="ignore"):
         needed = np.expm1((goal[..., None] - constant) / n1[..., None])
     m = (BETS * x1[..., None] / (needed + BETS)).max(axis=-1)
+    positive = m > 0
     for _ in range(steps):
-        safe = np.where(m > 0, m, 1.0)
+        safe = np.where(positive, m, 1.0)
         ratio = BETS * (x1 / safe)[..., None]
         inside = 1 - BETS + ratio
         logs = constant + n1[..., None] * np.log(inside)
@@ -90,7 +90,7 @@ def betting_lower(
         total = shares.sum(axis=-1)
         value = top[..., 0] + np.log(total) - goal
         slope = n1 / safe * ((shares * ratio / inside).sum(axis=-1) / total)
-        m = np.where(m > 0, m + np.maximum(value, 0.0) / slope, 0.0)
+        m = np.where(positive, m + np.maximum(value, 0.0) / slope, 0.0)
     return np.where(some, np.clip(m, 0.0, 1.0), 0.0)
 
 
@@ -99,7 +99,7 @@ def vote_lower(draws: int, votes: int, alpha: float) -> float:
     return _vote_lowers(draws, votes // _TOGETHER, alpha)[votes % _TOGETHER]
 
 
-@lru_cache(2**13)
+@lru_cache(2**12)
 def _vote_lowers(draws: int, block: int, alpha: float) -> list[float]:
     """Return the bounds for a block of adjacent counts, which cost little more than one."""
     votes = np.arange(block * _TOGETHER, (block + 1) * _TOGETHER)

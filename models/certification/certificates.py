@@ -195,8 +195,8 @@ def _largest(function: Callable[[Floats], Floats], low: float, high: float) -> F
         grid = start + (end - start) * _STEPS
         values = function(grid)
         best = values.argmax(axis=-1)[..., None]
-        grid = np.broadcast_to(grid, values.shape)
-        centre, step = np.take_along_axis(grid, best, -1), (end - start) * _STEPS[1]
+        step = (end - start) * _STEPS[1]
+        centre = start + (end - start) * _STEPS[best]
         start, end = np.maximum(centre - step, low), np.minimum(centre + step, high)
         top = np.maximum(top, values.max(axis=-1))
     return np.asarray(top)

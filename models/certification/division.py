@@ -31,10 +31,10 @@ draws at a target of ½σ differ by 3 %, and the pictures certified by 0.1 point
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import sqrt
 
-from models.certification.names import Ground, Scoring
+from models.certification.names import GROUNDS, Ground, Scoring
 from models.certification.tally import Tally
 
 CERTIFICATE_SHARE = 0.9
@@ -128,13 +128,20 @@ class Division:
 
         For the majority it is the chance of one label; all labels together have twice as much.
         """
-        match ground:
-            case "betting":
-                return self.betting_label, self.betting_rival
-            case "clopper-pearson":
-                return self.fixed_label, self.fixed_rival
-            case "majority":
-                return self.majority, 0.0
+        return self._chances[ground]
+
+    @cached_property
+    def _chances(self) -> dict[Ground, tuple[float, float]]:
+        return {
+            "betting": (self.betting_label, self.betting_rival),
+            "clopper-pearson": (self.fixed_label, self.fixed_rival),
+            "majority": (self.majority, 0.0),
+        }
+
+    @cached_property
+    def grounds(self) -> tuple[Ground, ...]:
+        """The grounds for which there is α."""
+        return tuple(ground for ground in GROUNDS if self.of(ground)[0] > 0)
 
     def whole(self, ground: Ground) -> float:
         """The chance that anything that rests on ``ground`` is wrong, apart from the intervals."""
@@ -189,7 +196,7 @@ def stands_alone(pilot: Tally) -> bool:
     """Say whether in the pilot one rival has every score that the leader has not."""
     label = pilot.leader
     rest = pilot.draws * pilot.denominator - int(pilot.sums[label])
-    return int(pilot.sums[pilot.rival(label)]) >= rest
+    return int(pilot.sums[pilot.second]) >= rest
 
 
 def pilot_ends(tally: Tally, max_draws: int, steps: Steps) -> bool:
@@ -205,7 +212,7 @@ def pilot_ends(tally: Tally, max_draws: int, steps: Steps) -> bool:
     if longer > steps.longest_pilot or longer + steps.first > max_draws:
         return True
     first = tally.leader
-    second = tally.rival(first)
+    second = tally.second
     lead = float(tally.sums[first] - tally.sums[second]) / tally.denominator
     spread = float(tally.squares[first] + tally.squares[second]) / tally.denominator**2
     # The scores of a draw are never negative, so omitting their covariance only widens this.

@@ -118,11 +118,9 @@ class Inquiry:
         self.stopped: Stopped | None = None
         self.look = 0
         self._schedule: tuple[int, ...] = ()
-        # How α is divided; it is final when the pilot has ended.
-        self._division = question.division(scoring, self._record.pilot)
         # The number of draws before which a majority is tried at looks only: with so many it
         # certifies the target if all agree.
-        self._certain = self._record.certain(self._division)
+        self._certain = self._record.certain()
 
     @property
     def draws(self) -> int:
@@ -221,7 +219,7 @@ class Inquiry:
                 self._try_majority()
             # Not within a block of the pilot: a pass may end anywhere, and must not play a part.
             if len(block) == due and record.total.draws >= self._certain:
-                self._certain = record.certain(self._division)
+                self._certain = record.certain()
         return used
 
     def cut(self) -> None:
@@ -231,27 +229,23 @@ class Inquiry:
 
     def _try_to_end_pilot(self) -> None:
         question, steps = self.question, self.question.steps
-        if self.draws % steps.pilot or not pilot_ends(self.total, question.max_draws, steps):
+        if self.draws % steps.pilot:
             return
-        self.label = self._record.end_pilot()
-        self._division = question.division(self.scoring, self.pilot)
+        pilot = self.total
+        if not pilot_ends(pilot, question.max_draws, steps):
+            return
+        self.label = pilot.leader
+        self._record.end_pilot(pilot)
         self._schedule = looks(question.max_draws - self.draws, steps)
 
     def _reach_look(self) -> None:
         self.look += 1
         last = self.look == len(self._schedule)
-        self._record.keep_look(last)
-        targeted = self.question.target is not None
-        if targeted and self._record.meets(self._division):
-            self.stopped = "target_certified"
-        elif last:
-            self.stopped = "max_draws"
-        elif targeted and self._record.hopeless(self._division):
-            self.stopped = "target_out_of_reach"
+        self.stopped = self._record.reach_look(last)
 
     def _try_majority(self) -> None:
         """End between looks if a majority certifies the target."""
-        if self._record.meets_by_majority(self._division):
+        if self._record.meets_by_majority():
             self.look += 1
             self.stopped = "target_certified"
 
@@ -262,18 +256,22 @@ class Inquiry:
         One event covers all looks. None before the first look.
         """
         record = self._record
-        record.compute(self._division)
-        if record.best is None:
+        record.compute()
+        best = record.best
+        if best is None:
             return None
-        return Findings(
+        found = Findings(
             self.question,
             self.terms,
             self.scoring,
             record.pilot,
-            record.best.counted,
-            record.best.ground,
+            best.counted,
+            best.ground,
             self.total,
         )
+        # They follow from the tallies, but are known.
+        vars(found).update(division=record.division, bounds=best.pair, label=best.label)
+        return found
 
     @property
     def size(self) -> float:
@@ -281,5 +279,5 @@ class Inquiry:
 
         Nothing is certified if another label leads than the one that the pilot chose.
         """
-        self._record.compute(self._division)
+        self._record.compute()
         return self._record.size

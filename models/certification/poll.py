@@ -136,13 +136,12 @@ class Standing(NamedTuple):
     def of(cls, pilot: Tally, counted: Tally, label: int) -> "Standing":
         """Return the standing of ``label``, which the pilot chose."""
         total = pilot + counted
-        leader = total.leader
         return cls(
             counted.draws,
             int(counted.sums[label]),
             int(counted.sums[counted.rival(label)]),
             total.draws,
             int(total.sums[total.rival(label)]),
-            int(total.sums[leader]),
-            int(total.sums[total.rival(leader)]),
+            int(total.sums[total.leader]),
+            int(total.sums[total.second]),
         )

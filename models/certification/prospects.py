@@ -8,14 +8,14 @@ are computed. So it changes no answer.
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
-from math import ceil, floor, log, sqrt
+from math import ceil, exp, floor, log, sqrt
 
 import numpy as np
 
-from models.certification.bounds import fixed_lower
+from models.certification.bounds import BETS, LOG_KEEP, LOG_WEIGHTS, fixed_lower
 from models.certification.division import Division
 from models.certification.majority import HALF
-from models.certification.names import GROUNDS, Ground, Norm
+from models.certification.names import Ground, Norm
 from models.certification.poll import Standing
 from models.certification.question import Question
 from models.certification.tally import Tally
@@ -36,18 +36,33 @@ _LOG_SLACK = 1e-6
 def may_exceed(draws: int, votes: int, alpha: float, mean: float) -> bool:
     """Say whether betting's lower bound may exceed ``mean``, in (0, 1); False is certain.
 
-    Whatever the bet, the logarithm of its wealth against a mean of m is at most n·KL(S/n ‖ m), that
-    of the bet that is best in hindsight, and so is that of the mixture. Where S/n > m this
-    decreases in m. So if it is below ln 1/α at ``mean``, the mixture reaches 1/α below ``mean``
-    only, if at all; and the bound is never above the share of votes.
+    The bound is the m at which the mixture of bets has 1/α, or less. The mixture decreases in m
+    where votes are more than m·n. So if it has less at ``mean``, the bound is below ``mean``. The
+    logarithm of every bet is at most n·KL(S/n ‖ m), that of the bet that is best in hindsight, and
+    so is that of the mixture: this decides most cases without the bets.
     """
-    share = votes / draws
+    share, goal = votes / draws, -log(alpha) - _LOG_SLACK
     if share <= mean:
         return False
     wealth = votes * log(share / mean)
     if votes < draws:
         wealth += (draws - votes) * log((1 - share) / (1 - mean))
-    return wealth > -log(alpha) - _LOG_SLACK
+    if wealth < goal:
+        return False
+    mixture, others = 0.0, draws - votes
+    for weight, keep, gain in _bets(mean):
+        logarithm = weight + others * keep + votes * gain - goal
+        if logarithm >= 0:
+            return True
+        mixture += exp(logarithm)
+    return mixture >= 1
+
+
+@lru_cache(2**12)
+def _bets(mean: float) -> list[tuple[float, float, float]]:
+    """Return the logarithm of each bet's weight, and of its factors without and with a vote."""
+    gains = np.log1p(BETS * (1 / mean - 1))
+    return list(zip(LOG_WEIGHTS.tolist(), LOG_KEEP.tolist(), gains.tolist(), strict=True))
 
 
 @lru_cache(2**14)
@@ -144,7 +159,7 @@ def hopeless(
             target
         )
     total = pilot + counted
-    leaders = total.leader, total.rival(total.leader)
+    leaders = total.leader, total.second
     return Aim(question, terms, labels).hopeless(
         division,
         (pilot.draws, *pilot.sums[pair].tolist()),
@@ -171,7 +186,7 @@ class Aim:
         self.target = question.target
         self.lowest = lowest_majority(terms, question.norm, self.target)
         self._below = self.lowest - LOWEST_ERROR
-        self._enough: dict[tuple[int, float], int] = {}
+        self._known: dict[tuple[int, int, float], int] = {}
 
     def may_meet(self, ground: Ground, standing: Standing, division: Division) -> bool:
         """Say whether ``ground`` may certify the target; False is certain."""
@@ -201,15 +216,14 @@ class Aim:
                 another label than the pilot's.
         """
         before, end = pilot[0], self._question.max_draws - pilot[0]
-        own, rival = project_votes(*counted, end)
-        if division.fixed_label and own >= self._enough_votes(end, division.fixed_label):
+        if counted[1] >= self._hopeful(counted[0], end, division.fixed_label):
             return False
+        own, rival = project_votes(*counted, end)
         all_own, all_rival = pilot[1] + own, pilot[2] + rival
         ahead = max(all_own, all_rival), min(all_own, all_rival)
         standing = Standing(end, own, rival, before + end, all_rival, *ahead)
-        for ground in GROUNDS:
-            if division.of(ground)[0] > 0 and self.meets(ground, standing, division):
-                return False
+        if any(self.meets(ground, standing, division) for ground in division.grounds):
+            return False
         if leaders is None or not division.majority:
             return True
         first, second = project_votes(before + counted[0], *leaders, before + end)
@@ -217,12 +231,22 @@ class Aim:
         standing = Standing(0, 0, 0, before + end, second, *ahead)
         return not self.meets("majority", standing, division)
 
-    def _enough_votes(self, draws: int, alpha: float) -> int:
-        if (draws, alpha) not in self._enough:
-            norm = self._question.norm
-            found = enough_votes(self._terms, norm, self.target, draws, alpha)
-            self._enough[draws, alpha] = found
-        return self._enough[draws, alpha]
+    def _hopeful(self, draws: int, end: int, alpha: float) -> int:
+        """Return with how many votes of ``draws`` the votes projected to ``end`` are enough.
+
+        What is projected grows with the votes: the mean plus its standard errors does, until that
+        is 1.
+        """
+        known = self._known.get((draws, end, alpha))
+        if known is None:
+            norm, needed = self._question.norm, end + 1
+            if alpha:
+                needed = enough_votes(self._terms, norm, self.target, end, alpha)
+            known = bisect_left(
+                range(draws + 1), needed, key=lambda votes: project_votes(draws, votes, 0, end)[0]
+            )
+            self._known[draws, end, alpha] = known
+        return known
 
 
 @lru_cache(1024)
@@ -284,9 +308,7 @@ def best_size(
         division: how α is divided.
     """
     pairs = [
-        bound_pair(ground, pilot, [counted], 0, division, labels)
-        for ground in GROUNDS
-        if division.of(ground)[0] > 0
+        bound_pair(ground, pilot, [counted], 0, division, labels) for ground in division.grounds
     ]
     return max(
         terms.answered(float(lower[0]), float(upper[0]), question.norm) for lower, upper in pairs

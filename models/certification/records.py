@@ -6,13 +6,11 @@ Votes are counted in integers, and of a look the few counts remain that bounds d
 
 from abc import ABC, abstractmethod
 from array import array
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from models.certification.arrays import Floats
-from models.certification.division import Division
 from models.certification.majority import HALF, further_votes
-from models.certification.names import GROUNDS, Ground, Scoring
+from models.certification.names import Ground, Scoring, Stopped
 from models.certification.poll import Poll, ScorePoll, Standing, tally_of
 from models.certification.prospects import (
     LOWEST_ERROR,
@@ -30,8 +28,7 @@ from models.certification.terms import Terms
 _NEAR = 1e-9
 
 
-@dataclass(frozen=True)
-class Certified:
+class Certified(NamedTuple):
     """What one ground certifies at one look.
 
     Attributes:
@@ -65,8 +62,10 @@ class Record(ABC):
         pilot: the draws that chose the label; none until the pilot ends.
         counted: the draws after the pilot.
         best: what certifies most, of all looks that were computed.
+        division: how α is divided; it is final when the pilot has ended.
     """
 
+    scoring: ClassVar[Scoring]
     poll: ClassVar[type[Counts]]
     total: Counts
     counted: Counts
@@ -76,6 +75,7 @@ class Record(ABC):
         self.total, self.counted = self.poll(labels), self.poll(labels)
         self.pilot = self.counted.tally
         self.best: Certified | None = None
+        self.division = question.division(self.scoring, self.pilot)
 
     def add(self, rows: Any) -> None:
         """Take further draws, as the poll takes them."""
@@ -83,36 +83,46 @@ class Record(ABC):
         if self.pilot.draws:
             self.counted.add(rows)
 
-    def end_pilot(self) -> int:
-        """Count from now on; return the label that is certified by further draws."""
-        self.pilot, label = self.total.tally, self.total.first
-        self.counted = self.poll(self._labels, label)
-        return label
+    def end_pilot(self, pilot: Tally) -> None:
+        """Count further draws, to certify the label that leads ``pilot``, all draws so far."""
+        self.pilot = pilot
+        self.counted = self.poll(self._labels, pilot.leader)
+        self.division = self._question.division(self.scoring, pilot)
+
+    def reach_look(self, last: bool) -> Stopped | None:
+        """Keep the draws so far as a look, and say why no more are wanted."""
+        self._keep_look(last)
+        targeted = self._question.target is not None
+        if targeted and self._meets():
+            return "target_certified"
+        if last:
+            return "max_draws"
+        return "target_out_of_reach" if targeted and self._hopeless() else None
 
     @abstractmethod
-    def keep_look(self, last: bool) -> None:
-        """Keep the draws so far as a look, whose certificates can be computed later."""
-
-    @abstractmethod
-    def compute(self, division: Division) -> None:
+    def compute(self) -> None:
         """Compute the certificates of the looks kept, as far as they can be the best."""
 
     @abstractmethod
-    def meets(self, division: Division) -> bool:
+    def _keep_look(self, last: bool) -> None:
+        """Keep the draws so far; their certificates can be computed later."""
+
+    @abstractmethod
+    def _meets(self) -> bool:
         """Say whether the target is met at the look kept last."""
 
     @abstractmethod
-    def hopeless(self, division: Division) -> bool:
+    def _hopeless(self) -> bool:
         """Say whether the target is out of reach; see :func:`prospects.hopeless`."""
 
-    def certain(self, division: Division) -> int:
+    def certain(self) -> int:
         """Return the number of draws with which a majority meets the target if all further agree.
 
         More than the budget if none does.
         """
         return self._question.max_draws + 1
 
-    def meets_by_majority(self, division: Division) -> bool:
+    def meets_by_majority(self) -> bool:
         """Say whether a majority meets the target now; then this is a look."""
         return False
 
@@ -129,8 +139,7 @@ class Record(ABC):
         return self.best is not None and self.best.size >= target and self.size >= target
 
 
-@dataclass(frozen=True)
-class _Look:
+class _Look(NamedTuple):
     standing: Standing
     counts: "array[int]"
     leader: int
@@ -140,7 +149,7 @@ class _Look:
 class VoteRecord(Record):
     """The votes of one picture; arguments as for :class:`Record`."""
 
-    poll = Poll
+    scoring, poll = "votes", Poll
     total: Poll
     counted: Poll
 
@@ -149,45 +158,49 @@ class VoteRecord(Record):
         self._aim = None if question.target is None else aim_at(question, terms, labels)
         self._looks: list[_Look] = []
 
-    def keep_look(self, last: bool) -> None:
-        """Keep its counts."""
+    def _keep_look(self, last: bool) -> None:
         self._looks.append(self._look(last))
 
-    def compute(self, division: Division) -> None:
-        """Compute what is not ruled out by its counts."""
+    def compute(self) -> None:
+        """Compute what its counts do not rule out as the best."""
         looks, self._looks = self._looks, []
-        for ground in reversed(GROUNDS):
-            if division.of(ground)[0]:
-                for look in reversed(looks):
-                    self._consider(ground, look, division)
+        for ground in reversed(self.division.grounds):
+            for look in reversed(looks):
+                best = self.best
+                mean = best.pair[0] - _NEAR if best and best.size > 0 else HALF
+                if self._applies(ground, look) and may_certify(
+                    ground, look.standing, self.division, self._labels, mean
+                ):
+                    self._take(ground, look)
         if looks and self.best is None:
-            self.best = self._certified("betting", looks[0], division)
+            self.best = self._certified("betting", looks[0])
 
-    def meets(self, division: Division) -> bool:
-        """Compute what may meet the target."""
+    def _meets(self) -> bool:
         assert self._aim is not None
         look = self._looks[-1]
-        for ground in GROUNDS:
-            if division.of(ground)[0] and self._aim.may_meet(ground, look.standing, division):
-                self._consider(ground, look, division)
+        for ground in self.division.grounds:
+            if self._applies(ground, look) and self._aim.may_meet(
+                ground, look.standing, self.division
+            ):
+                self._take(ground, look)
         return self._end_if_met()
 
-    def certain(self, division: Division) -> int:
+    def certain(self) -> int:
         """Return the number of draws at which a majority may end the inquiry."""
         if self._aim is None or self._aim.lowest == 1:
-            return super().certain(division)
+            return super().certain()
         draws, votes = self.total.draws, self.total.counts[self.total.first]
-        more = further_votes(draws, votes, self._aim.lowest, division.majority)
+        more = further_votes(draws, votes, self._aim.lowest, self.division.majority)
         return draws + max(more, 1)
 
-    def meets_by_majority(self, division: Division) -> bool:
+    def meets_by_majority(self) -> bool:
         """Compute a majority if it meets the target."""
         assert self._aim is not None
         look = self._look(last=False)
-        if not self._aim.meets("majority", look.standing, division):
+        if not self._aim.meets("majority", look.standing, self.division):
             return False
         former = self.best
-        self._consider("majority", look, division)
+        self._take("majority", look)
         return self.best is not former and self._end_if_met()
 
     def _end_if_met(self) -> bool:
@@ -197,14 +210,13 @@ class VoteRecord(Record):
             self._looks.clear()
         return met
 
-    def hopeless(self, division: Division) -> bool:
-        """Project the counts."""
+    def _hopeless(self) -> bool:
         assert self._aim is not None
         pilot, counted, total = self.pilot, self.counted, self.total
         own, rival = counted.first, counted.second
         leaders = total.counts[total.first], total.counts[total.second]
         return self._aim.hopeless(
-            division,
+            self.division,
             (pilot.draws, int(pilot.sums[own]), int(pilot.sums[rival])),
             (counted.draws, counted.counts[own], counted.counts[rival]),
             None if total.first == own else leaders,
@@ -224,19 +236,18 @@ class VoteRecord(Record):
         )
         return _Look(standing, counted.counts[:], total.first, last)
 
-    def _consider(self, ground: Ground, look: _Look, division: Division) -> None:
-        """Keep what ``ground`` certifies at a look if that is the best."""
-        if ground == "clopper-pearson" and not look.last:
-            return
-        best = self.best
-        mean = best.pair[0] - _NEAR if best and best.size > 0 else HALF
-        if may_certify(ground, look.standing, division, self._labels, mean):
-            found = self._certified(ground, look, division)
-            if found.size > (best.size if best else 0.0):
-                self.best = found
+    @staticmethod
+    def _applies(ground: Ground, look: _Look) -> bool:
+        return look.last or ground != "clopper-pearson"
 
-    def _certified(self, ground: Ground, look: _Look, division: Division) -> Certified:
-        pair = vote_pair(ground, look.standing, division, self._labels)
+    def _take(self, ground: Ground, look: _Look) -> None:
+        """Compute what ``ground`` certifies at a look; keep it if it is the best."""
+        found = self._certified(ground, look)
+        if found.size > (self.best.size if self.best else 0.0):
+            self.best = found
+
+    def _certified(self, ground: Ground, look: _Look) -> Certified:
+        pair = vote_pair(ground, look.standing, self.division, self._labels)
         size = self._terms.size(*pair, self._question.norm)
         label = look.leader if ground == "majority" else self.counted.first
         return Certified(size, ground, tally_of(look.standing.draws, look.counts), label, pair)
@@ -245,21 +256,20 @@ class VoteRecord(Record):
 class ScoreRecord(Record):
     """The soft scores of one picture; arguments as for :class:`Record`."""
 
-    poll = ScorePoll
+    scoring, poll = "softmax", ScorePoll
 
     def __init__(self, question: Question, terms: Terms, labels: int) -> None:
         super().__init__(question, terms, labels)
         self._looks: list[Tally] = []
 
-    def keep_look(self, last: bool) -> None:
-        """Keep its tally."""
+    def _keep_look(self, last: bool) -> None:
         self._looks.append(self.counted.tally)
 
-    def compute(self, division: Division) -> None:
+    def compute(self) -> None:
         """Compute all looks together."""
         if not self._looks:
             return
-        lower, upper = self._bounds(self._looks, division)
+        lower, upper = self._bounds(self._looks)
         sizes = self._terms.sizes(lower, upper, self._question.norm)
         at = int(sizes.argmax())
         if self.best is None or sizes[at] > self.best.size:
@@ -267,23 +277,21 @@ class ScoreRecord(Record):
             self.best = Certified(float(sizes[at]), "betting", counted, self.pilot.leader, pair)
         self._looks = []
 
-    def meets(self, division: Division) -> bool:
-        """Compute the last look, and the others if it may meet the target."""
+    def _meets(self) -> bool:
         target = self._question.target
         assert target is not None
         least = lowest_majority(self._terms, self._question.norm, target) - LOWEST_ERROR
-        lower, upper = self._bounds(self._looks[-1:], division)
+        lower, upper = self._bounds(self._looks[-1:])
         if lower[0] > least or lower[0] > upper[0] != 1 - lower[0]:
-            self.compute(division)
+            self.compute()
         return self._met()
 
-    def hopeless(self, division: Division) -> bool:
-        """Project the tally."""
-        return hopeless(self._question, self._terms, division, self.pilot, self.counted.tally)
+    def _hopeless(self) -> bool:
+        return hopeless(self._question, self._terms, self.division, self.pilot, self.counted.tally)
 
-    def _bounds(self, looks: list[Tally], division: Division) -> tuple[Floats, Floats]:
+    def _bounds(self, looks: list[Tally]) -> tuple[Floats, Floats]:
         label, labels = self.pilot.leader, self._labels
-        return bound_pair("betting", self.pilot, looks, label, division, labels)
+        return bound_pair("betting", self.pilot, looks, label, self.division, labels)
 
 
 RECORDS: dict[Scoring, type[Record]] = {"votes": VoteRecord, "softmax": ScoreRecord}

@@ -136,6 +136,11 @@ class Tally:
         """The label with the largest sum; the lowest index among equals."""
         return int(self.sums.argmax())
 
+    @cached_property
+    def second(self) -> int:
+        """The label with the largest sum apart from the leader; the lowest index among equals."""
+        return self.rival(self.leader)
+
     def rival(self, label: int) -> int:
         """The label other than ``label`` with the largest sum; the lowest index among equals."""
         sums = self.sums.copy()
