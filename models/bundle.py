@@ -36,6 +36,8 @@ WEIGHTS: Literal["weights.safetensors"] = "weights.safetensors"
 PROGRAM: Literal["program.json"] = "program.json"
 CARD = "README.md"
 SAMPLES = "samples"
+# How the names of families' files end (models.family).
+FAMILY = ".family.json"
 ZOO = Path(__file__).parent / "zoo"
 # Limits for reading strangers' bundles: bytes of each file, and the nesting of the description.
 LARGEST = {MANIFEST: 2**22, CARD: 2**20, PROGRAM: 2**26, WEIGHTS: 2**36}
@@ -334,12 +336,11 @@ class Bundle:
 def locate(path: Path) -> Path:
     """Return the folder that ``path`` means: a bare name may be that of a model of the zoo.
 
-    A folder of that name takes precedence.
+    A folder of that name takes precedence. A family of the zoo is named by its file.
     """
     shipped = ZOO / path
-    if len(path.parts) == 1 and not path.exists() and (shipped / MANIFEST).is_file():
-        return shipped
-    return path
+    file = shipped if path.name.endswith(FAMILY) else shipped / MANIFEST
+    return shipped if len(path.parts) == 1 and not path.exists() and file.is_file() else path
 
 
 def read_bundle(path: Path) -> Bundle:

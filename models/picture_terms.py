@@ -3,6 +3,8 @@
 from math import prod
 
 from models.bundle import Manifest
+from models.certification.names import Norm
+from models.certification.norms import required
 from models.certification.split import terms_kind
 from models.certification.terms import Terms
 from models.preprocessing import CannotCertify, Preprocessing
@@ -37,3 +39,16 @@ def assemble_terms(manifest: Manifest, preparation: Preprocessing | None = None)
         norm=norm,
         values=values,
     )
+
+
+def target_at_input(target: float, norm: Norm, own: Norm, preparation: Preprocessing) -> float:
+    """Return the largest size, at a model's input, of a change of the target's size.
+
+    Args:
+        target: a size of a change of the picture as sent.
+        norm: its norm.
+        own: the model's norm, that of the result.
+        preparation: the way from the picture to the input.
+    """
+    converted = required(target, own, norm, preparation.values)
+    return converted * preparation.sensitivity(own, own)

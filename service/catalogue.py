@@ -1,11 +1,12 @@
 """The models: which are served, by name, and which are being loaded or are leaving."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.bundle import Bundle, BundleError, read_bundle
+from models.family import Family, check_members
 from service.engine.observer import Observer
 
 
@@ -26,6 +27,24 @@ class Served:
         return self.bundle.manifest.name, self.bundle.manifest.version
 
 
+@dataclass(frozen=True)
+class ServedFamily:
+    """A family, and its members by name and version, in the order of its file."""
+
+    family: Family
+    members: tuple[tuple[str, str], ...]
+
+    @property
+    def name(self) -> str:
+        """The name by which clients ask for it."""
+        return self.family.file.name
+
+    @property
+    def default(self) -> tuple[str, str]:
+        """The member that answers without a target."""
+        return self.members[self.family.default]
+
+
 class Catalogue:
     """The single owner of the fact which models exist.
 
@@ -39,9 +58,11 @@ class Catalogue:
         default: the model that answers requests that name none, as ``name`` or ``name:version``; by
             default the first one's name and version. It never changes.
         read: reads a bundle.
+        families: families of which all bundles are among ``paths``. They do not change.
 
     Raises:
-        BundleError: a bundle cannot be trusted, or two have the same name and version.
+        BundleError: a bundle cannot be trusted, two have the same name and version, or a family has
+            the name of a model, or members that differ in what they answer.
         UnknownModelError: the default is not among them.
     """
 
@@ -50,6 +71,7 @@ class Catalogue:
         paths: list[Path],
         default: str | None = None,
         read: Callable[[Path], Bundle] = read_bundle,
+        families: Sequence[Family] = (),
     ) -> None:
         self._numbers = itertools.count()
         # Each model is in one of these two.
@@ -63,6 +85,9 @@ class Catalogue:
             if self.put(served):
                 name = ":".join(served.key)
                 raise BundleError(path, "name", f"{name} is already served from another folder")
+        self.families: dict[str, ServedFamily] = {}
+        for family in families:
+            self._add(family)
         self._default = default or ":".join(self.models[0].key)
         self.find(None)
 
@@ -84,6 +109,30 @@ class Catalogue:
     def bundle(self, number: int) -> Bundle | None:
         """Return the model of that number, served or not; None if it is gone."""
         return next((served.bundle for served in self.held if served.index == number), None)
+
+    def _add(self, family: Family) -> None:
+        by_folder = {served.bundle.path: served for served in self.models}
+        members = [by_folder[folder] for folder in family.folders]
+        check_members(family.path, [served.bundle for served in members])
+        name = family.file.name
+        if name in self.families or any(served.key[0] == name for served in self.models):
+            raise BundleError(family.path, "name", f"{name} is already the name of another model")
+        self.families[name] = ServedFamily(family, tuple(served.key for served in members))
+
+    def check(self, bundle: Bundle) -> None:
+        """Check that a further bundle, or a new form of one, leaves the families as they are.
+
+        Raises:
+            BundleError: it has the name of a family, or differs from a family's other members.
+        """
+        manifest = bundle.manifest
+        if manifest.name in self.families:
+            raise BundleError(bundle.path, "name", f"{manifest.name} is the name of a family")
+        key = manifest.name, manifest.version
+        for family in self.families.values():
+            if key in family.members:
+                others = [one.bundle for one in self.models if one.key in family.members]
+                check_members(family.family.path, [bundle, *others])
 
     def announce_to(self, observer: Observer) -> None:
         """Tell an observer which models are served, and whenever that changes."""
@@ -129,12 +178,14 @@ class Catalogue:
     def find(self, name: str | None) -> Served:
         """Return the model ``name`` or ``name:version``; the default one for None.
 
-        Without a version, it is the highest.
+        Without a version, it is the highest. Of a family it is the default member.
 
         Raises:
             UnknownModelError: there is none.
         """
         try:
+            if family := self.family(name):
+                return self._member(family, family.default)
             found = self.named(self._default if name is None else name)
         except UnknownModelError as error:
             if name is not None:
@@ -147,6 +198,25 @@ class Catalogue:
     def default(self) -> str:
         """The model that answers requests that name none, served or not."""
         return self._default
+
+    def family(self, name: str | None) -> ServedFamily | None:
+        """Return the family that ``name``, or the default for None, is; None if it is a model."""
+        return self.families.get(self._default if name is None else name)
+
+    def answering(self, family: ServedFamily, target: float) -> Served:
+        """Return the member that answers ``target``, a size at the members' input.
+
+        Raises:
+            UnknownModelError: it is not served now.
+        """
+        return self._member(family, family.members[family.family.position(target)])
+
+    def _member(self, family: ServedFamily, key: tuple[str, str]) -> Served:
+        if key not in self._served:
+            raise UnknownModelError(
+                f"{':'.join(key)}, which answers this for the family {family.name}, is not served."
+            )
+        return self._served[key]
 
     def is_default(self, served: Served) -> bool:
         """Whether a model answers requests that name none."""
@@ -165,7 +235,7 @@ class Catalogue:
         if not self.models:
             raise UnknownModelError("No model is served.")
         if not found:
-            names = ", ".join(sorted({served.key[0] for served in self.models}))
+            names = ", ".join(sorted({served.key[0] for served in self.models} | {*self.families}))
             short = name if len(name) <= 80 else f"{name[:77]}…"
             raise UnknownModelError(f"No model {short!r} is served; there are: {names}.")
         return found

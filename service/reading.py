@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from models.bundle import Bundle, BundleError, Manifest, read_bundle
+from models.family import Family, FamilyFile, read_family
 from service import repository
 from service.engine.errors import LoadError
 from service.repository import RepositoryError, Stored
@@ -50,13 +51,28 @@ def read_forked(path: Path, seconds: float) -> Bundle:
         BundleError: the bundle cannot be trusted.
         LoadError: it was not read within ``seconds``.
     """
+    return _bundle(path, _forked({"bundles": [path]}, path, seconds))
+
+
+def read_family_forked(path: Path, seconds: float) -> Family:
+    """Do what :func:`models.family.read_family` does, in the same way.
+
+    Raises:
+        BundleError: the file cannot be read, or is malformed.
+        LoadError: it was not read within ``seconds``.
+    """
+    return Family(path, FamilyFile.model_validate(_forked({"family": path}, path, seconds)))
+
+
+def _forked(asked: dict[str, Any], path: Path, seconds: float) -> Any:
+    """Return a forked reader's only answer, which is about ``path``."""
     outlet, inlet = os.pipe()
     child = os.fork()
     if not child:
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             with open(inlet, "w") as file:
-                for answer in _answers({"bundles": [path]}):
+                for answer in _answers(asked):
                     file.write(json.dumps(answer, default=str))
         finally:
             os._exit(0)
@@ -70,7 +86,7 @@ def read_forked(path: Path, seconds: float) -> Bundle:
         os.waitpid(child, os.WNOHANG if said is None else 0)  # while its disk hangs, it has no end
     if said is None:
         raise _late(path, seconds, _ALLOW)
-    return _bundle(path, _told(said))
+    return _told(said)
 
 
 def _read_all(descriptor: int, seconds: float) -> bytes | None:
@@ -206,6 +222,8 @@ def _answers(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
             found = read_bundle(Path(path))
             manifest = found.manifest.model_dump(mode="json")
             yield {"told": {"manifest": manifest, "digest": found.digest}}
+        if "family" in asked:
+            yield {"told": read_family(Path(asked["family"])).file.model_dump(mode="json")}
         if "find" in asked:
             stored = repository.find(Path(asked["root"]), asked["find"])
             yield {"told": [asdict(one) for one in stored]}

@@ -127,7 +127,8 @@ def serve(
     models: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Bundles to serve: folders, or names of the zoo; by default mnist-cnn."
+            help="Bundles to serve: folders, names of the zoo, or families (.family.json); by "
+            "default mnist-cnn."
         ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on (127.0.0.1).")] = None,
@@ -192,13 +193,18 @@ def _serve(given: dict[str, Any]) -> None:
     from service.http.address import refuse_passed_sockets, resolve
     from service.http.checks import KeysNeededError, check_keys, read_catalogue
     from service.http.guards.keys import KeysError
-    from service.reading import read_forked
+    from service.reading import read_family_forked, read_forked
 
     try:
         refuse_passed_sockets(os.environ)
         address = resolve(settings.host, settings.port)
         check_keys(settings, address)
-        catalogue = read_catalogue(settings, partial(read_forked, seconds=settings.load_seconds))
+        within = settings.load_seconds
+        catalogue = read_catalogue(
+            settings,
+            partial(read_forked, seconds=within),
+            partial(read_family_forked, seconds=within),
+        )
 
         if settings.wanted_fronts > 1:
             from service.fronts.serve import serve

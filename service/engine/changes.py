@@ -76,6 +76,8 @@ class Changes:
         """See ``Engine.load_all``."""
         async with self._change():
             bundles = await reading.bundles(paths, self._load_seconds)
+            for bundle in bundles:
+                self._catalogue.check(bundle)
             async with self._alone({bundle.manifest.name for bundle in bundles}):
                 return await self._load(bundles)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from models.bundle import Bundle, read_bundle
 from models.execution import obstacle
+from models.family import Family, is_family, read_family
 from service.catalogue import Catalogue, UnknownModelError
 from service.engine.errors import LoadError
 from service.http.address import Address
@@ -37,21 +38,32 @@ def check_keys(settings: Settings, address: Address) -> None:
         )
 
 
-def read_catalogue(settings: Settings, read: Callable[[Path], Bundle] = read_bundle) -> Catalogue:
+def read_catalogue(
+    settings: Settings,
+    read: Callable[[Path], Bundle] = read_bundle,
+    read_file: Callable[[Path], Family] = read_family,
+) -> Catalogue:
     """Read the models to serve.
 
     Args:
         settings: checked settings.
         read: reads a bundle.
+        read_file: reads the file of a family.
 
     Raises:
-        BundleError: a model's bundle cannot be trusted.
+        BundleError: a family's file, or a model's bundle, cannot be trusted.
         ValueError: one is not read in time, the default model is not among them, or they cannot be
             run as they are pinned.
         UselessDefaultsError: with these settings no request without options could be answered.
     """
     try:
-        catalogue = Catalogue(settings.models, settings.default_model, read)
+        families = {path: read_file(path) for path in settings.models if is_family(path)}
+        folders: dict[Path, None] = {}  # a bundle may be in a family and stand by itself, too
+        for path in settings.models:
+            folders |= dict.fromkeys(families[path].folders if path in families else [path])
+        first = families.get(settings.models[0])
+        default = settings.default_model or (first.file.name if first else None)
+        catalogue = Catalogue([*folders], default, read, [*families.values()])
     except UnknownModelError as error:
         raise ValueError(f"PIXELDP_DEFAULT_MODEL: {error.args[0]}") from None
     except LoadError as error:

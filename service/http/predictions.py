@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from models.certification.division import STEPS_SIZE, STEPS_TARGET
 from models.certification.reach import draws_needed, reachable_size
 from models.images.decoding import Size
-from models.picture_terms import assemble_terms
+from models.picture_terms import assemble_terms, target_at_input
 from models.preprocessing import Preprocessing
 from service.catalogue import Catalogue, UnknownModelError
 from service.decoding.decoders import NoMemoryError
@@ -70,7 +70,7 @@ class Predictions:
             served = self.catalogue.find(options.model)
         except UnknownModelError as error:
             raise problem_for(error, self.engine) from None
-        asked = resolve(options, served, self.settings)
+        asked = resolve(options, served, self.settings, self.catalogue.family(options.model))
         usage = current()
         usage.model = ":".join(served.key)
         try:
@@ -99,9 +99,10 @@ class Predictions:
         bill: Bill,
         on_look: Callable[[Look | None], None] | None,
     ) -> Answer:
-        served, begun = asked.served, time.monotonic()
+        begun = time.monotonic()
         deadline = arrived + asked.timeout_ms / 1000
-        picture, preparation = await self._prepare(file, asked, deadline - begun, bill)
+        asked, picture, preparation = await self._prepare(file, asked, deadline - begun, bill)
+        served = asked.served
         decoded = time.monotonic()
         job = Job(
             model=served.index,
@@ -132,8 +133,10 @@ class Predictions:
 
     async def _prepare(
         self, file: File, asked: Asked, seconds: float, bill: Bill
-    ) -> tuple[Reduced, Preprocessing]:
-        """Decode a picture for a model, and return it and its preprocessing.
+    ) -> tuple[Asked, Reduced, Preprocessing]:
+        """Decode a picture for a model; return it and its preprocessing.
+
+        Of a family, only now it is known which member answers: what is returned names it.
 
         Raises:
             DeadlineError: it took longer than ``seconds``.
@@ -147,10 +150,22 @@ class Predictions:
                     task = Task(self.settings.max_pixels, shape)
                     picture = await self._decode(file, task, bill, speed)
                     preparation = picture.plan(shape)
+                    asked = self._choose(asked, preparation)
                     _check_reach(asked, preparation)
         except TimeoutError:
             raise DeadlineError("the deadline came while the picture was decoded") from None
-        return picture, preparation
+        return asked, picture, preparation
+
+    def _choose(self, asked: Asked, preparation: Preprocessing) -> Asked:
+        """Let the target decide which member of a family answers."""
+        question = asked.question
+        if asked.family is None or question.target is None:
+            return asked
+        own = asked.served.bundle.manifest.sensitivity.input_norm
+        target = target_at_input(question.target, question.norm, own, preparation)
+        served = self.catalogue.answering(asked.family, target)
+        current().model = ":".join(served.key)
+        return replace(asked, served=served)
 
     def _late(self, error: DeadlineError, asked: Asked) -> Problem:
         """Return the problem that says what was reached by a deadline, and what would be enough."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.bundle import MANIFEST, BundleError, Manifest, read_bundle
+from models.family import Family, read_family
 from models.network import build_network, save_network
 from service.catalogue import Catalogue, UnknownModelError
 from tests.models.test_bundle import DESCRIPTION
@@ -122,3 +123,71 @@ def test_each_model_is_first_loaded_then_served_then_leaves(tmp_path: Path) -> N
     catalogue.forget(failed)
     check([1], [])
     assert failed.index == 3, "no number may be given twice"
+
+
+def family_of(folder: Path, name: str, *members: str, default: str = "") -> Family:
+    file = folder / f"{name}.family.json"
+    entries = [{"bundle": one, "least_target": step / 2} for step, one in enumerate(members)]
+    document = {"name": name, "default": default or members[0], "members": entries}
+    file.write_text(json.dumps(document))
+    return read_family(file)
+
+
+def test_the_target_chooses_the_member_of_a_family(tmp_path: Path) -> None:
+    paths = [bundle(tmp_path, *name) for name in [("a", "1"), ("a", "2"), ("b", "1")]]
+    family = family_of(tmp_path, "both", "a-1", "b-1", default="b-1")
+    catalogue = Catalogue(paths, "both", families=[family])
+    found = catalogue.family("both")
+    assert found is not None
+    assert found is catalogue.family(None)
+    assert catalogue.family("a") is None
+    assert catalogue.family("both:1") is None
+    assert catalogue.find("both").key == ("b", "1")
+    assert catalogue.find(None).key == ("b", "1")
+    assert [catalogue.is_default(served) for served in catalogue.models] == [False, False, True]
+    assert catalogue.answering(found, 0.49).key == ("a", "1")
+    assert catalogue.answering(found, 0.5).key == ("b", "1")
+    assert catalogue.find("a").key == ("a", "2")
+    with pytest.raises(UnknownModelError, match="there are: a, b, both"):
+        catalogue.find("c")
+
+
+def test_no_member_answers_in_the_place_of_another(tmp_path: Path) -> None:
+    paths = [bundle(tmp_path, *name) for name in [("a", "1"), ("b", "1")]]
+    catalogue = Catalogue(paths, families=[family_of(tmp_path, "both", "a-1", "b-1")])
+    found = catalogue.families["both"]
+    served = catalogue.find("a")
+    catalogue.drop(served)
+    with pytest.raises(UnknownModelError, match="a:1, which answers this for the family both, is"):
+        catalogue.find("both")
+    with pytest.raises(UnknownModelError, match="is not served"):
+        catalogue.answering(found, 0.1)
+    assert catalogue.answering(found, 0.5).key == ("b", "1")
+    catalogue.put(catalogue.number(served.bundle))
+    assert catalogue.find("both").key == ("a", "1")
+
+
+def test_families_that_cannot_be_served_are_refused(tmp_path: Path) -> None:
+    paths = [bundle(tmp_path, *name) for name in [("a", "1"), ("b", "1")]]
+    twice = [family_of(tmp_path, "both", "a-1"), family_of(tmp_path, "both", "b-1")]
+    for families in ([family_of(tmp_path, "a", "a-1", "b-1")], twice):
+        with pytest.raises(BundleError, match="is already the name of another model"):
+            Catalogue(paths, families=families)
+    manifest = Manifest.model_validate({**DESCRIPTION, "name": "c", "labels": ["x", "y", "z"]})
+    save_network(tmp_path / "c-1", manifest, build_network(manifest))
+    with pytest.raises(BundleError, match="a and c differ in labels"):
+        Catalogue([*paths, tmp_path / "c-1"], families=[family_of(tmp_path, "all", "a-1", "c-1")])
+
+
+def test_a_further_model_leaves_families_as_they_are(tmp_path: Path) -> None:
+    paths = [bundle(tmp_path, *name) for name in [("a", "1"), ("b", "1")]]
+    catalogue = Catalogue(paths, families=[family_of(tmp_path, "both", "a-1", "b-1")])
+    catalogue.check(read_bundle(bundle(tmp_path, "d", "1")))
+    catalogue.check(catalogue.find("a").bundle)
+    with pytest.raises(BundleError, match="both is the name of a family"):
+        catalogue.check(read_bundle(bundle(tmp_path, "both", "1")))
+    changed = {**DESCRIPTION, "name": "a", "labels": ["x", "y", "z"]}
+    manifest = Manifest.model_validate(changed)
+    save_network(tmp_path / "other", manifest, build_network(manifest))
+    with pytest.raises(BundleError, match="differ in labels"):
+        catalogue.check(read_bundle(tmp_path / "other"))

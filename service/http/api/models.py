@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from models.execution import Calibration, Execution
-from service.catalogue import Served
+from service.catalogue import Served, ServedFamily
 from service.http import problems
 from service.http.api.answers import ModelName, NoisePart, model_name, noise_part
 from service.http.guards.auth import REFUSALS, requires
@@ -41,10 +41,26 @@ class Model(ModelName):
     calibrations: list[Calibrated]
 
 
+class FamilyMember(BaseModel):
+    """A member of a family, and the least target that it answers."""
+
+    model: str
+    least_target: float
+
+
+class FamilyPart(BaseModel):
+    """A name under which the target chooses the model; ``default`` answers without one."""
+
+    name: str
+    default: str
+    members: list[FamilyMember]
+
+
 class Models(BaseModel):
-    """All served models; the default answers requests that name none."""
+    """All served models and families; the default answers requests that name none."""
 
     models: list[Model]
+    families: list[FamilyPart]
 
 
 router = APIRouter(tags=["models"], dependencies=[requires("predict")], responses=REFUSALS)
@@ -63,6 +79,18 @@ def _describe(request: Request, served: Served) -> Model:
         card=served.bundle.card,
         evaluation=manifest.evaluation,
         calibrations=_together(predictions.engine.running(served.index)),
+    )
+
+
+def _describe_family(served: ServedFamily) -> FamilyPart:
+    members = zip(served.members, served.family.file.members, strict=True)
+    return FamilyPart(
+        name=served.name,
+        default=":".join(served.default),
+        members=[
+            FamilyMember(model=":".join(key), least_target=member.least_target)
+            for key, member in members
+        ],
     )
 
 
@@ -88,7 +116,10 @@ def _together(workers: list[tuple[Calibration, str | None]]) -> list[Calibrated]
 async def list_models(request: Request) -> Models:
     """List the served models."""
     catalogue = request.app.state.predictions.catalogue
-    return Models(models=[_describe(request, served) for served in catalogue.models])
+    return Models(
+        models=[_describe(request, served) for served in catalogue.models],
+        families=[_describe_family(family) for family in catalogue.families.values()],
+    )
 
 
 @router.get("/models/{name}", responses=problems.responses(404))

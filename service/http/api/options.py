@@ -10,7 +10,7 @@ from models.asking import ask
 from models.certification.division import LEAST_DRAWS
 from models.certification.names import Norm
 from models.certification.question import Question
-from service.catalogue import Served
+from service.catalogue import Served, ServedFamily
 from service.http.problems import Problem, out_of_range
 from service.settings import Settings
 
@@ -25,7 +25,9 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str | None = Field(
-        None, description="A served name, or name:version; by default the service's default model."
+        None,
+        description="A served name, name:version, or a family, of which the target chooses the "
+        "member; by default the service's default model.",
     )
     target: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="The size that you need, in `norm`; `robust` says whether it is reached."
@@ -121,9 +123,13 @@ def parse_query(items: list[tuple[str, str]]) -> Options:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a model: options with the defaults filled in, within the limits."""
+    """What is asked of a model: options with the defaults filled in, within the limits.
+
+    With a family, ``served`` is its default member until the target has chosen.
+    """
 
     served: Served
+    family: ServedFamily | None
     question: Question
     timeout_ms: int
     scores: int
@@ -132,7 +138,9 @@ class Asked:
     evidence: bool
 
 
-def resolve(options: Options, served: Served, settings: Settings) -> Asked:
+def resolve(
+    options: Options, served: Served, settings: Settings, family: ServedFamily | None = None
+) -> Asked:
     """Fill in the options that the client left out.
 
     Raises:
@@ -162,6 +170,7 @@ def resolve(options: Options, served: Served, settings: Settings) -> Asked:
     shown = options.scores or ("all" if labels <= ALL_SCORES else FEW_SCORES)
     return Asked(
         served,
+        family,
         question,
         timeout_ms=options.timeout_ms or settings.timeout_ms,
         scores=labels if shown == "all" else min(shown, labels),

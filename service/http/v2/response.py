@@ -59,22 +59,26 @@ _ALL = (
 OUTPUTS = {output.name: output for output in _ALL}
 
 
-def _computes(answers: list[Answer]) -> str:
-    """Say which h answered, in JSON: one for all, or one for each answer if they differ."""
-    found = [answer.compute.model_dump() for answer in answers]
-    return json.dumps(found if any(one != found[0] for one in found) else found[0])
+def _one_or_all(values: list[Any]) -> Any:
+    """Return one value for all answers, or the list of them if they differ."""
+    return values if any(value != values[0] for value in values) else values[0]
 
 
 def respond(
-    request_id: str, wanted: dict[str, bool], answers: list[Answer], headers: dict[str, str]
+    request_id: str,
+    wanted: dict[str, bool],
+    answers: list[Answer],
+    headers: dict[str, str],
+    asked: str,
 ) -> Response:
     """Answer a request.
 
     Args:
         request_id: the client's own, if it gave one.
         wanted: the names of outputs, and whether each shall be binary, after the JSON.
-        answers: at least one, all of the same model.
+        answers: at least one, all of the same model, or of members of one family.
         headers: of the answer.
+        asked: the model or family that was asked.
     """
     outputs, blobs = [], []
     for name, binary in wanted.items():
@@ -92,16 +96,21 @@ def respond(
             data = [None if value != value else value for value in tensor.ravel().tolist()]
             outputs.append({**described, "data": data})
     first = answers[0]
+    models = _one_or_all([(answer.model.name, answer.model.version) for answer in answers])
+    digests = _one_or_all([answer.model.digest for answer in answers])
+    same = isinstance(models, tuple)
     body = {
-        "model_name": first.model.name,
-        "model_version": first.model.version,
+        "model_name": first.model.name if same else asked,
+        **({"model_version": first.model.version} if same else {}),
         **({"id": request_id} if request_id else {}),
         # What the outputs mean, for readers of an answer without its request.
         "parameters": {
             "confidence": first.confidence,
             "norm": first.norm,
-            "digest": first.model.digest,
-            "compute": _computes(answers),
+            # Parameters are plain values: lists are JSON.
+            **({} if same else {"models": json.dumps([":".join(model) for model in models])}),
+            "digest": digests if isinstance(digests, str) else json.dumps(digests),
+            "compute": json.dumps(_one_or_all([one.compute.model_dump() for one in answers])),
         },
         "outputs": outputs,
     }

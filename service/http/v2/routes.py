@@ -89,21 +89,21 @@ async def ready(request: Request) -> dict[str, bool]:
 async def model_ready(request: Request, model: Model) -> dict[str, Any]:
     """Say whether a model answers pictures now."""
     _check_ready(request)
-    return {"name": model.bundle.manifest.name, "ready": True}
+    return {"name": request.path_params["name"], "ready": True}
 
 
 @router.get("/models/{name}", dependencies=_PREDICTS)
 @router.get("/models/{name}/versions/{version}", dependencies=_PREDICTS)
 async def model_metadata(request: Request, model: Model) -> dict[str, Any]:
     """Describe a model's tensors."""
-    manifest = model.bundle.manifest
+    manifest, name = model.bundle.manifest, request.path_params["name"]
     catalogue = request.app.state.predictions.catalogue
     named = [bundle.manifest for bundle in catalogue.bundles]
     channels, height, width = manifest.input.shape
     labels = len(manifest.labels)
     return {
-        "name": manifest.name,
-        "versions": sorted((one.version for one in named if one.name == manifest.name), key=int),
+        "name": name,
+        "versions": sorted((one.version for one in named if one.name == name), key=int),
         "platform": PLATFORM,
         "inputs": [
             {"name": "IMAGE", "datatype": "UINT8", "shape": [-1, height, width, channels]},
@@ -133,12 +133,15 @@ async def infer(request: Request, model: Model) -> Response:
             )
         files = [held(picture, request.scope["holding"]) for picture in inference.pictures]
         inference.pictures.clear()
-    name = f"{manifest.name}:{manifest.version}"
+    # A family, or the very model whose input was checked.
+    family = predictions.catalogue.family(request.path_params["name"])
+    name = family.name if family else ":".join(model.key)
     options = parse(inference.options | {"model": name, "scores": "all"})
     asked = resolve(options, model, settings)
     work = _predict(predictions, files, options, arrived)
     answers = await unless_client_leaves(request, work)
-    return respond(inference.id, inference.outputs, answers, headers_together([*answers], asked))
+    headers = headers_together([*answers], asked)
+    return respond(inference.id, inference.outputs, answers, headers, name)
 
 
 @router.api_route("", methods=METHODS)
