@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.evaluation.asked import AttackName, check_matplotlib
+from models.evaluation.families import FamilyFigures
 from models.evaluation.figures import CertifiedAccuracy, Evaluation, certified_curve
 from models.evaluation.logs import Log
 from models.files import write_whole
@@ -64,6 +65,17 @@ def plot_logs(logs: Sequence[Log], folder: Path) -> list[Path]:
     return _draw(folder / "compared", title, partial(_compared, logs))
 
 
+def plot_family(figures: FamilyFigures, folder: Path) -> list[Path]:
+    """Draw the certified accuracy of each member into ``folder``, as ``family`` .png and .svg.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    first = figures.members[0]
+    title = _title(first).replace(f"{first.model} on", f"{figures.name} on", 1)
+    return _draw(folder / "family", title, partial(_members, figures))
+
+
 def _draw(path: Path, title: str, draw: Callable[["Figure"], None]) -> list[Path]:
     check_matplotlib()
     import matplotlib as mpl
@@ -85,16 +97,38 @@ def _draw(path: Path, title: str, draw: Callable[["Figure"], None]) -> list[Path
     return files
 
 
+def _members(figures: FamilyFigures, figure: "Figure") -> None:
+    first = figures.members[0]
+    largest = max(at.radius for one in figures.members for at in (*one.curve, *one.certified))
+    what = f"{NORM_NAMES[first.norm]} size of the change, pixel values in [0, 1]"
+    axes = _axes(figure, what, largest)
+    axes.set_ylabel("share of pictures")
+    for index, member in enumerate(figures.members):
+        _band(axes, member.curve, "accuracy", *_look(index), f"{member.model}: certified accuracy")
+    axes.plot(
+        [at.radius for at in figures.envelope],
+        [at.accuracy for at in figures.envelope],
+        color=GREY,
+        linestyle="none",
+        marker="o",
+        label=f"{figures.name}: the member that answers this target",
+    )
+
+
+def _look(index: int) -> tuple[str, str]:
+    """Return the colour and the dashes of a line."""
+    colours = (BLUE, ORANGE, GREEN, *OTHERS)
+    return colours[index % len(colours)], DASHES[index % len(DASHES)]
+
+
 def _compared(logs: Sequence[Log], figure: "Figure") -> None:
     largest = max(float(log.radii.max()) for log in logs)
     axes = _axes(figure, "certified radius, pixel values in [0, 1]", largest or 1.0)
     axes.set_ylabel("share of pictures")
-    colours = (BLUE, ORANGE, GREEN, *OTHERS)
     for index, log in enumerate(logs):
         curve = certified_curve(log.right, log.radii)
-        colour, dashes = colours[index % len(colours)], DASHES[index % len(DASHES)]
         label = f"{log.name}: certified accuracy, {len(log.indices):,} pictures"
-        _band(axes, curve, "accuracy", colour, dashes, label)
+        _band(axes, curve, "accuracy", *_look(index), label)
 
 
 def _certified_accuracy(evaluation: Evaluation, figure: "Figure") -> None:

@@ -1,9 +1,9 @@
 """``pixeldp evaluate``: the figures of a model on labelled pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ from models.execution import (
     ways,
 )
 from service.cli.device_option import DeviceOption, check_device
+from service.cli.evaluate_family import evaluate_members
 
 if TYPE_CHECKING:
     from models.bundle import Bundle, Int8Record, Int8Spec
@@ -63,13 +64,22 @@ def _others(
 
 
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="The bundle: a folder, or a name of the zoo.")],
     data: Annotated[
         str,
         typer.Option(
             help="mnist, svhn, cifar10, cifar100, imagenet, digits, an .npz, or a folder."
         ),
     ],
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The bundle: a folder, or a name of the zoo.")
+    ] = None,
+    family: Annotated[
+        Path | None,
+        typer.Option(
+            help="In place of a bundle: the members of this family (.family.json), and the "
+            "certified accuracy of the member that answers each size."
+        ),
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="The folder of a named data set.")] = None,
     split: Annotated[
         Literal["test", "train"], typer.Option(help="The part of a named data set.")
@@ -154,21 +164,16 @@ def evaluate(
     With the same seed, provider, precision, pass size and threads, the figures are the same again
     on the same machine.
     """
+    alone = {"attack": attack, "baseline": baseline, "tsv": tsv, "int8": int8, "write": write}
+    _check_subject(bundle, family, {**alone, "compare-with": compare_with})
     sizes, names = _radii(radii), _attacks(attack)
     named = _ways(compare_with or (), pass_size)
 
     from models.asking import ask
     from models.bundle import locate, read_bundle
-    from models.data.datasets import load
     from models.evaluation.asked import USUAL, Attacks, check_data, check_matplotlib, check_radii
-    from models.images.folders import report_others
 
-    folder = locate(bundle)
-    if write and folder != bundle:
-        raise ValueError(
-            f"--write: {bundle} is a bundle that comes with the project; copy it first, and "
-            f"evaluate the copy: cp -r {folder} COPY"
-        )
+    folder = _folder(bundle, family, write)
     check_device(device)
     _check_provider(device, provider, precision, int8)
     check_radii(sizes)
@@ -179,9 +184,7 @@ def evaluate(
     read = read_bundle(folder)
     beside = None if baseline is None else read_bundle(locate(baseline))
     ask(read.manifest, confidence, draws, norm=norm, usual=USUAL)
-    pictures = load(data, root, split, download=download)
-    if pictures.passed_over:
-        typer.echo(f"pixeldp: {report_others(pictures.passed_over)}", err=True)
+    pictures = _pictures(data, root, split, download)
     asked = Attacks(names, attack_pictures, attack_steps, attack_draws)
     check_data(read.manifest, pictures, asked, beside)
 
@@ -193,19 +196,25 @@ def evaluate(
 
     if threads is not None:
         torch.set_num_threads(threads)
+    options: dict[str, Any] = {
+        "every": every,
+        "max_draws": draws,
+        "confidence": confidence,
+        "radii": sizes,
+        "norm": norm,
+        "dataset": f"{Path(data).name} ({split})",
+        "running": Running(find_device(device), precision, pass_size, seed, provider),
+    }
     with _refused():
+        if family is not None:
+            evaluate_members(locate(family), pictures, plots=plots, json=json, **options)
+            return
         evaluation = evaluate(
             read,
             pictures,
-            every=every,
-            max_draws=draws,
-            confidence=confidence,
-            radii=sizes,
-            norm=norm,
-            dataset=f"{Path(data).name} ({split})",
+            **options,
             attacks=asked,
             baseline=None if beside is None else beside.path,
-            running=Running(find_device(device), precision, pass_size, seed, provider),
             others=_others(named, pass_size, find_device(device), read.manifest.int8 is not None),
             log=tsv,
         )
@@ -218,6 +227,45 @@ def evaluate(
     typer.echo(evaluation.model_dump_json(indent=2) if json else _table(evaluation))
     for file in files:
         typer.echo(f"drawn: {file}", err=True)
+
+
+def _check_subject(bundle: Path | None, family: Path | None, alone: Mapping[str, object]) -> None:
+    """Refuse neither or both of them, and for a family options of a single bundle."""
+    if (bundle is None) == (family is None):
+        raise typer.BadParameter("expected either a bundle, or --family with a family's file")
+    for name, value in alone.items():
+        if family is not None and value:
+            raise typer.BadParameter(f"--{name} is for a single bundle; omit it or --family")
+
+
+def _folder(bundle: Path | None, family: Path | None, write: bool) -> Path:
+    """Return the bundle's folder, or that of the family's first member."""
+    from models.bundle import locate
+    from models.family import read_family
+
+    if family is not None:
+        return read_family(locate(family)).folders[0]
+    assert bundle is not None
+    folder = locate(bundle)
+    if write and folder != bundle:
+        raise ValueError(
+            f"--write: {bundle} is a bundle that comes with the project; copy it first, and "
+            f"evaluate the copy: cp -r {folder} COPY"
+        )
+    return folder
+
+
+def _pictures(
+    data: str, root: Path | None, split: Literal["test", "train"], download: bool
+) -> "DataSet":
+    """Read the data set, and say which files it leaves out."""
+    from models.data.datasets import load
+    from models.images.folders import report_others
+
+    pictures = load(data, root, split, download=download)
+    if pictures.passed_over:
+        typer.echo(f"pixeldp: {report_others(pictures.passed_over)}", err=True)
+    return pictures
 
 
 def _check_provider(

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -181,3 +182,64 @@ def test_evaluate_writes_a_log(bundle: Path, tmp_path: Path, capsys: Captured) -
     times = [line.split("\t")[5] for line in file.read_text().splitlines()[1:]]
     seconds = sum(float(time.split(":")[2]) + 60 * float(time.split(":")[1]) for time in times)
     assert 0 < seconds <= evaluation["seconds"] + 0.01
+
+
+@pytest.fixture(scope="module")
+def family(bundle: Path) -> Path:
+    """The same network under less, and under more noise."""
+    folder = bundle.parent
+    for name, scale in (("less", 0.1), ("more", 0.4)):
+        shutil.copytree(bundle, folder / name)
+        file = folder / name / "model.json"
+        document = json.loads(file.read_text())
+        document |= {"name": name, "noise": {**document["noise"], "scale": scale}}
+        file.write_text(json.dumps(document))
+    members = [{"bundle": "less", "least_target": 0}, {"bundle": "more", "least_target": 0.15}]
+    file = folder / "both.family.json"
+    file.write_text(json.dumps({"name": "both", "default": "less", "members": members}))
+    return file
+
+
+def test_a_family_has_the_figures_of_the_members_that_answer(
+    family: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    options = ["--data", "digits", "--every", "20", "--draws", "128", "--radii", "0.1,0.15,0.3"]
+    plots = tmp_path / "plots"
+    command = ["evaluate", "--family", str(family), *options, "--no-int8"]
+    assert main([*command, "--json", "--plots", str(plots)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [one["model"] for one in document["members"]] == ["less", "more"]
+    for place, (at, index) in enumerate(zip(document["envelope"], (0, 1, 1), strict=True)):
+        shares = [one["certified"][place]["accuracy"] for one in document["members"]]
+        assert (at["radius"], at["member"]) == ((0.1, 0.15, 0.3)[place], ("less", "more")[index])
+        assert at["accuracy"] == shares[index]
+        assert at["best"] == ("more" if shares[1] > shares[0] else "less")
+    for index, name in enumerate(("less", "more")):
+        alone = [str(family.parent / name), *options, "--json", "--no-int8"]
+        assert main(["evaluate", *alone]) == 0
+        certified = json.loads(capsys.readouterr().out)["certified"]
+        assert document["members"][index]["certified"] == certified
+    [from_radius] = document["best_from"]
+    assert from_radius is not None
+    drawn = (plots / "family.svg").read_text()
+    assert "more: certified accuracy" in drawn
+    assert "both: the member that answers this target" in drawn
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("both on digits (test): 15 pictures, 128 draws each")
+    assert "certified at l2 >= 0.1    by less" in said
+    assert "certified at l2 >= 0.3    by more" in said
+    assert "more is better than all before it from about" in said
+
+
+def test_a_family_takes_no_options_of_a_single_bundle(family: Path, capsys: Captured) -> None:
+    for options, complaint in (
+        ([str(family.parent / "less"), "--family", str(family)], "expected either a bundle, or"),
+        ([], "expected either a bundle, or --family"),
+        (["--family", str(family), "--write"], "--write is for a single bundle"),
+        (["--family", str(family), "--tsv", "a.tsv"], "--tsv is for a single bundle"),
+    ):
+        assert main(["evaluate", *options, "--data", "digits"]) == 2
+        assert complaint in capsys.readouterr().err
+    assert main(["evaluate", "--family", "nope.family.json", "--data", "digits"]) == 1
+    assert "nope.family.json: file: cannot be read" in capsys.readouterr().err

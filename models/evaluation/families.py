@@ -1,0 +1,78 @@
+"""The figures of a family: those of its members, and of the member that each target chooses.
+
+A radius stands for a question's target: the family's certified accuracy at a radius is that of the
+member which answers targets of that size. No member is chosen by these figures, as it is where
+papers print the best over σ; ``best`` says which that would be.
+"""
+
+from collections.abc import Sequence
+
+from models.bundle import Part
+from models.evaluation.figures import AttackedAccuracy, CertifiedAccuracy, Evaluation
+from models.family import Family
+
+
+class FamilyAt(AttackedAccuracy):
+    """Certified accuracy at ``radius`` of the member that answers this target.
+
+    ``best`` has the highest certified accuracy of all members at this radius.
+    """
+
+    member: str
+    best: str
+
+
+class FamilyFigures(Part):
+    """A family's figures.
+
+    Attributes:
+        name: the family's name.
+        members: the figures of its members, in the order of its file.
+        envelope: the figures of the family, at each radius.
+        best_from: for each member but the first, about the least radius from which its certified
+            accuracy is above that of all earlier ones; None if it never is.
+    """
+
+    name: str
+    members: tuple[Evaluation, ...]
+    envelope: tuple[FamilyAt, ...]
+    best_from: tuple[float | None, ...]
+
+
+def put_together(family: Family, members: Sequence[Evaluation]) -> FamilyFigures:
+    """Return the family's figures; ``members`` are of the same pictures, at the same radii."""
+    envelope = []
+    for place, at in enumerate(members[0].certified):
+        chosen = family.position(at.radius)
+        found = members[chosen].certified[place]
+        best = max(members, key=lambda member: member.certified[place].accuracy)
+        envelope.append(
+            FamilyAt(
+                radius=at.radius,
+                accuracy=found.accuracy,
+                accuracy_interval=found.accuracy_interval,
+                member=members[chosen].model,
+                best=best.model,
+            )
+        )
+    return FamilyFigures(
+        name=family.file.name,
+        members=tuple(members),
+        envelope=tuple(envelope),
+        best_from=tuple(
+            _best_from(members[:later], members[later]) for later in range(1, len(members))
+        ),
+    )
+
+
+def _best_from(earlier: Sequence[Evaluation], later: Evaluation) -> float | None:
+    radii = sorted({at.radius for one in (*earlier, later) for at in one.curve})
+    for radius in radii:
+        if _share(later.curve, radius) > max(_share(one.curve, radius) for one in earlier):
+            return radius
+    return None
+
+
+def _share(curve: Sequence[CertifiedAccuracy], radius: float) -> float:
+    """Return the share at the next point of a curve, which falls; 0 beyond its end."""
+    return next((at.accuracy for at in curve if at.radius >= radius), 0.0)
