@@ -118,15 +118,19 @@ def check_members(path: Path, bundles: Sequence[Bundle]) -> None:
         bundles: its members.
 
     Raises:
-        BundleError: their labels, inputs or norms differ.
+        BundleError: their labels, inputs, norms or noise laws differ; or their noise is split, for
+            which the draws of an answer depend on the member.
     """
     first = bundles[0].manifest
+    if first.noise.mechanism == "split":
+        raise BundleError(path, "members", "have split noise, for which there are no families")
     for bundle in bundles[1:]:
         other = bundle.manifest
         for what, one, two in (
             ("labels", first.labels, other.labels),
             ("input", first.input, other.input),
             ("norm", first.sensitivity.input_norm, other.sensitivity.input_norm),
+            ("noise law", first.noise.mechanism, other.noise.mechanism),
         ):
             if one != two:
                 reason = f"{first.name} and {other.name} differ in {what}; members must not"

@@ -83,7 +83,12 @@ def test_members_answer_in_each_others_place(tmp_path: Path) -> None:
     labels = [*reversed(DESCRIPTION["labels"])]
     wide = {**DESCRIPTION["input"], "width": 29}
     spec = {**DESCRIPTION["sensitivity"], "input_norm": "l1"}
+    laplace = {
+        "noise": {**DESCRIPTION["noise"], "mechanism": "laplace"},
+        "sensitivity": {**DESCRIPTION["sensitivity"], "noise_norm": "l1"},
+    }
     for changes, what in (
+        (laplace, "noise law"),
         ({"labels": labels}, "labels"),
         ({"input": wide}, "input"),
         ({"sensitivity": spec}, "norm"),
