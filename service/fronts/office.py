@@ -170,7 +170,16 @@ class Office:
             for bundle in [served.bundle]
         ]
         folders = [(*key, str(path)) for key, path in self._catalogue.folders.items()]
-        told = {"default": self._catalogue.default, "models": models, "folders": folders}
+        families = [
+            (str(one.family.path), one.family.file.model_dump_json(), one.members)
+            for one in self._catalogue.families.values()
+        ]
+        told = {
+            "default": self._catalogue.default,
+            "models": models,
+            "folders": folders,
+            "families": families,
+        }
         desk.wire.send(Kind.MODELS, 0, told)
         desk.wire.send(Kind.STATE, self._announced, self._describe())
 

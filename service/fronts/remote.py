@@ -14,8 +14,9 @@ from pydantic import TypeAdapter
 from models.bundle import Bundle, Manifest
 from models.certification.answer import Conclusion
 from models.execution import Calibration
+from models.family import Family, FamilyFile
 from models.images.decoding import Size
-from service.catalogue import Catalogue, Served
+from service.catalogue import Catalogue, Served, ServedFamily
 from service.decoding.reduction import Reduced, Task
 from service.decoding.small import SmallPictures
 from service.engine.errors import NotReadyError, OverloadedError
@@ -44,6 +45,7 @@ class Mirror(Catalogue):
 
     def __init__(self) -> None:
         self._default, self._served, self._folders = "", {}, {}
+        self.families = {}
 
     def show(self, told: dict[str, Any]) -> None:
         """Serve what is announced from now on."""
@@ -54,6 +56,14 @@ class Mirror(Catalogue):
         self._default = told["default"]
         self._served = {one.key: one for one in served}
         self._folders = {(name, version): Path(path) for name, version, path in told["folders"]}
+        described = [
+            (Family(Path(path), FamilyFile.model_validate_json(file)), members)
+            for path, file, members in told["families"]
+        ]
+        self.families = {
+            family.file.name: ServedFamily(family, tuple((name, of) for name, of in members))
+            for family, members in described
+        }
 
 
 class Asking:

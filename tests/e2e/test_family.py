@@ -33,9 +33,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def served(folder: Path) -> Iterator[Service]:
-    running = Service(str(folder / "digits.family.json"), environment=PLAIN).wait_ready()
+@pytest.fixture(scope="module", params=["1", pytest.param("2", marks=pytest.mark.slow)])
+def served(folder: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
+    """The family, served by one front process or by several."""
+    environment = {**PLAIN, "PIXELDP_FRONTS": request.param}
+    running = Service(str(folder / "digits.family.json"), environment=environment).wait_ready()
     yield running
     assert running.stop() == 0
 
