@@ -19,7 +19,7 @@ LOCKED := $(PIP) install -qq --require-hashes --no-deps --only-binary :all:
 OWN := $(PIP) install -qq --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-quick test-slow test-avx2 test-clients check soundness chaos soak bench gpu gpu-pack fuzz format docs lock sbom dist image clean
+.PHONY: help serve install test test-quick test-slow test-avx2 test-clients test-torch-2.11 check soundness chaos soak bench gpu gpu-pack fuzz format docs lock sbom dist image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -95,6 +95,24 @@ AVX2_TESTS := tests --ignore=tests/e2e/test_page.py --ignore=tests/e2e/test_docu
 test-avx2: $(VENV)/.dev ## run the tests that compute as on a processor with AVX2 and no bfloat16
 	@$(AVX2) $(PYTEST) -m "not slow" $(AVX2_TESTS)
 	@$(AVX2) $(PYTEST) tests/soundness
+
+# Machines with a GPU may have an older PyTorch. Its build for CPUs is installed over the packages of $(VENV);
+# pip must be configured with a source that has it. Any other build is named by TORCH_2_11.
+TORCH_2_11 ?= torch==2.11.0+cpu torchvision==0.26.0+cpu
+OLDER := build/torch-2.11
+OLDER_TESTS := tests/models/test_predictor.py tests/models/test_device.py tests/models/test_trial.py \
+    tests/models/cuda tests/models/networks/test_networks.py tests/service/engine/test_worker.py \
+    tests/service/engine/test_loop.py
+
+$(OLDER)/.installed: $(VENV)/.dev
+	@$(BIN)/python -m venv $(OLDER)
+	@$(OLDER)/bin/python -m pip --disable-pip-version-check install -qq --no-deps $(TORCH_2_11)
+	@for folder in $(OLDER)/lib/python*/site-packages; do \
+	    printf '%s\n' "$(CURDIR)" "$(CURDIR)"/$(VENV)/lib/python*/site-packages > $$folder/project.pth; done
+	@touch $@
+
+test-torch-2.11: $(OLDER)/.installed ## run the tests of passes and workers with PyTorch 2.11
+	@$(OLDER)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" -k "not compiled" $(OLDER_TESTS)
 
 check: $(VENV)/.dev ## check style, formatting, types, locks, and known vulnerabilities of the locked versions
 	@$(BIN)/ruff check .
