@@ -6,6 +6,7 @@ bundle and write it. ``models.predictor`` draws its predictions with the noise o
 
 import hashlib
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Self
 
@@ -86,11 +87,9 @@ class PixelDP(nn.Module):
         scale = self.scale if scale is None else scale
         if self.mechanism == "split":
             return split.perturb(features, self.template, scale)
-        if self.mechanism == "gaussian":
-            return features + scale * torch.randn_like(features)
-        # The difference of two standard exponentials is a standard Laplace variable.
-        one, other = (torch.empty_like(features).exponential_() for _ in range(2))
-        return features + scale * (one - other)
+        law = import_module(f"models.mechanisms.{self.mechanism}")
+        noisy: Tensor = features + scale * law.draw_like(features)
+        return noisy
 
     def score(self, noisy: Tensor) -> Tensor:
         """Return h's logits."""

@@ -24,10 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
-from scipy import special
 
 from models.certification.arrays import Floats
-from models.certification.certificates import laplace_quantile
+from models.certification.laws import LAWS
 from models.certification.names import ADDITIVE, MECHANISM_NORMS, Mechanism, Norm
 
 # Features are stored in units of 1/SUBSTEPS of a grid step. 4112 = 16·257: with γ = 1/255 both
@@ -97,7 +96,7 @@ class GridNoise:
     """Noise of one law on one grid.
 
     Args:
-        mechanism: ``gaussian`` or ``laplace``.
+        mechanism: a law of added noise, which is symmetric.
         scale: σ or b, in units of g's output.
         step: γ, the grid's step in the same units.
         largest: features are clipped to ±``largest`` (same units). Clipping is 1-Lipschitz in every
@@ -143,9 +142,8 @@ class GridNoise:
         self.high = np.ceil(np.minimum(high * SUBSTEPS, cut)).astype(np.int32)
 
     def _quantile_of_tail(self, tail: Floats) -> Floats:
-        """Return the quantile, in grid steps, of probabilities ≤ ½; −∞ at 0."""
-        standard = special.ndtri(tail) if self.mechanism == "gaussian" else laplace_quantile(tail)
-        return np.asarray(standard * self._spread)
+        """Return the quantile, in grid steps, of probabilities ≤ ½."""
+        return np.asarray(LAWS[self.mechanism].module.quantile(tail) * self._spread)
 
     def total_variation(self, values: int) -> float:
         """τ: the drawn law's distance from that of γ·round((g + noise)/γ), over all coordinates.

@@ -119,7 +119,10 @@ def literals(tree: ast.AST) -> Iterator[frozenset[object]]:
     """Yield the values of each ``Literal`` with at least two."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
-            values = ast.literal_eval(node.slice)
+            try:
+                values = ast.literal_eval(node.slice)
+            except ValueError:  # made elsewhere, as the names of laws are by their registry
+                continue
             if isinstance(values, tuple):
                 yield frozenset(values)
 

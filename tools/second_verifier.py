@@ -185,7 +185,7 @@ SCHEMA: dict[str, Any] = {
         "paper": {"method": text, "size": number},
     },
     "noise": {
-        "mechanism": one_of("gaussian", "laplace", "split"),
+        "mechanism": one_of("gaussian", "laplace", "logistic", "uniform", "split"),
         "scale": POSITIVE,
         "placement": PLACEMENT,
         "sensitivity": POSITIVE,
@@ -445,9 +445,13 @@ class Question:
 
     def method(self, entry: Entry) -> str:
         """Return the certificate of an entry."""
-        if self.mechanism == "gaussian":
-            return "gaussian"
-        return "laplace" if entry.target == "l1" else "laplace-l2"
+        both = (self.mechanism, entry.target) == ("laplace", "l2")
+        return "laplace-l2" if both else self.mechanism
+
+    @property
+    def paper(self) -> str:
+        """Return the certificate of the paper's condition."""
+        return "uniform" if self.mechanism == "uniform" else f"pixeldp-{self.mechanism}"
 
 
 def bounds(
@@ -493,6 +497,28 @@ def laplace_law(x: float) -> float:
     return 0.5 * math.exp(x) if x <= 0 else 1 - 0.5 * math.exp(-x)
 
 
+def logistic_quantile(p: float) -> float:
+    """Return the quantile of the logistic law of scale 1."""
+    if p in (0, 1):
+        return math.inf if p else -math.inf
+    return math.log(p) - math.log1p(-p)
+
+
+def logistic_law(x: float) -> float:
+    """Return the distribution function of the logistic law of scale 1."""
+    return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
+
+
+def uniform_quantile(p: float) -> float:
+    """Return the quantile of the uniform law on [-1, 1]."""
+    return 2 * p - 1
+
+
+def uniform_law(x: float) -> float:
+    """Return the distribution function of the uniform law on [-1, 1]."""
+    return clip((1 + x) / 2)
+
+
 def normal_quantile(p: float) -> float:
     """Return the quantile of the normal law."""
     return float(ndtri(p))
@@ -501,6 +527,15 @@ def normal_quantile(p: float) -> float:
 def normal_law(x: float) -> float:
     """Return the distribution function of the normal law."""
     return float(ndtr(x))
+
+
+LAWS = {
+    "gaussian": (normal_law, normal_quantile),
+    "laplace-l2": (normal_law, normal_quantile),
+    "laplace": (laplace_law, laplace_quantile),
+    "logistic": (logistic_law, logistic_quantile),
+    "uniform": (uniform_law, uniform_quantile),
+}
 
 
 def paper_gaussian(p_a: float, p_b: float) -> float:
@@ -527,9 +562,9 @@ def shift_of(method: str, p_a: float, p_b: float) -> float:
         return 0.0
     if method == "pixeldp-gaussian":
         return paper_gaussian(p_a, p_b)
-    if method == "pixeldp-laplace":
+    if method.startswith("pixeldp-"):
         return 0.5 * math.log(p_a / p_b) if p_b > 0 else math.inf
-    quantile = laplace_quantile if method == "laplace" else normal_quantile
+    _, quantile = LAWS[method]
     half = 0.5 * (quantile(p_a) - quantile(p_b))
     return math.sqrt(2 / math.pi) * half if method == "laplace-l2" else half
 
@@ -578,7 +613,7 @@ def paper_size(question: Question, p_a: float, p_b: float) -> float:
     return max(
         round_to(
             convert(
-                entry_size(question, entry, f"pixeldp-{question.mechanism}", p_a, p_b),
+                entry_size(question, entry, question.paper, p_a, p_b),
                 entry.source,
                 question.norm,
                 question.values,
@@ -735,11 +770,7 @@ def attacked(question: Question, size: float, lower: float, upper: float) -> tup
         mu = (entry.value * t * (1 + 1e-14) + entry.rho) / question.scale
         if method == "laplace-l2":
             mu *= math.sqrt(math.pi / 2)
-        law, quantile = (
-            (laplace_law, laplace_quantile)
-            if method == "laplace"
-            else (normal_law, normal_quantile)
-        )
+        law, quantile = LAWS[method]
         down = clip(law(quantile(clip(lower - tau)) - mu) - tau) * (1 - 1e-13)
         up = min(1.0, clip(law(quantile(clip(upper + tau)) + mu) + tau) * (1 + 1e-13))
         low, high = max(low, down), min(high, up)
@@ -874,7 +905,8 @@ class Answer:
         if len({(entry.source, entry.target) for entry in entries}) < len(entries):
             impossible("evidence.sensitivities", "one entry for each source and target")
         for entry in entries[1:]:
-            if entry.target not in ("l2", self.first.target):
+            others = ("l2",) if self.question.mechanism == "laplace" else ()
+            if entry.target not in (*others, self.first.target):
                 impossible(
                     "evidence.sensitivities", "a target that the noise has a certificate for"
                 )
@@ -924,7 +956,7 @@ class Answer:
                 "upper": round_to(p_b, 6, up=True),
                 "sizes": certified,
                 "paper": {
-                    "method": f"pixeldp-{question.mechanism}",
+                    "method": question.paper,
                     "size": paper_size(question, p_a, p_b) if self.size else 0.0,
                 },
             },

@@ -4,17 +4,26 @@ Number formats are not among them, because certificates hold for h in any format
 :mod:`models.execution`.
 """
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+from models.certification.laws import LAWS, REGISTRY
 
 Norm = Literal["l1", "l2", "linf"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
-# The laws of noise, and the norms in which they need g's sensitivity.
-Mechanism = Literal["gaussian", "laplace", "split"]
-MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
+# The laws of noise, and the norms in which they need g's sensitivity, as their registry has them.
+# Type checkers see text.
+CERTIFICATES = tuple(dict.fromkeys(name for law in REGISTRY for name in law.certificates))
+if TYPE_CHECKING:
+    Mechanism = str
+    Certificate = str
+else:
+    Mechanism = Literal[tuple(LAWS)]
+    Certificate = Literal[CERTIFICATES]
+MECHANISMS: tuple[Mechanism, ...] = tuple(LAWS)
 # Those that add noise to the output of g; split noise lets h see part of the picture instead.
-ADDITIVE: tuple[Mechanism, ...] = tuple(one for one in MECHANISMS if one != "split")
-MECHANISM_NORMS: dict[Mechanism, Norm] = {"gaussian": "l2", "laplace": "l1", "split": "l1"}
+ADDITIVE: tuple[Mechanism, ...] = tuple(law.name for law in REGISTRY if law.additive)
+MECHANISM_NORMS = cast("dict[Mechanism, Norm]", {law.name: law.norm for law in REGISTRY})
 
 Scoring = Literal["votes", "softmax"]
 SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
@@ -28,18 +37,6 @@ Ground = Literal["betting", "clopper-pearson", "majority"]
 GROUNDS: tuple[Ground, ...] = get_args(Ground)
 # Split noise has finitely many draws, which are counted.
 Counting = Literal["counting"]
-
-Certificate = Literal[
-    "pixeldp-laplace",
-    "pixeldp-gaussian",
-    "analytic-gaussian",
-    "renyi",
-    "gaussian",
-    "laplace",
-    "laplace-l2",
-    "split",
-]
-CERTIFICATES: tuple[Certificate, ...] = get_args(Certificate)
 
 # Why a picture gets no more draws.
 Stopped = Literal["target_certified", "target_out_of_reach", "max_draws", "deadline"]

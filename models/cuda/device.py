@@ -25,7 +25,7 @@ from models.cuda.passes import (
     channels_first,
     channels_last,
 )
-from models.cuda.tables import make_tables, reference, uniforms
+from models.cuda.tables import TABLED, make_tables, reference, uniforms
 from models.device import DeviceError, Handle
 from models.execution import Format, Provider
 from models.loaded import LoadedModel
@@ -238,8 +238,9 @@ class CudaDevice(TorchDevice):
         return self._card
 
     def load(self, model: LoadedModel, precision: Format, provider: Provider) -> TorchResident:
-        """Load h of a model. What split noise shows is looked up on the CPU."""
-        kind = CudaResident if isinstance(model.noise, GridNoise) else LaunchedResident
+        """Load h of a model. Noise that the kernel has no tables for is drawn on the CPU."""
+        tabled = model.manifest.noise.mechanism in TABLED
+        kind = CudaResident if tabled else LaunchedResident
         with failures(self.name):
             return kind(self, model, precision, provider)
 

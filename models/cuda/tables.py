@@ -52,6 +52,8 @@ from numpy.typing import NDArray
 from models.certification.names import Mechanism
 from models.noise import CELLS, SUBSTEPS, GridNoise
 
+# The laws whose tails the tables have.
+TABLED: tuple[Mechanism, ...] = ("gaussian", "laplace")
 # The most by which a threshold between grid points is wrong, in units of 2⁻⁶⁴.
 ERROR = 256
 # The number of segments in a noise scale is between this and twice as many.

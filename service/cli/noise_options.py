@@ -45,12 +45,12 @@ def construction_bound(
                 "--epsilon and --delta belong to --construction-bound, which is missing"
             )
         return None
-    if mechanism == "split":
-        raise ValueError("split noise has no construction bound; give --scale")
-    if mechanism == "laplace" and delta is not None:
-        raise ValueError("Laplace noise has no --delta")
+    if mechanism in ("split", "uniform"):
+        raise ValueError(f"{mechanism} noise has no construction bound; give --scale")
+    if mechanism != "gaussian" and delta is not None:
+        raise ValueError(f"{mechanism.capitalize()} noise has no --delta")
     # The values that Lécuyer et al. 2019 (section IV) use throughout.
-    usual = 0.0 if mechanism == "laplace" else 0.05
+    usual = 0.05 if mechanism == "gaussian" else 0.0
     try:
         return ConstructionBound(
             size=size,

@@ -1,1 +1,64 @@
-"""The laws of noise."""
+"""The laws of noise: one entry here, and one module of the same name, for each.
+
+This module itself needs nothing, so that whoever only needs the names pays for nothing. A law's
+module has:
+
+- ``cdf`` and ``quantile``: F and F⁻¹ of scale 1, arrays;
+- ``SHIFTS``: each of its certificates by name: from pA and pB to μ, by how many scales the noise's
+  mean may move;
+- ``attack``: from bounds on an expected score to what a move of μ scales can make of them.
+
+How training draws the noise is in the module of the same name in :mod:`models.mechanisms`; served
+models draw every law by its quantile function (:mod:`models.noise`). Split noise adds nothing to
+pixels, and has a theorem of its own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Law:
+    """What is known of a law by name.
+
+    Attributes:
+        name: of the law, and of its modules.
+        defaults: the tight certificates that answers use, by the norm in which they need g's
+            sensitivity; the law's own norm first.
+        paper: the certificate of the paper's own condition.
+        further: its other certificates.
+        additive: whether noise is added to the output of g.
+    """
+
+    name: str
+    defaults: Mapping[str, str]
+    paper: str
+    further: tuple[str, ...] = ()
+    additive: bool = True
+
+    @property
+    def norm(self) -> str:
+        """The norm in which the noise needs g's sensitivity."""
+        return next(iter(self.defaults))
+
+    @property
+    def certificates(self) -> tuple[str, ...]:
+        """All its certificates."""
+        return tuple(dict.fromkeys((self.paper, *self.further, *self.defaults.values())))
+
+    @property
+    def module(self) -> Any:
+        """Its module in this package."""
+        return import_module(f"{__name__}.{self.name}")
+
+
+REGISTRY: tuple[Law, ...] = (
+    Law("gaussian", {"l2": "gaussian"}, "pixeldp-gaussian", ("analytic-gaussian", "renyi")),
+    Law("laplace", {"l1": "laplace", "l2": "laplace-l2"}, "pixeldp-laplace"),
+    Law("logistic", {"l1": "logistic"}, "pixeldp-logistic"),
+    Law("uniform", {"l1": "uniform"}, "uniform"),
+    Law("split", {"l1": "split"}, "split", additive=False),
+)
+LAWS: dict[str, Law] = {law.name: law for law in REGISTRY}

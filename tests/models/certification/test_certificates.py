@@ -12,25 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from models.certification import names
 from models.certification.certificates import (
     DEFAULT,
-    LAPLACE_SLOPE,
     PAPER,
     attacked,
     construction_scale,
-    laplace_cdf,
-    laplace_quantile,
     size,
 )
+from models.certification.laws import LAWS
+from models.certification.laws.laplace import SLOPE as LAPLACE_SLOPE
+from models.certification.laws.laplace import cdf as laplace_cdf
+from models.certification.laws.laplace import quantile as laplace_quantile
 from models.certification.names import MECHANISM_NORMS
 from tests.models.certification import oracles
 
 REFERENCE: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "reference.json").read_text(encoding="utf-8")
 )["certificates"]
-# Those of added noise; split noise has tests of its own.
-CERTIFICATES = [name for name in names.CERTIFICATES if name != "split"]
+# Those of the two laws of the paper; tests of the others are in test_laws.py and test_split.py.
+CERTIFICATES = [*LAWS["gaussian"].certificates, *LAWS["laplace"].certificates]
 OURS = [figure for figure in REFERENCE if figure["certificate"] in CERTIFICATES]
 TENG = [figure for figure in REFERENCE if figure["certificate"] == "teng"]
 CLOSED = ["pixeldp-laplace", "gaussian", "laplace", "laplace-l2"]
@@ -255,13 +255,13 @@ def test_arrays_broadcast_and_keep_zeros_apart() -> None:
 
 
 def test_unknown_names_raise() -> None:
-    with pytest.raises(ValueError, match=r"unknown certificate 'gauss'.*known: pixeldp-laplace"):
+    with pytest.raises(ValueError, match=r"unknown certificate 'gauss'.*known: pixeldp-gaussian"):
         size("gauss", 0.9, 0.1, 1.0, 1.0)
     with pytest.raises(ValueError, match="unknown certificate"):
         size("", 0.9, 0.1, 1.0, 1.0)
     with pytest.raises(ValueError, match="there is no interval for the certificate 'renyi'"):
         attacked("renyi", 0.5, 0.6, 0.1, 1.0, 1.0)
-    with pytest.raises(ValueError, match="unknown mechanism 'uniform'"):
+    with pytest.raises(ValueError, match="'uniform' noise has no construction bound"):
         construction_scale("uniform", 1.0, 1.0, 0.05, 1.0)  # type: ignore[arg-type]
 
 

@@ -1,0 +1,9 @@
+"""Uniform noise in training."""
+
+import torch
+from torch import Tensor
+
+
+def draw_like(features: Tensor) -> Tensor:
+    """Return noise of scale 1 for each feature."""
+    return 2 * torch.rand_like(features) - 1

@@ -1,0 +1,169 @@
+"""Every law of added noise against exact Neyman-Pearson, and the registry of laws."""
+
+import shutil
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import special
+
+from models.certification.certificates import DEFAULT, attacked, size
+from models.certification.laws import LAWS, REGISTRY
+from models.certification.names import ADDITIVE, MECHANISM_NORMS
+from tests.names import ROOT
+
+Floats = NDArray[np.float64]
+IN_L1 = [name for name in ADDITIVE if MECHANISM_NORMS[name] == "l1"]
+SHARES = (0.02, 0.3, 0.6, 0.9, 0.999)
+
+
+def cells(mechanism: str, edges: Floats, move: float) -> Floats:
+    """The probabilities of the cells between ``edges``, the outermost infinite, after a move."""
+    inner = LAWS[mechanism].module.cdf(edges - move)
+    return np.diff(np.concatenate([[0.0], inner, [1.0]]))
+
+
+def least(before: Floats, after: Floats, share: float) -> float:
+    """The smallest expectation after a move of any f on these cells with E f = ``share`` before.
+
+    Neyman and Pearson: f = 1 on the cells that lose most, and a part of one cell.
+    """
+    before, after = before.ravel(), after.ravel()
+    free = before == 0  # what only the moved law has costs nothing to leave out
+    before, after = before[~free], after[~free]
+    order = np.argsort(after / before, kind="stable")
+    mass, moved = np.cumsum(before[order]), np.cumsum(after[order])
+    whole = int(np.searchsorted(mass, share))
+    done, left = (mass[whole - 1], moved[whole - 1]) if whole else (0.0, 0.0)
+    if whole == len(order):
+        return float(moved[-1])
+    return float(left + (share - done) * after[order][whole] / before[order][whole])
+
+
+def allowed(mechanism: str, share: float, move: float) -> float:
+    """What the certificate says that a move of so many scales leaves at least."""
+    low, _ = attacked(DEFAULT[mechanism], share, share, move, 1.0, 1.0)
+    return float(low)
+
+
+@pytest.mark.parametrize("mechanism", ADDITIVE)
+@pytest.mark.parametrize("move", [0.05, 0.4, 1.1])
+def test_in_one_coordinate_the_bound_is_attained(mechanism: str, move: float) -> None:
+    for share in SHARES:
+        edge = float(LAWS[mechanism].module.quantile(np.array(share)))
+        edges = np.sort(np.append(np.linspace(-12, 12, 4000), edge))
+        found = least(cells(mechanism, edges, 0.0), cells(mechanism, edges, move), share)
+        bound = allowed(mechanism, share, move)
+        assert found >= bound - 1e-12
+        assert found <= bound + 1e-3
+
+
+@pytest.mark.parametrize("mechanism", IN_L1)
+@pytest.mark.parametrize("moves", [*product((-0.6, 0.3), repeat=2), (1.0, -0.05), (0.0, 0.7)])
+def test_in_two_coordinates_the_shifts_add(mechanism: str, moves: tuple[float, float]) -> None:
+    """Coordinates move both ways at once; a sixtieth more than the bound says is too much."""
+    edges = np.linspace(-9, 9, 241)
+    before = np.outer(*(cells(mechanism, edges, 0.0) for _ in moves))
+    after = np.outer(*(cells(mechanism, edges, move) for move in moves))
+    total = sum(map(abs, moves))
+    for share in SHARES:
+        found = least(before, after, share)
+        assert found >= allowed(mechanism, share, total) - 1e-9
+
+
+@pytest.mark.parametrize("mechanism", IN_L1)
+def test_a_smaller_shift_would_be_wrong(mechanism: str) -> None:
+    """A bound with a constant 3 % too small is caught."""
+    edges = np.linspace(-9, 9, 2401)
+    move = 0.5
+    before, after = (cells(mechanism, edges, one) for one in (0.0, move))
+    assert any(
+        least(before, after, share) < allowed(mechanism, share, 0.97 * move) for share in SHARES
+    )
+
+
+@pytest.mark.parametrize("mechanism", ADDITIVE)
+def test_quantiles_invert_distribution_functions(mechanism: str) -> None:
+    law = LAWS[mechanism].module
+    p = np.concatenate([2.0 ** -np.arange(1.0, 60), 1 - 2.0 ** -np.arange(1.0, 30)])
+    assert law.cdf(law.quantile(p)) == pytest.approx(p, rel=1e-9)
+    symmetric = law.cdf(-np.linspace(0, 5, 50)) + law.cdf(np.linspace(0, 5, 50))
+    assert symmetric == pytest.approx(1)
+
+
+def test_sizes_of_further_laws() -> None:
+    assert float(size("uniform", 0.9, 0.1, 2.0, 1.0)) == pytest.approx(1.6)
+    assert float(size("logistic", 0.9, 0.1, 2.0, 1.0)) == pytest.approx(2 * special.logit(0.9))
+    assert float(size("pixeldp-logistic", 0.9, 0.1, 2.0, 1.0)) == pytest.approx(np.log(9))
+    # At equal variance uniform noise is ahead of Laplace below pA = 0.94, and behind above.
+    for score, ahead in ((0.93, True), (0.95, False)):
+        uniform = float(size("uniform", score, 1 - score, np.sqrt(3), 1.0))
+        laplace = float(size("laplace", score, 1 - score, np.sqrt(0.5), 1.0))
+        assert (uniform > laplace) is ahead
+
+
+def test_a_law_is_one_entry_and_two_files(tmp_path: Path) -> None:
+    """A copy of the project with a further law knows it everywhere."""
+    for part in ("models", "service"):
+        shutil.copytree(
+            ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("zoo", "__pycache__")
+        )
+    law, drawn = "models/certification/laws", "models/mechanisms"
+    text = (ROOT / law / "logistic.py").read_text(encoding="utf-8")
+    (tmp_path / law / "secant.py").write_text(
+        text.replace('"logistic": logistic', '"secant": logistic')
+        .replace("special.expit(x)", "2 / np.pi * np.arctan(np.exp(np.pi / 2 * x))")
+        .replace("special.logit(p)", "2 / np.pi * np.log(np.tan(np.pi / 2 * p))"),
+        encoding="utf-8",
+    )
+    shutil.copy(ROOT / drawn / "logistic.py", tmp_path / drawn / "secant.py")
+    registry = tmp_path / law / "__init__.py"
+    entry = '    Law("secant", {"l1": "secant"}, "secant"),\n    Law("split"'
+    registry.write_text(
+        registry.read_text(encoding="utf-8").replace('    Law("split"', entry), encoding="utf-8"
+    )
+    script = """
+import numpy as np
+from models.certification.certificates import attacked, size
+from models.certification.names import ADDITIVE, CERTIFICATES, MECHANISM_NORMS
+from models.bundle import NoiseSpec
+from models.noise import GridNoise
+from models.training.recipe import find_recipe
+import models, torch
+from models.network import PixelDP
+assert models.__file__.startswith({folder!r}), models.__file__
+assert "secant" in ADDITIVE and "secant" in CERTIFICATES and MECHANISM_NORMS["secant"] == "l1"
+found = float(size("secant", 0.9, 0.1, 2.0, 1.0))
+assert abs(found - 4 / np.pi * np.log(np.tan(np.pi / 2 * 0.9))) < 1e-9, found
+assert attacked("secant", 0.9, 0.9, 0.1, 1.0, 1.0)[0] < 0.9
+NoiseSpec(mechanism="secant", scale=1.0, placement="image")
+GridNoise("secant", 1.0, 1 / 255, 1.0)
+recipe = find_recipe("digits").changed(mechanism="secant", norm="l1")
+network = PixelDP(torch.nn.Identity(), torch.nn.Identity(), "secant", 1.0)
+assert network.perturb(torch.zeros(2, 3)).shape == (2, 3)
+from service.cli.main import main
+raise SystemExit(main(["size", "--certificate", "secant", "--lower", "0.9", "--upper", "0.1",
+                       "--scale", "2"]))
+""".replace("{folder!r}", repr(str(tmp_path)))
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        env={"PYTHONPATH": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2.3")
+
+
+def test_every_law_has_its_files_and_its_certificates() -> None:
+    for law in REGISTRY:
+        assert (ROOT / "models" / "mechanisms" / f"{law.name}.py").exists()
+        assert law.module.__doc__
+        if law.additive:
+            assert set(law.module.SHIFTS) == set(law.certificates)
