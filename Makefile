@@ -19,7 +19,7 @@ LOCKED := $(PIP) install -qq --require-hashes --no-deps --only-binary :all:
 OWN := $(PIP) install -qq --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-quick test-slow test-avx2 test-clients test-torch-2.11 check soundness chaos soak bench gpu gpu-pack fuzz format docs lock sbom dist image clean
+.PHONY: help serve install test test-quick test-slow test-avx2 test-clients test-older-torch check soundness chaos soak bench gpu gpu-pack fuzz format docs lock sbom dist image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -111,7 +111,7 @@ $(OLDER)/.installed: $(VENV)/.dev
 	    printf '%s\n' "$(CURDIR)" "$(CURDIR)"/$(VENV)/lib/python*/site-packages > $$folder/project.pth; done
 	@touch $@
 
-test-torch-2.11: $(OLDER)/.installed ## run the tests of passes and workers with PyTorch 2.11
+test-older-torch: $(OLDER)/.installed ## run the tests of passes and workers with PyTorch 2.11
 	@$(OLDER)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" -k "not compiled" $(OLDER_TESTS)
 
 check: $(VENV)/.dev ## check style, formatting, types, locks, and known vulnerabilities of the locked versions
