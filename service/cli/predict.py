@@ -89,16 +89,23 @@ def models(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Bundles, folders of them, or names of the zoo; by default the whole zoo."
+            help="Bundles, families, folders of them, or names of the zoo; by default the whole "
+            "zoo."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List bundles: their input, their noise, and their measured figures."""
-    from models.bundle import MANIFEST, ZOO, locate, read_bundle
+    """List bundles with their input, noise and measured figures, and families."""
+    from models.bundle import FAMILY, MANIFEST, ZOO, locate, read_bundle
+    from models.family import is_family
 
     for given in folders or [ZOO]:
         folder = locate(given)
+        families = [folder] if is_family(folder) else sorted(folder.glob(f"*{FAMILY}"))
+        for file in families:
+            _list_family(file, as_json)
+        if is_family(folder):
+            continue
         found = [folder] if (folder / MANIFEST).exists() else sorted(folder.glob(f"*/{MANIFEST}"))
         if not found:
             raise ValueError(f"{folder}: no bundle here; expected {MANIFEST} or folders with one")
@@ -116,6 +123,17 @@ def models(
                 f"{noise.mechanism} {noise.scale:g} ({noise.placement}), certified in "
                 f"{manifest.sensitivity.input_norm}, rows {manifest.rows}  {bundle.path}"
             )
+
+
+def _list_family(file: Path, as_json: bool) -> None:
+    from models.family import read_family
+
+    family = read_family(file).file
+    if as_json:
+        typer.echo(json.dumps({"path": str(file), "family": family.model_dump(mode="json")}))
+        return
+    members = ", ".join(f"{one.bundle} from {one.least_target:g}" for one in family.members)
+    typer.echo(f"{family.name}  a family, default {family.default}: {members}  {file}")
 
 
 def _files(paths: list[Path]) -> Iterator[Path]:

@@ -96,6 +96,21 @@ def test_models_lists_the_zoo(capsys: Captured) -> None:
     )
 
 
+def test_models_lists_families(tmp_path: Path, capsys: Captured) -> None:
+    file = tmp_path / "digits.family.json"
+    member = {"bundle": "mnist-cnn", "least_target": 0.0}
+    family = {"name": "digits", "default": "mnist-cnn", "members": [member]}
+    file.write_text(json.dumps(family))
+    (tmp_path / "mnist-cnn").symlink_to(ZOO / "mnist-cnn")
+    assert main(["models", str(tmp_path)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"digits  a family, default mnist-cnn: mnist-cnn from 0  {file}"
+    assert second.startswith("mnist-cnn:1  1x28x28")
+    assert main(["models", str(file), "--json"]) == 0
+    [document] = map(json.loads, capsys.readouterr().out.splitlines())
+    assert document == {"path": str(file), "family": {"format_version": 1, **family}}
+
+
 def test_models_as_json_is_the_manifest(capsys: Captured) -> None:
     path = ZOO / "mnist-cnn"
     assert main(["models", str(path), "--json"]) == 0
