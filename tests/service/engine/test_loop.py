@@ -82,7 +82,9 @@ class Front:
             data = self._socket.recv(1 << 20)
             assert data, "the worker is gone"
             received = self._decoder.feed(data)
-            self.received += [message for message, _ in received]
+            self.received += [
+                one.open() if isinstance(one, messages.SealedAnswer) else one for one, _ in received
+            ]
         raise AssertionError(f"never came; there were {[one.kind for one in self.received]}")
 
     def answer(self, number: int) -> messages.Answer:
