@@ -240,6 +240,17 @@ _CIFAR10 = Recipe(
     channels_last=True,
 )
 
+_SPLIT = _MNIST.changed(
+    name="mnist-split",
+    mechanism="split",
+    norm="l1",
+    scale=2.0,
+    epochs=10,
+    consistency=Consistency(weight=5.0),
+    noise_warm_up=0,
+    augmentation=Augmentation(rotation=8, stretch=0.08, shear=0.08),
+)
+
 RECIPES = (
     _MNIST,
     _MNIST.changed(
@@ -251,16 +262,8 @@ RECIPES = (
         consistency=Consistency(weight=5.0),
         augmentation=Augmentation(rotation=8, stretch=0.08, shear=0.08),
     ),
-    _MNIST.changed(
-        name="mnist-split",
-        mechanism="split",
-        norm="l1",
-        scale=4.0,
-        epochs=10,
-        consistency=Consistency(weight=5.0),
-        noise_warm_up=0,
-        augmentation=Augmentation(rotation=8, stretch=0.08, shear=0.08),
-    ),
+    _SPLIT,
+    _SPLIT.changed(name="mnist-split-wide", scale=4.0),
     _CIFAR10,
     _CIFAR10.changed(
         name="cifar10-split",
