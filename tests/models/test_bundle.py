@@ -90,7 +90,7 @@ def test_the_digest_names_description_and_weights(folder: Path) -> None:
         ({"format_version": "1"}, "format_version"),
         ({"noise__scale": 0}, "noise.scale"),
         ({"noise__scale": -1}, "noise.scale"),
-        ({"noise__mechanism": "uniform"}, "noise.mechanism"),
+        ({"noise__mechanism": "cauchy"}, "noise.mechanism"),
         ({"sensitivity__value": 0}, "sensitivity.value"),
         ({"sensitivity__noise_norm": "l1"}, "document"),
         ({"labels": ["a"]}, "labels"),
