@@ -153,6 +153,7 @@ bench: $(VENV)/.bench ## measure certificates, serving compared with others, loa
 	  $(BIN)/python -m benchmarks.scaling $$bundle $$data $$json-scaling.json; \
 	  $(BIN)/python -m benchmarks.start $$bundle $$json-start.json; \
 	done
+	@$(BIN)/python -m benchmarks.front --json runs/bench-front.json
 
 # On a bare machine: what make gpu-pack has collected is installed beside the machine's own PyTorch.
 WHEELS := build/gpu-wheels

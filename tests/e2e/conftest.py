@@ -45,7 +45,13 @@ class Service:
             stderr=subprocess.PIPE,
             text=True,
             cwd=folder,
-            env={**os.environ, "PIXELDP_LOG_FORMAT": "json", **(environment or {})},
+            # However many processors there are, tests know the processes.
+            env={
+                "PIXELDP_FRONTS": "1",
+                **os.environ,
+                "PIXELDP_LOG_FORMAT": "json",
+                **(environment or {}),
+            },
             preexec_fn=first,
         )
         self.lines: list[str] = []

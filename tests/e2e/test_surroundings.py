@@ -36,6 +36,7 @@ class Service:
         self.address = f"http://127.0.0.1:{port}"
         environment = {
             **PLAIN,
+            "PIXELDP_FRONTS": "1",
             "PIXELDP_PORT": str(port),
             "PIXELDP_LOG_FORMAT": "json",
         }
