@@ -109,6 +109,21 @@ class Report:
 ENVIRONMENT = {"PIXELDP_STALL_SECONDS": STALL_SECONDS, "PIXELDP_COMPILE": "false"}
 
 
+def deaths_of_fronts(report: Report, arguments: argparse.Namespace) -> None:
+    """Kill one of two fronts again and again: each time, what it had is lost, and nothing else."""
+    service = Service(environment={**ENVIRONMENT, "PIXELDP_FRONTS": "2"}).wait_ready()
+    try:
+        wanted: Wanted = {
+            "statuses": lambda statuses: set(statuses) == {200},
+            "lost": lambda lost: lost <= 8 * arguments.kills,
+            "left behind": equal(0),
+        }
+        counts = experiments.kill_fronts(service, [seven()], arguments.kills, clients=8)
+        report.note(f"{arguments.kills} fronts killed", counts, wanted)
+    finally:
+        service.stop()
+
+
 def deaths(report: Report, arguments: argparse.Namespace) -> None:
     """Kill and stop processes, and ask for ten times as much as can be answered."""
     pictures = [seven()]
@@ -214,7 +229,10 @@ def grace(report: Report, arguments: argparse.Namespace) -> None:
         report.note(f"SIGTERM: {name}", endings.end(name), ENDED)
 
 
-PARTS = {part.__name__: part for part in (deaths, drains, memory, fairness, lateness, grace)}
+PARTS = {
+    part.__name__: part
+    for part in (deaths, deaths_of_fronts, drains, memory, fairness, lateness, grace)
+}
 
 
 def main() -> None:

@@ -14,7 +14,15 @@ from numpy import quantile
 
 from tests.chaos.load import Client, Log, closed_loop, open_loop
 from tests.chaos.probe import probing, ready
-from tests.chaos.processes import alive, processor_seconds, title, tree, wait_gone, workers
+from tests.chaos.processes import (
+    alive,
+    fronts,
+    processor_seconds,
+    title,
+    tree,
+    wait_gone,
+    workers,
+)
 from tests.e2e.conftest import Service
 
 # Every answer takes all its draws, so that pictures are always in flight when something happens.
@@ -106,6 +114,29 @@ def kill_workers(
 
     counts = asyncio.run(experiment())
     return {**counts, "requeued": round(metric(service, "pixeldp_pictures_requeued_total"))}
+
+
+def kill_fronts(
+    service: Service, pictures: Sequence[bytes], kills: int, clients: int = 8
+) -> Counts:
+    """Kill a front of several again and again under load; what it had is lost, and nothing else."""
+    chance = random.Random(0)
+
+    async def experiment() -> Counts:
+        query, killed = picture_query(service, clients), 0
+        async with closed_loop(service.address, query, pictures, clients) as log:
+            while killed < kills:
+                await progress(log, 2)
+                found = fronts(service.process.pid)
+                if len(found) > 1:  # both are there, so that the other can go on
+                    os.kill(chance.choice(found), signal.SIGKILL)
+                    killed += 1
+            await progress(log, clients)
+        return {"kills": killed, **_ends(log)}
+
+    counts = asyncio.run(experiment())
+    names = "pixeldp_pictures_queued", "pixeldp_pictures_in_flight"
+    return {**counts, "left behind": sum(round(metric(service, name)) for name in names)}
 
 
 def kill_all_workers(service: Service, pictures: Sequence[bytes], clients: int = 8) -> Counts:

@@ -40,6 +40,11 @@ def workers(front: int) -> list[int]:
     return [pid for pid in children(front) if "worker" in title(pid)]
 
 
+def fronts(main: int) -> list[int]:
+    """Return the front processes of a main process."""
+    return [pid for pid in children(main) if title(pid).startswith("pixeldp-front")]
+
+
 def decoders(front: int) -> list[int]:
     """Return the decoders of a front process."""
     return [pid for pid in children(front) if "decoder" in title(pid)]

@@ -62,3 +62,15 @@ def test_when_the_front_is_killed_nothing_is_left() -> None:
         service.stop()
     assert {"pixeldp-front", "pixeldp-worker0"} <= set(counts["processes"])
     assert counts["processes left"] == []
+
+
+def test_when_a_front_is_killed_only_its_own_requests_are_lost(seven: bytes) -> None:
+    service = Service(environment={**ENVIRONMENT, "PIXELDP_FRONTS": "2"}).wait_ready()
+    try:
+        counts = experiments.kill_fronts(service, [seven], kills=3, clients=4)
+    finally:
+        code = service.stop()
+    assert set(counts["statuses"]) == {200}, counts
+    assert counts["lost"] <= 3 * 4, counts
+    assert counts["left behind"] == 0, counts
+    assert code == 0
