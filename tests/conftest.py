@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PIXELDP_COMPILE", "false")
 # Every machine runs tests the same way; tests of other providers ask for them.
 os.environ.setdefault("PIXELDP_PROVIDER", "pytorch")
-# No test finds what another one has measured.
+# No test uses what another one has measured.
 os.environ.setdefault("PIXELDP_CACHE", "off")
 
 # A request is given up only if it hangs: the five seconds that httpx allows by default are

@@ -1,4 +1,4 @@
-"""The GPU report is tried on the CPU, in small: whatever does not depend on the device runs."""
+"""The GPU report on the CPU, at a small size: all that does not depend on the device."""
 
 import json
 import sys
@@ -39,7 +39,7 @@ def test_the_service_is_measured(tmp_path: Path) -> None:
     assert float(str(found["service"]["fast-resnet: draws/s through HTTP"])) > 0
 
 
-def test_what_no_longer_fits_is_left_out(tmp_path: Path) -> None:
+def test_steps_that_no_longer_fit_into_the_time_are_left_out(tmp_path: Path) -> None:
     found = run(tmp_path, "rows", seconds=10)
     assert "10 s are left" in str(found["rows"]["left out"])
 

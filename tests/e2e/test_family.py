@@ -17,7 +17,7 @@ from tests.e2e.conftest import PLAIN, Service, copy_bundle
 
 RAW = {"Content-Type": "image/png"}
 NOISE = {"mechanism": "gaussian", "placement": "image"}
-# The default is the second of three, which differ in noise alone.
+# The default is the second of three, which differ only in their noise.
 SCALES = {"low": 0.3, "middle": 0.55, "high": 0.8}
 LEAST = {"low": 0.0, "middle": 0.2, "high": 0.6}
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["1", pytest.param("2", marks=pytest.mark.slow)])
 def served(folder: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
-    """The family, served by one front process or by several."""
+    """The family, served by one front process or by two."""
     environment = {**PLAIN, "PIXELDP_FRONTS": request.param}
     running = Service(str(folder / "digits.family.json"), environment=environment).wait_ready()
     yield running
@@ -163,7 +163,7 @@ def test_pictures_of_several_members_in_one_request(ask: httpx.Client, seven: by
 
 
 def test_another_member_never_stands_in(ask: httpx.Client, seven: bytes) -> None:
-    """Last: a member leaves and comes back."""
+    """This comes last, as a member leaves and comes back."""
     assert ask.post("/v2/repository/models/high/unload").status_code == 200
     refused = ask.post("/predict", content=seven, params={"target": 0.7})
     assert refused.status_code == 404

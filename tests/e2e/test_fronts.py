@@ -26,12 +26,12 @@ from tests.e2e.test_visibility import logged
 
 PNG = {"Content-Type": "image/png"}
 FRONTS = {**PLAIN, "PIXELDP_FRONTS": "2"}
-# Nothing comes in while the tests run.
+# A rate so slow that nothing is added while the tests run.
 SLOW = 1e-6
 
 
 class Shop:
-    """A service of two fronts, its keys, and a connection to each front."""
+    """A service with two fronts, its keys, and a connection to each front."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "keys.json"
@@ -46,7 +46,7 @@ class Shop:
 
     @contextmanager
     def each(self) -> Iterator[list[httpx.Client]]:
-        """Yield a client for each front, which keeps its connection."""
+        """Yield a client for each front; it keeps its connection."""
         with ExitStack() as stack:
             found: dict[str, httpx.Client] = {}
             end = time.monotonic() + START_SECONDS
@@ -67,7 +67,7 @@ class Shop:
         return httpx.Client(base_url=self.service.address, headers=headers, timeout=300)
 
     def metrics(self) -> dict[str, float]:
-        """Return every sample, by its name and labels."""
+        """Return every sample by its name and labels."""
         with self.client() as client:
             text = client.get("/metrics").text
         return {
@@ -81,7 +81,7 @@ class Shop:
         return {name: value for name, value in self.metrics().items() if rising.search(name)}
 
     def front(self, number: int) -> int:
-        """Return the process of a front that serves."""
+        """Return the process of a serving front."""
         [pid] = [one for one in children(self.service.process.pid) if is_front(one, number)]
         return pid
 
@@ -124,8 +124,8 @@ def test_each_front_answers_in_every_way(shop: Shop, seven: bytes) -> None:
             assert model["calibrations"][0]["workers"] == 1
 
 
-def test_a_rate_is_that_of_all_fronts(shop: Shop, seven: bytes) -> None:
-    """One picture is answered; from then on no front has anything for that key."""
+def test_a_rate_holds_over_all_fronts(shop: Shop, seven: bytes) -> None:
+    """One picture is answered; from then on, no front has draws left for that key."""
     for first in (0, 1):
         headers = {"Authorization": f"Bearer {add(shop.path, f'slow{first}', ['predict'], SLOW)}"}
         with shop.each() as clients:
@@ -171,7 +171,7 @@ def test_every_front_serves_a_model_when_it_is_loaded_and_none_when_it_is_unload
                 assert ask(client, seven, "model=second").status_code == 404
 
 
-def test_what_cannot_be_loaded_is_the_same_problem(shop: Shop) -> None:
+def test_models_that_cannot_be_loaded_are_the_same_problem_in_every_front(shop: Shop) -> None:
     with shop.each() as clients:
         told = [client.post("/v2/repository/models/none/load") for client in clients]
         assert {one.status_code for one in told} == {404}
@@ -180,7 +180,7 @@ def test_what_cannot_be_loaded_is_the_same_problem(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_front_that_dies_or_stands_still_is_replaced_and_the_others_go_on(
+def test_a_front_that_dies_or_hangs_is_replaced_and_the_others_go_on(
     shop: Shop, seven: bytes, end: signal.Signals
 ) -> None:
     with shop.each() as clients:
@@ -205,7 +205,7 @@ def test_a_front_that_dies_or_stands_still_is_replaced_and_the_others_go_on(
 
 @pytest.fixture(scope="module")
 def held(own_network: OwnNetwork) -> Iterator[Service]:
-    """A service of two fronts whose network holds its passes, and in which four may wait."""
+    """A service with two fronts whose network holds its passes, and with room for four to wait."""
     running = own_network.serve(PIXELDP_FRONTS="2", PIXELDP_QUEUE="4", PIXELDP_SHRINK="false")
     yield running
     own_network.unsay()
@@ -256,8 +256,8 @@ class Clients:
         return sorted(self.statuses)
 
 
-def test_the_queue_is_that_of_all_fronts(own: OwnNetwork, held: Service, tmp_path: Path) -> None:
-    """However connections fall to the fronts, no more wait than may."""
+def test_the_queue_is_shared_by_all_fronts(own: OwnNetwork, held: Service, tmp_path: Path) -> None:
+    """However connections are divided among the fronts, no more pictures wait than may."""
     own.say("hold")
     clients = Clients(held, picture(tmp_path, 51))
     clients.ask(40, patient=False)
@@ -327,7 +327,7 @@ def test_a_stop_answers_everything_and_leaves_nothing(
     assert wait_gone(processes, START_SECONDS) == []
 
 
-def test_nothing_is_left_of_it_if_the_main_process_dies() -> None:
+def test_nothing_is_left_if_the_main_process_dies() -> None:
     service = Service(environment=FRONTS).wait_ready()
     processes = tree(service.process.pid)
     assert len(list(filter(is_front, processes))) == 2

@@ -1,4 +1,4 @@
-"""A model with split noise is served as any other: its answers are certain."""
+"""A model with split noise is served like any other, but its answers are certain."""
 
 import io
 import json
@@ -73,7 +73,7 @@ def test_an_answer_is_certain_and_takes_every_draw(served: httpx.Client, digit: 
     assert answer["label"]["index"] == votes.argmax()
     steps = max((own - most - 1) // 2, 0)
     assert steps / 255 - 1e-5 < answer["certified_size"] <= steps / 255
-    # Nothing is estimated: the same picture has the same votes.
+    # Nothing is estimated: the same picture always has the same votes.
     again = ask(served, png(digit), evidence=True).json()
     assert again["evidence"]["votes"] == answer["evidence"]["votes"]
 
@@ -116,7 +116,7 @@ def test_other_models_are_never_certain(served: httpx.Client, seven: bytes) -> N
     assert ask(served, seven, model="mnist-cnn").json()["confidence"] == 0.95
 
 
-def test_only_a_crop_may_come_before(served: httpx.Client, digit: Any) -> None:
+def test_only_a_crop_may_come_before_split_noise(served: httpx.Client, digit: Any) -> None:
     wide = np.zeros((8, 12), dtype=np.uint8)
     wide[:, 2:10] = digit
     answer = ask(served, png(wide), evidence=True).json()

@@ -189,7 +189,7 @@ def test_measuring_a_real_model(bundle: Bundle) -> None:
 
 
 def speeds(monkeypatch: pytest.MonkeyPatch, **by_size: float) -> list[int]:
-    """Have passes draw at these speeds, as ``size48=…``; return the sizes that are measured."""
+    """Let passes draw at these speeds (``size48=…``); return the sizes that are measured."""
     measured: list[int] = []
 
     def measure(self: Predictor, seconds: float) -> float:
@@ -213,7 +213,7 @@ def test_small_passes_are_those_that_answer_easy_pictures_soonest(
 def test_small_passes_that_do_not_pay_are_left_out(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where each pass takes the same time."""
+    """For example if every pass takes the same time."""
     predictor = Predictor(load_model(bundle), 128)
     speeds(monkeypatch, size128=1000.0, size32=250.0, size48=380.0, size64=500.0)
     assert find_small(predictor) is None

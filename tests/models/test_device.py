@@ -1,4 +1,4 @@
-"""Devices: passes in order, in a thread of their own, and what they leave behind."""
+"""Devices: passes in order, in a separate thread, and what they leave behind."""
 
 import gc
 import threading
@@ -125,7 +125,7 @@ def test_a_device_that_cannot_draw_noise_has_failed(
         predictor.run([predictor.encode(pixels(1)).features], ROWS)
 
 
-def test_what_noise_rests_on_is_checked() -> None:
+def test_the_arithmetic_behind_noise_is_checked() -> None:
     CpuDevice().check()
 
 

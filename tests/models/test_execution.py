@@ -1,4 +1,4 @@
-"""How h is run, as text."""
+"""Ways of running h, as text."""
 
 import pytest
 
@@ -15,7 +15,7 @@ DIGEST = f"sha256:{'a0' * 32}"
         Execution("openvino", "int8", 99999, False),
     ],
 )
-def test_what_is_named_is_read_again(way: Execution) -> None:
+def test_names_are_read_back(way: Execution) -> None:
     assert parse_execution(way.name) == way
     assert parse_pin(f"{DIGEST}/{way.name}") == (DIGEST, way)
 
@@ -43,7 +43,7 @@ def test_the_end_may_be_left_out_if_a_pass_size_is_known() -> None:
         "pytorch/float32/64/true/1",
     ],
 )
-def test_what_is_no_h_is_refused(text: str) -> None:
+def test_malformed_names_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^$|does not run networks in"):
         parse_execution(text, 64)
     with pytest.raises(ValueError, match="is no h"):

@@ -98,7 +98,7 @@ def test_members_answer_in_each_others_place(tmp_path: Path) -> None:
 
 
 def test_a_target_is_converted_to_the_models_own_norm_and_input() -> None:
-    """The largest changes of the target's size are as large at the input as is said."""
+    """The largest changes of the target's size are as large at the input as stated."""
     preparation = plan(6, 6, "L", 16, (1, 3, 3))
     one, full = np.zeros((6, 6, 1)), np.ones((6, 6, 1))
     one[2, 2] = 1

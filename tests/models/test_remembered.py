@@ -1,4 +1,4 @@
-"""What was fastest at one start is used at the next, if it is allowed and still holds."""
+"""The way that was fastest at one start is used at the next, if it is allowed and still works."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextmanager
 def speeds(**fixed: float) -> Iterator[list[tuple[str, str, int]]]:
-    """Let ways have these draws per second, others 1,000; yield what is measured."""
+    """Give ways these draws per second, and others 1,000; yield what is measured."""
     measured = []
 
     def measure(self: Predictor, seconds: float = 0.0) -> float:
@@ -70,7 +70,7 @@ def test_all_is_measured_again_if_its_speed_is_another(model: LoadedModel, now: 
         assert len(measured) == 1, "what was found is kept in its place"
 
 
-def test_what_does_not_keep_rows_apart_any_more_is_not_used(
+def test_a_way_that_no_longer_keeps_rows_apart_is_not_used(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with speeds(bfloat16=3000.0):
@@ -112,7 +112,7 @@ def test_other_wishes_and_other_versions_have_their_own(
         '{"provider":"pytorch","precision":"float32","pass_size":32,"draws_per_second":1000}',
     ],
 )
-def test_what_makes_no_sense_or_is_not_allowed_is_passed_over(
+def test_invalid_or_forbidden_entries_are_ignored(
     model: LoadedModel, cache: Path, content: str
 ) -> None:
     with speeds(bfloat16=3000.0):
@@ -153,7 +153,7 @@ def test_nothing_is_kept_if_nothing_is_to_be_or_can_be(
     assert len(list((tmp_path / "home" / "pixeldp" / "calibrations").iterdir())) == 1
 
 
-def test_what_is_told_is_neither_measured_nor_kept(model: LoadedModel, cache: Path) -> None:
+def test_given_ways_are_neither_measured_nor_kept(model: LoadedModel, cache: Path) -> None:
     with speeds() as measured:
         calibrate_once(model, "cpu", "float32", 16, "pytorch")
     assert len(measured) == 1

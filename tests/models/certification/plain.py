@@ -1,4 +1,4 @@
-"""The procedure of an inquiry without haste: at every look all bounds are computed from all draws.
+"""The procedure of an inquiry without shortcuts: every look computes all bounds from all draws.
 
 Nothing is counted as it comes in, ruled out by its counts, or remembered.
 """
@@ -99,7 +99,7 @@ class Plain:
 
     @property
     def best(self) -> tuple[float, Ground, int, int, float, float]:
-        """The largest; of equals that of the first look, and betting first."""
+        """The largest; of equals the one of the first look, and betting before others."""
         return max(self.found, key=lambda one: (one[0], -GROUNDS.index(one[1])))
 
     def size(self, n: int) -> float:

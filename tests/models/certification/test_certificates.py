@@ -29,7 +29,7 @@ from tests.models.certification import oracles
 REFERENCE: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "reference.json").read_text(encoding="utf-8")
 )["certificates"]
-# Those of the two laws of the paper; tests of the others are in test_laws.py and test_split.py.
+# For the two laws of the paper; tests of other laws are in test_laws.py and test_split.py.
 CERTIFICATES = [*LAWS["gaussian"].certificates, *LAWS["laplace"].certificates]
 OURS = [figure for figure in REFERENCE if figure["certificate"] in CERTIFICATES]
 TENG = [figure for figure in REFERENCE if figure["certificate"] == "teng"]

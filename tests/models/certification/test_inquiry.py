@@ -126,7 +126,7 @@ ALL_TERMS = [
 def test_nothing_that_saves_work_changes_an_answer(
     scoring: Scoring, question: Question, seed: int, terms: Terms
 ) -> None:
-    """Bit for bit: counts, what they rule out, and what is remembered of other pictures."""
+    """Bit for bit: counting, ruling out by counts, and results remembered from other pictures."""
     draws = random_draws(seed, scoring, question.max_draws)
     if scoring == "votes" and seed % 3 == 0:
         draws[:: 2 + seed % 50] = 0  # no vote

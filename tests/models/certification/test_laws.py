@@ -1,4 +1,4 @@
-"""Every law of added noise against exact Neyman-Pearson, and the registry of laws."""
+"""Every law of added noise compared with exact Neyman-Pearson bounds; the registry of laws."""
 
 import shutil
 import subprocess
@@ -22,7 +22,7 @@ SHARES = (0.02, 0.3, 0.6, 0.9, 0.999)
 
 
 def cells(mechanism: str, edges: Floats, move: float) -> Floats:
-    """The probabilities of the cells between ``edges``, the outermost infinite, after a move."""
+    """The probabilities of cells between ``edges`` after a move; the outermost are infinite."""
     inner = LAWS[mechanism].module.cdf(edges - move)
     return np.diff(np.concatenate([[0.0], inner, [1.0]]))
 
@@ -33,7 +33,7 @@ def least(before: Floats, after: Floats, share: float) -> float:
     Neyman and Pearson: f = 1 on the cells that lose most, and a part of one cell.
     """
     before, after = before.ravel(), after.ravel()
-    free = before == 0  # what only the moved law has costs nothing to leave out
+    free = before == 0  # cells that only the moved law has are free
     before, after = before[~free], after[~free]
     order = np.argsort(after / before, kind="stable")
     mass, moved = np.cumsum(before[order]), np.cumsum(after[order])
@@ -45,7 +45,7 @@ def least(before: Floats, after: Floats, share: float) -> float:
 
 
 def allowed(mechanism: str, share: float, move: float) -> float:
-    """What the certificate says that a move of so many scales leaves at least."""
+    """The least score that the certificate allows after a move of so many scales."""
     low, _ = attacked(DEFAULT[mechanism], share, share, move, 1.0, 1.0)
     return float(low)
 
@@ -65,7 +65,7 @@ def test_in_one_coordinate_the_bound_is_attained(mechanism: str, move: float) ->
 @pytest.mark.parametrize("mechanism", IN_L1)
 @pytest.mark.parametrize("moves", [*product((-0.6, 0.3), repeat=2), (1.0, -0.05), (0.0, 0.7)])
 def test_in_two_coordinates_the_shifts_add(mechanism: str, moves: tuple[float, float]) -> None:
-    """Coordinates move both ways at once; a sixtieth more than the bound says is too much."""
+    """Coordinates move in both directions; a sixtieth more than the bound would be wrong."""
     edges = np.linspace(-9, 9, 241)
     before = np.outer(*(cells(mechanism, edges, 0.0) for _ in moves))
     after = np.outer(*(cells(mechanism, edges, move) for move in moves))
@@ -99,7 +99,7 @@ def test_sizes_of_further_laws() -> None:
     assert float(size("uniform", 0.9, 0.1, 2.0, 1.0)) == pytest.approx(1.6)
     assert float(size("logistic", 0.9, 0.1, 2.0, 1.0)) == pytest.approx(2 * special.logit(0.9))
     assert float(size("pixeldp-logistic", 0.9, 0.1, 2.0, 1.0)) == pytest.approx(np.log(9))
-    # At equal variance uniform noise is ahead of Laplace below pA = 0.94, and behind above.
+    # At equal variance, uniform noise certifies more than Laplace below pA = 0.94, and less above.
     for score, ahead in ((0.93, True), (0.95, False)):
         uniform = float(size("uniform", score, 1 - score, np.sqrt(3), 1.0))
         laplace = float(size("laplace", score, 1 - score, np.sqrt(0.5), 1.0))
@@ -107,7 +107,7 @@ def test_sizes_of_further_laws() -> None:
 
 
 def test_a_law_is_one_entry_and_two_files(tmp_path: Path) -> None:
-    """A copy of the project with a further law knows it everywhere."""
+    """A copy of the project with a further law knows the law everywhere."""
     for part in ("models", "service"):
         shutil.copytree(
             ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("zoo", "__pycache__")

@@ -1,4 +1,4 @@
-"""Votes counted as they come in, against sorting them all."""
+"""Counting votes as they come in, compared with sorting them all."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,9 @@ def ranking(counts: list[int]) -> list[int]:
     blocks=st.lists(st.lists(st.integers(NO_VOTE, 5), max_size=12), max_size=20),
     given_first=st.none() | st.integers(0, 1),
 )
-def test_the_two_in_front(labels: int, blocks: list[list[int]], given_first: int | None) -> None:
+def test_the_two_leading_labels(
+    labels: int, blocks: list[list[int]], given_first: int | None
+) -> None:
     poll, counts, draws = Poll(labels, given_first), [0] * labels, 0
     for block in blocks:
         votes = [vote for vote in block if vote < labels]
@@ -49,7 +51,7 @@ def test_a_vote_for_no_label_raises(vote: int) -> None:
         Poll(3).add([0, vote])
 
 
-def test_a_standing_has_what_bounds_need() -> None:
+def test_a_standing_has_everything_that_bounds_need() -> None:
     pilot = Tally(9, np.array([5, 1, 3]), np.array([5, 1, 3]), 1)
     counted = Tally(20, np.array([4, 10, 5]), np.array([4, 10, 5]), 1)
     expected = Standing(draws=20, own=4, most=10, total=29, shown=11, first=11, second=9)

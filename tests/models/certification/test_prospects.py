@@ -1,4 +1,4 @@
-"""What counts rule out, against the bounds themselves."""
+"""What counts rule out, compared with the bounds themselves."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ LAWS = [
     alpha=st.floats(1e-15, 0.9),
     mean=st.floats(0.01, 0.999999),
 )
-def test_what_is_ruled_out_is_not_exceeded(
+def test_sizes_ruled_out_are_never_reached(
     draws: int, share: float, alpha: float, mean: float
 ) -> None:
     votes = round(draws * share)
@@ -36,7 +36,7 @@ def test_what_is_ruled_out_is_not_exceeded(
         assert vote_lower(draws, votes, alpha) <= mean
 
 
-def test_what_is_let_through_is_nearly_exceeded() -> None:
+def test_sizes_not_ruled_out_are_nearly_reached() -> None:
     for draws in (50, 200, 1000):
         for alpha in (1e-2, 1e-5):
             for votes in range(draws + 1):

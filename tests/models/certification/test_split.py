@@ -1,4 +1,4 @@
-"""Split noise: sizes that no picture breaks, and stopping that no further vote could change."""
+"""Split noise: no picture breaks a size, and no further vote could change an early answer."""
 
 from decimal import Decimal
 from itertools import pairwise, product
@@ -34,7 +34,7 @@ def inquiry(
 
 
 def within(picture: tuple[int, int], steps: int) -> Integers:
-    """All pictures of two pixels at most so many steps of 1/255 away."""
+    """All pictures of two pixels that are at most so many steps of 1/255 away."""
     sides = [range(max(0, one - steps), min(LEVELS, one + steps) + 1) for one in picture]
     near = [
         other
@@ -71,8 +71,8 @@ def test_no_picture_within_the_size_has_another_label(picture: tuple[int, int], 
     rng = np.random.default_rng(wrong)
     noise = SplitNoise(SMALLEST, rng.integers(0, 1000, 2))
     own = np.array(picture, dtype=np.int32)
-    # The draws that vote for the rival anyway are none of those that a change of the first pixel
-    # wins over.
+    # The draws that vote for the rival in any case are not among those that a change of the first
+    # pixel wins over.
     split = (noise._template[0] + np.arange(noise.draws)) % noise.draws
     bad = rng.choice(np.flatnonzero(abs(split - picture[0]) > 60), wrong, replace=False)
     steps = int(certified_steps(noise.draws - wrong, wrong))
@@ -81,12 +81,12 @@ def test_no_picture_within_the_size_has_another_label(picture: tuple[int, int], 
     leads = votes > noise.draws - votes
     inside = np.abs(near - own).sum(axis=1) <= steps
     assert leads[inside].all()
-    # One step more is too much: the size is the largest that holds for every classifier.
+    # One step more is too much, so the size is the largest that holds for every classifier.
     assert not leads[~inside].all()
 
 
 @pytest.mark.parametrize("scale", [SMALLEST, 1.0, 2.0])
-def test_a_step_of_a_pixel_changes_what_at_most_one_draw_shows(scale: float) -> None:
+def test_a_step_of_a_pixel_changes_at_most_one_draw(scale: float) -> None:
     noise = SplitNoise(scale, np.array([17]))
     seen = [every_draw(noise, np.array([value])) for value in range(LEVELS + 1)]
     for one, other in pairwise(seen):
@@ -123,7 +123,7 @@ def test_a_scale_needs_a_whole_number_of_draws(scale: float) -> None:
 
 
 def vote(asked: SplitInquiry, share: float, rng: np.random.Generator) -> Integers:
-    """Let draws vote until the question is answered: by number, whatever their order."""
+    """Let draws vote until the question is answered; each has its number, whatever the order."""
     labels = len(asked.total.sums)
     votes = np.where(
         rng.random(asked.terms.draws) < share,
@@ -139,7 +139,7 @@ def vote(asked: SplitInquiry, share: float, rng: np.random.Generator) -> Integer
 
 @pytest.mark.parametrize("share", [1.0, 0.9, 0.8, 0.7, 0.5, 0.0])
 @pytest.mark.parametrize("target", [None, 0.1, 0.3, 0.498, 0.499, 1.9, 2.0])
-def test_what_is_answered_early_is_what_all_draws_say(target: float | None, share: float) -> None:
+def test_early_answers_are_those_of_all_draws(target: float | None, share: float) -> None:
     rng = np.random.default_rng(0)
     asked = inquiry(target, scale=1.0)
     counts = vote(asked, share, rng)
@@ -164,7 +164,7 @@ def test_what_is_answered_early_is_what_all_draws_say(target: float | None, shar
 
 
 def test_the_rest_could_not_have_changed_the_answer() -> None:
-    """One draw fewer than is needed leaves the target open; the looks say when it is seen."""
+    """With one draw fewer than needed the target is open; looks decide when it is noticed."""
     asked = inquiry(0.5, scale=2.0, labels=2)
     draws, steps = asked.terms.draws, 128
     needed = (draws + 2 * steps + 2) // 2
@@ -196,7 +196,7 @@ def test_the_budget_is_every_draw_whatever_is_asked() -> None:
 
 @pytest.mark.parametrize("chance", [0.05, 1e-4])
 @pytest.mark.parametrize(("total", "draws"), [(30, 7), (255, 100), (255, 255)])
-def test_bounds_on_counts_fail_no_more_often_than_they_say(
+def test_bounds_on_counts_fail_no_more_often_than_stated(
     total: int, draws: int, chance: float
 ) -> None:
     for count in range(0, total + 1, 5):
@@ -210,7 +210,7 @@ def test_bounds_on_counts_fail_no_more_often_than_they_say(
     assert least == total or hypergeom.sf(draws - 1, total, least - 1, draws) <= chance
 
 
-def test_without_chance_a_bound_is_what_was_seen() -> None:
+def test_without_chance_bounds_are_what_was_counted() -> None:
     assert least_count(100, 40, 30, 0.0) == 30
     assert most_count(100, 40, 30, 0.0) == 90
     with pytest.raises(ValueError, match="impossible"):

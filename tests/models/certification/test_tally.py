@@ -52,7 +52,7 @@ def test_votes_are_the_labels_of_their_scores(
     assert found.squares.tolist() == expected.squares.tolist()
 
 
-def test_every_label_has_a_vote_of_its_own() -> None:
+def test_votes_distinguish_all_labels() -> None:
     labels = 2**15 + 1  # more than 16 bits hold
     values = np.zeros((2, labels), np.float32)
     values[0, -1] = values[1, 2**15 - 1] = 1.0

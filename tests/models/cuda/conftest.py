@@ -1,4 +1,4 @@
-"""Some tests exist only where there is a GPU, a compiler, or NVRTC."""
+"""Some tests are collected only if there is a GPU, a compiler or NVRTC."""
 
 from importlib.util import find_spec
 

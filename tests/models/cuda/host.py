@@ -1,4 +1,4 @@
-"""The noise kernel as the processor runs it: the same source, compiled by g++."""
+"""The noise kernel on the processor: the same source, compiled by g++."""
 
 import ctypes
 import shutil
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.cuda.card import TYPES, Drawing, failures
 
 SOURCE = Path(__file__).parents[3] / "models" / "cuda" / "noise.cu"
-# What CUDA has and C++ has not.
+# What CUDA has and C++ lacks.
 SHIM = """
 #include <cstring>
 #define __device__
@@ -70,7 +70,7 @@ def library() -> ctypes.CDLL:
 
 
 class HostEvent:
-    """An event of a stream in which everything happens at once."""
+    """An event of a stream in which everything is done at once."""
 
     def __init__(self, card: "HostCard") -> None:
         self.card = card
@@ -88,7 +88,7 @@ class HostEvent:
 
 
 class HostCard:
-    """A card that is the processor: the kernel's own source, and h without a graph.
+    """The processor in place of a GPU: the kernel's own source, and h without a graph.
 
     It counts what it is asked for. ``room`` is the largest pass for which h has memory.
     """

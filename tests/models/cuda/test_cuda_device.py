@@ -1,4 +1,4 @@
-"""Passes on a GPU, with a card that is the processor: only the driver's own functions differ."""
+"""Passes on a GPU, with the processor in its place: only the driver's own functions differ."""
 
 import gc
 from pathlib import Path
@@ -28,7 +28,7 @@ ROWS = np.arange(SLOTS) % 3
 
 
 class Passes:
-    """A predictor on a card that is the processor."""
+    """A predictor on the processor in place of a GPU."""
 
     def __init__(self, model: LoadedModel, precision: Any = "float32", rows: int = SLOTS) -> None:
         self.card = HostCard()
@@ -57,7 +57,7 @@ def passes(model: LoadedModel) -> Passes:
 
 
 def expected(passes: Passes, pictures: list[Features], key: bytes, number: int) -> torch.Tensor:
-    """h of the noise that key and number stand for, run by PyTorch as it is."""
+    """h on the noise of a key and a number, run by plain PyTorch."""
     resident = passes.resident
     steps = torch.from_numpy(resident._steps_of(pictures, ROWS, key, number)).float()
     noisy = (steps * passes.predictor.noise.step).reshape(SLOTS, *resident._shape)
@@ -95,7 +95,7 @@ def test_the_same_key_never_gives_the_same_noise(passes: Passes) -> None:
 
 
 class Operators(TorchDispatchMode):
-    """Notes the operators that run inside."""
+    """Records the operators that run inside."""
 
     def __init__(self, names: list[str]) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Operators(TorchDispatchMode):
 
 
 def what_a_submit_does(passes: Passes, pictures: list[Features]) -> list[str]:
-    """Operators, and what is asked of the card, in order."""
+    """Operators and calls of the GPU, in order."""
     rows = np.arange(SLOTS) % len(pictures)
     passes.card.did.clear()
     waits = passes.card.waits
@@ -122,7 +122,7 @@ def what_a_submit_does(passes: Passes, pictures: list[Features]) -> list[str]:
     return passes.card.did.copy()
 
 
-def test_a_submit_does_the_same_whatever_the_data(
+def test_a_submission_does_the_same_for_all_data(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No synchronisation, no allocation, no operator that depends on data."""
@@ -155,7 +155,7 @@ def test_no_operator_of_the_graph_depends_on_data(name: str) -> None:
     assert not [one for one in names if any(word in one for word in DEPEND_ON_DATA)]
 
 
-def test_a_picture_is_uploaded_once_and_leaves_when_nothing_needs_it(passes: Passes) -> None:
+def test_a_picture_is_uploaded_once_and_freed_when_nothing_needs_it(passes: Passes) -> None:
     before = len(passes.resident._shelf)
     pictures = passes.pictures(1) + passes.pictures(1, bits=16)
     for _ in range(3):
@@ -169,7 +169,7 @@ def test_a_picture_is_uploaded_once_and_leaves_when_nothing_needs_it(passes: Pas
     assert len(passes.resident._shelf) == before
 
 
-def test_slots_are_used_again(passes: Passes) -> None:
+def test_slots_are_reused(passes: Passes) -> None:
     pictures = passes.pictures()
     for _ in range(5):
         flying = [passes.resident.submit(pictures, ROWS, bytes(32)) for _ in range(2)]
@@ -199,7 +199,7 @@ def test_noise_that_was_not_drawn_is_noticed(
         passes.predictor.run(pictures, ROWS)
 
 
-def test_a_card_that_draws_wrong_noise_does_not_serve(
+def test_a_gpu_that_draws_wrong_noise_does_not_serve(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = Passes(model)
@@ -212,7 +212,7 @@ def test_a_card_that_draws_wrong_noise_does_not_serve(
         passes.resident.prepare(16)
 
 
-def test_what_is_drawn_for_a_proof_is_the_reference(passes: Passes) -> None:
+def test_the_noise_drawn_for_a_proof_is_the_reference(passes: Passes) -> None:
     pictures, key = passes.pictures(2) + passes.pictures(1, bits=16), bytes(range(32))
     noisy = passes.resident.noisy(pictures, ROWS, key)
     assert noisy.shape == (SLOTS, 1, 8, 8)
@@ -228,7 +228,7 @@ def test_rows_are_tried_through_the_graph_that_serves(passes: Passes) -> None:
     assert passes.card.graphs == 1
 
 
-def test_what_is_not_finite_votes_for_nothing(passes: Passes) -> None:
+def test_logits_that_are_not_finite_vote_for_nothing(passes: Passes) -> None:
     class Holes(nn.Module):
         def __init__(self, network: nn.Module) -> None:
             super().__init__()
@@ -282,7 +282,7 @@ def test_the_largest_size_that_fits_is_found(model: LoadedModel) -> None:
     assert len(resident._sizes._made) <= 2, "sizes that were only measured give back their memory"
 
 
-def test_an_error_after_which_nothing_runs_is_the_devices(passes: Passes) -> None:
+def test_an_error_after_which_nothing_runs_is_a_device_error(passes: Passes) -> None:
     submitted = passes.predictor.submit(passes.pictures(), ROWS)
     passes.card.sick = True
     with pytest.raises(DeviceError, match="an illegal memory access"):
@@ -308,11 +308,11 @@ def test_a_network_that_cannot_be_captured_runs_without_a_graph(model: LoadedMod
     with pytest.raises(ZeroDivisionError):
         failed.votes()
     resident.network = network
-    # The same noise, and only the rows that are asked for.
+    # The same noise, and only the requested rows.
     assert np.array_equal(failed.again(slice(4, 12)), whole[4:12])
 
 
-def test_float32_is_no_tf32_in_disguise() -> None:
+def test_float32_is_not_tf32() -> None:
     use_exact_formats()
     check_formats()
     for setting in ("cuda.matmul.allow_tf32", "cudnn.allow_tf32", "cudnn.benchmark"):

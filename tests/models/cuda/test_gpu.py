@@ -1,4 +1,4 @@
-"""What only a GPU can show; collected where there is one."""
+"""Tests that need a GPU; collected only if there is one."""
 
 import os
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_the_kernel_draws_what_the_reference_draws(
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["mnist-cnn", "cifar10-resnet"])
-def test_rows_stand_alone_in_the_graph_that_serves(
+def test_rows_are_independent_in_the_graph_that_serves(
     device: CudaDevice, name: str, precision: str
 ) -> None:
     for rows in (8, 256, 1024):
@@ -78,7 +78,7 @@ def test_passes_are_h_of_the_noise_of_their_key_and_number(
         assert np.array_equal(votes, resident.logits(noisy.to(GPU)).argmax(1).numpy())
 
 
-def test_a_thousand_passes_by_one_key_are_all_different(device: CudaDevice) -> None:
+def test_a_thousand_passes_with_one_key_all_differ(device: CudaDevice) -> None:
     predictor = Predictor(load_model(ZOO / "mnist-cnn"), 8, device)
     resident = predictor.resident
     black = Features(np.zeros(784, np.int32), on_grid=True)
@@ -90,7 +90,7 @@ def test_a_thousand_passes_by_one_key_are_all_different(device: CudaDevice) -> N
     assert len(seen) == 1000
 
 
-def test_a_submit_waits_for_nothing(device: CudaDevice) -> None:
+def test_a_submission_waits_for_nothing(device: CudaDevice) -> None:
     """PyTorch itself raises if anything synchronises."""
     predictor = Predictor(load_model(ZOO / "mnist-cnn"), 64, device, "bfloat16")
     black = Features(np.zeros(784, np.int32), on_grid=True)
@@ -110,7 +110,7 @@ def test_a_submit_waits_for_nothing(device: CudaDevice) -> None:
     assert torch.cuda.memory_stats(GPU)["allocation.all.allocated"] == before
 
 
-def test_what_does_not_fit_is_out_of_memory_and_leaves_the_device_well(device: CudaDevice) -> None:
+def test_running_out_of_memory_leaves_the_device_usable(device: CudaDevice) -> None:
     predictor = Predictor(load_model(ZOO / "cifar10-resnet"), 64, device)
     with pytest.raises(torch.OutOfMemoryError):
         predictor.resident.prepare(1 << 25)

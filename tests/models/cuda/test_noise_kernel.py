@@ -1,4 +1,4 @@
-"""The noise kernel's own source on the processor, against another ChaCha20 and the reference."""
+"""The noise kernel's own source on the processor, compared with another ChaCha20."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class Kernel:
         rows: NDArray[np.intp],
         kind: torch.dtype = torch.int32,
     ) -> NDArray[Any]:
-        """Draw a pass by KEY, [rows, m]."""
+        """Draw a pass with KEY, [rows, m]."""
         held = [one.steps.astype(np.uint8) if one.on_grid else one.steps for one in pictures]
         at = [a.ctypes.data + (not one.on_grid) for a, one in zip(held, pictures, strict=True)]
         addresses = np.array([at[row] for row in rows], np.uint64).view(np.uint8)
@@ -53,7 +53,7 @@ class Kernel:
 
 
 def make_features(grid: GridNoise, width: int) -> list[Features]:
-    """Pictures on the grid and between, with values that a network's features may have."""
+    """Pictures on and off the grid, with values that a network's features may have."""
     rng = np.random.default_rng(width)
     most = int(grid._largest * 4112)
     on_grid = [rng.integers(256, size=width), np.resize([0, 255], width)]
@@ -85,7 +85,7 @@ def test_every_coordinate_is_that_of_the_reference(grid: GridNoise, width: int) 
         drawn = uniforms(KEY, number, len(rows) * width)
         found = kernel.draw(pictures, rows)
         assert np.array_equal(found, expected(grid, pictures, rows, drawn))
-        # The key and the nonce are told as they were, and the nonce is never used again.
+        # The key and the nonce are returned unchanged, and the nonce is never used again.
         assert kernel.told[:32].numpy().tobytes() == KEY
         assert kernel.told[32:].view(torch.int64).item() == number
         assert kernel.number[0] == number + 1
@@ -101,7 +101,7 @@ def test_a_nonce_beyond_32_bits() -> None:
     assert np.array_equal(found, expected(grid, pictures, rows, drawn))
 
 
-def test_what_h_is_given_is_the_product_with_the_step_in_its_format() -> None:
+def test_h_is_given_the_product_with_the_step_in_its_format() -> None:
     grid = GridNoise("gaussian", 0.37, 0.37 / 64, 256 * 0.37)
     for width in (3, 64):
         pictures = make_features(grid, width)
@@ -115,12 +115,12 @@ def test_what_h_is_given_is_the_product_with_the_step_in_its_format() -> None:
 
 
 def test_rare_uniforms_are_drawn_as_the_reference_draws_them() -> None:
-    """Cells of both tails, of the median, and those that thresholds divide: by their frequency."""
+    """Cells of both tails and the median, and cells that thresholds divide, by their frequency."""
     grid = GridNoise("laplace", 1.0, 1.0, 4.0)
     kernel = Kernel(grid)
     pictures, rows = make_features(grid, 3000), np.resize([0, 1, 2, 3], 400)
     drawn = uniforms(KEY, 0, 400 * 3000)
     cells = (drawn >> np.uint64(48)).astype(int)
-    # The keystream reaches the outermost cells, where a search has the most steps.
+    # The keystream reaches the outermost cells, where a search takes the most steps.
     assert {0, 1, 32767, 32768, 65534, 65535} <= set(cells.tolist())
     assert np.array_equal(kernel.draw(pictures, rows), expected(grid, pictures, rows, drawn))

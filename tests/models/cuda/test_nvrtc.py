@@ -1,4 +1,4 @@
-"""NVRTC compiles the kernel, without a GPU; collected where PyTorch's build for CUDA brings it."""
+"""NVRTC compiles the kernel without a GPU; collected only if PyTorch's CUDA build brings it."""
 
 import pytest
 
@@ -14,6 +14,6 @@ def test_the_kernel_compiles_for_a_gpu(architecture: str) -> None:
     assert b"end_pass" in code
 
 
-def test_a_refusal_says_why() -> None:
+def test_a_failed_compilation_says_why() -> None:
     with pytest.raises(DeviceError, match="NVRTC cannot compile the noise kernel for sm_1"):
         compile_kernels("sm_1")

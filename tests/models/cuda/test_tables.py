@@ -1,4 +1,4 @@
-"""The thresholds of the noise kernel, against forty digits."""
+"""The thresholds of the noise kernel, compared with 40 digits."""
 
 from fractions import Fraction
 from typing import Any
@@ -79,7 +79,7 @@ def test_the_tail_between_grid_points_errs_by_no_more_than_tau_allows(
 
 
 def test_the_error_between_grid_points_is_within_tau(grid: GridNoise, tables: Tables) -> None:
-    """What the module's docstring adds up, with the figures of each grid."""
+    """The sum in the module's docstring, with the figures of each grid."""
     reach = -float(grid._quantile_of_tail(np.array(2.0**-65)))
     on_grid = (len(tables.edges) / 2 + grid._spread + 1) * 2.0**-64
     between = (2 * reach + 1 + 64 * (grid._spread + 1)) * ERROR * 2.0**-64
@@ -101,14 +101,14 @@ def test_the_finest_grid_has_tables() -> None:
         assert len(tables.edges) < most
         assert int(tables.edges[0]) == 1
         assert tables.bits <= 11
-        # No product in a polynomial leaves 64 bits.
+        # No product in a polynomial exceeds 64 bits.
         coefficients = np.abs(tables.segments[:, 1:]).max(axis=0).astype(float).sum()
         assert coefficients * 2**tables.bits < 2.0**63
 
 
 @pytest.mark.parametrize("on_grid", [True, False], ids=["on-grid", "off-grid"])
 def test_the_reference_gives_the_rounded_sum(grid: GridNoise, on_grid: bool) -> None:
-    """z = ⌊g/γ + Q((u + ½)/2⁶⁴) + ½⌋: P(z ≥ k) from 40 digits, for uniforms next to thresholds."""
+    """z = ⌊g/γ + Q((u + ½)/2⁶⁴) + ½⌋: P(z ≥ k) to 40 digits, for uniforms next to thresholds."""
     rng = np.random.default_rng(2)
     spread = Fraction(grid.scale) / Fraction(grid.step)
     substeps = 7 * SUBSTEPS if on_grid else int(rng.integers(-200_000, 200_000))

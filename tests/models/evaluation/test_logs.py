@@ -32,7 +32,7 @@ def field(file: Path, radius: float) -> float:
     return float((correct & (radii >= radius)).mean())
 
 
-def test_what_is_written_is_what_the_field_reads(tmp_path: Path) -> None:
+def test_the_fields_code_reads_what_is_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     indices, labels = np.arange(200) * 10, rng.integers(0, 10, 200)
     leaders = np.where(rng.random(200) < 0.8, labels, (labels + 1) % 10)
@@ -98,7 +98,7 @@ def test_forms_that_other_programs_write(tmp_path: Path) -> None:
         (COHEN + "60\t7\t7\t0.5\t1\t0\n", "line 6: the picture 60 is there twice"),
     ],
 )
-def test_what_is_no_log_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+def test_malformed_logs_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=re.escape(complaint)):
         log(text, tmp_path)
 

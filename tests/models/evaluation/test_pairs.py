@@ -87,7 +87,7 @@ def test_disagreements_are_those_of_answers_one_by_one(bundle: Path, digits: Dat
         (own.name, smaller.name, False),
         (other.name, smaller.name, False),
     ]
-    # The same network with the same noise: what differs are the last bits of sums.
+    # The same network with the same noise: only the last bits of sums differ.
     assert found[1].labels <= 0.05
     assert found[0].robust[1].share > 0, "other noise moves some pictures over the threshold"
     for pair, way in zip(found[1:3], (other, smaller), strict=True):
@@ -103,7 +103,7 @@ def test_disagreements_are_those_of_answers_one_by_one(bundle: Path, digits: Dat
 
 @pytest.mark.slow
 def test_a_compiled_h_draws_the_same_noise(bundle: Path, digits: DataSet) -> None:
-    """Though its trial takes other draws."""
+    """This holds although its trial takes other draws."""
     model = load_model(bundle)
     way = Execution("pytorch", "float32", 32, True)
     if not HAS_COMPILER:

@@ -187,7 +187,7 @@ def test_normalisation_is_taken_from_a_file_that_has_it(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_checkpoint_becomes_a_bundle(tmp_path: Path) -> None:
-    """Trained behind a layer that only subtracts the mean, which the options say."""
+    """It was trained behind a layer that only subtracts the mean, as the options say."""
     state = cifar_state(20)
     file = save(tmp_path / "checkpoint.pth.tar", "cifar_resnet20", state)
     options = ["--scale", "0.5", "--std", "1,1,1", "--draws", "64"]
@@ -239,7 +239,7 @@ def test_other_numbers_of_labels_are_numbered(tmp_path: Path) -> None:
         ({"arch": "cifar_resnet20", "state_dict": cifar_state(26)}, "which the network lacks"),
     ],
 )
-def test_what_is_refused(
+def test_checkpoints_that_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, complaint: str
 ) -> None:
     file = tmp_path / "checkpoint.pth.tar"

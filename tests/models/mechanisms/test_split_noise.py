@@ -1,4 +1,4 @@
-"""What h sees by split noise: by tables, by the definition, and in training."""
+"""What h sees under split noise: from tables, from the definition, and in training."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def pictures(count: int, values: int, seed: int, draws: int) -> list[Features]:
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 4.0])
-def test_tables_are_the_definition(scale: float) -> None:
+def test_tables_agree_with_the_definition(scale: float) -> None:
     rng = np.random.default_rng(0)
     noise = SplitNoise(scale, rng.integers(-(2**31), 2**31 - 1, 12))
     shown = pictures(3, 12, 1, noise.draws)
@@ -49,7 +49,7 @@ def test_each_draw_has_its_own_number_whatever_shares_the_pass() -> None:
     assert np.array_equal(padded[7:], alone[:2])
 
 
-def test_training_shows_what_serving_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_shows_h_what_serving_does(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     shape, scale = (3, 4, 5), 2.0
     template = split.draw_template(shape, scale)

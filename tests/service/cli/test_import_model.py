@@ -96,7 +96,7 @@ def test_what_int8_costs_is_measured_on_a_data_set(tmp_path: Path, capsys: Captu
     assert found is not None
     assert (found.max_draws, found.confidence, found.pictures) == (64, 0.95, 297)
     assert found.certified[0].float32 > 0.2, "there is something to lose"
-    # Without a data set nothing is known, and nothing is said.
+    # Without a data set nothing is measured, and nothing is reported.
     assert main(command) == 0
     assert "int8: " not in capsys.readouterr().out
     assert read_bundle(tmp_path / "out").manifest.int8 is None
@@ -114,7 +114,7 @@ def test_a_data_set_of_something_else_is_refused(tmp_path: Path, capsys: Capture
 def test_the_labels_names_may_come_from_the_data_set(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without OpenVINO, that is all that comes of it."""
+    """Without OpenVINO, that is the data set's only effect."""
     monkeypatch.setattr(execution, "find_spec", lambda name: None)
     images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), dtype=np.uint8)
     names = np.array(["cat", "dog", "bird", "fish"])

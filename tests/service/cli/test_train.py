@@ -78,7 +78,7 @@ def test_held_out_pictures_show_the_progress(tmp_path: Path, capsys: Captured) -
 
 
 def test_what_int8_costs_is_measured_on_pictures_held_out(tmp_path: Path, capsys: Captured) -> None:
-    """The record is the one that an evaluation of these pictures makes."""
+    """The record is the same as from an evaluation of these pictures."""
     assert main([*INT8, "--out", str(tmp_path), "--held-out", "40"]) == 0
     said = capsys.readouterr().out
     assert "; int8: on 40 pictures of digits (held out) it loses " in said
@@ -120,7 +120,7 @@ def test_what_int8_costs_is_measured_on_the_test_part_if_there_is_one(
     assert read_bundle(tmp_path / "own").manifest.int8 is None
 
 
-def test_without_openvino_a_training_says_that_nothing_is_known_of_int8(
+def test_without_openvino_training_says_that_nothing_is_known_of_int8(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execution, "find_spec", lambda name: None)

@@ -240,7 +240,7 @@ def test_a_model_that_is_gone_leaves_nothing(case: Case) -> None:
 
 
 def shortened(case: Case, worker: Worker, calibration: Calibration) -> None:
-    """Have a worker say what became of its small passes."""
+    """Let a worker report on its small passes."""
     worker.calibrations = {0: calibration}
     case.agreement.shortened(worker, messages.Shortened(calibrations={0: calibration}))
 
@@ -250,7 +250,7 @@ COMPARE = messages.Compile(models=[0], compare=True)
 
 
 def improving(case: Case) -> tuple[Worker, Worker, Worker]:
-    """Have all workers on processors be ready to be improved."""
+    """Make all workers on processors ready for improvements."""
     for worker in case.workers:
         case.read(worker)
         case.accepts(worker, FOUND)
@@ -269,7 +269,7 @@ def test_one_looks_for_small_passes_and_the_others_are_told(case: Case) -> None:
     assert first.take() == COMPARE, "it compiles once it has both sizes"
     shortened(case, second, BOTH)
     assert second.take() is None, "another compares"
-    # One cannot make them, which is no reason to try again.
+    # One worker cannot make them, which is no reason to try again.
     shortened(case, third, FOUND)
     case.agreement.compiled(first, messages.Compiled(calibrations={0: COMPILED}, kept={}))
     assert second.take() == third.take() == messages.Compile(models=[0], compare=False)
@@ -282,7 +282,7 @@ def test_one_looks_for_small_passes_and_the_others_are_told(case: Case) -> None:
     assert second.take() == messages.Compile(models=[0], compare=False)
 
 
-def test_where_small_passes_do_not_pay_nobody_else_has_them(case: Case) -> None:
+def test_where_small_passes_do_not_pay_no_other_worker_has_them(case: Case) -> None:
     first, *_ = improving(case)
     first.take()
     shortened(case, first, FOUND)
@@ -299,7 +299,7 @@ def test_the_next_looks_for_small_passes_in_the_place_of_one_that_is_gone(case: 
     assert third.take() == TOLD
 
 
-def test_passes_that_fit_are_not_made_smaller_by_nothing(case: Case) -> None:
+def test_a_worker_whose_passes_are_small_already_has_one_size(case: Case) -> None:
     """A worker whose memory holds no larger passes has one size."""
     first, second, _ = improving(case)
     case.agreement.limit(second, 0, 32)
@@ -310,7 +310,7 @@ def test_passes_that_fit_are_not_made_smaller_by_nothing(case: Case) -> None:
 
 
 @pytest.mark.parametrize("how", ["size", "pin"])
-def test_what_is_set_or_pinned_has_one_size(how: str) -> None:
+def test_a_size_that_is_set_or_pinned_is_the_only_one(how: str) -> None:
     case = Case(pass_size=256 if how == "size" else None)
     [served] = MODELS
     if how == "pin":

@@ -570,7 +570,7 @@ def test_a_key_has_half_of_the_queue() -> None:
     run(test)
 
 
-def test_a_budget_that_is_needed_whole_never_shrinks() -> None:
+def test_a_budget_that_must_be_used_in_full_never_shrinks() -> None:
     async def test() -> None:
         engine = build(queue=8, shrink=True)
         kill(engine, open_worker(engine))

@@ -1,4 +1,4 @@
-"""A model in passes of two sizes: which of them a picture gets, and that it keeps it."""
+"""A model in passes of two sizes: which one a picture gets, and that the picture keeps it."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ SMALL = 16
 # Large passes make twice the draws per second, and take twice as long.
 BOTH = replace(CALIBRATION, draws_per_second=2.0, small=SmallPass(SMALL, 1.0))
 ALONE = replace(BOTH, small=None)
-# The least draws for this target are fewer than a small pass has.
+# The least draws for this target are fewer than the slots of a small pass.
 EASY: dict[str, Any] = {"target": 0.05, "max_draws": 640}
 
 
@@ -96,10 +96,10 @@ def test_a_picture_keeps_its_size_whatever_comes(
     assert noting.sizes.count(SLOTS) * SLOTS >= 4 * 640
 
 
-def test_one_among_many_has_no_more_than_its_part(
+def test_one_among_many_gets_no_more_than_its_share(
     start: Callable[[Predictor], Front], predictor: Predictor
 ) -> None:
-    """As it would, were the sizes to take turns pass by pass."""
+    """It would get more if the sizes took turns pass by pass."""
     noting = predictor.resident.network = Small(predictor.resident.network, rows=SLOTS)
     front = start(predictor)
     many = range(2, 18)
@@ -113,7 +113,7 @@ def test_one_among_many_has_no_more_than_its_part(
     assert between.count(SLOTS) >= 3 * (480 // SMALL - 1)
 
 
-def test_passes_that_do_not_fit_any_more_leave_one_size(
+def test_passes_that_no_longer_fit_leave_one_size(
     start: Callable[[Predictor], Front], predictor: Predictor
 ) -> None:
     small = predictor.resident.network = Small(predictor.resident.network, rows=SMALL)

@@ -11,7 +11,7 @@ from service.engine.status import SharedStatus
 
 
 def started(process: int) -> bytes:
-    """The environment of a program; until it is started, the file is that of this process."""
+    """The environment of a program; until it has started, the file shows that of this process."""
     file, end = Path(f"/proc/{process}/environ"), time.monotonic() + 60
     while b"PYTHONPATH" not in (content := file.read_bytes()):
         assert time.monotonic() < end

@@ -38,7 +38,7 @@ def key(name: str, rate: float | None) -> Key:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Time that goes by only when a test says so."""
+    """A clock that advances only when a test says so."""
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
@@ -49,7 +49,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def test_a_rate_is_one_rate_over_all_fronts(clock: Callable[[float], None]) -> None:
-    """Whatever each front takes and refunds, all see what one process would see."""
+    """Whatever each front takes and refunds, all fronts see what one process would see."""
     one, two = (ledger.allowance(key("shop", 100.0)) for ledger in fronts())
     alone = Allowance(100.0)
     assert one.number == two.number > 0
@@ -61,7 +61,7 @@ def test_a_rate_is_one_rate_over_all_fronts(clock: Callable[[float], None]) -> N
         clock(0.3 * turn)
 
 
-def test_a_new_rate_begins_anew_and_an_old_one_goes_on(clock: Callable[[float], None]) -> None:
+def test_a_new_rate_starts_afresh_and_an_old_one_continues(clock: Callable[[float], None]) -> None:
     one, two = fronts()
     one.allowance(key("shop", 1.0)).take(1000)
     assert two.allowance(key("shop", 1.0)).wait() > 900
@@ -106,7 +106,7 @@ time.sleep(3600)
 """
 
 
-def test_a_process_that_dies_holds_the_lock_no_longer() -> None:
+def test_a_process_that_dies_releases_the_lock() -> None:
     one, _ = fronts()
     command = [sys.executable, "-c", HOLDS, str(one.descriptor)]
     with subprocess.Popen(
@@ -121,7 +121,7 @@ def test_a_process_that_dies_holds_the_lock_no_longer() -> None:
     assert allowance.wait() == 0
 
 
-def test_places_are_those_of_all_and_come_back() -> None:
+def test_places_are_shared_and_come_back() -> None:
     one, two = fronts()
     first, second = one.account(1), two.account(2)
     first.add(Field.PLACES, 3, row=7)
@@ -172,7 +172,7 @@ def test_a_shared_budget_counts_as_one_process_does() -> None:
     assert len(set(outcomes)) > 2
 
 
-def test_what_a_dead_front_held_is_free() -> None:
+def test_memory_held_by_a_dead_front_is_freed() -> None:
     one, two = fronts()
     shared = SharedBudget(MOST, one.account(1)), SharedBudget(MOST, two.account(2))
     owner = one.allowance(key("shop", None))

@@ -1,4 +1,4 @@
-"""Metrics of several processes, as those of one service."""
+"""Metrics of several processes, combined into those of one service."""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -55,7 +55,7 @@ def test_buckets_come_in_order() -> None:
     assert bounds[-1] == "+Inf"
 
 
-def test_what_a_dead_front_counted_stays() -> None:
+def test_counts_of_a_dead_front_are_kept() -> None:
     totals, own = Totals(), Metrics()
     name = "pixeldp_requests_total[('outcome', 'ok'), ('route', '/predict'), ('status', '200')]"
     counts = [values(totals.render(own, [taken(3, 1.0), taken(4, 1.0)]))]

@@ -95,5 +95,5 @@ def test_exceptions_are_the_same_on_the_other_side(error: Exception) -> None:
     assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))
 
 
-def test_faults_are_faults() -> None:
+def test_other_exceptions_are_errors_of_the_main_process() -> None:
     assert isinstance(restore(tell(ZeroDivisionError("x"))), MainProcessError)
