@@ -45,6 +45,8 @@ from models.training.recipe import Recipe
 
 # Number formats are compared by alternating steps of at most this many pictures, this many times.
 TRIAL_PICTURES, TRIALS = 16, 3
+# The steps of a schedule that follows the clock.
+TICKS = 10_000
 
 
 def train(
@@ -168,6 +170,7 @@ class Training:
             weight_decay=recipe.optimiser.weight_decay,
         )
         self._steps = -(-len(data) // recipe.batch_size)
+        self._began = time.perf_counter()
 
     def run(
         self,
@@ -182,23 +185,25 @@ class Training:
             )
         elif self.recipe.precision is None:
             self.recipe = self.recipe.changed(precision=self._faster())
-        begun = self.progress.epochs
+        done = self.progress.epochs * self._steps
+        by_clock = self.recipe.seconds is not None
         total = self.recipe.epochs * self._steps
+        self._began = time.perf_counter()
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             self._optimiser,
             max_lr=self.recipe.optimiser.learning_rate,
-            total_steps=total,
+            total_steps=TICKS if by_clock else total,
             pct_start=self.recipe.optimiser.warm_up,
-            last_epoch=begun * self._steps - 1,
+            last_epoch=(int(TICKS * self._share(done)) if by_clock and done else done) - 1,
         )
         with tqdm(
-            total=total,
-            initial=begun * self._steps,
+            total=None if by_clock else total,
+            initial=done,
             unit="step",
             disable=not sys.stderr.isatty(),
         ) as bar:
-            for epoch in range(begun, self.recipe.epochs):
-                self._epoch(epoch, schedule, bar)
+            while self._share(self.progress.epochs * self._steps) < 1:
+                self._epoch(self.progress.epochs, schedule, bar)
                 self._watch()
                 write_checkpoint(
                     out,
@@ -324,25 +329,49 @@ class Training:
     def _epoch(
         self, epoch: int, schedule: torch.optim.lr_scheduler.LRScheduler, bar: "tqdm[Never]"
     ) -> None:
-        began = time.perf_counter(), time.process_time()
+        began = time.process_time()
+        if self.recipe.seconds is None:
+            self._began = time.perf_counter()
         self.network.train()
         order = torch.randperm(len(self.data))
-        losses, hits = 0.0, 0.0
-        bar.set_description(f"epoch {epoch + 1}/{self.recipe.epochs}")
+        losses, hits, seen = 0.0, 0.0, 0
+        bar.set_description(self._count(epoch + 1))
         for step in range(self._steps):
+            number = epoch * self._steps + step
+            if (share := self._share(number)) >= 1 and seen:
+                break
             batch = order[step * self.recipe.batch_size :][: self.recipe.batch_size]
-            loss, right = self._step(batch, epoch * self._steps + step)
+            loss, right = self._step(batch, number)
+            if self.recipe.seconds is not None:
+                # Its rates are a function of this number.
+                schedule.last_epoch = min(int(TICKS * share), TICKS - 2)
             schedule.step()
+            seen += len(batch)
             losses, hits = losses + loss * len(batch), hits + right * len(batch)
             bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{right:.1%}", refresh=False)
             bar.update()
         self.progress = Progress(
             epochs=epoch + 1,
-            seconds=self.progress.seconds + time.perf_counter() - began[0],
-            cpu_seconds=self.progress.cpu_seconds + time.process_time() - began[1],
-            loss=losses / len(self.data),
-            noisy_accuracy=hits / len(self.data),
+            seconds=self._elapsed(),
+            cpu_seconds=self.progress.cpu_seconds + time.process_time() - began,
+            loss=losses / max(seen, 1),
+            noisy_accuracy=hits / max(seen, 1),
         )
+        self._began = time.perf_counter()
+
+    def _elapsed(self) -> float:
+        """Return the seconds of training so far; by the clock, with what is between epochs."""
+        return self.progress.seconds + time.perf_counter() - self._began
+
+    def _share(self, step: int) -> float:
+        """Return how much of the training is over before a step."""
+        if self.recipe.seconds is None:
+            return step / (self.recipe.epochs * self._steps)
+        return self._elapsed() / self.recipe.seconds
+
+    def _count(self, epoch: int) -> str:
+        of = "" if self.recipe.seconds is not None else f"/{self.recipe.epochs}"
+        return f"epoch {epoch}{of}"
 
     def _faster(self) -> Precision:
         """Measure in which number format a step is faster, and restore all state."""
@@ -436,12 +465,14 @@ class Training:
     def _scale(self, step: int) -> float:
         """Return the scale of the noise in a step: it grows over the first epochs."""
         growing = self.recipe.noise_warm_up * self._steps
+        if self.recipe.seconds is not None:
+            step = int(self._share(step) * self.recipe.epochs * self._steps)
         return self.network.scale * min(1.0, (step + 1) / growing if growing else 1.0)
 
     def _line(self) -> str:
         now = self.progress
         line = (
-            f"epoch {now.epochs}/{self.recipe.epochs}: loss {now.loss:.4f}, "
+            f"{self._count(now.epochs)}: loss {now.loss:.4f}, "
             f"accuracy under noise {now.noisy_accuracy:.2%}, {now.seconds:.0f} s"
         )
         if now.accuracy is None:

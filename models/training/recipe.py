@@ -89,6 +89,8 @@ class Recipe(Part):
         construction_bound: the paper's way to state the scale; None if ``scale`` states it.
         norm: the norm of the attacks: Δ is bounded from it to the mechanism's norm.
         epochs: how often each picture is seen.
+        seconds: train for this long instead. The learning rate and the noise then follow the clock:
+            what they do over the epochs, they do over this time, however many steps fit into it.
         batch_size: pictures in a step.
         optimiser: how steps are made.
         draws: noise draws per picture and step.
@@ -116,6 +118,7 @@ class Recipe(Part):
     construction_bound: ConstructionBound | None = None
     norm: Norm = "l2"
     epochs: Annotated[int, Field(ge=1)]
+    seconds: Positive | None = None
     batch_size: Annotated[int, Field(ge=1)] = 256
     optimiser: Optimiser = Optimiser()
     draws: Annotated[int, Field(ge=1)] = 1

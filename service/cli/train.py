@@ -73,6 +73,10 @@ def train(
     ] = None,
     seed: Number = None,
     epochs: Number = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="Train for so long; rates and noise follow the clock, not the epochs."),
+    ] = None,
     threads: Number = None,
     held_out: Annotated[
         int | None,
@@ -102,6 +106,7 @@ def train(
         "precision": precision,
         "seed": seed,
         "epochs": epochs,
+        "seconds": seconds,
         "threads": threads,
         "held_out": held_out,
     }
