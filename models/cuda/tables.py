@@ -110,7 +110,13 @@ class Tables:
 
 @lru_cache(maxsize=8)
 def make_tables(mechanism: Mechanism, scale: float, step: float) -> Tables:
-    """Compute the thresholds of a law whose scale is ``scale`` on a grid of ``step``."""
+    """Compute the thresholds of a law whose scale is ``scale`` on a grid of ``step``.
+
+    Raises:
+        ValueError: the law's tails are not known here.
+    """
+    if mechanism not in TABLED:
+        raise ValueError(f"there are no tables for {mechanism!r}; known: {', '.join(TABLED)}")
     spread = Fraction(scale) / Fraction(step)
     tails = _half_steps(mechanism, spread)
     edges = np.array([*reversed(tails), *(2**64 - one for one in tails)], dtype=np.uint64)

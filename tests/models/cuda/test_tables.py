@@ -7,8 +7,9 @@ import mpmath as mp  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
+from models.certification.laws import LAWS
 from models.certification.names import Mechanism
-from models.cuda.tables import ERROR, Tables, make_tables, reference, uniforms
+from models.cuda.tables import ERROR, TABLED, Tables, make_tables, reference, uniforms
 from models.noise import CELLS, FINEST, PIXEL_STEP, SUBSTEPS, GridNoise
 
 GRIDS: list[tuple[Mechanism, float, float, float]] = [
@@ -131,3 +132,9 @@ def test_uniforms_are_those_of_the_rfc() -> None:
     assert drawn[128:].startswith(
         "9f07e7be5551387a98ba977c732d080dcb0f29a048e3656912c6533e32ee7aed"
     )
+
+
+@pytest.mark.parametrize("mechanism", [law for law in LAWS if law not in TABLED])
+def test_no_other_law_has_tables(mechanism: Mechanism) -> None:
+    with pytest.raises(ValueError, match="there are no tables for"):
+        make_tables(mechanism, 0.5, PIXEL_STEP)
