@@ -9,6 +9,7 @@ The exact map is the one with the float64 coefficients that are stored here. The
 it in float64 is bounded by :meth:`Preprocessing.error`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod, sqrt
@@ -16,7 +17,7 @@ from math import prod, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from models.certification.arrays import Floats
+from models.certification.arrays import Floats, Numbers
 from models.certification.names import NORMS, Norm
 from models.certification.norms import check_norm
 from models.certification.rounding import round_up
@@ -133,19 +134,16 @@ class Preprocessing:
                 f"channels), got {pixels.dtype} of {list(pixels.shape)}"
             )
         if not self.steps:
-            return self._scaled(pixels)
+            scaled = self._scaled(pixels).reshape(pixels.shape)
+            return np.ascontiguousarray(scaled.transpose(2, 0, 1))
         rows, columns = (_resize_matrix(*axis) for axis in self._axes())
-        step = max(1, _CHUNK // (self.width * expected[2]))
-        strips = []
-        for start in range(0, self.height, step):
-            strip = self._scaled(pixels[start : start + step])
-            if self.mode == "RGB" and self.shape[0] == 1:
-                strip = np.tensordot(GREYSCALE, strip, axes=1)
-            strips.append(strip @ columns.T)
-        result = rows @ np.concatenate(strips, axis=1)
+        tall = _weigh(rows, pixels, self._scaled).reshape(len(rows), self.width, -1)
+        turned = np.ascontiguousarray(tall.swapaxes(0, 1)).reshape(self.width, -1)
+        wide = _weigh(columns, turned, np.asarray).reshape(len(columns), len(rows), -1)
         # The clip belongs to the map (its Δ is 1 in every norm): weights that sum to a little more
         # than 1 by rounding must not carry a value past 1. The broadcast is grey to RGB.
-        return np.ascontiguousarray(np.broadcast_to(np.clip(result, 0.0, 1.0), self.shape))
+        result = np.clip(wide.transpose(2, 1, 0), 0.0, 1.0)
+        return np.ascontiguousarray(np.broadcast_to(result, self.shape))
 
     def error(self, norm: Norm) -> float:
         """Bound the rounding error of :meth:`apply` over the whole result, in ``norm``.
@@ -168,10 +166,11 @@ class Preprocessing:
         return terms * 2.0**-52 * {"l1": values, "l2": sqrt(values), "linf": 1.0}[norm]
 
     def _scaled(self, pixels: Pixels) -> Floats:
-        """[channels, rows, width] in [0, 1]."""
-        planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-        scaled: Floats = np.divide(planes, 2**self.bits - 1, dtype=np.float64)
-        return scaled
+        """[rows, width · channels] in [0, 1], with no more channels than the model has."""
+        scaled: Floats = np.divide(pixels, 2**self.bits - 1, dtype=np.float64)
+        if self.mode == "RGB" and self.shape[0] == 1:
+            scaled = scaled @ GREYSCALE.T
+        return scaled.reshape(len(pixels), -1)
 
     def _axes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         return (
@@ -231,6 +230,30 @@ def _cover(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
     if wanted[0] * width >= wanted[1] * height:  # the height needs the larger ratio
         return wanted[0], (2 * width * wanted[0] + height) // (2 * height)
     return (2 * height * wanted[1] + width) // (2 * width), wanted[1]
+
+
+def _weigh(matrix: Floats, lines: Numbers, prepare: Callable[[Numbers], Floats]) -> Floats:
+    """Return ``matrix`` @ ``lines``, [kept, m], without the products by zeros.
+
+    A row of a resize weighs few neighbouring lines: of a picture with 4,000 lines one in a hundred,
+    where 224 remain.
+
+    Args:
+        matrix: [kept, n], with weights ≥ 0 that are adjacent.
+        lines: [n, …].
+        prepare: turns some lines into as many of m numbers.
+    """
+    step = max(1, _CHUNK // prod(lines.shape[1:]))
+    if len(lines) <= step:
+        lines, prepare = prepare(lines), np.asarray
+    used = matrix > 0
+    firsts, ends = used.argmax(axis=1), matrix.shape[1] - used[:, ::-1].argmax(axis=1)
+    results = []
+    for weights, first, end in zip(matrix, firsts.tolist(), ends.tolist(), strict=True):
+        parts = [slice(start, min(start + step, end)) for start in range(first, end, step)]
+        some = [weights[part] @ prepare(lines[part]) for part in parts]
+        results.append(some[0] if len(some) == 1 else np.sum(some, axis=0))
+    return np.array(results)
 
 
 @lru_cache(maxsize=8)

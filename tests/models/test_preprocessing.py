@@ -234,6 +234,24 @@ def test_rounding_stays_within_the_stated_error(width, height, mode, bits, shape
     assert found.error("l2") < 1e-12
 
 
+@pytest.mark.parametrize(("size", "resized", "kept"), [(50, 20, 20), (7, 90, 40), (30, 30, 12)])
+def test_what_is_left_out_of_a_resize_are_products_by_zero(monkeypatch, size, resized, kept):
+    matrix = preprocessing._resize_matrix(size, resized, kept)
+    lines, most = np.random.default_rng(0).random((size, 6)), []
+
+    def prepare(some):
+        most.append(len(some))
+        return some
+
+    whole = preprocessing._weigh(matrix, lines, prepare)
+    assert most == [size], "all at once, as they are few"
+    monkeypatch.setattr(preprocessing, "_CHUNK", 6 * (size - 1))
+    parts = preprocessing._weigh(matrix, lines, prepare)
+    assert max(most[1:]) == np.count_nonzero(matrix, axis=1).max()
+    for weighed in (whole, parts):
+        assert np.allclose(weighed, matrix @ lines, rtol=0, atol=1e-14)
+
+
 def test_large_pictures_are_processed_in_strips(monkeypatch):
     pixels = random_pixels(50, 40, "RGB", 8)
     found = plan(50, 40, "RGB", 8, (3, 20, 20))
