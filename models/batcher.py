@@ -59,6 +59,11 @@ class Ticket:
         """Whether its question is answered."""
         return self.inquiry.stopped is not None
 
+    @property
+    def in_flight(self) -> int:
+        """The number of draws that are planned, but not recorded."""
+        return self.issued - self.inquiry.draws
+
     def anew(self) -> "Ticket":
         """Return the same picture and question without any draws, with the next share of α."""
         return replace(self, inquiry=self.inquiry.anew(), issued=0, _served=0)
@@ -148,6 +153,13 @@ class Batcher:
     def plan(self, now: float) -> Pass | None:
         """Fill the slots of the next pass; return None if there is nothing to draw.
 
+        It may be called while passes are in flight, and passes are recorded in the order of
+        planning. That changes no answer: an inquiry takes its picture's draws in the order of their
+        issue, whatever passes they are from, and decides from a prefix of them. So its answer is
+        that of passes one at a time; further draws are dropped, whatever they say. They are wasted,
+        though: a pass is planned beside another only if draws that are certainly worth making
+        (:meth:`_certain`) fill at least half of it.
+
         Each client has an equal share, or up to three times as much with a picture of high
         priority, as long as the others have half of the pass. Slots that a client does not need go
         to the others. Within a share, high priority comes first, then pictures with fewer draws,
@@ -157,15 +169,15 @@ class Batcher:
         pictures rather than padding. Pictures that are to be alone have every fourth pass, one pass
         for each.
         """
-        if not self._tickets:
+        if not self._tickets or self._hasty:
             return None
+        alone = self.next_is_alone
         self._passes += 1
-        turn = sorted(self._tickets.values(), key=lambda one: (*self._stand(one), one.id))
-        alone = [ticket for ticket in turn if ticket.alone]
-        if alone and (len(alone) == len(turn) or self._passes % ONE_IN == 0):
-            turn = [min(alone, key=_served)]
-        else:
-            turn = [ticket for ticket in turn if not ticket.alone]
+        turn = [ticket for ticket in self._tickets.values() if (ticket.alone > 0) == alone]
+        # Of equals, those whose draws are in flight come last.
+        turn.sort(key=lambda one: (*self._stand(one), one.in_flight > 0, one.id))
+        if alone:
+            turn = [min(turn, key=_served)]
         given = dict.fromkeys((ticket.id for ticket in turn), 0)
         for tickets, slots in _shares(turn, self.slots):
             behind = [ticket for ticket in tickets if self._stand(ticket) > self._stand(tickets[0])]
@@ -235,6 +247,26 @@ class Batcher:
         for ticket in tickets:
             self._tickets.pop(ticket.id, None)
 
+    @property
+    def next_is_alone(self) -> bool:
+        """Whether the next pass is for a picture that is to be alone."""
+        alone = sum(ticket.alone > 0 for ticket in self._tickets.values())
+        return alone > 0 and (alone == len(self._tickets) or (self._passes + 1) % ONE_IN == 0)
+
+    @property
+    def _hasty(self) -> bool:
+        """Whether the next pass should wait until another is recorded."""
+        tickets = self._tickets.values()
+        flying = any(ticket.in_flight for ticket in tickets)
+        return flying and 2 * sum(map(self._certain, tickets)) < self.slots
+
+    def _certain(self, ticket: Ticket) -> int:
+        """The number of draws that are worth making now, whatever the passes in flight return."""
+        question = ticket.inquiry.question
+        if question.target is None:
+            return question.max_draws - ticket.issued
+        return 0 if ticket.in_flight else self._wanted(ticket)
+
     @staticmethod
     def _stand(ticket: Ticket) -> tuple[bool, int]:
         """Return the key that orders tickets, before their age."""
@@ -243,10 +275,8 @@ class Batcher:
     @staticmethod
     def _wanted(ticket: Ticket) -> int:
         """The number of draws to the next look that are not issued yet, within the budget."""
-        inquiry = ticket.inquiry
-        ahead = ticket.issued - inquiry.draws
-        left = inquiry.question.max_draws - ticket.issued
-        return min(max(inquiry.wanted - ahead, 0), left)
+        left = ticket.inquiry.question.max_draws - ticket.issued
+        return min(max(ticket.inquiry.wanted - ticket.in_flight, 0), left)
 
 
 def _shares(turn: Iterable[Ticket], slots: int) -> Iterator[tuple[list[Ticket], int]]:

@@ -7,6 +7,7 @@ they were submitted, so several may be in flight.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
@@ -26,7 +27,11 @@ T = TypeVar("T")
 
 
 class DeviceError(RuntimeError):
-    """A device has failed, or does something else than it should: nothing of it may serve."""
+    """A device does something else than it should: nothing of it may serve."""
+
+
+class DeviceLostError(DeviceError):
+    """Nothing runs on a device until the process restarts, perhaps because of what it computed."""
 
 
 class Handle(Protocol):
@@ -45,9 +50,12 @@ class Handle(Protocol):
         Raises:
             RuntimeError, MemoryError: the pass does not fit into memory
                 (:func:`models.memory.is_out_of_memory`); what it had allocated is free again.
-            DeviceError: the device has failed.
+            DeviceError: it has failed, or what it computes is wrong.
             Exception: whatever h raises; then :meth:`again` repeats parts of the pass.
         """
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called in any thread as soon as :attr:`done` is true."""
 
     @property
     def key(self) -> bytes:
@@ -55,6 +63,10 @@ class Handle(Protocol):
 
         A device that repeats an earlier pass, or its noise, returns that pass's key.
         """
+
+    @property
+    def number(self) -> int:
+        """What its noise depends on besides the key: the device counts its passes, or has 0."""
 
     def again(self, own: slice) -> Draws:
         """Repeat a pass in which h has failed, with the same noise, for some rows alone.
@@ -68,6 +80,26 @@ class Handle(Protocol):
         Raises:
             Exception: as :meth:`votes`.
         """
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A pass on its way, and the key that it was given."""
+
+    handle: Handle
+    key: bytes
+
+    def votes(self) -> Draws:
+        """Wait for the pass, and return its draws.
+
+        Raises:
+            DeviceError: they are of another pass, or by another pass's noise.
+            Exception: as :meth:`Handle.votes`.
+        """
+        draws = self.handle.votes()
+        if self.handle.key != self.key:
+            raise DeviceError("the device has repeated an earlier pass, or its noise")
+        return draws
 
 
 class Resident(Protocol):
@@ -88,13 +120,23 @@ class Resident(Protocol):
             key: 32 secret bytes, never used before.
         """
 
-    def noisy(self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes) -> Tensor:
-        """Return what a pass would give to h, float32 [rows, …]; arguments as for submit."""
+    def noisy(
+        self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes, number: int = 0
+    ) -> Tensor:
+        """Return what a pass gives to h, float32 [rows, …].
+
+        Args:
+            pictures, rows, key: as for :meth:`submit`.
+            number: the pass's (:attr:`Handle.number`).
+        """
 
     def reference(
         self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes
     ) -> NDArray[np.int32]:
-        """Return z/γ, [rows, m], as this device must draw it, computed by numpy in another way."""
+        """Return z/γ, [rows, m], as this device must draw it, computed by numpy in another way.
+
+        Arguments as for :meth:`noisy`, for the number 0.
+        """
 
     def logits(self, noisy: Tensor) -> Tensor:
         """Return h of noisy features [rows, …], float32 [rows, K] on the CPU.
@@ -156,6 +198,12 @@ class Device(Protocol):
 
         Raises:
             DeviceError: it is wrong.
+        """
+
+    def give_way(self) -> None:
+        """Let other processes go first from now on, if passes need the processor.
+
+        This holds for the caller's thread and the one that makes passes.
         """
 
     def memory(self) -> tuple[int, int]:

@@ -26,14 +26,15 @@ from models.certification.question import Question
 from models.certification.split import SplitInquiry, SplitTerms
 from models.certification.tally import make_draws
 from models.certification.terms import Delta, Terms, strongest
-from models.device import Device, DeviceError, Handle, open_device
+from models.device import Device, Submitted, open_device
 from models.execution import Execution, Format, Provider, ProviderError
 from models.loaded import LoadedModel
 from models.mechanisms.split import SplitNoise
 from models.networks.placement import IMAGE
-from models.noise import Features, Key, random_order, system_key
+from models.noise import SUBSTEPS, Features, Key, random_order, system_key
 from models.picture_terms import assemble_terms
 from models.preprocessing import Preprocessing, plan
+from models.proof import prove_noise, prove_passes
 from models.trial import try_rows
 
 
@@ -43,26 +44,6 @@ class Encoded:
 
     features: Features
     terms: Terms
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """A pass on its way, and the key that it was given."""
-
-    handle: Handle
-    key: bytes
-
-    def votes(self) -> Draws:
-        """Wait for the pass, and return its draws.
-
-        Raises:
-            DeviceError: they are of another pass, or by another pass's noise.
-            Exception: as :meth:`models.device.Handle.votes`.
-        """
-        draws = self.handle.votes()
-        if self.handle.key != self.key:
-            raise DeviceError("the device has repeated an earlier pass, or its noise")
-        return draws
 
 
 class Predictor:
@@ -220,14 +201,32 @@ class Predictor:
             ProviderError: its provider cannot run it, or computes something else.
         """
         start = time.perf_counter()
-        shape = self.manifest.input.shape
-        rng = np.random.default_rng(0)
-        pictures = [self.noise.snap(self._run_encoder(rng.random(shape))) for _ in range(3)]
+        pictures = self._random_pictures()
         noisy = self.noisy(pictures, np.arange(self.pass_size) % len(pictures))
         self.resident.prepare(self.pass_size)
         self.resident.compare(noisy)
         try_rows(self.logits, noisy, self.resident.network, alone)
         self.trial_seconds = time.perf_counter() - start
+
+    def prove(self) -> None:
+        """Prove that the device computes what certificates assume (see :mod:`models.proof`).
+
+        Raises:
+            DeviceError: it does not, and must not serve.
+        """
+        self.on.check()
+        pictures = self._random_pictures()
+        prove_noise(self.resident, pictures, self.noise.step)
+        if self._on_image and not pictures[0].on_grid:
+            whole = [Features(one.steps // SUBSTEPS, on_grid=True) for one in pictures]
+            prove_noise(self.resident, whole, self.noise.step)
+        rows = np.arange(self.pass_size) % len(pictures)
+        prove_passes(self.resident, pictures, rows, self.manifest.scoring)
+
+    def _random_pictures(self) -> list[Features]:
+        """Return three pictures that are the same at every call."""
+        rng, shape = np.random.default_rng(0), self.manifest.input.shape
+        return [self.noise.snap(self._run_encoder(rng.random(shape))) for _ in range(3)]
 
     def compile(self) -> Self:
         """Return the same model with h compiled by PyTorch for its pass size, warm.

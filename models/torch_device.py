@@ -6,6 +6,7 @@ meanwhile.
 
 import copy
 import gc
+import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -45,6 +46,8 @@ _COMPILE: dict[str, str | int | bool | Callable[..., object]] = {
     "freezing": True,
     "compile_threads": 1,
 }
+# A front's turns are short, and a client waits for each, so it need not wait for a pass.
+_NICENESS = 5
 # NIST SP 800-38A, F.5.5: CTR-AES256.Encrypt, key, first counter, and keystream of the first block.
 _AES_KEY = "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4"
 _AES_STREAM = "0bdf7df1591716335e9a8b15c860c502"
@@ -97,6 +100,8 @@ def _settle(outcome: "Future[T]", work: Callable[[], T]) -> None:
 class TorchHandle:
     """A pass on its way through the thread of a device."""
 
+    number = 0
+
     def __init__(
         self,
         resident: "TorchResident",
@@ -116,6 +121,10 @@ class TorchHandle:
     def votes(self) -> Draws:
         """Wait for its draws; see :class:`models.device.Handle`."""
         return self._votes.result()
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called when it is made."""
+        self._votes.add_done_callback(lambda _: call())
 
     def again(self, own: slice) -> Draws:
         """Repeat some rows; see :class:`models.device.Handle`."""
@@ -164,7 +173,9 @@ class TorchResident:
         """Submit a pass."""
         return TorchHandle(self, pictures, rows, key)
 
-    def noisy(self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes) -> Tensor:
+    def noisy(
+        self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes, number: int = 0
+    ) -> Tensor:
         """Draw noise."""
         # Integers below 2²⁴ are exact in float32; everything after them is a function of them.
         noisy = self._steps(pictures, rows, key).to(torch.float32).mul_(self.noise.step)
@@ -262,6 +273,9 @@ class TorchDevice:
         """Do work between passes."""
         return self.thread.submit(work).result()
 
+    def give_way(self) -> None:
+        """Passes need little of the processor."""
+
     def free(self) -> None:
         """Give back memory."""
         gc.collect()
@@ -279,6 +293,11 @@ class CpuDevice(TorchDevice):
         cipher = Cipher(algorithms.AES256(bytes.fromhex(_AES_KEY)), counter)
         if cipher.encryptor().update(bytes(16)).hex() != _AES_STREAM:
             raise DeviceError("AES-256 does not compute the keystream of NIST SP 800-38A, F.5.5")
+
+    def give_way(self) -> None:
+        """Raise the niceness of both threads; on Linux each has its own."""
+        for run in (lambda work: work(), self.call):
+            run(lambda: os.setpriority(os.PRIO_PROCESS, 0, _NICENESS))
 
     def memory(self) -> tuple[int, int]:
         """Return the memory of this process, and all there is."""

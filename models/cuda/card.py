@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.device import DeviceError
+from models.device import DeviceError, DeviceLostError
 from models.memory import is_out_of_memory
 
 _THREADS = 256
@@ -211,13 +211,13 @@ def check_formats() -> None:
 
 @contextmanager
 def failures(name: str) -> Iterator[None]:
-    """Turn errors after which nothing runs in this process's part of the card into DeviceError."""
+    """Raise DeviceLostError for errors after which nothing runs in this process on the card."""
     try:
         yield
     except torch.AcceleratorError as error:
         if is_out_of_memory(error):
             raise
-        raise DeviceError(f"{name}: {str(error).strip().partition(chr(10))[0]}") from error
+        raise DeviceLostError(f"{name}: {str(error).strip().partition(chr(10))[0]}") from error
 
 
 def compile_kernels(architecture: str) -> bytes:

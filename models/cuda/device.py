@@ -1,7 +1,7 @@
 """NVIDIA GPUs: see :class:`models.device.Device`."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Self
@@ -31,7 +31,7 @@ from models.execution import Format, Provider
 from models.loaded import LoadedModel
 from models.memory import is_out_of_memory
 from models.noise import Features, GridNoise
-from models.torch_device import TorchDevice, TorchHandle, TorchResident
+from models.torch_device import PassThread, TorchDevice, TorchHandle, TorchResident
 
 # RFC 8439, A.1, test vector 1: the first coordinates' bits for key, counter and nonce zero.
 _RFC = "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
@@ -40,8 +40,8 @@ _RFC = "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
 class CudaHandle:
     """A pass on a GPU; see :class:`models.device.Handle`."""
 
-    def __init__(self, issued: "Future[Flight]") -> None:
-        self._issued = issued
+    def __init__(self, issued: "Future[Flight]", waiting: PassThread) -> None:
+        self._issued, self._waiting = issued, waiting
 
     @property
     def done(self) -> bool:
@@ -57,6 +57,20 @@ class CudaHandle:
     def key(self) -> bytes:
         """The key that the noise kernel had."""
         return self._issued.result().take()[0]
+
+    @property
+    def number(self) -> int:
+        """The number of the pass."""
+        return self._issued.result().number
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called when the GPU has made it."""
+        self._waiting.submit(partial(self._then, call))
+
+    def _then(self, call: Callable[[], None]) -> None:
+        with contextlib.suppress(Exception):  # taking its draws says what
+            self._issued.result().wait()
+        call()
 
     def again(self, own: slice) -> Draws:
         """Raise: inside a graph h has no way to fail, and what is not finite is no vote."""
@@ -107,7 +121,8 @@ class CudaResident(LaunchedResident):
             graphed = self.device.call(partial(self._sizes.get, len(rows)))
         if graphed is None:
             return TorchHandle(self, pictures, rows, key)
-        return CudaHandle(self.device.thread.submit(partial(graphed.issue, pictures, rows, key)))
+        issued = self.device.thread.submit(partial(graphed.issue, pictures, rows, key))
+        return CudaHandle(issued, self.device.waiting)
 
     def prepare(self, rows: int) -> None:
         """Capture h for passes of this size, in the thread of passes."""
@@ -149,16 +164,20 @@ class CudaResident(LaunchedResident):
     def _width(self) -> int:
         return int(np.prod(self._shape))
 
-    def noisy(self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes) -> Tensor:
-        """Draw noise, by the same kernel, as the pass with the number 0."""
-        return self.device.call(partial(self._drawn, pictures, rows, key))
+    def noisy(
+        self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes, number: int = 0
+    ) -> Tensor:
+        """Draw noise, by the same kernel."""
+        return self.device.call(partial(self._drawn, pictures, rows, key, number))
 
-    def _drawn(self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes) -> Tensor:
+    def _drawn(
+        self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes, passes: int
+    ) -> Tensor:
         with self._card.current():
             placed = [self._shelf.place(picture) for picture in pictures]
             addresses = np.array([address for _, address in placed], dtype=np.uint64)[rows]
             content = np.concatenate([np.frombuffer(key, np.uint8), addresses.view(np.uint8)])
-            given, number = self._card.send(content), self._card.send(np.zeros(1, np.int64))
+            given, number = self._card.send(content), self._card.send(np.array([passes]))
             told = self._card.send(np.zeros(48, np.uint8))
             drawn = torch.empty(len(rows) * self._width, device=self.device.name)
             self._card.draw(self._laid.drawing(given, number, told, drawn, self._width))
@@ -227,6 +246,8 @@ class CudaDevice(TorchDevice):
 
     def __init__(self, name: str, card: Card | None = None) -> None:
         super().__init__(name)
+        # Waits for the ends of passes.
+        self.waiting = PassThread(f"ends-{name}")
         self._card = card
         self._tables: WeakValueDictionary[tuple[Any, ...], Laid] = WeakValueDictionary()
 

@@ -307,6 +307,11 @@ class Flight:
         except RuntimeError:  # taking it says what
             return True
 
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        if self._taken is None:
+            self._of.wait(self._slot.event)
+
     def take(self) -> tuple[bytes, Draws]:
         """Wait for it; return the key by which it was drawn, and its draws."""
         if self._taken is None:

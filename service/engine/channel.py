@@ -1,5 +1,7 @@
 """The worker's end of the socket pair."""
 
+import contextlib
+import os
 import select
 import socket
 from collections.abc import Iterator
@@ -21,15 +23,30 @@ class Channel:
         # Its descriptor may have a number that select() cannot handle: above 1,023.
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
+        self._woken, self._wakes = os.pipe()
+        os.set_blocking(self._wakes, False)
+        self._poll.register(self._woken, select.POLLIN)
         self._decoder = messages.Decoder()
+
+    def wake(self) -> None:
+        """Have :meth:`receive` return, now or at its next call; any thread may call this."""
+        with contextlib.suppress(BlockingIOError):  # then it is woken already
+            os.write(self._wakes, b"w")
 
     def receive(self, wait: float | None) -> Iterator[tuple[messages.Message, bytes]]:
         """Yield the received messages, waiting up to ``wait`` seconds for them; None: for ever.
 
+        Being woken ends the waiting.
+
         Raises:
             FrontGoneError: the front process is gone.
         """
-        while self._poll.poll(None if wait is None else 1000 * wait):
+        while ready := dict(self._poll.poll(None if wait is None else 1000 * wait)):
+            wait = 0.0
+            if self._woken in ready:
+                os.read(self._woken, _CHUNK)
+            if self._socket.fileno() not in ready:
+                continue
             try:
                 data = self._socket.recv(_CHUNK)
             except OSError:
@@ -39,7 +56,6 @@ class Channel:
             for message, payload in self._decoder.feed(data):
                 assert not isinstance(message, messages.SealedAnswer)  # workers alone send them
                 yield message, payload
-            wait = 0.0
 
     def send(self, *outgoing: messages.Message) -> None:
         """Send messages in order.

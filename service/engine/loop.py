@@ -4,7 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 import numpy as np
@@ -20,14 +20,13 @@ from models.predictor import Predictor
 from service.decoding.reduction import FLOAT
 from service.engine import messages
 from service.engine.channel import Channel
-from service.engine.pass_runner import PassRunner, Running, without
+from service.engine.flights import Counts, Flights
+from service.engine.pass_runner import PassRunner, Running
 from service.engine.status import SharedStatus
 
 _NUMBERS_EVERY_SECONDS = 1.0
 # This long plus two passes before a picture's deadline, a draft is sent to the front.
 _DRAFT_SECONDS = 0.5
-# How often an idle worker checks whether a network has been compiled or loaded.
-_BACKGROUND_SECONDS = 0.25
 
 log = structlog.get_logger(__name__)
 
@@ -67,38 +66,42 @@ class Loop:
         loaded: dict[int, tuple[Predictor, Calibration]],
         loader: Loader,
     ) -> None:
-        self._channel, self._status, self._loader = channel, status, loader
+        self._channel, self._loader = channel, loader
         self._models = {model: Running.begin(model, *one) for model, one in loaded.items()}
         # Those of the models, and former ones that only finish their pictures.
         self._runners = [running.runner for running in self._models.values()]
         self._clients: dict[int, _Client] = {}
         self._device = next((one.on for one, _ in loaded.values()), open_device("cpu"))
-        # Results of background threads are taken over between passes.
-        self._background: list[threading.Thread] = []
+        self._flights = Flights(status, channel.wake)
+        # What background threads leave, to be called between passes.
         self._finished: deque[Callable[[], None]] = deque()
         self._turn = 0
-        self._passes = self._slots = self._filled = 0
-        self._busy = self._longest = 0.0
         self._reported = time.monotonic()
 
     def run(self) -> None:
         """Serve until the front process ends."""
         while True:
-            idle = not any(runner.batcher for runner in self._runners)
-            if idle:
-                self._report()
-            for message, payload in self._channel.receive(self._patience() if idle else 0.0):
+            # Whatever could be planned or recorded has been.
+            for message, payload in self._channel.receive(wait=None):
                 self._receive(message, payload)
+                self._record_made()
             while self._finished:
                 self._finished.popleft()()
-            self._step()
+            self._record_made()
+            self._plan()
+            if not self._flights or time.monotonic() - self._reported > _NUMBERS_EVERY_SECONDS:
+                self._report()
 
     def _receive(self, message: messages.Message, payload: bytes) -> None:
         match message:
             case messages.Admit():
-                self._status.begin([message.id])
+                if message.alone:
+                    self._drain()
+                self._flights.show([message.id])
                 self._admit(message, payload)
-                self._status.end()
+                # While passes are in flight only their end counts as a turn: otherwise a device
+                # that hangs would go unnoticed as long as pictures come.
+                self._flights.show(turn=not self._flights)
             case messages.Cancel():
                 self._clients.pop(message.id, None)
                 for runner in self._runners:
@@ -122,34 +125,50 @@ class Loop:
                 }
                 self._start(partial(self._shorten, asked))
 
-    def _step(self) -> None:
-        """Make one pass of the next model that has pictures in flight."""
+    def _plan(self) -> None:
+        """Submit passes of the models in turn, until enough are in flight."""
         now = time.monotonic()
         for runner in self._runners:
             self._answer(runner.batcher.expire(now))
             self._draft(runner, now)
-        for _ in self._runners:
-            self._turn = (self._turn + 1) % len(self._runners)
-            runner = self._runners[self._turn]
-            planned = None if runner.leaves(self._runners) else runner.batcher.plan(now)
-            if planned:
-                self._status.begin([ticket.id for ticket in planned.tickets])
-                made = runner.collect(planned, runner.submit(planned))
-                if made is None:
-                    self._halve(runner)
-                else:
-                    self._end(runner.batcher.fail(made.failed), made.failed)
-                    self._answer(runner.batcher.record(planned, made.draws))
-                self._status.end()
-                self._passes += 1
-                self._slots += runner.batcher.slots
-                self._filled += planned.filled
-                took = time.monotonic() - now
-                self._busy += took
-                self._longest = max(self._longest, took)
-                break
-        if now - self._reported > _NUMBERS_EVERY_SECONDS:
-            self._report()
+        while len(self._flights) < self._device.depth and self._submit_next(now):
+            pass
+
+    def _submit_next(self, now: float) -> bool:
+        """Submit a pass of the next model that has pictures; say whether more may follow."""
+        for step in range(1, len(self._runners) + 1):
+            turn = (self._turn + step) % len(self._runners)
+            runner = self._runners[turn]
+            alone = runner.batcher.next_is_alone
+            if alone and self._flights:
+                return False
+            leaves = runner.leaves(self._runners)
+            if planned := None if leaves else runner.batcher.plan(now):
+                self._turn = turn
+                self._flights.submit(runner, planned)
+                if alone:
+                    self._drain()
+                return not alone
+        return False
+
+    def _drain(self) -> None:
+        """Wait until no pass is in flight: before and after that of a picture that is alone."""
+        while self._flights:
+            self._record()
+
+    def _record(self) -> None:
+        """Record the first pass in flight."""
+        runner, planned, made = self._flights.collect()
+        if made is None:
+            self._halve(runner)
+        else:
+            self._end(runner.batcher.fail(made.failed), made.failed)
+            self._answer(runner.batcher.record(planned, made.draws))
+        self._flights.show(turn=True)
+
+    def _record_made(self) -> None:
+        while self._flights.first_is_made:
+            self._record()
 
     def _admit(self, message: messages.Admit, pixels: bytes) -> None:
         running = self._models.get(message.model)
@@ -227,7 +246,7 @@ class Loop:
 
         These are the answers if this process is stopped, or a pass takes too long.
         """
-        near = now + _DRAFT_SECONDS + 2 * self._longest
+        near = now + _DRAFT_SECONDS + 2 * self._flights.counts.longest_seconds
         outgoing: list[messages.Message] = []
         for ticket in runner.batcher.tickets:
             client = self._clients[ticket.id]
@@ -247,7 +266,8 @@ class Loop:
             self._channel.send(messages.Failed(id=ticket.id, reason=reason, model=True))
 
     def _halve(self, runner: PassRunner) -> None:
-        """Make passes of a model half as large, because this one did not fit into memory."""
+        """Make passes of a model half as large, because one did not fit into memory."""
+        self._flights.discard([runner])
         running = self._models[runner.model]
         moved = running.halve(runner)
         self._runners.remove(runner)
@@ -260,17 +280,15 @@ class Loop:
         change = messages.Recalibrated(model=runner.model, calibration=running.calibration)
         self._channel.send(change)
 
-    # In the background: a thread never touches what the loop uses, but appends to _finished.
+    # In the background: a thread never touches what the loop uses, but calls _finish.
 
     def _start(self, work: Callable[[], None]) -> None:
-        self._background = [thread for thread in self._background if thread.is_alive()]
-        self._background.append(threading.Thread(target=work, daemon=True))
-        self._background[-1].start()
+        threading.Thread(target=work, daemon=True).start()
 
-    def _patience(self) -> float | None:
-        """How long to wait for messages if there is nothing to draw."""
-        waiting = self._finished or any(thread.is_alive() for thread in self._background)
-        return _BACKGROUND_SECONDS if waiting else None
+    def _finish(self, change: Callable[[], None]) -> None:
+        """Have the loop call ``change`` between passes."""
+        self._finished.append(change)
+        self._channel.wake()
 
     def _shorten(self, asked: dict[int, tuple[Predictor, int | None]]) -> None:
         found: dict[int, tuple[Predictor, SmallPass | None]] = {}
@@ -281,7 +299,7 @@ class Loop:
             except Exception as error:  # whatever it was, all pictures have large passes
                 log.warning("no small passes", model=model, reason=str(error))
             found[model] = predictor, small
-        self._finished.append(partial(self._take_small, found))
+        self._finish(partial(self._take_small, found))
 
     def _take_small(self, found: dict[int, tuple[Predictor, SmallPass | None]]) -> None:
         """Have small passes for new pictures."""
@@ -306,7 +324,7 @@ class Loop:
                 reason = str(error).strip().partition("\n")[0]
                 kept[model] = f"it cannot be compiled: {reason or type(error).__name__}"
         # All together at the end: no compiled network may run while another is being traced.
-        self._finished.append(partial(self._switch, done, kept, compare))
+        self._finish(partial(self._switch, done, kept, compare))
 
     def _switch(
         self, done: dict[int, list[Predictor]], kept: dict[int, str], compare: bool
@@ -331,9 +349,9 @@ class Loop:
         except Exception as error:  # whatever it was, the other models continue
             reason = str(error) or type(error).__name__
             refusal = messages.NotAdded(model=model.number, reason=reason)
-            self._finished.append(partial(self._channel.send, refusal))
+            self._finish(partial(self._channel.send, refusal))
         else:
-            self._finished.append(partial(self._add, model, predictor, calibration))
+            self._finish(partial(self._add, model, predictor, calibration))
 
     def _add(self, told: messages.Model, predictor: Predictor, calibration: Calibration) -> None:
         model, size = told.number, calibration.pass_size
@@ -344,34 +362,25 @@ class Loop:
         self._channel.send(messages.Added(model=model, calibration=calibration, ceiling=ceiling))
 
     def _remove(self, model: int) -> None:
-        for runner in self._runners:
-            if runner.model == model:
-                for ticket in runner.batcher.withdraw():
-                    del self._clients[ticket.id]
-                    reason = "the model is no longer served"
-                    self._channel.send(messages.Failed(id=ticket.id, reason=reason))
-        self._runners = without(self._runners, model)
+        leaving = [runner for runner in self._runners if runner.model == model]
+        self._flights.discard(leaving)
+        for runner in leaving:
+            for ticket in runner.batcher.withdraw():
+                del self._clients[ticket.id]
+                reason = "the model is no longer served"
+                self._channel.send(messages.Failed(id=ticket.id, reason=reason))
+        self._runners = [runner for runner in self._runners if runner not in leaving]
         self._models.pop(model, None)
         self._device.free()
         self._channel.send(messages.Removed(model=model))
 
     def _report(self) -> None:
         self._reported = time.monotonic()
-        if self._passes:
+        counts, self._flights.counts = self._flights.counts, Counts()
+        if counts.passes:
             used, memory = self._device.memory()
-            self._channel.send(
-                messages.Numbers(
-                    passes=self._passes,
-                    slots=self._slots,
-                    filled=self._filled,
-                    busy_seconds=self._busy,
-                    longest_seconds=self._longest,
-                    memory_used=used,
-                    memory=memory,
-                )
-            )
-            self._passes = self._slots = self._filled = 0
-            self._busy = self._longest = 0.0
+            numbers = messages.Numbers(**asdict(counts), memory_used=used, memory=memory)
+            self._channel.send(numbers)
 
 
 def _word(ticket: Ticket, client: _Client, now: float, draft: bool = False) -> messages.Answer:

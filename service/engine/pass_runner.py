@@ -16,10 +16,10 @@ from models.batcher import ONE_IN, Batcher, Pass, Ticket
 from models.calibration import LEAST_PASS, compare, gauge, gauge_small
 from models.certification.arrays import Draws
 from models.certification.tally import make_draws
-from models.device import DeviceError, Handle
+from models.device import DeviceError, Handle, Submitted
 from models.execution import Calibration, SmallPass
 from models.memory import is_out_of_memory
-from models.predictor import Predictor, Submitted
+from models.predictor import Predictor
 from models.trial import RowsError
 
 log = structlog.get_logger(__name__)
@@ -69,8 +69,6 @@ class PassRunner:
             if not is_out_of_memory(error):
                 raise
             log.warning("pass does not fit", slots=self.batcher.slots, reason=_first_line(error))
-        # Not inside the except: the traceback keeps the memory of the pass alive.
-        self.predictor.on.free()
         return None
 
     def _replay(self, planned: Pass, failed: Handle) -> "Made":
@@ -202,6 +200,7 @@ class Running:
         return moved
 
     def _shrink(self, slots: int) -> None:
+        self.eager.on.free()
         while True:
             if slots < LEAST_PASS:
                 raise RuntimeError(f"not even a pass of {LEAST_PASS} draws fits into memory")
@@ -220,8 +219,3 @@ class Running:
             small = self.small = None
         self.calibration = replace(self.calibration, pass_size=slots, compiled=False, small=small)
         self.runner = PassRunner(self.runner.model, smaller)
-
-
-def without(runners: Iterable[PassRunner], model: int) -> list[PassRunner]:
-    """Return the runners of all models except ``model``."""
-    return [runner for runner in runners if runner.model != model]

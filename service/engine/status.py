@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 # More pictures than a worker ever has: two for each 32 slots of the largest pass.
 _MOST = 2**13
-_BEATS, _TURNS, _COUNT, _FIRST = range(4)
-_BYTES = 8 * (_FIRST + _MOST)
+_BEATS, _TURNS, _SHOWN, _FIRST = range(4)
+# Each of two lists has its length and its ids.
+_LIST = 1 + _MOST
+_BYTES = 8 * (_FIRST + 2 * _LIST)
 
 
 class SharedStatus:
@@ -25,7 +27,8 @@ class SharedStatus:
 
     - ``beats`` grows as long as the process lives and is not stopped, whatever it does.
     - ``turns`` grows with everything that the worker's loop does: pictures admitted, passes made.
-    - ``running`` has the ids of the pictures in progress: in a pass, or being encoded.
+    - ``running`` has the ids of the pictures in progress: in a pass that was submitted, or being
+      encoded.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -60,8 +63,8 @@ class SharedStatus:
     @property
     def running(self) -> set[int]:
         """The pictures in progress."""
-        count = int(self._memory[_COUNT])
-        return set(self._memory[_FIRST : _FIRST + count].tolist())
+        shown = self._list(int(self._memory[_SHOWN]))
+        return set(shown[1 : 1 + int(shown[0])].tolist())
 
     def beat(self) -> None:
         """Show that the process lives."""
@@ -69,12 +72,17 @@ class SharedStatus:
 
     def begin(self, ids: Sequence[int]) -> None:
         """Note the pictures that are in progress from now on."""
-        # The count is written last: a death in between leaves the former pictures, or none.
-        self._memory[_COUNT] = 0
-        self._memory[_FIRST : _FIRST + len(ids)] = ids
-        self._memory[_COUNT] = len(ids)
+        # Written beside the former pictures, and then shown: a death in between leaves those.
+        other = 1 - int(self._memory[_SHOWN])
+        written = self._list(other)
+        written[1 : 1 + len(ids)] = ids
+        written[0] = len(ids)
+        self._memory[_SHOWN] = other
 
-    def end(self) -> None:
-        """Note that this work is done."""
-        self._memory[_COUNT] = 0
+    def end(self, others: Sequence[int] = ()) -> None:
+        """Note that work is done, and which pictures are still in progress."""
+        self.begin(others)
         self._memory[_TURNS] += 1
+
+    def _list(self, which: int) -> NDArray[np.int64]:
+        return self._memory[_FIRST + which * _LIST :][:_LIST]

@@ -14,9 +14,10 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import setproctitle
 import structlog
@@ -31,16 +32,16 @@ from service.engine.status import SharedStatus
 from service.system.parent import ParentGoneError, die_with_parent
 
 if TYPE_CHECKING:
+    from models.device import Device
     from models.loaded import LoadedModel
     from models.predictor import Predictor
+    from service.engine.loop import Loop
 
 log = structlog.get_logger(__name__)
 
 _BEAT_SECONDS = 0.1
 # The messages of these say everything; others are logged with a traceback.
 _ORDINARY = (ValueError, OSError, ImportError, MemoryError, RuntimeError)
-# The front's turns are short, and a client waits for each, so it need not wait for a worker's.
-_NICENESS = 5
 
 
 class PinError(ValueError):
@@ -71,7 +72,7 @@ def load(device: str, model: messages.Model) -> "tuple[Predictor, Calibration]":
         RuntimeError: it does not run here.
         PinError: not in the one way in which it may serve.
     """
-    return _run(device, _read(model), model)
+    return run(device, _read(model), model)
 
 
 def _read(model: messages.Model) -> "LoadedModel":
@@ -80,10 +81,15 @@ def _read(model: messages.Model) -> "LoadedModel":
     return load_model(_describe(model))
 
 
-def _run(
-    device: str, loaded: "LoadedModel", model: messages.Model
+def run(
+    device: "str | Device", loaded: "LoadedModel", model: messages.Model
 ) -> "tuple[Predictor, Calibration]":
-    """Run a model that is read; measuring also warms it up."""
+    """Run a model that is read; measuring also warms it up.
+
+    Raises:
+        DeviceError: the device does not compute what it should.
+        RuntimeError, PinError: as :func:`load`.
+    """
     from models.remembered import calibrate_once
 
     if model.pin is not None:
@@ -91,6 +97,7 @@ def _run(
     predictor, calibration = calibrate_once(
         loaded, device, model.precision, model.pass_size, model.provider, model.int8
     )
+    predictor.prove()
     log.info(
         "rows tried",
         model=loaded.manifest.name,
@@ -103,7 +110,7 @@ def _run(
 
 
 def _run_pinned(
-    device: str, loaded: "LoadedModel", pin: Execution, pass_size: int | None
+    device: "str | Device", loaded: "LoadedModel", pin: Execution, pass_size: int | None
 ) -> "tuple[Predictor, Calibration]":
     """Run a model in the one way that may serve, if passes of ``pass_size`` are large enough.
 
@@ -121,6 +128,7 @@ def _run_pinned(
         raise PinError(f"{named}: {error}") from error
     if predictor.execution != pin:
         raise PinError(f"{named}: it runs as {predictor.execution}")
+    predictor.prove()
     return predictor, calibration
 
 
@@ -145,7 +153,17 @@ def main() -> None:
         assert isinstance(message, messages.Load)
         _serve(channel, status, message)
     except (FrontGoneError, ParentGoneError):
-        sys.exit(0)
+        _leave(0)
+    except Exception:
+        traceback.print_exc()
+        _leave(1)
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process at once: the interpreter cannot wait for a pass, which may never end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _serve(channel: Channel, status: SharedStatus, message: messages.Load) -> None:
@@ -155,6 +173,7 @@ def _serve(channel: Channel, status: SharedStatus, message: messages.Load) -> No
         # Loading PyTorch takes seconds, and comes after everything that ends this process in time.
         import torch
 
+        from models.device import open_device
         from service.engine.loop import Loop
 
         torch.set_num_threads(1)
@@ -162,7 +181,7 @@ def _serve(channel: Channel, status: SharedStatus, message: messages.Load) -> No
         channel.send(messages.Read())
         told, _ = next(channel.receive(wait=None))
         assert isinstance(told, messages.Run)
-        loaded = {one.number: _run(device, models.pop(one.number), one) for one in told.models}
+        loaded = {one.number: run(device, models.pop(one.number), one) for one in told.models}
     except BaseException as error:  # whatever it was, the operator must see it
         if not isinstance(error, _ORDINARY):
             log.exception("cannot load the models")
@@ -174,9 +193,23 @@ def _serve(channel: Channel, status: SharedStatus, message: messages.Load) -> No
         for model in told.models
         if found[model.number].pass_size < (model.pass_size or 0)
     }
-    os.nice(_NICENESS)  # only now, because the start should be quick
+    open_device(device).give_way()  # only now, because the start should be quick
     channel.send(messages.Ready(calibrations=found, ceilings=ceilings))
-    Loop(channel, status, loaded, partial(load, device)).run()
+    work(channel, Loop(channel, status, loaded, partial(load, device)), device)
+
+
+def work(channel: Channel, loop: "Loop", device: str) -> None:
+    """Run the loop until the front process or the device ends it."""
+    from models.device import DeviceError, DeviceLostError
+
+    try:
+        loop.run()
+    except DeviceLostError:
+        raise  # perhaps because of a picture
+    except DeviceError as error:
+        # No picture is to be blamed for it.
+        channel.send(messages.Broken(reason=explain(error, device)))
+        raise
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.device import DeviceError, open_device
-from models.predictor import Predictor, Submitted
+from models.device import DeviceError, Submitted, open_device
+from models.predictor import Predictor
 from models.torch_device import CpuDevice
 from tests.models.test_predictor import SLOTS, make, pixels
 

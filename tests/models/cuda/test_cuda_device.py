@@ -1,6 +1,7 @@
 """Passes on a GPU, with the processor in its place: only the driver's own functions differ."""
 
 import gc
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,18 @@ def test_votes_are_those_of_h_on_the_noise_of_key_and_number(
         assert votes.dtype == np.int16
         assert np.array_equal(votes, expected(passes, pictures, key, number).argmax(1).numpy())
     assert isinstance(handle, CudaHandle)
+    assert handle.done
+
+
+def test_it_proves_itself(passes: Passes) -> None:
+    passes.predictor.prove()
+
+
+def test_whoever_waits_is_told_the_end_of_a_pass(passes: Passes) -> None:
+    told = threading.Event()
+    handle = passes.resident.submit(passes.pictures(1), ROWS * 0, bytes(32))
+    handle.when_done(told.set)
+    assert told.wait(60)
     assert handle.done
 
 
