@@ -1,5 +1,6 @@
 """The batcher without processes, networks or clocks."""
 
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from models.batcher import Batcher, Pass, Ticket
 from models.certification.inquiry import Inquiry
 from models.certification.question import Question
+from models.certification.tally import NO_VOTE
 from models.certification.terms import Terms
 from models.noise import Features
 
@@ -357,3 +359,81 @@ def test_draws_are_neither_lost_nor_confused(
                 assert (used.sums == mine).all()
         assert len(batcher) == len(flying)
     assert not flying, "every picture must leave in the end"
+
+
+def vote_of(number: int, draw: int) -> int:
+    """Return the vote of a picture's draw, whatever its pass; pictures differ in how sure h is."""
+    drawn = zlib.crc32(f"{number} {draw}".encode())
+    return 1 + drawn % (LABELS - 1) if drawn < (0.0, 0.04, 0.1, 0.25)[number % 4] * 2**32 else 0
+
+
+def answer(batcher: Batcher, waiting: list[Ticket], flying: int, depth: int) -> tuple[int, int]:
+    """Answer pictures, ``flying`` at a time, with up to ``depth`` passes in flight.
+
+    Returns the slots of all passes, and those of draws that are in answers.
+    """
+    passes = used = 0
+    flights: list[tuple[Pass, np.ndarray]] = []
+    while waiting or batcher or flights:
+        while waiting and len(batcher) < flying:
+            batcher.admit(waiting.pop(0))
+        while len(flights) < depth and (planned := batcher.plan(0.0)):
+            drawn = np.full(batcher.slots, NO_VOTE, np.int16)
+            ends = np.cumsum(planned.counts)
+            for one, end, count in zip(planned.tickets, ends, planned.counts, strict=True):
+                first = one.issued - count
+                drawn[end - count : end] = [vote_of(one.id, first + i) for i in range(count)]
+            flights.append((planned, drawn))
+        passes += 1
+        used += sum(one.inquiry.draws for one in batcher.record(*flights.pop(0)) if one.done)
+    return passes * batcher.slots, used
+
+
+@pytest.mark.parametrize("slots", [128, 256])
+def test_planning_ahead_wastes_no_slots_and_changes_no_answer(slots: int) -> None:
+    totals = {}
+    answers = {}
+    for depth in (1, 2, 3):
+        made = used = 0
+        for flying in (1, 4, 16, 64):
+            asked = [ticket(number, target=0.25) for number in range(max(24, 2 * flying))]
+            found = answer(Batcher(slots), asked.copy(), flying, depth)
+            made, used = made + found[0], used + found[1]
+            answers[depth, flying] = [
+                (one.inquiry.stopped, one.inquiry.total.sums.tolist()) for one in asked
+            ]
+            assert answers[depth, flying] == answers[1, flying]
+        totals[depth] = used / made
+    assert totals[2] >= 0.99 * totals[1]
+
+
+def test_one_picture_is_not_planned_ahead_of_its_own_votes() -> None:
+    batcher = Batcher(64)
+    batcher.admit(ticket(1, target=0.25))
+    assert batcher.plan(0.0) is not None
+    assert batcher.plan(0.0) is None
+    for number in range(2, 6):
+        batcher.admit(ticket(number, target=0.25))
+    planned = batcher.plan(0.0)
+    assert planned is not None
+    assert planned.tickets[0].id == 2, "before draws of the first that may be in vain"
+
+
+def test_draws_that_are_made_in_any_case_are_planned_ahead() -> None:
+    batcher = Batcher(64)
+    batcher.admit(ticket(1, max_draws=200))
+    planned = [batcher.plan(0.0) for _ in range(4)]
+    assert [one and one.filled for one in planned] == [64, 64, 64, None]
+
+
+def test_a_pass_for_a_picture_alone_is_announced() -> None:
+    batcher = Batcher(64)
+    batcher.admit(Ticket(9, NOTHING, ticket(9).inquiry, 1e9, alone=1))
+    assert batcher.next_is_alone
+    batcher.admit(ticket(1))
+    for _ in range(3):
+        assert not batcher.next_is_alone
+        planned = batcher.plan(0.0)
+        assert planned is not None
+        list(batcher.record(planned, votes(planned)))
+    assert batcher.next_is_alone
