@@ -160,7 +160,7 @@ class Desk:
         def arrive(_: object = None) -> None:
             nonlocal arrived
             if not arrived:
-                self._account.add(Field.ARRIVED, 1, owner)
+                self._account.add(Field.ARRIVED, -1, owner)
             arrived = True
 
         self._begin(self.wire, number, self._answer(number, told, content, arrive))

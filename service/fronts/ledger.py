@@ -46,8 +46,8 @@ class Field(IntEnum):
     """A number of an account: in the row of a key, or in row 0 for all clients together."""
 
     # Pictures that wait: those that a front prepares or has sent to the main process, or those in
-    # the queue of the main process; and how many of a front's have arrived there, which the main
-    # process writes.
+    # the queue of the main process; and, below 0, how many of a front's have arrived there, which
+    # the main process writes.
     PLACES = 0
     ARRIVED = 1
     SMALL = 2
@@ -69,6 +69,9 @@ class Ledger:
         self._numbers, self._floats = memoryview(memory).cast("q"), memoryview(memory).cast("d")
         self._bytes = memoryview(memory)
         self._rows: dict[bytes, int] = {}
+        # Every request needs these several times.
+        self._of_all = {field: self._places(field) for field in Field}
+        self._waiting = (*self._of_all[Field.PLACES], *self._of_all[Field.ARRIVED])
 
     @classmethod
     def create(cls, accounts: int) -> "Ledger":
@@ -83,7 +86,9 @@ class Ledger:
 
     def waiting(self, row: int = 0) -> int:
         """Return how many pictures wait, of all clients or of a key."""
-        return self.total(Field.PLACES, row) - self.total(Field.ARRIVED, row)
+        if row:
+            return self.total(Field.PLACES, row) + self.total(Field.ARRIVED, row)
+        return sum(map(self._numbers.__getitem__, self._waiting))
 
     def account(self, number: int) -> "Account":
         """Return an account."""
@@ -99,9 +104,14 @@ class Ledger:
 
     def total(self, field: Field, row: int = 0) -> int:
         """Return a sum over all accounts."""
+        places = self._places(field, row) if row else self._of_all[field]
+        return sum(map(self._numbers.__getitem__, places))
+
+    def _places(self, field: Field, row: int = 0) -> range:
+        """Return where a number is in each account."""
         first = _HEADER + _ROW * (MOST_KEYS + row) + field
         step = _ROW * MOST_KEYS
-        return sum(self._numbers[first + step * one] for one in range(self.accounts))
+        return range(first, first + step * self.accounts, step)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -59,7 +59,8 @@ class Wire(asyncio.Protocol):
 
     def __init__(self, received: Received, lost: Callable[[], None]) -> None:
         self._received, self._lost = received, lost
-        self._buffer = bytearray()
+        # The beginning of a frame, and the bytes that are needed to go on.
+        self._buffer, self._least = bytearray(), 0
         self._waiting: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
@@ -79,18 +80,24 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Receive frames."""
-        self._buffer += data
-        start, end = 0, len(self._buffer)
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._least:
+                return
+            data = bytes(self._buffer)
+            self._buffer.clear()
+        start, end, self._least = 0, len(data), _HEAD.size
         while end - start >= _HEAD.size:
-            header, payload, kind, number = _HEAD.unpack_from(self._buffer, start)
-            middle = start + _HEAD.size + header
+            header, payload, kind, number = _HEAD.unpack_from(data, start)
+            first = start + _HEAD.size
+            middle = first + header
             if end < middle + payload:
+                self._least = middle + payload - start
                 break
-            told = bytes(self._buffer[start + _HEAD.size : middle])
-            content = bytes(self._buffer[middle : middle + payload])
+            told = from_json(data[first:middle]) if header else None
             start = middle + payload
-            self._received(Kind(kind), number, from_json(told) if told else None, content)
-        del self._buffer[:start]
+            self._received(Kind(kind), number, told, data[middle:start])
+        self._buffer += data[start:]
 
     def send(self, kind: Kind, number: int = 0, header: Any = None, payload: bytes = b"") -> None:
         """Send a frame, which is lost if the other end is closed."""

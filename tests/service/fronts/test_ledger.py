@@ -129,7 +129,7 @@ def test_places_are_shared_and_come_back() -> None:
     second.add(Field.PLACES, 4)
     main = Ledger(one.descriptor, one.accounts)
     assert (main.waiting(), main.waiting(7), one.waiting(8)) == (9, 5, 0)
-    main.account(2).add(Field.ARRIVED, 1, row=7)
+    main.account(2).add(Field.ARRIVED, -1, row=7)
     assert (one.waiting(), one.waiting(7)) == (8, 4)
     main.say(Sign.KEYS, 7)
     main.account(2).clear()
