@@ -48,6 +48,10 @@ def measure(
         return ask(port)
 
 
+def _named(workers: int) -> str:
+    return "1 worker" if workers == 1 else f"{workers} workers"
+
+
 def main() -> None:
     """Measure, print Markdown, write JSON."""
     parser = argparse.ArgumentParser(
@@ -74,7 +78,7 @@ def main() -> None:
         found = outcomes(replies)
         return found.answered / took, found.told() if found.failed else ""
 
-    settings = {f"{workers} workers": (workers, CORES) for workers in range(1, CORES + 1)}
+    settings = {_named(workers): (workers, CORES) for workers in range(1, CORES + 1)}
     settings["1 worker on 1 core"] = (1, 1)
     for _ in range(arguments.rounds):
         speeds: dict[str, float] = {}
@@ -83,8 +87,8 @@ def main() -> None:
             figures.remark(f"{name}: {failed}" if failed else "")
             figures.note(f"{name}: answers/s", speeds[name])
         for name, speed in speeds.items():
-            if name != "1 workers":
-                figures.ratio(f"{name}, over 1 worker", speed, speeds["1 workers"])
+            if name != _named(1):
+                figures.ratio(f"{name}, over 1 worker", speed, speeds[_named(1)])
     title = f"{manifest.name}, {CORES} cores, target ½σ/Δ, n = {DRAWS}"
     figures.report(title, arguments.json)
 
