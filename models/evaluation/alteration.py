@@ -1,4 +1,4 @@
-"""Attacked pictures as an attacker would send them: pixels of 16 bits, within a given size."""
+"""Attacked pictures as an attacker would send them: pixels of 8 or 16 bits, within a given size."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +11,8 @@ from models.certification.arrays import Floats, Integers
 from models.certification.names import Norm
 from models.evaluation.asked import AttackName
 from models.evaluation.attacks import ATTACKS, LogScores
+from models.preprocessing import DEPTHS, Pixels
 
-# 8-bit pixels in steps of 16-bit ones: 65535 = 257·255.
-WIDER = 257
 # float32 may add far less to the length of a change.
 _SLACK = 1e-5
 
@@ -36,7 +35,8 @@ def alter(
     *,
     device: str = "cpu",
     batch: int = 32,
-) -> Iterator[NDArray[np.uint16]]:
+    bits: int = 16,
+) -> Iterator[Pixels]:
     """Attack pictures.
 
     Args:
@@ -47,6 +47,7 @@ def alter(
         sizes: [N], the largest change of each picture, in the attack's norm.
         device: a torch device.
         batch: the number of pictures that are attacked at a time.
+        bits: of each value of the altered pictures, 8 or 16.
 
     Yields:
         The altered pictures [up to batch, height, width, channels], batch by batch. Each change, of
@@ -65,6 +66,7 @@ def alter(
         )
         change = (changed.cpu().double() - clean.double()).permute(0, 2, 3, 1).numpy()
         # Rounded towards 0, so that no change grows.
-        steps = np.trunc(change * 65535).astype(np.int64)
-        pixels = images[part].astype(np.int64) * WIDER + steps
-        yield np.clip(pixels, 0, 65535).astype(np.uint16)
+        most = 2**bits - 1  # a multiple of 255: 65535 = 257·255
+        steps = np.trunc(change * most).astype(np.int64)
+        pixels = images[part].astype(np.int64) * (most // 255) + steps
+        yield np.clip(pixels, 0, most).astype(DEPTHS[bits])

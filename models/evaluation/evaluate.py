@@ -186,6 +186,7 @@ class _Evaluator:
         step = max(1, len(self.data) // self.attacks.pictures)
         which = np.arange(0, len(self.data), step)[: self.attacks.pictures]
         images, labels = self.data.images[which], self.data.labels[which]
+        bits = 16 if self.model.manifest.noise.draws is None else 8
         batch = max(1, ATTACK_ROWS["cuda" if "cuda" in device else "cpu"] // draws)
         figures = []
         for name in self.attacks.names:
@@ -194,7 +195,9 @@ class _Evaluator:
             for radius in self.radii:
                 doing = f"{name} on the {whose}, {attack.norm} {radius:g}"
                 sizes = np.full(len(which), radius)
-                altered = alter(attack, scores, images, labels, sizes, device=device, batch=batch)
+                altered = alter(
+                    attack, scores, images, labels, sizes, device=device, batch=batch, bits=bits
+                )
                 bar = self._bar(altered, doing, -(-len(which) // batch), "batch")
                 pixels = np.concatenate(list(bar))
                 found.append(
