@@ -5,6 +5,7 @@ needs before its next look. Pictures join and leave between passes; none waits f
 All changes of a ticket's state happen here.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -53,6 +54,8 @@ class Ticket:
     started: float | None = None
     issued: int = 0
     _served: int = field(default=0, repr=False)
+    # In the order of issue; those that come first are not made yet.
+    _parts: "deque[Part]" = field(default_factory=deque, repr=False)
 
     @property
     def done(self) -> bool:
@@ -66,7 +69,22 @@ class Ticket:
 
     def anew(self) -> "Ticket":
         """Return the same picture and question without any draws, with the next share of α."""
-        return replace(self, inquiry=self.inquiry.anew(), issued=0, _served=0)
+        return replace(self, inquiry=self.inquiry.anew(), issued=0, _served=0, _parts=deque())
+
+
+@dataclass(eq=False)
+class Part:
+    """Draws of one picture that were issued together.
+
+    Attributes:
+        count: how many.
+        helper: the worker that makes them; empty for this one.
+        draws: votes [count] or integer scores [count, K], once they are made.
+    """
+
+    count: int
+    helper: str = ""
+    draws: Draws | None = None
 
 
 @dataclass(frozen=True)
@@ -201,6 +219,7 @@ class Batcher:
         features = tuple(map(_features, chosen, counts))
         for ticket, count in zip(chosen, counts, strict=True):
             ticket.issued += count
+            ticket._parts.append(Part(count))
             ticket._served = self._passes
             ticket.started = now if ticket.started is None else ticket.started
         rows = np.zeros(self.slots, dtype=np.intp)
@@ -225,6 +244,53 @@ class Batcher:
             ticket.alone = max(ticket.alone - 1, 0)
             if self._tickets.get(ticket.id) is not ticket:
                 continue  # cancelled or expired while the pass ran
+            self._part(ticket).draws = own
+            yield from self._advance(ticket)
+
+    def find(self, number: int) -> Ticket | None:
+        """Return the picture with this number, if it is in flight."""
+        return self._tickets.get(number)
+
+    def lend(self, ticket: Ticket, helper: str) -> int:
+        """Issue further draws of a picture that another worker makes with the same h.
+
+        Whoever makes draws, they have one law, and each set has its place in the order of issue
+        before its noise is drawn. So it does not matter who makes which.
+
+        Returns:
+            How many: those of a pass, or as many as there may still be.
+        """
+        count = min(self.slots, ticket.inquiry.question.max_draws - ticket.issued)
+        if count > 0:
+            ticket.issued += count
+            ticket._parts.append(Part(count, helper))
+        return max(count, 0)
+
+    def lent(self, ticket: Ticket, helper: str) -> int:
+        """Return how many parts a worker has not returned yet."""
+        return sum(one.helper == helper and one.draws is None for one in ticket._parts)
+
+    def deliver(self, ticket: Ticket, helper: str, draws: Draws) -> Iterator[Ticket]:
+        """Record the draws that another worker has made, in the order of :meth:`lend`.
+
+        Yields:
+            As :meth:`record`.
+        """
+        part = self._part(ticket, helper)
+        if len(draws) != part.count:
+            raise ValueError(f"{helper} made {len(draws)} draws, not {part.count}")
+        part.draws = draws
+        yield from self._advance(ticket)
+
+    @staticmethod
+    def _part(ticket: Ticket, helper: str = "") -> Part:
+        """Return the first part that a worker has not made yet."""
+        return next(one for one in ticket._parts if one.helper == helper and one.draws is None)
+
+    def _advance(self, ticket: Ticket) -> Iterator[Ticket]:
+        """Have the inquiry take the draws before which none is missing."""
+        while ticket._parts and (own := ticket._parts[0].draws) is not None:
+            ticket._parts.popleft()
             while len(own) and not ticket.done:
                 look = ticket.inquiry.look
                 own = own[ticket.inquiry.add_to_look(own) :]

@@ -21,6 +21,7 @@ from service.engine.errors import (
     WorkersLostError,
 )
 from service.engine.handle import WorkerHandle
+from service.engine.lending import Lending
 from service.engine.observer import Observer
 from service.engine.pace import fitting
 from service.engine.queue import MOST_DEATHS, Entries, Entry, Job, Outcome, Queue
@@ -57,6 +58,7 @@ class Dispatcher:
         self._limit, self._shrink, self._observer = limit, shrink, observer
         self._ids = itertools.count(1)
         self._entries = {worker: Entries(worker) for worker in workers}
+        self._lending = Lending(self._entries)
         self.queue = Queue(on_change)
         self.opened_once = False
 
@@ -124,6 +126,10 @@ class Dispatcher:
         self, worker: WorkerHandle, message: messages.OfPicture | messages.SealedAnswer
     ) -> None:
         """Handle a worker's message about a picture, unless the worker no longer has it."""
+        if isinstance(message, messages.Assists | messages.Drawn):
+            if lost := self._lending.heard(worker, message):
+                self._begin_again(lost)
+            return
         entry = self._entries[worker].get(message.id)
         if entry is None:
             return
@@ -131,7 +137,13 @@ class Dispatcher:
             case messages.Look():
                 entry.tell(message.conclusion)
             case messages.Begun():
+                self._lending.end(entry)
                 entry.begin_anew()
+            case messages.Wants():
+                if not self.queue:
+                    self._lending.lend(entry, message.execution)
+            case messages.Draw():
+                self._lending.pass_on(entry, message)
             case messages.Answer() | messages.SealedAnswer() if message.draft:
                 entry.draft = message
             case messages.Answer() | messages.SealedAnswer():
@@ -154,7 +166,8 @@ class Dispatcher:
         """
         self._observer.worker_up(worker.name, False)
         entries = list(self._entries[worker].values())
-        for entry in entries:
+        lent = self._lending.lost(worker)
+        for entry in [*entries, lent] if lent else entries:
             if wrong:
                 entry.draft = None
                 continue
@@ -164,6 +177,8 @@ class Dispatcher:
             if entry.deaths >= MOST_DEATHS:
                 reason = f"{entry.deaths} workers died while they ran this picture alone"
                 entry.settle(WorkersLostError(reason))
+        if lent:
+            self._begin_again(lent)
         self._take_back(entries)
 
     def silent(self, worker: WorkerHandle) -> None:
@@ -173,6 +188,9 @@ class Dispatcher:
         run. If it is the only worker they stay, because it may continue.
         """
         self._observer.worker_up(worker.name, False)
+        if lent := self._lending.lost(worker):
+            worker.send(messages.Cancel(id=lent.id))
+            self._begin_again(lent)
         if not any(other.ready and not other.quiet for other in self._entries):
             return
         entries = list(self._entries[worker].values())
@@ -182,10 +200,20 @@ class Dispatcher:
             entry.id = next(self._ids)
         self._take_back(entries)
 
+    def _begin_again(self, entry: Entry) -> None:
+        """Return a picture to the queue whose draws another worker was to make, and has not."""
+        if isinstance(entry.place, Entries):
+            entry.place.worker.send(messages.Cancel(id=entry.id))
+        entry.move(None)
+        self._lending.end(entry)
+        entry.id = next(self._ids)
+        self._take_back([entry])
+
     def _take_back(self, entries: list[Entry]) -> None:
         """Return a worker's pictures to the head of the queue."""
         now = time.monotonic()
         for entry in reversed(entries):
+            self._lending.end(entry)
             if entry.job.deadline <= now:
                 self._end(entry)
             entry.restarts += 1
@@ -219,6 +247,7 @@ class Dispatcher:
         """Drop an entry for which nobody waits any more."""
         place = entry.place
         entry.move(None)
+        self._lending.end(entry)
         if isinstance(place, Entries):
             place.worker.send(messages.Cancel(id=entry.id))
             self._dispatch()
@@ -236,9 +265,13 @@ class Dispatcher:
             if entry is None:
                 return
             entry.move(entries)
+            self._lending.busy(entries.worker)
             entry.sent, entry.device = time.monotonic(), entries.worker.device
             entry.granted = self._grant(entry.job, entries)
-            entries.worker.send(entry.admission(), entry.job.picture.content)
+            entries.worker.send(
+                entry.admission(lendable=len(self._entries) > 1 and not entry.restarts),
+                entry.job.picture.content,
+            )
 
     def _grant(self, job: Job, entries: Entries) -> int:
         """Return a picture's draw budget, before its first draw, as the division of α requires.
@@ -262,5 +295,6 @@ class Dispatcher:
     def _finish(self, entry: Entry, outcome: messages.AnyAnswer | EngineError) -> None:
         """End a picture with its worker's answer."""
         entry.move(None)
+        self._lending.end(entry)
         entry.settle(outcome)
         self._dispatch()

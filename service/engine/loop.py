@@ -20,6 +20,7 @@ from models.predictor import Predictor
 from service.decoding.reduction import FLOAT
 from service.engine import messages
 from service.engine.channel import Channel
+from service.engine.helping import Errands, Helpers
 from service.engine.flights import Counts, Flights
 from service.engine.pass_runner import PassRunner, Running
 from service.engine.status import SharedStatus
@@ -27,6 +28,9 @@ from service.engine.status import SharedStatus
 _NUMBERS_EVERY_SECONDS = 1.0
 # This long plus two passes before a picture's deadline, a draft is sent to the front.
 _DRAFT_SECONDS = 0.5
+
+# How often a worker that waits for others' draws alone looks at deadlines.
+_WAITING_SECONDS = 0.05
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +75,7 @@ class Loop:
         # Those of the models, and former ones that only finish their pictures.
         self._runners = [running.runner for running in self._models.values()]
         self._clients: dict[int, _Client] = {}
+        self._helpers, self._errands = Helpers(channel), Errands(channel)
         self._device = next((one.on for one, _ in loaded.values()), open_device("cpu"))
         self._flights = Flights(status, channel.wake)
         # What background threads leave, to be called between passes.
@@ -82,13 +87,15 @@ class Loop:
         """Serve until the front process ends."""
         while True:
             # Whatever could be planned or recorded has been.
-            for message, payload in self._channel.receive(wait=None):
+            waiting = not self._flights and any(runner.batcher for runner in self._runners)
+            for message, payload in self._channel.receive(_WAITING_SECONDS if waiting else None):
                 self._receive(message, payload)
                 self._record_made()
             while self._finished:
                 self._finished.popleft()()
             self._record_made()
             self._plan()
+            self._help()
             if not self._flights or time.monotonic() - self._reported > _NUMBERS_EVERY_SECONDS:
                 self._report()
 
@@ -102,8 +109,18 @@ class Loop:
                 # While passes are in flight only their end counts as a turn: otherwise a device
                 # that hangs would go unnoticed as long as pictures come.
                 self._flights.show(turn=not self._flights)
+            case messages.Assist():
+                self._flights.show([message.id])
+                self._assist(message, payload)
+                self._flights.show(turn=not self._flights)
+            case messages.Draw():
+                self._errands.owe(message)
+            case messages.Lent() | messages.Drawn():
+                self._take_help(message)
             case messages.Cancel():
-                self._clients.pop(message.id, None)
+                self._errands.cancel(message.id)
+                if self._clients.pop(message.id, None):
+                    self._helpers.forget(message.id)
                 for runner in self._runners:
                     runner.batcher.cancel(message.id)
             case messages.Add():
@@ -146,6 +163,7 @@ class Loop:
             if planned := None if leaves else runner.batcher.plan(now):
                 self._turn = turn
                 self._flights.submit(runner, planned)
+                self._helpers.issue(runner)
                 if alone:
                     self._drain()
                 return not alone
@@ -170,6 +188,42 @@ class Loop:
         while self._flights.first_is_made:
             self._record()
 
+    def _help(self) -> None:
+        """Make one pass for another worker."""
+        if self._errands:
+            self._flights.show([self._errands.next_picture])
+            self._errands.run()
+            self._flights.show(turn=True)
+        if self._errands:
+            self._channel.wake()
+
+    def _take_help(self, message: messages.Lent | messages.Drawn) -> None:
+        """Heed what the front says of a helper of a picture, or take the draws that it made."""
+        for runner in self._runners:
+            ticket = runner.batcher.find(message.id)
+            if ticket is None or (
+                isinstance(message, messages.Drawn)
+                and not runner.batcher.lent(ticket, message.helper)
+            ):
+                continue
+            if isinstance(message, messages.Lent):
+                self._helpers.change(ticket, message)
+            elif message.failed:
+                self._end(runner.batcher.fail([ticket]), {ticket: message.failed})
+            else:
+                votes = np.array(message.votes, dtype=np.int32)
+                self._answer(runner.batcher.deliver(ticket, message.helper, votes))
+            self._helpers.issue(runner)
+
+    def _assist(self, message: messages.Assist, pixels: bytes) -> None:
+        """Be ready to make draws of a picture that another worker has, if h is the same here."""
+        asked = message.admission
+        for runner in self._runners:
+            if (runner.model, runner.predictor.execution) == (asked.model, message.execution):
+                self._errands.add(runner, _ticket(runner.predictor, asked, pixels))
+                return
+        self._channel.send(messages.Assists(id=message.id, able=False))
+
     def _admit(self, message: messages.Admit, pixels: bytes) -> None:
         running = self._models.get(message.model)
         if running is None:
@@ -177,47 +231,22 @@ class Loop:
                 messages.Failed(id=message.id, reason="the model is no longer served")
             )
             return
-        predictor = running.eager
-        kind = np.dtype("<u1" if message.bits == 8 else "<u2")
-        shape = (message.height, message.width, message.channels)
         try:
-            preparation = predictor.plan(shape, message.bits)
-            preparation.known.update({(p, q): value for p, q, value in message.sensitivities})
-            if message.prepared:
-                prepared = np.frombuffer(pixels, dtype=FLOAT).reshape(preparation.shape)
-                encoded = predictor.encode_prepared(prepared, preparation)
-            else:
-                encoded = predictor.encode(np.frombuffer(pixels, dtype=kind).reshape(shape))
+            ticket = _ticket(running.eager, message, pixels)
         except ValueError as error:
             self._channel.send(messages.Failed(id=message.id, reason=str(error)))
             return
-        question = Question(
-            message.confidence,
-            message.max_draws,
-            message.target,
-            message.norm,
-            message.restarts,
-        )
-        inquiry = predictor.inquire(question, encoded)
         if message.pass_size is not None:
             runner = running.of(message.pass_size)
         else:
             mine = [one for one in self._runners if one.model == message.model]
-            runner = running.choose(inquiry.least, sum(len(one.batcher) for one in mine))
-        runner.batcher.admit(
-            Ticket(
-                message.id,
-                encoded.features,
-                inquiry,
-                message.deadline,
-                high=message.high,
-                owner=message.owner,
-                alone=message.alone,
-            )
-        )
+            runner = running.choose(ticket.inquiry.least, sum(len(one.batcher) for one in mine))
+        runner.batcher.admit(ticket)
         self._clients[message.id] = _Client(
             time.monotonic(), message.scores, message.attacks, message.progress, runner.predictor
         )
+        if message.lendable:
+            self._helpers.want(runner, ticket)
 
     def _answer(self, tickets: Iterable[Ticket]) -> None:
         outgoing: list[messages.Message] = []
@@ -228,7 +257,7 @@ class Loop:
             if ticket.inquiry.look > len(client.looks):
                 client.looks.append((ticket.inquiry.draws, now - started))
             if ticket.done:
-                del self._clients[ticket.id]
+                self._drop(ticket)
             elif not client.progress:
                 continue
             if not ticket.inquiry.look:
@@ -240,6 +269,11 @@ class Loop:
             if ticket.done:
                 outgoing.append(answer)
         self._channel.send(*outgoing)
+
+    def _drop(self, ticket: Ticket) -> None:
+        """Drop what was kept for a picture that has left."""
+        del self._clients[ticket.id]
+        self._helpers.forget(ticket.id)
 
     def _draft(self, runner: PassRunner, now: float) -> None:
         """Send the front the last looks of pictures whose deadline is near.
@@ -261,7 +295,7 @@ class Loop:
             if ticket.inquiry.look:
                 self._answer([ticket])
                 continue
-            del self._clients[ticket.id]
+            self._drop(ticket)
             reason = f"the model failed on this picture: {reasons[ticket]}"
             self._channel.send(messages.Failed(id=ticket.id, reason=reason, model=True))
 
@@ -273,7 +307,9 @@ class Loop:
         self._runners.remove(runner)
         if running.runner not in self._runners:
             self._runners.append(running.runner)
+        self._errands.refuse([runner])
         for ticket in moved:
+            self._helpers.forget(ticket.id)
             client = self._clients[ticket.id]
             client.predictor, client.looks, client.drafted = running.runner.predictor, [], 0
             self._channel.send(messages.Begun(id=ticket.id))
@@ -366,9 +402,10 @@ class Loop:
         self._flights.discard(leaving)
         for runner in leaving:
             for ticket in runner.batcher.withdraw():
-                del self._clients[ticket.id]
+                self._drop(ticket)
                 reason = "the model is no longer served"
                 self._channel.send(messages.Failed(id=ticket.id, reason=reason))
+        self._errands.refuse(leaving)
         self._runners = [runner for runner in self._runners if runner not in leaving]
         self._models.pop(model, None)
         self._device.free()
@@ -394,4 +431,37 @@ def _word(ticket: Ticket, client: _Client, now: float, draft: bool = False) -> m
         compute_seconds=now - started,
         looks=client.looks,
         draft=draft,
+    )
+
+
+def _ticket(predictor: Predictor, message: messages.Admit, pixels: bytes) -> Ticket:
+    """Return a picture with its question, ready for its first draw.
+
+    Raises:
+        ValueError: it cannot become the model's input.
+    """
+    kind = np.dtype("<u1" if message.bits == 8 else "<u2")
+    shape = (message.height, message.width, message.channels)
+    preparation = predictor.plan(shape, message.bits)
+    preparation.known.update({(p, q): value for p, q, value in message.sensitivities})
+    if message.prepared:
+        prepared = np.frombuffer(pixels, dtype=FLOAT).reshape(preparation.shape)
+        encoded = predictor.encode_prepared(prepared, preparation)
+    else:
+        encoded = predictor.encode(np.frombuffer(pixels, dtype=kind).reshape(shape))
+    question = Question(
+        message.confidence,
+        message.max_draws,
+        message.target,
+        message.norm,
+        message.restarts,
+    )
+    return Ticket(
+        message.id,
+        encoded.features,
+        predictor.inquire(question, encoded),
+        message.deadline,
+        high=message.high,
+        owner=message.owner,
+        alone=message.alone,
     )

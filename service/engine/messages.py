@@ -84,7 +84,8 @@ class Admit(_Message):
     The payload is its pixels, or the model's input if it is ``prepared``. ``sensitivities`` are
     Δ(p,q) of the preprocessing that took long to compute: p, q and the value. ``owner`` identifies
     the client. The picture began again ``restarts`` times before, and shares none of its first
-    ``alone`` passes. It goes into passes of ``pass_size``; None: the worker chooses.
+    ``alone`` passes. It goes into passes of ``pass_size``; None: the worker chooses. If it is
+    ``lendable``, other workers may make draws of it.
     """
 
     kind: Literal["admit"] = "admit"
@@ -109,6 +110,69 @@ class Admit(_Message):
     alone: int = 0
     restarts: int = 0
     pass_size: int | None = None
+    lendable: bool = False
+
+
+class Assist(_Message):
+    """To a worker with nothing to do: be ready to make draws of a picture that another has.
+
+    The payload is that of ``admission``. It must run h as ``execution`` says.
+    """
+
+    kind: Literal["assist"] = "assist"
+    id: int
+    admission: Admit
+    execution: Execution
+
+
+class Lent(_Message):
+    """To the worker that has a picture: ``helper`` makes draws of it, or no longer does."""
+
+    kind: Literal["lent"] = "lent"
+    id: int
+    helper: str
+    more: bool
+
+
+class Draw(_Message):
+    """From the worker that has a picture, and on to its helper: make so many draws of it."""
+
+    kind: Literal["draw"] = "draw"
+    id: int
+    helper: str
+    draws: int
+
+
+class Drawn(_Message):
+    """From a helper, and on to the worker that has the picture: the votes, in their order.
+
+    With ``failed`` h failed on the picture, and there are none.
+    """
+
+    kind: Literal["drawn"] = "drawn"
+    id: int
+    helper: str
+    votes: list[int]
+    failed: str = ""
+
+
+class Wants(_Message):
+    """From a worker: a picture needs more than one pass; others may make draws of it."""
+
+    kind: Literal["wants"] = "wants"
+    id: int
+    execution: Execution
+
+
+class Assists(_Message):
+    """From a helper: whether it can make draws of a picture.
+
+    If it cannot any more, draws that it owes are lost.
+    """
+
+    kind: Literal["assists"] = "assists"
+    id: int
+    able: bool
 
 
 class Cancel(_Message):
@@ -306,8 +370,10 @@ class Numbers(_Message):
     memory: int
 
 
-ToWorker = Load | Run | Shorten | Compile | Admit | Cancel | Add | Remove
-OfPicture = Look | Begun | Answer | Late | Failed
+ToWorker = (
+    Load | Run | Shorten | Compile | Admit | Assist | Lent | Draw | Drawn | Cancel | Add | Remove
+)
+OfPicture = Look | Begun | Answer | Late | Failed | Wants | Assists | Draw | Drawn
 AnyAnswer = Answer | SealedAnswer
 OfModels = Read | Ready | Added | NotAdded | Removed | Shortened | Compiled | Recalibrated
 FromWorker = OfModels | OfPicture | Broken | Numbers

@@ -147,7 +147,7 @@ class Entry:
         else:
             self.answer.set_result(outcome)
 
-    def admission(self) -> messages.Admit:
+    def admission(self, lendable: bool = False) -> messages.Admit:
         """Return the message that gives it to a worker, without the pixels."""
         picture, question = self.job.picture, self.job.question
         return messages.Admit(
@@ -171,6 +171,7 @@ class Entry:
             progress=self.on_look is not None,
             alone=self._alone,
             restarts=self.restarts,
+            lendable=lendable,
         )
 
     @property

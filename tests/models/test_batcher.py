@@ -437,3 +437,62 @@ def test_a_pass_for_a_picture_alone_is_announced() -> None:
         assert planned is not None
         list(batcher.record(planned, votes(planned)))
     assert batcher.next_is_alone
+
+
+def test_draws_count_in_the_order_of_issue_whoever_makes_them_and_whenever_they_come() -> None:
+    """Two helpers and this worker make draws of one picture, and hand them in in any order."""
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        batcher, lent = Batcher(16), ticket(0, max_draws=int(rng.integers(100, 400)))
+        batcher.admit(lent)
+        other = ticket(1, max_draws=100)
+        batcher.admit(other)
+        alone = Inquiry(lent.inquiry.question, TERMS, LABELS, "votes")
+        issued: list[np.ndarray] = []
+        waiting: dict[str, list[np.ndarray]] = {"": [], "worker1": [], "worker2": []}
+        passes: list[tuple[Pass, np.ndarray]] = []
+        while not lent.done:
+            who = str(rng.choice(["plan", "record", "worker1", "worker2", "come1", "come2"]))
+            if who == "plan" and (planned := batcher.plan(0.0)):
+                drawn = rng.integers(0, LABELS, 16)
+                passes.append((planned, drawn))
+                start = 0
+                for one, count in zip(planned.tickets, planned.counts, strict=True):
+                    if one is lent:
+                        issued.append(drawn[start : start + count])
+                    start += count
+            elif who == "record" and passes:
+                list(batcher.record(*passes.pop(0)))
+            elif who.startswith("worker") and (count := batcher.lend(lent, who)):
+                drawn = rng.integers(0, LABELS, count)
+                issued.append(drawn)
+                waiting[who].append(drawn)
+            elif who.startswith("come") and waiting[helper := f"worker{who[-1]}"]:
+                assert batcher.lent(lent, helper) == len(waiting[helper])
+                list(batcher.deliver(lent, helper, waiting[helper].pop(0)))
+            taken = np.concatenate([np.zeros(0, np.int64), *issued])[: lent.inquiry.draws]
+            counts = np.bincount(taken, minlength=LABELS)
+            assert np.array_equal(lent.inquiry.total.sums, counts), "a prefix of what was issued"
+        alone.add(np.concatenate(issued))
+        assert np.array_equal(alone.total.sums, lent.inquiry.total.sums)
+        assert lent.inquiry.draws == lent.inquiry.question.max_draws
+
+
+def test_a_helper_is_given_no_more_draws_than_there_may_be() -> None:
+    batcher, lent = Batcher(64), ticket(0, max_draws=100)
+    batcher.admit(lent)
+    planned = batcher.plan(0.0)
+    assert planned is not None
+    assert [batcher.lend(lent, "worker1") for _ in range(2)] == [36, 0]
+    with pytest.raises(ValueError, match="made 35 draws, not 36"):
+        list(batcher.deliver(lent, "worker1", np.zeros(35, np.int16)))
+
+
+def test_a_picture_that_begins_again_forgets_what_was_lent() -> None:
+    batcher, lent = Batcher(64), ticket(0)
+    batcher.admit(lent)
+    batcher.lend(lent, "worker1")
+    [again] = batcher.withdraw()
+    batcher.admit(again)
+    assert batcher.find(0) is again
+    assert (batcher.lent(again, "worker1"), again.issued) == (0, 0)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from models import calibration
-from models.batcher import Pass, Ticket
+from models.batcher import Part, Pass, Ticket
 from models.bundle import Manifest
 from models.certification.inquiry import Inquiry
 from models.certification.question import Question
@@ -352,7 +352,10 @@ def test_neighbours_keep_the_noise_that_was_drawn_for_them(predictor: Predictor)
         runner.batcher.admit(Ticket(number, grey.features, inquiry, deadline=1e9))
     rows = np.zeros(SLOTS, np.intp)
     rows[: sum(counts)] = np.repeat(np.arange(3), counts)
-    planned = Pass(tuple(runner.batcher.tickets), counts, rows, (grey.features,) * 3)
+    tickets = tuple(runner.batcher.tickets)
+    for one, count in zip(tickets, counts, strict=True):
+        one._parts.append(Part(count))
+    planned = Pass(tickets, counts, rows, (grey.features,) * 3)
     noisy = predictor.noisy([grey.features] * 3, rows)
     second = slice(counts[0], counts[0] + counts[1])
     expected = predictor.score(noisy)
