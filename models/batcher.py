@@ -67,6 +67,11 @@ class Ticket:
         """The number of draws that are planned, but not recorded."""
         return self.issued - self.inquiry.draws
 
+    @property
+    def in_pass(self) -> bool:
+        """Whether a pass here is being made for it."""
+        return any(not one.helper and one.draws is None for one in self._parts)
+
     def anew(self) -> "Ticket":
         """Return the same picture and question without any draws, with the next share of α."""
         return replace(self, inquiry=self.inquiry.anew(), issued=0, _served=0, _parts=deque())
@@ -323,7 +328,7 @@ class Batcher:
     def _hasty(self) -> bool:
         """Whether the next pass should wait until another is recorded."""
         tickets = self._tickets.values()
-        flying = any(ticket.in_flight for ticket in tickets)
+        flying = any(ticket.in_pass for ticket in tickets)
         return flying and 2 * sum(map(self._certain, tickets)) < self.slots
 
     def _certain(self, ticket: Ticket) -> int:

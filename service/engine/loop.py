@@ -20,8 +20,8 @@ from models.predictor import Predictor
 from service.decoding.reduction import FLOAT
 from service.engine import messages
 from service.engine.channel import Channel
-from service.engine.helping import Errands, Helpers
 from service.engine.flights import Counts, Flights
+from service.engine.helping import Errands, Helpers
 from service.engine.pass_runner import PassRunner, Running
 from service.engine.status import SharedStatus
 
