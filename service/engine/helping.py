@@ -10,8 +10,8 @@ from service.engine import messages
 from service.engine.channel import Channel
 from service.engine.pass_runner import PassRunner
 
-# A helper has this many passes to make, so that it does not wait for the next.
-AHEAD = 2
+# A helper owes this many passes of a picture: one that gets a picture of its own first makes these.
+AHEAD = 1
 
 
 class Helpers:
