@@ -172,10 +172,11 @@ def main() -> None:
         "--minutes", type=float, default=90, help="of drawing at most, by taking fewer pictures"
     )
     parser.add_argument("--confidence", type=float, default=0.999)
+    parser.add_argument("--device", default="cpu", help="on which the draws are made")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    predictor, calibration = calibrate(load_model(arguments.bundle), "cpu", None, PASS)
+    predictor, calibration = calibrate(load_model(arguments.bundle), arguments.device, None, PASS)
     pictures = load(arguments.data, arguments.root, "test").images
     count = max(arguments.draws, 1000 + MOST_PILOT, 1000 + COHEN_SELECTION)
     bearable = int(60 * arguments.minutes * calibration.draws_per_second / count)
