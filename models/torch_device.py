@@ -251,7 +251,7 @@ class TorchResident:
             other.network = torch.compile(  # type: ignore[assignment]
                 copy.deepcopy(self.network), dynamic=False, options=_COMPILE
             )
-            other._logits(noisy)
+            other._as_written(noisy)
         return other
 
 

@@ -90,9 +90,6 @@ class Card:
             # Without a number PyTorch takes the current device, which may change.
             self.index = torch.device(name).index or 0
             self._stream = torch.cuda.Stream(self.index)  # type: ignore[no-untyped-call]
-            # Passes of all models run one after another, and what leaves a graph is copied inside
-            # it, so all graphs share their memory.
-            self._pool = torch.cuda.graph_pool_handle()
             self._draw, self._end = _load_kernels(self.index)
 
     @contextmanager
@@ -146,8 +143,9 @@ class Card:
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Return a graph of ``work``; calling it enqueues all of it in one launch.
 
-        The algorithms and the memory that ``work`` uses are those of the capture, for ever. It runs
-        a few times before, so that libraries are set up.
+        The algorithms and the memory that ``work`` uses are those of the capture, for ever. The
+        memory is the graph's own, and free again when the graph is gone. ``work`` runs a few times
+        before, so that libraries are set up.
 
         Raises:
             Exception: whatever ``work`` raises; a RuntimeError if it cannot be captured.
@@ -155,9 +153,7 @@ class Card:
         for _ in range(3):
             work()
         graph, raised = torch.cuda.CUDAGraph(), None
-        capturing = torch.cuda.graph(
-            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-        )
+        capturing = torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local")
         try:
             with capturing:
                 try:

@@ -205,10 +205,11 @@ class CudaResident(LaunchedResident):
         return channels_first(found, self._shape)
 
     def _logits(self, noisy: Tensor) -> Tensor:
-        with contextlib.suppress(KeyError):
-            if graphed := self._sizes.find(len(noisy)):
-                return graphed.run(noisy)
-        return self._as_written(noisy)
+        try:
+            graphed = self._sizes.find(len(noisy))
+        except KeyError:
+            graphed = None
+        return self._as_written(noisy) if graphed is None else graphed.run(noisy)
 
     def last_noisy(self, rows: int) -> Tensor:
         """Return a copy of what h was given in the last pass of this size, [rows, …]."""

@@ -205,7 +205,7 @@ class GraphedPass:
         if self.form.scoring == "votes":
             finite = self.logits.isfinite().all(dim=1)
             votes = self.logits.argmax(dim=1)
-            self._result.copy_(torch.where(finite, votes, NO_VOTE))
+            self._result.copy_(votes.masked_fill(~finite, NO_VOTE))
         else:
             self._result.copy_(self.logits)
         self._card.end_pass(self._number.data_ptr())
