@@ -348,3 +348,22 @@ def test_features_keep_their_places(shape: tuple[int, ...]) -> None:
         pictures = torch.from_numpy(values).view(2, *shape)
         last = pictures.contiguous(memory_format=torch.channels_last)
         assert laid.ravel().tolist() == last.permute(0, 2, 3, 1).reshape(-1).tolist()
+
+
+def test_a_compiled_network_is_traced_before_it_is_captured(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller's thread traces it, which takes minutes; the thread of passes only captures."""
+    traced: list[int] = []
+
+    def compiled(network: nn.Module, **_: Any) -> nn.Module:
+        return Watched(network, lambda noisy: traced.append(len(noisy)))
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    resident = passes.resident
+    noisy = resident.noisy(passes.pictures(3), ROWS, bytes(32))
+    other = resident.compile(noisy)
+    assert traced == [SLOTS]
+    other.prepare(SLOTS)
+    assert other._sizes.find(SLOTS) is not resident._sizes.find(SLOTS)
+    assert torch.equal(other.logits(noisy), resident.logits(noisy))
