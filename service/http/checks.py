@@ -58,12 +58,13 @@ def read_catalogue(
     """
     try:
         families = {path: read_file(path) for path in settings.models if is_family(path)}
-        folders: dict[Path, None] = {}  # a bundle may be in a family and stand by itself, too
-        for path in settings.models:
-            folders |= dict.fromkeys(families[path].folders if path in families else [path])
+        folders = [path for path in settings.models if path not in families]
+        # A member may stand by itself, too, or be in several families.
+        members = (folder for family in families.values() for folder in family.folders)
+        folders += [folder for folder in dict.fromkeys(members) if folder not in folders]
         first = families.get(settings.models[0])
         default = settings.default_model or (first.file.name if first else None)
-        catalogue = Catalogue([*folders], default, read, [*families.values()])
+        catalogue = Catalogue(folders, default, read, [*families.values()])
     except UnknownModelError as error:
         raise ValueError(f"PIXELDP_DEFAULT_MODEL: {error.args[0]}") from None
     except LoadError as error:
