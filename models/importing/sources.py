@@ -72,10 +72,10 @@ def find_source(text: str, weights: Path | None) -> Source:
         ImportFailedError: it is not a source, or its files cannot be read.
     """
     record: dict[str, Any] = {"source": text, "torch": torch.__version__}
-    check_source(text)
     checkpoint = cohen_file(text)
     if (checkpoint or text.endswith(ARCHIVE)) and weights is not None:
         raise ImportFailedError(f"{text} has its own weights; omit {weights}")
+    check_source(text)
     if checkpoint:
         return _checkpoint(checkpoint, record)
     if text.endswith(ARCHIVE):

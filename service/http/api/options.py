@@ -164,8 +164,8 @@ def resolve(
             usual=settings.confidence,
         )
     except ValueError as error:
-        detail = f"{str(error)[0].upper()}{str(error)[1:]}."
         allowed = "below 1"
+        detail = f"{error}."
         raise Problem("option-out-of-range", detail, option="confidence", allowed=allowed) from None
     shown = options.scores or ("all" if labels <= ALL_SCORES else FEW_SCORES)
     return Asked(
