@@ -42,6 +42,7 @@ class Ticket:
         alone: the number of its next passes that no other picture may share.
         started: when its first pass was planned.
         issued: the number of draws planned so far.
+        shared: whether other workers are to make draws of it, so that some must be left for them.
     """
 
     id: int
@@ -53,6 +54,7 @@ class Ticket:
     alone: int = 0
     started: float | None = None
     issued: int = 0
+    shared: bool = False
     _served: int = field(default=0, repr=False)
     # In the order of issue; those that come first are not made yet.
     _parts: "deque[Part]" = field(default_factory=deque, repr=False)
@@ -74,7 +76,9 @@ class Ticket:
 
     def anew(self) -> "Ticket":
         """Return the same picture and question without any draws, with the next share of α."""
-        return replace(self, inquiry=self.inquiry.anew(), issued=0, _served=0, _parts=deque())
+        return replace(
+            self, inquiry=self.inquiry.anew(), issued=0, shared=False, _served=0, _parts=deque()
+        )
 
 
 @dataclass(eq=False)
@@ -334,7 +338,7 @@ class Batcher:
     def _certain(self, ticket: Ticket) -> int:
         """The number of draws that are worth making now, whatever the passes in flight return."""
         question = ticket.inquiry.question
-        if question.target is None:
+        if question.target is None and not ticket.shared:
             return question.max_draws - ticket.issued
         return 0 if ticket.in_flight else self._wanted(ticket)
 

@@ -269,7 +269,7 @@ class Dispatcher:
             entry.sent, entry.device = time.monotonic(), entries.worker.device
             entry.granted = self._grant(entry.job, entries)
             entries.worker.send(
-                entry.admission(lendable=len(self._entries) > 1 and not entry.restarts),
+                entry.admission(lendable=self._lending.possible(entry, entries.worker)),
                 entry.job.picture.content,
             )
 

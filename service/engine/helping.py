@@ -26,11 +26,16 @@ class Helpers:
         self._of: dict[Ticket, list[str]] = {}
 
     def want(self, runner: PassRunner, ticket: Ticket) -> None:
-        """Ask for helpers for a picture without draws if it will need more than one pass."""
+        """Ask for helpers for a picture without draws if it will need more than one pass.
+
+        It must be the only one here: with others, the workers have enough to do.
+        """
         manifest = runner.predictor.manifest
         # By split noise draws are not independent of each other.
         lendable = manifest.scoring == "votes" and manifest.noise.mechanism != "split"
-        if lendable and not ticket.alone and ticket.inquiry.least > runner.batcher.slots:
+        long = ticket.inquiry.least > runner.batcher.slots and len(runner.batcher) == 1
+        if lendable and long and not ticket.alone:
+            ticket.shared = True
             wants = messages.Wants(id=ticket.id, execution=runner.predictor.execution)
             self._channel.send(wants)
 

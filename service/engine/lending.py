@@ -42,6 +42,10 @@ class Lending:
         self._entries = entries
         self._loans: dict[WorkerHandle, Loan] = {}
 
+    def possible(self, entry: Entry, owner: WorkerHandle) -> bool:
+        """Say whether other workers could make draws of a picture that ``owner`` has."""
+        return len(self._entries) > 1 and owner.kind == KIND and not entry.restarts
+
     def lend(self, entry: Entry, execution: Execution) -> None:
         """Have all workers without pictures prepare to make draws of one.
 
@@ -51,7 +55,7 @@ class Lending:
         """
         assert isinstance(entry.place, Entries)
         owner = entry.place.worker
-        if owner.kind != KIND or entry.restarts:
+        if not self.possible(entry, owner):
             return
         for worker, theirs in self._entries.items():
             found = worker.calibrations.get(entry.job.model)

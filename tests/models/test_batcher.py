@@ -426,6 +426,15 @@ def test_draws_that_are_made_in_any_case_are_planned_ahead() -> None:
     assert [one and one.filled for one in planned] == [64, 64, 64, None]
 
 
+def test_of_a_picture_that_others_help_with_draws_are_left_for_them() -> None:
+    batcher = Batcher(64)
+    batcher.admit(replace(ticket(1, max_draws=128), shared=True))
+    planned = batcher.plan(0.0)
+    assert planned and batcher.plan(0.0) is None
+    [one] = batcher.tickets
+    assert batcher.lend(one, "helper") == 64
+
+
 def test_a_pass_for_a_picture_alone_is_announced() -> None:
     batcher = Batcher(64)
     batcher.admit(Ticket(9, NOTHING, ticket(9).inquiry, 1e9, alone=1))
