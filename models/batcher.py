@@ -184,8 +184,8 @@ class Batcher:
         planning. That changes no answer: an inquiry takes its picture's draws in the order of their
         issue, whatever passes they are from, and decides from a prefix of them. So its answer is
         that of passes one at a time; further draws are dropped, whatever they say. They are wasted,
-        though: a pass is planned beside another only if draws that are certainly worth making
-        (:meth:`_certain`) fill at least half of it.
+        though, and so are slots that pictures yet to come could have had: a pass is planned beside
+        another only if draws that are certainly worth making (:meth:`_certain`) fill it.
 
         Each client has an equal share, or up to three times as much with a picture of high
         priority, as long as the others have half of the pass. Slots that a client does not need go
@@ -333,7 +333,7 @@ class Batcher:
         """Whether the next pass should wait until another is recorded."""
         tickets = self._tickets.values()
         flying = any(ticket.in_pass for ticket in tickets)
-        return flying and 2 * sum(map(self._certain, tickets)) < self.slots
+        return flying and sum(map(self._certain, tickets)) < self.slots
 
     def _certain(self, ticket: Ticket) -> int:
         """The number of draws that are worth making now, whatever the passes in flight return."""

@@ -429,8 +429,8 @@ def test_draws_that_are_made_in_any_case_are_planned_ahead() -> None:
 def test_of_a_picture_that_others_help_with_draws_are_left_for_them() -> None:
     batcher = Batcher(64)
     batcher.admit(replace(ticket(1, max_draws=128), shared=True))
-    planned = batcher.plan(0.0)
-    assert planned and batcher.plan(0.0) is None
+    assert batcher.plan(0.0) is not None
+    assert batcher.plan(0.0) is None
     [one] = batcher.tickets
     assert batcher.lend(one, "helper") == 64
 

@@ -42,7 +42,7 @@ def test_nothing_else_assembles_them() -> None:
         module.name
         for module in modules().values()
         for node in ast.walk(module.tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "Terms"
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "terms_kind"
     }
     readers = {"models.verification", "service.cli.calculate"}
     assert found == {"models.picture_terms", *readers}
