@@ -496,9 +496,9 @@ class Supervisor:
                 log.warning("worker is silent", worker=worker.name, after_seconds=watch.silent)
             self._dispatcher.silent(worker)
         elif was_quiet and not quiet:
-            worker.trouble = ""
-            if was_silent:
+            if worker.trouble:  # it was silent, and may have been stuck since
                 log.info("worker responds again", worker=worker.name)
+            worker.trouble = ""
             self._dispatcher.opened(worker)
 
     def _fall(self, status: SharedStatus) -> None:
