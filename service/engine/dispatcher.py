@@ -81,6 +81,10 @@ class Dispatcher:
         """Return the pictures that a worker has."""
         return self._entries[worker]
 
+    def has_work(self, worker: WorkerHandle) -> bool:
+        """Say whether a worker has pictures, or owes draws of another's."""
+        return bool(self.entries(worker)) or self._lending.owes(worker)
+
     def shrinkage(self, waiting: int) -> int:
         """Return the divisor of draw budgets while ``waiting`` pictures wait; 1 if they are few."""
         fill = waiting / self._limit if self._shrink else 0.0
@@ -189,7 +193,6 @@ class Dispatcher:
         """
         self._observer.worker_up(worker.name, False)
         if lent := self._lending.lost(worker):
-            worker.send(messages.Cancel(id=lent.id))
             self._begin_again(lent)
         if not any(other.ready and not other.quiet for other in self._entries):
             return

@@ -76,7 +76,8 @@ class Flights:
         """
         flying = (ticket.id for flight in self._flights for ticket in flight.planned.tickets)
         note = self._status.end if turn else self._status.begin
-        note([*flying, *ids])
+        # Most pictures in one pass are in the next, too.
+        note(list(dict.fromkeys([*flying, *ids])))
 
     def submit(self, runner: PassRunner, planned: Pass) -> None:
         """Submit a pass of a runner."""

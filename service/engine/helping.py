@@ -40,7 +40,12 @@ class Helpers:
             self._channel.send(wants)
 
     def change(self, ticket: Ticket, message: messages.Lent) -> None:
-        """Note that a worker makes draws of a picture, or no longer does."""
+        """Note that a worker makes draws of a picture, or no longer does.
+
+        Of a picture that has begun again here, the front ends what it lent, perhaps just now.
+        """
+        if not ticket.shared:
+            return
         names = self._of.setdefault(ticket, [])
         if message.more:
             names.append(message.helper)

@@ -24,11 +24,19 @@ KIND = "cpu"
 
 @dataclass
 class Loan:
-    """A worker that makes draws of a picture: the picture, its number, and whether it may begin."""
+    """A worker that makes draws of a picture.
+
+    Attributes:
+        entry: the picture.
+        number: its number.
+        begun: whether the worker may begin.
+        owed: how many messages ask for draws that it has not made yet.
+    """
 
     entry: Entry
     number: int
     begun: bool = False
+    owed: int = 0
 
 
 class Lending:
@@ -82,6 +90,7 @@ class Lending:
         owner = loan.entry.place.worker
         match message:
             case messages.Drawn():
+                loan.owed -= 1
                 owner.send(message)
             case messages.Assists(able=True):
                 loan.begun = True
@@ -96,7 +105,13 @@ class Lending:
         """Pass an owner's message on to a helper."""
         for worker, loan in self._loans.items():
             if worker.name == message.helper and loan.entry is entry:
+                loan.owed += 1
                 worker.send(message)
+
+    def owes(self, worker: WorkerHandle) -> bool:
+        """Say whether a worker has draws to make of a picture that another has."""
+        loan = self._loans.get(worker)
+        return loan is not None and loan.owed > 0
 
     def busy(self, worker: WorkerHandle) -> None:
         """Note that a worker has a picture of its own: it is asked for no more draws of others."""
@@ -113,4 +128,7 @@ class Lending:
     def lost(self, worker: WorkerHandle) -> Entry | None:
         """Return the picture of which a worker makes draws that is gone, or silent."""
         loan = self._loans.pop(worker, None)
-        return loan.entry if loan and loan.begun else None
+        if loan is None:
+            return None
+        worker.send(messages.Cancel(id=loan.number))
+        return loan.entry if loan.begun else None

@@ -71,10 +71,10 @@ class SharedStatus:
         self._memory[_BEATS] += 1
 
     def begin(self, ids: Sequence[int]) -> None:
-        """Note the pictures that are in progress from now on."""
+        """Note the pictures that are in progress from now on; as many as there is room for."""
         # Written beside the former pictures, and then shown: a death in between leaves those.
         other = 1 - int(self._memory[_SHOWN])
-        written = self._list(other)
+        written, ids = self._list(other), ids[:_MOST]
         written[1 : 1 + len(ids)] = ids
         written[0] = len(ids)
         self._memory[_SHOWN] = other

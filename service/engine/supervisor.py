@@ -465,7 +465,7 @@ class Supervisor:
         worker, watch = self.worker, Watchdog(self._patience, self._load_seconds)
         while True:
             await asyncio.sleep(watch.tick)
-            has_work = bool(self._dispatcher.entries(worker) or self._probes)
+            has_work = self._dispatcher.has_work(worker) or bool(self._probes)
             pass_seconds = worker.pass_seconds if worker.loaded and has_work else None
             waits = self._agreement.waits(worker)
             reason = watch.look(status, worker.loaded, pass_seconds, waits)

@@ -169,7 +169,8 @@ class Desk:
     async def _answer(
         self, number: int, told: list[Any], content: bytes, arrive: Callable[[], None]
     ) -> tuple[list[Any], bytes]:
-        model, scores, deadline, high, attacks, owner, width, height, mode, bits, *rest = told
+        model, scores, deadline, high, attacks, owner, whole, *about = told
+        width, height, mode, bits, *rest = about
         sensitivities, prepared, confidence, draws, target, norm, progress = rest
         known = [(p, q, value) for p, q, value in sensitivities]
         job = Job(
@@ -181,6 +182,7 @@ class Desk:
             high=high,
             attacks=attacks,
             owner=owner,
+            whole=whole,
         )
 
         def look(reached: Conclusion | None) -> None:

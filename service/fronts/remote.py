@@ -198,7 +198,7 @@ class RemoteEngine:
         """Answer ``job``; cancelling this coroutine frees the picture's slots."""
         picture, question = job.picture, job.question
         told = [
-            *(job.model, job.scores, job.deadline, job.high, job.attacks, job.owner),
+            *(job.model, job.scores, job.deadline, job.high, job.attacks, job.owner, job.whole),
             *(picture.width, picture.height, picture.mode, picture.bits),
             *(picture.sensitivities, picture.prepared),
             *(question.confidence, question.max_draws, question.target, question.norm),

@@ -194,6 +194,17 @@ def test_draws_for_a_former_run_are_dropped(start: Starter, predictor: Predictor
     assert halves >= 20_000, "all draws of the answer are of the new h"
 
 
+def test_help_that_comes_for_a_former_run_is_not_used(start: Starter, predictor: Predictor) -> None:
+    """The front has ended the loan by then, and nobody would make what is issued."""
+    front = start(predictor)
+    predictor.resident.network = Small(predictor.resident.network, rows=SLOTS // 2)
+    front.ask(1, lendable=True, max_draws=6400)
+    front.wait(messages.Begun)
+    front.tell(messages.Lent(id=1, helper="worker1", more=True))
+    assert front.answer(1).conclusion.draws == 6400
+    assert not [one for one in front.received if isinstance(one, messages.Draw)]
+
+
 def test_who_needs_one_pass_has_no_helper(start: Starter, predictor: Predictor) -> None:
     front = start(predictor)
     front.ask(1, lendable=True, max_draws=SLOTS)
@@ -299,6 +310,44 @@ def test_a_picture_whose_helper_is_lost_begins_again_without_one(how: str) -> No
             late = messages.Drawn(id=number, helper="worker1", votes=[0] * SLOTS)
             engine._dispatcher.heard(helper, late)
             assert not to_owner.of(messages.Drawn)
+
+    run(test)
+
+
+def test_a_helper_that_owes_draws_has_work() -> None:
+    """So one whose pass never ends is found, and the picture does not wait for it."""
+
+    async def test() -> None:
+        engine = build(2)
+        owner, helper, _, _ = two(engine)
+        async with asking(engine, [job()]):
+            number = lent(engine, owner, helper)
+            has_work = engine._dispatcher.has_work
+            assert (has_work(owner), has_work(helper)) == (True, False)
+            for _ in range(2):
+                draw = messages.Draw(id=number, helper="worker1", draws=SLOTS)
+                engine._dispatcher.heard(owner, draw)
+                assert has_work(helper)
+                drawn = messages.Drawn(id=number, helper="worker1", votes=[0] * SLOTS)
+                engine._dispatcher.heard(helper, drawn)
+                assert not has_work(helper)
+            engine._dispatcher.heard(owner, draw)
+        assert not has_work(helper), "nobody waits for them any more"
+
+    run(test)
+
+
+def test_a_helper_that_falls_silent_before_it_begins_is_told_to_forget_the_picture() -> None:
+    async def test() -> None:
+        engine = build(2)
+        owner, helper, to_owner, to_helper = two(engine)
+        async with asking(engine, [job()]):
+            [number] = taken(engine)
+            engine._dispatcher.heard(owner, messages.Wants(id=number, execution=H))
+            helper.quiet = helper.silent = True
+            engine._dispatcher.silent(helper)
+            assert messages.Cancel(id=number) in to_helper.told
+            assert not to_owner.of(messages.Cancel), "no draws are lost"
 
     run(test)
 

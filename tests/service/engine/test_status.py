@@ -37,6 +37,17 @@ def test_a_closed_status_frees_its_memory() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_status_that_is_full_shows_what_it_can() -> None:
+    status = SharedStatus.create()
+    status.begin(range(100_000))
+    shown = status.running
+    assert shown == set(range(len(shown)))
+    assert len(shown) >= 8192
+    status.end(range(100_000))
+    assert (status.running, status.turns) == (shown, 1)
+    status.close()
+
+
 def test_finished_work_is_not_running() -> None:
     status = SharedStatus.create()
     status.begin(range(300))
