@@ -228,7 +228,8 @@ def _impossible_split(answer: Mapping[str, Any], findings: SplitFindings) -> Ite
         return
     if (noise["scoring"], noise["placement"], noise["norm"]) != ("votes", "image", "l1"):
         yield "noise is not by votes, in the image and in l1, which split noise needs"
-    if terms.sensitivity != 1 or (terms.tau, terms.rho) != (0, 0):
+    # Not their product alone: what preprocessing gains must not make up for what g would lose.
+    if (noise["sensitivity"], terms.sensitivity, terms.tau, terms.rho) != (1, 1, 0, 0):
         yield "noise, preprocessing or evidence has a sensitivity, tau or rho that split noise bars"
     if answer["picture"]["bits"] != 8 or terms.further:
         yield "picture or evidence.sensitivities is not one for split noise"
@@ -336,6 +337,8 @@ def _preprocessing(answer: Mapping[str, Any]) -> Iterator[str]:
     except CannotCertify as error:
         yield f"picture cannot be what the model answered for: {error}"
         return
+    if answer["noise"]["mechanism"] == "split" and not preparation.selects:
+        yield "picture cannot be what the model answered for: split noise takes pixels as they are"
     yield from _compare(preprocessing["steps"], list(preparation.steps), "preprocessing.steps")
     stated, computed = preprocessing["sensitivity"], preparation.sensitivity(norm, norm)
     if not abs(stated - computed) <= _TOLERANCE * computed:

@@ -1081,9 +1081,9 @@ class SplitAnswer(Answer):
             impossible("noise.scale", "at least 0.5, and 510 times as much whole")
         if budget["asked"] != self.all or budget["granted"] != self.all:
             impossible("budget", "all draws that there are")
-        stated = noise["sensitivity"] * answer["preprocessing"]["sensitivity"], evidence["tau"]
+        stated = noise["sensitivity"], answer["preprocessing"]["sensitivity"], evidence["tau"]
         own = {"source": "l1", "target": "l1", "value": 1.0, "rho": 0.0}
-        if stated != (1, 0) or evidence["rho"] != 0 or evidence["sensitivities"] != [own]:
+        if stated != (1, 1, 0) or evidence["rho"] != 0 or evidence["sensitivities"] != [own]:
             impossible("evidence.sensitivities", "1 from l1 to l1, without tau and rho")
         if (noise["norm"], noise["placement"], noise["scoring"]) != ("l1", "image", "votes"):
             impossible("noise", "votes, in the image and in l1")
@@ -1143,6 +1143,8 @@ class SplitAnswer(Answer):
         """Return all members that follow, by their paths."""
         evidence, noise = self.answer["evidence"], self.answer["noise"]
         steps, moved = preprocessing(self.answer["picture"], evidence["input_shape"], noise["norm"])
+        if any(not step.startswith("crop") for step in steps):
+            impossible("picture", "one of the model's colours and size, or larger along one side")
         given = self.all, self.counted.n
         rival = self.counted.sums[self.counted.rival(self.label)]
         own = least(*given, self.counted.sums[self.label], self.chance)

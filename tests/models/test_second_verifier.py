@@ -291,6 +291,16 @@ def test_the_members_are_those_of_the_services_answers() -> None:
     compare(second_verifier.SCHEMA, Answer)
 
 
+@pytest.mark.parametrize("sides", [(56, 56), (14, 14), (40, 29)])
+def test_both_refuse_split_noise_of_pictures_that_are_resized(sides: tuple[int, int]) -> None:
+    document = split_answer(picture=sides)
+    assert first(document) == second(document) == "differs"
+    document["noise"]["sensitivity"] = 1 / document["preprocessing"]["sensitivity"]
+    assert first(document) == second(document) == "differs"
+    document["noise"]["sensitivity"] = document["preprocessing"]["sensitivity"] = 1
+    assert first(document) == second(document) == "differs"
+
+
 def test_both_accept_answers_of_every_kind() -> None:
     ways = set()
     for document in GENUINE:

@@ -392,6 +392,22 @@ def test_what_follows_from_split_noise_cannot_be_altered_unnoticed(
     assert not {name for name in unnoticed if name.startswith(("noise", "evidence.votes"))}
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "mode"), [(56, 56, "L"), (14, 14, "L"), (28, 28, "RGB"), (56, 30, "RGB")]
+)
+def test_split_noise_takes_pixels_as_they_are(width: int, height: int, mode: str) -> None:
+    """No sensitivity of the noise makes up for preprocessing that computes new pixels."""
+    preparation = plan(width, height, mode, 8, (1, 28, 28))
+    document = split_answer(None, picture=(width * len(mode), height))
+    document["picture"].update(width=width, mode=mode)
+    moved = preparation.sensitivity("l1", "l1")
+    document["preprocessing"] = {"steps": list(preparation.steps), "sensitivity": moved}
+    document["noise"]["sensitivity"] = 1 / moved
+    assert any("sensitivity" in sentence for sentence in verify(document))
+    document["noise"]["sensitivity"] = document["preprocessing"]["sensitivity"] = 1
+    assert any("takes pixels as they are" in sentence for sentence in verify(document))
+
+
 def test_a_vote_that_was_not_cast_is_noticed() -> None:
     for cut, change in ((None, 0), (None, -1), (None, None), (100, 0)):
         document = split_answer(None, cut=cut)
