@@ -112,7 +112,7 @@ def find_small(predictor: Predictor) -> SmallPass | None:
     tried: list[tuple[float, SmallPass]] = []
     for size in sizes:
         with suppress(ProviderError):
-            small = gauge_small(predictor.resized(size))
+            small = gauge_small(_smaller(predictor, size))
             tried.append((_typical_seconds(size, small.draws_per_second), small))
     if not tried:
         return None
@@ -121,9 +121,20 @@ def find_small(predictor: Predictor) -> SmallPass | None:
     for seconds, small in sorted(tried, key=itemgetter(0)):
         if seconds <= enough:
             with suppress(RowsError, ProviderError):
-                predictor.resized(small.pass_size).try_rows()
+                _smaller(predictor, small.pass_size).try_rows()
                 return small
     return None
+
+
+def _smaller(predictor: Predictor, pass_size: int) -> Predictor:
+    """Return a model in smaller passes, beside the passes that serve.
+
+    A device keeps what it prepared for the sizes that were used last. If it gave up that of the
+    passes that serve, it would make it again, perhaps in another way: pictures would meet an h that
+    was not tried.
+    """
+    predictor.resident.prepare(predictor.pass_size)
+    return predictor.resized(pass_size)
 
 
 def _typical_seconds(pass_size: int, draws_per_second: float) -> float:
@@ -139,7 +150,7 @@ def make_small(predictor: Predictor, pass_size: int) -> SmallPass:
         RowsError: in them h is not a function of one row.
         ProviderError: its provider cannot run them.
     """
-    smaller = predictor.resized(pass_size)
+    smaller = _smaller(predictor, pass_size)
     smaller.try_rows()
     return gauge_small(smaller)
 

@@ -116,7 +116,9 @@ class Lending:
     def busy(self, worker: WorkerHandle) -> None:
         """Note that a worker has a picture of its own: it is asked for no more draws of others."""
         loan = self._loans.get(worker)
-        if loan and isinstance(loan.entry.place, Entries):
+        if loan and not loan.begun:
+            self.lost(worker)  # no draws are lost
+        elif loan and isinstance(loan.entry.place, Entries):
             ended = messages.Lent(id=loan.number, helper=worker.name, more=False)
             loan.entry.place.worker.send(ended)
 

@@ -10,6 +10,7 @@ from models import execution
 from models.bundle import Bundle, Manifest, read_bundle
 from models.calibration import calibrate, find_small, make_small
 from models.converted import Converted
+from models.cuda.passes import Sizes
 from models.execution import PRECISIONS, Precision, ProviderError, SmallPass, ways
 from models.loaded import load_model
 from models.network import build_network, save_network
@@ -237,6 +238,29 @@ def test_small_passes_whose_rows_fail_are_left_out(
     with pytest.raises(RowsError):
         make_small(predictor, 32)
     assert make_small(predictor, 64) == SmallPass(64, 950.0)
+
+
+def test_passes_that_serve_are_prepared_once_however_many_others_are_tried(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the pictures in flight would meet another h, which was not tried."""
+    predictor = Predictor(load_model(bundle), 256)
+    prepared: list[int] = []
+    sizes = Sizes(prepared.append)  # type: ignore[arg-type]
+    monkeypatch.setattr(predictor.resident, "prepare", sizes.get)
+    monkeypatch.setattr(predictor.resident, "compare", lambda noisy: None)
+    predictor.try_rows()
+
+    def refuse(*noisy: object) -> None:
+        raise RowsError("rows differ")
+
+    monkeypatch.setattr("models.predictor.try_rows", refuse)
+    assert find_small(predictor) is None
+    with pytest.raises(RowsError):
+        make_small(predictor, 64)
+    predictor.resident.prepare(256)
+    assert set(prepared) >= {32, 48, 64}
+    assert prepared.count(256) == 1
 
 
 def test_another_provider_converts_for_one_small_size(

@@ -314,6 +314,24 @@ def test_a_picture_whose_helper_is_lost_begins_again_without_one(how: str) -> No
     run(test)
 
 
+def test_a_helper_that_gets_a_picture_before_it_begins_does_not_help() -> None:
+    async def test() -> None:
+        engine = build(2)
+        owner, helper, to_owner, to_helper = two(engine)
+        async with asking(engine, [job()]):
+            [number] = taken(engine)
+            engine._dispatcher.heard(owner, messages.Wants(id=number, execution=H))
+            second = asyncio.create_task(engine.predict(job()))
+            await asyncio.sleep(0)
+            assert messages.Cancel(id=number) in to_helper.told
+            engine._dispatcher.heard(helper, messages.Assists(id=number, able=True))
+            assert not to_owner.of(messages.Lent)
+            second.cancel()
+            await asyncio.gather(second, return_exceptions=True)
+
+    run(test)
+
+
 def test_a_helper_that_owes_draws_has_work() -> None:
     """So one whose pass never ends is found, and the picture does not wait for it."""
 
