@@ -268,7 +268,12 @@ class Batcher:
 
         Returns:
             How many: those of a pass, or as many as there may still be.
+
+        Raises:
+            ValueError: it has finitely many draws, whose numbers a helper does not know.
         """
+        if isinstance(ticket.inquiry, SplitInquiry):
+            raise ValueError("draws of split noise have numbers, and must be made here")
         count = min(self.slots, ticket.inquiry.question.max_draws - ticket.issued)
         if count > 0:
             ticket.issued += count

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from models.batcher import Batcher, Pass, Ticket
 from models.certification.inquiry import Inquiry
 from models.certification.question import Question
+from models.certification.split import SplitInquiry, SplitTerms
 from models.certification.tally import NO_VOTE
 from models.certification.terms import Terms
 from models.noise import Features
@@ -495,6 +496,29 @@ def test_a_helper_is_given_no_more_draws_than_there_may_be() -> None:
     assert [batcher.lend(lent, "worker1") for _ in range(2)] == [36, 0]
     with pytest.raises(ValueError, match="made 35 draws, not 36"):
         list(batcher.deliver(lent, "worker1", np.zeros(35, np.int16)))
+
+
+def test_draws_that_have_numbers_are_made_in_their_order_and_never_lent() -> None:
+    question = Question(0.9, 64, None, "l1")
+    orders = iter([np.arange(255)[::-1], np.arange(255)])
+    inquiry = SplitInquiry(
+        question, SplitTerms("split", 0.5, 1.0, "l1", 4), 3, lambda draws: next(orders)
+    )
+    batcher = Batcher(100)
+    batcher.admit(Ticket(1, Features(np.zeros(4, np.int32), on_grid=True), inquiry, 1e9))
+    (mine,) = batcher.tickets
+    with pytest.raises(ValueError, match="numbers"):
+        batcher.lend(mine, "one")
+    planned = [batcher.plan(0.0) for _ in range(2)]
+    numbers = [one.features[0].numbers for one in planned if one]
+    made = [one.tolist() for one in numbers if one is not None]
+    assert made == [list(range(254, 154, -1)), list(range(154, 54, -1))]
+    (again,) = batcher.withdraw()
+    batcher.admit(again)
+    fresh = batcher.plan(0.0)
+    assert fresh
+    assert fresh.features[0].numbers is not None
+    assert fresh.features[0].numbers.tolist() == list(range(100))
 
 
 def test_a_picture_that_begins_again_forgets_what_was_lent() -> None:
