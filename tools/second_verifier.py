@@ -346,7 +346,7 @@ def betting(n: int, total: int, squares: int, one: int, chance: float) -> float:
     k = np.log(WEIGHTS) + n0 * np.log(1 - BETS)
     with np.errstate(over="ignore"):
         m = float(np.max(BETS * x / (np.exp((-math.log(chance) - k) / n1) - 1 + BETS)))
-    if m == 0:
+    if m <= 1e-200:
         return 0.0
     for _ in range(3):
         r = BETS * x / m

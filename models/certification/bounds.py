@@ -25,6 +25,8 @@ BETS = special.expit(np.arange(-5.0, 7.0))
 LOG_KEEP = np.log1p(-BETS)
 _WEIGHTS = np.sqrt(BETS * (1 - BETS))
 LOG_WEIGHTS = np.log(_WEIGHTS / _WEIGHTS.sum())
+# Below this a lower bound is stated as 0: its steps would leave the range of floating point.
+_LEAST = 1e-200
 
 SERVING_STEPS = 3
 CONVERGED_STEPS = 16
@@ -79,7 +81,7 @@ def betting_lower(
     with np.errstate(over="ignore"):
         needed = np.expm1((goal[..., None] - constant) / n1[..., None])
     m = (BETS * x1[..., None] / (needed + BETS)).max(axis=-1)
-    positive = m > 0
+    positive = m > _LEAST
     for _ in range(steps):
         safe = np.where(positive, m, 1.0)
         ratio = BETS * (x1 / safe)[..., None]

@@ -267,6 +267,15 @@ def test_the_largest_budget_fits_its_integers() -> None:
     assert abs(float(upper) - exact) < 1e-8
 
 
+def test_few_votes_of_very_many_draws_have_bounds() -> None:
+    votes = np.arange(64)
+    for draws in (2**17, 2**22, 10**9):
+        lower = betting_lower(draws, votes, votes, 1e-3)
+        upper = betting_upper(draws, votes, votes, 1e-3)
+        assert np.all(np.diff(lower) >= 0)
+        assert np.all((lower >= 0) & (lower <= votes / draws) & (votes / draws <= upper))
+
+
 @given(
     draws=st.integers(1, 50_000),
     share=st.floats(0, 1),
