@@ -298,9 +298,9 @@ def test_a_client_that_leaves_frees_its_slots(
     host, port = held.address.removeprefix("http://").split(":")
     head = f"POST /predict?{QUERY} HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
     connections = [socket.create_connection((host, int(port)), 300) for _ in range(6)]
-    for one in connections:
+    for count, one in enumerate(connections, 1):  # all at once, they could find no place
         one.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
-    wait_for(lambda: in_flight(held) == 6)
+        wait_for(lambda count=count: in_flight(held) == count)
     for one in connections:
         one.close()
     wait_for(lambda: in_flight(held) == 0)
