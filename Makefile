@@ -3,6 +3,8 @@ PYTHON ?= python3
 PORT ?= 8000
 KILLS ?= 200
 DRAINS ?= 20
+BULK_KILLS ?= 20
+BULK_JOBS ?= 5
 SECONDS ?= 20
 CONNECTIONS ?= 10000
 REQUESTS ?= 100000
@@ -19,7 +21,7 @@ LOCKED := $(PIP) install -qq --require-hashes --no-deps --only-binary :all:
 OWN := $(PIP) install -qq --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-quick test-slow test-avx2 test-clients test-older-torch check soundness chaos soak bench gpu gpu-pack fuzz format docs lock sbom dist image clean
+.PHONY: help serve install test test-quick test-slow test-avx2 test-clients test-older-torch check soundness chaos chaos-bulk soak bench gpu gpu-pack fuzz format docs lock sbom dist image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -135,6 +137,10 @@ chaos: $(VENV)/.dev ## kill, stop, flood and overload a running service, an hour
 	@mkdir -p runs
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) --drains $(DRAINS) --seconds $(SECONDS) \
 	    --connections $(CONNECTIONS) --json runs/chaos.json
+
+chaos-bulk: $(VENV)/.dev ## kill workers of a bulk certification and the whole job, and count (BULK_KILLS= BULK_JOBS=)
+	@mkdir -p runs
+	@$(BIN)/python -m tests.chaos.bulk --kills $(BULK_KILLS) --jobs $(BULK_JOBS) --json runs/chaos-bulk.json
 
 soak: $(VENV)/.dev ## ask a running service many times and see whether its memory grows (REQUESTS=)
 	@mkdir -p runs

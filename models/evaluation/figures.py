@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import floor, log10
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,15 +41,15 @@ Interval = tuple[Share, Share]
 Flags = NDArray[np.bool_]
 
 
-class AccuracyAt(Part):
-    """A share of pictures at a size of ``radius``."""
+class AttackedAccuracy(Part):
+    """The share of pictures that keep the right label when attacked at a size of ``radius``."""
 
     radius: float
     accuracy: Share
     accuracy_interval: Interval
 
 
-class CertifiedAccuracy(AccuracyAt):
+class CertifiedAccuracy(AttackedAccuracy):
     """The figures at the threshold ``radius``; see the module.
 
     ``precision`` is None if no prediction is robust, ``recall`` if none is right.
@@ -60,17 +60,6 @@ class CertifiedAccuracy(AccuracyAt):
     precision_interval: Interval | None
     recall: Share | None
     recall_interval: Interval | None
-
-
-class AttackedAccuracy(AccuracyAt):
-    """The share of pictures that keep the right label when attacked at a size of ``radius``.
-
-    ``robust`` are the figures of the attacked pictures at each threshold on their certified sizes:
-    how precise the predictions are that a client acts on while it is attacked, and how many of the
-    right ones it acts on.
-    """
-
-    robust: tuple[CertifiedAccuracy, ...] = ()
 
 
 class AttackFigures(Part):
@@ -222,6 +211,37 @@ def certified_at(radius: float, right: Flags, sizes: Floats) -> CertifiedAccurac
     )
 
 
+class Shares(TypedDict):
+    """The figures of an evaluation that follow from labels and sizes alone."""
+
+    pictures: int
+    accuracy: Share
+    accuracy_interval: Interval
+    certified: tuple[CertifiedAccuracy, ...]
+    curve: tuple[CertifiedAccuracy, ...]
+    mean_size: float
+    uncertified: int
+
+
+def shares(right: Flags, sizes: Floats, radii: Sequence[float]) -> Shares:
+    """Count pictures.
+
+    Args:
+        right: [N], whether a picture's label is right.
+        sizes: [N], certified sizes.
+        radii: the thresholds to report.
+    """
+    return {
+        "pictures": len(right),
+        "accuracy": float(right.mean()),
+        "accuracy_interval": interval(int(right.sum()), len(right)),
+        "certified": tuple(certified_at(radius, right, sizes) for radius in radii),
+        "curve": certified_curve(right, sizes),
+        "mean_size": float(sizes.mean()),
+        "uncertified": int((sizes == 0).sum()),
+    }
+
+
 @dataclass(frozen=True)
 class Answers:
     """What an h answered to N pictures.
@@ -271,20 +291,15 @@ def _grid(largest: float) -> list[float]:
     return [float(f"{index * step:.6g}") for index in range(floor(largest / step) + 2)]
 
 
-def attacked_accuracy(
-    radius: float, right: Flags, sizes: Floats, thresholds: Sequence[float]
-) -> AttackedAccuracy:
-    """Count attacked pictures.
-
-    Args:
-        radius: the size of the attack.
-        right: [N], whether a picture's label is right.
-        sizes: [N], certified sizes.
-        thresholds: on these sizes.
-    """
-    return AttackedAccuracy(
-        radius=radius,
-        accuracy=float(right.mean()),
-        accuracy_interval=interval(int(right.sum()), len(right)),
-        robust=tuple(certified_at(threshold, right, sizes) for threshold in thresholds),
+def attacked_accuracies(
+    radii: Sequence[float], leaders: Sequence[Integers], labels: Integers
+) -> tuple[AttackedAccuracy, ...]:
+    """Count the attacked pictures that keep the right label, at each radius."""
+    return tuple(
+        AttackedAccuracy(
+            radius=radius,
+            accuracy=float((found == labels).mean()),
+            accuracy_interval=interval(int((found == labels).sum()), len(labels)),
+        )
+        for radius, found in zip(radii, leaders, strict=True)
     )

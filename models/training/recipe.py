@@ -60,22 +60,6 @@ class Consistency(Part):
     entropy: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
 
 
-class Adversary(Part):
-    """Train on pictures that are attacked as they are in each step (Madry et al. 2018).
-
-    The attack is projected gradient descent on the loss of the label, from a random start.
-
-    Attributes:
-        norm: of the attacks.
-        size: their largest size, of pixel values in [0, 1].
-        steps: gradient steps of each.
-    """
-
-    norm: Norm = "linf"
-    size: Positive
-    steps: Annotated[int, Field(ge=1)] = 7
-
-
 class Denoiser(Part):
     """Train an autoencoder in front of a classifier that stays as it is.
 
@@ -111,7 +95,6 @@ class Recipe(Part):
         optimiser: how steps are made.
         draws: noise draws per picture and step.
         consistency: how strongly draws that agree are rewarded, if at all.
-        adversary: attack each picture before a step, if at all.
         denoiser: train an autoencoder in front of an existing classifier.
         noise_warm_up: the noise grows to its scale over this many epochs.
         augmentation: how pictures are altered.
@@ -140,7 +123,6 @@ class Recipe(Part):
     optimiser: Optimiser = Optimiser()
     draws: Annotated[int, Field(ge=1)] = 1
     consistency: Consistency | None = None
-    adversary: Adversary | None = None
     denoiser: Denoiser | None = None
     noise_warm_up: Annotated[int, Field(ge=0)] = 0
     augmentation: Augmentation = Augmentation()
@@ -160,8 +142,6 @@ class Recipe(Part):
                     "split noise has a scale, is of the image and in l1, and for a whole network"
                 )
             count_draws(self.scale)
-        if self.adversary and self.denoiser:
-            raise ValueError("a denoiser is not trained on attacked pictures")
         if self.consistency and self.draws < 2:
             raise ValueError("consistency needs at least 2 draws per picture")
         return self
@@ -274,16 +254,8 @@ _SPLIT = _MNIST.changed(
     augmentation=Augmentation(rotation=8, stretch=0.08, shear=0.08),
 )
 
-# The baseline that Lécuyer et al. compare with, on our networks: without noise or certificates.
-_MNIST_MADRY = without_noise(_MNIST).changed(name="mnist-madry", adversary=Adversary(size=0.3))
-_CIFAR10_MADRY = without_noise(_CIFAR10).changed(
-    name="cifar10-madry", adversary=Adversary(size=8 / 255), epochs=10
-)
-
 RECIPES = (
     _MNIST,
-    _MNIST_MADRY,
-    _CIFAR10_MADRY,
     _MNIST.changed(
         name="mnist-cnn-l1",
         mechanism="laplace",

@@ -64,14 +64,21 @@ def _others(
 
 
 def evaluate(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The bundle: a folder, or a name of the zoo.")
+    ] = None,
     data: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="mnist, svhn, cifar10, cifar100, imagenet, digits, an .npz, or a folder."
         ),
-    ],
-    bundle: Annotated[
-        Path | None, typer.Argument(help="The bundle: a folder, or a name of the zoo.")
+    ] = None,
+    certified: Annotated[
+        Path | None,
+        typer.Option(
+            help="In place of a bundle and data: the folder of pixeldp certify, of which only the "
+            "figures are computed."
+        ),
     ] = None,
     family: Annotated[
         Path | None,
@@ -109,13 +116,6 @@ def evaluate(
     ] = 100,
     attack_steps: Annotated[int, typer.Option(min=1, help="Gradient steps.")] = 20,
     attack_draws: Annotated[int, typer.Option(min=1, help="Noise draws for each gradient.")] = 16,
-    thresholds: Annotated[
-        str | None,
-        typer.Option(
-            help="Sizes, separated by commas: the precision and recall under attack of predictions "
-            "that are certified to them."
-        ),
-    ] = None,
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -171,6 +171,11 @@ def evaluate(
     With the same seed, provider, precision, pass size and threads, the figures are the same again
     on the same machine.
     """
+    if certified is not None:
+        _read_certified(certified, (bundle, family, data), _radii(radii), tsv, plots, json)
+        return
+    if data is None:
+        raise typer.BadParameter("Missing option '--data', or --certified with a folder")
     alone = {"attack": attack, "baseline": baseline, "tsv": tsv, "int8": int8, "write": write}
     _check_subject(bundle, family, {**alone, "compare-with": compare_with})
     sizes, names = _radii(radii), _attacks(attack)
@@ -183,9 +188,7 @@ def evaluate(
     folder = _folder(bundle, family, write)
     check_device(device)
     _check_provider(device, provider, precision, int8)
-    check_radii((*sizes, *_radii(thresholds)))
-    if thresholds and not names:
-        raise ValueError("--thresholds are of predictions under attack: give --attack, too")
+    check_radii(sizes)
     if plots is not None:
         check_matplotlib()
     if tsv is not None and tsv.is_dir():
@@ -194,14 +197,13 @@ def evaluate(
     beside = None if baseline is None else read_bundle(locate(baseline))
     ask(read.manifest, confidence, draws, norm=norm, usual=USUAL)
     pictures = _pictures(data, root, split, download)
-    asked = Attacks(names, attack_pictures, attack_steps, attack_draws, _radii(thresholds))
+    asked = Attacks(names, attack_pictures, attack_steps, attack_draws)
     check_data(read.manifest, pictures, asked, beside)
 
     import torch
 
     from models.device import find_device
     from models.evaluation.evaluate import Running, evaluate, record
-    from models.evaluation.plots import plot
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -232,10 +234,33 @@ def evaluate(
         evaluation = evaluation.model_copy(update={"int8": found.record})
     if write:
         record(read.path, evaluation, found)
+    print_evaluation(evaluation, plots, json)
+
+
+def print_evaluation(evaluation: "Evaluation", plots: Path | None, json: bool) -> None:
+    """Print the figures as a table or as JSON, and draw them into a folder, if there is one."""
+    from models.evaluation.plots import plot
+
     files = plot(evaluation, plots) if plots is not None else []
     typer.echo(evaluation.model_dump_json(indent=2) if json else _table(evaluation))
     for file in files:
         typer.echo(f"drawn: {file}", err=True)
+
+
+def _read_certified(
+    folder: Path,
+    others: Sequence[object],
+    radii: tuple[float, ...],
+    tsv: Path | None,
+    plots: Path | None,
+    json: bool,
+) -> None:
+    """Print the figures of a bulk certification."""
+    from models.evaluation.certified import read_evaluation
+
+    if any(other is not None for other in others):
+        raise typer.BadParameter("--certified stands alone: omit the bundle, --family and --data")
+    print_evaluation(read_evaluation(folder, radii, tsv), plots, json)
 
 
 def _check_subject(bundle: Path | None, family: Path | None, alone: Mapping[str, object]) -> None:
@@ -360,7 +385,7 @@ def _table(evaluation: "Evaluation") -> str:
         beside = evaluation.baseline
         what = f"accuracy of {beside.model}"
         lines.append(f"{what:<26}{_share(beside.accuracy, beside.accuracy_interval)}")
-    lines += [*_attacked(evaluation), *_robust_attacked(evaluation)]
+    lines += _attacked(evaluation)
     lines += [
         "",
         f"{evaluation.draws:,} draws in {evaluation.seconds:.1f} s: "
@@ -427,21 +452,4 @@ def _attacked(evaluation: "Evaluation") -> list[str]:
     for name, (_, attack) in zip(names, rows, strict=True):
         shares = (f"{at.accuracy:>7.1%}" for at in attack.accuracies)
         lines.append(f"{name:<{width}}{' '.join(shares)}")
-    return lines
-
-
-def _robust_attacked(evaluation: "Evaluation") -> list[str]:
-    """Show precision and recall under attack, for each threshold a pair of lines."""
-    if not evaluation.attacks or not evaluation.attacks[0].accuracies[0].robust:
-        return []
-    radii = (f"{at.radius:>7.4g}" for at in evaluation.attacks[0].accuracies)
-    lines = ["", f"{'robust predictions, attacked up to':<50}{' '.join(radii)}"]
-    for attack in evaluation.attacks:
-        for place, at in enumerate(attack.accuracies[0].robust):
-            robust = [attacked.robust[place] for attacked in attack.accuracies]
-            what = f"{attack.attack}, certified at {evaluation.norm} >= {at.radius:.4g}: "
-            for name in ("precision", "recall"):
-                shares = (getattr(one, name) for one in robust)
-                cells = ("-" if share is None else f"{share:.1%}" for share in shares)
-                lines.append(f"{what + name:<50}{' '.join(f'{cell:>7}' for cell in cells)}")
     return lines

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.calculate import bounds, plan, size, verify
+from service.cli.certify import certify
 from service.cli.compare import compare
 from service.cli.evaluate import evaluate
 from service.cli.health import health
@@ -217,7 +218,7 @@ def _serve(given: dict[str, Any]) -> None:
 
 
 _COMMANDS: tuple[Callable[..., Any], ...] = (
-    *(size, bounds, plan, verify, evaluate, compare, health),
+    *(size, bounds, plan, verify, certify, evaluate, compare, health),
     *(import_, sensitivity, predict, models, train),
 )
 for _command in _COMMANDS:

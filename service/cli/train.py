@@ -97,7 +97,7 @@ def train(
     from models.images.folders import report_others
     from models.samples import check_samples, collect_samples, shipped_samples, write_samples
     from models.training.checks import check_data, check_denoiser, check_folder
-    from models.training.recipe import NO_NOISE, find_recipe, without_noise
+    from models.training.recipe import find_recipe, without_noise
 
     given = {
         "name": name,
@@ -138,7 +138,7 @@ def train(
     begin = partial(DenoiserTraining, classifier=front) if front else None
     torch_device = find_device(device)
     said: list[str] = []
-    int8 = int8 and chosen.scale != NO_NOISE
+    int8 = int8 and not undefended
     manifest = train(
         chosen,
         pictures,

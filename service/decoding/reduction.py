@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from models.certification.names import NORMS, Norm
-from models.images.decoding import PictureShape, decode, to_png
+from models.images.decoding import Picture, PictureShape, decode, to_png
 from models.preprocessing import Preprocessing, plan
 
 FLOAT = np.dtype("<f8")
@@ -80,7 +80,11 @@ def reduce_file(data: bytes, task: Task, sensitivities: bool = True) -> Reduced:
         CannotCertify: no preprocessing with a bound leads to the model's input.
         MemoryError: there is too little memory for it.
     """
-    picture = decode(data, task.max_pixels)
+    return reduce_picture(decode(data, task.max_pixels), task, sensitivities)
+
+
+def reduce_picture(picture: Picture, task: Task, sensitivities: bool = True) -> Reduced:
+    """Reduce a decoded picture to the smallest form for a worker; see :func:`reduce_file`."""
     form = picture.width, picture.height, picture.mode, picture.bits
     if task.side is not None:
         return Reduced(*form, [], False, to_png(picture, task.side))

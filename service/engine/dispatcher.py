@@ -103,7 +103,8 @@ class Dispatcher:
             EngineError: see its tree.
         """
         loop = asyncio.get_running_loop()
-        entry = Entry(next(self._ids), job, loop.create_future(), on_look)
+        number, began = next(self._ids), job.question.restarts
+        entry = Entry(number, job, loop.create_future(), on_look, restarts=began)
         arrived = time.monotonic()
         left = max(job.deadline - arrived, 0.0)
         entry.timer = loop.call_later(left, self._expire, entry)

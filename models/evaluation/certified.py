@@ -1,0 +1,78 @@
+"""The figures of a bulk certification, which are read from its answers and not drawn again."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from models.bulk.job import JobError, read_columns, read_job
+from models.evaluation.asked import RADII, check_radii
+from models.evaluation.figures import Evaluation, shares
+from models.evaluation.logs import ABSTAINED, write_log
+
+# Workers compute with one thread each.
+THREADS = 1
+
+
+def read_evaluation(
+    folder: Path, radii: Sequence[float] = (), log: Path | None = None
+) -> Evaluation:
+    """Return the figures of the answers that a folder has, whether or not the job is complete.
+
+    A picture without an answer counts as a failure, as one with nothing certified does. Those whose
+    right label is not known are left out.
+
+    Args:
+        folder: of ``pixeldp certify``.
+        radii: the sizes at which certified accuracy is reported; by default those of ``RADII``.
+        log: a file for a certification log (:mod:`models.evaluation.logs`).
+
+    Raises:
+        JobError: there is no such folder, or no picture with a right label has an answer.
+        ValueError: a radius is not above 0.
+    """
+    asked = read_job(folder)
+    radii = tuple(radii) or RADII[asked.norm]
+    check_radii(radii)
+    names = ("right", "label", "certified_size", "draws", "seconds", "answer")
+    columns, seconds = read_columns(folder, *names)
+    known = [place for place, right in enumerate(columns["right"]) if right is not None]
+    first = next((one for one in columns["answer"] if one is not None), None)
+    if not known or first is None:
+        raise JobError(f"{folder}: no picture with a known label is answered; there are no figures")
+    # None of a picture without an answer is 0, and its label none.
+    rights, leaders, sizes, took = (
+        np.array(
+            [empty if columns[name][place] is None else columns[name][place] for place in known]
+        )
+        for name, empty in (
+            ("right", ABSTAINED),
+            ("label", ABSTAINED),
+            ("certified_size", 0.0),
+            ("seconds", 0.0),
+        )
+    )
+    if log is not None:
+        indices = np.array([columns["picture"][place] for place in known])
+        write_log(log, indices, rights, leaders, sizes, took)
+    draws, compute = sum(filter(None, columns["draws"])), json.loads(first)["compute"]
+    return Evaluation(
+        model=asked.model,
+        version=asked.version,
+        dataset=asked.dataset,
+        **shares(leaders == rights, sizes, radii),
+        every=asked.every,
+        max_draws=asked.max_draws,
+        confidence=asked.confidence,
+        norm=asked.norm,
+        draws=draws,
+        seconds=round(seconds, 2),
+        draws_per_second=round(draws / seconds, 1),
+        seed=None,
+        device=compute["device"],
+        provider=compute["provider"],
+        precision=compute["precision"],
+        pass_size=compute["pass_size"],
+        threads=THREADS,
+    )

@@ -1,0 +1,1 @@
+"""Certifying whole data sets: the engine without a service around it."""

@@ -1,0 +1,104 @@
+"""A bulk certification with a worker of its own; ``tests/chaos/test_bulk.py`` kills it."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.bulk.job import Asked, open_job, read_columns
+from models.bulk.sources import open_source
+from models.bundle import ZOO, read_bundle
+from models.verification import verify
+from service.bulk.answerer import CannotStartError, local_answerer
+from service.bulk.certify import Certification
+from service.catalogue import Served
+from service.settings import Settings
+from tests.names import ROOT
+
+SEVEN = ROOT / "examples" / "7.png"
+# Pictures without a right label, and whether they have no answer.
+SINGLE = {"broken.png": True, "large.png": False, "small.png": False}
+
+
+def settings(**more: object) -> Settings:
+    given = {"devices": "cpu", "provider": "pytorch", "precision": "float32", "pass_size": 64}
+    return Settings(models=[ZOO / "mnist-cnn"], **{**given, "compile": False, **more})
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    (folder / "7").mkdir(parents=True)
+    for number in range(3):
+        (folder / "7" / f"{number}.png").write_bytes(SEVEN.read_bytes())
+    (folder / "broken.png").write_bytes(SEVEN.read_bytes()[:100])
+    Image.fromarray(np.zeros((56, 56, 3), np.uint8)).save(folder / "large.png")
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "small.png")
+    return folder
+
+
+def test_a_folder_is_certified_and_every_answer_verified(pictures: Path, tmp_path: Path) -> None:
+    bundle = read_bundle(ZOO / "mnist-cnn")
+    source = open_source(str(pictures), bundle.manifest.labels)
+    asked = Asked(
+        model=bundle.manifest.name,
+        version=bundle.manifest.version,
+        digest=bundle.digest,
+        labels=bundle.manifest.labels,
+        dataset="pictures",
+        source=source.identity,
+        pictures=len(source),
+        every=1,
+        max_draws=128,
+        confidence=0.999,
+        target=None,
+        norm="l2",
+    )
+
+    async def certify() -> None:
+        own = settings()
+        with open_job(tmp_path / "out", asked) as job:
+            job.begin(0)  # as a job that was killed at once
+        async with local_answerer(own) as answerer:
+            with open_job(tmp_path / "out", asked) as job:
+                await Certification(job, source, answerer, Served(0, bundle), own.max_pixels).run()
+
+    asyncio.run(certify())
+    columns, _ = read_columns(
+        tmp_path / "out",
+        *("key", "right", "problem", "label", "certified_size", "lower", "draws", "answer"),
+    )
+    assert columns["key"] == [*(f"7/{number}.png" for number in range(3)), *sorted(SINGLE)]
+    assert columns["right"] == [7, 7, 7, None, None, None]
+    assert [problem is not None for problem in columns["problem"]] == [
+        *(False, False, False),
+        *(SINGLE[key] for key in sorted(SINGLE)),
+    ]
+    for place, text in enumerate(columns["answer"]):
+        if text is None:
+            continue
+        answer = json.loads(text)
+        assert verify(answer) == []
+        assert answer["evidence"]["restarts"] == 1
+        assert answer["label"]["index"] == columns["label"][place]
+        assert answer["certified_size"] == columns["certified_size"][place]
+        assert answer["certificate"]["lower"] == columns["lower"][place]
+        assert answer["draws"] == columns["draws"][place] == 128
+        assert answer["model"]["digest"] == asked.digest
+    assert columns["label"][:3] == [7, 7, 7]
+    assert min(columns["certified_size"][:3]) > 0
+
+
+@pytest.mark.slow
+def test_an_engine_that_cannot_start_says_why(tmp_path: Path) -> None:
+    own = settings(devices="cuda:7")
+
+    async def start() -> None:
+        async with local_answerer(own):
+            pass
+
+    with pytest.raises(CannotStartError, match="cuda"):
+        asyncio.run(start())
