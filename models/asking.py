@@ -1,5 +1,8 @@
 """A question to a model: what is asked, and what its noise decides."""
 
+import re
+from collections.abc import Sequence
+
 from models.bundle import Manifest
 from models.certification.norms import check_norm
 from models.certification.question import Question
@@ -11,6 +14,7 @@ def ask(
     max_draws: int,
     target: float | None = None,
     norm: str | None = None,
+    allow: tuple[int, ...] | None = None,
     *,
     usual: float,
 ) -> Question:
@@ -22,6 +26,7 @@ def ask(
         max_draws: the draw budget; noise with finitely many draws needs them all.
         target: the size needed, or None.
         norm: of sizes; the model's own by default.
+        allow: the labels allowed, from :func:`find_labels`; None if the question is about one.
         usual: the confidence if none is asked for and the draws are random.
 
     Raises:
@@ -36,4 +41,29 @@ def ask(
             "which is never certain; expected a number below 1, such as 0.999999"
         )
     sizes_in = check_norm(norm or manifest.sensitivity.input_norm)
-    return Question(confidence, draws or max_draws, target, sizes_in)
+    return Question(confidence, draws or max_draws, target, sizes_in, allow=allow)
+
+
+def find_labels(text: str, labels: Sequence[str]) -> tuple[int, ...]:
+    """Return the indices of labels, in order.
+
+    Args:
+        text: their names, or indices that are no label's name, divided by commas; a comma in a name
+            comes after a backslash.
+        labels: the names of all labels.
+
+    Raises:
+        ValueError: one of them is neither.
+    """
+    indices = {str(index): index for index in range(len(labels))}
+    known = indices | {name: index for index, name in enumerate(labels)}
+    found = set()
+    for part in re.split(r"(?<!\\),", text):
+        name = part.strip().replace("\\,", ",")
+        if name not in known:
+            raise ValueError(
+                f"allow names the label {name[:40]!r}, which there is not; expected names of "
+                f"labels, or numbers from 0 to {len(labels) - 1}"
+            )
+        found.add(known[name])
+    return tuple(sorted(found))

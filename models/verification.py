@@ -52,7 +52,9 @@ WORD = (
     "picture",
     "compute",
     "timing_ms",
+    "certain.labels[].name",
     "evidence.restarts",
+    "evidence.allow",
     "evidence.sums",
     "evidence.sums_of_squares",
     "evidence.bound",
@@ -144,6 +146,7 @@ def _findings(answer: Mapping[str, Any]) -> Findings | SplitFindings:
         answer["target"],
         answer["norm"],
         evidence["restarts"],
+        allow=None if evidence["allow"] is None else tuple(evidence["allow"]),
     )
     terms = terms_kind(noise["mechanism"])(
         mechanism=noise["mechanism"],
@@ -208,6 +211,8 @@ def _impossible(answer: Mapping[str, Any], findings: Findings | SplitFindings) -
         yield f"evidence.total.draws is {total.draws}, beyond the budget of {budget}"
     if answer["budget"]["asked"] < budget:
         yield f"budget.granted is {budget}, more than was asked"
+    if max(findings.question.allow or [0]) >= len(total.sums):
+        yield f"evidence.allow is not among the {len(total.sums)} labels"
     if not 1 <= len(answer["scores"]) <= len(total.sums):
         yield f"scores has {len(answer['scores'])} entries; there are {len(total.sums)} labels"
     names = [score["name"] for score in answer["scores"]]
@@ -298,9 +303,17 @@ def _possible(tally: Tally) -> bool:
 def _expected(answer: Mapping[str, Any], conclusion: Conclusion) -> dict[str, Any]:
     """Return every member that follows, with its right value."""
     names = {score["index"]: score["name"] for score in answer["scores"]}
+    certain = conclusion.certain and {
+        "labels": [
+            {"index": index, **({"name": names[index]} if index in names else {})}
+            for index in conclusion.certain.labels
+        ],
+        "within_allowed": conclusion.certain.within_allowed,
+    }
     return {
         "label": {"index": conclusion.label, "name": names.get(conclusion.label)},
         "robust": conclusion.robust,
+        "certain": certain,
         "certified_size": conclusion.certified_size,
         "draws": conclusion.draws,
         "budget": {"reachable": conclusion.reachable},
@@ -451,6 +464,9 @@ _ANSWER = {
     },
     "label": {"index": _INTEGER, "name": _WORD},
     "robust": _Maybe(_FLAG),
+    "certain": _Maybe(
+        {"labels": [{"index": _INTEGER, "name": _WORD}], "within_allowed": _Maybe(_FLAG)}
+    ),
     "certified_size": _NUMBER,
     "norm": _among(*NORMS),
     "target": _Maybe(_POSITIVE),
@@ -518,6 +534,7 @@ _ANSWER = {
         "alpha_rival": _NUMBER,
         "alpha_scores": _NUMBER,
         "restarts": _integer(0, MOST_RESTARTS),
+        "allow": _Maybe([_integer(0, 2**31 - 1)]),
         "tau": _number("from 0 to below 0.5", lambda value: 0 <= value < 0.5),
         "rho": _AMOUNT,
         "sensitivities": [

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,7 +33,7 @@ WORD = (
     "picture",
     "the question: norm, target, confidence, budget.asked, budget.granted",
     "how many scores and attacks are shown",
-    "the evidence: the tallies, votes, bound, restarts, tau, rho, input_shape",
+    "the evidence: the tallies, votes, bound, restarts, allow, tau, rho, input_shape",
     "sensitivities beside the first",
 )
 NORMS = ("l1", "l2", "linf")
@@ -162,6 +163,9 @@ SCHEMA: dict[str, Any] = {
     },
     "label": {"index": integer, "name": text},
     "robust": optional(flag),
+    "certain": optional(
+        {"labels": [{"index": integer, "name": text}], "within_allowed": optional(flag)}
+    ),
     "certified_size": number,
     "norm": one_of(*NORMS),
     "target": optional(POSITIVE),
@@ -224,6 +228,7 @@ SCHEMA: dict[str, Any] = {
         "alpha_rival": number,
         "alpha_scores": number,
         "restarts": between(0, 500),
+        "allow": optional([between(0, 2**31 - 1)]),
         "tau": within(number, lambda value: 0 <= value < 0.5, "a number from 0 and below 0.5"),
         "rho": NOT_NEGATIVE,
         "pilot": TALLY,
@@ -914,7 +919,10 @@ class Answer:
                 impossible("evidence.sensitivities", "the rho of the first entry")
 
     def check_shown(self) -> None:
-        """Refuse lists of labels and sizes of a length that cannot be."""
+        """Refuse lists of labels and sizes that cannot be."""
+        allow = self.answer["evidence"]["allow"]
+        if allow is not None and allow[-1] >= self.labels:
+            impossible("evidence.allow", "labels that there are")
         shown = self.answer["scores"]
         if not 1 <= len(shown) <= self.labels:
             impossible("scores", "one label or more, but no more than there are")
@@ -946,6 +954,7 @@ class Answer:
         found = {
             "label": {"index": self.total.order()[0], "name": self.answer["scores"][0]["name"]},
             "robust": None if target is None else self.size > 0 and self.size >= target,
+            "certain": self.certain(),
             "certified_size": self.size,
             "draws": self.total.n,
             "budget.reachable": reach > 0 if target is None else reach >= target,
@@ -974,16 +983,42 @@ class Answer:
         found["scores"], found["attacks"] = self.scores(reach)
         return found
 
+    def certain(self) -> dict[str, Any] | None:
+        """Return the labels that may be first up to the target."""
+        if self.target is None:
+            return None
+        names = {score["index"]: score["name"] for score in self.answer["scores"]}
+        order = self.total.order()
+        if self.size > 0 and self.size >= self.target:
+            order = order[:1]
+        else:
+            met = self.meet(self.intervals(order))
+            reach = [self.attacked(self.target, interval) for interval in met]
+            least = max(low for low, _ in reach)
+            order = [i for i, (_, high) in zip(order, reach, strict=True) if high >= least]
+        allow = self.answer["evidence"]["allow"]
+        return {
+            "labels": [{"index": i} | ({"name": names[i]} if i in names else {}) for i in order],
+            "within_allowed": None if allow is None else {*order} <= {*allow},
+        }
+
+    def within(self) -> bool:
+        """Say whether only labels that are allowed may be first."""
+        certain = self.certain()
+        return certain is not None and certain["within_allowed"] is True
+
     def stopped(self) -> str:
         """Return why the draws ended."""
-        target = self.question.target
+        target, allow = self.question.target, self.answer["evidence"]["allow"]
         certified = target is not None and self.size > 0 and self.size >= target
         if self.after.n not in self.looks and not (self.between and certified):
             return "deadline"
-        if certified:
+        if certified or self.within():
             return "target_certified"
         if self.total.n == self.granted:
             return "max_draws"
+        if allow is not None:
+            return "deadline"
         if target is not None and hopeless(self.question, self.pilot, self.after, self.chosen):
             return "target_out_of_reach"
         return "deadline"
@@ -1161,6 +1196,7 @@ class SplitAnswer(Answer):
                 "name": self.answer["scores"][0]["name"],
             },
             "robust": None if target is None else self.size > 0 and self.size >= target,
+            "certain": self.certain(),
             "certified_size": self.size,
             "draws": self.total.n,
             "budget.reachable": target is None or reach >= target,
@@ -1190,10 +1226,12 @@ class SplitAnswer(Answer):
         left = self.all - self.total.n
         if self.total.n not in self.looks:
             return "deadline"
-        if self.target is not None and self.size >= self.target:
+        if self.target is not None and (self.size >= self.target or self.within()):
             return "target_certified"
         if left == 0:
             return "max_draws"
+        if self.answer["evidence"]["allow"] is not None:
+            return "deadline"
         first, second = self.total.order()[:2]
         best = self.sizes_of(self.total.sums[first] + left, self.total.sums[second])[self.norm]
         return "target_out_of_reach" if self.target and best < self.target else "deadline"
@@ -1266,6 +1304,10 @@ def verify(answer: Any) -> list[str]:
         MalformedError: When this is no answer with evidence.
     """
     inspect(answer, SCHEMA)
+    allow = answer["evidence"]["allow"]
+    in_order = allow is None or (allow and all(a < b for a, b in pairwise(allow)))
+    if not in_order or (allow and answer["target"] is None):
+        refuse("evidence.allow", "different labels in order, and a target")
     kind = SplitAnswer if answer["noise"]["mechanism"] == "split" else Answer
     try:
         again = kind(answer).again()

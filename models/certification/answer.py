@@ -18,16 +18,16 @@ from models.certification.attack_bounds import (
     known,
     reached,
 )
-from models.certification.bounds import betting_lower, betting_upper, vote_lower, vote_upper
 from models.certification.certificates import PAPER
 from models.certification.division import share_of_run
 from models.certification.inquiry import Findings, Inquiry
 from models.certification.names import NORMS, Certificate, Counting, Ground, Norm, Stopped
+from models.certification.question import Question
 from models.certification.reach import SMALLEST_SIZE, reachable_size
 from models.certification.rounding import round_down, round_up
 from models.certification.split import SplitFindings, SplitInquiry
 from models.certification.tally import Tally
-from models.certification.tally_bounds import interval_alpha
+from models.certification.tally_bounds import interval_alpha, intervals_of
 from models.certification.terms import Delta, Terms
 
 
@@ -52,6 +52,17 @@ class Score:
     lower: float
     upper: float
     attacked: Interval | None
+
+
+@dataclass(frozen=True)
+class Certain:
+    """The labels that may be first under some change up to the target, by falling mean score.
+
+    ``within_allowed`` says whether the question allows all of them; None if it names none.
+    """
+
+    labels: list[int]
+    within_allowed: bool | None
 
 
 def lists(tally: Tally) -> tuple[list[int], list[int]]:
@@ -83,7 +94,8 @@ class Evidence:
     ``sums`` are in units of 1/``denominator`` and ``sums_of_squares`` in units of
     1/``denominator``², by label index, over the counted draws of the look that certified most.
     ``pilot`` and ``total`` are the same for the pilot and for all draws. Before this run the
-    picture began again ``restarts`` times; each run has its own share of α. ``sensitivities`` bound
+    picture began again ``restarts`` times; each run has its own share of α. ``allow`` has the
+    labels that the question allows, or is None. ``sensitivities`` bound
     how far a change of the picture moves the features, the model's own bound first: by ``value``
     times the change in the norm ``source``, plus ``rho``, in the norm ``target``.
 
@@ -104,6 +116,7 @@ class Evidence:
     alpha_rival: float
     alpha_scores: float
     restarts: int
+    allow: list[int] | None
     tau: float
     rho: float
     sensitivities: list[Delta]
@@ -120,6 +133,7 @@ class Conclusion:
         label: the index of the label with the largest mean score.
         certified_size: the size in ``norm``; 0 if nothing is certified, not even the label.
         robust: whether the size is above 0 and reaches the target; None without a target.
+        certain: the labels that may be first up to the target; None without a target.
         reachable: whether the budget could certify the target (or without one, any size) if every
             draw agreed.
         draws: all draws that were used, the pilot's too.
@@ -140,6 +154,7 @@ class Conclusion:
     certified_size: float
     norm: Norm
     robust: bool | None
+    certain: Certain | None
     reachable: bool
     draws: int
     stopped: Stopped
@@ -216,6 +231,7 @@ def follow(
         certified_size=size,
         norm=norm,
         robust=None if target is None else certified and size >= target,
+        certain=_certain(findings),
         reachable=most >= (target or SMALLEST_SIZE),
         draws=total.draws,
         stopped=stopped or findings.stopped,
@@ -229,6 +245,11 @@ def follow(
         attacks=told,
         evidence=_evidence(findings),
     )
+
+
+def _certain(findings: Findings | SplitFindings) -> Certain | None:
+    labels = findings.certain
+    return None if labels is None else Certain(list(labels), findings.question.allows(labels))
 
 
 @lru_cache(4096)
@@ -281,24 +302,6 @@ def _state(
     return list(zip(expected, lower, upper, attacked, strict=True))
 
 
-def intervals_of(
-    draws: int, sums: tuple[int, ...], squares: tuple[int, ...], denominator: int, alpha: float
-) -> tuple[Floats, Floats]:
-    """Bound the largest means over all draws, the pilot's too: nothing was selected by them.
-
-    Two-moment betting at a part of α that covers both sides of all K labels, even if fewer are
-    shown, at every look at once.
-    """
-    if denominator == 1:
-        ends = vote_lower, vote_upper
-        low, high = ([end(draws, votes, alpha) for votes in sums] for end in ends)
-        return np.array(low), np.array(high)
-    tally = draws, np.array(sums), np.array(squares), alpha
-    lower = betting_lower(*tally, denominator=denominator)
-    upper = betting_upper(*tally, denominator=denominator)
-    return lower, upper
-
-
 def _evidence(findings: Findings | SplitFindings) -> Evidence:
     if isinstance(findings, SplitFindings):
         return _evidence_of_split(findings)
@@ -318,6 +321,7 @@ def _evidence(findings: Findings | SplitFindings) -> Evidence:
         alpha_rival=alpha_rival,
         alpha_scores=division.scores,
         restarts=findings.question.restarts,
+        allow=_listed(findings.question),
         tau=findings.terms.tau,
         rho=findings.terms.rho,
         sensitivities=list(findings.terms.deltas),
@@ -325,6 +329,10 @@ def _evidence(findings: Findings | SplitFindings) -> Evidence:
         total=Sums.of(findings.total),
         votes=None,
     )
+
+
+def _listed(question: Question) -> list[int] | None:
+    return None if question.allow is None else list(question.allow)
 
 
 def _evidence_of_split(findings: SplitFindings) -> Evidence:
@@ -342,6 +350,7 @@ def _evidence_of_split(findings: SplitFindings) -> Evidence:
         alpha_rival=findings.chance,
         alpha_scores=0.0,
         restarts=question.restarts,
+        allow=_listed(question),
         tau=findings.terms.tau,
         rho=findings.terms.rho,
         sensitivities=list(findings.terms.deltas),

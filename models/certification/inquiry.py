@@ -6,18 +6,20 @@ together with at least the requested confidence, over the noise, for a picture t
 its noise was drawn.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from models.certification.arrays import Draws
+from models.certification.arrays import Draws, Floats
+from models.certification.certain import certain_labels
 from models.certification.division import Division, looks, pilot_ends
 from models.certification.names import Ground, Norm, Scoring, Stopped
 from models.certification.prospects import hopeless
 from models.certification.question import Question
 from models.certification.records import RECORDS
 from models.certification.tally import Tally
-from models.certification.tally_bounds import bound_pair
+from models.certification.tally_bounds import bound_pair, interval_alpha, intervals_of
 from models.certification.terms import Terms
 
 # With a target, the draws that are wanted at once double from this number on.
@@ -79,6 +81,18 @@ class Findings:
         """The same in another norm."""
         return self.terms.answered(*self.bounds, norm) if self.leads else 0.0
 
+    def intervals(self, labels: Sequence[int]) -> tuple[Floats, Floats]:
+        """Bound the expected scores of labels, by all draws."""
+        total, chosen = self.total, list(labels)
+        sums, squares = (tuple(part[chosen].tolist()) for part in (total.sums, total.squares))
+        alpha = interval_alpha(self.division, len(total.sums))
+        return intervals_of(total.draws, sums, squares, total.denominator, alpha)
+
+    @cached_property
+    def certain(self) -> tuple[int, ...] | None:
+        """The labels that may be first up to the target, by falling mean; None without a target."""
+        return certain_labels(self)
+
     @property
     def stopped(self) -> Stopped:
         """Why there are no more draws than ``total``."""
@@ -88,9 +102,11 @@ class Findings:
         between = self.ground == "majority" and counted.draws == self.counted.draws
         if target is not None and self.size >= target and (at_look or between):
             return "target_certified"
+        if at_look and question.allows(self.certain):
+            return "target_certified"
         if at_look and counted.draws == end:
             return "max_draws"
-        targeted = at_look and target is not None
+        targeted = at_look and target is not None and question.allow is None
         if targeted and hopeless(question, self.terms, self.division, pilot, counted):
             return "target_out_of_reach"
         return "deadline"
@@ -242,6 +258,9 @@ class Inquiry:
         self.look += 1
         last = self.look == len(self._schedule)
         self.stopped = self._record.reach_look(last)
+        found = self.findings if self.question.allow else None
+        if found and self.question.allows(found.certain):
+            self.stopped = "target_certified"
 
     def _try_majority(self) -> None:
         """End between looks if a majority certifies the target."""

@@ -1,5 +1,6 @@
 """What a client asks of one picture."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.certification.division import (
@@ -25,6 +26,8 @@ class Question:
         target: the size that the client needs, in ``norm``; None for the largest possible.
         norm: the norm of the target and of the answer's sizes.
         restarts: how often the picture has begun again; each run has its own share of α.
+        allow: labels, in order; with a target, the question is answered, too, if only these may be
+            first under a change up to it. None if it is about a single label.
     """
 
     confidence: float
@@ -32,6 +35,7 @@ class Question:
     target: float | None
     norm: Norm
     restarts: int = 0
+    allow: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence <= 1:
@@ -40,11 +44,21 @@ class Question:
             raise ValueError(f"max_draws must be at least {LEAST_DRAWS}, not {self.max_draws}")
         if self.target is not None and not self.target > 0:
             raise ValueError(f"target must be above 0, not {self.target}")
+        if self.allow is not None and self.target is None:
+            raise ValueError("allow needs a target: a set of labels is certain up to a size")
+        if self.allow is not None and (not self.allow or list(self.allow) != sorted({*self.allow})):
+            raise ValueError("allow must be different labels in order, at least one")
 
     @property
     def steps(self) -> Steps:
         """How long the pilot is, and when one looks."""
         return STEPS_SIZE if self.target is None else STEPS_TARGET
+
+    def allows(self, labels: Sequence[int] | None) -> bool | None:
+        """Say whether all of ``labels`` are allowed; None if the question names none."""
+        if self.allow is None or labels is None:
+            return None
+        return {*labels} <= {*self.allow}
 
     def division(self, scoring: Scoring, pilot: Tally) -> Division:
         """Return how α is divided after ``pilot``."""

@@ -97,6 +97,8 @@ class Record(ABC):
             return "target_certified"
         if last:
             return "max_draws"
+        # A set of labels may become certain where a single label has no chance.
+        targeted = targeted and self._question.allow is None
         return "target_out_of_reach" if targeted and self._hopeless() else None
 
     @abstractmethod

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from models.certification.arrays import Draws, Floats, Integers
+from models.certification.certain import certain_labels
 from models.certification.division import Steps, looks, share_of_run
 from models.certification.laws.split import LEVELS, NEARLY, certified_steps, count_draws, counts
 from models.certification.names import Certificate, Mechanism, Norm, Scoring, Stopped
@@ -159,7 +160,13 @@ class SplitFindings:
         """Why there are no more draws than ``total``."""
         if self.total.draws not in schedule(self.terms):
             return "deadline"
-        return stops(self.question, self.terms, self.total, self.size) or "deadline"
+        within = self.question.allows(self.certain)
+        return stops(self.question, self.terms, self.total, self.size, within) or "deadline"
+
+    @cached_property
+    def certain(self) -> tuple[int, ...] | None:
+        """The labels that may be first up to the target, by falling share; None without one."""
+        return certain_labels(self)
 
     def intervals(self, labels: Sequence[int]) -> tuple[Floats, Floats]:
         """Bound the shares of labels among the N draws, by the draws of the same look."""
@@ -194,26 +201,29 @@ def share_bounds(tally: Tally, draws: int, chance: float) -> tuple[float, float]
     return lower / draws, upper / draws
 
 
-def stops(question: Question, terms: SplitTerms, total: Tally, size: float) -> Stopped | None:
+def stops(
+    question: Question, terms: SplitTerms, total: Tally, size: float, within: bool | None
+) -> Stopped | None:
     """Return why no more draws are wanted at a look; None if more are wanted.
 
     A target is out of reach if it is missed even with all votes that are left for the leader: for
-    no other label could they achieve more.
+    no other label could they achieve more. A set may still become certain.
 
     Args:
         question: the question.
         terms: what turns shares of draws into sizes.
         total: the draws so far.
         size: the certified size so far, as an answer states it.
+        within: whether none but allowed labels may be first up to the target.
     """
-    if question.target is not None and size >= question.target:
+    if within or (question.target is not None and size >= question.target):
         return "target_certified"
     left = terms.draws - total.draws
     if not left:
         return "max_draws"
     own, most = int(total.sums[total.leader]), int(total.sums[total.rival(total.leader)])
     best = terms.answered((own + left) / terms.draws, most / terms.draws, question.norm)
-    if question.target is not None and best < question.target:
+    if question.target is not None and question.allow is None and best < question.target:
         return "target_out_of_reach"
     return None
 
@@ -273,7 +283,7 @@ class SplitInquiry:
         target = self.question.target
         if target is None:
             return self.terms.draws
-        return self._needed(0) if not self._chance else self._schedule[0]
+        return self._needed(0) if self._skips else self._schedule[0]
 
     @property
     def wanted(self) -> int:
@@ -285,11 +295,17 @@ class SplitInquiry:
         if self.stopped:
             return 0
         nearest = self._schedule[self.look]
-        if self.question.target is not None and not self._chance:
+        if self._skips:
             sums, leader = self.total.sums, self.total.leader
             gap = int(sums[leader] - sums[self.total.rival(leader)])
             nearest = max(nearest, self._needed(gap))
         return nearest - self.total.draws
+
+    @property
+    def _skips(self) -> bool:
+        """Whether looks before a target can be certified are not worth waiting for."""
+        question = self.question
+        return question.target is not None and question.allow is None and not self._chance
 
     def _needed(self, gap: int) -> int:
         """Return with how many draws a target can be certified at the earliest; at most N.
@@ -330,7 +346,9 @@ class SplitInquiry:
         size = self.terms.answered(*bounds, self.question.norm)
         if self._best is None or size >= self._best[0]:
             self._best = size, self.total
-        self.stopped = stops(self.question, self.terms, self.total, self.size)
+        found = self.findings if self.question.allow else None
+        within = self.question.allows(found.certain) if found else None
+        self.stopped = stops(self.question, self.terms, self.total, self.size, within)
 
     def cut(self) -> None:
         """End at the deadline, with the certificate reached so far."""

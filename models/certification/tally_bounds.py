@@ -81,6 +81,24 @@ def interval_alpha(division: Division, labels: int) -> float:
     return division.scores / (2 * labels)
 
 
+def intervals_of(
+    draws: int, sums: tuple[int, ...], squares: tuple[int, ...], denominator: int, alpha: float
+) -> tuple[Floats, Floats]:
+    """Bound the largest means over all draws, the pilot's too: nothing was selected by them.
+
+    Two-moment betting at a part of α that covers both sides of all K labels, even if fewer are
+    shown, at every look at once.
+    """
+    if denominator == 1:
+        ends = vote_lower, vote_upper
+        low, high = ([end(draws, votes, alpha) for votes in sums] for end in ends)
+        return np.array(low), np.array(high)
+    tally = draws, np.array(sums), np.array(squares), alpha
+    lower = betting_lower(*tally, denominator=denominator)
+    upper = betting_upper(*tally, denominator=denominator)
+    return lower, upper
+
+
 def certify(
     bound: Bound,
     tallies: Sequence[Tally],

@@ -44,6 +44,12 @@ def predict(
     norm: Annotated[
         Norm | None, typer.Option(help="The norm of sizes; by default the model's own.")
     ] = None,
+    allow: Annotated[
+        str | None,
+        typer.Option(
+            help="Labels, divided by commas: with a target, whether none but these may be first."
+        ),
+    ] = None,
     device: DeviceOption = None,
     as_json: Json = False,
 ) -> int:
@@ -56,11 +62,12 @@ def predict(
     check_device(device)
     files = list(_files(pictures))
 
-    from models.asking import ask
+    from models.asking import ask, find_labels
     from models.bundle import ZOO, describe, locate
 
     bundle = describe(ZOO / "mnist-cnn" if model is None else locate(model))
-    question = ask(bundle.manifest, confidence, max_draws, target, norm, usual=0.95)
+    allowed = None if allow is None else find_labels(allow, bundle.manifest.labels)
+    question = ask(bundle.manifest, confidence, max_draws, target, norm, allowed, usual=0.95)
     if not any(file.exists() for file in files):
         for file in files:
             typer.echo(f"pixeldp: {file}: {os.strerror(errno.ENOENT)}", err=True)
@@ -76,7 +83,7 @@ def predict(
     predictor, _ = calibrate(load_model(bundle), find_device(device), None, PASS, "pytorch")
     skipped = 0
     if not as_json:
-        typer.echo(_row("label", "size", "robust", "draws", "picture"))
+        typer.echo(_row("label", "size", "robust", "certain", "draws", "picture"))
     bar = tqdm(files, unit="picture", disable=len(files) < 2 or not sys.stderr.isatty())
     for file in bar:
         # The progress bar and the lines share a terminal.
@@ -171,7 +178,7 @@ def _print_answer(
         robust = {True: "yes", False: "no", None: ""}[answer["robust"]]
         size = f"{answer['certified_size']:.4g}"
         name, draws = answer["label"]["name"], str(answer["draws"])
-        typer.echo(_row(name, size, robust, draws, str(file)))
+        typer.echo(_row(name, size, robust, _set(answer["certain"]), draws, str(file)))
     return True
 
 
@@ -194,6 +201,11 @@ def _answer(predictor: "Predictor", file: Path, question: "Question") -> dict[st
         },
         "label": {"index": answer.label, "name": names[answer.label]},
         "robust": answer.robust,
+        "certain": answer.certain
+        and {
+            "labels": [{"index": index, "name": names[index]} for index in answer.certain.labels],
+            "within_allowed": answer.certain.within_allowed,
+        },
         "certified_size": answer.certified_size,
         "norm": answer.norm,
         "target": question.target,
@@ -213,5 +225,16 @@ def _answer(predictor: "Predictor", file: Path, question: "Question") -> dict[st
     }
 
 
-def _row(label: str, size: str, robust: str, draws: str, picture: str) -> str:
-    return f"{label:<16} {size:>8}  {robust:<6} {draws:>6}  {picture}"
+def _set(certain: dict[str, Any] | None) -> str:
+    """Name the labels that may be first, if they are few."""
+    if certain is None:
+        return ""
+    labels = [label["name"] for label in certain["labels"]]
+    named = ",".join(labels) if len(labels) <= SHOWN_SCORES else f"{len(labels)} labels"
+    return (
+        named + {True: " (allowed)", False: " (not allowed)", None: ""}[certain["within_allowed"]]
+    )
+
+
+def _row(label: str, size: str, robust: str, certain: str, draws: str, picture: str) -> str:
+    return f"{label:<16} {size:>8}  {robust:<6} {certain:<16} {draws:>6}  {picture}"

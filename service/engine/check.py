@@ -36,9 +36,10 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.special import gammaln
 
-from models.certification.answer import Sums, intervals_of
+from models.certification.answer import Sums
 from models.certification.arrays import Floats, Integers
 from models.certification.tally import Tally
+from models.certification.tally_bounds import intervals_of
 from service.engine.errors import LoadError
 
 # The chance that the check of a sound worker fails.

@@ -455,6 +455,7 @@ def _ticket(predictor: Predictor, message: messages.Admit, pixels: bytes) -> Tic
         message.target,
         message.norm,
         message.restarts,
+        message.allow,
     )
     return Ticket(
         message.id,

@@ -101,6 +101,7 @@ class Admit(_Message):
     max_draws: int
     target: float | None
     norm: Norm
+    allow: tuple[int, ...] | None = None
     scores: int
     attacks: int | None = None
     deadline: float

@@ -163,6 +163,7 @@ class Entry:
             max_draws=self.granted,
             target=question.target,
             norm=question.norm,
+            allow=question.allow,
             scores=self.job.scores,
             attacks=self.job.attacks,
             deadline=self.job.deadline,

@@ -171,12 +171,12 @@ class Desk:
     ) -> tuple[list[Any], bytes]:
         model, scores, deadline, high, attacks, owner, whole, *about = told
         width, height, mode, bits, *rest = about
-        sensitivities, prepared, confidence, draws, target, norm, progress = rest
+        sensitivities, prepared, confidence, draws, target, norm, allow, progress = rest
         known = [(p, q, value) for p, q, value in sensitivities]
         job = Job(
             model=model,
             picture=Reduced(width, height, mode, bits, known, prepared, content),
-            question=Question(confidence, draws, target, norm),
+            question=Question(confidence, draws, target, norm, allow=allow and tuple(allow)),
             scores=scores,
             deadline=deadline,
             high=high,

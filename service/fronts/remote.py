@@ -202,6 +202,7 @@ class RemoteEngine:
             *(picture.width, picture.height, picture.mode, picture.bits),
             *(picture.sensitivities, picture.prepared),
             *(question.confidence, question.max_draws, question.target, question.norm),
+            question.allow,
             on_look is not None,
         ]
         number = self._asking.number()

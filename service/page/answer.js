@@ -1,7 +1,7 @@
 // The answer as a person reads it, while it arrives and when it is complete.
 
 import { inWords, patch, spread } from "./altered.js";
-import { Chart, reading } from "./chart.js";
+import { Chart, mayBeFirst, reading } from "./chart.js";
 import { NORMS, above, below, down, percent, plain, whole } from "./format.js";
 import { showPixels } from "./pad.js";
 
@@ -146,6 +146,11 @@ export class AnswerView {
     element("mark").textContent = certified ? `certified ${down(certified)}` : "nothing certified";
 
     const { lowest, highest } = reading(this.told, at);
+    const names = mayBeFirst(this.told, at);
+    const of = attacks.scores.length + (attacks.others ? 1 : 0);
+    element("certain").hidden = robust || names.length === of;
+    element("certain").textContent =
+      `Such an attack might make it ${listed(names)}, but no other label.`;
     element("reading").textContent = robust
       ? `An attack of this size can push the score of ${label.name} no lower than ${below(lowest)}, ` +
         `and that of any other label no higher than ${above(highest)}.`
@@ -192,6 +197,11 @@ export class AnswerView {
     ].join(" ");
     element("altered").hidden = false;
   }
+}
+
+/** Names as a sentence has them: a, b or c. */
+function listed(names) {
+  return names.length > 1 ? `${names.slice(0, -1).join(", ")} or ${names.at(-1)}` : names[0];
 }
 
 /** How the answer ended. */

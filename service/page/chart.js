@@ -14,6 +14,16 @@ export function reading(look, at) {
   return { lowest, highest: Math.max(highest, attacks.others?.[at] ?? 0) };
 }
 
+/** The names of the labels that may be first under the attack; no other label can. */
+export function mayBeFirst(look, at) {
+  const { scores, attacks } = look;
+  const least = Math.max(...attacks.scores.map((score) => score.lower[at]));
+  const names = attacks.scores
+    .filter((score) => score.upper[at] >= least)
+    .map(({ index }) => scores.find((score) => score.index === index).name);
+  return (attacks.others?.[at] ?? -1) >= least ? [...names, "a label not shown"] : names;
+}
+
 export class Chart {
   constructor(plot) {
     this.plot = plot;

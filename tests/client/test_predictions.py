@@ -98,6 +98,17 @@ def test_robust_or_not(client: Client, seven: bytes) -> None:
     assert str(copied) == str(caught.value)
 
 
+def test_with_allow_a_set_of_labels_is_required(client: Client, seven: bytes) -> None:
+    for allow in (["1", 7], "1,7"):
+        allowed = client.predict(seven, target=0.3, allow=allow, require_robust=True)
+        assert allowed.certain is not None
+        assert [label.name for label in allowed.certain.labels] == ["7"]
+        assert allowed.certain.within_allowed is allowed.is_robust is True
+    with pytest.raises(NotRobust, match=r"1 labels may be first up to the target 0\.3"):
+        client.predict(seven, target=0.3, allow=[1, 2], require_robust=True)
+    assert client.predict(seven).certain is None
+
+
 def test_without_a_target_any_size_is_enough(client: Client, seven: bytes) -> None:
     certified = client.predict(seven, require_robust=True)
     assert certified.robust is None

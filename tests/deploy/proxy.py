@@ -49,6 +49,7 @@ class Fallback:
                 self.send_response(FALLBACK_STATUS)
                 self.send_header("Certified-Robust", "true")
                 self.send_header("Certified-Size", "9")
+                self.send_header("Certified-Set", "7; allowed=true")
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)

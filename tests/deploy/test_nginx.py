@@ -65,6 +65,7 @@ def test_a_non_robust_answer_goes_to_the_fallback(
     # Whatever the fallback claims, nothing in its answer is certified.
     assert answer.headers.get_list("Certified-Robust") == ["false"]
     assert "Certified-Size" not in answer.headers
+    assert "Certified-Set" not in answer.headers
 
     [asked] = fallback.asked
     assert asked.path == "/predict?target=30&require=robust"
@@ -76,11 +77,26 @@ def test_a_non_robust_answer_goes_to_the_fallback(
     size, norm, _ = asked.headers["certified-size"].split("; ")
     assert 0 <= float(size) < 30
     assert norm == "norm=l2"
+    assert asked.headers["certified-set"].endswith("; allowed=unknown")
     assert "authorization" not in asked.headers
 
     line = json.loads(proxy.logged())
     assert line["id"] == "picture-17"
     assert line["upstream"] == f"406 : {FALLBACK_STATUS}"
+
+
+def test_a_set_of_allowed_labels_is_answered_and_others_go_to_the_fallback(
+    proxy: Proxy, fallback: Fallback, seven: bytes
+) -> None:
+    asked = {"target": 0.3, "require": "robust"}
+    for allow, status in (("1,7", 200), ("1,2", FALLBACK_STATUS)):
+        answer = proxy.client.post(
+            "/predict", params={**asked, "allow": allow}, content=seven, headers=PNG
+        )
+        assert answer.status_code == status
+        assert answer.headers.get("Certified-Set") == ("7; allowed=true" if status == 200 else None)
+    [sent] = fallback.asked
+    assert sent.headers["certified-set"] == "7; allowed=false"
 
 
 def test_a_picture_too_large_for_nginxs_memory_reaches_the_fallback_whole(
@@ -177,6 +193,7 @@ def test_without_its_fallback_a_non_robust_answer_is_an_error_that_says_so(
         assert answer.json()["title"] == "No robust answer, and no fallback"
         assert answer.headers["Certified-Robust"] == "false"
         assert float(answer.headers["Certified-Size"].split(";")[0]) < 30
+        assert "allowed=" in answer.headers["Certified-Set"]
     finally:
         proxy.stop()
 

@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from models.verification import verify
 from tests.e2e.conftest import ROOT, Service
 
 RAW = {"Content-Type": "application/octet-stream"}
@@ -46,6 +47,60 @@ def test_status_and_headers_say_what_the_body_says(
     assert (norm, confidence) == (f"norm={answer['norm']}", "confidence=0.999")
 
 
+def test_a_set_of_labels_may_be_robust_where_no_label_is(client: httpx.Client) -> None:
+    options: dict[str, Any] = {"target": 0.02, "confidence": 0.99, "require": "robust"}
+    alone = ask(client, UNDECIDED, **options)
+    assert (alone.status_code, alone.json()["robust"]) == (406, False)
+    assert alone.json()["certain"]["within_allowed"] is None
+    assert alone.headers["Certified-Set"].endswith("; allowed=unknown")
+    shares = {score["name"]: score["expected"] for score in alone.json()["scores"]}
+    likely = sorted(shares, key=lambda name: -shares[name])[:4]
+    both = ask(client, UNDECIDED, allow=",".join(likely), evidence=True, **options)
+    answer = both.json()
+    assert both.status_code == 200, answer["certain"]
+    assert (answer["robust"], answer["stopped"]) == (False, "target_certified")
+    assert (both.headers["Certified-Robust"], verify(answer)) == ("false", [])
+    names = {label["name"] for label in answer["certain"]["labels"]}
+    assert 1 < len(names) <= 4
+    assert names <= set(likely)
+    indices = sorted(label["index"] for label in answer["certain"]["labels"])
+    assert both.headers["Certified-Set"] == f"{','.join(map(str, indices))}; allowed=true"
+    # Draws go on to the end of the budget for a set that never lies within the labels allowed.
+    other = ask(client, UNDECIDED, allow=likely[0], max_draws=300, **options)
+    assert (other.status_code, other.json()["stopped"]) == (406, "max_draws")
+    assert other.headers["Certified-Set"].endswith("; allowed=false")
+
+
+def test_a_robust_label_must_be_allowed(client: httpx.Client, seven: bytes) -> None:
+    image = base64.b64encode(seven).decode()
+    for allow, status in (("7", 200), ("1, 7", 200), ([1, "7"], 200), ("1,2", 406), ([8], 406)):
+        response = client.post(
+            "/predict", json={"image": image, "target": 0.3, "allow": allow, "require": "robust"}
+        )
+        assert (response.status_code, response.json()["robust"]) == (status, True)
+        assert response.json()["certain"]["labels"] == [{"index": 7, "name": "7"}]
+        allowed = str(status == 200).lower()
+        assert response.headers["Certified-Set"] == f"7; allowed={allowed}"
+    for options in ({"allow": "7"}, {"allow": "cat", "target": 0.3}, {"allow": "", "target": 0.3}):
+        refused = ask(client, seven, **options)
+        assert (refused.status_code, refused.json()["option"]) == (422, "allow")
+    refused = client.post("/predict", json={"image": image, "target": 0.3, "allow": [[7]]})
+    assert (refused.status_code, refused.json()["option"]) == (422, "allow")
+
+
+def test_the_set_of_a_batch_has_every_label_of_its_sets(client: httpx.Client, seven: bytes) -> None:
+    def batch(*pictures: bytes, **options: Any) -> str:
+        images = [base64.b64encode(picture).decode() for picture in pictures]
+        response = client.post("/predict/batch", json={"images": images, **options})
+        return response.headers.get("Certified-Set", "none")
+
+    assert batch(seven, seven, target=0.3) == "7; allowed=unknown"
+    assert batch(seven, seven, target=0.3, allow="7") == "7; allowed=true"
+    assert batch(seven, b"nothing", target=0.3, allow="7") == "0,1,2,3,4,5,6,7,8,9; allowed=false"
+    assert batch(seven, b"nothing", target=0.3) == "0,1,2,3,4,5,6,7,8,9; allowed=unknown"
+    assert batch(seven) == "none"
+
+
 def test_without_a_target_any_size_is_robust_enough(client: httpx.Client, seven: bytes) -> None:
     for content, status in ((seven, 200), (UNDECIDED, 406)):
         response = ask(client, content, confidence=1 - 1e-6, max_draws=200, require="robust")
@@ -80,6 +135,7 @@ def test_errors_claim_nothing(client: httpx.Client) -> None:
     assert response.status_code == 400
     assert "Certified-Robust" not in response.headers
     assert "Certified-Size" not in response.headers
+    assert "Certified-Set" not in response.headers
 
 
 def test_a_stream_claims_nothing_in_its_headers(client: httpx.Client, seven: bytes) -> None:

@@ -253,6 +253,26 @@ def test_the_slider_decides_whether_it_is_robust(visitor: Visitor) -> None:
     assert visitor.asked == asked, "no request is needed for that"
 
 
+def test_it_names_the_labels_that_may_be_first_under_a_larger_attack(visitor: Visitor) -> None:
+    answer = visitor.sample("almost a 9")
+    told, certain = answer["attacks"], visitor.page.locator("#certain")
+    names = {score["index"]: score["name"] for score in answer["scores"]}
+    sets = []
+    for at in range(101):
+        least = max(score["lower"][at] for score in told["scores"])
+        sets.append([names[s["index"]] for s in told["scores"] if s["upper"][at] >= least])
+    at = next(at for at, some in enumerate(sets) if 1 < len(some) < 10)
+    visitor.slider.fill(str(at))
+    *first, last = sets[at]
+    expect(certain).to_have_text(
+        f"Such an attack might make it {', '.join(first)} or {last}, but no other label."
+    )
+    visitor.slider.press("Home")
+    expect(certain).to_be_hidden()
+    visitor.slider.press("End")
+    expect(certain).to_be_hidden()
+
+
 def test_the_bars_are_what_the_service_says(visitor: Visitor) -> None:
     answer = visitor.sample("almost a 9")
     told, page = answer["attacks"], visitor.page

@@ -24,6 +24,7 @@ from service.http.v2.response import OUTPUTS
 from tests.e2e.conftest import ROOT, Service
 
 NAMES = ["LABEL", "SCORES", "SCORES_LOWER", "SCORES_UPPER", "SIZE", "ROBUST", "TARGET", "DRAWS"]
+NAMES += ["CERTAIN", "WITHIN_ALLOWED"]
 INFER = "/v2/models/mnist-cnn/infer"
 LENGTH = "Inference-Header-Content-Length"
 
@@ -113,10 +114,14 @@ def test_inference(
         "ROBUST": np.bool_,
         "TARGET": np.float32,
         "DRAWS": np.int64,
+        "CERTAIN": np.bool_,
+        "WITHIN_ALLOWED": np.bool_,
     }
     assert values["LABEL"].tolist() == [[7]]
     assert values["ROBUST"].tolist() == [[True]]
     assert values["TARGET"].tolist() == [[0.5]]
+    assert values["CERTAIN"].tolist() == [[label == 7 for label in range(10)]]
+    assert values["WITHIN_ALLOWED"].tolist() == [[False]]
     assert values["SIZE"].shape == (1, 1)
     assert values["SIZE"][0, 0] >= 0.5
     assert 16 < values["DRAWS"][0, 0] <= 500
@@ -167,6 +172,11 @@ def test_only_the_requested_outputs_are_sent(stock: Any, pixels: np.ndarray) -> 
     few = {"max_draws": 128}
     result = stock.infer("mnist-cnn", [image(pixels)], parameters=few)
     assert result.as_numpy("ROBUST").tolist() == [[False]], "without a target nothing is robust"
+    assert result.as_numpy("CERTAIN").all(), "without a target nothing is excluded"
+    for allow, within in (("7", True), ("1,2", False)):
+        asked = {"target": 0.3, "allow": allow}
+        result = stock.infer("mnist-cnn", [image(pixels)], parameters=asked)
+        assert result.as_numpy("WITHIN_ALLOWED").tolist() == [[within]]
     for binary in (True, False):
         wanted = [triton.InferRequestedOutput("TARGET", binary_data=binary)]
         result = stock.infer("mnist-cnn", [image(pixels)], outputs=wanted, parameters=few)
@@ -517,7 +527,7 @@ def test_several_pictures_are_a_batch_in_both_shapes(
 
 def test_null_means_not_given(client: httpx.Client, pixels: np.ndarray) -> None:
     body = mlserver("IMAGE", "UINT8", list(pixels.shape), pixels.flatten().tolist(), "np")
-    names = ("target", "norm", "confidence", "max_draws", "timeout", "priority")
+    names = ("target", "norm", "confidence", "max_draws", "allow", "timeout", "priority")
     body["parameters"] = dict.fromkeys((*names, "binary_data_output", "classification"))
     body["outputs"] = [{"name": "SIZE", "parameters": {"binary_data": None, "content_type": "np"}}]
     response = client.post(INFER, json=body)

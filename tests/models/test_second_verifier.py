@@ -55,6 +55,9 @@ def genuine() -> Iterator[dict[str, Any]]:
     yield answer(target=0.05, share=0.35, max_draws=400, seed=3)  # without half the votes
     yield answer(target=0.4, share=0.75, max_draws=300, labels=3, seed=5)
     yield answer("votes", 0.1, "laplace", "l1", 1.0, shape=(3, 7, 90))
+    yield answer("votes", 0.1, share=1.0, allow=(1, 3), attacks=None)
+    yield answer("softmax", 0.1, share=0.95, allow=(0, 3), shown=2, max_draws=300)
+    yield answer("votes", 0.1, share=0.95, allow=(2, 4), cut=150, labels=30, shown=5)
 
 
 GENUINE = list(genuine())
@@ -71,6 +74,8 @@ def by_splitting() -> Iterator[dict[str, Any]]:
     yield split_answer(0.3, share=0.9, cut=200, confidence=0.9, restarts=2)
     yield split_answer(None, share=0.0, scale=1.0)
     yield split_answer(0.6, share=0.99, scale=1.0, confidence=0.999)
+    yield split_answer(0.1, share=1.0, allow=(1, 3))
+    yield split_answer(0.1, share=0.95, allow=(2, 4), shown=2, confidence=0.99)
 
 
 def first(document: Any) -> str:
@@ -194,6 +199,7 @@ def asked_otherwise(document: Any, rng: random.Random) -> Any:
         ("picture", "mode"): ("L", "RGB"),
         ("evidence", "input_shape"): ([1, 28, 28], [3, 32, 32], [3, 60, 7], [2, 28, 28], [1, 5, 9]),
         ("evidence", "restarts"): (0, 1, 2, 30),
+        ("evidence", "allow"): (None, [0], [1, 3], [0, 2, 3], [3, 1], [], [0, 10**6]),
         ("evidence", "tau"): (0.0, 1e-9, 0.01, 0.3),
         ("evidence", "rho"): (0.0, 1e-6, 0.2),
         ("evidence", "bound"): ("betting", "clopper-pearson", "majority"),

@@ -50,8 +50,12 @@ def answer(
     shown: int | None = None,
     restarts: int = 0,
     confidence: float = 0.999,
+    allow: tuple[int, ...] | None = None,
 ) -> dict[str, Any]:
-    """The JSON of an answer, as the service composes it, from simulated draws."""
+    """The JSON of an answer, as the service composes it, from simulated draws.
+
+    With ``allow`` its first label has half of the draws that else go to the label.
+    """
     rng = np.random.default_rng(seed)
     own: Norm = "l2" if mechanism == "gaussian" else "l1"
     width, height, mode = picture
@@ -71,11 +75,13 @@ def answer(
         rho=1e-3,
         further=tuple(further),
     )
-    question = Question(confidence, max_draws, target, norm, restarts)
+    question = Question(confidence, max_draws, target, norm, restarts, allow)
     inquiry = Inquiry(question, terms, labels, scoring)
     unit = DENOMINATORS[scoring]
     while not inquiry.stopped:
         votes = np.where(rng.random(50) < share, labels // 2, rng.integers(0, labels, 50))
+        if allow:
+            votes[::2][votes[::2] == labels // 2] = allow[0]
         scores = np.eye(labels, dtype=np.int64)[votes] * (unit if unit == 1 else unit * 7 // 8)
         inquiry.add(scores)
         if cut and inquiry.total.draws >= cut and inquiry.look:
@@ -107,16 +113,19 @@ def split_answer(
     confidence: float = 1.0,
     scale: float = 0.5,
     picture: tuple[int, int] = (28, 28),
+    allow: tuple[int, ...] | None = None,
 ) -> dict[str, Any]:
     """The same for split noise."""
     rng = np.random.default_rng(seed)
     preparation = plan(*picture, "L", 8, (1, 28, 28))
     terms = SplitTerms("split", scale, 1.0, "l1", picture[0] * picture[1])
-    question = Question(confidence, 64, target, norm, restarts)
+    question = Question(confidence, 64, target, norm, restarts, allow)
     inquiry = SplitInquiry(question, terms, labels, lambda draws: rng.permutation(draws))
     votes = np.where(
         rng.random(terms.draws) < share, labels // 2, rng.integers(0, labels, terms.draws)
     )
+    if allow:
+        votes[::2][votes[::2] == labels // 2] = allow[0]
     votes[-1] = -1  # for no label
     while not inquiry.stopped:
         numbers = inquiry.numbers(inquiry.total.draws, 50)
@@ -152,6 +161,11 @@ def written(
         "model": {"name": "m", "version": "1", "digest": "sha256:0", "rows": "built-in"},
         "label": {"index": conclusion.label, "name": names[conclusion.label]},
         "robust": conclusion.robust,
+        "certain": conclusion.certain
+        and {
+            "labels": [{"index": i, "name": names[i]} for i in conclusion.certain.labels],
+            "within_allowed": conclusion.certain.within_allowed,
+        },
         "certified_size": conclusion.certified_size,
         "norm": question.norm,
         "target": question.target,
@@ -221,6 +235,41 @@ def test_answers_that_end_in_every_way_verify(scoring: Scoring, labels: int) -> 
                 assert verify(document) == []
                 ways.add(document["stopped"])
     assert ways == {"target_certified", "max_draws", "target_out_of_reach", "deadline"}
+
+
+SETS: list[tuple[Scoring, float, float, tuple[int, ...], int | None]] = [
+    ("votes", 0.1, 1.0, (1, 3), None),
+    ("softmax", 0.1, 1.0, (1, 3), None),
+    ("votes", 0.1, 0.9, (0, 2), None),
+    ("votes", 0.1, 0.95, (2, 4), 150),
+    ("softmax", 0.3, 0.9, (3,), None),
+]
+
+
+@pytest.mark.parametrize(("scoring", "target", "share", "allow", "cut"), SETS)
+@pytest.mark.parametrize("shown", [2, 6])
+def test_answers_about_a_set_verify(
+    scoring: Scoring,
+    target: float,
+    share: float,
+    allow: tuple[int, ...],
+    cut: int | None,
+    shown: int,
+) -> None:
+    for seed in range(3):
+        document = answer(
+            scoring, target, share=share, allow=allow, cut=cut, shown=shown, seed=seed
+        )
+        assert verify(document) == []
+        split = split_answer(0.1, share=share, allow=allow, cut=cut, shown=shown, seed=seed)
+        assert verify(split) == []
+        for one in (document, split):
+            altered = copy.deepcopy(one)
+            altered["certain"]["within_allowed"] = not one["certain"]["within_allowed"]
+            assert verify(altered) != []
+            altered = copy.deepcopy(one)
+            altered["evidence"]["allow"] = [5]
+            assert verify(altered) != [] or one["certain"]["within_allowed"] is False
 
 
 def leaves(part: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

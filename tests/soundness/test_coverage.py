@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.certification.answer import intervals_of
 from models.certification.inquiry import Inquiry
 from models.certification.question import Question
 from models.certification.rounding import reduce_size, round_down
+from models.certification.tally_bounds import intervals_of
 from tests.soundness.forms import LONG
 from tests.soundness.simulation import (
     HEADER,

@@ -25,6 +25,7 @@ from pixeldp_client._pictures import Image
 from pixeldp_client._requests import Options
 from pixeldp_client._results import (
     Budget,
+    Certain,
     Certificate,
     Compute,
     Label,
@@ -47,6 +48,7 @@ __all__ = [
     "AsyncClient",
     "BadRequest",
     "Budget",
+    "Certain",
     "Certificate",
     "Client",
     "Compute",

@@ -51,14 +51,21 @@ class PixelDPError(Exception):
 
 
 class NotRobust(PixelDPError):  # noqa: N818 - code reads better with these names
-    """The prediction does not reach its target, or without a target has no certified size."""
+    """The prediction does not reach its target, or without a target has no certified size.
+
+    With ``allow``: other labels than those may be first.
+    """
 
     def __init__(self, prediction: "Prediction") -> None:
         asked = "any size" if prediction.target is None else f"the target {prediction.target:g}"
-        super().__init__(
-            f"the prediction {prediction.label.name!r} is not robust: its certified size in "
-            f"{prediction.norm} is {prediction.certified_size:g}, and {asked} was required"
+        said = (
+            f"its certified size in {prediction.norm} is {prediction.certified_size:g}, and "
+            f"{asked} was required"
         )
+        if prediction.certain and prediction.certain.within_allowed is False:
+            labels = len(prediction.certain.labels)
+            said = f"{labels} labels may be first up to {asked}, and not all of them are allowed"
+        super().__init__(f"the prediction {prediction.label.name!r} is not robust: {said}")
         self.prediction = prediction
 
     def __reduce__(self) -> tuple[type["NotRobust"], tuple["Prediction"]]:

@@ -27,6 +27,7 @@ class Options(TypedDict, total=False):
     norm: Literal["l1", "l2", "linf"]
     confidence: float
     max_draws: int
+    allow: str | Sequence[str | int]
     scores: int | Literal["all"]
     evidence: bool
     priority: Literal["high", "normal"]
@@ -49,6 +50,8 @@ class Call:
     def arguments(self, left: float) -> dict[str, Any]:
         """Return httpx's arguments for the request, with ``left`` seconds to the deadline."""
         query = {name: value for name, value in self.query.items() if value is not None}
+        if "allow" in query:
+            query["allow"] = _joined(query["allow"])
         if self.bounded:
             query["timeout_ms"] = max(1, int(1000 * _SERVICE_SHARE * left))
         timeout = httpx.Timeout(left, connect=min(left, _CONNECT_SECONDS))
@@ -116,6 +119,13 @@ def headers(api_key: str | None) -> dict[str, str]:
         raise ValueError("the API key has characters that no key can have, such as a line break")
     own = {"User-Agent": f"pixeldp-client/{version('pixeldp-client')}"}
     return own | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+
+
+def _joined(labels: str | Sequence[str | int]) -> str:
+    """Return labels as the service takes them: divided by commas."""
+    if isinstance(labels, str):
+        return labels
+    return ",".join(str(label).replace(",", "\\,") for label in labels)
 
 
 def predict(image: bytes, options: Options, require_robust: bool, bounded: bool) -> Call:

@@ -48,6 +48,17 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Certain:
+    """The labels that may be first under some change up to the target; no other label can.
+
+    ``within_allowed`` says whether all are among those of ``allow``; None if that was not given.
+    """
+
+    labels: tuple[Label, ...]
+    within_allowed: bool | None
+
+
+@dataclass(frozen=True)
 class Budget:
     """The draws asked for and granted, and whether they suffice if every draw agrees."""
 
@@ -130,14 +141,16 @@ class Prediction:
     """A label, and how far the picture could have been altered without changing it.
 
     ``certified_size`` is in ``norm``, of pixel values scaled to [0, 1]; at 0 nothing is claimed,
-    not even the label. ``robust`` says whether it reaches ``target``, and is None without one. All
-    statements hold together, with probability ``confidence``. ``scores`` are sorted, the highest
-    first. ``raw`` is the service's JSON, which ``pixeldp verify`` reads if it has ``evidence``.
+    not even the label. ``robust`` says whether it reaches ``target``; it and ``certain`` are None
+    without one. All statements hold together, with probability ``confidence``. ``scores`` are
+    sorted, the highest first. ``raw`` is the service's JSON, which ``pixeldp verify`` reads if it
+    has ``evidence``.
     """
 
     model: ModelName
     label: Label
     robust: bool | None
+    certain: Certain | None
     certified_size: float
     norm: str
     target: float | None
@@ -156,7 +169,12 @@ class Prediction:
 
     @property
     def is_robust(self) -> bool:
-        """What ``require_robust`` requires: ``robust``, or without a target any certified size."""
+        """What ``require_robust`` requires: ``robust``, or without a target any certified size.
+
+        With ``allow`` it is that none but the labels allowed can be first.
+        """
+        if self.certain and self.certain.within_allowed is not None:
+            return self.certain.within_allowed
         return self.certified_size > 0 if self.robust is None else self.robust
 
     def require_robust(self) -> "Prediction":
@@ -180,6 +198,7 @@ class Look:
 
     draws: int
     label: Label
+    certain: Certain | None
     certified_size: float
     scores: tuple[Score, ...]
 

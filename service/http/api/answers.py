@@ -1,5 +1,6 @@
 """The answer to a prediction, as JSON and as headers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
@@ -15,6 +16,10 @@ from models.preprocessing import Preprocessing
 from service.decoding.reduction import Reduced
 from service.engine.queue import Result
 from service.http.api.options import Asked
+
+# The header lists up to so many labels, and otherwise their number: proxies limit headers.
+MOST_LISTED = 20
+_KNOWN = {True: "true", False: "false", None: "unknown"}
 
 
 class _Part(BaseModel):
@@ -35,6 +40,16 @@ class Label(_Part):
 
     index: int
     name: str
+
+
+class CertainPart(_Part):
+    """The labels that may be first under some change up to the target; no other label can.
+
+    ``within_allowed`` says whether all of them are among the labels of the option ``allow``.
+    """
+
+    labels: list[Label]
+    within_allowed: bool | None
 
 
 class Budget(_Part):
@@ -142,6 +157,7 @@ class Answer(_Part):
     model: ModelName
     label: Label
     robust: bool | None
+    certain: CertainPart | None
     certified_size: float
     norm: Norm
     target: float | None
@@ -161,7 +177,8 @@ class Answer(_Part):
 
     def headers(self) -> dict[str, str]:
         """Return the headers by which proxies route."""
-        return _headers(self.robust, self.certified_size, self.norm, self.confidence)
+        size = _headers(self.robust, self.certified_size, self.norm, self.confidence)
+        return size | (_set_header([self.certain]) if self.certain else {})
 
 
 def headers_together(answers: list[Answer | None], asked: Asked) -> dict[str, str]:
@@ -173,12 +190,31 @@ def headers_together(answers: list[Answer | None], asked: Asked) -> dict[str, st
     sizes = [answer.certified_size if answer else 0.0 for answer in answers]
     robust = False if False in robusts else None if None in robusts else True
     together = max(Decimal(0), 1 - len(answers) * (1 - Decimal(repr(asked.question.confidence))))
-    return _headers(robust, min(sizes), asked.question.norm, float(together))
+    headers = _headers(robust, min(sizes), asked.question.norm, float(together))
+    if asked.question.target is None:
+        return headers
+    everything = [
+        Label(index=index, name=name)
+        for index, name in enumerate(asked.served.bundle.manifest.labels)
+    ]
+    nothing = CertainPart(labels=everything, within_allowed=asked.question.allows([-1]))
+    return headers | _set_header(
+        [answer.certain if answer and answer.certain else nothing for answer in answers]
+    )
+
+
+def _set_header(sets: Sequence[CertainPart]) -> dict[str, str]:
+    """Return the header of the labels that may be first in any of some answers."""
+    labels = sorted({label.index for certain in sets for label in certain.labels})
+    listed = ",".join(map(str, labels)) if len(labels) <= MOST_LISTED else f"{len(labels)} labels"
+    withins = [certain.within_allowed for certain in sets]
+    within = None if None in withins else all(withins)
+    return {"Certified-Set": f"{listed}; allowed={_KNOWN[within]}"}
 
 
 def _headers(robust: bool | None, size: float, norm: Norm, confidence: float) -> dict[str, str]:
     return {
-        "Certified-Robust": {True: "true", False: "false", None: "unknown"}[robust],
+        "Certified-Robust": _KNOWN[robust],
         "Certified-Size": f"{size:.12g}; norm={norm}; confidence={confidence!r}",
     }
 
@@ -194,6 +230,7 @@ def answer(
         model=model_name(bundle),
         label=Label(index=conclusion.label, name=manifest.labels[conclusion.label]),
         robust=conclusion.robust,
+        certain=certain_part(conclusion, bundle),
         certified_size=conclusion.certified_size,
         norm=conclusion.norm,
         target=question.target,
@@ -232,6 +269,7 @@ class Look(_Part):
 
     draws: int
     label: Label
+    certain: CertainPart | None
     certified_size: float
     scores: list[LabelScore]
     attacks: Attacks | None
@@ -243,10 +281,20 @@ def look(conclusion: Conclusion, bundle: Bundle) -> Look:
     return Look(
         draws=conclusion.draws,
         label=Label(index=conclusion.label, name=name),
+        certain=certain_part(conclusion, bundle),
         certified_size=conclusion.certified_size,
         scores=label_scores(conclusion, bundle),
         attacks=conclusion.attacks,
     )
+
+
+def certain_part(conclusion: Conclusion, bundle: Bundle) -> CertainPart | None:
+    """Name the labels of the certain set."""
+    certain, names = conclusion.certain, bundle.manifest.labels
+    if certain is None:
+        return None
+    labels = [Label(index=index, name=names[index]) for index in certain.labels]
+    return CertainPart(labels=labels, within_allowed=certain.within_allowed)
 
 
 def label_scores(conclusion: Conclusion, bundle: Bundle) -> list[LabelScore]:

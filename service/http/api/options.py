@@ -1,12 +1,19 @@
 """The options of a prediction, as query parameters or as members of a JSON body."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
-from models.asking import ask
+from models.asking import ask, find_labels
 from models.certification.division import LEAST_DRAWS
 from models.certification.names import Norm
 from models.certification.question import Question
@@ -17,6 +24,16 @@ from service.settings import Settings
 # With up to the first number of labels an answer shows all scores by default, otherwise the second.
 ALL_SCORES, FEW_SCORES = 20, 5
 MOST_ATTACKS = 200
+
+
+def _join(value: Any) -> Any:
+    """Return a list of labels as the text that a query has."""
+    if not isinstance(value, list):
+        return value
+    names = [str(one) for one in value if type(one) in (str, int)]
+    if len(names) < len(value):
+        raise ValueError("expected names or indices of labels")
+    return ",".join(name.replace(",", "\\,") for name in names)
 
 
 class Options(BaseModel):
@@ -51,7 +68,15 @@ class Options(BaseModel):
         None, description="How many labels' scores to show."
     )
     require: Literal["robust"] | None = Field(
-        None, description="`robust`: an answer that is not robust has status 406."
+        None,
+        description="`robust`: an answer that is not robust has status 406; with `allow`, one in "
+        "which other labels may be first.",
+    )
+    allow: Annotated[str, BeforeValidator(_join)] | None = Field(
+        None,
+        description="Labels by name, or by index, divided by commas (in JSON also a list): the "
+        "answer says whether none but these may be first under a change up to the target, and "
+        "draws go on until that is certain.",
     )
     attacks: Annotated[int, Field(ge=2, le=MOST_ATTACKS)] | None = Field(
         None, description="At how many attack sizes to show the scores that attacks can reach."
@@ -98,6 +123,7 @@ def parse(values: dict[str, Any]) -> Options:
     for name, value in values.items():
         # One at a time, so that a hostile body is not answered with a million errors.
         wrong = isinstance(value, list | dict) or (isinstance(value, bool) and name != "evidence")
+        wrong = wrong and not (name == "allow" and isinstance(value, list))
         if wrong:
             detail = f"{name} must be a number or a word, not a JSON {type(value).__name__}."
             allowed = "a number or a word"
@@ -144,7 +170,7 @@ def resolve(
     """Fill in the options that the client left out.
 
     Raises:
-        Problem: ``option-out-of-range`` for a value above a limit of this service or model.
+        Problem: ``option-out-of-range`` for a value that this service or model does not allow.
     """
     manifest = served.bundle.manifest
     labels = len(manifest.labels)
@@ -161,6 +187,7 @@ def resolve(
             options.max_draws or settings.max_draws,
             options.target,
             options.norm,
+            _allowed(options, manifest.labels),
             usual=settings.confidence,
         )
     except ValueError as error:
@@ -178,3 +205,17 @@ def resolve(
         high=options.priority == "high",
         evidence=bool(options.evidence),
     )
+
+
+def _allowed(options: Options, labels: Sequence[str]) -> tuple[int, ...] | None:
+    """Return the labels that are allowed, by index."""
+    if options.allow is None:
+        return None
+    allowed = "labels of the model, with a target"
+    try:
+        if options.target is None:
+            raise ValueError("allow needs a target: a set of labels is certain up to a size")
+        return find_labels(options.allow, labels)
+    except ValueError as error:
+        detail = f"{error}."
+        raise Problem("option-out-of-range", detail, option="allow", allowed=allowed) from None

@@ -46,7 +46,11 @@ _ERRORS = (400, 404, 413, 415, 422, 500, 503, 504)
     "/predict",
     response_model=Answer,
     responses={
-        406: {"model": Answer, "description": "The answer is not robust, as `require` asked."},
+        406: {
+            "model": Answer,
+            "description": "The answer is not robust, as `require` asked, or with `allow` other "
+            "labels may be first.",
+        },
         **problems.responses(*_ERRORS),
     },
     openapi_extra=openapi.one_picture(),
@@ -58,7 +62,10 @@ async def predict(request: Request, query: Annotated[Options, Query()]) -> Respo
     [picture], options = await _read(request, query)
     answered = await unless_client_leaves(request, predictions.predict(picture, options, arrived))
     robust = answered.certified_size > 0 if answered.robust is None else answered.robust
-    status = 406 if options.require == "robust" and not robust else 200
+    certain = answered.certain is not None and answered.certain.within_allowed
+    # With allow, what is robust is that none but these labels can be first.
+    enough = robust if options.allow is None else certain
+    status = 406 if options.require == "robust" and not enough else 200
     return Response(
         answered.model_dump_json(), status, answered.headers(), media_type="application/json"
     )

@@ -19,7 +19,7 @@ from service.http.v2.response import OUTPUTS
 from service.http.v2.tensors import from_binary, from_json, shape_of
 
 # Parameters that are options of /predict, by the same names.
-_OPTIONS = ("target", "norm", "confidence", "max_draws")
+_OPTIONS = ("target", "norm", "confidence", "max_draws", "allow")
 _UNSUPPORTED = ("shared_memory_region", "classification", "sequence_id")
 # Parameters that are stated elsewhere, or have no meaning here: MLServer puts its codecs' names
 # into content_type.

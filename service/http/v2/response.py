@@ -45,6 +45,18 @@ def _by_label(value: Callable[[LabelScore], float]) -> Callable[[Answer], list[f
     ]
 
 
+def _certain(answer: Answer) -> list[bool]:
+    """Say of each label whether it is in the certain set."""
+    if answer.certain is None:
+        return [True] * len(answer.scores)
+    labels = {label.index for label in answer.certain.labels}
+    return [index in labels for index in range(len(answer.scores))]
+
+
+def _within_allowed(answer: Answer) -> list[bool]:
+    return [answer.certain is not None and answer.certain.within_allowed is True]
+
+
 _ALL = (
     Output("LABEL", "INT64", lambda answer: [answer.label.index]),
     Output("SCORES", "FP32", _by_label(lambda score: score.expected), True),
@@ -55,6 +67,9 @@ _ALL = (
     # BOOL has no unknown: without a target ROBUST is false, and TARGET is NaN.
     Output("TARGET", "FP32", lambda answer: [np.nan if answer.target is None else answer.target]),
     Output("DRAWS", "INT64", lambda answer: [answer.draws]),
+    # The labels that may be first under a change up to the target: without one, all of them.
+    Output("CERTAIN", "BOOL", _certain, True),
+    Output("WITHIN_ALLOWED", "BOOL", _within_allowed),
 )
 OUTPUTS = {output.name: output for output in _ALL}
 

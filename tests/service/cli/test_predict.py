@@ -30,6 +30,17 @@ def test_predict_answers_a_file(capsys: Captured) -> None:
     assert 0 < answer["draws"] < 1000
 
 
+def test_predict_says_which_labels_may_be_first(capsys: Captured) -> None:
+    asked = ["predict", str(SEVEN), "--target", "0.3", "--device", "cpu", "--allow", "1,7"]
+    assert main([*asked, "--json"]) == 0
+    certain = json.loads(capsys.readouterr().out)["certain"]
+    assert certain == {"labels": [{"index": 7, "name": "7"}], "within_allowed": True}
+    assert main(asked) == 0
+    assert "7 (allowed)" in capsys.readouterr().out
+    assert main([*asked[:-1], "cat"]) == 1
+    assert "the label 'cat', which there is not" in capsys.readouterr().err
+
+
 def test_predict_answers_a_folder_and_names_failures(tmp_path: Path, capsys: Captured) -> None:
     for name in ("a.png", "b/c.PNG"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -39,7 +50,7 @@ def test_predict_answers_a_folder_and_names_failures(tmp_path: Path, capsys: Cap
     assert main(["predict", str(tmp_path), "--max-draws", "100"]) == 1
     said = capsys.readouterr()
     lines = said.out.splitlines()
-    assert lines[0].split() == ["label", "size", "robust", "draws", "picture"]
+    assert lines[0].split() == ["label", "size", "robust", "certain", "draws", "picture"]
     assert [line.split()[0] for line in lines[1:]] == ["7", "7"]
     assert [line.split()[-1] for line in lines[1:]] == [
         str(tmp_path / "a.png"),
