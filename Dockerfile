@@ -19,7 +19,10 @@ RUN uv pip install --no-deps ${TORCH_BACKEND:+--torch-backend "$TORCH_BACKEND"} 
     && if grep -qE '^Requires-Dist: (cuda|nvidia|triton)' \
         "$VIRTUAL_ENV"/lib/python*/site-packages/torch-*.dist-info/METADATA; \
     then uv pip install --no-deps -r locks/cuda.txt; fi
-RUN uv pip install --no-deps -r locks/serve.txt -r locks/tracing.txt -r locks/openvino.txt
+# docker build -t pixeldp-ray --build-arg RAY=true . has Ray Serve, too.
+ARG RAY=
+RUN uv pip install --no-deps -r locks/serve.txt -r locks/tracing.txt -r locks/openvino.txt \
+        ${RAY:+-r locks/ray.txt}
 COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY service service

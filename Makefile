@@ -21,7 +21,7 @@ LOCKED := $(PIP) install -qq --require-hashes --no-deps --only-binary :all:
 OWN := $(PIP) install -qq --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-quick test-slow test-avx2 test-clients test-older-torch check soundness chaos chaos-bulk soak bench gpu gpu-pack fuzz format docs lock sbom dist image clean
+.PHONY: help serve serve-ray test-ray chaos-ray install test test-quick test-slow test-avx2 test-clients test-older-torch check soundness chaos chaos-bulk soak bench gpu gpu-pack fuzz format docs lock sbom dist image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,10 @@ $(VENV)/.bench: $(VENV)/.dev locks/bench.txt
 	@$(LOCKED) -r locks/bench.txt
 	@touch $@
 
+$(VENV)/.ray: $(VENV)/.serve $(addprefix locks/,$(addsuffix .txt,tracing ray))
+	@$(LOCKED) -r locks/tracing.txt -r locks/ray.txt
+	@touch $@
+
 $(VENV)/.docs: $(VENV)/.dev locks/docs.txt docs/site/package-lock.json
 	@$(LOCKED) -r locks/docs.txt
 	@cd docs/site && npm ci --no-audit --no-fund --ignore-scripts --silent
@@ -71,6 +75,11 @@ $(VENV)/.docs: $(VENV)/.dev locks/docs.txt docs/site/package-lock.json
 
 serve: $(VENV)/.serve ## install and serve the shipped model on 127.0.0.1:8000 (PORT= changes it)
 	@exec $(BIN)/pixeldp serve --port $(PORT)
+
+serve-ray: $(VENV)/.ray ## install and serve the shipped model on Ray Serve on 127.0.0.1:8000 (PORT= changes it)
+	@mkdir -p build
+	@sed 's/host: 0.0.0.0/host: 127.0.0.1/; s/port: 8000/port: $(PORT)/' deploy/ray/serve.yaml > build/serve.yaml
+	@set -a; . deploy/ray/ray.env; PIXELDP_ALLOW_KEYLESS=true exec $(BIN)/serve run build/serve.yaml
 
 install: $(VENV)/.serve ## install the service into .venv and start nothing
 
@@ -93,6 +102,12 @@ test-slow: $(VENV)/.dev $(VENV)/.debian ## run the slow tests: services started 
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 AVX2_TESTS := tests --ignore=tests/e2e/test_page.py --ignore=tests/e2e/test_documents.py \
     --ignore=tests/deploy --ignore=tests/tools
+
+# The tests that ask the plain service ask the same service on Ray, and then come those of Ray itself.
+RAY_TESTS ?= tests/e2e tests/client tests/ray
+
+test-ray: $(VENV)/.dev $(VENV)/.ray $(VENV)/.debian ## run the tests that ask a service against Ray Serve (RAY_TESTS=)
+	@$(BIN)/python -m pytest --on ray -m "not slow" $(RAY_TESTS)
 
 test-avx2: $(VENV)/.dev ## run the tests that compute as on a processor with AVX2 and no bfloat16
 	@$(AVX2) $(PYTEST) -m "not slow" $(AVX2_TESTS)
@@ -141,6 +156,10 @@ chaos: $(VENV)/.dev ## kill, stop, flood and overload a running service, an hour
 chaos-bulk: $(VENV)/.dev ## kill workers of a bulk certification and the whole job, and count (BULK_KILLS= BULK_JOBS=)
 	@mkdir -p runs
 	@$(BIN)/python -m tests.chaos.bulk --kills $(BULK_KILLS) --jobs $(BULK_JOBS) --json runs/chaos-bulk.json
+
+chaos-ray: $(VENV)/.dev $(VENV)/.ray ## kill, cut, scale and roll out a cluster of Ray on two network namespaces, as root (ARGUMENTS=)
+	@mkdir -p runs
+	@$(BIN)/python -m tests.ray --json runs/chaos-ray.json $(ARGUMENTS)
 
 soak: $(VENV)/.dev ## ask a running service many times and see whether its memory grows (REQUESTS=)
 	@mkdir -p runs

@@ -29,9 +29,23 @@ HAS_COMPILER = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 MARKS = {"e2e": ["e2e"], "soundness": ["soundness", "slow"], "chaos": ["slow"]}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--on",
+        choices=("plain", "ray"),
+        default="plain",
+        help="the service that tests ask: the plain one, or the same on Ray Serve",
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark tests by their folders, before tests are selected by their markers."""
+    if config.getoption("--on") == "ray":
+        from tests.e2e.on_ray import runs_on_ray
+
+        config.hook.pytest_deselected(items=[one for one in items if not runs_on_ray(one)])
+        items[:] = filter(runs_on_ray, items)
     for folder, marks in MARKS.items():
         for item in items:
             if Path(__file__).parent / folder in item.path.parents:

@@ -20,7 +20,7 @@ FOREIGN = {"Upgrade: h2c", "httptools", "nn.Sequential"}
 # A dotted Python name, as opposed to a sentence in code type.
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 # Names written in camel case that are not classes.
-WRITTEN_IN_ONE = {"FastAPI", "GitHub", "OpenAPI", "PixelDP", "PyTorch"}
+WRITTEN_IN_ONE = {"FastAPI", "GitHub", "KubeRay", "OpenAPI", "PixelDP", "PyTorch"}
 
 MODULES = modules()
 

@@ -31,6 +31,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "tracing": BASE,
     "openvino": BASE,
     "dev": (*BASE, "tracing", "openvino"),
+    "ray": (*BASE, "tracing"),
     "bench": (*BASE, "tracing", "openvino", "dev"),
     "docs": (*BASE, "tracing", "openvino", "dev"),
     "lock": (),

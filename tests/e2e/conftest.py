@@ -103,9 +103,18 @@ def copy_bundle(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def start(config: pytest.Config, environment: dict[str, str] | None = None) -> Service:
+    """Start the kind of service that ``--on`` names, and wait until it is ready."""
+    if config.getoption("--on") == "ray":
+        from tests.e2e.on_ray import OnRay
+
+        return OnRay(environment).wait_ready()
+    return Service(environment=environment).wait_ready()
+
+
 @pytest.fixture(scope="session")
-def service() -> Iterator[Service]:
-    running = Service().wait_ready()
+def service(request: pytest.FixtureRequest) -> Iterator[Service]:
+    running = start(request.config)
     yield running
     code = running.stop()
     assert code == 0, running.log

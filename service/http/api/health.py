@@ -5,6 +5,7 @@ from fastapi import APIRouter, Request, Response
 from service.http import problems
 from service.http.guards.auth import requires
 from service.http.metrics import CONTENT_TYPE
+from service.http.predictions import Predictions
 from service.http.problems import Problem
 
 router = APIRouter(tags=["operations"])
@@ -19,17 +20,20 @@ async def live() -> dict[str, bool]:
 @router.get("/health/ready", responses=problems.responses(503))
 async def ready(request: Request) -> dict[str, bool]:
     """Say whether the service answers pictures now."""
-    predictions = request.app.state.predictions
-    if not predictions.ready:
-        doing = predictions.engine.trouble or (
-            "they are loading the models, or the service is stopping"
-        )
-        detail = f"No worker is ready: {doing}."
-        if predictions.engine.ready:
-            doing = predictions.decoders.trouble or "as many wait as may, or decoders start again"
-            detail = f"Large pictures are not decoded: {doing}."
+    if detail := trouble(request.app.state.predictions):
         raise Problem("not-ready", detail, retry_after_s=1)
     return {"ready": True}
+
+
+def trouble(predictions: Predictions) -> str:
+    """Say why pictures are not answered now; empty if they are."""
+    if predictions.ready:
+        return ""
+    if predictions.engine.ready:
+        doing = predictions.decoders.trouble or "as many wait as may, or decoders start again"
+        return f"Large pictures are not decoded: {doing}."
+    doing = predictions.engine.trouble or "they are loading the models, or the service is stopping"
+    return f"No worker is ready: {doing}."
 
 
 @router.get(
