@@ -58,7 +58,7 @@ class Catalogue:
         default: the model that answers requests that name none, as ``name`` or ``name:version``; by
             default the first one's name and version. It never changes.
         read: reads a bundle.
-        families: families of which all bundles are among ``paths``. They do not change.
+        families: families of which all bundles are among ``paths``.
 
     Raises:
         BundleError: a bundle cannot be trusted, two have the same name and version, or a family has
@@ -78,7 +78,7 @@ class Catalogue:
         self._served: dict[tuple[str, str], Served] = {}
         self._unseen: dict[int, Served] = {}
         self._observer: Observer | None = None
-        # The folders of models that are or were served.
+        # The folders of models that are or were served, and the files of families, of no version.
         self._folders: dict[tuple[str, str], Path] = {}
         for path in paths:
             served = self.number(read(path))
@@ -113,11 +113,37 @@ class Catalogue:
     def _add(self, family: Family) -> None:
         by_folder = {served.bundle.path: served for served in self.models}
         members = [by_folder[folder] for folder in family.folders]
-        check_members(family.path, [served.bundle for served in members])
+        if family.file.name in self.families:
+            raise _taken(family)
+        self.check_family(family, [served.bundle for served in members])
+        self.put_family(family, members)
+
+    def check_family(self, family: Family, bundles: Sequence[Bundle]) -> None:
+        """Check that a family with these members can be served.
+
+        Raises:
+            BundleError: it has the name of a model, or members that differ in what they answer.
+        """
+        check_members(family.path, bundles)
+        names = {served.key[0] for served in self.models} | {one.manifest.name for one in bundles}
+        if family.file.name in names:
+            raise _taken(family)
+
+    def put_family(self, family: Family, members: Sequence[Served]) -> None:
+        """Serve a family from now on, in place of a former one of its name.
+
+        Args:
+            family: the family.
+            members: its members in the order of its file; all are served.
+        """
         name = family.file.name
-        if name in self.families or any(served.key[0] == name for served in self.models):
-            raise BundleError(family.path, "name", f"{name} is already the name of another model")
         self.families[name] = ServedFamily(family, tuple(served.key for served in members))
+        self._folders[name, ""] = family.path
+
+    def drop_family(self, name: str) -> list[Served]:
+        """Stop serving a family; return those of its members that are served, which stay."""
+        family = self.families.pop(name)
+        return [served for served in self.models if served.key in family.members]
 
     def check(self, bundle: Bundle) -> None:
         """Check that a further bundle, or a new form of one, leaves the families as they are.
@@ -172,7 +198,10 @@ class Catalogue:
 
     @property
     def folders(self) -> dict[tuple[str, str], Path]:
-        """The folder of each model that is or was served, by name and version."""
+        """The folder of each model that is or was served, by name and version.
+
+        Also the file of each such family, by name and "".
+        """
         return dict(self._folders)
 
     def find(self, name: str | None) -> Served:
@@ -239,6 +268,11 @@ class Catalogue:
             short = name if len(name) <= 80 else f"{name[:77]}…"
             raise UnknownModelError(f"No model {short!r} is served; there are: {names}.")
         return found
+
+
+def _taken(family: Family) -> BundleError:
+    reason = f"{family.file.name} is already the name of another model"
+    return BundleError(family.path, "name", reason)
 
 
 def _is(name: str, key: tuple[str, str]) -> bool:

@@ -111,6 +111,18 @@ async def bundles(paths: Sequence[Path], seconds: float) -> list[Bundle]:
         return [_bundle(path, await _next(answers, path, seconds, _ALLOW)) for path in paths]
 
 
+async def family(path: Path, seconds: float) -> Family:
+    """Read a family's file as :func:`models.family.read_family` does.
+
+    Raises:
+        BundleError: the file cannot be read, or is malformed.
+        LoadError: it was not read within ``seconds``.
+    """
+    async with _reader({"family": str(path)}) as answers:
+        told = await _next(answers, path, seconds, _ALLOW)
+    return Family(path, FamilyFile.model_validate(told))
+
+
 async def find(root: Path, name: str) -> list[Stored]:
     """Do what :func:`service.repository.find` does.
 

@@ -1,14 +1,15 @@
 """A folder of bundles from which models may be loaded while the service runs.
 
 A model is ``root/name`` if that is a bundle, or else every bundle ``root/name/<number>``: its
-versions.
+versions. A family is the file ``root/name.family.json``, with its members' folders in ``root``.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.bundle import MANIFEST, BundleError, read_document
+from models.bundle import FAMILY, MANIFEST, BundleError, read_document
+from models.family import read_family
 from service.system.confinement import NotConfinedError, confined
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -20,7 +21,10 @@ class RepositoryError(ValueError):
 
 @dataclass(frozen=True)
 class Stored:
-    """A bundle in the repository, by its ``model.json``; nothing else is checked yet."""
+    """A bundle in the repository, by its ``model.json``, or a family, which has the version "".
+
+    Nothing else is checked yet.
+    """
 
     path: Path
     name: str
@@ -28,12 +32,14 @@ class Stored:
 
 
 def find(root: Path, name: str) -> list[Stored]:
-    """Return the bundles of the model ``name``, the lowest version first.
+    """Return the bundles of the model ``name``, the lowest version first, or the family.
 
     Raises:
         NotConfinedError: there is none, or it is outside.
         RepositoryError: one of them has another name or version in its description.
     """
+    if family := _find_family(root, name):
+        return [family]
     folder = confined(root, name)
     if (folder / MANIFEST).is_file():
         found = [_read(folder)]
@@ -57,14 +63,34 @@ def list_all(root: Path) -> tuple[list[Stored], dict[str, str]]:
     """Return all bundles, and for each that could not be read, by name, the reason."""
     found: list[Stored] = []
     broken: dict[str, str] = {}
-    for folder in sorted(_children(root)):
+    names = {folder.name for folder in _children(root)}
+    names |= {file.name.removesuffix(FAMILY) for file in root.glob(f"*{FAMILY}")}
+    for name in sorted(names):
         try:
-            found += find(root, folder.name)
+            found += find(root, name)
         except NotConfinedError:
             continue  # another file
         except RepositoryError as error:
-            broken[folder.name] = str(error)
+            broken[name] = str(error)
     return found, broken
+
+
+def _find_family(root: Path, name: str) -> Stored | None:
+    """Return the family ``name``, of which each member is a folder in ``root``."""
+    try:
+        path = confined(root, f"{name}{FAMILY}")
+    except NotConfinedError:
+        return None
+    try:
+        family = read_family(path)
+    except BundleError as error:
+        raise RepositoryError(f"The file {name}{FAMILY}: {error.field} {error.reason}.") from None
+    if family.file.name != name or (root / name).exists():
+        raise RepositoryError(f"The file {name}{FAMILY} is of a family {family.file.name[:80]}.")
+    for folder in family.folders:
+        if confined(root, folder.name) != folder:
+            raise RepositoryError(f"The member {folder.name} of {name} is a link.")
+    return Stored(path, name, "")
 
 
 def _children(folder: Path) -> list[Path]:

@@ -4,8 +4,9 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +16,13 @@ from models.certification.names import Norm
 from service.cli.device_option import DeviceOption, check_device
 
 if TYPE_CHECKING:
+    from models.bundle import Bundle
     from models.certification.question import Question
+    from models.family import Family
     from models.predictor import Predictor
+    from models.preprocessing import Pixels
+
+    Choose = Callable[[Pixels], Predictor]
 
 # Rows of a pass: one picture at a time rarely needs many more draws than this.
 PASS = 64
@@ -30,7 +36,10 @@ def predict(
     pictures: Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")],
     model: Annotated[
         Path | None,
-        typer.Option(help="The bundle: a folder, or a name of the zoo; by default mnist-cnn."),
+        typer.Option(
+            help="The bundle: a folder, or a name of the zoo; by default mnist-cnn. Of a family "
+            "(.family.json) the target chooses the member."
+        ),
     ] = None,
     target: Annotated[float | None, typer.Option(help="The size that you need.")] = None,
     confidence: Annotated[
@@ -64,8 +73,11 @@ def predict(
 
     from models.asking import ask, find_labels
     from models.bundle import ZOO, describe, locate
+    from models.family import is_family, read_family
 
-    bundle = describe(ZOO / "mnist-cnn" if model is None else locate(model))
+    path = ZOO / "mnist-cnn" if model is None else locate(model)
+    family = read_family(path) if is_family(path) else None
+    bundle = describe(path if family is None else family.folders[family.default])
     allowed = None if allow is None else find_labels(allow, bundle.manifest.labels)
     question = ask(bundle.manifest, confidence, max_draws, target, norm, allowed, usual=0.95)
     if not any(file.exists() for file in files):
@@ -75,12 +87,7 @@ def predict(
 
     from tqdm import tqdm
 
-    from models.calibration import calibrate
-    from models.device import find_device
-    from models.loaded import load_model
-
-    # For a few pictures, converting the network would take longer than running it.
-    predictor, _ = calibrate(load_model(bundle), find_device(device), None, PASS, "pytorch")
+    choose = _members(bundle, family, question, device)
     skipped = 0
     if not as_json:
         typer.echo(_row("label", "size", "robust", "certain", "draws", "picture"))
@@ -88,7 +95,7 @@ def predict(
     for file in bar:
         # The progress bar and the lines share a terminal.
         with tqdm.external_write_mode() if not bar.disable else nullcontext():
-            skipped += not _print_answer(predictor, file, question, as_json=as_json)
+            skipped += not _print_answer(choose, file, question, as_json=as_json)
     return SKIPPED if skipped else 0
 
 
@@ -158,15 +165,50 @@ def _files(paths: list[Path]) -> Iterator[Path]:
         yield from found.pictures
 
 
-def _print_answer(
-    predictor: "Predictor", file: Path, question: "Question", *, as_json: bool
-) -> bool:
+def _members(
+    bundle: "Bundle", family: "Family | None", question: "Question", device: str | None
+) -> "Choose":
+    """Return what finds the predictor for a picture: of a family, that of the target's member."""
+    from models.bundle import read_bundle
+    from models.calibration import calibrate
+    from models.device import find_device
+    from models.family import check_members
+    from models.loaded import load_model
+    from models.picture_terms import target_at_input
+
+    found = find_device(device)
+
+    @cache
+    def load(path: Path) -> "Predictor":
+        # For a few pictures, converting the network would take longer than running it.
+        return calibrate(load_model(read_bundle(path)), found, None, PASS, "pytorch")[0]
+
+    if family is None:
+        only = load(bundle.path)
+        return lambda pixels: only
+    check_members(family.path, [read_bundle(folder) for folder in family.folders])
+    folders, default = family.folders, family.folders[family.default]
+
+    def choose(pixels: "Pixels") -> "Predictor":
+        usual = load(default)
+        if question.target is None:
+            return usual
+        height, width, channels = pixels.shape
+        preparation = usual.plan((height, width, channels), 8 * pixels.itemsize)
+        own = bundle.manifest.sensitivity.input_norm
+        target = target_at_input(question.target, question.norm, own, preparation)
+        return load(folders[family.position(target)])
+
+    return choose
+
+
+def _print_answer(choose: "Choose", file: Path, question: "Question", *, as_json: bool) -> bool:
     """Print the answer for a picture; False, and a line on standard error, if there is none."""
     from models.images.folders import PictureFileError
     from models.preprocessing import CannotCertify
 
     try:
-        answer = _answer(predictor, file, question)
+        answer = _answer(choose, file, question)
     except (PictureFileError, CannotCertify, OSError) as error:
         # The first kind names its file; the system's errors do so only in most cases.
         named = "" if isinstance(error, PictureFileError) else f"{file}: "
@@ -182,14 +224,16 @@ def _print_answer(
     return True
 
 
-def _answer(predictor: "Predictor", file: Path, question: "Question") -> dict[str, Any]:
+def _answer(choose: "Choose", file: Path, question: "Question") -> dict[str, Any]:
     from dataclasses import asdict
 
     from models.answering import answer_all
     from models.certification.answer import conclude
     from models.images.folders import read_picture
 
-    _, inquiry = next(answer_all(predictor, [read_picture(file).array()], question))
+    pixels = read_picture(file).array()
+    predictor = choose(pixels)
+    _, inquiry = next(answer_all(predictor, [pixels], question))
     names = predictor.manifest.labels
     answer = conclude(inquiry, SHOWN_SCORES)
     model, device = predictor.bundle, predictor.device

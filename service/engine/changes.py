@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from models.bundle import Bundle
+from models.family import Family, is_family
 from service import reading
 from service.catalogue import Catalogue, Served
 from service.engine.agreement import Agreement
@@ -75,16 +76,25 @@ class Changes:
     async def load(self, paths: Sequence[Path]) -> list[Served]:
         """See ``Engine.load_all``."""
         async with self._change():
-            bundles = await reading.bundles(paths, self._load_seconds)
-            for bundle in bundles:
+            files = [path for path in paths if is_family(path)]
+            families = [await reading.family(path, self._load_seconds) for path in files]
+            folders = [path for path in paths if path not in files]
+            for family in families:
+                folders += [folder for folder in family.folders if folder not in folders]
+            read = await reading.bundles(folders, self._load_seconds)
+            bundles = dict(zip(folders, read, strict=True))
+            for bundle in read:
                 self._catalogue.check(bundle)
-            async with self._alone({bundle.manifest.name for bundle in bundles}):
-                return await self._load(bundles)
+            for family in families:
+                self._catalogue.check_family(family, [bundles[one] for one in family.folders])
+            names = {bundle.manifest.name for bundle in read}
+            async with self._alone(names | {family.file.name for family in families}):
+                return await self._load(bundles, families)
 
-    async def _load(self, bundles: list[Bundle]) -> list[Served]:
+    async def _load(self, bundles: dict[Path, Bundle], families: Sequence[Family]) -> list[Served]:
         added: list[Served] = []
         try:
-            found = [await self._prepare(bundle, added) for bundle in bundles]
+            found = {path: await self._prepare(one, added) for path, one in bundles.items()}
         except BaseException:
             for served in added if not self._stopping else ():
                 await self._withdraw(served)
@@ -96,8 +106,11 @@ class Changes:
                 leaving = background.once("unloading", self._withdraw(former))
                 self._leaving.add(leaving)
                 leaving.add_done_callback(self._leaving.discard)
+        for family in families:
+            self._catalogue.put_family(family, [found[folder] for folder in family.folders])
+            log.info("family loaded", family=family.file.name)
         await self._publish()
-        return found
+        return [*found.values()]
 
     async def _prepare(self, bundle: Bundle, added: list[Served]) -> Served:
         """Have the workers load a model, unless it is already served; clients do not see it yet."""
@@ -120,10 +133,17 @@ class Changes:
                     raise outcome
         return served
 
-    async def unload(self, name: str) -> None:
+    async def unload(self, name: str, members: bool) -> None:
         """See ``Engine.unload``."""
         async with self._change(), self._alone([name.partition(":")[0]]):
-            leaving = self._catalogue.named(name)
+            if name in self._catalogue.families:
+                leaving = self._catalogue.drop_family(name)
+                log.info("family unloaded", family=name)
+                await self._publish()
+                if not members:
+                    return
+            else:
+                leaving = self._catalogue.named(name)
             for served in leaving:
                 self._catalogue.drop(served)
             for served in leaving:

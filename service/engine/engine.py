@@ -250,7 +250,8 @@ class Engine:
     async def load_all(self, paths: Sequence[Path]) -> list[Served]:
         """Have every worker load the bundles in folders, and serve them from then on.
 
-        Takes seconds; pictures of other models are answered meanwhile. When it returns, every ready
+        A path may be the file of a family, which is then served with all its members. Takes
+        seconds; pictures of other models are answered meanwhile. When it returns, every ready
         worker has certified a probe picture with each model, and the catalogue names them. A bundle
         that is already served does not change. One with the same name and version but another
         digest replaces the former: new pictures go to the new one, those in flight end with the
@@ -263,8 +264,10 @@ class Engine:
         """
         return await self._changes.load(paths)
 
-    async def unload(self, name: str) -> None:
+    async def unload(self, name: str, members: bool = False) -> None:
         """Stop serving the model ``name`` or ``name:version``; without a version, all of them.
+
+        ``name`` may be that of a family; its members stay, unless ``members`` is set.
 
         The catalogue drops it at once, so that new requests do not find it; pictures in flight are
         answered; then the workers free its memory, and this returns.
@@ -273,7 +276,7 @@ class Engine:
             UnknownModelError: it is not served.
             NotReadyError: the service stops.
         """
-        await self._changes.unload(name)
+        await self._changes.unload(name, members)
 
     def _check(self, owner: int) -> None:
         if not self.opened_once:

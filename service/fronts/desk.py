@@ -101,7 +101,7 @@ class Desk:
             case Kind.LOAD:
                 self._begin(self.wire, number, self._load([Path(path) for path in header]))
             case Kind.UNLOAD:
-                self._begin(self.wire, number, self._office.engine.unload(header))
+                self._begin(self.wire, number, self._office.engine.unload(*header))
             case Kind.SCRAPE:
                 self._begin(self.wire, number, self._scrape())
             case Kind.SNAPSHOT:

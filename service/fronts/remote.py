@@ -221,9 +221,9 @@ class RemoteEngine:
         """Have every worker load the bundles in folders, and serve them from then on."""
         await self._asking.ask(Kind.LOAD, [str(path) for path in paths])
 
-    async def unload(self, name: str) -> None:
-        """Stop serving the model ``name`` or ``name:version``; without a version, all of them."""
-        await self._asking.ask(Kind.UNLOAD, name)
+    async def unload(self, name: str, members: bool = False) -> None:
+        """Stop serving a model, all its versions or one, or a family, with its members or alone."""
+        await self._asking.ask(Kind.UNLOAD, [name, members])
 
     def look(self, number: int, payload: bytes) -> None:
         """Report a look to a client; without a conclusion the picture begins again."""

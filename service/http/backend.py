@@ -55,8 +55,8 @@ class Answering(Protocol):
     async def load_all(self, paths: Sequence[Path]) -> object:
         """Have every worker load the bundles in folders, and serve them from then on."""
 
-    async def unload(self, name: str) -> None:
-        """Stop serving the model ``name`` or ``name:version``; without a version, all of them."""
+    async def unload(self, name: str, members: bool = False) -> None:
+        """Stop serving a model, all its versions or one, or a family, with its members or alone."""
 
 
 class Decoding(Protocol):

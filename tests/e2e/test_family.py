@@ -36,7 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["1", pytest.param("2", marks=pytest.mark.slow)])
 def served(folder: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
     """The family, served by one front process or by two."""
-    environment = {**PLAIN, "PIXELDP_FRONTS": request.param}
+    settings = {"PIXELDP_FRONTS": request.param, "PIXELDP_REPOSITORY": str(folder)}
+    environment = {**PLAIN, **settings}
     running = Service(str(folder / "digits.family.json"), environment=environment).wait_ready()
     yield running
     assert running.stop() == 0
@@ -126,6 +127,12 @@ def test_the_open_inference_protocol(ask: httpx.Client, folder: Path, seven: byt
     assert ask.get("/v2/models/digits/ready").json() == {"name": "digits", "ready": True}
     described = ask.get("/v2/models/digits").json()
     assert (described["name"], described["versions"]) == ("digits", [])
+    assert described["parameters"] == {
+        "default": "middle:1",
+        "members": '["low:1", "middle:1", "high:1"]',
+        "least_targets": "[0.0, 0.2, 0.6]",
+    }
+    assert "parameters" not in ask.get("/v2/models/low").json()
     pixels = np.asarray(Image.open(io.BytesIO(seven))).ravel().tolist()
     tensor = {"name": "IMAGE", "datatype": "UINT8", "shape": [1, 28, 28, 1], "data": pixels}
     for parameters, name in (({}, "middle"), ({"target": 0.1}, "low"), ({"target": 0.6}, "high")):
@@ -172,6 +179,70 @@ def test_another_member_never_stands_in(ask: httpx.Client, seven: bytes) -> None
     assert answer(ask, seven, target=0.3)["model"]["name"] == "middle"
     assert ask.post("/v2/repository/models/high/load").status_code == 200
     assert answer(ask, seven, target=0.7)["model"]["name"] == "high"
+
+
+def listed(ask: httpx.Client) -> dict[tuple[str, str], str]:
+    entries = ask.post("/v2/repository/index").json()
+    return {(one["name"], one["version"]): one["state"] for one in entries}
+
+
+def manage(ask: httpx.Client, name: str, what: str, **parameters: Any) -> int:
+    body = {"parameters": parameters}
+    return ask.post(f"/v2/repository/models/{name}/{what}", json=body).status_code
+
+
+@pytest.mark.slow
+def test_families_leave_and_come_back_while_serving(
+    ask: httpx.Client, folder: Path, seven: bytes
+) -> None:
+    """The family that was given at the start, and another of the repository."""
+    assert listed(ask)["digits", ""] == "READY"
+    assert manage(ask, "digits", "unload") == 200
+    assert listed(ask)["digits", ""] == "UNAVAILABLE"
+    assert ask.get("/models").json()["families"] == []
+    gone = ask.post("/predict", content=seven, params={"model": "digits"})
+    assert gone.json()["type"] == "/problems/unknown-model"
+    assert answer(ask, seven, model="high")["model"]["name"] == "high", "members stay"
+
+    document = json.loads((folder / "digits.family.json").read_text())
+    document["members"] = [one for one in document["members"] if one["bundle"] != "high"]
+    (folder / "few.family.json").write_text(json.dumps({**document, "name": "few"}))
+    assert manage(ask, "few", "load") == 200
+    assert answer(ask, seven, model="few", target=9)["model"]["name"] == "middle"
+    # Loading it again replaces it.
+    document["default"] = "low"
+    (folder / "few.family.json").write_text(json.dumps({**document, "name": "few"}))
+    assert manage(ask, "few", "load") == 200
+    assert answer(ask, seven, model="few")["model"]["name"] == "low"
+    assert manage(ask, "few", "unload", unload_dependents="yes") == 400
+    assert manage(ask, "few", "unload", unload_dependents=True) == 200
+    states = listed(ask)
+    assert {name: states[name, "1"] for name in SCALES} == {
+        "low": "UNAVAILABLE",
+        "middle": "UNAVAILABLE",
+        "high": "READY",
+    }
+    # A family brings its members.
+    assert manage(ask, "digits", "load") == 200
+    assert answer(ask, seven, target=0.1)["model"]["name"] == "low"
+    assert listed(ask)["digits", ""] == "READY"
+
+
+def test_families_that_cannot_be_loaded_change_nothing(ask: httpx.Client, folder: Path) -> None:
+    document = json.loads((folder / "digits.family.json").read_text())
+    (folder / "linked").symlink_to(folder / "low")
+    linked = [{"bundle": "linked", "least_target": 0}]
+    for name, change in (
+        ("another", {"name": "digits"}),
+        ("low", {"name": "low"}),
+        ("linked-one", {"name": "linked-one", "default": "linked", "members": linked}),
+        ("nobody", {"name": "nobody", "default": "nobody"}),
+    ):
+        file = folder / f"{name}.family.json"
+        file.write_text(json.dumps({**document, **change}))
+        assert 400 <= manage(ask, name, "load") < 500, name
+        file.unlink()
+    assert [one["name"] for one in ask.get("/models").json()["families"]] == ["digits"]
 
 
 def test_a_family_that_cannot_be_served_is_refused_in_one_line(folder: Path) -> None:

@@ -35,11 +35,22 @@ class _Body(BaseModel):
     ready: bool = False
     parameters: dict[str, Any] = {}
 
+    def dependents(self) -> bool:
+        """Return the parameter ``unload_dependents``.
+
+        Raises:
+            Problem: it is not true or false.
+        """
+        told = self.parameters.get("unload_dependents", False)
+        if type(told) is not bool:
+            raise malformed("The parameter unload_dependents must be true or false.")
+        return told
+
     def version(self, known: tuple[str, ...] = ()) -> str | None:
         """Return the parameter ``version``.
 
         Args:
-            known: the names of other parameters, which have no effect here.
+            known: the names of other parameters, which are read elsewhere.
 
         Raises:
             Unsupported: there are other parameters.
@@ -62,7 +73,9 @@ async def index(request: Request) -> list[dict[str, str]]:
     body = await _read(request)
     predictions: Predictions = request.app.state.predictions
     served = [bundle.manifest for bundle in predictions.catalogue.bundles]
-    entries = {(one.name, one.version): _entry(one.name, one.version, "READY") for one in served}
+    keys = [(one.name, one.version) for one in served]
+    keys += [(name, "") for name in predictions.catalogue.families]
+    entries = {key: _entry(*key, "READY") for key in keys}
     if body.ready:
         return list(entries.values())
     root = predictions.settings.repository
@@ -91,6 +104,8 @@ async def load(request: Request, name: str, version: str | None = None) -> dict[
 async def _folders(predictions: Predictions, name: str, version: str | None) -> list[Path]:
     """Return the folders of the versions of a model, the lowest first, or of one version.
 
+    Of a family it is the file.
+
     Raises:
         Unsupported: there is no repository, and the model was never served.
         NotConfinedError: there is no such version.
@@ -110,7 +125,7 @@ async def _folders(predictions: Predictions, name: str, version: str | None) -> 
             if not found:
                 raise
     if version is None:
-        return [found[of] for of in sorted(found, key=int)]
+        return [found[""]] if "" in found else [found[of] for of in sorted(found, key=int)]
     if version not in found:
         raise NotConfinedError(f"There is no version {version[:20]} of {name}.")
     return [found[version]]
@@ -119,12 +134,14 @@ async def _folders(predictions: Predictions, name: str, version: str | None) -> 
 @router.post("/models/{name}/unload")
 @router.post("/models/{name}/versions/{version}/unload")
 async def unload(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
-    """Stop serving all versions of a model, or one; pictures in flight are answered."""
+    """Stop serving all versions of a model, or one; pictures in flight are answered.
+
+    A family's members stay, unless ``unload_dependents`` is set.
+    """
     body = await _read(request)
-    # Nothing depends on a model here, so nothing is unloaded with it.
     version = version or body.version(known=("unload_dependents",))
     predictions: Predictions = request.app.state.predictions
-    await predictions.engine.unload(full_name(name, version))
+    await predictions.engine.unload(full_name(name, version), body.dependents())
     return {}
 
 

@@ -6,13 +6,14 @@ way of ``POST /predict``.
 """
 
 import asyncio
+import json
 from importlib.metadata import version as version_of
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from service.catalogue import Served, UnknownModelError
+from service.catalogue import Served, ServedFamily, UnknownModelError
 from service.http.api.answers import Answer, headers_together
 from service.http.api.options import Options, parse, resolve
 from service.http.exceptions import READY_SECONDS
@@ -101,6 +102,7 @@ async def model_metadata(request: Request, model: Model) -> dict[str, Any]:
     named = [bundle.manifest for bundle in catalogue.bundles]
     channels, height, width = manifest.input.shape
     labels = len(manifest.labels)
+    family = catalogue.family(name)
     return {
         "name": name,
         "versions": sorted((one.version for one in named if one.name == name), key=int),
@@ -113,6 +115,16 @@ async def model_metadata(request: Request, model: Model) -> dict[str, Any]:
             {"name": output.name, "datatype": output.datatype, "shape": [-1, output.width(labels)]}
             for output in OUTPUTS.values()
         ],
+        **({"parameters": _of_family(family)} if family else {}),
+    }
+
+
+def _of_family(family: ServedFamily) -> dict[str, str]:
+    """Return which members answer which targets; parameters are plain values, so lists are JSON."""
+    return {
+        "default": ":".join(family.default),
+        "members": json.dumps([":".join(key) for key in family.members]),
+        "least_targets": json.dumps([one.least_target for one in family.family.file.members]),
     }
 
 

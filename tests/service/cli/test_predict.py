@@ -7,8 +7,10 @@ from PIL import Image
 
 from models.bundle import ZOO, read_bundle
 from service.cli.main import main
+from tests.e2e.conftest import copy_bundle
 
 SEVEN = Path(__file__).parents[3] / "examples" / "7.png"
+NOISE = {"mechanism": "gaussian", "placement": "image"}
 Captured = pytest.CaptureFixture[str]
 
 
@@ -39,6 +41,28 @@ def test_predict_says_which_labels_may_be_first(capsys: Captured) -> None:
     assert "7 (allowed)" in capsys.readouterr().out
     assert main([*asked[:-1], "cat"]) == 1
     assert "the label 'cat', which there is not" in capsys.readouterr().err
+
+
+def test_the_target_chooses_the_member_of_a_family(tmp_path: Path, capsys: Captured) -> None:
+    for name, scale in (("low", 0.3), ("high", 0.8)):
+        copy_bundle(tmp_path / name, name=name, noise={**NOISE, "scale": scale}, int8=None)
+    members = [{"bundle": "low", "least_target": 0}, {"bundle": "high", "least_target": 0.5}]
+    file = tmp_path / "both.family.json"
+    file.write_text(json.dumps({"name": "both", "default": "low", "members": members}))
+    with Image.open(SEVEN) as seven:
+        seven.resize((56, 56)).save(tmp_path / "large.png")
+    large = tmp_path / "large.png"
+    for picture, target, name in (
+        (SEVEN, None, "low"),
+        (SEVEN, 0.6, "high"),
+        # Halving the sides halves the size of the largest changes.
+        (large, 0.6, "low"),
+        (large, 1.2, "high"),
+    ):
+        asked = ["predict", str(picture), "--model", str(file), "--json", "--max-draws", "100"]
+        asked += ["--target", str(target)] if target else []
+        assert main(asked) == 0
+        assert json.loads(capsys.readouterr().out)["model"]["name"] == name
 
 
 def test_predict_answers_a_folder_and_names_failures(tmp_path: Path, capsys: Captured) -> None:
