@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -32,6 +32,8 @@ from models.files import write_whole
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "model.json"
+# The description of a denoiser that is a bundle of its own (models.denoiser).
+DENOISER = "denoiser.json"
 WEIGHTS: Literal["weights.safetensors"] = "weights.safetensors"
 PROGRAM: Literal["program.json"] = "program.json"
 CARD = "README.md"
@@ -40,7 +42,7 @@ SAMPLES = "samples"
 FAMILY = ".family.json"
 ZOO = Path(__file__).parent / "zoo"
 # Limits for reading strangers' bundles: bytes of each file, and the nesting of the description.
-LARGEST = {MANIFEST: 2**22, CARD: 2**20, PROGRAM: 2**26, WEIGHTS: 2**36}
+LARGEST = {MANIFEST: 2**22, DENOISER: 2**22, CARD: 2**20, PROGRAM: 2**26, WEIGHTS: 2**36}
 DEEPEST = 32
 # Limits of samples: their number, and the bytes of each. Browsers show them; names are parts of
 # URLs.
@@ -56,6 +58,8 @@ RowsBasis = Literal["built-in", "proven", "operator"]
 DENOISED = "denoised"
 # The denoiser in front of a classifier; and the placement of noise before every layer.
 AUTOENCODER, IMAGE = "autoencoder", "image"
+# The network of denoisers that are bundles of their own.
+UNET = "unet"
 # int8 serves by default if on at least this many pictures it lost at most this certified share. On
 # fewer, half a point is a picture or two.
 INT8_PICTURES, INT8_LOSS = 500, 0.005
@@ -99,6 +103,9 @@ class Part(BaseModel):
     """A part of a description: it has no other members, and stays as it is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+T = TypeVar("T", bound=Part)
 
 
 class Architecture(Part):
@@ -343,6 +350,17 @@ def locate(path: Path) -> Path:
     return shipped if len(path.parts) == 1 and not path.exists() and file.is_file() else path
 
 
+def locate_denoiser(path: Path) -> Path:
+    """Return the folder that ``path`` means: ``photo`` may be the zoo's ``photo-denoiser``.
+
+    A folder of that name takes precedence.
+    """
+    for shipped in (ZOO / path, ZOO / f"{path}-denoiser"):
+        if len(path.parts) == 1 and not path.exists() and (shipped / DENOISER).is_file():
+            return shipped
+    return locate(path)
+
+
 def read_bundle(path: Path) -> Bundle:
     """Read and check the bundle in the folder ``path``, including its large files.
 
@@ -370,21 +388,48 @@ def describe(path: Path) -> Bundle:
     """
     file = path / MANIFEST
     document, raw = read_document(path)
+    manifest = validate(file, Manifest, document)
+    return Bundle(path, manifest, f"sha256:{hashlib.sha256(raw).hexdigest()}")
+
+
+def validate(file: Path, kind: type[T], document: dict[str, Any]) -> T:
+    """Return a description that has been read from ``file``, checked.
+
+    Raises:
+        BundleError: it is malformed or of an unknown format version.
+    """
     found = document.get("format_version")
     if found != FORMAT_VERSION:
         reason = f"is {found!r}; this release reads version {FORMAT_VERSION}"
         raise BundleError(file, "format_version", reason)
     try:
-        manifest = Manifest.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "document"
         raise BundleError(file, field, first["msg"]) from None
-    return Bundle(path, manifest, f"sha256:{hashlib.sha256(raw).hexdigest()}")
 
 
 def read_document(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Read the JSON of a bundle's description; see :func:`read_json`."""
+    file = path / MANIFEST
+    shipped = ", ".join(sorted(one.parent.name for one in ZOO.glob(f"*/{MANIFEST}")))
+    hint = f"; expected a folder with {MANIFEST}, or one of the shipped models ({shipped})"
+    if (path / DENOISER).is_file() and not file.exists():
+        reason = (
+            "is missing: this is a denoiser, which answers nothing alone; put it in front of a "
+            f"classifier: pixeldp import … --denoiser {path}"
+        )
+        raise BundleError(file, "file", reason)
+    return read_json(file, hint)
+
+
+def read_json(file: Path, hint: str = "") -> tuple[dict[str, Any], bytes]:
     """Read the JSON of a description, and check that all of it can be written as JSON again.
+
+    Args:
+        file: the description.
+        hint: what to add to the message if it cannot be read.
 
     Returns:
         The object, and the bytes from which it was read.
@@ -393,11 +438,8 @@ def read_document(path: Path) -> tuple[dict[str, Any], bytes]:
         BundleError: the file is missing, too large or not JSON; the object is nested too deep, or
             has numbers or characters that JSON does not have.
     """
-    file = path / MANIFEST
-    shipped = ", ".join(sorted(one.parent.name for one in ZOO.glob(f"*/{MANIFEST}")))
-    hint = f"; expected a folder with {MANIFEST}, or one of the shipped models ({shipped})"
     with opened(file, hint) as stream:
-        raw = _read(stream, MANIFEST)
+        raw = _read(stream, file.name)
     try:
         document = json.loads(raw)
         if not isinstance(document, dict):
@@ -546,7 +588,7 @@ def remove_bundle(path: Path) -> None:
     The description is removed first: a folder without it is not a bundle, even if this is
     interrupted.
     """
-    for name in (MANIFEST, WEIGHTS, PROGRAM, CARD):
+    for name in (MANIFEST, DENOISER, WEIGHTS, PROGRAM, CARD):
         (path / name).unlink(missing_ok=True)
     remove_samples(path)
 

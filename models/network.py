@@ -29,6 +29,7 @@ from models.bundle import (
     write_manifest,
 )
 from models.certification.names import Mechanism
+from models.denoiser import Denoiser, DenoiserManifest, write_denoiser
 from models.files import write_whole
 from models.mechanisms import split
 from models.networks.foreign.exported import program_of
@@ -135,14 +136,7 @@ def load_proven(bundle: Bundle) -> tuple[PixelDP, dict[Pair, Sensitivity]]:
     program = read_program(bundle)
     weights = _read_weights(bundle)
     network = _build(bundle, program, weights)
-    try:
-        network.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        reason = f"do not fit the architecture ({' '.join(str(error).split())})"
-        raise BundleError(bundle.weights, "tensors", reason) from None
-    for name, tensor in network.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise BundleError(bundle.weights, name, "holds NaN or infinity")
+    _put(weights, network, bundle.weights)
     network.eval().requires_grad_(False)
     stated = manifest.sensitivity
     try:
@@ -156,7 +150,19 @@ def load_proven(bundle: Bundle) -> tuple[PixelDP, dict[Pair, Sensitivity]]:
     return network, sensitivities
 
 
-def _read_weights(bundle: Bundle) -> dict[str, Tensor]:
+def _put(weights: Mapping[str, Tensor], network: nn.Module, file: Path) -> None:
+    """Put the weights that were read from ``file`` into ``network``."""
+    try:
+        network.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        reason = f"do not fit the architecture ({' '.join(str(error).split())})"
+        raise BundleError(file, "tensors", reason) from None
+    for name, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise BundleError(file, name, "holds NaN or infinity")
+
+
+def _read_weights(bundle: Bundle | Denoiser) -> dict[str, Tensor]:
     content = read_file(bundle.weights, bundle.manifest.weights)
     try:
         weights = load(content)
@@ -200,6 +206,24 @@ def save_network(path: Path, manifest: Manifest, network: nn.Module) -> None:
         write_whole(path / PROGRAM, program)
         changes["program"] = ProgramSpec(sha256=hashlib.sha256(program).hexdigest())
     write_manifest(path, manifest.model_copy(update=changes))
+
+
+def load_denoiser(denoiser: Denoiser, network: nn.Module) -> None:
+    """Put a denoiser's weights into ``network``, which its architecture describes.
+
+    Raises:
+        BundleError: the weights do not fit the architecture, or are not finite.
+    """
+    weights = _read_weights(denoiser)
+    _put(weights, network, denoiser.weights)
+
+
+def save_denoiser(path: Path, manifest: DenoiserManifest, network: nn.Module) -> None:
+    """Write a denoiser: the network's weights, and ``manifest`` with their digest."""
+    content = save(_plain(network.state_dict()))
+    write_whole(path / WEIGHTS, content)
+    weights = WeightsSpec(sha256=hashlib.sha256(content).hexdigest())
+    write_denoiser(path, manifest.model_copy(update={"weights": weights}))
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

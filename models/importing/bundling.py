@@ -28,6 +28,7 @@ from models.certification.names import MECHANISM_NORMS
 from models.certification.question import Question
 from models.certification.split import SplitInquiry
 from models.data.labelled import DataSet
+from models.denoiser import Denoiser
 from models.evaluation.asked import Attacks, check_data
 from models.evaluation.pairs import try_int8
 from models.execution import Precision
@@ -35,11 +36,19 @@ from models.files import locked
 from models.importing.acceptance import Report, answer, examine
 from models.importing.fitting import fit
 from models.importing.sources import Source, build_source, count_labels
-from models.importing.wanted import Noise, Shape, Wanted, check_wanted, needs_input
+from models.importing.wanted import (
+    Noise,
+    Shape,
+    Wanted,
+    check_size,
+    check_wanted,
+    needs_input,
+    noise_of,
+)
 from models.loaded import LoadedModel, load_model
-from models.network import PixelDP, load_network, save_network
+from models.network import PixelDP, load_denoiser, load_network, save_network
 from models.networks import DENOISED
-from models.networks.autoencoder import CLASSIFIER, build_autoencoder, prepend
+from models.networks.autoencoder import AUTOENCODER, CLASSIFIER, build_front, prepend
 from models.networks.foreign.torchvision import AUXILIARY
 from models.networks.placement import IMAGE, divide
 from models.samples import check_samples, write_samples
@@ -63,7 +72,7 @@ class Imported:
 def import_classifier(
     source: Source,
     wanted: Wanted,
-    noise: Noise | Bundle,
+    noise: Noise | Bundle | Denoiser,
     out: Path,
     pixels: NDArray[Any],
     question: Question,
@@ -80,8 +89,8 @@ def import_classifier(
     Args:
         source: the classifier.
         wanted: name, input, labels, normalisation.
-        noise: noise for the image; or a bundle with a denoiser, which is put in front of the
-            classifier, with the noise for which it was trained.
+        noise: noise for the image; or a denoiser, or a bundle with one, which is put in front of
+            the classifier, with the noise for which it was trained.
         out: the bundle's folder; nothing remains there if the classifier is refused.
         pixels: a picture [height, width, channels], 8 or 16 bits.
         question: the question about it, without a target.
@@ -187,16 +196,20 @@ def _assemble(
     arguments: dict[str, Any],
     shape: Shape,
     labels: tuple[str, ...],
-    noise: Noise | Bundle,
+    noise: Noise | Bundle | Denoiser,
 ) -> tuple[PixelDP, Manifest]:
     """Return the network with its weights, and its description without the weights' digest."""
     training: dict[str, Any] = {"imported": source.record}
     described = Architecture(name=source.network, arguments=arguments)
-    if isinstance(noise, Bundle):
+    if isinstance(noise, Bundle | Denoiser):
         front = noise.manifest
         training["denoiser"] = {"name": front.name, "digest": noise.digest, **front.training}
-        spec, sensitivity = front.noise, front.sensitivity
+    if isinstance(noise, Bundle):
+        spec, sensitivity = noise.manifest.noise, noise.manifest.sensitivity
         network, described = _put_behind(noise, built, described, shape)
+    elif isinstance(noise, Denoiser):
+        spec, sensitivity = _noise_in_image(noise_of(noise), shape)
+        network, described = _put_behind_alone(noise, built, described, shape)
     else:
         spec, sensitivity = _noise_in_image(noise, shape)
         network = PixelDP(*divide(built, IMAGE), spec.mechanism, spec.scale)
@@ -247,11 +260,29 @@ def _put_behind(
             f"{list(shape)} (channels, height, width)"
         )
     arguments = front.architecture.arguments
-    whole = prepend(build_autoencoder(shape, **arguments["autoencoder"]), built)
+    whole = prepend(build_front(shape, **arguments[AUTOENCODER]), built)
     encoder, h = divide(whole, front.noise.placement)
     network = PixelDP(encoder, h, front.noise.mechanism, front.noise.scale)
     _load_denoiser(network, load_network(denoiser))
     both = {**arguments, CLASSIFIER: described.model_dump()}
+    return network, Architecture(name=DENOISED, arguments=both)
+
+
+def _put_behind_alone(
+    denoiser: Denoiser, built: nn.Sequential, described: Architecture, shape: Shape
+) -> tuple[PixelDP, Architecture]:
+    """Do the same with a denoiser that is a bundle of its own, and takes pictures of any size."""
+    check_size(denoiser, shape)
+    spec = denoiser.manifest.architecture
+    arguments = {"network": spec.name, **spec.arguments}
+    try:
+        front = build_front(shape, **arguments)
+    except (TypeError, ValueError) as error:
+        raise ImportFailedError(f"{denoiser.path}: cannot be built ({error})") from None
+    load_denoiser(denoiser, front)
+    noise = denoiser.manifest.noise
+    network = PixelDP(nn.Identity(), prepend(front, built), noise.mechanism, noise.scale)
+    both = {AUTOENCODER: arguments, CLASSIFIER: described.model_dump()}
     return network, Architecture(name=DENOISED, arguments=both)
 
 

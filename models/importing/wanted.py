@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from models.bundle import DENOISED, MANIFEST, Bundle, ConstructionBound, Name, Positive, Version
 from models.certification.certificates import construction_scale
 from models.certification.names import Mechanism, Norm, Scoring
+from models.denoiser import LEAST_SIDE, Denoiser
 from models.source_names import ImportFailedError
 
 Shape = tuple[int, int, int]
@@ -63,13 +64,18 @@ class Wanted:
 
 
 def check_wanted(
-    wanted: Wanted, noise: Noise | Bundle, out: Path, channels: int | None, *, force: bool
+    wanted: Wanted,
+    noise: Noise | Bundle | Denoiser,
+    out: Path,
+    channels: int | None,
+    *,
+    force: bool,
 ) -> None:
     """Refuse options that are wrong for any network.
 
     Args:
         wanted: the options of the bundle.
-        noise: the noise, or the bundle of a denoiser that has it.
+        noise: the noise, or the denoiser that has it, or a bundle with one.
         out: the bundle's folder.
         channels: of the pictures; None if only the source knows.
         force: whether to replace a bundle in ``out``.
@@ -85,7 +91,7 @@ def check_wanted(
             raise ImportFailedError(
                 f"{noise.path} holds no denoiser; train one with pixeldp train --denoiser"
             )
-    else:
+    elif isinstance(noise, Noise):
         _check("noise.scale", Positive, noise.scale_at(1.0))
     if wanted.name is not None:
         _check("name", Name, wanted.name)
@@ -98,6 +104,25 @@ def check_wanted(
             _check_channels(name, values, channels)
             check_range(name, values)
     _check_labels(wanted.labels)
+
+
+def noise_of(denoiser: Denoiser) -> Noise:
+    """Return the noise that a denoiser was trained to remove."""
+    return Noise(denoiser.manifest.noise.mechanism, denoiser.manifest.noise.scale)
+
+
+def check_size(denoiser: Denoiser, shape: Shape) -> None:
+    """Refuse pictures of ``shape`` that a denoiser does not take.
+
+    Raises:
+        ImportFailedError: they have other channels, or are too small.
+    """
+    channels = denoiser.manifest.channels
+    if shape[0] != channels or min(shape[1:]) < LEAST_SIDE:
+        raise ImportFailedError(
+            f"{denoiser.path}: is for pictures of {channels} channels and at least {LEAST_SIDE} "
+            f"pixels a side, but the classifier takes {list(shape)} (channels, height, width)"
+        )
 
 
 def needs_input(text: str) -> ImportFailedError:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from models.bundle import DENOISED as DENOISED
-from models.networks.autoencoder import build_autoencoder, prepend
+from models.networks.autoencoder import build_front, prepend
 from models.networks.cnn import build_cnn, build_strided_cnn
 from models.networks.foreign.cohen import build_cifar_resnet
 from models.networks.foreign.exported import build_exported
@@ -86,4 +86,4 @@ def _denoised(
     classifier: Mapping[str, Any],
 ) -> nn.Sequential:
     whole = _whole(classifier["name"], shape, labels, classifier["arguments"], program)
-    return prepend(build_autoencoder(shape, **autoencoder), whole)
+    return prepend(build_front(shape, **autoencoder), whole)

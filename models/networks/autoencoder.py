@@ -6,13 +6,16 @@ or after the autoencoder's first convolution, whose sensitivity is kept at a bou
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 
 from models.bundle import AUTOENCODER as AUTOENCODER
+from models.bundle import UNET
 from models.networks.foreign.wrapping import Frozen
 from models.networks.resnet import Residual
+from models.networks.unet import build_unet
 
 Shape = tuple[int, int, int]
 
@@ -73,6 +76,28 @@ def build_autoencoder(
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(Residual(whole))
+
+
+def build_front(shape: Shape, *, network: str = AUTOENCODER, **arguments: Any) -> nn.Sequential:
+    """Build what stands in front of a classifier: an autoencoder, or the U-Net of denoisers.
+
+    Args:
+        shape: (channels, height, width) of the pictures.
+        network: ``autoencoder`` or ``unet``.
+        arguments: of :func:`build_autoencoder` or :func:`models.networks.unet.build_unet`.
+
+    Raises:
+        ValueError: there is no such network, or its arguments do not fit.
+    """
+    if network not in _FRONTS:
+        raise ValueError(f"no denoiser {network!r}; known: {', '.join(_FRONTS)}")
+    return _FRONTS[network](shape, **arguments)
+
+
+_FRONTS: dict[str, Callable[..., nn.Sequential]] = {
+    AUTOENCODER: build_autoencoder,
+    UNET: build_unet,
+}
 
 
 def prepend(autoencoder: nn.Sequential, classifier: nn.Module) -> nn.Sequential:

@@ -27,7 +27,8 @@ class Progress:
     """The progress of a training: whole epochs, their time, and the results of the last one.
 
     ``cpu_seconds`` is processor time, which other work on the machine does not lengthen.
-    ``accuracy`` and ``certified`` are those of the held-out pictures, if there are any.
+    ``accuracy`` and ``certified`` are those of the held-out pictures, if there are any; ``psnr`` is
+    that of the pictures that a denoiser restores, in dB.
     """
 
     epochs: int = 0
@@ -37,6 +38,7 @@ class Progress:
     noisy_accuracy: float = 0.0
     accuracy: float | None = None
     certified: float | None = None
+    psnr: float | None = None
 
 
 def write_checkpoint(

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from models.bundle import AUTOENCODER, DENOISED, IMAGE, MANIFEST, Bundle
+from models.bundle import AUTOENCODER, DENOISED, DENOISER, IMAGE, MANIFEST, Bundle
 from models.data.labelled import DataSet
-from models.training.recipe import Recipe
+from models.denoiser import Denoiser
+from models.training.recipe import PHOTOGRAPHS, SQUARE_SIDE, Recipe
 
 CHECKPOINT = "checkpoint.json"
 
@@ -19,7 +20,7 @@ def check_folder(out: Path, *, resume: bool, force: bool) -> None:
     Raises:
         TrainingError: there is a bundle or an unfinished training, which no option gives up.
     """
-    if (out / MANIFEST).exists() and not force:
+    if any((out / name).exists() for name in (MANIFEST, DENOISER)) and not force:
         raise TrainingError(
             f"{out} holds a finished bundle; --force replaces it, or choose another folder"
         )
@@ -53,6 +54,56 @@ def check_denoiser(recipe: Recipe, classifier: Bundle | None) -> None:
             f"{classifier.path}: already has layers before its noise, or a denoiser; expected a "
             "plain classifier, from pixeldp import or trained with noise in the image"
         )
+
+
+def check_start(recipe: Recipe, start: Denoiser | None) -> None:
+    """Check that a training can begin with the denoiser ``start``, if one is given.
+
+    Raises:
+        TrainingError: it is for other noise or another network than the recipe's.
+    """
+    if start is None:
+        return
+    spec, noise = start.manifest.architecture, start.manifest.noise
+    described = {"network": spec.name, **spec.arguments}
+    if recipe.denoiser is None or recipe.architecture.arguments != described:
+        raise TrainingError(
+            f"recipe {recipe.name} does not train the network of {start.path}; use the recipe "
+            "photo-tuned"
+        )
+    if (recipe.mechanism, recipe.scale) != (noise.mechanism, noise.scale):
+        raise TrainingError(
+            f"{start.path} is for {noise.mechanism} noise of {noise.scale:g}, the recipe for "
+            f"{recipe.mechanism} noise of {recipe.scale}: give --scale {noise.scale:g}"
+        )
+
+
+def photograph_folder(recipe: Recipe, root: Path | None) -> Path:
+    """Return the folder of the photographs of a denoiser's training.
+
+    Raises:
+        TrainingError: none is given.
+    """
+    if root is None and recipe.dataset == PHOTOGRAPHS:
+        raise TrainingError(f"recipe {recipe.name} needs a folder of photographs: --root FOLDER")
+    return root or Path(recipe.dataset)
+
+
+def photograph_side(classifier: Bundle | None) -> int:
+    """Return the side of the squares to train on: those that the classifier takes, if there is one.
+
+    Raises:
+        TrainingError: the classifier does not take squares.
+    """
+    if classifier is None:
+        return SQUARE_SIDE
+    taken = classifier.manifest.input
+    if taken.height != taken.width:
+        raise TrainingError(
+            f"{classifier.path} takes {taken.width}x{taken.height}, but photographs are shown as "
+            "squares; give a data set of pictures of that size: --data"
+        )
+    return taken.height
 
 
 def check_data(recipe: Recipe, classifier: Bundle | None, data: DataSet) -> None:

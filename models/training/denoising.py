@@ -17,7 +17,8 @@ from models import networks
 from models.bundle import Architecture, Bundle, Manifest
 from models.certification.arrays import Integers
 from models.data.labelled import DataSet
-from models.network import load_network, read_program
+from models.denoiser import Denoiser
+from models.network import load_denoiser, load_network, read_program
 from models.networks.autoencoder import AUTOENCODER, CLASSIFIER
 from models.training.checks import check_data, check_denoiser
 from models.training.loop import Training
@@ -35,13 +36,21 @@ class DenoiserTraining(Training):
         data: pictures of the classifier's size.
         device: a torch device.
         classifier: a bundle with its noise in the image, so that its whole network is h.
+        start: a denoiser of the recipe's network, from whose weights the training begins; None to
+            begin with fresh ones.
 
     Raises:
         TrainingError: the classifier, the recipe and the data do not fit together.
     """
 
     def __init__(
-        self, recipe: Recipe, data: DataSet, device: str = "cpu", *, classifier: Bundle
+        self,
+        recipe: Recipe,
+        data: DataSet,
+        device: str = "cpu",
+        *,
+        classifier: Bundle,
+        start: Denoiser | None = None,
     ) -> None:
         front = classifier.manifest
         check_denoiser(recipe, classifier)
@@ -57,7 +66,8 @@ class DenoiserTraining(Training):
                 CLASSIFIER: front.architecture.model_dump(),
             },
         )
-        goal = goal.model_copy(update={"classifier": classifier.digest})
+        begun = start and start.digest
+        goal = goal.model_copy(update={"classifier": classifier.digest, "start": begun})
         super().__init__(
             recipe.changed(architecture=whole.model_dump(), denoiser=goal.model_dump()),
             replace(data, names=front.labels),
@@ -68,8 +78,12 @@ class DenoiserTraining(Training):
         self._front = self.network.classifier.get_submodule(AUTOENCODER)
         self._behind = self.network.classifier.get_submodule(CLASSIFIER)
         self._behind.get_submodule("network").load_state_dict(plain.state_dict())
+        if start:
+            load_denoiser(start, self._front)
         if self.held_out:
-            self.held_out = replace(self.held_out, labels=self._own_labels(self.held_out))
+            # Read once: photographs show another square each time.
+            held = replace(self.held_out, images=np.asarray(self.held_out.images[:]))
+            self.held_out = replace(held, labels=self._own_labels(held))
 
     def manifest(self) -> Manifest:
         """Describe the present network, with the classifier behind the autoencoder."""

@@ -23,6 +23,7 @@ from models.bundle import (
 )
 from models.certification.names import MECHANISM_NORMS
 from models.data.datasets import DataSet
+from models.denoiser import DenoiserManifest
 from models.evaluation.pairs import no_record
 from models.execution import PRECISIONS, Precision
 from models.files import locked
@@ -60,7 +61,7 @@ def train(
     force: bool = False,
     test: DataSet | None = None,
     tell: Callable[[str], None] | None = None,
-) -> Manifest:
+) -> Manifest | DenoiserManifest:
     """Train a network and save it as a bundle.
 
     Args:
@@ -143,6 +144,9 @@ class Training:
         program: the program of an exported classifier inside the network.
     """
 
+    # How often an epoch shows each picture.
+    SHOWN = 1
+
     def __init__(
         self,
         recipe: Recipe,
@@ -161,7 +165,7 @@ class Training:
         self._labels = torch.from_numpy(data.labels)
         self.network = self._build()
         self._keep_sensitivity()
-        self.manifest()  # Faults of the description show now, not after the last epoch.
+        self._describe()  # Faults of the description show now, not after the last epoch.
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.network.classifier.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self._optimiser = torch.optim.AdamW(
@@ -169,7 +173,7 @@ class Training:
             lr=recipe.optimiser.learning_rate,
             weight_decay=recipe.optimiser.weight_decay,
         )
-        self._steps = -(-len(data) // recipe.batch_size)
+        self._steps = -(-self.SHOWN * len(data) // recipe.batch_size)
         self._began = time.perf_counter()
 
     def run(
@@ -177,7 +181,7 @@ class Training:
         out: Path,
         test: DataSet | None = None,
         tell: Callable[[str], None] | None = None,
-    ) -> Manifest:
+    ) -> Manifest | DenoiserManifest:
         """Train to the end, from the checkpoint in ``out`` if there is one; see :func:`train`."""
         if (out / CHECKPOINT).exists():
             self.recipe, self.progress = read_checkpoint(
@@ -215,12 +219,23 @@ class Training:
                     self.progress,
                 )
                 tqdm.write(self._line(), file=sys.stderr)
+        manifest = self._save(out, test, tell)
+        remove_checkpoint(out)
+        return manifest
+
+    def _describe(self) -> Manifest | DenoiserManifest:
+        """Describe the present network, as its bundle will."""
+        return self.manifest()
+
+    def _save(
+        self, out: Path, test: DataSet | None, tell: Callable[[str], None] | None
+    ) -> Manifest | DenoiserManifest:
+        """Write the bundle; see :func:`train`."""
         manifest = self.manifest()
         if tell:
             manifest = self._with_int8(manifest, test, tell)
         remove_bundle(out)
         save_network(out, manifest, self.network)
-        remove_checkpoint(out)
         return manifest
 
     def manifest(self) -> Manifest:
@@ -333,7 +348,7 @@ class Training:
         if self.recipe.seconds is None:
             self._began = time.perf_counter()
         self.network.train()
-        order = torch.randperm(len(self.data))
+        order = torch.randperm(self.SHOWN * len(self.data)) % len(self.data)
         losses, hits, seen = 0.0, 0.0, 0
         bar.set_description(self._count(epoch + 1))
         for step in range(self._steps):

@@ -8,12 +8,26 @@ from typing import Annotated, Any, Self, cast
 
 from pydantic import Field, ValidationError, model_validator
 
-from models.bundle import IMAGE, Architecture, ConstructionBound, Name, Part, Positive, Version
+from models.bundle import (
+    AUTOENCODER,
+    IMAGE,
+    UNET,
+    Architecture,
+    ConstructionBound,
+    Name,
+    Part,
+    Positive,
+    Version,
+)
 from models.certification.certificates import construction_scale
 from models.certification.laws.split import count_draws
 from models.certification.names import Mechanism, Norm
 from models.execution import Precision
 
+# The data set of denoisers' recipes: any folder.
+PHOTOGRAPHS = "photographs"
+# The side of the squares that they are trained on.
+SQUARE_SIDE = 96
 # A bundle states a scale above 0. This one is too small for the service to draw.
 NO_NOISE = 1e-6
 
@@ -69,10 +83,12 @@ class Denoiser(Part):
     Attributes:
         restoration: weight of the squared error of the restored pixels, beside the stability.
         classifier: the digest of the classifier's bundle; the training fills it in.
+        start: likewise that of the denoiser from which it begins, if it does not begin anew.
     """
 
     restoration: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     classifier: str | None = None
+    start: str | None = None
 
 
 class Recipe(Part):
@@ -195,7 +211,7 @@ def without_noise(recipe: Recipe) -> Recipe:
     Raises:
         ValueError: it is a denoiser's recipe.
     """
-    if recipe.denoiser:
+    if recipe.denoiser or recipe.architecture.name == UNET:
         raise ValueError(
             f"recipe {recipe.name} trains a denoiser, which needs noise; the baseline "
             "is the bundle of the classifier behind it"
@@ -253,6 +269,8 @@ _SPLIT = _MNIST.changed(
     noise_warm_up=0,
     augmentation=Augmentation(rotation=8, stretch=0.08, shear=0.08),
 )
+
+_UNET = {"channels": [32, 64, 128, 128], "blocks": [1, 1, 1, 2]}
 
 RECIPES = (
     _MNIST,
@@ -325,6 +343,35 @@ RECIPES = (
         augmentation=Augmentation(shift=3, flip=True),
         channels_last=True,
         held_out=100,
+    ),
+    # A denoiser by itself, for any classifier of photographs; and one that is tuned to a
+    # classifier.
+    Recipe(
+        name="photo-denoiser",
+        dataset=PHOTOGRAPHS,
+        architecture=Architecture(name=UNET, arguments=_UNET),
+        scale=0.25,
+        epochs=100,
+        batch_size=32,
+        optimiser=Optimiser(learning_rate=1e-3, weight_decay=0.0, warm_up=0.2),
+        augmentation=Augmentation(flip=True),
+        channels_last=True,
+        held_out=20,
+    ),
+    Recipe(
+        name="photo-tuned",
+        dataset=PHOTOGRAPHS,
+        architecture=Architecture(name=AUTOENCODER, arguments={"network": UNET, **_UNET}),
+        scale=0.25,
+        epochs=40,
+        batch_size=16,
+        optimiser=Optimiser(learning_rate=3e-4, weight_decay=0.0, warm_up=0.2),
+        draws=2,
+        consistency=Consistency(weight=2.0),
+        denoiser=Denoiser(restoration=10.0),
+        augmentation=Augmentation(flip=True),
+        channels_last=True,
+        held_out=20,
     ),
     # For a quick try, and for tests: eight by eight pixels, a few seconds. Too small for measuring
     # number formats to be worthwhile.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.bundle import Bundle, ConstructionBound
+    from models.denoiser import Denoiser
     from models.importing.bundling import Imported
     from models.importing.sources import Source
     from models.importing.wanted import Noise
@@ -49,8 +50,8 @@ def import_(
     denoiser: Annotated[
         Path | None,
         typer.Option(
-            help="Put this bundle's denoiser in front, with its noise: a folder, or a name of the "
-            "zoo."
+            help="Put this denoiser in front, with its noise: photo, or the folder of a denoiser or "
+            "of a bundle that has one."
         ),
     ] = None,
     mechanism: noise_options.MechanismOption = None,
@@ -157,9 +158,10 @@ def _noise(
     construction: "ConstructionBound | None",
     norm: Norm | None,
     denoiser: Path | None,
-) -> "tuple[Noise | Bundle, Norm]":
+) -> "tuple[Noise | Bundle | Denoiser, Norm]":
     """Return the noise of the options, or the denoiser with its own; and the norm of sizes."""
-    from models.bundle import locate, read_bundle
+    from models.bundle import DENOISER, locate_denoiser, read_bundle
+    from models.denoiser import read_denoiser
     from models.importing.wanted import Noise
 
     if mechanism == "split":
@@ -170,11 +172,15 @@ def _noise(
     noise = Noise(mechanism, scale, construction, norm)
     if denoiser is None:
         return noise, norm or MECHANISM_NORMS[mechanism]
-    front = read_bundle(locate(denoiser))
     if noise != Noise():
         raise ValueError(
             "a denoiser has the noise for which it was trained; omit the noise's options"
         )
+    folder = locate_denoiser(denoiser)
+    if (folder / DENOISER).is_file():
+        alone = read_denoiser(folder)
+        return alone, MECHANISM_NORMS[alone.manifest.noise.mechanism]
+    front = read_bundle(folder)
     return front, front.manifest.sensitivity.input_norm
 
 

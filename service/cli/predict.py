@@ -109,22 +109,24 @@ def models(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List bundles with their input, noise and measured figures, and families."""
-    from models.bundle import FAMILY, MANIFEST, ZOO, locate, read_bundle
+    """List bundles with their input, noise and measured figures, families and denoisers."""
+    from models.bundle import DENOISER, FAMILY, MANIFEST, ZOO, locate_denoiser, read_bundle
     from models.family import is_family
 
     for given in folders or [ZOO]:
-        folder = locate(given)
+        folder = locate_denoiser(given)
         families = [folder] if is_family(folder) else sorted(folder.glob(f"*{FAMILY}"))
         for file in families:
             _list_family(file, as_json)
         if is_family(folder):
             continue
-        found = [folder] if (folder / MANIFEST).exists() else sorted(folder.glob(f"*/{MANIFEST}"))
-        if not found:
+        found, alone = _described(folder, MANIFEST), _described(folder, DENOISER)
+        if not found and not alone:
             raise ValueError(f"{folder}: no bundle here; expected {MANIFEST} or folders with one")
+        for path in alone:
+            _list_denoiser(path, as_json)
         for path in found:
-            bundle = read_bundle(path if path.is_dir() else path.parent)
+            bundle = read_bundle(path)
             manifest = bundle.manifest
             if as_json:
                 document = manifest.model_dump(mode="json")
@@ -137,6 +139,29 @@ def models(
                 f"{noise.mechanism} {noise.scale:g} ({noise.placement}), certified in "
                 f"{manifest.sensitivity.input_norm}, rows {manifest.rows}  {bundle.path}"
             )
+
+
+def _described(folder: Path, name: str) -> list[Path]:
+    """Return ``folder`` if it has a file of that name, else its subfolders that have one."""
+    if (folder / name).exists():
+        return [folder]
+    return [file.parent for file in sorted(folder.glob(f"*/{name}"))]
+
+
+def _list_denoiser(folder: Path, as_json: bool) -> None:
+    from models.denoiser import LEAST_SIDE, read_denoiser
+
+    manifest = read_denoiser(folder).manifest
+    if as_json:
+        document = manifest.model_dump(mode="json")
+        typer.echo(json.dumps({"path": str(folder), "denoiser": document}))
+        return
+    noise = manifest.noise
+    typer.echo(
+        f"{manifest.name}:{manifest.version}  a denoiser, {manifest.channels} channels, from "
+        f"{LEAST_SIDE} pixels a side, {noise.mechanism} {noise.scale:g}: pixeldp import "
+        f"--denoiser  {folder}"
+    )
 
 
 def _list_family(file: Path, as_json: bool) -> None:

@@ -40,6 +40,13 @@ def train(
             "folder, or a name of the zoo."
         ),
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --denoiser: begin with this denoiser (photo, or a folder), and tune it to "
+            "the classifier."
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="The bundle's name; by default the recipe's.")
     ] = None,
@@ -92,12 +99,21 @@ def train(
     At the end it certifies up to 1,000 pictures in float32 and in int8, if OpenVINO is installed:
     those that were held out or, if these are fewer than 500, those of the data set's test part.
     """
-    from models.bundle import locate, read_bundle
+    from models.bundle import UNET, locate, locate_denoiser, read_bundle
     from models.data.datasets import check_root, load, load_test
+    from models.data.photographs import load_photographs
+    from models.denoiser import DenoiserManifest, read_denoiser
     from models.images.folders import report_others
     from models.samples import check_samples, collect_samples, shipped_samples, write_samples
-    from models.training.checks import check_data, check_denoiser, check_folder
-    from models.training.recipe import find_recipe, without_noise
+    from models.training.checks import (
+        check_data,
+        check_denoiser,
+        check_folder,
+        check_start,
+        photograph_folder,
+        photograph_side,
+    )
+    from models.training.recipe import PHOTOGRAPHS, find_recipe, without_noise
 
     given = {
         "name": name,
@@ -121,9 +137,15 @@ def train(
     check_device(device)
     check_folder(out, resume=resume, force=force)
     front = None if denoiser is None else read_bundle(locate(denoiser))
-    check_root(chosen.dataset, root)
     check_denoiser(chosen, front)
-    pictures = load(chosen.dataset, root, "train", download=download)
+    begun = None if start is None else read_denoiser(locate_denoiser(start))
+    check_start(chosen, begun)
+    alone = chosen.architecture.name == UNET
+    if alone or chosen.dataset == PHOTOGRAPHS:
+        pictures = load_photographs(photograph_folder(chosen, root), photograph_side(front))
+    else:
+        check_root(chosen.dataset, root)
+        pictures = load(chosen.dataset, root, "train", download=download)
     if pictures.passed_over:
         typer.echo(f"pixeldp: {report_others(pictures.passed_over)}", err=True)
     check_data(chosen, front, pictures)
@@ -134,11 +156,14 @@ def train(
     from models.device import find_device
     from models.training.denoising import DenoiserTraining
     from models.training.loop import train
+    from models.training.restoration import RestorationTraining
 
-    begin = partial(DenoiserTraining, classifier=front) if front else None
+    begin = RestorationTraining if alone else None
+    if front:
+        begin = partial(DenoiserTraining, classifier=front, start=begun)
     torch_device = find_device(device)
     said: list[str] = []
-    int8 = int8 and not undefended
+    int8 = int8 and not undefended and not alone
     manifest = train(
         chosen,
         pictures,
@@ -150,6 +175,10 @@ def train(
         test=load_test(chosen.dataset, root, pictures.names) if int8 else None,
         tell=said.append if int8 else None,
     )
+    if isinstance(manifest, DenoiserManifest):
+        noise = manifest.noise
+        typer.echo(f"{out}: {manifest.name}, a denoiser for {noise.mechanism} {noise.scale:g}")
+        return
     write_samples(out, offered)
     noise_said = noise_options.describe_noise(manifest)
     typer.echo("; ".join([f"{out}: {manifest.name}, {noise_said}", *said]))

@@ -8,13 +8,13 @@ from PIL import Image
 
 from docs.draw_samples import FOLDER, SAMPLES, small
 from models.answering import answer_all
-from models.bundle import ZOO
+from models.bundle import MANIFEST, ZOO
 from models.certification.question import Question
 from models.images.decoding import decode
 from models.loaded import load_model
 from models.predictor import Predictor
 
-MODELS = sorted(one.name for one in ZOO.iterdir() if one.is_dir())
+MODELS = sorted(one.parent.name for one in ZOO.glob(f"*/{MANIFEST}"))
 
 
 def shows(file: str, labels: tuple[str, ...]) -> list[str]:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from models import networks
+from models.bundle import AUTOENCODER, UNET
 from models.certification.certificates import construction_scale
 from models.training.recipe import RECIPES, Recipe, find_recipe
 
@@ -28,9 +29,13 @@ SHAPES = {"mnist": (1, 28, 28), "imagenet": (3, 299, 299), "digits": (1, 8, 8)}
 def test_the_network_of_a_recipe_can_be_built(recipe: Recipe) -> None:
     shape, architecture = SHAPES.get(recipe.dataset, (3, 32, 32)), recipe.architecture
     name, arguments = architecture.name, architecture.arguments
-    if recipe.denoiser:
+    if name == UNET:  # a denoiser by itself
+        name, arguments = "denoised", {"autoencoder": {"network": UNET, **arguments}}
+    if name == AUTOENCODER:
+        name, arguments = "denoised", {"autoencoder": arguments}
+    if name == "denoised":
         classifier = {"name": "cnn", "arguments": {"channels": [1, 1], "hidden": 1}}
-        name, arguments = "denoised", {"autoencoder": arguments, "classifier": classifier}
+        arguments["classifier"] = classifier
     g, h = networks.build(name, shape, 10, recipe.placement, arguments)
     with torch.inference_mode():
         assert h.eval()(g(torch.rand(1, *shape))).shape == (1, 10)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from models.bundle import ZOO, read_bundle
+from models.bundle import DENOISER, MANIFEST, ZOO, read_bundle
 from service.cli.main import main
 from tests.e2e.conftest import copy_bundle
 
@@ -123,11 +123,12 @@ def test_mistakes_are_answered_in_one_line(
 def test_models_lists_the_zoo(capsys: Captured) -> None:
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    names = [path.name for path in sorted(ZOO.iterdir()) if path.is_dir()]
-    assert [line.split(":")[0] for line in lines] == names
+    names = [path.parent.name for path in sorted(ZOO.glob(f"*/{MANIFEST}"))]
+    denoisers = [path.parent.name for path in sorted(ZOO.glob(f"*/{DENOISER}"))]
+    assert [line.split(":")[0] for line in lines] == denoisers + names
     assert (
         "mnist-cnn:1  1x28x28, 10 labels, gaussian 0.55 (image), certified in l2"
-        in lines[names.index("mnist-cnn")]
+        in lines[(denoisers + names).index("mnist-cnn")]
     )
 
 
