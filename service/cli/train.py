@@ -1,5 +1,6 @@
 """``pixeldp train``: a bundle from a recipe and labelled pictures."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -155,10 +156,10 @@ def train(
 
     from models.device import find_device
     from models.training.denoising import DenoiserTraining
-    from models.training.loop import train
+    from models.training.loop import Training, train
     from models.training.restoration import RestorationTraining
 
-    begin = RestorationTraining if alone else None
+    begin: Callable[..., Training] | None = RestorationTraining if alone else None
     if front:
         begin = partial(DenoiserTraining, classifier=front, start=begun)
     torch_device = find_device(device)
@@ -176,8 +177,8 @@ def train(
         tell=said.append if int8 else None,
     )
     if isinstance(manifest, DenoiserManifest):
-        noise = manifest.noise
-        typer.echo(f"{out}: {manifest.name}, a denoiser for {noise.mechanism} {noise.scale:g}")
+        law = manifest.noise
+        typer.echo(f"{out}: {manifest.name}, a denoiser for {law.mechanism} {law.scale:g}")
         return
     write_samples(out, offered)
     noise_said = noise_options.describe_noise(manifest)

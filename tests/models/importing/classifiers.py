@@ -189,3 +189,10 @@ def nothing() -> None:
 def digits_cnn() -> nn.Module:
     """The network of the recipe ``digits``."""
     return networks.build("cnn", SHAPE, 10, "image", {"channels": [16, 32], "hidden": 64})[1]
+
+
+def of_any_size() -> nn.Sequential:
+    """Colour pictures of any size, and two labels."""
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    return nn.Sequential(features, nn.Flatten(), nn.Linear(4, 2))

@@ -1,6 +1,5 @@
 """A denoiser by itself: trained on photographs, kept as a bundle of its own, put in front."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +8,26 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch import nn
 
-from models.bundle import DENOISER, WEIGHTS, Bundle, BundleError, read_bundle
+from models.bundle import DENOISER, WEIGHTS, BundleError, read_bundle
 from models.certification.question import Question
 from models.data.labelled import DataSet, DataSetError
 from models.data.photographs import load_photographs
 from models.denoiser import Denoiser, DenoiserManifest, read_denoiser
-from models.importing.bundling import Imported, Noise, Wanted, import_classifier
+from models.importing.bundling import Noise, Wanted, import_classifier
 from models.importing.sources import find_source
+from models.importing.tuning import import_tuned, tuning_recipe
 from models.loaded import load_model
 from models.network import load_denoiser, load_network
 from models.networks.autoencoder import build_front
+from models.networks.foreign.python import ALLOWED
 from models.source_names import ImportFailedError
 from models.training import loop
-from models.training.checks import TrainingError, check_start, photograph_side
-from models.training.denoising import DenoiserTraining
+from models.training.checks import TrainingError, check_start
 from models.training.loop import train
 from models.training.recipe import Recipe, find_recipe
 from models.training.restoration import RestorationTraining
+from tests.models.importing import classifiers
 from tests.models.training.test_loop import interrupted_after
 
 SMALL = {"channels": [8, 12], "blocks": [1, 1]}
@@ -66,12 +66,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory, photographs: DataSet) -> P
     return out
 
 
-def bring(out: Path, noise: Noise | Denoiser | Bundle, side: int = 33) -> Imported:
-    """Import a torchvision classifier with random weights."""
-    source = find_source("squeezenet1_1", None)
+@pytest.fixture(autouse=True)
+def _allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOWED, classifiers.__name__)
+
+
+def bring(
+    out: Path, noise: Noise | Denoiser, side: int = 33, photographs: Path | None = None
+) -> Any:
+    """Import a classifier with random weights; with photographs, tune the denoiser to it."""
+    source = find_source(f"{classifiers.__name__}:of_any_size", None)
     wanted = Wanted(shape=(3, side, side), labels=("cat", "dog"))
-    picture = np.zeros((side, side, 3), np.uint8)
-    return import_classifier(source, wanted, noise, out, picture, Question(0.95, 64, None, "l2"))
+    asked = (out, np.zeros((side, side, 3), np.uint8), Question(0.95, 64, None, "l2"))
+    if photographs is None:
+        return import_classifier(source, wanted, noise, *asked)
+    assert isinstance(noise, Denoiser)
+    quick = tuning_recipe(noise).changed(epochs=1, held_out=1, batch_size=2)
+    return import_tuned(source, wanted, noise, *asked, photographs=photographs, recipe=quick)
 
 
 def test_squares_are_parts_of_the_photographs(folder: Path) -> None:
@@ -142,7 +153,7 @@ def test_it_is_put_in_front_of_a_classifier_without_training(
     imported = bring(tmp_path / "out", denoiser)
     manifest = imported.bundle.manifest
     assert manifest.noise == denoiser.manifest.noise
-    assert (manifest.rows, manifest.sensitivity.value) == ("built-in", 1.0)
+    assert (manifest.rows, manifest.sensitivity.value) == ("operator", 1.0)
     assert manifest.training["denoiser"]["digest"] == denoiser.digest
     network = load_model(tmp_path / "out").network
     front = build_front((3, 33, 33), network="unet", **SMALL)
@@ -153,19 +164,16 @@ def test_it_is_put_in_front_of_a_classifier_without_training(
         torch.testing.assert_close(network.score(network.encode(pictures)), behind)
 
 
-def test_it_is_tuned_to_a_classifier(tmp_path: Path, trained: Path, photographs: DataSet) -> None:
-    plain = bring(tmp_path / "plain", Noise(scale=0.25), side=32).bundle
+@pytest.mark.slow
+def test_it_is_tuned_to_a_classifier(tmp_path: Path, trained: Path, folder: Path) -> None:
     start = read_denoiser(trained)
-    begin = partial(DenoiserTraining, classifier=plain, start=start)
-    chosen = recipe("photo-tuned", epochs=1, batch_size=2)
-    check_start(chosen, start)
-    assert photograph_side(plain) == 32
-    train(chosen, photographs, tmp_path / "tuned", begin=begin)
+    imported = bring(tmp_path / "tuned", start, 32, folder)
     tuned = read_bundle(tmp_path / "tuned")
+    assert imported.bundle == tuned
     assert tuned.manifest.training["recipe"]["denoiser"]["start"] == start.digest
+    assert "imported" in tuned.manifest.training["classifier"]["training"]
     before = load_file(trained / WEIGHTS)
-    network = load_network(tuned).classifier
-    after: nn.Module = network.get_submodule("autoencoder")
+    after = load_network(tuned).classifier.get_submodule("autoencoder")
     moved = [(before[name] - value).abs().max() for name, value in after.state_dict().items()]
     assert 0 < max(moved) < 0.1, "a little away from where it began"
 
@@ -178,6 +186,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, trained: Path) -> None:
         check_start(recipe("photo-tuned", scale=0.5), denoiser)
     with pytest.raises(TrainingError, match="does not train the network of"):
         check_start(find_recipe("photo-tuned"), denoiser)
+    with pytest.raises(TrainingError, match="holds a finished bundle"):
+        bring(trained, denoiser, 32, trained)
     with pytest.raises(BundleError, match="this is a denoiser, which answers nothing alone"):
         read_bundle(trained)
     damaged = tmp_path / "damaged"
