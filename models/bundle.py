@@ -346,8 +346,10 @@ def locate(path: Path) -> Path:
     A folder of that name takes precedence. A family of the zoo is named by its file.
     """
     shipped = ZOO / path
-    file = shipped if path.name.endswith(FAMILY) else shipped / MANIFEST
-    return shipped if len(path.parts) == 1 and not path.exists() and file.is_file() else path
+    described = [shipped / name for name in (MANIFEST, DENOISER)]
+    files = [shipped] if path.name.endswith(FAMILY) else described
+    known = any(file.is_file() for file in files)
+    return shipped if len(path.parts) == 1 and not path.exists() and known else path
 
 
 def locate_denoiser(path: Path) -> Path:
@@ -355,9 +357,9 @@ def locate_denoiser(path: Path) -> Path:
 
     A folder of that name takes precedence.
     """
-    for shipped in (ZOO / path, ZOO / f"{path}-denoiser"):
-        if len(path.parts) == 1 and not path.exists() and (shipped / DENOISER).is_file():
-            return shipped
+    longer = Path(f"{path}-denoiser")
+    if len(path.parts) == 1 and not path.exists() and (ZOO / longer / DENOISER).is_file():
+        return ZOO / longer
     return locate(path)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -49,6 +48,8 @@ class Photographs(FilePictures):
         return Photographs(files, self.side, pixels)
 
     def _square(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        import torch  # here, so that wrong options are reported without waiting for it
+
         height, width = pixels.shape[:2]
         size, top, left = torch.rand(3, dtype=torch.float64).tolist()
         side = int(self.side + size * (min(height, width, 2 * self.side) - self.side))

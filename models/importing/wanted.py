@@ -99,6 +99,8 @@ def check_wanted(
     if wanted.shape and min(wanted.shape) < 1:
         given = "x".join(map(str, wanted.shape))
         raise ImportFailedError(f"--input {given}: no picture has a side of 0")
+    if wanted.shape and isinstance(noise, Denoiser):
+        check_size(noise, wanted.shape)
     for name, values in (("mean", wanted.mean), ("std", wanted.std)):
         if values is not None:
             _check_channels(name, values, channels)

@@ -158,6 +158,9 @@ class Recipe(Part):
                     "split noise has a scale, is of the image and in l1, and for a whole network"
                 )
             count_draws(self.scale)
+        alone = self.architecture.name == UNET
+        if alone and (self.scale is None or self.placement != IMAGE or self.mechanism == "split"):
+            raise ValueError("a denoiser by itself is for noise of the image, with a scale")
         if self.consistency and self.draws < 2:
             raise ValueError("consistency needs at least 2 draws per picture")
         return self

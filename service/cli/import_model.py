@@ -134,7 +134,7 @@ def import_(
     known = 3 if source in TORCHVISION or cohen_file(source) else None
     check_wanted(wanted, noise, out, wanted.shape[0] if wanted.shape else known, force=force)
     given = None if picture is None else read_picture(picture).array()
-    tuned = None if denoiser_tune is None else _to_tune(noise, data)
+    tuned = None if denoiser_tune is None else _to_tune(noise, denoiser_tune, data)
     pictures = load(data, root, split) if data else None
 
     from models.device import find_device
@@ -185,28 +185,33 @@ def _noise(
     noise = Noise(mechanism, scale, construction, norm)
     if denoiser is None:
         return noise, norm or MECHANISM_NORMS[mechanism]
+    folder = locate_denoiser(denoiser)
+    front: Bundle | Denoiser
+    if (folder / DENOISER).is_file():
+        front = read_denoiser(folder)
+        sizes = MECHANISM_NORMS[front.manifest.noise.mechanism]
+    else:
+        front = read_bundle(folder)
+        sizes = front.manifest.sensitivity.input_norm
     if noise != Noise():
         raise ValueError(
             "a denoiser has the noise for which it was trained; omit the noise's options"
         )
-    folder = locate_denoiser(denoiser)
-    if (folder / DENOISER).is_file():
-        alone = read_denoiser(folder)
-        return alone, MECHANISM_NORMS[alone.manifest.noise.mechanism]
-    front = read_bundle(folder)
-    return front, front.manifest.sensitivity.input_norm
+    return front, sizes
 
 
-def _to_tune(front: "Noise | Bundle | Denoiser", data: str | None) -> "Denoiser":
+def _to_tune(front: "Noise | Bundle | Denoiser", photographs: Path, data: str | None) -> "Denoiser":
     """Return the denoiser that is to be tuned.
 
     Raises:
-        ValueError: there is none, or int8 is to be measured as well.
+        ValueError: there is none, no folder of photographs, or int8 is to be measured as well.
     """
     from models.denoiser import Denoiser
 
     if not isinstance(front, Denoiser):
         raise ValueError("--denoiser-tune needs a denoiser to begin with: --denoiser photo")
+    if not photographs.is_dir():
+        raise ValueError(f"--denoiser-tune {photographs}: expected a folder of photographs")
     if data:
         raise ValueError("--data does not go with --denoiser-tune: use pixeldp evaluate --write")
     return front

@@ -8,6 +8,7 @@ from models.certification.names import Mechanism, Norm
 
 if TYPE_CHECKING:
     from models.bundle import ConstructionBound, Manifest
+    from models.denoiser import DenoiserManifest
 
 MechanismOption = Annotated[Mechanism | None, typer.Option("--mechanism", help="The noise law.")]
 Scale = Annotated[
@@ -62,10 +63,13 @@ def construction_bound(
         raise ValueError(f"construction bound: {first['loc'][0]}: {first['msg']}") from None
 
 
-def describe_noise(manifest: "Manifest") -> str:
-    """Describe the noise of a new bundle, and the sensitivity of the layers before it."""
-    noise, spec = manifest.noise, manifest.sensitivity
+def describe_noise(manifest: "Manifest | DenoiserManifest") -> str:
+    """Describe the noise of a new bundle, and the sensitivity of the layers before it, if any."""
+    noise, spec = manifest.noise, getattr(manifest, "sensitivity", None)
+    said = f"{noise.mechanism} noise of scale {noise.scale:g} ({noise.placement})"
+    if spec is None:
+        return f"a denoiser for {said}"
     return (
-        f"{noise.mechanism} noise of scale {noise.scale:g} ({noise.placement}), sensitivity "
-        f"{spec.value:g} from {spec.input_norm} to {spec.noise_norm} ({spec.method})"
+        f"{said}, sensitivity {spec.value:g} from {spec.input_norm} to {spec.noise_norm} "
+        f"({spec.method})"
     )

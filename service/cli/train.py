@@ -13,6 +13,8 @@ from service.cli import noise_options
 from service.cli.device_option import DeviceOption, check_device
 
 if TYPE_CHECKING:
+    from models.bundle import Bundle
+    from models.data.labelled import DataSet
     from models.training.recipe import Recipe
 
 Int8Option = Annotated[
@@ -100,31 +102,16 @@ def train(
     At the end it certifies up to 1,000 pictures in float32 and in int8, if OpenVINO is installed:
     those that were held out or, if these are fewer than 500, those of the data set's test part.
     """
-    from models.bundle import UNET, locate, locate_denoiser, read_bundle
-    from models.data.datasets import check_root, load, load_test
-    from models.data.photographs import load_photographs
-    from models.denoiser import DenoiserManifest, read_denoiser
-    from models.images.folders import report_others
+    from models.bundle import UNET, Manifest, locate, locate_denoiser, read_bundle
+    from models.data.datasets import load_test
+    from models.denoiser import read_denoiser
     from models.samples import check_samples, collect_samples, shipped_samples, write_samples
-    from models.training.checks import (
-        check_data,
-        check_denoiser,
-        check_folder,
-        check_start,
-        photograph_folder,
-        photograph_side,
-    )
-    from models.training.recipe import PHOTOGRAPHS, find_recipe, without_noise
+    from models.training.checks import check_data, check_denoiser, check_folder, check_start
+    from models.training.recipe import find_recipe, without_noise
 
     given = {
-        "name": name,
-        "version": version,
-        "dataset": data,
-        "precision": precision,
-        "seed": seed,
-        "epochs": epochs,
-        "seconds": seconds,
-        "threads": threads,
+        **{"name": name, "version": version, "dataset": data, "precision": precision},
+        **{"seed": seed, "epochs": epochs, "seconds": seconds, "threads": threads},
         "held_out": held_out,
     }
     chosen = find_recipe(recipe)
@@ -138,17 +125,12 @@ def train(
     check_device(device)
     check_folder(out, resume=resume, force=force)
     front = None if denoiser is None else read_bundle(locate(denoiser))
+    _check_place(chosen, root)
     check_denoiser(chosen, front)
     begun = None if start is None else read_denoiser(locate_denoiser(start))
     check_start(chosen, begun)
     alone = chosen.architecture.name == UNET
-    if alone or chosen.dataset == PHOTOGRAPHS:
-        pictures = load_photographs(photograph_folder(chosen, root), photograph_side(front))
-    else:
-        check_root(chosen.dataset, root)
-        pictures = load(chosen.dataset, root, "train", download=download)
-    if pictures.passed_over:
-        typer.echo(f"pixeldp: {report_others(pictures.passed_over)}", err=True)
+    pictures = _pictures(chosen, front, root, download)
     check_data(chosen, front, pictures)
     folder = samples or shipped_samples(chosen.dataset)
     offered = collect_samples(folder) if folder else {}
@@ -162,7 +144,6 @@ def train(
     begin: Callable[..., Training] | None = RestorationTraining if alone else None
     if front:
         begin = partial(DenoiserTraining, classifier=front, start=begun)
-    torch_device = find_device(device)
     said: list[str] = []
     int8 = int8 and not undefended and not alone
     manifest = train(
@@ -170,19 +151,47 @@ def train(
         pictures,
         out,
         begin=begin,
-        device=torch_device,
+        device=find_device(device),
         resume=resume,
         force=force,
         test=load_test(chosen.dataset, root, pictures.names) if int8 else None,
         tell=said.append if int8 else None,
     )
-    if isinstance(manifest, DenoiserManifest):
-        law = manifest.noise
-        typer.echo(f"{out}: {manifest.name}, a denoiser for {law.mechanism} {law.scale:g}")
-        return
-    write_samples(out, offered)
+    if isinstance(manifest, Manifest):
+        write_samples(out, offered)
     noise_said = noise_options.describe_noise(manifest)
     typer.echo("; ".join([f"{out}: {manifest.name}, {noise_said}", *said]))
+
+
+def _check_place(recipe: "Recipe", root: Path | None) -> None:
+    """Check that the place of the recipe's pictures is given, if they need one."""
+    from models.data.datasets import check_root
+    from models.training.checks import photograph_folder
+    from models.training.recipe import PHOTOGRAPHS
+
+    check_root(recipe.dataset, root)
+    if recipe.dataset == PHOTOGRAPHS:
+        photograph_folder(recipe, root)
+
+
+def _pictures(
+    recipe: "Recipe", front: "Bundle | None", root: Path | None, download: bool
+) -> "DataSet":
+    """Load the recipe's pictures, and say on standard error which files are left out."""
+    from models.bundle import UNET
+    from models.data.datasets import load
+    from models.data.photographs import load_photographs
+    from models.images.folders import report_others
+    from models.training.checks import photograph_folder, photograph_side
+    from models.training.recipe import PHOTOGRAPHS
+
+    if recipe.architecture.name == UNET or recipe.dataset == PHOTOGRAPHS:
+        pictures = load_photographs(photograph_folder(recipe, root), photograph_side(front))
+    else:
+        pictures = load(recipe.dataset, root, "train", download=download)
+    if pictures.passed_over:
+        typer.echo(f"pixeldp: {report_others(pictures.passed_over)}", err=True)
+    return pictures
 
 
 def _noise(

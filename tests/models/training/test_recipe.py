@@ -65,6 +65,19 @@ def test_changes_are_checked_and_leave_the_recipe_alone() -> None:
             digits.changed(**change)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"placement": "layer1"},
+        {"mechanism": "split", "norm": "l1", "scale": 2.0},
+        {"scale": None, "construction_bound": {"size": 0.1, "epsilon": 1.0, "delta": 0.05}},
+    ],
+)
+def test_a_denoiser_by_itself_is_for_noise_in_the_image(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="is for noise of the image, with a scale"):
+        find_recipe("photo-denoiser").changed(**change)
+
+
 def test_the_papers_construction_bound_gives_the_scale() -> None:
     bound = {"size": 0.1, "epsilon": 1.0, "delta": 0.05}
     recipe = find_recipe("digits").changed(scale=None, construction_bound=bound)
