@@ -8,17 +8,17 @@ version's environment, services of both versions run at once. They are asked in 
 time one of them has nothing to do.
 """
 
-import argparse
 import asyncio
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks.arguments import add_timing, pictures_parser
 from benchmarks.http import closed_loop, lasting
 from benchmarks.outcomes import latencies, outcomes
 from benchmarks.report import Figures
 from benchmarks.service import CORES, Service, png, serving, settle
-from models.bundle import ZOO, read_bundle
+from models.bundle import read_bundle
 from models.data.datasets import load
 
 DRAWS = 1000
@@ -26,19 +26,10 @@ DRAWS = 1000
 
 def main() -> None:
     """Measure, print Markdown, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--data", default="mnist")
+    parser = pictures_parser(__doc__)
     parser.add_argument("--against", type=Path, help="the other version's Python")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of one question in one round")
-    parser.add_argument(
-        "--settle", type=float, default=300.0, help="seconds for compiling first, at most"
-    )
-    parser.add_argument("--json", type=Path)
+    add_timing(parser, 4.0)
     parser.add_argument("options", nargs="*", help="options of pixeldp serve, after --")
     arguments = parser.parse_args()
     manifest = read_bundle(arguments.bundle).manifest

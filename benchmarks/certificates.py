@@ -7,20 +7,18 @@ torchvision's layout), and then runs each procedure over the same sequences: the
 through ``Inquiry``, and the paper's and Cohen's. Ratios of mean sizes need no clock.
 """
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.arguments import pictures_parser
 from benchmarks.comparison import cohen_size, paper_size
-from models.bundle import ZOO
 from models.calibration import calibrate
 from models.certification.answer import conclude
 from models.certification.inquiry import Inquiry
@@ -160,12 +158,7 @@ def measure(
 
 def main() -> None:
     """Measure, print Markdown, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--data", default="mnist")
+    parser = pictures_parser(__doc__)
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=10_000)
     parser.add_argument(
@@ -173,7 +166,6 @@ def main() -> None:
     )
     parser.add_argument("--confidence", type=float, default=0.999)
     parser.add_argument("--device", default="cpu", help="on which the draws are made")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     predictor, calibration = calibrate(load_model(arguments.bundle), arguments.device, None, PASS)

@@ -23,6 +23,7 @@ from unittest import mock
 import numpy as np
 import psutil
 
+from benchmarks.arguments import plain_parser
 from benchmarks.http import Connection, closed_loop, lasting
 from benchmarks.outcomes import outcomes
 from benchmarks.report import Figures
@@ -112,15 +113,12 @@ def numbers(text: str) -> list[int]:
 
 def main() -> None:
     """Measure, print Markdown, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     parser.add_argument("--fronts", type=numbers, default=[1, 2])
     parser.add_argument("--workers", type=numbers, default=[1, 2])
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     figures = Figures()
     with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,6 @@
   budgets (``PIXELDP_SHRINK=false``).
 """
 
-import argparse
 import asyncio
 import resource
 import threading
@@ -21,15 +20,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
 
+from benchmarks.arguments import add_timing, pictures_parser
 from benchmarks.http import closed_loop, lasting, open_loop
 from benchmarks.outcomes import latencies, outcomes
 from benchmarks.report import Figures
 from benchmarks.service import CORES, Service, png, processor_seconds, serving, settle
-from models.bundle import ZOO, read_bundle
+from models.bundle import read_bundle
 from models.data.datasets import load
 
 CLIENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
@@ -73,17 +72,8 @@ def watching(front: int) -> Iterator[list[float]]:
 
 def main() -> None:
     """Measure, print Markdown, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--data", default="mnist")
-    parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument(
-        "--settle", type=float, default=300.0, help="seconds for compiling first, at most"
-    )
-    parser.add_argument("--json", type=Path)
+    parser = pictures_parser(__doc__)
+    add_timing(parser, 8.0)
     arguments = parser.parse_args()
     # Overload needs a connection for each request that is not answered yet.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -11,7 +11,6 @@
   second through HTTP, and milliseconds of certification per answer.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,10 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.arguments import add_timing, bundle_parser
 from benchmarks.outcomes import outcomes
 from benchmarks.report import Figures
 from benchmarks.service import CLIENTS, Service, png, serving, settle
-from models.bundle import ZOO, Bundle, read_bundle
+from models.bundle import Bundle, read_bundle
 from models.calibration import calibrate, compare
 from models.certification.answer import conclude
 from models.certification.inquiry import Inquiry
@@ -189,19 +189,12 @@ def growth(bundle: Bundle, device: str, seconds: float, longest: float, figures:
 
 def main() -> None:
     """Measure, print Markdown, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
+    parser = bundle_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    add_timing(parser, 4.0)
     parser.add_argument("--rows", type=int, default=128, help="of a pass, for providers")
     parser.add_argument("--device", default="cpu", help="cpu means all processors for the service")
     parser.add_argument("--only-providers", action="store_true", help="measure nothing else")
-    parser.add_argument(
-        "--settle", type=float, default=300.0, help="seconds for compiling first, at most"
-    )
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     bundle, figures = read_bundle(arguments.bundle), Figures()
     device = arguments.device

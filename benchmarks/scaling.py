@@ -10,16 +10,16 @@ rounds that alternate between services:
   others. On a machine with one core this is the same as one worker.
 """
 
-import argparse
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from benchmarks.arguments import add_timing, pictures_parser
 from benchmarks.outcomes import outcomes
 from benchmarks.report import Figures
 from benchmarks.service import CORES, Service, png, serving, settle
-from models.bundle import ZOO, read_bundle
+from models.bundle import read_bundle
 from models.data.datasets import load
 
 DRAWS = 1000
@@ -54,18 +54,9 @@ def _named(workers: int) -> str:
 
 def main() -> None:
     """Measure, print Markdown, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--data", default="mnist")
+    parser = pictures_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument(
-        "--settle", type=float, default=300.0, help="seconds for compiling first, at most"
-    )
-    parser.add_argument("--json", type=Path)
+    add_timing(parser, 8.0)
     arguments = parser.parse_args()
     manifest = read_bundle(arguments.bundle).manifest
     target = manifest.noise.scale / manifest.sensitivity.value / 2

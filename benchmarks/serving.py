@@ -21,12 +21,12 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.arguments import add_timing, pictures_parser
 from benchmarks.http import Connection, closed_loop, lasting, open_loop
 from benchmarks.litserve_peer import litserve_body
 from benchmarks.outcomes import latencies, outcomes
@@ -43,7 +43,6 @@ from benchmarks.service import (
     serving,
     settle,
 )
-from models.bundle import ZOO
 from models.data.datasets import load
 
 # At a share of a slow peer's capacity, all arrivals would take hours.
@@ -61,24 +60,15 @@ def per_second(work: Callable[[int], object], seconds: float) -> float:
 
 def main() -> None:
     """Measure, print Markdown, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--data", default="mnist")
+    parser = pictures_parser(__doc__)
     parser.add_argument("--draws", type=int, nargs="*", default=[1000, 10_000])
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument(
-        "--settle", type=float, default=300.0, help="seconds for compiling first, at most"
-    )
+    add_timing(parser, 8.0)
     parser.add_argument("--confidence", type=float, default=0.999)
     parser.add_argument(
         "--shares", type=float, nargs="*", default=[0.5, 0.9], help="of LitServe's capacity"
     )
     parser.add_argument("--arrivals", type=int, default=200, help="from which p99 is taken")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     confidence = arguments.confidence
     images = load(arguments.data, arguments.root, "test").images[::10]

@@ -10,15 +10,14 @@
 Before the first round everything is started once, so that its files are in the system's cache.
 """
 
-import argparse
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.arguments import bundle_parser
 from benchmarks.report import Figures
 from benchmarks.service import CORES, processor_seconds, serving
-from models.bundle import ZOO
 
 
 def start(python: Path, bundle: Path, cache: str) -> tuple[float, float]:
@@ -34,13 +33,9 @@ def start(python: Path, bundle: Path, cache: str) -> tuple[float, float]:
 
 def main() -> None:
     """Measure, print Markdown, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
+    parser = bundle_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--against", type=Path, help="the other version's Python")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     versions = {"": Path(sys.executable)}
     if arguments.against:

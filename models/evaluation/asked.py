@@ -33,12 +33,14 @@ class Attacks:
         pictures: the number of pictures to attack, evenly spaced.
         steps: gradient steps of each attack.
         draws: the number of noise draws over which each gradient is averaged.
+        thresholds: on the certified sizes of attacked pictures, for precision and recall.
     """
 
     names: tuple[AttackName, ...] = ()
     pictures: int = 100
     steps: int = 20
     draws: int = 16
+    thresholds: tuple[float, ...] = ()
 
 
 def check_matplotlib() -> None:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from models.asking import ask
 from models.bundle import Bundle, Int8Spec, read_bundle, write_manifest
 from models.calibration import calibrate
-from models.certification.arrays import Integers
+from models.certification.arrays import Floats, Integers
 from models.certification.names import Norm
 from models.certification.question import Question
 from models.certification.reach import reachable_size
@@ -35,7 +35,7 @@ from models.evaluation.figures import (
     BaselineFigures,
     Disagreement,
     Evaluation,
-    attacked_accuracies,
+    attacked_accuracy,
     interval,
     shares,
 )
@@ -119,7 +119,7 @@ class _Evaluator:
         with torch.random.fork_rng():
             if seed is not None:
                 torch.manual_seed(seed)
-            attacked = self.under_attack(leaders)
+            attacked = self.under_attack(leaders, sizes)
             compared = self.beside(baseline) if baseline else None
         return Evaluation(
             model=manifest.name,
@@ -161,18 +161,20 @@ class _Evaluator:
         )
 
     def under_attack(
-        self, leaders: Integers, baseline: Baseline | None = None
+        self, leaders: Integers, sizes: Floats, baseline: Baseline | None = None
     ) -> tuple[AttackFigures, ...]:
         """Attack the model, or a baseline, with every attack at every radius.
 
         Args:
             leaders: [N], its labels of the unaltered pictures.
+            sizes: [N], their certified sizes; 0 for a baseline.
             baseline: a baseline to attack instead of the model.
         """
         device, draws = self.predictor.device, self.attacks.draws
+        thresholds = self.attacks.thresholds
         scores: LogScores
         if baseline:
-            scores, draws, whose = baseline.scores, 1, "baseline"
+            scores, draws, whose, thresholds = baseline.scores, 1, "baseline", ()
         else:
             network = copy.deepcopy(self.model.network).to(device)
             scores, whose = noisy_scores(network, draws), "model"
@@ -184,22 +186,23 @@ class _Evaluator:
         figures = []
         for name in self.attacks.names:
             attack = Attack(name, self.question.norm, self.attacks.steps)
-            found = [leaders[which]]
+            right = leaders[which] == labels
+            accuracies = [attacked_accuracy(0.0, right, sizes[which], thresholds)]
             for radius in self.radii:
                 doing = f"{name} on the {whose}, {attack.norm} {radius:g}"
-                sizes = np.full(len(which), radius)
+                limits = np.full(len(which), radius)
                 altered = alter(
-                    attack, scores, images, labels, sizes, device=device, batch=batch, bits=bits
+                    attack, scores, images, labels, limits, device=device, batch=batch, bits=bits
                 )
                 bar = self._bar(altered, doing, -(-len(which) // batch), "batch")
                 pixels = np.concatenate(list(bar))
-                found.append(
-                    baseline.labels(pixels)
-                    if baseline
-                    else certify(
-                        self.predictor, pixels, self.question, f"answers after {doing}"
-                    ).leaders
-                )
+                if baseline:
+                    found, reached = baseline.labels(pixels), np.zeros(len(which))
+                else:
+                    doing = f"answers after {doing}"
+                    answers = certify(self.predictor, pixels, self.question, doing)
+                    found, reached = answers.leaders, answers.sizes
+                accuracies.append(attacked_accuracy(radius, found == labels, reached, thresholds))
             figures.append(
                 AttackFigures(
                     attack=name,
@@ -207,7 +210,7 @@ class _Evaluator:
                     steps=attack.steps,
                     draws=draws,
                     pictures=len(which),
-                    accuracies=attacked_accuracies((0.0, *self.radii), found, labels),
+                    accuracies=tuple(accuracies),
                 )
             )
         return tuple(figures)
@@ -221,7 +224,7 @@ class _Evaluator:
             version=baseline.manifest.version,
             accuracy=float(right.mean()),
             accuracy_interval=interval(int(right.sum()), len(right)),
-            attacks=self.under_attack(leaders, baseline),
+            attacks=self.under_attack(leaders, np.zeros(len(leaders)), baseline),
         )
 
     def _bar(self, items: Iterable[T], doing: str, total: int, unit: str = "picture") -> "tqdm[T]":
@@ -274,7 +277,7 @@ def evaluate(
     radii = tuple(radii) or RADII[question.norm]
     if every < 1:
         raise ValueError(f"every must be at least 1, not {every}")
-    check_radii(radii)
+    check_radii((*radii, *attacks.thresholds))
     beside = read_bundle(baseline) if baseline else None
     check_data(manifest, data, attacks, beside)
     device = find_device(running.device)

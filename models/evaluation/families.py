@@ -8,11 +8,11 @@ papers print the best over σ; ``best`` says which that would be.
 from collections.abc import Sequence
 
 from models.bundle import Part
-from models.evaluation.figures import AttackedAccuracy, CertifiedAccuracy, Evaluation
+from models.evaluation.figures import AccuracyAt, CertifiedAccuracy, Evaluation
 from models.family import Family
 
 
-class FamilyAt(AttackedAccuracy):
+class FamilyAt(AccuracyAt):
     """Certified accuracy at ``radius`` of the member that answers this target.
 
     ``best`` has the highest certified accuracy of all members at this radius.

@@ -41,15 +41,15 @@ Interval = tuple[Share, Share]
 Flags = NDArray[np.bool_]
 
 
-class AttackedAccuracy(Part):
-    """The share of pictures that keep the right label when attacked at a size of ``radius``."""
+class AccuracyAt(Part):
+    """A share of pictures at a size of ``radius``."""
 
     radius: float
     accuracy: Share
     accuracy_interval: Interval
 
 
-class CertifiedAccuracy(AttackedAccuracy):
+class CertifiedAccuracy(AccuracyAt):
     """The figures at the threshold ``radius``; see the module.
 
     ``precision`` is None if no prediction is robust, ``recall`` if none is right.
@@ -60,6 +60,17 @@ class CertifiedAccuracy(AttackedAccuracy):
     precision_interval: Interval | None
     recall: Share | None
     recall_interval: Interval | None
+
+
+class AttackedAccuracy(AccuracyAt):
+    """The share of pictures that keep the right label when attacked at a size of ``radius``.
+
+    ``robust`` are the figures of the attacked pictures at each threshold on their certified sizes:
+    how precise the predictions are that a client acts on while it is attacked, and how many of the
+    right ones it acts on.
+    """
+
+    robust: tuple[CertifiedAccuracy, ...] = ()
 
 
 class AttackFigures(Part):
@@ -291,15 +302,20 @@ def _grid(largest: float) -> list[float]:
     return [float(f"{index * step:.6g}") for index in range(floor(largest / step) + 2)]
 
 
-def attacked_accuracies(
-    radii: Sequence[float], leaders: Sequence[Integers], labels: Integers
-) -> tuple[AttackedAccuracy, ...]:
-    """Count the attacked pictures that keep the right label, at each radius."""
-    return tuple(
-        AttackedAccuracy(
-            radius=radius,
-            accuracy=float((found == labels).mean()),
-            accuracy_interval=interval(int((found == labels).sum()), len(labels)),
-        )
-        for radius, found in zip(radii, leaders, strict=True)
+def attacked_accuracy(
+    radius: float, right: Flags, sizes: Floats, thresholds: Sequence[float]
+) -> AttackedAccuracy:
+    """Count attacked pictures.
+
+    Args:
+        radius: the size of the attack.
+        right: [N], whether a picture's label is right.
+        sizes: [N], certified sizes.
+        thresholds: on these sizes.
+    """
+    return AttackedAccuracy(
+        radius=radius,
+        accuracy=float(right.mean()),
+        accuracy_interval=interval(int(right.sum()), len(right)),
+        robust=tuple(certified_at(threshold, right, sizes) for threshold in thresholds),
     )

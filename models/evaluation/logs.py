@@ -29,7 +29,7 @@ import numpy as np
 from models.bundle import Part
 from models.certification.arrays import Floats, Integers
 from models.certification.rounding import round_down
-from models.evaluation.figures import LEVEL, AttackedAccuracy, Flags, interval
+from models.evaluation.figures import LEVEL, AccuracyAt, Flags, interval
 from models.files import write_whole
 
 COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -75,7 +75,7 @@ class LogFigures(Part):
     name: str
     pictures: int
     mean_radius: float
-    certified: tuple[AttackedAccuracy, ...]
+    certified: tuple[AccuracyAt, ...]
     paired: int = 0
     differences: tuple[Difference, ...] = ()
 
@@ -169,7 +169,7 @@ def _figures(log: Log, radii: Sequence[float], first: Log | None = None) -> LogF
     for radius in radii:
         reached = int(log.reached(radius).sum())
         certified.append(
-            AttackedAccuracy(
+            AccuracyAt(
                 radius=radius,
                 accuracy=reached / count,
                 accuracy_interval=interval(reached, count),

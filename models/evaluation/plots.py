@@ -7,6 +7,7 @@ Lines also differ in dashes and markers.
 from collections.abc import Callable, Sequence
 from functools import partial
 from io import BytesIO
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,15 +44,20 @@ def plot(evaluation: Evaluation, folder: Path) -> list[Path]:
     """Draw the plots into ``folder``, which is created if it does not exist.
 
     Returns:
-        The files: ``certified-accuracy`` and ``precision-recall``, each as .png and .svg.
+        The files: ``certified-accuracy`` and ``precision-recall``, and ``under-attack`` if there
+        are thresholds, each as .png and .svg.
 
     Raises:
         ValueError: matplotlib is not installed.
     """
     title = _title(evaluation)
+    drawn = {"certified-accuracy": _certified_accuracy, "precision-recall": _precision_recall}
+    if any(attack.accuracies[0].robust for attack in evaluation.attacks):
+        drawn["under-attack"] = _under_attack
     return [
-        *_draw(folder / "certified-accuracy", title, partial(_certified_accuracy, evaluation)),
-        *_draw(folder / "precision-recall", title, partial(_precision_recall, evaluation)),
+        file
+        for name, draw in drawn.items()
+        for file in _draw(folder / name, title, partial(draw, evaluation))
     ]
 
 
@@ -177,6 +183,34 @@ def _precision_recall(evaluation: Evaluation, figure: "Figure") -> None:
         linewidth=2,
         label="fraction: robust among all",
     )
+
+
+def _under_attack(evaluation: Evaluation, figure: "Figure") -> None:
+    largest = max(at.radius for at in evaluation.attacks[0].accuracies)
+    what = f"{NORM_NAMES[evaluation.norm]} size of the attack, pixel values in [0, 1]"
+    axes = _axes(figure, what, largest)
+    axes.set_ylabel("share")
+    count = 0
+    for attack in evaluation.attacks:
+        radii = [at.radius for at in attack.accuracies]
+        for place, at in enumerate(attack.accuracies[0].robust):
+            colour, _ = _look(count)
+            count += 1
+            for name, dashes in (("precision", "-"), ("recall", "--")):
+                found = (getattr(one.robust[place], name) for one in attack.accuracies)
+                shares = [nan if share is None else share for share in found]
+                label = f"{evaluation.model}, {attack.attack}, certified to {at.radius:g}: {name}"
+                axes.plot(radii, shares, color=colour, linestyle=dashes, marker="o", label=label)
+    if evaluation.baseline:
+        for attack in evaluation.baseline.attacks:
+            axes.plot(
+                [at.radius for at in attack.accuracies],
+                [at.accuracy for at in attack.accuracies],
+                color=GREY,
+                linestyle=":",
+                marker=MARKERS[attack.attack],
+                label=f"{evaluation.baseline.model}, {attack.attack}: accuracy, any prediction",
+            )
 
 
 def _band(

@@ -24,6 +24,7 @@ from models.bundle import (
 from models.certification.names import MECHANISM_NORMS
 from models.data.datasets import DataSet
 from models.denoiser import DenoiserManifest
+from models.evaluation.attacks import noisy_scores, pgd
 from models.evaluation.pairs import no_record
 from models.execution import PRECISIONS, Precision
 from models.files import locked
@@ -42,7 +43,7 @@ from models.training.checkpoint import (
 from models.training.checks import CHECKPOINT, TrainingError, check_denoiser, check_folder
 from models.training.losses import draws_loss
 from models.training.monitor import fork_random, measure_int8, watch, watched_size
-from models.training.recipe import Recipe
+from models.training.recipe import Adversary, Recipe
 
 # Number formats are compared by alternating steps of at most this many pictures, this many times.
 TRIAL_PICTURES, TRIALS = 16, 3
@@ -436,6 +437,8 @@ class Training:
         recipe, labels = self.recipe, self._labels[batch].to(self.device)
         pictures = torch.from_numpy(self.data.images[batch.numpy()]).permute(0, 3, 1, 2)
         pictures = augment(pictures.contiguous().float() / 255, recipe.augmentation)
+        if recipe.adversary:
+            pictures = self._attacked(recipe.adversary, pictures, labels)
         features = self.network.encode(pictures).to(self.device)
         noisy = self.network.perturb(
             features.repeat(recipe.draws, *[1] * (features.dim() - 1)), self._scale(step)
@@ -446,6 +449,16 @@ class Training:
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), accuracy
+
+    def _attacked(self, adversary: Adversary, pictures: Tensor, labels: Tensor) -> Tensor:
+        """Attack pictures on the CPU as the present network sees them, with fresh noise."""
+        sizes = torch.full((len(pictures),), adversary.size, device=self.device)
+        scores = noisy_scores(self.network, self.recipe.draws)
+        with self._autocast():
+            changed = pgd(
+                scores, pictures.to(self.device), labels, sizes, adversary.norm, adversary.steps
+            )
+        return changed.cpu()
 
     def _loss(self, noisy: Tensor, pictures: Tensor, labels: Tensor) -> tuple[Tensor, float]:
         """Return the loss, and the share of draws with the right label.

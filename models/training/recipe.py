@@ -74,6 +74,22 @@ class Consistency(Part):
     entropy: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
 
 
+class Adversary(Part):
+    """Train on pictures that are attacked as they are in each step (Madry et al. 2018).
+
+    The attack is projected gradient descent on the loss of the label, from a random start.
+
+    Attributes:
+        norm: of the attacks.
+        size: their largest size, of pixel values in [0, 1].
+        steps: gradient steps of each.
+    """
+
+    norm: Norm = "linf"
+    size: Positive
+    steps: Annotated[int, Field(ge=1)] = 7
+
+
 class Denoiser(Part):
     """Train an autoencoder in front of a classifier that stays as it is.
 
@@ -111,6 +127,7 @@ class Recipe(Part):
         optimiser: how steps are made.
         draws: noise draws per picture and step.
         consistency: how strongly draws that agree are rewarded, if at all.
+        adversary: attack each picture before a step, if at all.
         denoiser: train an autoencoder in front of an existing classifier.
         noise_warm_up: the noise grows to its scale over this many epochs.
         augmentation: how pictures are altered.
@@ -139,6 +156,7 @@ class Recipe(Part):
     optimiser: Optimiser = Optimiser()
     draws: Annotated[int, Field(ge=1)] = 1
     consistency: Consistency | None = None
+    adversary: Adversary | None = None
     denoiser: Denoiser | None = None
     noise_warm_up: Annotated[int, Field(ge=0)] = 0
     augmentation: Augmentation = Augmentation()
@@ -161,6 +179,8 @@ class Recipe(Part):
         alone = self.architecture.name == UNET
         if alone and (self.scale is None or self.placement != IMAGE or self.mechanism == "split"):
             raise ValueError("a denoiser by itself is for noise of the image, with a scale")
+        if self.adversary and (self.denoiser or alone):
+            raise ValueError("a denoiser is not trained on attacked pictures")
         if self.consistency and self.draws < 2:
             raise ValueError("consistency needs at least 2 draws per picture")
         return self
@@ -275,8 +295,16 @@ _SPLIT = _MNIST.changed(
 
 _UNET = {"channels": [32, 64, 128, 128], "blocks": [1, 1, 1, 2]}
 
+# The baseline that Lécuyer et al. compare with, on our networks: without noise or certificates.
+_MNIST_MADRY = without_noise(_MNIST).changed(name="mnist-madry", adversary=Adversary(size=0.3))
+_CIFAR10_MADRY = without_noise(_CIFAR10).changed(
+    name="cifar10-madry", adversary=Adversary(size=8 / 255), epochs=10
+)
+
 RECIPES = (
     _MNIST,
+    _MNIST_MADRY,
+    _CIFAR10_MADRY,
     _MNIST.changed(
         name="mnist-cnn-l1",
         mechanism="laplace",

@@ -116,6 +116,13 @@ def evaluate(
     ] = 100,
     attack_steps: Annotated[int, typer.Option(min=1, help="Gradient steps.")] = 20,
     attack_draws: Annotated[int, typer.Option(min=1, help="Noise draws for each gradient.")] = 16,
+    thresholds: Annotated[
+        str | None,
+        typer.Option(
+            help="Sizes, separated by commas: the precision and recall under attack of predictions "
+            "that are certified to them."
+        ),
+    ] = None,
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -188,7 +195,9 @@ def evaluate(
     folder = _folder(bundle, family, write)
     check_device(device)
     _check_provider(device, provider, precision, int8)
-    check_radii(sizes)
+    check_radii((*sizes, *_radii(thresholds)))
+    if thresholds and not names:
+        raise ValueError("--thresholds are of predictions under attack: give --attack, too")
     if plots is not None:
         check_matplotlib()
     if tsv is not None and tsv.is_dir():
@@ -197,7 +206,7 @@ def evaluate(
     beside = None if baseline is None else read_bundle(locate(baseline))
     ask(read.manifest, confidence, draws, norm=norm, usual=USUAL)
     pictures = _pictures(data, root, split, download)
-    asked = Attacks(names, attack_pictures, attack_steps, attack_draws)
+    asked = Attacks(names, attack_pictures, attack_steps, attack_draws, _radii(thresholds))
     check_data(read.manifest, pictures, asked, beside)
 
     import torch
@@ -385,7 +394,7 @@ def _table(evaluation: "Evaluation") -> str:
         beside = evaluation.baseline
         what = f"accuracy of {beside.model}"
         lines.append(f"{what:<26}{_share(beside.accuracy, beside.accuracy_interval)}")
-    lines += _attacked(evaluation)
+    lines += [*_attacked(evaluation), *_robust_attacked(evaluation)]
     lines += [
         "",
         f"{evaluation.draws:,} draws in {evaluation.seconds:.1f} s: "
@@ -452,4 +461,21 @@ def _attacked(evaluation: "Evaluation") -> list[str]:
     for name, (_, attack) in zip(names, rows, strict=True):
         shares = (f"{at.accuracy:>7.1%}" for at in attack.accuracies)
         lines.append(f"{name:<{width}}{' '.join(shares)}")
+    return lines
+
+
+def _robust_attacked(evaluation: "Evaluation") -> list[str]:
+    """Show precision and recall under attack, for each threshold a pair of lines."""
+    if not evaluation.attacks or not evaluation.attacks[0].accuracies[0].robust:
+        return []
+    radii = (f"{at.radius:>7.4g}" for at in evaluation.attacks[0].accuracies)
+    lines = ["", f"{'robust predictions, attacked up to':<50}{' '.join(radii)}"]
+    for attack in evaluation.attacks:
+        for place, at in enumerate(attack.accuracies[0].robust):
+            robust = [attacked.robust[place] for attacked in attack.accuracies]
+            what = f"{attack.attack}, certified at {evaluation.norm} >= {at.radius:.4g}: "
+            for name in ("precision", "recall"):
+                shares = (getattr(one, name) for one in robust)
+                cells = ("-" if share is None else f"{share:.1%}" for share in shares)
+                lines.append(f"{what + name:<50}{' '.join(f'{cell:>7}' for cell in cells)}")
     return lines

@@ -107,7 +107,7 @@ def train(
     from models.denoiser import read_denoiser
     from models.samples import check_samples, collect_samples, shipped_samples, write_samples
     from models.training.checks import check_data, check_denoiser, check_folder, check_start
-    from models.training.recipe import find_recipe, without_noise
+    from models.training.recipe import NO_NOISE, find_recipe, without_noise
 
     given = {
         **{"name": name, "version": version, "dataset": data, "precision": precision},
@@ -146,6 +146,7 @@ def train(
         begin = partial(DenoiserTraining, classifier=front, start=begun)
     said: list[str] = []
     int8 = int8 and not undefended and not alone
+    int8 = int8 and chosen.scale != NO_NOISE
     manifest = train(
         chosen,
         pictures,

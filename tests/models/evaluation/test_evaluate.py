@@ -102,7 +102,7 @@ def test_the_number_format_is_the_fastest_unless_stated(bundle: Path, digits: Da
 def test_accuracy_under_attack_lies_between_certified_and_clean_accuracy(
     bundle: Path, undefended: Path, digits: DataSet
 ) -> None:
-    attacks = Attacks(("pgd", "carlini-wagner"), pictures=30, steps=10, draws=8)
+    attacks = Attacks(("pgd", "carlini-wagner"), 30, steps=10, draws=8, thresholds=(0.1, 9.0))
     radii = (0.2, 3.0)
     found = run(bundle, digits, max_draws=DRAWS, radii=radii, attacks=attacks, baseline=undefended)
     assert [one.attack for one in found.attacks] == ["pgd", "carlini-wagner"]
@@ -120,6 +120,15 @@ def test_accuracy_under_attack_lies_between_certified_and_clean_accuracy(
             # The noise may decide one picture either way.
             assert near <= clean + 1 / 30
             assert far < 0.15
+        for at in one.accuracies:
+            robust, none = at.robust
+            assert robust.accuracy <= at.accuracy
+            assert none.fraction == 0
+            assert none.precision is None
+        assert not any(at.robust for at in other.accuracies)
+        # Far from the picture, what is robust is another label.
+        assert (one.accuracies[0].robust[0].precision or 0) > 0.8
+        assert (one.accuracies[2].robust[0].precision or 0) < 0.2
         # No attack breaks a certificate; two pictures may lose theirs through the noise alone.
         assert one.accuracies[1].accuracy >= certified - 2 / 30
 

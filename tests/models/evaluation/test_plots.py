@@ -9,7 +9,7 @@ from models.evaluation.figures import (
     AttackFigures,
     BaselineFigures,
     Evaluation,
-    attacked_accuracies,
+    attacked_accuracy,
     certified_at,
     certified_curve,
     interval,
@@ -17,12 +17,11 @@ from models.evaluation.figures import (
 from models.evaluation.plots import BLUE, GREEN, ORANGE, plot
 
 
-def evaluation(attacked: bool) -> Evaluation:
+def evaluation(attacked: bool, thresholds: tuple[float, ...] = ()) -> Evaluation:
     rng = np.random.default_rng(0)
-    labels = rng.integers(10, size=200)
     right, sizes = rng.random(200) < 0.8, np.maximum(rng.normal(0.5, 0.3, 200), 0)
     radii = (0.0, 0.25, 0.5)
-    hit = [np.where(rng.random(200) < share, labels, 11) for share in (0.8, 0.7, 0.5)]
+    hit = [rng.random(200) < share for share in (0.8, 0.7, 0.5)]
     attacks = tuple(
         AttackFigures(
             attack=name,
@@ -30,7 +29,10 @@ def evaluation(attacked: bool) -> Evaluation:
             steps=5,
             draws=4,
             pictures=200,
-            accuracies=attacked_accuracies(radii, hit, labels),
+            accuracies=tuple(
+                attacked_accuracy(radius, one, sizes, thresholds)
+                for radius, one in zip(radii, hit, strict=True)
+            ),
         )
         for name in ("pgd", "carlini-wagner")
     )
@@ -107,6 +109,16 @@ def test_the_plots_show_and_name_what_was_measured(tmp_path: Path, attacked: boo
     seen = colours(files[0])
     assert rgb(BLUE) in seen
     assert (rgb(GREEN) in seen) == (rgb(ORANGE) in seen) == attacked
+
+
+def test_precision_and_recall_under_attack_are_drawn(tmp_path: Path) -> None:
+    files = plot(evaluation(True, thresholds=(0.5, 9.0)), tmp_path)
+    assert [file.name for file in files[4:]] == ["under-attack.png", "under-attack.svg"]
+    told = texts(files[5])
+    for threshold in ("0.5", "9"):
+        for share in ("precision", "recall"):
+            assert f"drawn-net, carlini-wagner, certified to {threshold}: {share}" in told
+    assert "plain-net, pgd: accuracy, any prediction" in told
 
 
 def test_the_same_figures_make_the_same_files(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from models.bundle import CARD, WEIGHTS, read_bundle
 from models.certification.certificates import construction_scale
 from models.data.datasets import DataSet, load
+from models.evaluation.attacks import pgd, plain_scores
 from models.execution import PRECISIONS, Precision
 from models.files import locked, write_whole
 from models.network import load_network
@@ -18,7 +19,7 @@ from models.sensitivity.modules import encoder_sensitivity
 from models.training import checkpoint, loop
 from models.training.checks import CHECKPOINT, TrainingError
 from models.training.loop import Training, train
-from models.training.recipe import Recipe, find_recipe
+from models.training.recipe import Adversary, Recipe, find_recipe, without_noise
 
 
 @pytest.fixture(scope="module")
@@ -339,3 +340,25 @@ def test_weights_are_stored_plainly(tmp_path: Path, few: DataSet) -> None:
     weights = load_file(tmp_path / WEIGHTS)
     assert weights["classifier.0.weight"].shape == (16, 1, 5, 5)
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())
+
+
+@pytest.mark.slow
+def test_training_on_attacked_pictures_makes_a_network_that_attacks_move_less(
+    tmp_path: Path, digits: DataSet
+) -> None:
+    """Madry et al. (2018): the same network, with and without attacks while it is trained."""
+    test = load("digits", None, "test")
+    pictures = torch.from_numpy(test.images).permute(0, 3, 1, 2).float() / 255
+    labels, sizes = torch.from_numpy(test.labels), torch.full((len(test),), 0.1)
+    kept = []
+    for adversary in (None, Adversary(size=0.1, steps=5)):
+        chosen = without_noise(recipe()).changed(epochs=6, adversary=adversary)
+        out = tmp_path / str(len(kept))
+        train(chosen, digits, out)
+        assert Recipe.model_validate(read_bundle(out).manifest.training["recipe"]) == chosen
+        scores = plain_scores(load_network(read_bundle(out)))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            altered = pgd(scores, pictures, labels, sizes, "linf", 20)
+        kept.append((scores(altered).argmax(1) == labels).float().mean().item())
+    assert kept[1] > kept[0] + 0.1
