@@ -995,7 +995,8 @@ class Answer:
             met = self.meet(self.intervals(order))
             reach = [self.attacked(self.target, interval) for interval in met]
             least = max(low for low, _ in reach)
-            order = [i for i, (_, high) in zip(order, reach, strict=True) if high >= least]
+            # Excluded by less than rounding errors may make up is not excluded.
+            order = [i for i, (_, high) in zip(order, reach, strict=True) if high >= least - 1e-9]
         allow = self.answer["evidence"]["allow"]
         return {
             "labels": [{"index": i} | ({"name": names[i]} if i in names else {}) for i in order],

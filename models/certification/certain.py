@@ -42,6 +42,9 @@ from models.certification.question import Question
 from models.certification.tally import Tally
 from models.certification.terms import Terms
 
+# Far above the rounding errors of two bounds: a label that is excluded by less is kept.
+NEARLY = 1e-9
+
 
 class Found(Protocol):
     """What is known of a picture: findings of any kind."""
@@ -102,4 +105,4 @@ def not_excluded(known: Known, terms: Terms, norm: Norm, target: float) -> tuple
     low, high = terms.attacked(known.lower[:-1], known.upper[:-1], [target], norm)
     least = float(low.max())
     ends = zip(known.shown, high[:, 0].tolist(), strict=True)
-    return tuple(label for label, most in ends if most >= least)
+    return tuple(label for label, most in ends if most >= least - NEARLY)

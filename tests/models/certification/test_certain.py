@@ -219,3 +219,11 @@ def test_of_many_labels_all_are_considered_however_few_are_shown() -> None:
     assert few == every
     assert few is not None
     assert len(few.labels) > 1
+
+
+def test_a_label_behind_by_no_more_than_rounding_is_kept() -> None:
+    terms = Terms("gaussian", 1.0, 1.0, "l2", 9)
+    for behind, kept in ((0.0, True), (1e-10, True), (1e-8, False)):
+        scores = np.array([0.5 + behind, 0.5])
+        labels = known([0, 1], scores, scores, 2, (0.0, 1.0), 0.0)
+        assert (1 in not_excluded(labels, terms, "l2", 1e-12)) == kept
