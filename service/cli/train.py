@@ -145,8 +145,7 @@ def train(
     if front:
         begin = partial(DenoiserTraining, classifier=front, start=begun)
     said: list[str] = []
-    int8 = int8 and not undefended and not alone
-    int8 = int8 and chosen.scale != NO_NOISE
+    int8 = int8 and chosen.scale != NO_NOISE and not alone
     manifest = train(
         chosen,
         pictures,
