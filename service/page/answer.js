@@ -59,8 +59,8 @@ export class AnswerView {
     this.#only("problem").replaceChildren(...parts);
   }
 
-  /** Show a look, with the options of the request. */
-  look(look, { norm, budget }) {
+  /** Show a look, with the options of the request, and when it began. */
+  look(look, { norm, budget, began }) {
     this.#only("result");
     this.told = { ...look, norm };
     this.original = null;
@@ -69,7 +69,9 @@ export class AnswerView {
     element("progress").max = budget ?? look.draws;
     element("progress").value = look.draws;
     const of = budget ? ` of at most ${whole(budget)}` : "";
-    element("progress-text").textContent = `${whole(look.draws)}${of} draws`;
+    const rate = look.draws / Math.max((performance.now() - began) / 1000, 1e-3);
+    element("progress-text").textContent =
+      `${whole(look.draws)}${of} draws, about ${whole(Number(rate.toPrecision(2)))} a second`;
     element("facts").hidden = true;
     this.#draw();
   }

@@ -3,12 +3,15 @@
 import { AnswerView } from "./answer.js";
 import { decoded, key, models, Problem, stream } from "./api.js";
 import { whole } from "./format.js";
+import { Labels } from "./labels.js";
 import { Pad, pixelsOf, showPixels } from "./pad.js";
 import { receive, samplesOf } from "./pictures.js";
 import { curl, python } from "./snippets.js";
 
 // Looks come faster than an eye can follow; each is shown for at least this long.
 const LOOK_MS = 45;
+// If the first look takes longer than this, the page says that it is being made.
+const PATIENCE_MS = 1500;
 // A second stroke may follow the first.
 const STROKE_MS = 450;
 // The number of attack sizes to choose from.
@@ -75,6 +78,7 @@ const pad = new Pad(element("canvas"), () => {
   take(pad.picture(), STROKE_MS);
 });
 const view = new AnswerView(writeRequest);
+const labels = new Labels();
 
 async function start() {
   view.wait("Loading the list of models …");
@@ -100,6 +104,7 @@ async function chooseModel() {
   element("colour-field").hidden = model.input_shape[0] === 1;
   pad.shape(model.input_shape);
   pad.ink = model.input_shape[0] === 1 ? "#ffffff" : element("colour").value;
+  labels.of(model);
   chooseNorm();
   clear();
   element("samples").hidden = true;
@@ -248,12 +253,15 @@ async function ask() {
   if (!picture) return view.wait(noPicture());
   const { signal } = (state.asking = new AbortController());
   const options = chosen();
-  const context = { norm: element("norm").value, budget: options.max_draws };
+  const context = { norm: element("norm").value, budget: options.max_draws, began: performance.now() };
   markWrong(null);
   element("answer").setAttribute("aria-busy", "true");
+  const slow = setTimeout(() => view.wait("Making the draws of the first look …"), PATIENCE_MS);
+  signal.addEventListener("abort", () => clearTimeout(slow));
   try {
     await showOnPad(picture, signal);
     for await (const { event, data } of stream(picture, { ...options, attacks: ATTACKS }, signal)) {
+      clearTimeout(slow);
       if (signal.aborted) return;
       if (event === "restart") {
         view.wait(data.detail);
@@ -268,8 +276,10 @@ async function ask() {
       }
     }
   } catch (error) {
+    clearTimeout(slow);
     if (!signal.aborted) fail(error, ask);
   } finally {
+    clearTimeout(slow);
     if (!signal.aborted) element("answer").removeAttribute("aria-busy");
   }
 }

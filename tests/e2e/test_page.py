@@ -315,6 +315,7 @@ def test_the_bounds_tighten_as_they_come_in(visit: Callable[..., Visitor]) -> No
     assert len(seen) > 5
     assert draws == sorted(draws)
     assert draws[-1] == 1000
+    assert re.search(r" draws, about [\d,]+ a second$", seen[0][0])
     assert seen[0][1] > 3 * seen[-1][1], "the measured interval is narrower in the end"
 
 
@@ -769,6 +770,20 @@ def test_the_page_asks_for_a_key_and_keeps_it_in_the_tab(
     excused(visitor)
 
 
+def search_labels(page: Page) -> None:
+    """Search among the model's labels, "label 0" to "label 29"."""
+    page.get_by_text("The 30 labels that this model knows").click()
+    shown = page.get_by_label("Labels", exact=True).get_by_role("listitem")
+    expect(shown).to_have_count(30)
+    search = page.get_by_label("Search the labels")
+    search.fill("LABEL 2")
+    expect(shown).to_have_text(["label 2", *(f"label {number}" for number in (12, *range(20, 30)))])
+    expect(page.locator("#labels-found")).to_have_text("12 of 30")
+    search.fill("zebra")
+    expect(shown).to_have_count(0)
+    expect(page.locator("#labels-found")).to_contain_text("the model cannot give that answer")
+
+
 def test_colour_pictures_and_many_labels(visit: Callable[..., Visitor], guarded: Guarded) -> None:
     visitor = visit(address=guarded.service.address)
     page = visitor.page
@@ -781,6 +796,7 @@ def test_colour_pictures_and_many_labels(visit: Callable[..., Visitor], guarded:
         "There is no picture yet: draw one, choose a file."
     )
     expect(page.locator("#request")).to_be_hidden()
+    search_labels(page)
     answer = visitor.asks(page.get_by_role("button", name="Use a test pattern").click)
     assert answer["picture"] == {"width": 24, "height": 16, "mode": "RGB", "bits": 8}
     pattern = np.asarray(Image.open(io.BytesIO(visitor.sent)))
