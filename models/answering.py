@@ -8,12 +8,14 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from models.batcher import Batcher, Ticket
 from models.certification.inquiry import Inquiry
 from models.certification.question import Question
 from models.certification.split import SplitInquiry
-from models.noise import Key
+from models.certification.stickers import StickerInquiry
+from models.noise import Features, Key
 from models.predictor import Predictor
 from models.preprocessing import Pixels
 
@@ -34,14 +36,40 @@ def answer_all(
     Yields:
         The index of a picture and its finished inquiry, in the order in which they finish.
     """
+
+    def begin(image: Pixels) -> tuple[Features, Inquiry | SplitInquiry]:
+        encoded = predictor.encode(image)
+        return encoded.features, predictor.inquire(question, encoded)
+
+    return _answer(predictor, images, begin, report)
+
+
+def answer_about_stickers(
+    predictor: Predictor, images: Iterable[Pixels], question: Question
+) -> Iterator[tuple[int, StickerInquiry]]:
+    """Do what :func:`answer_all` does for a question about stickers."""
+
+    def begin(image: Pixels) -> tuple[Features, StickerInquiry]:
+        height, width, channels = image.shape
+        preparation = predictor.plan((height, width, channels), 8 * image.itemsize)
+        return predictor.against_stickers(question, preparation.apply(image), preparation)
+
+    return _answer(predictor, images, begin)
+
+
+def _answer(
+    predictor: Predictor,
+    images: Iterable[Pixels],
+    begin: Callable[[Pixels], tuple[Features, Any]],
+    report: Callable[[int], None] = lambda drawn: None,
+) -> Iterator[tuple[int, Any]]:
     waiting = enumerate(images)
     batcher = Batcher(predictor.pass_size)
     drawn = 0
     while True:
         for index, image in itertools.islice(waiting, IN_FLIGHT - len(batcher)):
-            encoded = predictor.encode(image)
-            inquiry = predictor.inquire(question, encoded)
-            batcher.admit(Ticket(index, encoded.features, inquiry, deadline=math.inf))
+            features, inquiry = begin(image)
+            batcher.admit(Ticket(index, features, inquiry, deadline=math.inf))
         planned = batcher.plan(0.0)
         if planned is None:
             return

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from models.bundle import Manifest
 from models.certification.norms import check_norm
 from models.certification.question import Question
+from models.certification.stickers import FEWEST, MOST, count_views
 
 
 def ask(
@@ -67,3 +68,31 @@ def find_labels(text: str, labels: Sequence[str]) -> tuple[int, ...]:
             )
         found.add(known[name])
     return tuple(sorted(found))
+
+
+def ask_about_stickers(manifest: Manifest, side: float | None, masks: int) -> Question:
+    """Return a question about stickers, which is answered with certainty.
+
+    Args:
+        manifest: of the model.
+        side: of the sticker, in pixels of the picture as sent.
+        masks: how many there are along each side of the model's input.
+
+    Raises:
+        ValueError: a value is not allowed, or not for this model.
+    """
+    if manifest.noise.draws is not None:
+        raise ValueError(
+            f"{manifest.name} sees no picture without split noise, so it has no certificate "
+            "against stickers; use a model with another noise"
+        )
+    if side is None or side < 1 or side != int(side):
+        given = "missing" if side is None else f"{side:g}"
+        raise ValueError(
+            f"target is {given}; against stickers it must be their side in pixels of the picture, "
+            "a whole number such as 32"
+        )
+    if not FEWEST <= masks <= MOST:
+        raise ValueError(f"masks must lie between {FEWEST} and {MOST}, not {masks}")
+    norm = manifest.sensitivity.input_norm
+    return Question(1.0, count_views(masks), float(side), norm, masks=masks)

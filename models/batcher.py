@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from models.certification.arrays import Draws
 from models.certification.inquiry import Inquiry
 from models.certification.split import SplitInquiry
+from models.certification.stickers import StickerInquiry
 from models.noise import Features
 
 # Pictures with this many draws come after those with fewer, and again whenever that number doubles:
@@ -26,6 +27,11 @@ ONE_IN = 4
 # The most parts of a pass for a client with a picture of high priority; without one, a client has
 # one part.
 HIGH_PARTS = ONE_IN - 1
+
+
+AnyInquiry = Inquiry | SplitInquiry | StickerInquiry
+# The draws of these have numbers.
+NUMBERED = SplitInquiry, StickerInquiry
 
 
 @dataclass(eq=False)
@@ -47,7 +53,7 @@ class Ticket:
 
     id: int
     features: Features
-    inquiry: Inquiry | SplitInquiry
+    inquiry: AnyInquiry
     deadline: float
     high: bool = False
     owner: int = 0
@@ -272,8 +278,8 @@ class Batcher:
         Raises:
             ValueError: it has finitely many draws, whose numbers a helper does not know.
         """
-        if isinstance(ticket.inquiry, SplitInquiry):
-            raise ValueError("draws of split noise have numbers, and must be made here")
+        if isinstance(ticket.inquiry, NUMBERED):
+            raise ValueError("draws that have numbers must be made here")
         count = min(self.slots, ticket.inquiry.question.max_draws - ticket.issued)
         if count > 0:
             ticket.issued += count
@@ -390,7 +396,7 @@ def _served(ticket: Ticket) -> int:
 
 def _features(ticket: Ticket, count: int) -> Features:
     """Return the features of a picture for its next draws."""
-    if isinstance(ticket.inquiry, SplitInquiry):
+    if isinstance(ticket.inquiry, NUMBERED):
         numbers = ticket.inquiry.numbers(ticket.issued, count)
         return replace(ticket.features, numbers=numbers)
     return ticket.features

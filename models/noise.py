@@ -19,7 +19,7 @@ anybody who can tell it from true randomness has broken AES.
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -77,14 +77,22 @@ class Features:
     """g of one picture, [values] int32.
 
     On the grid (``on_grid``) in steps of γ, otherwise in steps of γ/``SUBSTEPS``. For noise with
-    finitely many draws, ``numbers`` has those of the picture's draws in a pass, in their order. Two
-    pictures are two, even if they look the same: a device keeps each for as long as it is in
-    flight.
+    finitely many draws, ``numbers`` has those of the picture's draws in a pass, in their order. A
+    picture with ``views`` has no noise: h sees views of it, which that returns by their numbers,
+    [n, m] in steps of γ. Two pictures are two, even if they look the same: a device keeps each for
+    as long as it is in flight.
     """
 
     steps: NDArray[np.int32]
     on_grid: bool
     numbers: NDArray[np.intp] | None = None
+    views: Callable[[NDArray[np.intp]], NDArray[np.int32]] | None = None
+
+    def seen(self, rows: int) -> NDArray[np.int32]:
+        """Return the views for so many rows of a pass, [rows, m]: all again where they end."""
+        assert self.views is not None
+        numbers = np.zeros(1, np.intp) if self.numbers is None else self.numbers
+        return self.views(numbers[:rows])[np.arange(rows) % len(numbers)]
 
     @property
     def substeps(self) -> NDArray[np.int32]:
@@ -172,6 +180,10 @@ class GridNoise:
         inside = np.clip(g.ravel() / self.step, -self._largest, self._largest)
         return Features(np.rint(inside * SUBSTEPS).astype(np.int32), on_grid=False)
 
+    def quiet(self, features: Features) -> NDArray[np.int32]:
+        """Return z/γ of features without noise: the nearest grid points, [m]."""
+        return (features.substeps + np.int32(SUBSTEPS // 2)) // np.int32(SUBSTEPS)
+
     def snapping(self, values: int, norm: Norm | None = None) -> float:
         """The part of ρ that :meth:`snap` adds over ``values`` coordinates, in ``norm``.
 
@@ -198,12 +210,29 @@ class GridNoise:
         Returns:
             [draws, m]: z/γ, exact integers.
         """
+        if any(picture.views for picture in pictures):
+            return self._draw_beside(pictures, rows, key)
         stream = Keystream(key)
         words = stream.words(len(rows) * len(pictures[0].steps))
         fine, unit, z, unsure = self._select(pictures, rows, words)
         start = fine[unsure] / unit
         z[unsure] = self.settle(start, words[unsure], stream.tails(len(unsure)))
         return z.reshape(len(rows), -1)
+
+    def _draw_beside(
+        self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes
+    ) -> NDArray[np.int32]:
+        """Do what :meth:`draw` does, if some of the pictures have views."""
+        z = np.empty((len(rows), len(pictures[0].steps)), dtype=np.int32)
+        noisy = np.array([picture.views is None for picture in pictures])[rows]
+        if noisy.any():
+            plain = [replace(picture, views=None) for picture in pictures]
+            z[noisy] = self.draw(plain, rows[noisy], key)
+        for index, picture in enumerate(pictures):
+            if picture.views:
+                own = np.flatnonzero(rows == index)
+                z[own] = picture.seen(len(own))
+        return z
 
     def reference(
         self,

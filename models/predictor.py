@@ -24,14 +24,16 @@ from models.certification.inquiry import Inquiry
 from models.certification.names import NORMS, Norm
 from models.certification.question import Question
 from models.certification.split import SplitInquiry, SplitTerms
+from models.certification.stickers import StickerInquiry
 from models.certification.tally import make_draws
 from models.certification.terms import Delta, Terms, strongest
 from models.device import Device, Submitted, open_device
 from models.execution import Execution, Format, Provider, ProviderError
 from models.loaded import LoadedModel
+from models.masking import HIDDEN, MaskedViews, masks_for
 from models.mechanisms.split import SplitNoise
 from models.networks.placement import IMAGE
-from models.noise import SUBSTEPS, Features, Key, random_order, system_key
+from models.noise import PIXEL_STEP, SUBSTEPS, Features, GridNoise, Key, random_order, system_key
 from models.picture_terms import assemble_terms
 from models.preprocessing import Preprocessing, plan
 from models.proof import prove_noise, prove_passes
@@ -146,6 +148,40 @@ class Predictor:
             labels = len(self.manifest.labels)
             return SplitInquiry(question, encoded.terms, labels, self._shuffle)
         return Inquiry(question, encoded.terms, len(self.manifest.labels), self.manifest.scoring)
+
+    def against_stickers(
+        self, question: Question, prepared: Floats, preparation: Preprocessing
+    ) -> tuple[Features, StickerInquiry]:
+        """Begin an inquiry into a picture about stickers.
+
+        In the image, masks hide what g and rounding have left as it is; after a layer, g runs for
+        each view.
+
+        Args:
+            question: the question.
+            prepared: the result of ``preparation.apply``.
+            preparation: from :meth:`plan`.
+
+        Raises:
+            CannotCertify: masks would hide the whole picture.
+        """
+        noise, target = self.noise, question.target
+        if not isinstance(noise, GridNoise) or target is None:
+            raise ValueError("split noise has no views, and stickers have a side")
+        masks = masks_for(preparation, int(target), question.masks)
+        if self._on_image:
+            steps = noise.quiet(noise.snap(prepared))
+            views = MaskedViews(masks, steps.reshape(prepared.shape), HIDDEN, np.ravel)
+        else:
+            steps = np.zeros(prod(self._feature_shape), dtype=np.int32)
+            views = MaskedViews(masks, prepared, HIDDEN * PIXEL_STEP, self._see)
+        inquiry = StickerInquiry(question, masks, len(self.manifest.labels))
+        return Features(steps, on_grid=True, views=views.steps), inquiry
+
+    def _see(self, masked: Floats) -> NDArray[np.int32]:
+        """Return what h sees of a model's input without noise."""
+        assert isinstance(self.noise, GridNoise)
+        return self.noise.quiet(self.noise.snap(self._run_encoder(masked)))
 
     def resized(self, pass_size: int) -> Self:
         """Return the same model in passes of another size, with the same weights.

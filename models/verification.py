@@ -32,10 +32,25 @@ from models.certification.names import (
 )
 from models.certification.question import Question
 from models.certification.split import SplitFindings, SplitTerms, schedule, terms_kind
+from models.certification.stickers import (
+    MOST,
+    NOT_MADE,
+    Masks,
+    StickerConclusion,
+    StickerFindings,
+)
 from models.certification.tally import DENOMINATORS, NO_VOTE, Tally
 from models.certification.terms import Delta
 from models.execution import FORMATS, Provider
-from models.preprocessing import CHANNELS, DEPTHS, LARGEST_SIDE, CannotCertify, plan
+from models.masking import reached
+from models.preprocessing import (
+    CHANNELS,
+    DEPTHS,
+    LARGEST_SIDE,
+    CannotCertify,
+    Preprocessing,
+    plan,
+)
 
 # What only the service can know, and the question; everything else follows. The names of labels
 # must differ, ``label.name`` must be that of its index, and ``granted`` must not exceed ``asked``.
@@ -66,6 +81,9 @@ WORD = (
     "evidence.rho",
     "evidence.sensitivities",
     "evidence.input_shape",
+    "evidence.rows",
+    "evidence.columns",
+    "evidence.labels",
 )
 # Up to this many draws, sums do not overflow, even in the units of soft scores.
 MOST_DRAWS = 2**23 - 1
@@ -120,9 +138,12 @@ def verify(answer: Any) -> list[str]:
         raise MalformedAnswerError(f"expected the JSON object of one answer, not {_short(answer)}")
     if not answer.get("evidence"):
         raise MalformedAnswerError("the answer has no evidence; ask for it with evidence=true")
-    for sentence in _misfits(answer, _ANSWER, ""):
+    stickers = answer.get("threat") == "sticker"
+    for sentence in _misfits(answer, _STICKER_ANSWER if stickers else _ANSWER, ""):
         raise MalformedAnswerError(f"not an answer that can be read: {sentence}")
     try:
+        if stickers:
+            return list(_differing_about_stickers(answer))
         findings = _findings(answer)
         return list(_impossible(answer, findings)) or list(_differing(answer, findings))
     except (ValueError, OverflowError, IndexError) as error:
@@ -135,6 +156,82 @@ def _differing(answer: Mapping[str, Any], findings: Findings | SplitFindings) ->
     conclusion = follow(findings, len(answer["scores"]), attacks and len(attacks["sizes"]))
     yield from _compare(answer, _expected(answer, conclusion), "")
     yield from _preprocessing(answer)
+
+
+def _differing_about_stickers(answer: Mapping[str, Any]) -> Iterator[str]:
+    """Do the same for an answer about stickers; first say what is impossible."""
+    evidence = answer["evidence"]
+    channels, height, width = evidence["input_shape"]
+    try:
+        preparation = plan(**answer["picture"], shape=(channels, height, width))
+    except CannotCertify as error:
+        yield f"picture cannot be what the model answered for: {error}"
+        return
+    masks = Masks(*(tuple(map(tuple, evidence[name])) for name in ("rows", "columns")))
+    uncovered = list(_uncovered(masks, preparation, evidence["side"]))
+    votes = [NOT_MADE if vote is None else vote for vote in evidence["votes"]]
+    if uncovered or len(votes) != len(masks.pairs) or max(votes) >= evidence["labels"]:
+        yield from uncovered or ["evidence.votes has not a label, or null, for each view"]
+        return
+    findings = StickerFindings(
+        evidence["side"], masks, np.array(votes, np.int64), evidence["labels"]
+    )
+    shown = len(answer["scores"])
+    if findings.label is None:
+        yield "evidence.votes decides on no label"
+        return
+    if not 1 <= shown <= evidence["labels"]:
+        yield f"scores has {shown} entries; there are {evidence['labels']} labels"
+    if len({score["name"] for score in answer["scores"]}) < shown:
+        yield "scores has labels of the same name"
+    expected = _expected_about_stickers(answer, findings.conclude(shown), preparation)
+    yield from _compare(answer, expected, "")
+
+
+def _uncovered(masks: Masks, preparation: Preprocessing, side: int) -> Iterator[str]:
+    """Say on which axis no mask hides a sticker at some place."""
+    sides = preparation.shape[1:]
+    axes = zip((preparation.height, preparation.width), preparation.resized, sides, strict=True)
+    for name, spans, axis in zip(
+        ("rows", "columns"), (masks.rows, masks.columns), axes, strict=True
+    ):
+        if not all(0 <= start < end <= axis[2] for start, end in spans):
+            yield f"evidence.{name} has a span that is not of the input"
+        for start, end in dict.fromkeys(reached(*axis, side)):
+            if start < end and not any(first <= start and end <= last for first, last in spans):
+                yield f"evidence.{name} does not cover {start} to {end}, which a sticker reaches"
+                break
+
+
+def _expected_about_stickers(
+    answer: Mapping[str, Any], conclusion: StickerConclusion, preparation: Preprocessing
+) -> dict[str, Any]:
+    evidence = conclusion.evidence
+    names = {score["index"]: score["name"] for score in answer["scores"]}
+    # A label that is not among the scores shown has the name that the answer gives it.
+    name = names.get(conclusion.label, answer["label"]["name"])
+    label = {"index": conclusion.label, "name": name}
+    views = len(evidence.votes)
+    return {
+        "label": label,
+        "robust": conclusion.certified,
+        "sticker": {"certified": conclusion.certified, "label": label, "side": evidence.side},
+        "target": evidence.side,
+        "confidence": 1,
+        "draws": conclusion.draws,
+        "budget": {"asked": views, "granted": views, "reachable": True},
+        "stopped": conclusion.stopped,
+        "scores": [{**asdict(score), "attacked": None} for score in conclusion.scores],
+        "certificate": {
+            "method": "two-masks",
+            "masks": {
+                "rows": list(map(list, evidence.rows)),
+                "columns": list(map(list, evidence.columns)),
+            },
+            "views": views,
+        },
+        "preprocessing": {"steps": list(preparation.steps)},
+    }
 
 
 def _findings(answer: Mapping[str, Any]) -> Findings | SplitFindings:
@@ -543,6 +640,48 @@ _ANSWER = {
         "pilot": _SUMS,
         "total": _SUMS,
         "votes": _Maybe([_Maybe(_integer(NO_VOTE, 2**31 - 1))]),
+        "input_shape": _SHAPE,
+    },
+}
+_SPANS = _Kind(
+    f"a list of 1 to {MOST} pairs of integers from 0 to 4096",
+    lambda value: (
+        type(value) is list
+        and 1 <= len(value) <= MOST
+        and all(
+            type(span) is list
+            and len(span) == 2
+            and all(type(end) is int and 0 <= end <= 4096 for end in span)
+            for span in value
+        )
+    ),
+)
+_LABEL = {"index": _INTEGER, "name": _WORD}
+_STICKER_ANSWER = {
+    **{
+        name: _ANSWER[name]
+        for name in (
+            *("model", "label", "target", "confidence", "draws", "stopped", "scores"),
+            *("picture", "compute", "timing_ms"),
+        )
+    },
+    "threat": _among("sticker"),
+    "robust": _FLAG,
+    "sticker": {"certified": _FLAG, "label": _LABEL, "side": _INTEGER},
+    "budget": {"asked": _INTEGER, "granted": _INTEGER, "reachable": _FLAG},
+    "certificate": {
+        "method": _WORD,
+        "masks": {"rows": [[_INTEGER]], "columns": [[_INTEGER]]},
+        "views": _INTEGER,
+    },
+    "preprocessing": {"steps": [_WORD]},
+    "evidence": {
+        "threat": _among("sticker"),
+        "side": _SIDE,
+        "rows": _SPANS,
+        "columns": _SPANS,
+        "votes": [_Maybe(_integer(NO_VOTE, 2**31 - 1))],
+        "labels": _integer(2, 2**20),
         "input_shape": _SHAPE,
     },
 }

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from models.bundle import ZOO, locate
 from models.certification.division import LEAST_DRAWS
+from models.certification.stickers import FEWEST, MOST
 from models.execution import Execution, Format, Provider, obstacle, parse_pin
 from models.images.decoding import MOST_PIXELS
 from service.http import address
@@ -161,6 +162,11 @@ class Settings(BaseSettings):
     # Beyond this the squares of soft scores would not fit their integers.
     max_draws_limit: Annotated[int, Field(ge=LEAST_DRAWS, le=2**23 - 1)] = Field(
         100_000, description="The largest draw budget that a request may state."
+    )
+    sticker_masks: Annotated[int, Field(ge=FEWEST, le=MOST)] = Field(
+        3,
+        description="Masks along each side of the input for answers about stickers: with k, a "
+        "picture takes up to k²(k² + 1)/2 passes of the network, each with less hidden.",
     )
     timeout_ms: Annotated[int, Field(ge=1000, le=86_400_000)] = Field(
         30_000, description="Milliseconds from arrival to answer, for requests that state none."

@@ -248,6 +248,39 @@ SCHEMA: dict[str, Any] = {
 }
 
 
+def spans(value: Any, path: str) -> None:
+    """Accept one to eight pairs of integers."""
+    inspect(value, [[between(0, 4096)]], path)
+    if not 1 <= len(value) <= 8 or any(len(span) != 2 for span in value):
+        refuse(path, "one to eight pairs")
+
+
+SAME = ("model", "label", "target", "confidence", "draws", "stopped", "scores")
+STICKER_SCHEMA: dict[str, Any] = {
+    name: SCHEMA[name] for name in (*SAME, "picture", "compute", "timing_ms")
+} | {
+    "threat": one_of("sticker"),
+    "robust": flag,
+    "sticker": {"certified": flag, "label": SCHEMA["label"], "side": integer},
+    "budget": {"asked": integer, "granted": integer, "reachable": flag},
+    "certificate": {
+        "method": text,
+        "masks": {"rows": [[integer]], "columns": [[integer]]},
+        "views": integer,
+    },
+    "preprocessing": {"steps": [text]},
+    "evidence": {
+        "threat": one_of("sticker"),
+        "side": SIDE,
+        "rows": spans,
+        "columns": spans,
+        "votes": [optional(between(-1, 2**31 - 1))],
+        "labels": between(2, 2**20),
+        "input_shape": three,
+    },
+}
+
+
 # Tallies ------------------------------------------------------------------------------------------
 
 
@@ -726,6 +759,18 @@ def axis_norm(n: int, resized: int, kept: int, norm: str) -> float:
 
 def preprocessing(picture: dict[str, Any], shape: Sequence[int], norm: str) -> tuple[Any, float]:
     """Return the steps and the sensitivity."""
+    steps, colours, axes = way(picture, shape)
+    order = {"l1": 1, "l2": 2, "linf": np.inf}[norm]
+    product = float(np.linalg.norm(colours, order))
+    for axis in axes:
+        product *= axis_norm(*axis, norm)
+    return steps, 1.0 if product == 1 else round_to(product * (1 + 1e-10), 12, up=True)
+
+
+def way(
+    picture: dict[str, Any], shape: Sequence[int]
+) -> tuple[list[str], Any, list[tuple[int, int, int]]]:
+    """Return the steps, the matrix of the colours, and each axis: from, resized to, kept."""
     width, height = int(picture["width"]), int(picture["height"])
     mode = 1 if picture["mode"] == "L" else 3
     channels, h, w = (int(side) for side in shape)
@@ -747,10 +792,7 @@ def preprocessing(picture: dict[str, Any], shape: Sequence[int], norm: str) -> t
         steps.append(f"resize {width}x{height} to {new_w}x{new_h}")
     if (new_w, new_h) != (w, h):
         steps.append(f"crop to {w}x{h}")
-    order = {"l1": 1, "l2": 2, "linf": np.inf}[norm]
-    product = float(np.linalg.norm(colours, order))
-    product *= axis_norm(height, new_h, h, norm) * axis_norm(width, new_w, w, norm)
-    return steps, 1.0 if product == 1 else round_to(product * (1 + 1e-10), 12, up=True)
+    return steps, colours, [(height, new_h, h), (width, new_w, w)]
 
 
 # What an attacker can reach -----------------------------------------------------------------------
@@ -1257,6 +1299,104 @@ class SplitAnswer(Answer):
         return low / self.all, high / self.all
 
 
+# Stickers -----------------------------------------------------------------------------------------
+
+
+class StickerAnswer:
+    """An answer about stickers, and what follows from it."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer, evidence = answer, answer["evidence"]
+        self.side, self.labels = evidence["side"], evidence["labels"]
+        self.steps, _, axes = way(answer["picture"], evidence["input_shape"])
+        for name, axis in zip(("rows", "columns"), axes, strict=True):
+            self.check_cover(evidence[name], *axis, f"evidence.{name}")
+        count = len(evidence["rows"]) * len(evidence["columns"])
+        pairs = [(i, i) for i in range(count)]
+        pairs += [(i, j) for i in range(count) for j in range(i + 1, count)]
+        votes = evidence["votes"]
+        if len(votes) != len(pairs) or any(v is not None and v >= self.labels for v in votes):
+            impossible("evidence.votes", "a label or null for each view")
+        self.count, self.votes = count, votes
+        self.of = dict(zip(pairs, votes, strict=True))
+        shown = answer["scores"]
+        if not 1 <= len(shown) <= self.labels:
+            impossible("scores", "one entry for each label at most")
+        if len({score["name"] for score in shown}) < len(shown):
+            impossible("scores", "names that differ")
+
+    def check_cover(self, spans: Any, size: int, resized: int, kept: int, path: str) -> None:
+        """Refuse spans that leave open what a sticker reaches at some place."""
+        if any(not 0 <= start < end <= kept for start, end in spans):
+            impossible(path, "spans of the input")
+        centres = (2 * ((resized - kept) // 2 + np.arange(kept)) + 1) * size
+        far = 0 if size == resized else 2 * max(size, resized)
+        for place in range(max(size - self.side, 0) + 1):
+            first, last = (2 * place + 1) * resized, (2 * (place + self.side) - 1) * resized
+            there = np.flatnonzero((first - centres <= far) & (last - centres >= -far))
+            if len(there) and not any(a <= there[0] and there[-1] < b for a, b in spans):
+                impossible(path, f"a span from {there[0]} to {there[-1]}")
+
+    def label(self) -> int:
+        """Return the label of the two rounds."""
+        first = [self.of[mask, mask] for mask in range(self.count)]
+        if None in first:
+            impossible("evidence.votes", "every view of one mask")
+        counts = [first.count(label) for label in range(self.labels)]
+        most = counts.index(max(counts))
+        for mask, own in enumerate(first):
+            if own in (most, -1):
+                continue
+            views = [self.of[min(mask, j), max(mask, j)] for j in range(self.count)]
+            if all(vote == own for vote in views):
+                return int(own)
+            if all(vote in (own, None) for vote in views):
+                impossible("evidence.votes", f"all views of the mask {mask}")
+        return most
+
+    def again(self) -> dict[str, Any]:
+        """Return all members that follow, by their paths."""
+        evidence, views = self.answer["evidence"], len(self.votes)
+        label = self.label()
+        made = [vote for vote in self.votes if vote is not None]
+        certified = len(made) == views and made[0] >= 0 and len(set(made)) == 1
+        refuted = made[0] < 0 or len(set(made)) > 1
+        counts = [made.count(one) for one in range(self.labels)]
+        order = sorted(range(self.labels), key=lambda one: (-counts[one], one))
+        names = {score["index"]: score["name"] for score in self.answer["scores"]}
+        other = self.answer["label"]["name"]
+        named = {"index": label, "name": names.get(label, other)}
+        scores = [
+            {
+                "index": one,
+                "expected": round(counts[one] / len(made), 6),
+                "lower": round_to(counts[one] / views, 6),
+                "upper": round_to((counts[one] + views - len(made)) / views, 6, up=True),
+                "attacked": None,
+            }
+            for one in order[: len(self.answer["scores"])]
+        ]
+        return {
+            "label": named,
+            "robust": certified,
+            "sticker": {"certified": certified, "label": named, "side": self.side},
+            "target": self.side,
+            "confidence": 1,
+            "draws": len(made),
+            "budget": {"asked": views, "granted": views, "reachable": True},
+            "stopped": "target_certified"
+            if certified
+            else "target_out_of_reach"
+            if refuted
+            else "deadline",
+            "scores": scores,
+            "certificate.method": "two-masks",
+            "certificate.masks": {name: evidence[name] for name in ("rows", "columns")},
+            "certificate.views": views,
+            "preprocessing.steps": self.steps,
+        }
+
+
 def member(answer: Any, path: str) -> Any:
     """Return the member at a path."""
     for name in path.split("."):
@@ -1304,12 +1444,17 @@ def verify(answer: Any) -> list[str]:
     Raises:
         MalformedError: When this is no answer with evidence.
     """
-    inspect(answer, SCHEMA)
-    allow = answer["evidence"]["allow"]
-    in_order = allow is None or (allow and all(a < b for a, b in pairwise(allow)))
-    if not in_order or (allow and answer["target"] is None):
-        refuse("evidence.allow", "different labels in order, and a target")
-    kind = SplitAnswer if answer["noise"]["mechanism"] == "split" else Answer
+    kind: type[Answer | StickerAnswer]
+    if isinstance(answer, dict) and answer.get("threat") == "sticker":
+        inspect(answer, STICKER_SCHEMA)
+        kind = StickerAnswer
+    else:
+        inspect(answer, SCHEMA)
+        allow = answer["evidence"]["allow"]
+        in_order = allow is None or (allow and all(a < b for a, b in pairwise(allow)))
+        if not in_order or (allow and answer["target"] is None):
+            refuse("evidence.allow", "different labels in order, and a target")
+        kind = SplitAnswer if answer["noise"]["mechanism"] == "split" else Answer
     try:
         again = kind(answer).again()
     except ImpossibleError as error:

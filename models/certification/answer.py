@@ -7,6 +7,7 @@ as those that were proven.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import overload
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from models.certification.question import Question
 from models.certification.reach import SMALLEST_SIZE, reachable_size
 from models.certification.rounding import round_down, round_up
 from models.certification.split import SplitFindings, SplitInquiry
+from models.certification.stickers import StickerConclusion, StickerInquiry
 from models.certification.tally import Tally
 from models.certification.tally_bounds import interval_alpha, intervals_of
 from models.certification.terms import Delta, Terms
@@ -169,9 +171,24 @@ class Conclusion:
     evidence: Evidence
 
 
+AnyConclusion = Conclusion | StickerConclusion
+
+
+@overload
 def conclude(
     inquiry: Inquiry | SplitInquiry, scores: int, attack_count: int | None = None
-) -> Conclusion:
+) -> Conclusion: ...
+
+
+@overload
+def conclude(
+    inquiry: StickerInquiry, scores: int, attack_count: int | None = None
+) -> StickerConclusion: ...
+
+
+def conclude(
+    inquiry: Inquiry | SplitInquiry | StickerInquiry, scores: int, attack_count: int | None = None
+) -> AnyConclusion:
     """Return the result of ``inquiry`` so far.
 
     Args:
@@ -182,6 +199,8 @@ def conclude(
     Raises:
         ValueError: the inquiry has not reached its first look.
     """
+    if isinstance(inquiry, StickerInquiry):
+        return inquiry.findings.conclude(scores, inquiry.stopped)
     findings = inquiry.findings
     if findings is None:
         raise ValueError("there is no answer before the first look")

@@ -38,5 +38,8 @@ GROUNDS: tuple[Ground, ...] = get_args(Ground)
 # Split noise has finitely many draws, which are counted.
 Counting = Literal["counting"]
 
+# What a picture is certified against: a change of some size in a norm, or a sticker of some side.
+Threat = Literal["norm", "sticker"]
+
 # Why a picture gets no more draws.
 Stopped = Literal["target_certified", "target_out_of_reach", "max_draws", "deadline"]

@@ -12,7 +12,7 @@ from models.certification.division import (
     divide,
     stands_alone,
 )
-from models.certification.names import Norm, Scoring
+from models.certification.names import Norm, Scoring, Threat
 from models.certification.tally import Tally
 
 
@@ -23,11 +23,15 @@ class Question:
     Attributes:
         confidence: η in (0, 1), or 1 for noise that has finitely many draws.
         max_draws: the budget, the pilot's draws included; at least 64.
-        target: the size that the client needs, in ``norm``; None for the largest possible.
-        norm: the norm of the target and of the answer's sizes.
+        target: the size that the client needs, in ``norm``; None for the largest possible. Of a
+            question about stickers, their side in pixels of the picture as sent.
+        norm: the norm of the target and of the answer's sizes; of a question about stickers, of
+            nothing.
         restarts: how often the picture has begun again; each run has its own share of α.
         allow: labels, in order; with a target, the question is answered, too, if only these may be
             first under a change up to it. None if it is about a single label.
+        masks: of a question about stickers, the number of masks along each side
+            (``models.certification.stickers``); 0 for one about the size of a change.
     """
 
     confidence: float
@@ -36,11 +40,12 @@ class Question:
     norm: Norm
     restarts: int = 0
     allow: tuple[int, ...] | None = None
+    masks: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence <= 1:
             raise ValueError(f"confidence must lie between 0 and 1, not {self.confidence}")
-        if self.max_draws < LEAST_DRAWS:
+        if self.max_draws < LEAST_DRAWS and not self.masks:
             raise ValueError(f"max_draws must be at least {LEAST_DRAWS}, not {self.max_draws}")
         if self.target is not None and not self.target > 0:
             raise ValueError(f"target must be above 0, not {self.target}")
@@ -48,6 +53,11 @@ class Question:
             raise ValueError("allow needs a target: a set of labels is certain up to a size")
         if self.allow is not None and (not self.allow or list(self.allow) != sorted({*self.allow})):
             raise ValueError("allow must be different labels in order, at least one")
+
+    @property
+    def threat(self) -> Threat:
+        """What the picture is to be certified against."""
+        return "sticker" if self.masks else "norm"
 
     @property
     def steps(self) -> Steps:

@@ -119,7 +119,8 @@ class CudaResident(LaunchedResident):
             graphed = self._sizes.find(len(rows))
         except KeyError:
             graphed = self.device.call(partial(self._sizes.get, len(rows)))
-        if graphed is None:
+        # With views, the same graph of h has what the CPU prepares.
+        if graphed is None or any(picture.views for picture in pictures):
             return TorchHandle(self, pictures, rows, key)
         issued = self.device.thread.submit(partial(graphed.issue, pictures, rows, key))
         return CudaHandle(issued, self.device.waiting)
@@ -167,7 +168,9 @@ class CudaResident(LaunchedResident):
     def noisy(
         self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes, number: int = 0
     ) -> Tensor:
-        """Draw noise, by the same kernel."""
+        """Draw noise, by the same kernel; if there are views in the pass, on the CPU."""
+        if any(picture.views for picture in pictures):
+            return super().noisy(pictures, rows, key)
         return self.device.call(partial(self._drawn, pictures, rows, key, number))
 
     def _drawn(

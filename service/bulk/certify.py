@@ -16,7 +16,7 @@ from service.catalogue import Served
 from service.decoding.reduction import Reduced, Task, reduce_file, reduce_picture
 from service.engine.errors import EngineError
 from service.engine.queue import Result
-from service.http.api.answers import Timing, answer
+from service.http.api.answers import Answer, Timing, answer
 from service.http.api.options import Asked
 
 # A part has so many rows, or those that came in this time: no more is lost when the job is killed.
@@ -119,6 +119,7 @@ def row(
     timing = Timing(decode=0.0, queue=queue, compute=compute, total=1000 * seconds)
     preparation = picture.plan(served.bundle.manifest.input.shape)
     found = answer(result, asked, picture, preparation, timing)
+    assert isinstance(found, Answer), "the question is about sizes"
     return Row(
         picture=item.number,
         key=item.key,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +20,8 @@ from models.execution import (
 )
 from service.cli.device_option import DeviceOption, check_device
 from service.cli.evaluate_family import evaluate_members
+from service.cli.evaluate_stickers import check_threat, evaluate_stickers_of
+from service.cli.sticker_options import MASKS, MasksOption, ThreatOption
 
 if TYPE_CHECKING:
     from models.bundle import Bundle, Int8Record, Int8Spec
@@ -107,6 +110,18 @@ def evaluate(
     norm: Annotated[
         Norm | None, typer.Option(help="The norm of sizes; by default the model's own.")
     ] = None,
+    threat: ThreatOption = "norm",
+    target: Annotated[
+        int | None, typer.Option(min=1, help="The side of stickers, in pixels of the pictures.")
+    ] = None,
+    masks: MasksOption = MASKS,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="For stickers: keep what is found in this file; a run that begins again with it "
+            "goes on from there."
+        ),
+    ] = None,
     attack: Annotated[
         str | None,
         typer.Option(help="Attack at each size, too: pgd, carlini-wagner, or pgd,carlini-wagner."),
@@ -185,44 +200,42 @@ def evaluate(
         raise typer.BadParameter("Missing option '--data', or --certified with a folder")
     alone = {"attack": attack, "baseline": baseline, "tsv": tsv, "int8": int8, "write": write}
     _check_subject(bundle, family, {**alone, "compare-with": compare_with})
+    others = alone | {"family": family, "norm": norm, "radii": radii, "plots": plots}
+    folder = _folder(bundle, family, write)
+    _use_threads(threads)
+    named_data = f"{Path(data).name} ({split})"
+    read_pictures = partial(_pictures, data, root, split, download)
+    if check_threat(threat, {**others, "compare-with": compare_with}, target, resume):
+        way, which = (device, precision, pass_size, seed, provider), (named_data, every)
+        evaluate_stickers_of(folder, read_pictures, (target, masks), way, which, resume, json)
+        return
     sizes, names = _radii(radii), _attacks(attack)
     named = _ways(compare_with or (), pass_size)
 
     from models.asking import ask
     from models.bundle import locate, read_bundle
-    from models.evaluation.asked import USUAL, Attacks, check_data, check_matplotlib, check_radii
+    from models.evaluation.asked import USUAL, Attacks, check_data
 
-    folder = _folder(bundle, family, write)
-    check_device(device)
     _check_provider(device, provider, precision, int8)
-    check_radii((*sizes, *_radii(thresholds)))
-    if thresholds and not names:
-        raise ValueError("--thresholds are of predictions under attack: give --attack, too")
-    if plots is not None:
-        check_matplotlib()
-    if tsv is not None and tsv.is_dir():
-        raise ValueError(f"--tsv: {tsv} is a folder; expected a file")
+    _check_sizes(sizes, _radii(thresholds), names)
+    _check_outputs(plots, tsv)
     read = read_bundle(folder)
     beside = None if baseline is None else read_bundle(locate(baseline))
     ask(read.manifest, confidence, draws, norm=norm, usual=USUAL)
-    pictures = _pictures(data, root, split, download)
+    pictures = read_pictures()
     asked = Attacks(names, attack_pictures, attack_steps, attack_draws, _radii(thresholds))
     check_data(read.manifest, pictures, asked, beside)
-
-    import torch
 
     from models.device import find_device
     from models.evaluation.evaluate import Running, evaluate, record
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     options: dict[str, Any] = {
         "every": every,
         "max_draws": draws,
         "confidence": confidence,
         "radii": sizes,
         "norm": norm,
-        "dataset": f"{Path(data).name} ({split})",
+        "dataset": named_data,
         "running": Running(find_device(device), precision, pass_size, seed, provider),
     }
     with _refused():
@@ -281,6 +294,33 @@ def _check_subject(bundle: Path | None, family: Path | None, alone: Mapping[str,
             raise typer.BadParameter(f"--{name} is for a single bundle; omit it or --family")
 
 
+def _use_threads(threads: int | None) -> None:
+    """Have PyTorch use so many threads of the CPU."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _check_sizes(
+    sizes: tuple[float, ...], thresholds: tuple[float, ...], attacks: Sequence[str]
+) -> None:
+    from models.evaluation.asked import check_radii
+
+    check_radii((*sizes, *thresholds))
+    if thresholds and not attacks:
+        raise ValueError("--thresholds are of predictions under attack: give --attack, too")
+
+
+def _check_outputs(plots: Path | None, tsv: Path | None) -> None:
+    from models.evaluation.asked import check_matplotlib
+
+    if plots is not None:
+        check_matplotlib()
+    if tsv is not None and tsv.is_dir():
+        raise ValueError(f"--tsv: {tsv} is a folder; expected a file")
+
+
 def _folder(bundle: Path | None, family: Path | None, write: bool) -> Path:
     """Return the bundle's folder, or that of the family's first member."""
     from models.bundle import locate
@@ -314,6 +354,7 @@ def _pictures(
 def _check_provider(
     device: str | None, provider: Provider | None, precision: Format | None, int8: bool | None
 ) -> None:
+    check_device(device)
     reason = obstacle(device or "cpu", provider, precision)
     if int8:
         reason = reason or obstacle("cpu", "openvino", "int8")

@@ -14,6 +14,7 @@ import typer
 
 from models.certification.names import Norm
 from service.cli.device_option import DeviceOption, check_device
+from service.cli.sticker_options import MASKS, MasksOption, ThreatOption
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -41,7 +42,10 @@ def predict(
             "(.family.json) the target chooses the member."
         ),
     ] = None,
-    target: Annotated[float | None, typer.Option(help="The size that you need.")] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(help="The size that you need; of stickers, their side in pixels."),
+    ] = None,
     confidence: Annotated[
         float | None,
         typer.Option(
@@ -59,6 +63,8 @@ def predict(
             help="Labels, divided by commas: with a target, whether none but these may be first."
         ),
     ] = None,
+    threat: ThreatOption = "norm",
+    masks: MasksOption = MASKS,
     device: DeviceOption = None,
     as_json: Json = False,
 ) -> int:
@@ -71,15 +77,20 @@ def predict(
     check_device(device)
     files = list(_files(pictures))
 
-    from models.asking import ask, find_labels
+    from models.asking import ask, ask_about_stickers, find_labels
     from models.bundle import ZOO, describe, locate
     from models.family import is_family, read_family
 
     path = ZOO / "mnist-cnn" if model is None else locate(model)
     family = read_family(path) if is_family(path) else None
     bundle = describe(path if family is None else family.folders[family.default])
-    allowed = None if allow is None else find_labels(allow, bundle.manifest.labels)
-    question = ask(bundle.manifest, confidence, max_draws, target, norm, allowed, usual=0.95)
+    if threat == "sticker":
+        if norm is not None or allow is not None:
+            raise typer.BadParameter("--norm and --allow are not about stickers; omit them")
+        question = ask_about_stickers(bundle.manifest, target, masks)
+    else:
+        allowed = None if allow is None else find_labels(allow, bundle.manifest.labels)
+        question = ask(bundle.manifest, confidence, max_draws, target, norm, allowed, usual=0.95)
     if not any(file.exists() for file in files):
         for file in files:
             typer.echo(f"pixeldp: {file}: {os.strerror(errno.ENOENT)}", err=True)
@@ -90,7 +101,8 @@ def predict(
     choose = _members(bundle, family, question, device)
     skipped = 0
     if not as_json:
-        typer.echo(_row("label", "size", "robust", "certain", "draws", "picture"))
+        size = "sticker" if question.masks else "size"
+        typer.echo(_row("label", size, "robust", "certain", "draws", "picture"))
     bar = tqdm(files, unit="picture", disable=len(files) < 2 or not sys.stderr.isatty())
     for file in bar:
         # The progress bar and the lines share a terminal.
@@ -216,7 +228,7 @@ def _members(
 
     def choose(pixels: "Pixels") -> "Predictor":
         usual = load(default)
-        if question.target is None:
+        if question.target is None or question.masks:
             return usual
         height, width, channels = pixels.shape
         preparation = usual.plan((height, width, channels), 8 * pixels.itemsize)
@@ -243,24 +255,41 @@ def _print_answer(choose: "Choose", file: Path, question: "Question", *, as_json
         typer.echo(json.dumps({"file": str(file), **answer}))
     else:
         robust = {True: "yes", False: "no", None: ""}[answer["robust"]]
-        size = f"{answer['certified_size']:.4g}"
+        size = f"{answer['certified_size' if 'norm' in answer else 'target']:.4g}"
         name, draws = answer["label"]["name"], str(answer["draws"])
-        typer.echo(_row(name, size, robust, _set(answer["certain"]), draws, str(file)))
+        typer.echo(_row(name, size, robust, _set(answer.get("certain")), draws, str(file)))
     return True
 
 
 def _answer(choose: "Choose", file: Path, question: "Question") -> dict[str, Any]:
     from dataclasses import asdict
 
-    from models.answering import answer_all
-    from models.certification.answer import conclude
+    from models.answering import answer_about_stickers, answer_all
+    from models.certification.answer import AnyConclusion, conclude
     from models.images.folders import read_picture
 
     pixels = read_picture(file).array()
     predictor = choose(pixels)
-    _, inquiry = next(answer_all(predictor, [pixels], question))
-    names = predictor.manifest.labels
-    answer = conclude(inquiry, SHOWN_SCORES)
+    pictures, names = [pixels], predictor.manifest.labels
+    certified: dict[str, Any]
+    answer: AnyConclusion
+    if question.masks:
+        _, views = next(answer_about_stickers(predictor, pictures, question))
+        answer = conclude(views, SHOWN_SCORES)
+        certified = {"threat": "sticker", "robust": answer.certified}
+    else:
+        _, inquiry = next(answer_all(predictor, pictures, question))
+        answer = conclude(inquiry, SHOWN_SCORES)
+        certified = {
+            "robust": answer.robust,
+            "certain": answer.certain
+            and {
+                "labels": [{"index": one, "name": names[one]} for one in answer.certain.labels],
+                "within_allowed": answer.certain.within_allowed,
+            },
+            "certified_size": answer.certified_size,
+            "norm": answer.norm,
+        }
     model, device = predictor.bundle, predictor.device
     return {
         "model": {
@@ -269,14 +298,7 @@ def _answer(choose: "Choose", file: Path, question: "Question") -> dict[str, Any
             "digest": model.digest,
         },
         "label": {"index": answer.label, "name": names[answer.label]},
-        "robust": answer.robust,
-        "certain": answer.certain
-        and {
-            "labels": [{"index": index, "name": names[index]} for index in answer.certain.labels],
-            "within_allowed": answer.certain.within_allowed,
-        },
-        "certified_size": answer.certified_size,
-        "norm": answer.norm,
+        **certified,
         "target": question.target,
         "confidence": question.confidence,
         "draws": answer.draws,

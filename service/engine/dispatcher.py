@@ -11,7 +11,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 
-from models.certification.answer import Conclusion
+from models.certification.answer import AnyConclusion
 from service.engine import messages
 from service.engine.errors import (
     CannotEncodeError,
@@ -91,7 +91,7 @@ class Dispatcher:
         return next((divisor for least, divisor in SHRINKING if fill >= least), 1)
 
     async def answer(
-        self, job: Job, on_look: Callable[[Conclusion | None], None] | None
+        self, job: Job, on_look: Callable[[AnyConclusion | None], None] | None
     ) -> Outcome:
         """Answer ``job``; cancelling this coroutine frees the picture's slots.
 

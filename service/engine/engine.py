@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import structlog
 
-from models.certification.answer import Conclusion
+from models.certification.answer import AnyConclusion
 from models.execution import Calibration, Execution, Format, Provider
 from service.catalogue import Catalogue, Served
 from service.engine.agreement import Agreement
@@ -220,7 +220,7 @@ class Engine:
             self._preparing[owner] -= 1
 
     async def predict(
-        self, job: Job, on_look: Callable[[Conclusion | None], None] | None = None
+        self, job: Job, on_look: Callable[[AnyConclusion | None], None] | None = None
     ) -> Result:
         """Answer ``job``; cancelling this coroutine frees the picture's slots.
 
@@ -235,7 +235,7 @@ class Engine:
         return (await self.answer(job, on_look)).read()
 
     async def answer(
-        self, job: Job, on_look: Callable[[Conclusion | None], None] | None = None
+        self, job: Job, on_look: Callable[[AnyConclusion | None], None] | None = None
     ) -> Outcome:
         """Answer ``job`` like :meth:`predict`, but do not read the answer."""
         self._check(job.owner)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from models.batcher import Pass, Ticket
+from models.batcher import NUMBERED, Pass, Ticket
 from service.engine import messages
 from service.engine.channel import Channel
 from service.engine.pass_runner import PassRunner
@@ -31,8 +31,8 @@ class Helpers:
         It must be the only one here: with others, the workers have enough to do.
         """
         manifest = runner.predictor.manifest
-        # By split noise draws are not independent of each other.
-        lendable = manifest.scoring == "votes" and manifest.noise.mechanism != "split"
+        # Draws that have numbers are not independent of each other.
+        lendable = manifest.scoring == "votes" and not isinstance(ticket.inquiry, NUMBERED)
         long = ticket.inquiry.least > runner.batcher.slots and len(runner.batcher) == 1
         if lendable and long and not ticket.alone:
             ticket.shared = True

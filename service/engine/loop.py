@@ -10,13 +10,15 @@ from functools import partial
 import numpy as np
 import structlog
 
-from models.batcher import Ticket
+from models.batcher import AnyInquiry, Ticket
 from models.calibration import find_small, make_small
 from models.certification.answer import conclude
 from models.certification.question import Question
 from models.device import open_device
 from models.execution import Calibration, SmallPass
+from models.noise import Features
 from models.predictor import Predictor
+from models.preprocessing import Preprocessing
 from service.decoding.reduction import FLOAT
 from service.engine import messages
 from service.engine.channel import Channel
@@ -440,15 +442,9 @@ def _ticket(predictor: Predictor, message: messages.Admit, pixels: bytes) -> Tic
     Raises:
         ValueError: it cannot become the model's input.
     """
-    kind = np.dtype("<u1" if message.bits == 8 else "<u2")
     shape = (message.height, message.width, message.channels)
     preparation = predictor.plan(shape, message.bits)
     preparation.known.update({(p, q): value for p, q, value in message.sensitivities})
-    if message.prepared:
-        prepared = np.frombuffer(pixels, dtype=FLOAT).reshape(preparation.shape)
-        encoded = predictor.encode_prepared(prepared, preparation)
-    else:
-        encoded = predictor.encode(np.frombuffer(pixels, dtype=kind).reshape(shape))
     question = Question(
         message.confidence,
         message.max_draws,
@@ -456,13 +452,39 @@ def _ticket(predictor: Predictor, message: messages.Admit, pixels: bytes) -> Tic
         message.norm,
         message.restarts,
         message.allow,
+        message.masks,
     )
+    features, inquiry = _begin(predictor, question, preparation, message, pixels)
     return Ticket(
         message.id,
-        encoded.features,
-        predictor.inquire(question, encoded),
+        features,
+        inquiry,
         message.deadline,
         high=message.high,
         owner=message.owner,
         alone=message.alone,
     )
+
+
+def _begin(
+    predictor: Predictor,
+    question: Question,
+    preparation: Preprocessing,
+    message: messages.Admit,
+    pixels: bytes,
+) -> tuple[Features, AnyInquiry]:
+    """Begin an inquiry into a picture; arguments and errors as for :func:`_ticket`."""
+    if message.prepared:
+        prepared = np.frombuffer(pixels, dtype=FLOAT).reshape(preparation.shape)
+    else:
+        kind = np.dtype("<u1" if message.bits == 8 else "<u2")
+        picture = np.frombuffer(pixels, dtype=kind)
+        picture = picture.reshape(message.height, message.width, message.channels)
+        if not question.masks:
+            encoded = predictor.encode(picture)
+            return encoded.features, predictor.inquire(question, encoded)
+        prepared = preparation.apply(picture)
+    if question.masks:
+        return predictor.against_stickers(question, prepared, preparation)
+    encoded = predictor.encode_prepared(prepared, preparation)
+    return encoded.features, predictor.inquire(question, encoded)

@@ -12,13 +12,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from models.certification.answer import Conclusion
+from models.certification.answer import AnyConclusion
 from models.certification.names import Norm
 from models.execution import Calibration, Execution, Format, Provider
 
 _HEAD = struct.Struct("<IIqB")
 # What a frame is besides its header: an answer, or a draft of one, which is passed on unread.
 _OTHER, _ANSWER, _DRAFT = 0, 1, 2
+
+
+# Most are about sizes.
+Concluded = Annotated[AnyConclusion, Field(union_mode="left_to_right")]
 
 
 class _Message(BaseModel):
@@ -82,7 +86,8 @@ class Admit(_Message):
     """To a worker: certify a picture.
 
     The payload is its pixels, or the model's input if it is ``prepared``. ``sensitivities`` are
-    Δ(p,q) of the preprocessing that took long to compute: p, q and the value. ``owner`` identifies
+    Δ(p,q) of the preprocessing that took long to compute: p, q and the value. With ``masks`` along
+    each side it is about stickers, whose side is the target. ``owner`` identifies
     the client. The picture began again ``restarts`` times before, and shares none of its first
     ``alone`` passes. It goes into passes of ``pass_size``; None: the worker chooses. If it is
     ``lendable``, other workers may make draws of it.
@@ -102,6 +107,7 @@ class Admit(_Message):
     target: float | None
     norm: Norm
     allow: tuple[int, ...] | None = None
+    masks: int = 0
     scores: int
     attacks: int | None = None
     deadline: float
@@ -273,7 +279,7 @@ class Look(_Message):
 
     kind: Literal["look"] = "look"
     id: int
-    conclusion: Conclusion
+    conclusion: Concluded
 
 
 class Begun(_Message):
@@ -292,7 +298,7 @@ class Answer(_Message):
 
     kind: Literal["answer"] = "answer"
     id: int
-    conclusion: Conclusion
+    conclusion: Concluded
     execution: Execution
     queue_seconds: float
     compute_seconds: float

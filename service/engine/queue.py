@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from models.certification.answer import Conclusion
+from models.certification.answer import AnyConclusion
 from models.certification.question import Question
 from models.execution import Execution
 from service.decoding.reduction import Reduced
@@ -45,7 +45,7 @@ class Result:
     ``looks`` has for each look the draws so far and the seconds since the first pass began.
     """
 
-    conclusion: Conclusion
+    conclusion: AnyConclusion
     granted: int
     device: str
     execution: Execution
@@ -99,7 +99,7 @@ class Entry:
     id: int
     job: Job
     answer: asyncio.Future[messages.AnyAnswer]
-    on_look: Callable[[Conclusion | None], None] | None
+    on_look: Callable[[AnyConclusion | None], None] | None
     granted: int = 0
     place: "Queue | Entries | None" = None
     sent: float = 0.0
@@ -128,7 +128,7 @@ class Entry:
             self.tell(None)
         self.looked, self.draft = False, None
 
-    def tell(self, reached: Conclusion | None) -> None:
+    def tell(self, reached: AnyConclusion | None) -> None:
         """Report a look to the client; if that fails, only this picture has no answer."""
         if self.on_look is None or self.answer.done():
             return
@@ -164,6 +164,7 @@ class Entry:
             target=question.target,
             norm=question.norm,
             allow=question.allow,
+            masks=question.masks,
             scores=self.job.scores,
             attacks=self.job.attacks,
             deadline=self.job.deadline,

@@ -353,6 +353,7 @@ class Supervisor:
         self.worker.send(*probe(number, model, bundle, pass_size))
         try:
             found = (await answer).conclusion
+            assert isinstance(found, Conclusion), "probes are about sizes"
         finally:
             del self._probes[number], self._probe_passes[number]
         bounds = [(one.lower, one.expected, one.upper) for one in found.scores]

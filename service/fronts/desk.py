@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from models.certification.answer import Conclusion
+from models.certification.answer import AnyConclusion
 from models.certification.question import Question
 from models.images.decoding import Size
 from service.decoding.decoders import Decoders
@@ -171,12 +171,14 @@ class Desk:
     ) -> tuple[list[Any], bytes]:
         model, scores, deadline, high, attacks, owner, whole, *about = told
         width, height, mode, bits, *rest = about
-        sensitivities, prepared, confidence, draws, target, norm, allow, progress = rest
+        sensitivities, prepared, confidence, draws, target, norm, allow, masks, progress = rest
         known = [(p, q, value) for p, q, value in sensitivities]
         job = Job(
             model=model,
             picture=Reduced(width, height, mode, bits, known, prepared, content),
-            question=Question(confidence, draws, target, norm, allow=allow and tuple(allow)),
+            question=Question(
+                confidence, draws, target, norm, allow=allow and tuple(allow), masks=masks
+            ),
             scores=scores,
             deadline=deadline,
             high=high,
@@ -185,7 +187,7 @@ class Desk:
             whole=whole,
         )
 
-        def look(reached: Conclusion | None) -> None:
+        def look(reached: AnyConclusion | None) -> None:
             content = b"" if reached is None else CONCLUSION.dump_json(reached)
             self.wire.send(Kind.LOOK, number, None, content)
 

@@ -12,7 +12,7 @@ import structlog
 from pydantic import TypeAdapter
 
 from models.bundle import Bundle, Manifest
-from models.certification.answer import Conclusion
+from models.certification.answer import AnyConclusion
 from models.execution import Calibration
 from models.family import Family, FamilyFile
 from models.images.decoding import Size
@@ -20,7 +20,7 @@ from service.catalogue import Catalogue, Served, ServedFamily
 from service.decoding.reduction import Reduced, Task
 from service.decoding.small import SmallPictures
 from service.engine.errors import NotReadyError, OverloadedError
-from service.engine.messages import SealedAnswer
+from service.engine.messages import Concluded, SealedAnswer
 from service.engine.queue import SHARED, Job, Outcome, Result
 from service.fronts.failures import restore
 from service.fronts.ledger import Account, Field, Ledger, Sign
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 Running = dict[int, list[tuple[Calibration, str | None]]]
 RUNNING: TypeAdapter[Running] = TypeAdapter(Running)
-CONCLUSION: TypeAdapter[Conclusion] = TypeAdapter(Conclusion)
+CONCLUSION: TypeAdapter[AnyConclusion] = TypeAdapter(Concluded)
 Reply = tuple[Any, bytes]
 
 
@@ -132,7 +132,7 @@ class RemoteEngine:
     def __init__(self, ledger: Ledger, account: Account, limit: int, asking: Asking) -> None:
         self._ledger, self._account, self._limit = ledger, account, limit
         self._asking = asking
-        self._looks: dict[int, Callable[[Conclusion | None], None]] = {}
+        self._looks: dict[int, Callable[[AnyConclusion | None], None]] = {}
         self.workers: Running = {}
         self.trouble = ""
         self.draining = False
@@ -193,7 +193,7 @@ class RemoteEngine:
             self._account.add(Field.PLACES, -1, owner)
 
     async def predict(
-        self, job: Job, on_look: Callable[[Conclusion | None], None] | None = None
+        self, job: Job, on_look: Callable[[AnyConclusion | None], None] | None = None
     ) -> Result:
         """Answer ``job``; cancelling this coroutine frees the picture's slots."""
         picture, question = job.picture, job.question
@@ -203,7 +203,7 @@ class RemoteEngine:
             *(picture.sensitivities, picture.prepared),
             *(question.confidence, question.max_draws, question.target, question.norm),
             question.allow,
-            on_look is not None,
+            *(question.masks, on_look is not None),
         ]
         number = self._asking.number()
         if on_look is not None:

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from models.certification.answer import Conclusion
+from models.certification.answer import AnyConclusion
 from models.execution import Calibration
 from models.images.decoding import Size
 from service.catalogue import Catalogue
@@ -48,7 +48,7 @@ class Answering(Protocol):
         """Hold a place in the queue for a picture while it is decoded."""
 
     async def predict(
-        self, job: Job, on_look: Callable[[Conclusion | None], None] | None = None
+        self, job: Job, on_look: Callable[[AnyConclusion | None], None] | None = None
     ) -> Result:
         """Answer ``job``; cancelling this coroutine frees the picture's slots."""
 

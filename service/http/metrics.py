@@ -32,7 +32,7 @@ from prometheus_client.core import Metric
 from models.certification.names import Stopped
 from service.engine import messages
 from service.engine.check import CHECK_RESULTS, CheckResult
-from service.http.api.answers import Answer
+from service.http.api.answers import Answer, AnyAnswer
 from service.http.guards.budget import Budget
 from service.http.usage import Usage
 
@@ -109,7 +109,7 @@ class PictureMetrics:
         )
         self.size = registry.histogram(
             "pixeldp_certified_size",
-            "Certified size, in the norm of the answer.",
+            "Certified size, in the norm of the answer; answers about stickers have none.",
             ["model", "norm"],
             buckets=_SIZES,
         )
@@ -131,7 +131,7 @@ class PictureMetrics:
             "Share of the requested draw budgets that is granted; below 1 under overload.",
         )
 
-    def count(self, answer: Answer, stages: Mapping[str, float]) -> None:
+    def count(self, answer: AnyAnswer, stages: Mapping[str, float]) -> None:
         """Count a picture that is answered.
 
         Args:
@@ -141,7 +141,8 @@ class PictureMetrics:
         model, robust = answer.model.name, ROBUST[answer.robust]
         self.answered.labels(model, robust, answer.stopped).inc()
         self.draws.labels(model).observe(answer.draws)
-        self.size.labels(model, answer.norm).observe(answer.certified_size)
+        if isinstance(answer, Answer):
+            self.size.labels(model, answer.norm).observe(answer.certified_size)
         for stage, seconds in stages.items():
             self.stage.labels(stage).observe(seconds)
 

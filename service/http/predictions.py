@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from models.certification.division import STEPS_SIZE, STEPS_TARGET
 from models.certification.reach import draws_needed, reachable_size
 from models.images.decoding import Size
+from models.masking import masks_for
 from models.picture_terms import assemble_terms, target_at_input
 from models.preprocessing import Preprocessing
 from service.catalogue import Catalogue, UnknownModelError
@@ -15,7 +16,7 @@ from service.decoding.decoders import NoMemoryError
 from service.decoding.reduction import Reduced, Task
 from service.engine.errors import DeadlineError, OverloadedError
 from service.engine.queue import Job
-from service.http.api.answers import Answer, Look, Timing, answer, look
+from service.http.api.answers import Answer, AnyAnswer, AnyLook, Timing, answer, look
 from service.http.api.options import Asked, Options, resolve
 from service.http.backend import Answering, Decoding
 from service.http.exceptions import KNOWN, problem_for
@@ -52,8 +53,8 @@ class Predictions:
         file: File,
         options: Options,
         arrived: float,
-        on_look: Callable[[Look | None], None] | None = None,
-    ) -> Answer:
+        on_look: Callable[[AnyLook | None], None] | None = None,
+    ) -> AnyAnswer:
         """Answer for one picture.
 
         Args:
@@ -97,8 +98,8 @@ class Predictions:
         asked: Asked,
         arrived: float,
         bill: Bill,
-        on_look: Callable[[Look | None], None] | None,
-    ) -> Answer:
+        on_look: Callable[[AnyLook | None], None] | None,
+    ) -> AnyAnswer:
         begun = time.monotonic()
         deadline = arrived + asked.timeout_ms / 1000
         asked, picture, preparation = await self._prepare(file, asked, deadline - begun, bill)
@@ -113,7 +114,7 @@ class Predictions:
             deadline=deadline,
             high=asked.high,
             owner=owner(),
-            whole=served.bundle.manifest.noise.draws is not None,
+            whole=bool(served.bundle.manifest.noise.draws or asked.question.masks),
         )
         result = await self.engine.predict(
             job, on_look and (lambda so_far: on_look(so_far and look(so_far, served.bundle)))
@@ -159,7 +160,7 @@ class Predictions:
     def _choose(self, asked: Asked, preparation: Preprocessing) -> Asked:
         """Let the target decide which member of a family answers."""
         question = asked.question
-        if asked.family is None or question.target is None:
+        if asked.family is None or question.target is None or question.masks:
             return asked
         own = asked.served.bundle.manifest.sensitivity.input_norm
         target = target_at_input(question.target, question.norm, own, preparation)
@@ -169,7 +170,10 @@ class Predictions:
 
     def _late(self, error: DeadlineError, asked: Asked) -> Problem:
         """Return the problem that says what was reached by a deadline, and what would be enough."""
-        draws_needed = (STEPS_SIZE if asked.question.target is None else STEPS_TARGET).least
+        question = asked.question
+        draws_needed = (STEPS_SIZE if question.target is None else STEPS_TARGET).least
+        if question.masks:
+            draws_needed = question.masks**2
         said = (
             f"No look was reached within timeout_ms={asked.timeout_ms}: {error.draws} draws were "
             f"made, but the first look needs {draws_needed}."
@@ -215,8 +219,14 @@ class Predictions:
 
 
 def _check_reach(asked: Asked, preparation: Preprocessing) -> None:
-    """Refuse a confidence at which nothing can be certified even if all draws agree."""
+    """Refuse a confidence at which nothing can be certified even if all draws agree.
+
+    Or, against stickers, a side that can hide everything.
+    """
     question, manifest = asked.question, asked.served.bundle.manifest
+    if question.masks and question.target:
+        masks_for(preparation, int(question.target), question.masks)
+        return
     terms = assemble_terms(manifest, preparation)
     scoring, labels = manifest.scoring, len(manifest.labels)
     if reachable_size(question, terms, scoring, labels) > 0:
@@ -232,12 +242,16 @@ def _check_reach(asked: Asked, preparation: Preprocessing) -> None:
     )
 
 
-def _told(answered: Answer) -> dict[str, str | int | float]:
+def _told(answered: AnyAnswer) -> dict[str, str | int | float]:
     """Return the attributes of an answer for a trace."""
-    return {
+    told: dict[str, str | int | float] = {
         "model": answered.model.name,
         "device": answered.compute.device,
         "draws": answered.draws,
-        "certified_size": answered.certified_size,
         "stopped": answered.stopped,
     }
+    if isinstance(answered, Answer):
+        told["certified_size"] = answered.certified_size
+    else:
+        told |= {"threat": answered.threat, "certified": answered.sticker.certified}
+    return told

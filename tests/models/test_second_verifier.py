@@ -7,17 +7,22 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from models import verification
-from models.certification.answer import follow
+from models.certification.answer import conclude, follow
+from models.certification.question import Question
+from models.certification.stickers import StickerInquiry
+from models.masking import masks_for
 from models.preprocessing import CannotCertify, plan
 from models.verification import MalformedAnswerError
-from service.http.api.answers import Answer
+from service.http.api.answers import Answer, StickerAnswer
 from tests.models.test_verification import (
     answer,
     at,
@@ -295,6 +300,8 @@ def test_the_members_are_those_of_the_services_answers() -> None:
 
     compare(verification._ANSWER, Answer)
     compare(second_verifier.SCHEMA, Answer)
+    compare(verification._STICKER_ANSWER, StickerAnswer)
+    compare(second_verifier.STICKER_SCHEMA, StickerAnswer)
 
 
 @pytest.mark.parametrize("sides", [(56, 56), (14, 14), (40, 29)])
@@ -385,6 +392,96 @@ def test_its_command_line(tmp_path: Path) -> None:
     assert (status, "draws: it says 1" in out) == (1, True)
     status, _, err = run("{}")
     assert (status, err.count("\n")) == (2, 1)
+
+
+def sticker_answer(
+    agree: float,
+    seed: int,
+    made: int | None = None,
+    side: int = 5,
+    picture: tuple[int, int, str] = (28, 28, "L"),
+    shape: tuple[int, int, int] = (1, 28, 28),
+    shown: int = 4,
+) -> dict[str, Any]:
+    """The JSON of an answer about stickers, from made-up views."""
+    rng = random.Random(seed)
+    preparation = plan(*picture, 8, shape)
+    masks = masks_for(preparation, side, 2)
+    inquiry = StickerInquiry(Question(1.0, 64, float(side), "l2", masks=2), masks, 4)
+    while not inquiry.stopped:
+        numbers = inquiry.numbers(inquiry.draws, max(inquiry.wanted, 1))
+        votes = [2 if rng.random() < agree else rng.randrange(-1, 4) for _ in numbers]
+        inquiry.add(np.array(votes[: made and made - inquiry.draws]))
+        if made and inquiry.draws >= made:
+            inquiry.cut()
+    found = conclude(inquiry, shown)
+    names = ["zero", "one", "two", "three"]
+    label = {"index": found.label, "name": names[found.label]}
+    evidence, rest = asdict(found.evidence), answer(max_draws=64)
+    masked = {name: evidence[name] for name in ("rows", "columns")}
+    document = {
+        **{name: rest[name] for name in ("model", "compute", "timing_ms")},
+        "threat": "sticker",
+        "label": label,
+        "robust": found.certified,
+        "sticker": {"certified": found.certified, "label": label, "side": side},
+        "target": side,
+        "confidence": 1,
+        "draws": found.draws,
+        "budget": {"asked": 10, "granted": 10, "reachable": True},
+        "stopped": found.stopped,
+        "scores": [
+            {"name": names[one.index], **asdict(one), "attacked": None} for one in found.scores
+        ],
+        "certificate": {"method": "two-masks", "masks": masked, "views": 10},
+        "picture": {"width": picture[0], "height": picture[1], "mode": picture[2], "bits": 8},
+        "preprocessing": {"steps": list(preparation.steps)},
+        "evidence": {**evidence, "input_shape": list(shape)},
+    }
+    parsed: dict[str, Any] = json.loads(json.dumps(document))
+    return parsed
+
+
+def about_stickers() -> Iterator[dict[str, Any]]:
+    """Answers about stickers: certified, refuted in either round, cut short; resized, cropped."""
+    yield sticker_answer(1.0, 0)
+    yield sticker_answer(1.0, 0, made=4, shown=2)
+    yield from (sticker_answer(0.8, seed, shown=1 + seed % 4) for seed in range(1, 5))
+    yield sticker_answer(1.0, 5, picture=(63, 50, "RGB"))
+    yield sticker_answer(0.7, 6, side=2, picture=(14, 40, "L"), shape=(3, 28, 20))
+
+
+def test_both_judge_answers_about_stickers_alike() -> None:
+    rng = random.Random(2)
+    verdicts, ways = Counter[str](), set()
+    for document in about_stickers():
+        assert (first(document), second(document)) == ("accepted", "accepted")
+        ways.add(document["stopped"])
+        for name, (path, change) in rng.sample(single(document, rng), 150):
+            altered = replaced(document, path, change)
+            verdict = first(altered)
+            assert second(altered) == verdict, (name, json.dumps(altered))
+            if not is_word(name) and name != "scores[]":
+                assert verdict != "accepted", (name, json.dumps(altered))
+            verdicts[verdict] += 1
+    assert ways == {"target_certified", "target_out_of_reach", "deadline"}
+    assert min(verdicts["malformed"], verdicts["differs"], verdicts["accepted"]) > 20
+
+
+def test_threats_are_not_mixed() -> None:
+    """An answer about one threat is none about the other, and masks must cover every place."""
+    document = sticker_answer(1.0, 0)
+    for mixed in (
+        document | {"threat": "norm"},
+        document | {"certified_size": 0.5, "norm": "l2"},
+        GENUINE[0] | {"threat": "sticker"},
+        GENUINE[0] | {"sticker": document["sticker"]},
+    ):
+        assert first(mixed) == second(mixed) == "malformed"
+    larger = replaced(document, ("evidence", "side"), lambda _: 6)
+    for path in (("target",), ("sticker", "side")):
+        larger = replaced(larger, path, lambda _: 6)
+    assert first(larger) == second(larger) == "differs"
 
 
 def test_both_judge_answers_by_split_noise_alike() -> None:

@@ -8,9 +8,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from models.bundle import Bundle, RowsBasis
-from models.certification.answer import Conclusion, Evidence
+from models.certification.answer import AnyConclusion, Conclusion, Evidence
 from models.certification.attack_bounds import Attacks
 from models.certification.names import Certificate, Mechanism, Norm, Scoring, Stopped
+from models.certification.stickers import StickerConclusion, StickerEvidence, ViewScore
 from models.execution import Format, Provider
 from models.preprocessing import Preprocessing
 from service.decoding.reduction import Reduced
@@ -19,7 +20,8 @@ from service.http.api.options import Asked
 
 # The header lists up to so many labels, and otherwise their number: proxies limit headers.
 MOST_LISTED = 20
-_KNOWN = {True: "true", False: "false", None: "unknown"}
+_ROBUST = "Certified-Robust"
+_WORDS = {True: "true", False: "false", None: "unknown"}
 
 
 class _Part(BaseModel):
@@ -181,14 +183,84 @@ class Answer(_Part):
         return size | (_set_header([self.certain]) if self.certain else {})
 
 
-def headers_together(answers: list[Answer | None], asked: Asked) -> dict[str, str]:
+class MasksPart(_Part):
+    """What the views hide of the model's input: rows and columns, from one to before another."""
+
+    rows: list[tuple[int, int]]
+    columns: list[tuple[int, int]]
+
+
+class StickerCertificate(_Part):
+    """How stickers are excluded: by so many views, each under one mask or two."""
+
+    method: Literal["two-masks"] = "two-masks"
+    masks: MasksPart
+    views: int
+
+
+class StickerPart(_Part):
+    """Whether no sticker of that side can change the label; ``side`` in pixels as sent."""
+
+    certified: bool
+    label: Label
+    side: int
+
+
+class StickerPreprocessing(_Part):
+    """The steps from the picture as sent to the model's input."""
+
+    steps: list[str]
+
+
+@dataclass(frozen=True)
+class StickerEvidencePart(StickerEvidence):
+    """The evidence, and the shape of the model's input: (channels, height, width)."""
+
+    input_shape: tuple[int, int, int]
+
+
+class StickerAnswer(_Part):
+    """A label, and whether any square sticker of the target's side could change it.
+
+    ``expected`` of a score is the share of a label among the views made.
+    """
+
+    threat: Literal["sticker"] = "sticker"
+    model: ModelName
+    label: Label
+    robust: bool
+    sticker: StickerPart
+    target: float
+    confidence: float
+    draws: int
+    budget: Budget
+    stopped: Stopped
+    scores: list[LabelScore]
+    certificate: StickerCertificate
+    picture: PicturePart
+    preprocessing: StickerPreprocessing
+    compute: Compute
+    timing_ms: Timing
+    evidence: StickerEvidencePart | None
+
+    def headers(self) -> dict[str, str]:
+        """Return the header by which proxies route; there is no size."""
+        return {_ROBUST: _WORDS[self.robust]}
+
+
+AnyAnswer = Answer | StickerAnswer
+
+
+def headers_together(answers: Sequence[AnyAnswer | None], asked: Asked) -> dict[str, str]:
     """Return the headers for several answers: those of the least; None stands for a failed one.
 
     n answers hold together with probability at least 1 − n·(1 − confidence), by the union bound.
     """
     robusts = [answer.robust if answer else False for answer in answers]
-    sizes = [answer.certified_size if answer else 0.0 for answer in answers]
     robust = False if False in robusts else None if None in robusts else True
+    if asked.question.masks:
+        return {_ROBUST: _WORDS[robust]}
+    sizes = [answer.certified_size if isinstance(answer, Answer) else 0.0 for answer in answers]
     together = max(Decimal(0), 1 - len(answers) * (1 - Decimal(repr(asked.question.confidence))))
     headers = _headers(robust, min(sizes), asked.question.norm, float(together))
     if asked.question.target is None:
@@ -199,7 +271,7 @@ def headers_together(answers: list[Answer | None], asked: Asked) -> dict[str, st
     ]
     nothing = CertainPart(labels=everything, within_allowed=asked.question.allows([-1]))
     return headers | _set_header(
-        [answer.certain if answer and answer.certain else nothing for answer in answers]
+        [one.certain if isinstance(one, Answer) and one.certain else nothing for one in answers]
     )
 
 
@@ -209,22 +281,27 @@ def _set_header(sets: Sequence[CertainPart]) -> dict[str, str]:
     listed = ",".join(map(str, labels)) if len(labels) <= MOST_LISTED else f"{len(labels)} labels"
     withins = [certain.within_allowed for certain in sets]
     within = None if None in withins else all(withins)
-    return {"Certified-Set": f"{listed}; allowed={_KNOWN[within]}"}
+    return {"Certified-Set": f"{listed}; allowed={_WORDS[within]}"}
 
 
 def _headers(robust: bool | None, size: float, norm: Norm, confidence: float) -> dict[str, str]:
     return {
-        "Certified-Robust": _KNOWN[robust],
+        _ROBUST: _WORDS[robust],
         "Certified-Size": f"{size:.12g}; norm={norm}; confidence={confidence!r}",
     }
 
 
 def answer(
     result: Result, asked: Asked, picture: Reduced, preparation: Preprocessing, timing: Timing
-) -> Answer:
+) -> AnyAnswer:
     """Put an answer together."""
     conclusion, question, bundle = result.conclusion, asked.question, asked.served.bundle
     manifest = bundle.manifest
+    seen = PicturePart(
+        width=picture.width, height=picture.height, mode=picture.mode, bits=picture.bits
+    )
+    if isinstance(conclusion, StickerConclusion):
+        return _about_stickers(conclusion, result, asked, seen, preparation, timing)
     norm = manifest.sensitivity.input_norm
     return Answer(
         model=model_name(bundle),
@@ -249,9 +326,7 @@ def answer(
             paper=Paper(method=conclusion.paper, size=conclusion.paper_size),
         ),
         noise=noise_part(bundle),
-        picture=PicturePart(
-            width=picture.width, height=picture.height, mode=picture.mode, bits=picture.bits
-        ),
+        picture=seen,
         preprocessing=PreprocessingPart(
             steps=list(preparation.steps), sensitivity=preparation.sensitivity(norm, norm)
         ),
@@ -262,6 +337,51 @@ def answer(
         if asked.evidence
         else None,
     )
+
+
+def _about_stickers(
+    conclusion: StickerConclusion,
+    result: Result,
+    asked: Asked,
+    picture: PicturePart,
+    preparation: Preprocessing,
+    timing: Timing,
+) -> StickerAnswer:
+    question, bundle, evidence = asked.question, asked.served.bundle, conclusion.evidence
+    manifest, views = bundle.manifest, len(evidence.votes)
+    label = Label(index=conclusion.label, name=manifest.labels[conclusion.label])
+    return StickerAnswer(
+        model=model_name(bundle),
+        label=label,
+        robust=conclusion.certified,
+        sticker=StickerPart(certified=conclusion.certified, label=label, side=evidence.side),
+        target=evidence.side,
+        confidence=question.confidence,
+        draws=conclusion.draws,
+        budget=Budget(asked=views, granted=views, reachable=True),
+        stopped=conclusion.stopped,
+        scores=_named(conclusion.scores, bundle),
+        certificate=StickerCertificate(
+            masks=MasksPart(rows=evidence.rows, columns=evidence.columns), views=views
+        ),
+        picture=picture,
+        preprocessing=StickerPreprocessing(steps=list(preparation.steps)),
+        compute=Compute(device=result.device, **vars(result.execution)),
+        timing_ms=timing,
+        evidence=StickerEvidencePart(**vars(evidence), input_shape=manifest.input.shape)
+        if asked.evidence
+        else None,
+    )
+
+
+class StickerLook(_Part):
+    """An event of a stream about stickers: the answer so far, whose label stays."""
+
+    threat: Literal["sticker"] = "sticker"
+    draws: int
+    label: Label
+    sticker: StickerPart
+    scores: list[LabelScore]
 
 
 class Look(_Part):
@@ -275,12 +395,24 @@ class Look(_Part):
     attacks: Attacks | None
 
 
-def look(conclusion: Conclusion, bundle: Bundle) -> Look:
+AnyLook = Look | StickerLook
+
+
+def look(conclusion: AnyConclusion, bundle: Bundle) -> AnyLook:
     """Put a look together."""
-    name = bundle.manifest.labels[conclusion.label]
+    label = Label(index=conclusion.label, name=bundle.manifest.labels[conclusion.label])
+    if isinstance(conclusion, StickerConclusion):
+        return StickerLook(
+            draws=conclusion.draws,
+            label=label,
+            sticker=StickerPart(
+                certified=conclusion.certified, label=label, side=conclusion.evidence.side
+            ),
+            scores=_named(conclusion.scores, bundle),
+        )
     return Look(
         draws=conclusion.draws,
-        label=Label(index=conclusion.label, name=name),
+        label=label,
         certain=certain_part(conclusion, bundle),
         certified_size=conclusion.certified_size,
         scores=label_scores(conclusion, bundle),
@@ -311,6 +443,11 @@ def label_scores(conclusion: Conclusion, bundle: Bundle) -> list[LabelScore]:
         )
         for score in conclusion.scores
     ]
+
+
+def _named(scores: Sequence[ViewScore], bundle: Bundle) -> list[LabelScore]:
+    labels = bundle.manifest.labels
+    return [LabelScore(name=labels[one.index], attacked=None, **vars(one)) for one in scores]
 
 
 def model_name(bundle: Bundle) -> ModelName:

@@ -13,9 +13,10 @@ from pydantic import (
     model_validator,
 )
 
-from models.asking import ask, find_labels
+from models.asking import ask, ask_about_stickers, find_labels
+from models.bundle import Manifest
 from models.certification.division import LEAST_DRAWS
-from models.certification.names import Norm
+from models.certification.names import Norm, Threat
 from models.certification.question import Question
 from service.catalogue import Served, ServedFamily
 from service.http.problems import Problem, out_of_range
@@ -77,6 +78,12 @@ class Options(BaseModel):
         description="Labels by name, or by index, divided by commas (in JSON also a list): the "
         "answer says whether none but these may be first under a change up to the target, and "
         "draws go on until that is certain.",
+    )
+    threat: Threat | None = Field(
+        None,
+        description="`norm` (the default): a change of the pixels up to a size. `sticker`: a "
+        "square of `target` × `target` pixels of the picture as sent, anywhere, whatever is on it; "
+        "the answer is certain.",
     )
     attacks: Annotated[int, Field(ge=2, le=MOST_ATTACKS)] | None = Field(
         None, description="At how many attack sizes to show the scores that attacks can reach."
@@ -164,6 +171,44 @@ class Asked:
     evidence: bool
 
 
+def _question(options: Options, manifest: Manifest, settings: Settings) -> Question:
+    """Return what is asked, with the defaults filled in.
+
+    Raises:
+        Problem: ``option-out-of-range``.
+    """
+    if options.threat == "sticker":
+        return _question_about_stickers(options, manifest, settings)
+    try:
+        return ask(
+            manifest,
+            options.confidence,
+            options.max_draws or settings.max_draws,
+            options.target,
+            options.norm,
+            _allowed(options, manifest.labels),
+            usual=settings.confidence,
+        )
+    except ValueError as error:
+        allowed = "below 1"
+        detail = f"{error}."
+        raise Problem("option-out-of-range", detail, option="confidence", allowed=allowed) from None
+
+
+def _question_about_stickers(options: Options, manifest: Manifest, settings: Settings) -> Question:
+    """Do the same for stickers, which have no norm; whatever the confidence, it is 1."""
+    for name in ("norm", "attacks", "allow"):
+        if getattr(options, name) is not None:
+            detail = f"{name} is about changes of some size; omit it with threat=sticker."
+            raise Problem("option-out-of-range", detail, option=name, allowed="none")
+    try:
+        return ask_about_stickers(manifest, options.target, settings.sticker_masks)
+    except ValueError as error:
+        option = "threat" if manifest.noise.draws else "target"
+        allowed = "norm" if manifest.noise.draws else "a whole number of at least 1"
+        raise Problem("option-out-of-range", f"{error}.", option=option, allowed=allowed) from None
+
+
 def resolve(
     options: Options, served: Served, settings: Settings, family: ServedFamily | None = None
 ) -> Asked:
@@ -180,20 +225,7 @@ def resolve(
             allowed = f"at most {limit}"
             detail = f"{name} is {value}; this service allows {allowed}."
             raise Problem("option-out-of-range", detail, option=name, allowed=allowed)
-    try:
-        question = ask(
-            manifest,
-            options.confidence,
-            options.max_draws or settings.max_draws,
-            options.target,
-            options.norm,
-            _allowed(options, manifest.labels),
-            usual=settings.confidence,
-        )
-    except ValueError as error:
-        allowed = "below 1"
-        detail = f"{error}."
-        raise Problem("option-out-of-range", detail, option="confidence", allowed=allowed) from None
+    question = _question(options, manifest, settings)
     shown = options.scores or ("all" if labels <= ALL_SCORES else FEW_SCORES)
     return Asked(
         served,

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from service.http import problems
 from service.http.api import openapi
-from service.http.api.answers import Answer, Look, headers_together
+from service.http.api.answers import Answer, AnyAnswer, AnyLook, headers_together
 from service.http.api.options import Options, parse, resolve
 from service.http.api.quick import PicturesRoute
 from service.http.guards.auth import REFUSALS, requires
@@ -44,10 +44,10 @@ _ERRORS = (400, 404, 413, 415, 422, 500, 503, 504)
 
 @router.post(
     "/predict",
-    response_model=Answer,
+    response_model=AnyAnswer,
     responses={
         406: {
-            "model": Answer,
+            "model": AnyAnswer,
             "description": "The answer is not robust, as `require` asked, or with `allow` other "
             "labels may be first.",
         },
@@ -61,14 +61,21 @@ async def predict(request: Request, query: Annotated[Options, Query()]) -> Respo
     arrived: float = request.scope["arrived"]
     [picture], options = await _read(request, query)
     answered = await unless_client_leaves(request, predictions.predict(picture, options, arrived))
-    robust = answered.certified_size > 0 if answered.robust is None else answered.robust
-    certain = answered.certain is not None and answered.certain.within_allowed
-    # With allow, what is robust is that none but these labels can be first.
-    enough = robust if options.allow is None else certain
+    enough = _enough(answered, options)
     status = 406 if options.require == "robust" and not enough else 200
     return Response(
         answered.model_dump_json(), status, answered.headers(), media_type="application/json"
     )
+
+
+def _enough(answered: AnyAnswer, options: Options) -> bool:
+    """Say whether an answer is what ``require=robust`` asks for."""
+    if not isinstance(answered, Answer):
+        return answered.robust
+    if options.allow is not None:
+        # With allow, what is robust is that none but these labels can be first.
+        return answered.certain is not None and bool(answered.certain.within_allowed)
+    return answered.certified_size > 0 if answered.robust is None else answered.robust
 
 
 @router.post(
@@ -91,7 +98,7 @@ async def predict_batch(request: Request, query: Annotated[Options, Query()]) ->
     _refuse_require(options, "each answer of a batch")
     asked = resolve(options, predictions.catalogue.find(options.model), settings)
 
-    async def one(picture: File) -> Answer | Problem:
+    async def one(picture: File) -> AnyAnswer | Problem:
         try:
             return await predictions.predict(picture, options, arrived)
         except Problem as problem:
@@ -134,7 +141,7 @@ async def predict_stream(request: Request, query: Annotated[Options, Query()]) -
     looks: asyncio.Queue[str | None] = asyncio.Queue()
     holding: Holding = request.scope["holding"]
 
-    def put(look: Look | None) -> None:
+    def put(look: AnyLook | None) -> None:
         event = _event("look", look.model_dump_json()) if look else _RESTART
         holding.count(len(event))  # until the client has read it
         looks.put_nowait(event)

@@ -179,7 +179,9 @@ async def _predict(
 
     async def one(number: int, picture: File) -> Answer:
         try:
-            return await predictions.predict(picture, options, arrived)
+            answered = await predictions.predict(picture, options, arrived)
+            assert isinstance(answered, Answer), "there is no parameter for the threat"
+            return answered
         except Problem as problem:
             if len(pictures) > 1:
                 problem.detail = f"Picture {number} of the batch: {problem.detail}"
