@@ -40,8 +40,10 @@ $(VENV)/.serve: pyproject.toml $(addprefix locks/,$(addsuffix .txt,serve torch t
 	@$(OWN) --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.serve client/pyproject.toml $(addprefix locks/,$(addsuffix .txt,tracing openvino dev))
-	@$(LOCKED) -r locks/tracing.txt -r locks/openvino.txt -r locks/dev.txt
+DEV := $(addprefix locks/,$(addsuffix .txt,tracing openvino formats attacks dev))
+
+$(VENV)/.dev: $(VENV)/.serve client/pyproject.toml $(DEV)
+	@$(LOCKED) $(addprefix -r ,$(DEV))
 	@$(OWN) --editable ./client
 	@touch $@
 

@@ -4,9 +4,10 @@ The whole grammar of ``pixeldp import``:
 
 ==================  =============================================================================
 net.pt2             the file of a program saved by ``torch.export``
+net.onnx            an ONNX file
+hf:FOLDER           a classifier as Hugging Face's libraries save it
+timm:NAME           one of timm's classifiers
 cohen:FILE          a checkpoint of Cohen et al.'s code for randomized smoothing
-prefix:…            ``timm:``, ``hf:`` and ``onnx:`` are reserved for future sources, even if there
-                    is a module of that name
 file.py:function    a function of a file, which builds an ``nn.Module``
 module:function     a function of a module: installed, on PYTHONPATH or in the current folder
 name                one of torchvision's classifiers, such as resnet50
@@ -14,13 +15,18 @@ name                one of torchvision's classifiers, such as resnet50
 """
 
 import re
+import sys
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 
-ARCHIVE = ".pt2"
-# Future sources.
-RESERVED = ("timm", "hf", "onnx")
-_COHEN = "cohen:"
+ARCHIVE, ONNX = ".pt2", ".onnx"
+_COHEN, _FOLDER, _TIMM = "cohen:", "hf:", "timm:"
+# Each is a kind of source, even if there is a module of that name.
+_PREFIXES = (_COHEN, _FOLDER, _TIMM, "onnx:")
+TIMM_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
+# The packages that read a kind of source, of the extra ``formats``.
+_NEEDED = {"onnx": "onnx", "hf": "transformers", "timm": "timm"}
 BUILDER = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*|[^:,\0]*[^:,\0/]\.py):([A-Za-z_]\w*)")
 # The classifiers of the required version of torchvision; a test compares the list with it.
 _TORCHVISION = """
@@ -46,12 +52,22 @@ class ImportFailedError(ValueError):
 
 def is_builder(text: str) -> bool:
     """Whether ``text`` is ``module:function`` or ``file.py:function``."""
-    return BUILDER.fullmatch(text) is not None and not text.startswith(_COHEN)
+    return BUILDER.fullmatch(text) is not None and not text.startswith(_PREFIXES)
 
 
 def cohen_file(text: str) -> Path | None:
     """Return the file of ``cohen:FILE``; None if ``text`` is another source."""
     return Path(text.removeprefix(_COHEN)) if text.startswith(_COHEN) else None
+
+
+def folder_of(text: str) -> Path | None:
+    """Return the folder of ``hf:FOLDER``; None if ``text`` is another source."""
+    return Path(text.removeprefix(_FOLDER)) if text.startswith(_FOLDER) else None
+
+
+def timm_name(text: str) -> str | None:
+    """Return the name of ``timm:NAME``; None if ``text`` is another source."""
+    return text.removeprefix(_TIMM) if text.startswith(_TIMM) else None
 
 
 def check_source(text: str) -> None:
@@ -65,22 +81,34 @@ def check_source(text: str) -> None:
         _check_file(checkpoint, "imported")
     elif text.endswith(ARCHIVE):
         _check_file(Path(text), "imported")
-    elif colon and code in RESERVED:
-        raise ImportFailedError(
-            f"{code}: is reserved for a kind of source that this version does not read yet; save "
-            f"the network by torch.export and import the {ARCHIVE} file (a module of your own that "
-            f"is called {code} is given as its file: {code}.py:function)"
-        )
+    elif text.endswith(ONNX):
+        if colon and code == "onnx":
+            raise ImportFailedError(f"{text}: give the file itself: {text.removeprefix('onnx:')}")
+        _check_file(Path(text), "imported")
+        _check_package("onnx")
+    elif folder := folder_of(text):
+        if not folder.is_dir():
+            raise ImportFailedError(
+                f"{text}: there is no folder {folder}; nothing is downloaded: give the folder with "
+                "config.json and model.safetensors"
+            )
+        _check_package("hf")
+    elif name := timm_name(text):
+        if TIMM_NAME.fullmatch(name) is None:
+            raise ImportFailedError(f"timm has no classifier {name!r:.80}; expected timm:resnet18")
+        _check_package("timm")
     elif is_builder(text):
         if code.endswith(".py"):
             _check_file(Path(code), "imported")
     elif text not in TORCHVISION:
         near = get_close_matches(text, sorted(TORCHVISION), 1)
+        near = [f"{_FOLDER}{text}"] if Path(text).is_dir() else near
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ImportFailedError(
-            f"{text!r} is not a classifier: expected an archive of torch.export ({ARCHIVE}), "
-            "cohen:FILE, a Python module:function or file.py:function that builds one, or a name "
-            f"of torchvision's, such as resnet50 or vit_b_16{hint}"
+            f"{text!r} is not a classifier: expected an archive of torch.export ({ARCHIVE}), an "
+            f"{ONNX} file, hf:FOLDER, timm:NAME, cohen:FILE, a Python module:function or "
+            "file.py:function that builds one, or a name of torchvision's, such as resnet50 or "
+            f"vit_b_16{hint}"
         )
 
 
@@ -91,6 +119,16 @@ def check_weights(file: Path) -> None:
         ImportFailedError: there is none.
     """
     _check_file(file, "read as weights")
+
+
+def _check_package(kind: str) -> None:
+    """Refuse a kind of source whose package is not installed."""
+    package = _NEEDED[kind]
+    if find_spec(package) is None:
+        raise ImportFailedError(
+            f"this source is read by {package}, which is not installed: "
+            f"{sys.executable} -m pip install 'pixeldp[formats]'"
+        )
 
 
 def _check_file(file: Path, use: str) -> None:

@@ -26,14 +26,15 @@ ROOT = Path(__file__).parents[1]
 # Each layer, and the layers below it, whose packages it does not repeat.
 TORCH = ("torch", "torchvision")
 BASE = ("serve", *TORCH, "cuda")
+# The extras that tests need, each installed by itself on what serves.
+EXTRAS = ("tracing", "openvino", "formats", "attacks")
 LAYERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(BASE, ()),
-    "tracing": BASE,
-    "openvino": BASE,
-    "dev": (*BASE, "tracing", "openvino"),
+    **dict.fromkeys(EXTRAS, BASE),
+    "dev": (*BASE, *EXTRAS),
     "ray": (*BASE, "tracing"),
-    "bench": (*BASE, "tracing", "openvino", "dev"),
-    "docs": (*BASE, "tracing", "openvino", "dev"),
+    "bench": (*BASE, *EXTRAS, "dev"),
+    "docs": (*BASE, *EXTRAS, "dev"),
     "lock": (),
 }
 # PyTorch has several builds, each with its own files. Those for CUDA need further packages.

@@ -6,7 +6,7 @@ The grammar is in :mod:`models.source_names`.
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,26 @@ from torch import Tensor, nn
 
 from models import networks
 from models.importing.cohen import read_cohen
-from models.importing.files import read_archive, read_weights
+from models.importing.files import Archive, read_archive, read_weights
+from models.importing.wanted import needs_input
 from models.networks.foreign.python import absolute
 from models.networks.foreign.torchvision import find_defaults
 from models.networks.foreign.wrapping import Contiguous
 from models.source_names import (
     ARCHIVE,
+    ONNX,
     ImportFailedError,
     check_source,
     cohen_file,
+    folder_of,
     is_builder,
+    timm_name,
 )
 
 Shape = tuple[int, int, int]
+
+# How far from 1 a sum of probabilities may be, even of those in a half format.
+_ROUNDING = 1e-2
 
 
 @dataclass(frozen=True)
@@ -61,19 +68,20 @@ class Source:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def find_source(text: str, weights: Path | None) -> Source:
+def find_source(text: str, weights: Path | None, shape: Shape | None = None) -> Source:
     """Find the source that ``text`` names, and read its weights.
 
     Args:
         text: by the grammar of :mod:`models.source_names`.
-        weights: the file of its weights; archives and checkpoints have their own.
+        weights: the file of its weights; archives, ONNX files and checkpoints have their own.
+        shape: (channels, height, width) of the pictures, if they are not those of the source.
 
     Raises:
         ImportFailedError: it is not a source, or its files cannot be read.
     """
     record: dict[str, Any] = {"source": text, "torch": torch.__version__}
     checkpoint = cohen_file(text)
-    if (checkpoint or text.endswith(ARCHIVE)) and weights is not None:
+    if (checkpoint or text.endswith((ARCHIVE, ONNX))) and weights is not None:
         raise ImportFailedError(f"{text} has its own weights; omit {weights}")
     check_source(text)
     if checkpoint:
@@ -81,16 +89,10 @@ def find_source(text: str, weights: Path | None) -> Source:
     if text.endswith(ARCHIVE):
         file = Path(text)
         archive = read_archive(file)
-        return Source(
-            file.name,
-            _name(file.stem),
-            "exported",
-            {},
-            shape=archive.shape,
-            tensors={f"graph.{name}": value for name, value in archive.tensors.items()},
-            program=archive.program,
-            record={**record, "source": file.name, "sha256": _digest(file)},
-        )
+        record |= {"source": file.name, "sha256": _digest(file)}
+        return _program(file.name, _name(file.stem), archive, record)
+    if text.endswith(ONNX) or folder_of(text) or timm_name(text):
+        return _exported(text, weights, shape, record)
     tensors = None
     if weights is not None:
         tensors = read_weights(weights)
@@ -118,6 +120,53 @@ def find_source(text: str, weights: Path | None) -> Source:
         tensors=tensors,
         record=record,
     )
+
+
+def _program(text: str, name: str, archive: Archive, record: dict[str, Any]) -> Source:
+    """Describe an exported program."""
+    return Source(
+        text,
+        name,
+        "exported",
+        {},
+        shape=archive.shape,
+        tensors={f"graph.{name}": value for name, value in archive.tensors.items()},
+        program=archive.program,
+        record=record,
+    )
+
+
+def _exported(
+    text: str, weights: Path | None, shape: Shape | None, record: dict[str, Any]
+) -> Source:
+    """Describe a classifier that another library reads or builds, as an exported program."""
+    from models.importing.exporting import export
+    from models.importing.hugging_face import CONFIG, WEIGHTS, read_folder
+    from models.importing.onnx_graph import read_onnx
+    from models.importing.timm_models import build_timm
+
+    folder, model = folder_of(text), timm_name(text)
+    given = {"file": weights.name, "sha256": _digest(weights)} if weights else None
+    if folder:
+        built, name = read_folder(folder, weights, shape), folder.resolve().name
+        given = given or {"file": WEIGHTS, "sha256": _digest(folder / WEIGHTS)}
+        record |= {"source": f"hf:{name}", "sha256": _digest(folder / CONFIG), "weights": given}
+    elif model:
+        built, name = build_timm(model, read_weights(weights) if weights else None, shape), model
+        record["weights"] = given or "random"
+    else:
+        built, name = read_onnx(Path(text)), Path(text).stem
+        record |= {"source": Path(text).name, "sha256": _digest(Path(text))}
+    if built.shape and shape and built.shape != shape:
+        raise ImportFailedError(
+            f"{text} takes pictures {list(built.shape)} (channels, height, width), not "
+            f"{list(shape)}: omit --input; the service fits other pictures to the model"
+        )
+    size = built.shape or shape
+    if size is None:
+        raise needs_input(text)
+    source = _program(Path(text).name, _name(name), export(built.network, size, text), record)
+    return replace(source, mean=built.mean, std=built.std, labels=built.labels)
 
 
 def _checkpoint(file: Path, record: dict[str, Any]) -> Source:
@@ -215,7 +264,22 @@ def _count(network: nn.Module, shape: Shape) -> int:
         raise ImportFailedError(
             f"the network returns {found} for 2 pictures; expected logits [2, labels]"
         )
-    return logits.shape[1]
+    if _are_probabilities(logits):
+        generator = torch.Generator().manual_seed(0)
+        with torch.inference_mode():
+            logits = network(torch.rand(pictures.shape, generator=generator))
+        if _are_probabilities(logits):
+            raise ImportFailedError(
+                "the network returns probabilities: it applies softmax to its logits, as softmax "
+                "scoring does again; give the network without its last softmax"
+            )
+    return int(logits.shape[1])
+
+
+def _are_probabilities(logits: Tensor) -> bool:
+    """Whether each row is at least 0 and has the sum 1, as logits hardly ever have."""
+    sums = logits.float().sum(dim=1)
+    return bool((logits >= 0).all() and (sums - 1).abs().max() < _ROUNDING)
 
 
 def _name(text: str) -> str:

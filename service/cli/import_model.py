@@ -28,9 +28,10 @@ def import_(
     source: Annotated[
         str,
         typer.Argument(
-            help="A torchvision name (resnet50), an exported program (net.pt2), a checkpoint of "
-            "Cohen et al.'s code (cohen:checkpoint.pth.tar), or a module:function or "
-            "file.py:function that builds a network."
+            help="A torchvision name (resnet50), an exported program (net.pt2), an ONNX file "
+            "(net.onnx), a folder of Hugging Face's libraries (hf:FOLDER), a name of timm's "
+            "(timm:resnet18), a checkpoint of Cohen et al.'s code (cohen:checkpoint.pth.tar), or a "
+            "module:function or file.py:function that builds a network."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder of the bundle.")],
@@ -101,8 +102,8 @@ def import_(
 
     The noise is added to the image, or where the denoiser has it; normalisation follows the noise.
     The module of a Python function is searched among the installed packages, on PYTHONPATH and in
-    the current folder, and its code runs: use only code that you trust. timm:, hf: and onnx: are
-    reserved for future sources.
+    the current folder, and its code runs: use only code that you trust. Nothing of the other
+    sources is run, and nothing is downloaded.
     """
     from models.certification.question import Question
     from models.data.datasets import load
@@ -149,7 +150,7 @@ def import_(
     allowed = allow(source) if is_builder(source) else None
     with _naming_fields(), cleaning_up(), Progress() as progress:
         progress("reading the source")
-        found = find_source(source, weights)
+        found = find_source(source, weights, wanted.shape)
         pixels = _made_up(wanted.shape or found.shape or (3, 8, 8)) if given is None else given
         where = (out, pixels, question)
         if tuned and denoiser_tune:
@@ -232,7 +233,7 @@ def _naming_fields() -> Iterator[None]:
 
 def _warn(found: "Source", imported: "Imported") -> None:
     """Say on standard error which weights are random, and which were left out."""
-    if found.tensors is None and found.network == "torchvision":
+    if found.record.get("weights") == "random":
         typer.echo(
             "without --weights its weights are random: it knows nothing, and can only be used "
             "to measure speed",

@@ -17,6 +17,8 @@ import typer
 from docs.reference import FILE, document
 from service.cli.main import app
 from tests.e2e.conftest import ROOT, Service
+from tests.models.importing.onnx_files import classifier, saved
+from tests.models.importing.test_hugging_face import made
 
 NAMES = (
     "README.md",
@@ -32,6 +34,7 @@ NAMES = (
 )
 # Files that a reader has but this checkout lacks: commands that name them are parsed, not run.
 READERS_OWN = ("DATA", "runs/mine", "resnet50", "answer.json", "checkpoint.pth.tar", ".tsv")
+OTHER_FORMATS = r"\bimport (timm:|hf:|\S+\.onnx)"
 BIN = Path(sys.executable).parent
 
 
@@ -47,7 +50,9 @@ def commands() -> Iterator[Any]:
         for line in block.values[0].replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words:
-                yield pytest.param(words, id=f"{block.id}-{' '.join(words)[:40]}")
+                # Libraries of other formats take long to import.
+                long = [pytest.mark.slow] if re.search(OTHER_FORMATS, line) else []
+                yield pytest.param(words, id=f"{block.id}-{' '.join(words)[:40]}", marks=long)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +98,17 @@ def test_every_command_works(words: list[str], folder: Path, service: Service) -
     else:
         assert program == ".venv/bin/pixeldp", words
         parse(arguments)
+        write_sources(words, folder)
         if "serve" not in arguments and not any(own in " ".join(words) for own in READERS_OWN):
             subprocess.run([BIN / "pixeldp", *arguments], cwd=folder, check=True)
+
+
+def write_sources(words: list[str], folder: Path) -> None:
+    """Write the small classifiers that a command imports."""
+    if "net.onnx" in words:
+        saved(classifier(), folder / "net.onnx")
+    elif "hf:my-folder" in words:
+        made("ResNet", folder / "my-folder")
 
 
 def parse(arguments: list[str]) -> None:

@@ -104,9 +104,9 @@ def test_import_evaluate_and_serve(folder: Path, source: str) -> None:
             "PixelDP itself has a package models",
         ),
         ({"own.py": "import models.net\n"}, "own.py:build", "export the network by torch.export"),
-        ({"timm.py": CODE}, "timm:build", "timm: is reserved"),
-        ({"onnx.py": CODE}, "onnx:net.onnx", "onnx: is reserved"),
-        ({}, "hf:microsoft/resnet-50", "hf: is reserved"),
+        ({"timm.py": CODE}, "timm:Build", "timm has no classifier 'Build'"),
+        ({"onnx.py": CODE}, "onnx:net.onnx", "give the file itself: net.onnx"),
+        ({}, "hf:microsoft/resnet-50", "there is no folder microsoft/resnet-50"),
         ({}, "cohen:net.tar", "there is no file net.tar"),
         ({}, "absent:build", "and in the current folder"),
         ({}, "absent.py:build", "there is no file absent.py"),
@@ -131,7 +131,7 @@ def test_refusals_are_one_line(
     assert not [entry for entry in folder.iterdir() if entry.name.startswith(".")]
 
 
-def test_a_reserved_module_is_found_by_its_file(folder: Path) -> None:
+def test_a_module_named_like_a_kind_of_source_is_found_by_its_file(folder: Path) -> None:
     (folder / "timm.py").write_text(CODE)
     done = run(folder, "import", "timm.py:build", "--out", "out", *OPTIONS)
     assert done.returncode == 0, done.stderr
