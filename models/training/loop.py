@@ -41,6 +41,7 @@ from models.training.checkpoint import (
     write_checkpoint,
 )
 from models.training.checks import CHECKPOINT, TrainingError, check_denoiser, check_folder
+from models.training.learned_noise import NoiseShape
 from models.training.losses import draws_loss
 from models.training.monitor import fork_random, measure_int8, watch, watched_size
 from models.training.recipe import Adversary, Recipe
@@ -165,6 +166,7 @@ class Training:
         self._noise_norm = MECHANISM_NORMS[recipe.mechanism]
         self._labels = torch.from_numpy(data.labels)
         self.network = self._build()
+        self._shape = NoiseShape(self.network.encoder) if recipe.learned_noise else None
         self._keep_sensitivity()
         self._describe()  # Faults of the description show now, not after the last epoch.
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -174,6 +176,11 @@ class Training:
             lr=recipe.optimiser.learning_rate,
             weight_decay=recipe.optimiser.weight_decay,
         )
+        if self._shape:
+            # Decay would draw all shares to the same one.
+            self._optimiser.add_param_group(
+                {"params": [self._shape.logarithms], "weight_decay": 0.0}
+            )
         self._steps = -(-self.SHOWN * len(data) // recipe.batch_size)
         self._began = time.perf_counter()
 
@@ -429,6 +436,8 @@ class Training:
                 f"(now {self.recipe.optimiser.learning_rate:g}) or lengthen its warm-up"
             )
         self._optimiser.step()
+        if self._shape:
+            self._shape.fold_()
         self._keep_sensitivity()
         return loss.item(), accuracy
 
@@ -439,7 +448,10 @@ class Training:
         pictures = augment(pictures.contiguous().float() / 255, recipe.augmentation)
         if recipe.adversary:
             pictures = self._attacked(recipe.adversary, pictures, labels)
-        features = self.network.encode(pictures).to(self.device)
+        features = self.network.encode(pictures)
+        if self._shape:
+            features = self._shape.apply(features)
+        features = features.to(self.device)
         noisy = self.network.perturb(
             features.repeat(recipe.draws, *[1] * (features.dim() - 1)), self._scale(step)
         )

@@ -120,6 +120,8 @@ class Recipe(Part):
         scale: σ, b or λ in units of g's output; None if the construction bound determines it.
         construction_bound: the paper's way to state the scale; None if ``scale`` states it.
         norm: the norm of the attacks: Δ is bounded from it to the mechanism's norm.
+        learned_noise: learn the noise's share of each channel of g's output; see
+            ``models.training.learned_noise``.
         epochs: how often each picture is seen.
         seconds: train for this long instead. The learning rate and the noise then follow the clock:
             what they do over the epochs, they do over this time, however many steps fit into it.
@@ -150,6 +152,7 @@ class Recipe(Part):
     scale: Positive | None = None
     construction_bound: ConstructionBound | None = None
     norm: Norm = "l2"
+    learned_noise: bool = False
     epochs: Annotated[int, Field(ge=1)]
     seconds: Positive | None = None
     batch_size: Annotated[int, Field(ge=1)] = 256
@@ -181,6 +184,11 @@ class Recipe(Part):
             raise ValueError("a denoiser by itself is for noise of the image, with a scale")
         if self.adversary and (self.denoiser or alone):
             raise ValueError("a denoiser is not trained on attacked pictures")
+        if self.learned_noise and self.placement == IMAGE:
+            raise ValueError(
+                "learned noise is after a layer: in the image certificates count its least share, "
+                "so that it cannot pay; give another placement, such as layer1"
+            )
         if self.consistency and self.draws < 2:
             raise ValueError("consistency needs at least 2 draws per picture")
         return self
@@ -247,6 +255,7 @@ def without_noise(recipe: Recipe) -> Recipe:
         scale=NO_NOISE,
         construction_bound=None,
         draws=1,
+        learned_noise=False,
         consistency=None,
         noise_warm_up=0,
         held_out=None,
@@ -313,6 +322,9 @@ RECIPES = (
         epochs=20,
         consistency=Consistency(weight=5.0),
         augmentation=Augmentation(rotation=8, stretch=0.08, shear=0.08),
+    ),
+    _MNIST.changed(
+        name="mnist-cnn-learned", placement="layer1", learned_noise=True, epochs=4, noise_warm_up=1
     ),
     _SPLIT,
     _SPLIT.changed(name="mnist-split-wide", scale=4.0),

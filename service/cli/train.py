@@ -74,6 +74,13 @@ def train(
         str | None,
         typer.Option(help="Where noise is added: image, layer1, or after a module's path."),
     ] = None,
+    learned_noise: Annotated[
+        bool | None,
+        typer.Option(
+            "--learned-noise/--plain-noise",
+            help="Learn each channel's share of the noise, after a layer; by default the recipe's.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint.")] = False,
     download: Annotated[bool, typer.Option(help="Let torchvision download the data set.")] = False,
     device: DeviceOption = None,
@@ -113,6 +120,7 @@ def train(
         **{"name": name, "version": version, "dataset": data, "precision": precision},
         **{"seed": seed, "epochs": epochs, "seconds": seconds, "threads": threads},
         "held_out": held_out,
+        "learned_noise": learned_noise,
     }
     chosen = find_recipe(recipe)
     noise = _noise(chosen, mechanism, scale, bound, epsilon, delta, norm, placement)
