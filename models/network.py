@@ -28,6 +28,7 @@ from models.bundle import (
     read_file,
     write_manifest,
 )
+from models.certification.laws import LAWS
 from models.certification.names import Mechanism
 from models.denoiser import Denoiser, DenoiserManifest, write_denoiser
 from models.files import write_whole
@@ -88,7 +89,7 @@ class PixelDP(nn.Module):
         scale = self.scale if scale is None else scale
         if self.mechanism == "split":
             return split.perturb(features, self.template, scale)
-        law = import_module(f"models.mechanisms.{self.mechanism}")
+        law = import_module(f"models.mechanisms.{LAWS[self.mechanism].module_name}")
         noisy: Tensor = features + scale * law.draw_like(features)
         return noisy
 

@@ -104,7 +104,7 @@ class GridNoise:
     """Noise of one law on one grid.
 
     Args:
-        mechanism: a law of added noise, which is symmetric.
+        mechanism: a law of added noise.
         scale: σ or b, in units of g's output.
         step: γ, the grid's step in the same units.
         largest: features are clipped to ±``largest`` (same units). Clipping is 1-Lipschitz in every
@@ -137,8 +137,8 @@ class GridNoise:
         # far wider than the error of the quantiles, keeps the tables right: a cell that ends this
         # close to a boundary is decided by more bits.
         index = np.arange(CELLS + 1)
-        edges = self._quantile_of_tail(np.minimum(index, CELLS - index) / CELLS)
-        edges[CELLS // 2 :] *= -1
+        below, above = self._quantiles(np.minimum(index, CELLS - index) / CELLS)
+        edges = np.where(index < CELLS // 2, below, above)
         hair = 2.0**-30 * spread
         low, high = edges[:-1] - hair, edges[1:] + hair
         same = np.floor(low + 0.5) == np.floor(high + 0.5)
@@ -149,24 +149,25 @@ class GridNoise:
         self.low = np.floor(np.maximum(low * SUBSTEPS, -cut)).astype(np.int32)
         self.high = np.ceil(np.minimum(high * SUBSTEPS, cut)).astype(np.int32)
 
-    def _quantile_of_tail(self, tail: Floats) -> Floats:
-        """Return the quantile, in grid steps, of probabilities ≤ ½."""
-        return np.asarray(LAWS[self.mechanism].module.quantile(tail) * self._spread)
+    def _quantiles(self, tail: Floats) -> tuple[Floats, Floats]:
+        """Return the quantiles, in grid steps, of ``tail`` ≤ ½ and of 1 − ``tail``."""
+        below, above = LAWS[self.mechanism].quantiles(tail)
+        return below * self._spread, above * self._spread
 
     def total_variation(self, values: int) -> float:
         """τ: the drawn law's distance from that of γ·round((g + noise)/γ), over all coordinates.
 
         A coordinate differs only if the error of the computed (g + noise)/γ + ½ crosses an integer.
         In units of 2⁻⁵³ the error is at most 3 for each grid step up to ``largest`` (the features'
-        division and the two sums) and 10 for each up to the outermost quantile of 64-bit uniforms
-        (4 of the quantile function, which the tests hold against 40 digits, and 1 each of its
+        division and the two sums) and 14 for each up to the outermost quantile of 64-bit uniforms
+        (8 of the quantile function, which the tests hold against 40 digits, and 1 each of its
         argument, of the scale, of scaling and of the two sums). A real sum lies within ``error`` of
         a half-integer with probability at most 2·error·(1 + 1/spread), since its density is
         unimodal; twice that is used. 64-bit uniforms instead of real ones add at most 2⁻⁶⁴ for each
         distinguishable value of the noise.
         """
-        reach = -float(self._quantile_of_tail(np.array(2.0**-65)))
-        error = (3 * self._largest + 10 * reach) * 2.0**-53
+        reach = float(np.abs(self._quantiles(np.array(2.0**-65))).max())
+        error = (3 * self._largest + 14 * reach) * 2.0**-53
         return values * (4 * error * (1 + 1 / self._spread) + 2 * (reach + 1) * 2.0**-64)
 
     def snap(self, g: Floats) -> Features:
@@ -292,5 +293,5 @@ class GridNoise:
         bits = words.astype(np.uint64) << np.uint64(48) | tails
         upper = bits >> np.uint64(63) == 1
         tail = (np.where(upper, ~bits, bits).astype(float) + 0.5) * 2.0**-64
-        below = self._quantile_of_tail(tail)
-        return np.floor(start + np.where(upper, -below, below) + 0.5).astype(np.int32)
+        below, above = self._quantiles(tail)
+        return np.floor(start + np.where(upper, above, below) + 0.5).astype(np.int32)

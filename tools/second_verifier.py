@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.special import betaincinv, ndtr, ndtri
+from scipy.special import betaincinv, gammaincc, gammainccinv, ndtr, ndtri
 from scipy.stats import hypergeom
 
 WORD = (
@@ -189,7 +189,15 @@ SCHEMA: dict[str, Any] = {
         "paper": {"method": text, "size": number},
     },
     "noise": {
-        "mechanism": one_of("gaussian", "laplace", "logistic", "uniform", "split"),
+        "mechanism": one_of(
+            "gaussian",
+            "laplace",
+            "logistic",
+            "uniform",
+            "generalised-normal",
+            "exponential",
+            "split",
+        ),
         "scale": POSITIVE,
         "placement": PLACEMENT,
         "sensitivity": POSITIVE,
@@ -557,6 +565,36 @@ def uniform_law(x: float) -> float:
     return clip((1 + x) / 2)
 
 
+def cubic_quantile(p: float) -> float:
+    """Return the quantile of the law with a density like exp(-|x|^3)."""
+    x = float(gammainccinv(1 / 3, 2 * min(p, 1 - p))) ** (1 / 3)
+    return -x if p <= 0.5 else x
+
+
+def cubic_law(x: float) -> float:
+    """Return the distribution function of the law with a density like exp(-|x|^3)."""
+    tail = 0.5 * float(gammaincc(1 / 3, abs(x) ** 3))
+    return tail if x <= 0 else 1 - tail
+
+
+def exponential_shift(p_a: float, p_b: float) -> float:
+    """Return the shift up to which what attacks make of p_a stays above what they make of p_b."""
+    shifts = [math.log1p(p_a - p_b)]
+    if p_a < 1:
+        shifts.append(0.5 * math.log((1 - p_b) / (1 - p_a)))
+    if p_b > 0:
+        shifts.append(0.5 * math.log(p_a / p_b))
+    return min(shifts)
+
+
+def exponential_moves(low: float, high: float, mu: float) -> tuple[float, float]:
+    """Return what moves by mu, up or down, make of scores between low and high."""
+    left = math.exp(min(mu + math.log(1 - low), 0.0)) if low < 1 else 0.0
+    grown = math.exp(min(mu + math.log(high), 0.0)) if high > 0 else 0.0
+    shrunk = math.exp(-mu)
+    return min(1 - left, shrunk * low), max(grown, 1 - shrunk * (1 - high))
+
+
 def normal_quantile(p: float) -> float:
     """Return the quantile of the normal law."""
     return float(ndtri(p))
@@ -573,6 +611,7 @@ LAWS = {
     "laplace": (laplace_law, laplace_quantile),
     "logistic": (logistic_law, logistic_quantile),
     "uniform": (uniform_law, uniform_quantile),
+    "generalised-normal": (cubic_law, cubic_quantile),
 }
 
 
@@ -600,8 +639,14 @@ def shift_of(method: str, p_a: float, p_b: float) -> float:
         return 0.0
     if method == "pixeldp-gaussian":
         return paper_gaussian(p_a, p_b)
+    if method == "pixeldp-generalised-normal":
+        return 2 * cubic_quantile(0.5 + (p_a - p_b) / 4)
+    if method == "pixeldp-exponential":
+        return -math.log1p(-(p_a - p_b) / 2)
     if method.startswith("pixeldp-"):
         return 0.5 * math.log(p_a / p_b) if p_b > 0 else math.inf
+    if method == "exponential":
+        return exponential_shift(p_a, p_b)
     _, quantile = LAWS[method]
     half = 0.5 * (quantile(p_a) - quantile(p_b))
     return math.sqrt(2 / math.pi) * half if method == "laplace-l2" else half
@@ -808,6 +853,14 @@ def attack_in(size: float, norm: str, source: str, values: int) -> float:
     return size * values if (norm, source) == ("linf", "l1") else size * math.sqrt(values)
 
 
+def moved(method: str, lower: float, upper: float, mu: float) -> tuple[float, float]:
+    """Return what a move of the noise by mu scales can make of scores between bounds."""
+    if method == "exponential":
+        return exponential_moves(lower, upper, mu)
+    law, quantile = LAWS[method]
+    return law(quantile(lower) - mu), law(quantile(upper) + mu)
+
+
 def attacked(question: Question, size: float, lower: float, upper: float) -> tuple[float, float]:
     """Return where an attack of a size can move an expected score between bounds."""
     low, high, tau = 0.0, 1.0, question.tau
@@ -817,9 +870,8 @@ def attacked(question: Question, size: float, lower: float, upper: float) -> tup
         mu = (entry.value * t * (1 + 1e-14) + entry.rho) / question.scale
         if method == "laplace-l2":
             mu *= math.sqrt(math.pi / 2)
-        law, quantile = LAWS[method]
-        down = clip(law(quantile(clip(lower - tau)) - mu) - tau) * (1 - 1e-13)
-        up = min(1.0, clip(law(quantile(clip(upper + tau)) + mu) + tau) * (1 + 1e-13))
+        down, up = moved(method, clip(lower - tau), clip(upper + tau), mu)
+        down, up = clip(down - tau) * (1 - 1e-13), min(1.0, clip(up + tau) * (1 + 1e-13))
         low, high = max(low, down), min(high, up)
     return low, high
 

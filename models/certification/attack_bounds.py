@@ -142,10 +142,10 @@ def stated(
 
     At a certified size the label's interval clears all others, however narrowly: with pA and pB
     moved by less than the certificate allows, G(G⁻¹(pA) − μ) > G(G⁻¹(pB) + μ). (With τ, too:
-    G(G⁻¹(p) − μ) is convex and 0 at 0, its mirror image concave and 1 at 1, so that the certified
-    mixture of ``certificates.shifts`` leaves more than 2τ between the two.) So if ``down`` and
-    ``up`` would hide this, all intervals of that size are rounded to the fewest of ``MORE_DIGITS``
-    significant digits that show it.
+    G(G⁻¹(p) − μ) is convex and 0 at 0, or the least of functions that are, its mirror image concave
+    and 1 at 1, so that the certified mixture of ``certificates.shifts`` leaves more than 2τ.) So if
+    ``down`` and ``up`` would hide this, all intervals of that size are rounded to the fewest of
+    ``MORE_DIGITS`` significant digits that show it.
 
     Returns:
         Two [n + 1, sizes].

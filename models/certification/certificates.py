@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from models.certification.arrays import Floats
-from models.certification.laws import REGISTRY, split
+from models.certification.laws import REGISTRY, log_concave, split
 from models.certification.names import (
     CERTIFICATES,
     Certificate,
@@ -35,7 +35,11 @@ DEFAULT: dict[Mechanism, Certificate] = {law.name: law.defaults[law.norm] for la
 PAPER: dict[Mechanism, Certificate] = {law.name: law.paper for law in REGISTRY}
 
 # Their densities change by at most the factor e^θ when they move by θ scales.
-PURE = ("laplace", "logistic")
+PURE: tuple[Mechanism, ...] = tuple(
+    law.name
+    for law in REGISTRY
+    if law.additive and law.module.SHIFTS[law.paper] is log_concave.pure
+)
 
 _SHIFTS: dict[str, Callable[[Floats, Floats], Floats]] = {
     name: shift for law in REGISTRY if law.additive for name, shift in law.module.SHIFTS.items()
@@ -138,8 +142,8 @@ def attacked(
     """Return the interval that an attacker can reach for a label's expected score.
 
     The paper's Figure 1b, by a tight certificate: [F(F⁻¹(lower) − μ), F(F⁻¹(upper) + μ)] with
-    μ = (Δ·change + ρ)/scale and the law's F; for ``laplace-l2`` Φ with √(π/2)·μ. Widened by τ
-    before and after.
+    μ = (Δ·change + ρ)/scale and the law's F; for ``laplace-l2`` Φ with √(π/2)·μ; for
+    ``exponential`` see its module. Widened by τ before and after.
 
     Args:
         certificate: one of ``DEFAULTS``.

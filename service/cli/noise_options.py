@@ -39,6 +39,7 @@ def construction_bound(
     from pydantic import ValidationError
 
     from models.bundle import ConstructionBound
+    from models.certification.certificates import PURE
 
     if size is None:
         if epsilon is not None or delta is not None:
@@ -46,7 +47,7 @@ def construction_bound(
                 "--epsilon and --delta belong to --construction-bound, which is missing"
             )
         return None
-    if mechanism in ("split", "uniform"):
+    if mechanism != "gaussian" and mechanism not in PURE:
         raise ValueError(f"{mechanism} noise has no construction bound; give --scale")
     if mechanism != "gaussian" and delta is not None:
         raise ValueError(f"{mechanism.capitalize()} noise has no --delta")

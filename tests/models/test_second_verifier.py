@@ -17,6 +17,7 @@ import pytest
 
 from models import verification
 from models.certification.answer import conclude, follow
+from models.certification.names import ADDITIVE
 from models.certification.question import Question
 from models.certification.stickers import StickerInquiry
 from models.masking import masks_for
@@ -63,6 +64,9 @@ def genuine() -> Iterator[dict[str, Any]]:
     yield answer("votes", 0.1, share=1.0, allow=(1, 3), attacks=None)
     yield answer("softmax", 0.1, share=0.95, allow=(0, 3), shown=2, max_draws=300)
     yield answer("votes", 0.1, share=0.95, allow=(2, 4), cut=150, labels=30, shown=5)
+    for seed, mechanism in enumerate(("logistic", "uniform", "generalised-normal", "exponential")):
+        yield answer("votes", 0.2, mechanism, "l1", 0.9, 300, seed)
+        yield answer("softmax", None, mechanism, "l1", 0.7, 200, seed)
 
 
 GENUINE = list(genuine())
@@ -198,7 +202,7 @@ def asked_otherwise(document: Any, rng: random.Random) -> Any:
         ("noise", "scale"): (0.01, 0.3, 7.0, 1e6),
         ("noise", "sensitivity"): (0.003, 1.0, 40.0),
         ("noise", "norm"): ("l1", "l2", "linf"),
-        ("noise", "mechanism"): ("gaussian", "laplace"),
+        ("noise", "mechanism"): ADDITIVE,
         ("picture", "width"): (1, 28, 29, 333, 16_384),
         ("picture", "height"): (1, 28, 29, 333, 1500),
         ("picture", "mode"): ("L", "RGB"),

@@ -60,11 +60,9 @@ def answer(
     own: Norm = "l2" if mechanism == "gaussian" else "l1"
     width, height, mode = picture
     preparation = plan(width, height, mode, 8, shape)
-    further = [Delta("linf", "l2", 29.0, 2e-3)]
+    further = [Delta("linf", own, 29.0 if own == "l2" else 700.0, 1e-3)]
     if mechanism == "laplace":
-        further.append(Delta("l2", "l2", 0.5, 2e-3))
-    else:
-        further[0] = Delta("linf", "l2", 29.0, 1e-3)
+        further = [Delta("linf", "l2", 29.0, 2e-3), Delta("l2", "l2", 0.5, 2e-3)]
     terms = Terms(
         mechanism,
         0.5,

@@ -6,11 +6,13 @@ module has:
 - ``cdf`` and ``quantile``: F and F⁻¹ of scale 1, arrays;
 - ``SHIFTS``: each of its certificates by name: from pA and pB to μ, by how many scales the noise's
   mean may move;
-- ``attack``: from bounds on an expected score to what a move of μ scales can make of them.
+- ``attack``: from bounds on an expected score to what a move of μ scales can make of them;
+- ``upper_quantile``, if the law is not symmetric: F⁻¹(1 − p) for small p.
 
-How training draws the noise is in the module of the same name in :mod:`models.mechanisms`; served
-models draw every law by its quantile function (:mod:`models.noise`). Split noise adds nothing to
-pixels, and has a theorem of its own.
+A hyphen in a law's name is an underscore in those of its modules. How training draws the noise is
+in the module of the same name in :mod:`models.mechanisms`; served models draw every law by its
+quantile function (:mod:`models.noise`). Split noise adds nothing to pixels, and has a theorem of
+its own.
 """
 
 from collections.abc import Mapping
@@ -30,6 +32,7 @@ class Law:
         paper: the certificate of the paper's own condition.
         further: its other certificates.
         additive: whether noise is added to the output of g.
+        symmetric: whether F(−x) = 1 − F(x).
     """
 
     name: str
@@ -37,6 +40,7 @@ class Law:
     paper: str
     further: tuple[str, ...] = ()
     additive: bool = True
+    symmetric: bool = True
 
     @property
     def norm(self) -> str:
@@ -49,9 +53,19 @@ class Law:
         return tuple(dict.fromkeys((self.paper, *self.further, *self.defaults.values())))
 
     @property
+    def module_name(self) -> str:
+        """The name of its modules."""
+        return self.name.replace("-", "_")
+
+    @property
     def module(self) -> Any:
         """Its module in this package."""
-        return import_module(f"{__name__}.{self.name}")
+        return import_module(f"{__name__}.{self.module_name}")
+
+    def quantiles(self, tail: Any) -> tuple[Any, Any]:
+        """Return F⁻¹(``tail``) and F⁻¹(1 − ``tail``), exact for small tails; arrays."""
+        below = self.module.quantile(tail)
+        return below, -below if self.symmetric else self.module.upper_quantile(tail)
 
 
 REGISTRY: tuple[Law, ...] = (
@@ -59,6 +73,8 @@ REGISTRY: tuple[Law, ...] = (
     Law("laplace", {"l1": "laplace", "l2": "laplace-l2"}, "pixeldp-laplace"),
     Law("logistic", {"l1": "logistic"}, "pixeldp-logistic"),
     Law("uniform", {"l1": "uniform"}, "uniform"),
+    Law("generalised-normal", {"l1": "generalised-normal"}, "pixeldp-generalised-normal"),
+    Law("exponential", {"l1": "exponential"}, "pixeldp-exponential", symmetric=False),
     Law("split", {"l1": "split"}, "split", additive=False),
 )
 LAWS: dict[str, Law] = {law.name: law for law in REGISTRY}

@@ -50,3 +50,12 @@ def pure(pa: Floats, pb: Floats) -> Floats:
     """
     with np.errstate(divide="ignore"):
         return np.asarray(0.5 * np.log(pa / pb))
+
+
+def by_total_variation(quantile: Function, pa: Floats, pb: Floats) -> Floats:
+    """2·F⁻¹(½ + (pA − pB)/4): Lécuyer et al. 2019, proposition 1 with ε = 0.
+
+    By the theorem a move of μ changes every expectation by at most max_p p − G_μ(p) = 2F(μ/2) − 1,
+    which is (0, δ)-PixelDP with that δ; the proposition then asks for pA > pB + 2δ.
+    """
+    return np.asarray(2 * quantile(0.5 + (pa - pb) / 4))

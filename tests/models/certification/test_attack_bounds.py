@@ -36,7 +36,7 @@ def inquire(
 ) -> Inquiry:
     rng = np.random.default_rng(1)
     own: Norm = "l2" if mechanism == "gaussian" else "l1"
-    further = () if mechanism == "gaussian" else (Delta("l2", "l2", 0.6, 1e-4),)
+    further = (Delta("l2", "l2", 0.6, 1e-4),) if mechanism == "laplace" else ()
     terms = Terms(mechanism, 0.5, 0.6, own, 28 * 28, tau=1e-4, rho=1e-3, further=further)
     inquiry = Inquiry(Question(0.99, 1000, target, norm), terms, LABELS, scoring)
     while not inquiry.stopped:
@@ -61,7 +61,7 @@ def tell(inquiry: Inquiry, sizes: list[float], shown: int = LABELS) -> tuple[Con
 
 @pytest.mark.parametrize("share", [0.4, 0.8, 1.0])
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
+@pytest.mark.parametrize("mechanism", ADDITIVE)
 @pytest.mark.parametrize("scoring", ["votes", "softmax"])
 def test_the_label_stays_ahead_where_it_is_certified_and_not_far_beyond(
     scoring: Scoring, mechanism: Mechanism, norm: Norm, share: float
@@ -76,7 +76,7 @@ def test_the_label_stays_ahead_where_it_is_certified_and_not_far_beyond(
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
+@pytest.mark.parametrize("mechanism", ADDITIVE)
 @pytest.mark.parametrize("scoring", ["votes", "softmax"])
 def test_a_robust_answer_says_so_in_every_number(
     scoring: Scoring, mechanism: Mechanism, norm: Norm
@@ -99,7 +99,7 @@ def cases(seed: int) -> Iterator[tuple[Terms, float, float, list[Any]]]:
     """Terms and bounds of every kind: near ties, near certainty, tiny and huge scales."""
     rng = np.random.default_rng(seed)
     for _ in range(150):
-        mechanism: Mechanism = rng.choice(["gaussian", "laplace"])
+        mechanism: Mechanism = rng.choice(ADDITIVE)
         values = int(rng.choice([1, 784, 3 * 224 * 224]))
         tau, rho = (float(rng.choice([0, 10 ** rng.uniform(-12, -3)])) for _ in range(2))
         deltas = [
@@ -176,7 +176,7 @@ def test_intervals_only_widen_with_the_size() -> None:
         assert (np.array(score.lower) <= score.upper).all()
 
 
-@pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
+@pytest.mark.parametrize("mechanism", ADDITIVE)
 def test_they_agree_with_the_answers_attacked_bounds_at_its_target(mechanism: Mechanism) -> None:
     inquiry = inquire("votes", mechanism, "l2", 0.8, target=0.01)
     one = conclude(inquiry, LABELS, 3)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import special
+from scipy import special, stats
 
 from models.certification.certificates import DEFAULT, attacked, size
 from models.certification.laws import LAWS, REGISTRY
@@ -56,7 +56,8 @@ def test_in_one_coordinate_the_bound_is_attained(mechanism: str, move: float) ->
     for share in SHARES:
         edge = float(LAWS[mechanism].module.quantile(np.array(share)))
         edges = np.sort(np.append(np.linspace(-12, 12, 4000), edge))
-        found = least(cells(mechanism, edges, 0.0), cells(mechanism, edges, move), share)
+        here = cells(mechanism, edges, 0.0)
+        found = min(least(here, cells(mechanism, edges, way), share) for way in (move, -move))
         bound = allowed(mechanism, share, move)
         assert found >= bound - 1e-12
         assert found <= bound + 1e-3
@@ -79,10 +80,10 @@ def test_in_two_coordinates_the_shifts_add(mechanism: str, moves: tuple[float, f
 def test_a_smaller_shift_would_be_wrong(mechanism: str) -> None:
     """A bound with a constant 3 % too small is caught."""
     edges = np.linspace(-9, 9, 2401)
-    move = 0.5
-    before, after = (cells(mechanism, edges, one) for one in (0.0, move))
+    before, *after = (cells(mechanism, edges, move) for move in (0.0, 0.5, -0.5))
     assert any(
-        least(before, after, share) < allowed(mechanism, share, 0.97 * move) for share in SHARES
+        min(least(before, one, share) for one in after) < allowed(mechanism, share, 0.97 * 0.5)
+        for share in SHARES
     )
 
 
@@ -91,8 +92,10 @@ def test_quantiles_invert_distribution_functions(mechanism: str) -> None:
     law = LAWS[mechanism].module
     p = np.concatenate([2.0 ** -np.arange(1.0, 60), 1 - 2.0 ** -np.arange(1.0, 30)])
     assert law.cdf(law.quantile(p)) == pytest.approx(p, rel=1e-9)
-    symmetric = law.cdf(-np.linspace(0, 5, 50)) + law.cdf(np.linspace(0, 5, 50))
-    assert symmetric == pytest.approx(1)
+    both = law.cdf(-np.linspace(0, 5, 50)) + law.cdf(np.linspace(0, 5, 50))
+    assert (both == pytest.approx(1)) is LAWS[mechanism].symmetric
+    tail = 2.0 ** -np.arange(1.0, 30)
+    assert LAWS[mechanism].quantiles(tail)[1] == pytest.approx(law.quantile(1 - tail), rel=1e-7)
 
 
 def test_sizes_of_further_laws() -> None:
@@ -104,6 +107,66 @@ def test_sizes_of_further_laws() -> None:
         uniform = float(size("uniform", score, 1 - score, np.sqrt(3), 1.0))
         laplace = float(size("laplace", score, 1 - score, np.sqrt(0.5), 1.0))
         assert (uniform > laplace) is ahead
+
+
+def test_sizes_of_generalised_normal_noise_lie_between_those_of_its_neighbours() -> None:
+    """At equal variance: Laplace (β = 1), Gaussian noise in L1 (2), β = 3, and uniform (∞)."""
+    deviation = np.sqrt(special.gamma(1.0) / special.gamma(1 / 3))
+    for score, order in ((0.7, 1), (0.9, 1), (0.97, -1), (0.999, -1)):
+        laplace = float(size("laplace", score, 1 - score, np.sqrt(0.5), 1.0))
+        own = float(size("generalised-normal", score, 1 - score, 1 / deviation, 1.0))
+        uniform = float(size("uniform", score, 1 - score, np.sqrt(3), 1.0))
+        assert np.array_equal(np.argsort([laplace, own, uniform]), [0, 1, 2][::order])
+        exact = stats.gennorm.ppf(score, 3) / deviation
+        assert own == pytest.approx(exact, rel=1e-9)
+
+
+@pytest.mark.parametrize("moves", [(0.6, 0.0), (0.4, -0.2), (0.2, -0.4), (0.0, -0.6)])
+def test_exponential_coordinates_that_move_both_ways_at_once(moves: tuple[float, float]) -> None:
+    """The trade-off of the proof is exact for any mixture, and worst where all move one way."""
+    edges = np.sort(np.append(np.linspace(-1, 9, 251), 1e-12))
+    before, after = (
+        np.outer(*(cells("exponential", edges, move) for move in both)) for both in ((0, 0), moves)
+    )
+    up, down = max(moves), -min(moves)
+    for share in SHARES:
+        proven = max(0.0, np.exp(-down) * (1 - np.exp(up) * (1 - share)))
+        assert least(before, after, share) == pytest.approx(proven, abs=1e-9)
+        assert allowed("exponential", share, up + down) <= proven + 1e-12
+
+
+def test_sizes_of_exponential_noise() -> None:
+    for own, rival in ((0.9, 0.1), (0.9, 0.05), (0.999, 0.0), (0.6, 0.4)):
+        assert float(size("exponential", own, rival, 2.0, 1.0)) == pytest.approx(
+            2 * np.log(1 + own - rival)
+        )
+    # At most ln 2: a move down shows itself.
+    assert float(size("exponential", 1.0, 0.0, 2.0, 1.0)) == pytest.approx(2 * np.log(2))
+    # One attack could not, but two can bring these labels' intervals together sooner.
+    assert float(size("exponential", 0.5, 0.1, 1.0, 1.0)) == pytest.approx(np.log(0.9 / 0.5) / 2)
+    assert np.log(0.9 / 0.5) / 2 < np.log(1.4)
+
+
+@pytest.mark.parametrize("mechanism", IN_L1)
+def test_the_grid_of_pixels_certifies_hardly_more(mechanism: str) -> None:
+    """Noise that is rounded to pixel values, by sums over them: never less, and never 2/255 more.
+
+    So a law that is defined on the grid would buy nothing.
+    """
+    scale, most = 0.4 * 255, 2000
+    edges = (np.arange(-most, most) + 0.5) / scale
+    here = cells(mechanism, edges, 0.0)
+    for lower, upper in ((0.8, 0.2), (0.9, 0.05), (0.97, 0.03)):
+        continuous = float(size(mechanism, lower, upper, scale, 1.0))
+
+        def clears(steps: int, lower: float = lower, upper: float = upper) -> bool:
+            ways = [cells(mechanism, edges, way * steps / scale) for way in (1, -1)]
+            return min(least(here, way, lower) for way in ways) > 1 - min(
+                least(here, way, 1 - upper) for way in ways
+            )
+
+        assert clears(int(continuous))
+        assert not clears(int(continuous) + 2)
 
 
 def test_a_law_is_one_entry_and_two_files(tmp_path: Path) -> None:
@@ -163,7 +226,7 @@ raise SystemExit(main(["size", "--certificate", "secant", "--lower", "0.9", "--u
 
 def test_every_law_has_its_files_and_its_certificates() -> None:
     for law in REGISTRY:
-        assert (ROOT / "models" / "mechanisms" / f"{law.name}.py").exists()
+        assert (ROOT / "models" / "mechanisms" / f"{law.module_name}.py").exists()
         assert law.module.__doc__
         if law.additive:
             assert set(law.module.SHIFTS) == set(law.certificates)

@@ -81,7 +81,7 @@ def test_the_tail_between_grid_points_errs_by_no_more_than_tau_allows(
 
 def test_the_error_between_grid_points_is_within_tau(grid: GridNoise, tables: Tables) -> None:
     """The sum in the module's docstring, with the figures of each grid."""
-    reach = -float(grid._quantile_of_tail(np.array(2.0**-65)))
+    reach = -float(grid._quantiles(np.array(2.0**-65))[0])
     on_grid = (len(tables.edges) / 2 + grid._spread + 1) * 2.0**-64
     between = (2 * reach + 1 + 64 * (grid._spread + 1)) * ERROR * 2.0**-64
     assert len(tables.edges) <= 2 * reach + 1
