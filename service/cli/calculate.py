@@ -6,12 +6,13 @@ imported inside the commands, so that help appears at once.
 
 import json
 import sys
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from models.certification.names import MECHANISM_NORMS, Bound, Mechanism
+from models.certification.names import CERTIFICATES, MECHANISM_NORMS, Bound, Mechanism
 
 # The true scores of the label for which a plan states the number of draws.
 PLANNED_SCORES = (1.0, 0.9999, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6)
@@ -22,9 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def size(
     certificate: Annotated[
         str,
-        typer.Option(
-            help="gaussian, laplace, pixeldp-gaussian, pixeldp-laplace, analytic-gaussian, renyi"
-        ),
+        typer.Option(help=f"{', '.join(CERTIFICATES)}."),
     ],
     lower: Annotated[
         float, typer.Option(min=0, max=1, help="Lower bound on the label's expected score.")
@@ -116,9 +115,8 @@ def _most(mechanism: Mechanism, score: float, scale: float, sensitivity: float) 
     """Return the size at the true score, which no number of draws exceeds."""
     from models.certification.certificates import DEFAULT, size
 
-    if score == 1 and mechanism != "split":
-        return None
-    return float(size(DEFAULT[mechanism], score, 1 - score, scale, sensitivity))
+    found = float(size(DEFAULT[mechanism], score, 1 - score, scale, sensitivity))
+    return found if isfinite(found) else None
 
 
 def _check_positive(**values: float) -> None:

@@ -205,9 +205,11 @@ def test_the_noise_is_given_by_a_scale_or_a_construction_bound(tmp_path: Path) -
     manifest = bring(tmp_path / "out", python("small"), noise=noise).bundle.manifest
     assert manifest.noise.scale == pytest.approx(0.1 * (2 * np.log(25)) ** 0.5)
     assert manifest.noise.construction_bound is not None
-    noise = Noise("laplace", scale=0.2)
-    manifest = bring(tmp_path / "laplace", python("small"), noise=noise).bundle.manifest
-    assert (manifest.sensitivity.input_norm, manifest.sensitivity.value) == ("l1", 1.0)
+    for law in ("laplace", "exponential"):
+        brought = bring(tmp_path / law, python("small"), noise=Noise(law, scale=0.2))
+        manifest = brought.bundle.manifest
+        assert (manifest.noise.mechanism, manifest.noise.scale) == (law, 0.2)
+        assert (manifest.sensitivity.input_norm, manifest.sensitivity.value) == ("l1", 1.0)
     with pytest.raises(ImportFailedError, match="holds a bundle"):
         bring(tmp_path / "out", python("small"))
 

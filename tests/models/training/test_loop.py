@@ -79,8 +79,9 @@ def interrupted_after(epochs: int) -> Callable[..., None]:
         {"draws": 2, "consistency": {"weight": 2.0}, "noise_warm_up": 2},
         {"precision": "bfloat16", "channels_last": True, "augmentation": {"rotation": 5}},
         {"placement": "layer1", "mechanism": "laplace", "norm": "l1"},
+        {"placement": "layer1", "learned_noise": True},
     ],
-    ids=["float32", "bfloat16", "layer1"],
+    ids=["float32", "bfloat16", "layer1", "learned"],
 )
 def test_a_resumed_training_ends_with_the_same_weights(
     tmp_path: Path, few: DataSet, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
