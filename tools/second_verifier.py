@@ -567,7 +567,7 @@ def uniform_law(x: float) -> float:
 
 def cubic_quantile(p: float) -> float:
     """Return the quantile of the law with a density like exp(-|x|^3)."""
-    x = float(gammainccinv(1 / 3, 2 * min(p, 1 - p))) ** (1 / 3)
+    x = math.pow(gammainccinv(1 / 3, 2 * min(p, 1 - p)), 1 / 3)
     return -x if p <= 0.5 else x
 
 

@@ -13,6 +13,10 @@ that there is.
 The bundle holds g̃: an ordinary layer, proven like any other, with ordinary noise. h is trained on
 what comes from g̃, and learns to multiply by s where that helps.
 
+What can be learned is no more than without: a g whose kernels are learned can have them of any
+length already, so that g̃ is one of the layers that training reaches in any case. Only the way there
+differs.
+
 In the image (g the identity) it cannot pay: in L2 the size would be that of the least s_c·σ, and
 after folding Δ would be 1/min s.
 """

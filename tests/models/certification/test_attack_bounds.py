@@ -61,7 +61,7 @@ def tell(inquiry: Inquiry, sizes: list[float], shown: int = LABELS) -> tuple[Con
 
 @pytest.mark.parametrize("share", [0.4, 0.8, 1.0])
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("mechanism", ADDITIVE)
+@pytest.mark.parametrize("mechanism", ["gaussian", "laplace", "exponential"])
 @pytest.mark.parametrize("scoring", ["votes", "softmax"])
 def test_the_label_stays_ahead_where_it_is_certified_and_not_far_beyond(
     scoring: Scoring, mechanism: Mechanism, norm: Norm, share: float
@@ -76,7 +76,7 @@ def test_the_label_stays_ahead_where_it_is_certified_and_not_far_beyond(
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("mechanism", ADDITIVE)
+@pytest.mark.parametrize("mechanism", ["gaussian", "laplace", "exponential"])
 @pytest.mark.parametrize("scoring", ["votes", "softmax"])
 def test_a_robust_answer_says_so_in_every_number(
     scoring: Scoring, mechanism: Mechanism, norm: Norm
@@ -176,7 +176,7 @@ def test_intervals_only_widen_with_the_size() -> None:
         assert (np.array(score.lower) <= score.upper).all()
 
 
-@pytest.mark.parametrize("mechanism", ADDITIVE)
+@pytest.mark.parametrize("mechanism", ["gaussian", "laplace", "exponential"])
 def test_they_agree_with_the_answers_attacked_bounds_at_its_target(mechanism: Mechanism) -> None:
     inquiry = inquire("votes", mechanism, "l2", 0.8, target=0.01)
     one = conclude(inquiry, LABELS, 3)

@@ -55,7 +55,7 @@ def allowed(mechanism: str, share: float, move: float) -> float:
 def test_in_one_coordinate_the_bound_is_attained(mechanism: str, move: float) -> None:
     for share in SHARES:
         edge = float(LAWS[mechanism].module.quantile(np.array(share)))
-        edges = np.sort(np.append(np.linspace(-12, 12, 4000), edge))
+        edges = np.unique([*np.linspace(-12, 12, 4000), edge, -move, 0.0, move])
         here = cells(mechanism, edges, 0.0)
         found = min(least(here, cells(mechanism, edges, way), share) for way in (move, -move))
         bound = allowed(mechanism, share, move)
