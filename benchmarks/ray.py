@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import psutil
 
+from benchmarks.arguments import plain_parser
 from benchmarks.front import GREYS, PASS, allowed, make_bundle
 from benchmarks.http import Connection, closed_loop, lasting
 from benchmarks.outcomes import outcomes
@@ -87,13 +88,10 @@ def measure(
 
 def main() -> None:
     """Measure, print Markdown, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     figures = Figures()
     with tempfile.TemporaryDirectory() as folder, allowed(Path(folder), 1):
