@@ -132,6 +132,12 @@ class Settings(BaseSettings):
         description="The file of API keys, made by pixeldp keys add; without it no keys "
         "are needed.",
     )
+    rates_redis: str | None = Field(
+        None,
+        repr=False,  # it may contain a password
+        description="Share keys' rates with other services through this Redis "
+        "(redis://host:6379/0 or rediss://…); by default each service has its own.",
+    )
     allow_keyless: bool = Field(
         False, description="Serve other machines without keys, too, not only on loopback."
     )
@@ -244,6 +250,13 @@ class Settings(BaseSettings):
     def _pins_are_ways(cls, given: list[str]) -> list[str]:
         if len(dict(map(parse_pin, given))) < len(given):
             raise ValueError("two of them are for the same model")
+        return given
+
+    @field_validator("rates_redis")
+    @classmethod
+    def _redis_is_a_url(cls, given: str | None) -> str | None:
+        if given and not given.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("expected redis://host:6379/0, rediss://… or unix://…")
         return given
 
     @field_validator("models")

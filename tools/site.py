@@ -42,7 +42,7 @@ NAVIGATION: list[Any] = [
         ]
     },
     {"Models": ["docs/bring-a-model.md", "models/zoo/"]},
-    {"Operate": ["docs/operate.md", "docs/ray.md", "SECURITY.md"]},
+    {"Operate": ["docs/operate.md", "docs/ray.md", "docs/capacity.md", "SECURITY.md"]},
     {"Certificates": ["docs/certificates.md", "docs/verification.md", "docs/glossary.md"]},
     {"Reference": ["docs/reference.md", {"Python": ["api/"]}]},
     {"Project": ["CONTRIBUTING.md", "docs/", "RELEASE.md", "CHANGELOG.md"]},

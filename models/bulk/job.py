@@ -24,12 +24,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from models.bulk.parquet import check_pyarrow, open_parquet
-from models.bundle import Part
+from models.bulk.sources import Source
+from models.bundle import Bundle, Part
 from models.certification.arrays import Integers
 from models.certification.names import Norm
 from models.certification.question import Question
@@ -79,6 +80,34 @@ class Asked(Part):
     confidence: float
     target: float | None
     norm: Norm
+
+    @classmethod
+    def of(
+        cls, bundle: Bundle, source: Source, dataset: str, question: Question, every: int = 1
+    ) -> Self:
+        """Return what is asked of a model about a source.
+
+        Args:
+            bundle: the model.
+            source: the pictures.
+            dataset: the source's name, for the record.
+            question: about each picture.
+            every: certify every ``every``-th picture.
+        """
+        return cls(
+            model=bundle.manifest.name,
+            version=bundle.manifest.version,
+            digest=bundle.digest,
+            labels=bundle.manifest.labels,
+            dataset=dataset,
+            source=source.identity,
+            pictures=len(source),
+            every=every,
+            max_draws=question.max_draws,
+            confidence=question.confidence,
+            target=question.target,
+            norm=question.norm,
+        )
 
     @property
     def numbers(self) -> Integers:

@@ -17,6 +17,9 @@ from models.certification.names import CERTIFICATES, MECHANISM_NORMS, Bound, Mec
 # The true scores of the label for which a plan states the number of draws.
 PLANNED_SCORES = (1.0, 0.9999, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6)
 
+# What benchmarks.capacity measured for the service's own front (docs/capacity.md).
+FRONT_MS = 3.0
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -70,18 +73,60 @@ def bounds(
 
 
 def plan(
-    scale: Annotated[float, typer.Option(help="σ, b or λ.")],
-    target: Annotated[float, typer.Option(help="The size that you need, in the model's norm.")],
+    scale: Annotated[float | None, typer.Option(help="σ, b or λ.")] = None,
+    target: Annotated[
+        float | None, typer.Option(help="The size that you need, in the model's norm.")
+    ] = None,
     sensitivity: Annotated[float, typer.Option(help="Δ of g, preprocessing included.")] = 1.0,
     mechanism: Annotated[Mechanism, typer.Option()] = "gaussian",
     confidence: Annotated[float, typer.Option(help="η.")] = 0.95,
     labels: Annotated[int, typer.Option(min=2, help="The number of labels.")] = 10,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="In place of scale and target: size a service for so many pictures/s."),
+    ] = None,
+    p99: Annotated[
+        str, typer.Option(help="The wanted 99th percentile of answers' times, such as 200ms.")
+    ] = "1s",
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="NAME=DRAWS: a device and the draws per second that a worker measured on it "
+            "(GET /models, make gpu)."
+        ),
+    ] = None,
+    decisions: Annotated[
+        str | None,
+        typer.Option(help="The draws of a decision: mean,median,99th percentile."),
+    ] = None,
+    certified: Annotated[
+        Path | None,
+        typer.Option(help="Take the draws of decisions from this folder of pixeldp certify."),
+    ] = None,
+    pass_size: Annotated[int, typer.Option(min=1, help="The number of draws in a pass.")] = 256,
+    front_ms: Annotated[
+        float, typer.Option(min=0.01, help="Processor time of the front for an answer.")
+    ] = FRONT_MS,
+    hourly: Annotated[
+        float | None, typer.Option(min=0, help="What a device costs per hour, in any currency.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print how many draws a target takes, for several true scores of the label.
 
     The worst case: one rival has all the rest. For votes, with a target, including the pilot.
+
+    With --rate and --device: print how many workers and fronts a load takes (docs/capacity.md).
     """
+    if rate is not None:
+        from service.cli.size_service import size_service
+
+        size_service(
+            rate, p99, device, decisions, certified, pass_size, front_ms, hourly, as_json=as_json
+        )
+        return
+    if scale is None or target is None:
+        raise typer.BadParameter("Missing option '--scale' or '--target', or '--rate'")
     from models.certification.question import Question
     from models.certification.reach import draws_needed
     from models.certification.split import terms_kind

@@ -92,20 +92,7 @@ def certify(
     manifest = bundle.manifest
     question = ask(manifest, confidence, draws, target, norm, usual=USUAL)
     source = open_source(dataset, manifest.labels, root, split)
-    asked = Asked(
-        model=manifest.name,
-        version=manifest.version,
-        digest=bundle.digest,
-        labels=manifest.labels,
-        dataset=Path(dataset).name,
-        source=source.identity,
-        pictures=len(source),
-        every=every,
-        max_draws=question.max_draws,
-        confidence=question.confidence,
-        target=question.target,
-        norm=question.norm,
-    )
+    asked = Asked.of(bundle, source, Path(dataset).name, question, every)
     with open_job(output, asked) as job:
         with cleaning_up():
             _run(job, source, settings, bundle)

@@ -196,8 +196,7 @@ def evaluate(
     if certified is not None:
         _read_certified(certified, (bundle, family, data), _radii(radii), tsv, plots, json)
         return
-    if data is None:
-        raise typer.BadParameter("Missing option '--data', or --certified with a folder")
+    data = _given(data)
     alone = {"attack": attack, "baseline": baseline, "tsv": tsv, "int8": int8, "write": write}
     _check_subject(bundle, family, {**alone, "compare-with": compare_with})
     others = alone | {"family": family, "norm": norm, "radii": radii, "plots": plots}
@@ -283,6 +282,13 @@ def _read_certified(
     if any(other is not None for other in others):
         raise typer.BadParameter("--certified stands alone: omit the bundle, --family and --data")
     print_evaluation(read_evaluation(folder, radii, tsv), plots, json)
+
+
+def _given(data: str | None) -> str:
+    """Return the data set, which there must be if figures are not only read."""
+    if data is None:
+        raise typer.BadParameter("Missing option '--data', or --certified with a folder")
+    return data
 
 
 def _check_subject(bundle: Path | None, family: Path | None, alone: Mapping[str, object]) -> None:

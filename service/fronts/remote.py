@@ -28,9 +28,11 @@ from service.fronts.shared import SharedBudget
 from service.fronts.totals import snapshot
 from service.fronts.wire import Kind, Wire
 from service.http.guards.budget import File
-from service.http.guards.keys import Keys
+from service.http.guards.keys import Allowance, Key, Keys
+from service.http.guards.shared_rates import SHARING, shared_rates
 from service.http.metrics import Metrics
 from service.settings import Settings
+from service.system import background
 
 log = structlog.get_logger(__name__)
 
@@ -309,16 +311,29 @@ class Remote:
         self._asking, self._large = Asking(wire), Asking(bulk)
         self.engine = RemoteEngine(ledger, account, settings.queue, self._asking)
         self.budget = SharedBudget(settings.queue_bytes, account)
-        self.keys = Keys(settings.keys, ledger.allowance) if settings.keys else None
+        self._rates = rates = shared_rates(settings)
+
+        def share(key: Key) -> Allowance:
+            own = ledger.allowance(key)
+            return rates.allowance(key, own.number) if rates and key.rate else own
+
+        self.keys = Keys(settings.keys, share) if settings.keys else None
         self.decoders = RemoteDecoders(ledger, self._large)
         self.observer: Metrics | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[RemoteDecoders]:
         """Run; workers and decoders are the main process's."""
+        sharing = self._rates and background.keep(
+            SHARING,
+            self._rates.keep,
+            lambda reason: log.error("rates are not shared", reason=reason),
+        )
         try:
             yield self.decoders
         finally:
+            if sharing:
+                sharing.cancel()
             self.decoders.close()
 
     async def metrics(self, own: Metrics) -> bytes:

@@ -14,6 +14,7 @@ from service.engine.errors import LoadError
 from service.http.address import Address
 from service.http.defaults import check_defaults
 from service.http.guards.keys import read as read_keys
+from service.http.guards.shared_rates import check_redis
 from service.settings import Settings
 
 
@@ -25,9 +26,14 @@ def check_keys(settings: Settings, address: Address) -> None:
     """Check that only this machine needs no key, unless the operator allows others.
 
     Raises:
-        KeysNeededError: other machines would need no key.
+        KeysNeededError: other machines would need no key, or there are none whose rates are shared.
+        ValueError: rates are to be shared, but there is no client of Redis.
         KeysError: the file of keys cannot be read.
     """
+    if settings.rates_redis:
+        check_redis()
+        if not settings.keys:
+            raise KeysNeededError("PIXELDP_RATES_REDIS shares the rates of keys; set PIXELDP_KEYS")
     if settings.keys:
         read_keys(settings.keys)
     elif not (address.on_loopback or settings.allow_keyless):

@@ -10,7 +10,8 @@ from service.catalogue import Catalogue
 from service.decoding.decoders import Decoders
 from service.engine.engine import Engine
 from service.http.guards.budget import Budget
-from service.http.guards.keys import Keys
+from service.http.guards.keys import Keys, own_allowance
+from service.http.guards.shared_rates import SHARING, shared_rates
 from service.http.metrics import Metrics
 from service.http.problems import PROBLEMS
 from service.http.slowness import warn_of_slow_models
@@ -43,7 +44,9 @@ class Local:
         self.catalogue = catalogue
         self.engine = make_engine(settings, catalogue, observer, on_broken)
         self.budget = Budget(settings.queue_bytes)
-        self.keys = Keys(settings.keys) if settings.keys else None
+        self._rates = shared_rates(settings)
+        allow = self._rates.allowance if self._rates else own_allowance
+        self.keys = Keys(settings.keys, allow) if settings.keys else None
         self._settings, self._observer, self._on_broken = settings, observer, on_broken
 
     @asynccontextmanager
@@ -63,9 +66,12 @@ class Local:
             "the warning of slow models",
             warn_of_slow_models(engine, self.catalogue, self._settings),
         )
+        sharing = self._rates and background.keep(SHARING, self._rates.keep, self._on_broken)
         try:
             yield decoders
         finally:
+            if sharing:
+                sharing.cancel()
             log.info("drain ended", pictures=engine.in_flight + engine.queued)
             warning.cancel()
             await engine.close()

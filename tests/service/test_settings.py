@@ -71,6 +71,7 @@ RANGES: dict[str, tuple[list[str], list[str]]] = {
     "stop_delay_seconds": (["0", "3600"], ["-1", "3601", "inf", "nan"]),
     "repository": (["."], ["/no/such/folder", "pyproject.toml"]),
     "keys": (["keys.json"], []),
+    "rates_redis": (["redis://a:6379/0", "rediss://:b@a", "unix:///a"], ["a:6379", "http://a"]),
     "allow_keyless": (["false"], ["2"]),
     "cors_origins": (["*", "https://a.example,http://b:80"], ["a.example", "https://a.example/"]),
     "hosts": (["a.example,b.example"], []),

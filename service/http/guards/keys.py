@@ -98,6 +98,11 @@ class Allowance:
 UNLIMITED = Allowance(None)
 
 
+def own_allowance(key: Key) -> Allowance:
+    """Return what a key may draw from this process alone."""
+    return Allowance(key.rate)
+
+
 def digest(secret: str) -> str:
     """Return the stored digest of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
@@ -199,9 +204,7 @@ class Keys:
         KeysError: it cannot be read.
     """
 
-    def __init__(
-        self, path: Path, allow: Callable[[Key], Allowance] = lambda key: Allowance(key.rate)
-    ) -> None:
+    def __init__(self, path: Path, allow: Callable[[Key], Allowance] = own_allowance) -> None:
         self._path, self._allow = path, allow
         self._allowances: dict[str, Allowance] = {}
         self._stamp = self._look()

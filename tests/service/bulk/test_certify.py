@@ -11,6 +11,7 @@ from PIL import Image
 from models.bulk.job import Asked, open_job, read_columns
 from models.bulk.sources import open_source
 from models.bundle import ZOO, read_bundle
+from models.certification.question import Question
 from models.verification import verify
 from service.bulk.answerer import CannotStartError, local_answerer
 from service.bulk.certify import Certification
@@ -43,20 +44,7 @@ def pictures(tmp_path: Path) -> Path:
 def test_a_folder_is_certified_and_every_answer_verified(pictures: Path, tmp_path: Path) -> None:
     bundle = read_bundle(ZOO / "mnist-cnn")
     source = open_source(str(pictures), bundle.manifest.labels)
-    asked = Asked(
-        model=bundle.manifest.name,
-        version=bundle.manifest.version,
-        digest=bundle.digest,
-        labels=bundle.manifest.labels,
-        dataset="pictures",
-        source=source.identity,
-        pictures=len(source),
-        every=1,
-        max_draws=128,
-        confidence=0.999,
-        target=None,
-        norm="l2",
-    )
+    asked = Asked.of(bundle, source, "pictures", Question(0.999, 128, None, "l2"))
 
     async def certify() -> None:
         own = settings()

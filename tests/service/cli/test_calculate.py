@@ -161,3 +161,39 @@ def test_files_that_are_not_answers_cannot_be_verified(
         status, _, err = run(capsys, "verify", str(file))
         assert status == 2
         assert err.count("\n") == 1
+
+
+SIZED = ("plan", "--rate", "1000", "--p99", "200ms", "--device", "gpu=100000")
+
+
+def test_a_service_is_sized(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--decisions", "40,32,200", "--pass-size", "64", "--front-ms", "2")
+    document = run_json(capsys, *SIZED, *options, "--hourly", "3.6")
+    assert (document["device"], document["workers"], document["fronts"]) == ("gpu", 1, 3)
+    assert document["busy"] == pytest.approx(1000 * 0.002 / 3)  # of the fronts
+    assert document["cost_per_million"] == pytest.approx(1.0)
+    status, out, _ = run(capsys, *SIZED, *options)
+    assert status == 0
+    assert out.splitlines()[0].split() == ["workers,", "one", "for", "each", "gpu", "1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("plan", "--scale", "1"), "Missing option '--scale' or '--target', or '--rate'"),
+        (SIZED, "expected either --decisions"),
+        ((*SIZED, "--decisions", "40"), "such as 38,32,250"),
+        ((*SIZED, "--decisions", "40,50,30"), "such as 38,32,250"),
+        ((*SIZED, "--decisions", "1,1,1", "--p99", "200"), "expected a time such as 200ms"),
+        ((*SIZED, "--decisions", "1,1,1", "--device", "h100"), "expected NAME=DRAWS"),
+        ((*SIZED, "--decisions", "1,1,1", "--rate", "0"), "--rate must be above 0"),
+        ((*SIZED, "--decisions", "1,1,1", "--p99", "1ms"), "one picture alone takes"),
+        ((*SIZED, "--certified", "nowhere"), "has no answers yet"),
+    ],
+)
+def test_what_a_sizing_needs(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    status, out, err = run(capsys, *arguments)
+    assert (status != 0, out) == (True, "")
+    assert said in " ".join(err.split())

@@ -1,0 +1,114 @@
+"""The capacity model compared with the service, with 1, 2, … workers.
+
+    python -m benchmarks.capacity --root DATA [--bundle BUNDLE --data NAME] [--json FILE]
+
+For each number of workers, in rounds: clients ask for the target ½σ/Δ within 1,000 draws, as many
+at once as the machine can bear, which gives the throughput, the draws of decisions and the front's
+processor time for an answer. Then pictures come at even times at shares of that throughput, which
+gives the times of answers. ``models.capacity`` predicts all of it from the draws per second that
+workers make when pictures take all their draws; deviations are (predicted − measured) / measured.
+"""
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from benchmarks.http import open_loop
+from benchmarks.outcomes import latencies, outcomes
+from benchmarks.report import Figures
+from benchmarks.scaling import only_on
+from benchmarks.service import CORES, Service, png, serving, settle
+from models.bundle import ZOO, read_bundle
+from models.capacity import Decisions, Machine, predict
+from models.data.datasets import load
+
+DRAWS = 1000
+
+
+def measure(
+    service: Service, front: int, workers: int, target: float, arguments: argparse.Namespace
+) -> Figures:
+    """Compare the model with one service; return the figures."""
+    figures: Figures = arguments.figures
+    full, took = service.saturate_for(DRAWS, None, arguments.seconds)
+    speed = outcomes(full).draws / took / workers
+    before = _used(front)
+    replies, took = service.saturate_for(DRAWS, target, arguments.seconds)
+    used = _used(front) - before
+    found = outcomes(replies)
+    figures.remark(found.told())
+    draws = [json.loads(reply.body)["draws"] for reply in replies if reply.status == 200]
+    median, high = np.quantile(draws, (0.5, 0.99))
+    decisions = Decisions(float(np.mean(draws)), float(median), float(high))
+    [way] = service.ways()
+    small = way.get("small_pass") or way["pass_size"]
+    machine = Machine(speed, small, used / found.answered, CORES)
+    measured = found.answered / took
+    name = "1 worker" if workers == 1 else f"{workers} workers"
+    figures.note(f"{name}: draws/s of a worker", speed)
+    figures.note(f"{name}: draws of a decision, mean", decisions.mean)
+    figures.note(f"{name}: draws of a decision, median", decisions.median)
+    figures.note(f"{name}: draws of a decision, p99", decisions.high)
+    figures.note(f"{name}: front, ms an answer", 1000 * machine.front_seconds)
+    figures.note(f"{name}: answers/s", measured)
+    told = machine.capacity(workers, 1, decisions.mean)
+    figures.note(f"{name}: deviation of answers/s", told / measured - 1)
+    for share in arguments.shares:
+        rate = share * measured
+        asked = service.connection(DRAWS, target)
+        times = latencies(
+            asyncio.run(open_loop(asked, service.bodies, rate, arguments.seconds)), (50, 99)
+        )
+        sizing = predict(decisions, machine, rate, workers)
+        for label, expected in (("p50", sizing.median), ("p99", sizing.high)):
+            figures.note(f"{name}, {share:.0%}: {label}, ms", times[label])
+            deviation = 1000 * expected / times[label] - 1
+            figures.note(f"{name}, {share:.0%}: deviation of {label}", deviation)
+    return figures
+
+
+def _used(front: int) -> float:
+    """Return the processor time of the front process alone, in seconds."""
+    times = psutil.Process(front).cpu_times()
+    return float(times.user + times.system)
+
+
+def main() -> None:
+    """Measure, print Markdown, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--shares", type=float, nargs="*", default=[0.3, 0.6])
+    parser.add_argument(
+        "--settle", type=float, default=300.0, help="seconds for compiling first, at most"
+    )
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    arguments.figures = figures = Figures()
+    manifest = read_bundle(arguments.bundle).manifest
+    target = manifest.noise.scale / manifest.sensitivity.value / 2
+    bodies = [png(image) for image in load(arguments.data, arguments.root, "test").images[::10]]
+    for workers in range(1, CORES + 1):
+        with (
+            only_on(CORES),
+            serving(arguments.bundle, "--devices", ",".join(["cpu"] * workers)) as (port, front),
+        ):
+            settle(front, arguments.settle)
+            for _ in range(arguments.rounds):
+                service = Service(port, 0.999, bodies)
+                measure(service, front, workers, target, arguments)
+    title = f"{manifest.name}, {CORES} cores, target ½σ/Δ, n = {DRAWS}"
+    figures.report(title, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
