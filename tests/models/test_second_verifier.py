@@ -241,7 +241,7 @@ def as_it_follows(document: Any) -> Any:
         attacks = document["attacks"]
         count = attacks and len(attacks["sizes"])
         conclusion = follow(verification._findings(document), len(document["scores"]), count)
-    except (CannotCertify, ValueError):
+    except (CannotCertify, ValueError, KeyError):  # or the law has no such certificate
         return document
     names = {score["index"]: score["name"] for score in document["scores"]}
     for score in conclusion.scores:
