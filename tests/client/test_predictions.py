@@ -66,6 +66,24 @@ def test_answers_can_be_verified(client: Client, seven: bytes, tmp_path: Path) -
     assert main(["verify", str(answer)]) == 0
 
 
+def test_predictions_about_stickers(
+    client: Client, service: Service, key: str, seven: bytes
+) -> None:
+    found = client.predict_sticker(seven, 20, scores=1)
+    assert (found.threat, found.sticker.label, found.sticker.side) == ("sticker", found.label, 20)
+    assert found.robust is found.sticker.certified is found.raw["robust"] is False
+    assert (found.confidence, len(found.scores)) == (1, 1)
+    assert not hasattr(found, "certified_size")
+
+    async def again() -> pixeldp_client.StickerPrediction:
+        async with AsyncClient(service.address, api_key=key) as other:
+            return await other.predict_sticker(seven, 20)
+
+    assert asyncio.run(again()).sticker == found.sticker
+    with pytest.raises(BadRequest):
+        client.predict_sticker(seven, 28)
+
+
 def test_every_kind_of_picture(client: Client, seven: bytes) -> None:
     image = Image.open(io.BytesIO(seven))
     array = np.asarray(image)

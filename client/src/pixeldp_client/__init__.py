@@ -40,6 +40,8 @@ from pixeldp_client._results import (
     Range,
     Restart,
     Score,
+    Sticker,
+    StickerPrediction,
     Timing,
 )
 from pixeldp_client._retries import Retries
@@ -70,6 +72,8 @@ __all__ = [
     "Retries",
     "Score",
     "ServiceError",
+    "Sticker",
+    "StickerPrediction",
     "Timeout",
     "Timing",
     "TooBusy",

@@ -19,7 +19,7 @@ from pixeldp_client._errors import (
 )
 from pixeldp_client._pictures import Image, encode
 from pixeldp_client._requests import Call, Options, Reply
-from pixeldp_client._results import Look, Model, Prediction, Restart
+from pixeldp_client._results import Look, Model, Prediction, Restart, StickerPrediction
 from pixeldp_client._retries import Attempts, Retries
 
 T = TypeVar("T")
@@ -75,6 +75,22 @@ class AsyncClient:
         content = await asyncio.to_thread(encode, image)
         call = requests.predict(content, options, require_robust, timeout is not None)
         return requests.prediction(await self._ask(call, timeout))
+
+    async def predict_sticker(
+        self,
+        image: Image,
+        side: int,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+        **options: Unpack[Options],
+    ) -> StickerPrediction:
+        """Say whether a sticker could change what is in a picture.
+
+        As :meth:`Client.predict_sticker`.
+        """
+        content = await asyncio.to_thread(encode, image)
+        call = requests.predict_sticker(content, side, options, timeout is not None)
+        return requests.sticker_prediction(await self._ask(call, timeout))
 
     async def predict_or(
         self,

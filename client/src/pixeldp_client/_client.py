@@ -18,7 +18,7 @@ from pixeldp_client._errors import (
 )
 from pixeldp_client._pictures import Image, encode
 from pixeldp_client._requests import Call, Options, Reply
-from pixeldp_client._results import Look, Model, Prediction, Restart
+from pixeldp_client._results import Look, Model, Prediction, Restart, StickerPrediction
 from pixeldp_client._retries import Attempts, Retries
 
 T = TypeVar("T")
@@ -95,6 +95,28 @@ class Client:
         """
         call = requests.predict(encode(image), options, require_robust, timeout is not None)
         return requests.prediction(self._ask(call, timeout))
+
+    def predict_sticker(
+        self,
+        image: Image,
+        side: int,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[Options],
+    ) -> StickerPrediction:
+        """Say what is in a picture, and whether a square sticker could change that.
+
+        Args:
+            image: as of :meth:`predict`.
+            side: of the sticker, in pixels of the picture as sent.
+            timeout: as of :meth:`predict`.
+            options: ``model``, ``scores``, ``evidence`` and ``priority``.
+
+        Raises:
+            PixelDPError: there is no prediction; see its subclasses.
+        """
+        call = requests.predict_sticker(encode(image), side, options, timeout is not None)
+        return requests.sticker_prediction(self._ask(call, timeout))
 
     def predict_or(
         self,

@@ -10,7 +10,7 @@ import httpx
 
 from pixeldp_client._errors import NotRobust, PixelDPError, ServiceError, error_of
 from pixeldp_client._reading import read
-from pixeldp_client._results import Look, Model, Prediction, Restart
+from pixeldp_client._results import Look, Model, Prediction, Restart, StickerPrediction
 
 # The service's share of the time left; the rest is for the way there and back.
 _SERVICE_SHARE = 0.8
@@ -134,6 +134,12 @@ def predict(image: bytes, options: Options, require_robust: bool, bounded: bool)
     return Call("/predict", query=query, content=image, bounded=bounded)
 
 
+def predict_sticker(image: bytes, side: int, options: Options, bounded: bool) -> Call:
+    """Ask about one picture whether a sticker could change its label."""
+    query = {**options, "threat": "sticker", "target": side}
+    return Call("/predict", query=query, content=image, bounded=bounded)
+
+
 def predict_batch(images: Sequence[bytes], options: Options, bounded: bool) -> Call:
     """Ask about several pictures."""
     return Call("/predict/batch", query=dict(options), pictures=images, bounded=bounded)
@@ -159,6 +165,15 @@ def prediction(reply: Reply) -> Prediction:
     if reply.status == 406:
         raise NotRobust(answer)
     return answer
+
+
+def sticker_prediction(reply: Reply) -> StickerPrediction:
+    """Read the answer of :func:`predict_sticker`.
+
+    Raises:
+        PixelDPError: the service answered with an error.
+    """
+    return read(StickerPrediction, reply.json())
 
 
 def predictions(reply: Reply) -> list[Prediction | PixelDPError]:

@@ -193,6 +193,46 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class StickerPreprocessing:
+    """The steps from that picture to the model's input."""
+
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sticker:
+    """Whether no sticker of ``side`` × ``side`` pixels can change the label."""
+
+    certified: bool
+    label: Label
+    side: int
+
+
+@dataclass(frozen=True)
+class StickerPrediction:
+    """A label, and whether a square sticker, anywhere and with anything on it, could change it.
+
+    It says nothing about changes of other kinds. ``confidence`` is 1. ``robust`` is whether it is
+    certified. ``raw`` is as of :class:`Prediction`.
+    """
+
+    threat: str
+    model: ModelName
+    label: Label
+    robust: bool
+    sticker: Sticker
+    confidence: float
+    draws: int
+    stopped: str
+    scores: tuple[Score, ...]
+    picture: Picture
+    preprocessing: StickerPreprocessing
+    compute: Compute
+    timing_ms: Timing
+    raw: dict[str, Any] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
 class Look:
     """The answer so far, at a look before the last; it holds with the same confidence."""
 
