@@ -314,6 +314,7 @@ RECIPES = (
     _MNIST,
     _MNIST_MADRY,
     _CIFAR10_MADRY,
+    _MNIST.changed(name="mnist-cnn-100", scale=1.0),
     _MNIST.changed(
         name="mnist-cnn-l1",
         mechanism="laplace",

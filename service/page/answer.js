@@ -150,7 +150,7 @@ export class AnswerView {
     const { lowest, highest } = reading(this.told, at);
     const names = mayBeFirst(this.told, at);
     const of = attacks.scores.length + (attacks.others ? 1 : 0);
-    element("certain").hidden = robust || names.length === of;
+    element("certain").hidden = robust || names.length === 1 || names.length === of;
     element("certain").textContent =
       `Such an attack might make it ${listed(names)}, but no other label.`;
     element("reading").textContent = robust
@@ -227,6 +227,7 @@ function facts(answer) {
     ...(sizes.linf ? [["All pixels at once", each]] : []),
     ["Sizes", Object.keys(NORMS).map((norm) => `${NORMS[norm]} ${plain(sizes[norm])}`).join(", ")],
     ["By the paper’s own condition", plain(certificate.paper.size)],
+    ["Model", `${answer.model.name} ${answer.model.version}`],
     ["Noise", `${noise.mechanism}, scale ${plain(noise.scale)}, ${noise.placement}`],
     ["Picture", `${picture.width} × ${picture.height}, ${kind}, ${picture.bits} bits${steps}`],
   ];

@@ -48,8 +48,14 @@ export async function bytes(path) {
   return (await send(path)).blob();
 }
 
+/** The models; a family is its default member, with the family's name. */
 export async function models() {
-  return (await (await send("models")).json()).models;
+  const { models: found, families } = await (await send("models")).json();
+  const named = families.map(({ name, default: usual }) => {
+    const member = found.find((model) => `${model.name}:${model.version}` === usual);
+    return member && { ...member, family: name };
+  });
+  return [...found, ...named.filter(Boolean)];
 }
 
 /** The pixels that would be certified, as a bitmap: a browser may decode a file differently. */

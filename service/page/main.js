@@ -87,9 +87,11 @@ async function start() {
   } catch (error) {
     return fail(error, start);
   }
-  const options = state.models.map(({ name, version, input_shape: [channels, height, width] }, i) => {
+  const options = state.models.map((model, i) => {
+    const { name, version, family, input_shape: [channels, height, width] } = model;
     const kind = channels === 1 ? "grey" : "colour";
-    return new Option(`${name} ${version} · ${width} × ${height} ${kind}`, i);
+    const title = family ? `${family}, a family` : `${name} ${version}`;
+    return new Option(`${title} · ${width} × ${height} ${kind}`, i);
   });
   element("model").replaceChildren(...options);
   chooseModel();
@@ -101,6 +103,7 @@ async function chooseModel() {
     if (field.dataset.filled === field.value) field.value = "";
   }
   element("norm").value = model.noise.norm;
+  element("target-field").hidden = !model.family;
   element("colour-field").hidden = model.input_shape[0] === 1;
   pad.shape(model.input_shape);
   pad.ink = model.input_shape[0] === 1 ? "#ffffff" : element("colour").value;
@@ -232,8 +235,10 @@ function originalOf(picture, { width, height, mode }) {
 /** The chosen options of the request; an empty field is left to the service. */
 function chosen() {
   const { model } = state;
-  const options = { model: `${model.name}:${model.version}` };
-  for (const [name, id] of [["confidence", "confidence"], ["max_draws", "draws"]]) {
+  const options = { model: model.family ?? `${model.name}:${model.version}` };
+  const fields = [["confidence", "confidence"], ["max_draws", "draws"]];
+  if (model.family) fields.push(["target", "target"]);
+  for (const [name, id] of fields) {
     const text = element(id).value.trim();
     if (text) options[name] = Number.isFinite(Number(text)) ? Number(text) : text;
   }
@@ -314,7 +319,13 @@ function askForKey(again) {
 }
 
 function markWrong(option) {
-  const inputs = { confidence: "confidence", max_draws: "draws", norm: "norm", model: "model" };
+  const inputs = {
+    confidence: "confidence",
+    max_draws: "draws",
+    norm: "norm",
+    model: "model",
+    target: "target",
+  };
   for (const [name, id] of Object.entries(inputs)) {
     element(id).setAttribute("aria-invalid", name === option);
   }
@@ -358,7 +369,7 @@ element("norm").addEventListener("change", () => {
   chooseNorm();
   ask();
 });
-for (const id of ["confidence", "draws"]) element(id).addEventListener("change", ask);
+for (const id of ["confidence", "draws", "target"]) element(id).addEventListener("change", ask);
 element("colour").addEventListener("input", (event) => (pad.ink = event.target.value));
 element("clear").addEventListener("click", clear);
 element("pattern").addEventListener("click", usePattern);

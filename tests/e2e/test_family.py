@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect, sync_playwright
 
 from models.bundle import read_bundle
 from models.verification import verify
@@ -179,6 +181,29 @@ def test_another_member_never_stands_in(ask: httpx.Client, seven: bytes) -> None
     assert answer(ask, seven, target=0.3)["model"]["name"] == "middle"
     assert ask.post("/v2/repository/models/high/load").status_code == 200
     assert answer(ask, seven, target=0.7)["model"]["name"] == "high"
+
+
+@pytest.mark.slow
+def test_the_page_lets_the_size_choose_the_member(served: Service) -> None:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("the page is not tested: there is no chromium here")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(reduced_motion="reduce")
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(served.address)
+        expect(page.locator("#facts")).to_be_visible(timeout=60_000)
+        expect(page.locator("#target")).to_be_hidden()
+        page.locator("#model").select_option(label="digits, a family · 28 × 28 grey")
+        for size, name in (("0.1", "low"), ("0.7", "high"), ("", "middle")):
+            page.locator("#target").fill(size)
+            page.locator("#target").press("Tab")
+            expect(page.locator("#facts")).to_contain_text(f"Model{name} 1", timeout=60_000)
+        expect(page.locator("#curl")).to_contain_text("model=digits")
+        assert errors == []
+        browser.close()
 
 
 def listed(ask: httpx.Client) -> dict[tuple[str, str], str]:

@@ -63,10 +63,10 @@ def may_be_first(label: int, scores: Floats, at: Floats, moved: Floats) -> bool:
 
 
 def pieces(mechanism: Mechanism, shift: float) -> tuple[Floats, Floats]:
-    """Probabilities of 60 pieces of the line without and with a shift of the noise."""
+    """Probabilities of 40 pieces of the line without and with a shift of the noise."""
     law = LAWS[mechanism].module
     edges = np.sort(
-        np.concatenate([law.quantile(np.linspace(0.01, 0.99, 30)) + s for s in (0.0, shift)])
+        np.concatenate([law.quantile(np.linspace(0.01, 0.99, 20)) + s for s in (0.0, shift)])
     )
     at, moved = (np.diff(np.concatenate([[0.0], law.cdf(edges - s), [1.0]])) for s in (0.0, shift))
     return at, moved

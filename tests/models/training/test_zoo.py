@@ -1,11 +1,14 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from models.bundle import MANIFEST, ZOO, Bundle, read_bundle
+from models.bundle import MANIFEST, ZOO, Bundle, locate, read_bundle
 from models.certification.inquiry import Inquiry
 from models.certification.question import Question
 from models.evaluation.evaluate import Evaluation
+from models.family import check_members, read_family
 from models.loaded import load_model
 from models.predictor import Predictor
 from models.training.recipe import Recipe, find_recipe
@@ -14,6 +17,7 @@ NAMES = sorted(path.name for path in ZOO.iterdir() if (path / MANIFEST).exists()
 # What each model must reach on every tenth test picture: accuracy, and certified accuracy by size.
 ASKED = {
     "mnist-cnn": (0.98, {0.5: 0.95, 1.0: 0.85}),
+    "mnist-cnn-100": (0.94, {0.5: 0.87, 1.0: 0.75, 1.5: 0.55}),
     "mnist-cnn-l1": (0.97, {0.5: 0.94, 1.0: 0.88}),
     "mnist-split": (0.97, {0.5: 0.95, 1.0: 0.93, 1.5: 0.9}),
     "mnist-split-wide": (0.94, {1.0: 0.9, 2.0: 0.85, 3.0: 0.73}),
@@ -28,6 +32,14 @@ def mnist() -> Bundle:
 
 def test_the_zoo_has_exactly_these_models() -> None:
     assert sorted(ASKED) == NAMES
+
+
+def test_its_families_have_members_that_fit_together() -> None:
+    [file] = ZOO.glob("*.family.json")
+    family = read_family(file)
+    check_members(file, [read_bundle(folder) for folder in family.folders])
+    assert locate(Path(file.name)) == file
+    assert sum(file.stat().st_size for file in ZOO.rglob("*") if file.is_file()) <= 40_000_000
 
 
 @pytest.mark.parametrize("name", NAMES)
