@@ -91,7 +91,11 @@ def test_no_classifier_has_a_label_first_that_is_excluded(mechanism: Mechanism) 
     assert first > 6
 
 
-@pytest.mark.parametrize("mechanism", ADDITIVE)
+# A law of one side has no certificate that is attained in both directions.
+SYMMETRIC = [name for name in ADDITIVE if float(LAWS[name].module.cdf(np.array(0.0))) == 0.5]
+
+
+@pytest.mark.parametrize("mechanism", SYMMETRIC)
 def test_what_is_not_excluded_can_come_first_if_there_are_two_labels(mechanism: Mechanism) -> None:
     """The set is as small as it can be: a half-line reaches both ends at once."""
     name = DEFAULTS[mechanism][MECHANISM_NORMS[mechanism]]
