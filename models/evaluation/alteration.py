@@ -11,8 +11,10 @@ from models.certification.arrays import Floats, Integers
 from models.certification.names import Norm
 from models.evaluation.asked import AttackName
 from models.evaluation.attacks import ATTACKS, LogScores
+from models.evaluation.tools import autoattack
 from models.preprocessing import DEPTHS, Pixels
 
+_METHODS = {**ATTACKS, "autoattack": autoattack}
 # float32 may add far less to the length of a change.
 _SLACK = 1e-5
 
@@ -56,7 +58,7 @@ def alter(
     for start in range(0, len(images), batch):
         part = slice(start, start + batch)
         clean = torch.from_numpy(images[part]).permute(0, 3, 1, 2).contiguous().float() / 255
-        changed = ATTACKS[attack.name](
+        changed = _METHODS[attack.name](
             scores,
             clean.to(device),
             torch.from_numpy(labels[part]).to(device),

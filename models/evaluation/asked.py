@@ -10,7 +10,7 @@ from models.bundle import Bundle, Manifest
 from models.certification.names import Norm
 from models.data.labelled import DataSet
 
-AttackName = Literal["pgd", "carlini-wagner"]
+AttackName = Literal["pgd", "carlini-wagner", "autoattack"]
 # The confidence of each certificate, unless the noise allows certainty.
 USUAL = 0.999
 
@@ -49,6 +49,15 @@ def check_matplotlib() -> None:
         raise ValueError(
             "plots are drawn by matplotlib, which is not installed: "
             f"{sys.executable} -m pip install 'pixeldp[plots]'"
+        )
+
+
+def check_art() -> None:
+    """Raise a ValueError that says what to do if there is no ART."""
+    if find_spec("art") is None:
+        raise ValueError(
+            "autoattack is run by ART, which is not installed: "
+            f"{sys.executable} -m pip install 'pixeldp[attacks]'"
         )
 
 

@@ -65,13 +65,13 @@ def pgd(
         The changed pictures, in [0, 1] and within ``sizes`` of the given ones.
     """
     limit = _per_picture(sizes)
-    change = _project((torch.rand_like(pictures) * 2 - 1) * limit, limit, norm, pictures)
+    change = project((torch.rand_like(pictures) * 2 - 1) * limit, limit, norm, pictures)
     for _ in range(steps):
         change = change.detach().requires_grad_(True)
         loss = F.nll_loss(scores(pictures + change), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, change)
         step = 2.5 / steps * limit * _steepest(gradient, norm, pictures + change)
-        change = _project(change + step, limit, norm, pictures)
+        change = project(change + step, limit, norm, pictures)
     return (pictures + change).detach()
 
 
@@ -97,7 +97,7 @@ def carlini_wagner(
         (gradient,) = torch.autograd.grad((rival - now.gather(1, own)[:, 0]).sum(), change)
         momentum = 0.9 * momentum + gradient
         step = 4 / steps * limit * _steepest(momentum, norm, pictures + change)
-        change = _project(change + step, limit, norm, pictures)
+        change = project(change + step, limit, norm, pictures)
     return (pictures + change).detach()
 
 
@@ -130,7 +130,7 @@ def _steepest(gradient: Tensor, norm: Norm, pictures: Tensor) -> Tensor:
     return signs.reshape(gradient.shape) / count
 
 
-def _project(change: Tensor, limit: Tensor, norm: Norm, pictures: Tensor) -> Tensor:
+def project(change: Tensor, limit: Tensor, norm: Norm, pictures: Tensor) -> Tensor:
     """Return the change, limited to ``limit`` and to pictures in [0, 1].
 
     The limit to [0, 1] can only shorten a change: it moves each entry towards 0.

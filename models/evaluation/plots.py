@@ -25,7 +25,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
 OTHERS = ("#cc79a7", "#e69f00", "#56b4e9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 NORM_NAMES = {"l1": "L1", "l2": "L2", "linf": "L∞"}
-MARKERS: dict[AttackName, str] = {"pgd": "o", "carlini-wagner": "s"}
+MARKERS: dict[AttackName, str] = {"pgd": "o", "carlini-wagner": "s", "autoattack": "^"}
 SETTINGS: Any = {  # matplotlib's own type lists every key there is
     "font.size": 11,
     "axes.spines.top": False,

@@ -38,11 +38,13 @@ def _radii(text: str | None) -> tuple[float, ...]:
 
 
 def _attacks(text: str | None) -> "tuple[AttackName, ...]":
-    from models.evaluation.asked import ATTACK_NAMES
+    from models.evaluation.asked import ATTACK_NAMES, check_art
 
     given = text.split(",") if text else []
     if unknown := set(given).difference(ATTACK_NAMES):
         raise typer.BadParameter(f"no attack {unknown.pop()!r}; known: {', '.join(ATTACK_NAMES)}")
+    if "autoattack" in given:
+        check_art()
     return tuple(name for name in ATTACK_NAMES if name in given)
 
 
@@ -124,7 +126,10 @@ def evaluate(
     ] = None,
     attack: Annotated[
         str | None,
-        typer.Option(help="Attack at each size, too: pgd, carlini-wagner, or pgd,carlini-wagner."),
+        typer.Option(
+            help="Attack at each size, too: pgd, carlini-wagner, autoattack (pixeldp[attacks]), or "
+            "several, separated by commas."
+        ),
     ] = None,
     attack_pictures: Annotated[
         int, typer.Option(min=1, help="The number of pictures to attack.")

@@ -23,6 +23,7 @@ from service.cli.calculate import bounds, plan, size, verify
 from service.cli.certify import certify
 from service.cli.compare import compare
 from service.cli.evaluate import evaluate
+from service.cli.export_model import export
 from service.cli.health import health
 from service.cli.import_model import import_
 from service.cli.keys import keys
@@ -219,7 +220,7 @@ def _serve(given: dict[str, Any]) -> None:
 
 _COMMANDS: tuple[Callable[..., Any], ...] = (
     *(size, bounds, plan, verify, certify, evaluate, compare, health),
-    *(import_, sensitivity, predict, models, train),
+    *(import_, export, sensitivity, predict, models, train),
 )
 for _command in _COMMANDS:
     app.command(_command.__name__.rstrip("_"))(_command)
