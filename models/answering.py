@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from models.batcher import Batcher, Ticket
-from models.certification.inquiry import Inquiry
+from models.certification.kinds import SizeInquiry
 from models.certification.question import Question
-from models.certification.split import SplitInquiry
 from models.certification.stickers import StickerInquiry
 from models.noise import Features, Key
 from models.predictor import Predictor
@@ -28,7 +27,7 @@ def answer_all(
     images: Iterable[Pixels],
     question: Question,
     report: Callable[[int], None] = lambda drawn: None,
-) -> Iterator[tuple[int, Inquiry | SplitInquiry]]:
+) -> Iterator[tuple[int, SizeInquiry]]:
     """Answer ``question`` for each picture [height, width, channels].
 
     Before each pass ``report`` is called with the number of draws made for all of them.
@@ -37,7 +36,7 @@ def answer_all(
         The index of a picture and its finished inquiry, in the order in which they finish.
     """
 
-    def begin(image: Pixels) -> tuple[Features, Inquiry | SplitInquiry]:
+    def begin(image: Pixels) -> tuple[Features, SizeInquiry]:
         encoded = predictor.encode(image)
         return encoded.features, predictor.inquire(question, encoded)
 

@@ -83,8 +83,8 @@ def ask_about_stickers(manifest: Manifest, side: float | None, masks: int) -> Qu
     """
     if manifest.noise.draws is not None:
         raise ValueError(
-            f"{manifest.name} sees no picture without split noise, so it has no certificate "
-            "against stickers; use a model with another noise"
+            f"{manifest.name} has the mechanism {manifest.noise.mechanism}, which sees no masked "
+            "picture, so it has no certificate against stickers; use a model with added noise"
         )
     if side is None or side < 1 or side != int(side):
         given = "missing" if side is None else f"{side:g}"

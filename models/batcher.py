@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.certification.arrays import Draws
-from models.certification.inquiry import Inquiry
+from models.certification.interval import IntervalInquiry
+from models.certification.kinds import SizeInquiry
 from models.certification.split import SplitInquiry
 from models.certification.stickers import StickerInquiry
 from models.noise import Features
@@ -29,9 +30,9 @@ ONE_IN = 4
 HIGH_PARTS = ONE_IN - 1
 
 
-AnyInquiry = Inquiry | SplitInquiry | StickerInquiry
+AnyInquiry = SizeInquiry | StickerInquiry
 # The draws of these have numbers.
-NUMBERED = SplitInquiry, StickerInquiry
+NUMBERED = SplitInquiry, IntervalInquiry, StickerInquiry
 
 
 @dataclass(eq=False)
@@ -223,7 +224,7 @@ class Batcher:
         for ticket in turn:
             if not free:
                 break
-            spare = ticket.inquiry.question.max_draws - ticket.issued - given[ticket.id]
+            spare = ticket.inquiry.issuable - ticket.issued - given[ticket.id]
             more = min(max(spare, 0), free)
             given[ticket.id] += more
             free -= more
@@ -348,9 +349,8 @@ class Batcher:
 
     def _certain(self, ticket: Ticket) -> int:
         """The number of draws that are worth making now, whatever the passes in flight return."""
-        question = ticket.inquiry.question
-        if question.target is None and not ticket.shared:
-            return question.max_draws - ticket.issued
+        if ticket.inquiry.question.target is None and not ticket.shared:
+            return ticket.inquiry.issuable - ticket.issued
         return 0 if ticket.in_flight else self._wanted(ticket)
 
     @staticmethod
@@ -361,7 +361,7 @@ class Batcher:
     @staticmethod
     def _wanted(ticket: Ticket) -> int:
         """The number of draws to the next look that are not issued yet, within the budget."""
-        left = ticket.inquiry.question.max_draws - ticket.issued
+        left = ticket.inquiry.issuable - ticket.issued
         return min(max(ticket.inquiry.wanted - ticket.in_flight, 0), left)
 
 

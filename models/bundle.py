@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models.certification.laws.interval import BOXES, largest_radius
 from models.certification.laws.split import count_draws
 from models.certification.names import MECHANISM_NORMS, Mechanism, Norm, Scoring
 from models.files import write_whole
@@ -139,7 +140,8 @@ class ConstructionBound(Part):
 class NoiseSpec(Part):
     """The noise law. ``scale`` is σ for Gaussian and b for Laplace, in the units of g's output.
 
-    For split noise it is λ, in pixel values, and 510·λ draws decide.
+    For split noise it is λ, in pixel values, and 510·λ draws decide. For intervals it is the radius
+    of the largest box, in pixel values.
     """
 
     mechanism: Mechanism
@@ -149,15 +151,21 @@ class NoiseSpec(Part):
 
     @property
     def draws(self) -> int | None:
-        """The number of draws that decide, if the law has finitely many."""
+        """The number of draws that decide, if the law has finitely many; of intervals, boxes."""
+        if self.mechanism == "interval":
+            return BOXES
         return count_draws(self.scale) if self.mechanism == "split" else None
 
     @model_validator(mode="after")
-    def _splits(self) -> Self:
+    def _not_added(self) -> Self:
         if self.mechanism == "split":
             count_draws(self.scale)
             if self.placement != IMAGE or self.construction_bound:
                 raise ValueError("split noise is of the image, and has no construction bound")
+        if self.mechanism == "interval":
+            largest_radius(self.scale)
+            if self.placement != IMAGE or self.construction_bound:
+                raise ValueError("intervals are of the image, and have no construction bound")
         return self
 
 
@@ -286,6 +294,13 @@ class Manifest(Part):
                     "split noise needs a network made for what it shows of a picture: "
                     f"{', '.join(_TRAINED)}, not {self.architecture.name}"
                 )
+        if self.noise.mechanism == "interval":
+            if self.sensitivity.input_norm != "linf" or self.sensitivity.value != 1:
+                raise ValueError("intervals need the sensitivity 1 from linf to linf")
+            if self.scoring != "votes":
+                raise ValueError("intervals need votes: a proof is for one label")
+            if self.int8:
+                raise ValueError("intervals are proven in float32 only, and have no int8")
         return self
 
 

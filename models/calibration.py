@@ -23,6 +23,7 @@ from models.execution import (
 )
 from models.loaded import LoadedModel
 from models.memory import is_out_of_memory
+from models.networks.interval import check_way
 from models.predictor import Predictor
 from models.trial import RowsError
 
@@ -78,7 +79,7 @@ def calibrate(
     on, allowed = open_device(device), int8 and may_use_int8(model)
     predictors = [
         Predictor(model, LEAST_PASS, on, kind, provider=by)
-        for by, kind in ways(on.name, provider, precision, allowed)
+        for by, kind in _ways(model, on.name, provider, precision, allowed)
     ]
     if pass_size is not None and len(predictors) == 1:
         return _as_told(model, predictors[0], pass_size)
@@ -98,6 +99,20 @@ def calibrate(
     if (predictor, predictor.pass_size) != fastest:
         speed = predictor.measure(SECONDS_A_TRIAL)
     return predictor, _calibration(predictor, speed)
+
+
+def _ways(
+    model: LoadedModel,
+    device: str,
+    provider: Provider | None,
+    precision: Format | None,
+    int8: bool,
+) -> list[tuple[Provider, Format]]:
+    """Return the ways of running a model here; there is only one for intervals."""
+    if model.manifest.noise.mechanism == "interval":
+        provider, precision = provider or "pytorch", precision or "float32"
+        check_way(model.manifest.noise.mechanism, provider, precision)
+    return ways(device, provider, precision, int8)
 
 
 def find_small(predictor: Predictor) -> SmallPass | None:

@@ -33,6 +33,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from models.bundle import FAMILY, Bundle, BundleError, Name, Part, opened
+from models.certification.names import ADDITIVE
 
 LARGEST = 2**16
 
@@ -118,12 +119,13 @@ def check_members(path: Path, bundles: Sequence[Bundle]) -> None:
         bundles: its members.
 
     Raises:
-        BundleError: their labels, inputs, norms or noise laws differ; or their noise is split, for
-            which the draws of an answer depend on the member.
+        BundleError: their labels, inputs, norms or noise laws differ; or they add no noise, as with
+            split noise and intervals the draws of an answer depend on the member.
     """
     first = bundles[0].manifest
-    if first.noise.mechanism == "split":
-        raise BundleError(path, "members", "have split noise, for which there are no families")
+    if first.noise.mechanism not in ADDITIVE:
+        reason = f"have the mechanism {first.noise.mechanism}, for which there are no families"
+        raise BundleError(path, "members", reason)
     for bundle in bundles[1:]:
         other = bundle.manifest
         for what, one, two in (

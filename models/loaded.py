@@ -15,9 +15,12 @@ from torch import nn
 from models.bundle import MANIFEST, Bundle, BundleError, Manifest, describe
 from models.certification.certificates import DEFAULTS
 from models.certification.names import Norm
+from models.mechanisms import interval
+from models.mechanisms.interval import Boxes
 from models.mechanisms.split import SplitNoise, seen_shape
 from models.network import PixelDP, load_proven
 from models.networks.folding import fold
+from models.networks.interval import IntervalError, IntervalNetwork
 from models.networks.placement import IMAGE
 from models.noise import PIXEL_STEP, GridNoise
 from models.sensitivity.error import EncoderError, encoder_error
@@ -52,7 +55,7 @@ class LoadedModel:
     encoder_errors: dict[Norm, EncoderError]
     feature_shape: tuple[int, ...]
     seen_shape: tuple[int, ...]
-    noise: GridNoise | SplitNoise
+    noise: GridNoise | SplitNoise | Boxes
 
     @property
     def manifest(self) -> Manifest:
@@ -61,7 +64,10 @@ class LoadedModel:
 
     def classifier(self, device: str, kind: torch.dtype) -> nn.Module:
         """Return a copy of h that runs fastest on ``device`` in the number format ``kind``."""
-        copied = fold(self.network.classifier).to(device, kind)
+        copied = fold(self.network.classifier)
+        if self.manifest.noise.mechanism == "interval":
+            return IntervalNetwork(copied).to(device)
+        copied = copied.to(device, kind)
         # The layout in which convolutions are fast, on CPUs with bfloat16 by far.
         return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
@@ -90,11 +96,27 @@ def load_model(source: Bundle | Path) -> LoadedModel:
         seen = seen_shape(manifest.input.shape)
         split = SplitNoise(manifest.noise.scale, _template(bundle, network))
         return LoadedModel(bundle, network, encoder, sensitivities, errors, shape, seen, split)
+    if manifest.noise.mechanism == "interval":
+        _check_intervals(bundle, network)
+        seen, boxes = interval.seen_shape(manifest.input.shape), Boxes(manifest.noise.scale)
+        return LoadedModel(bundle, network, encoder, sensitivities, errors, shape, seen, boxes)
     try:
         noise = grid_noise(manifest, errors[manifest.sensitivity.noise_norm].largest)
     except ValueError as problem:
         raise BundleError(bundle.path / MANIFEST, "noise.scale", str(problem)) from None
     return LoadedModel(bundle, network, encoder, sensitivities, errors, shape, shape, noise)
+
+
+def _check_intervals(bundle: Bundle, network: PixelDP) -> None:
+    """Refuse a network that has no interval bounds.
+
+    Raises:
+        BundleError: it has none; says why.
+    """
+    try:
+        IntervalNetwork(fold(network.classifier))
+    except IntervalError as error:
+        raise BundleError(bundle.path / MANIFEST, "architecture", str(error)) from None
 
 
 def _template(bundle: Bundle, network: PixelDP) -> NDArray[np.int32]:

@@ -49,7 +49,7 @@ class PixelDP(nn.Module):
         encoder: g, [batch, c, h, w] pixel values in [0, 1] to features.
         classifier: h, noisy features to logits [batch, K].
         mechanism: the noise law.
-        scale: σ, b or λ, in units of g's output.
+        scale: σ, b or λ, in units of g's output; for intervals the radius of the largest box.
         shape: of the pictures; split noise draws its template for it.
     """
 
@@ -85,10 +85,15 @@ class PixelDP(nn.Module):
         return features
 
     def perturb(self, features: Tensor, scale: float | None = None) -> Tensor:
-        """Add noise for training, in float. Served models draw from ``models.noise`` instead."""
+        """Add noise for training, in float. Served models draw from ``models.noise`` instead.
+
+        Intervals have none.
+        """
         scale = self.scale if scale is None else scale
         if self.mechanism == "split":
             return split.perturb(features, self.template, scale)
+        if self.mechanism == "interval":
+            return features
         law = import_module(f"models.mechanisms.{LAWS[self.mechanism].module_name}")
         noisy: Tensor = features + scale * law.draw_like(features)
         return noisy

@@ -3,9 +3,9 @@
 from math import prod
 
 from models.bundle import Manifest
-from models.certification.names import Norm
+from models.certification.kinds import terms_kind
+from models.certification.names import ADDITIVE, Norm
 from models.certification.norms import required
-from models.certification.split import terms_kind
 from models.certification.terms import Terms
 from models.preprocessing import CannotCertify, Preprocessing
 
@@ -25,9 +25,11 @@ def assemble_terms(manifest: Manifest, preparation: Preprocessing | None = None)
     norm, values, factor = manifest.sensitivity.input_norm, prod(manifest.input.shape), 1.0
     if preparation:
         values, factor = preparation.values, preparation.sensitivity(norm, norm)
-    if manifest.noise.mechanism == "split" and preparation and not preparation.selects:
+    mechanism = manifest.noise.mechanism
+    if mechanism not in ADDITIVE and preparation and not preparation.selects:
+        by = {"split": "split noise, which takes", "interval": "intervals, which take"}[mechanism]
         raise CannotCertify(
-            f"{manifest.name} certifies by split noise, which takes pixels as they are: send 8 "
+            f"{manifest.name} certifies by {by} pixels as they are: send 8 "
             f"bits per value, {'RGB' if manifest.input.channels == 3 else 'grey'}, and "
             f"{manifest.input.width}x{manifest.input.height} pixels, or more along one side, which "
             "is cropped"

@@ -21,6 +21,8 @@ from models.bundle import Manifest
 from models.certification.arrays import Draws, Floats, Integers
 from models.certification.certificates import DEFAULTS
 from models.certification.inquiry import Inquiry
+from models.certification.interval import IntervalInquiry, IntervalTerms
+from models.certification.kinds import SizeInquiry
 from models.certification.names import NORMS, Norm
 from models.certification.question import Question
 from models.certification.split import SplitInquiry, SplitTerms
@@ -31,12 +33,12 @@ from models.device import Device, Submitted, open_device
 from models.execution import Execution, Format, Provider, ProviderError
 from models.loaded import LoadedModel
 from models.masking import HIDDEN, MaskedViews, masks_for
-from models.mechanisms.split import SplitNoise
+from models.networks.interval import IntervalNetwork, check_way
 from models.networks.placement import IMAGE
 from models.noise import PIXEL_STEP, SUBSTEPS, Features, GridNoise, Key, random_order, system_key
 from models.picture_terms import assemble_terms
 from models.preprocessing import Preprocessing, plan
-from models.proof import prove_noise, prove_passes
+from models.proof import prove_noise, prove_passes, prove_products
 from models.trial import try_rows
 
 
@@ -67,7 +69,7 @@ class Predictor:
         resident: the model on it.
 
     Raises:
-        ProviderError: int8 without scales.
+        ProviderError: int8 without scales, or intervals in any way but PyTorch's float32.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Predictor:
         key: Key = system_key,
         provider: Provider = "pytorch",
     ) -> None:
+        check_way(model.manifest.noise.mechanism, provider, precision)
         self.bundle, self.pass_size = model.bundle, pass_size
         self.on = open_device(device)
         self.precision, self.compiled, self.provider = precision, False, provider
@@ -142,12 +145,14 @@ class Predictor:
         features = self.noise.snap(self._run_encoder(prepared))
         return Encoded(features, self._terms(preparation, features))
 
-    def inquire(self, question: Question, encoded: Encoded) -> Inquiry | SplitInquiry:
+    def inquire(self, question: Question, encoded: Encoded) -> SizeInquiry:
         """Begin an inquiry into a picture that was encoded here."""
+        labels = len(self.manifest.labels)
         if isinstance(encoded.terms, SplitTerms):
-            labels = len(self.manifest.labels)
             return SplitInquiry(question, encoded.terms, labels, self._shuffle)
-        return Inquiry(question, encoded.terms, len(self.manifest.labels), self.manifest.scoring)
+        if isinstance(encoded.terms, IntervalTerms):
+            return IntervalInquiry(question, encoded.terms, labels)
+        return Inquiry(question, encoded.terms, labels, self.manifest.scoring)
 
     def against_stickers(
         self, question: Question, prepared: Floats, preparation: Preprocessing
@@ -235,8 +240,12 @@ class Predictor:
         Raises:
             RowsError: it is not, and must not serve.
             ProviderError: its provider cannot run it, or computes something else.
+            DeviceError: it has intervals, whose rounding is not bounded on this device.
         """
         start = time.perf_counter()
+        network = self.resident.network
+        if isinstance(network, IntervalNetwork):
+            prove_products(self.on, network, self.pass_size)
         pictures = self._random_pictures()
         noisy = self.noisy(pictures, np.arange(self.pass_size) % len(pictures))
         self.resident.prepare(self.pass_size)
@@ -276,6 +285,7 @@ class Predictor:
         """
         if self.precision == "int8":
             raise ProviderError("PyTorch does not compile int8; a model keeps its number format")
+        check_way(self.manifest.noise.mechanism, "pytorch", self.precision, compiled=True)
         other = copy.copy(self)
         other.provider, other.compiled = "pytorch", True
         other.resident = self.resident.compile(self.noisy(*self._black()))
@@ -316,7 +326,7 @@ class Predictor:
 
     def _terms(self, preparation: Preprocessing, features: Features) -> Terms:
         terms = assemble_terms(self.manifest, preparation)
-        if isinstance(self.noise, SplitNoise):
+        if not isinstance(self.noise, GridNoise):
             return terms
         own = self.manifest.sensitivity.noise_norm
         own_rho = self._rho(preparation, features, own)
@@ -338,7 +348,7 @@ class Predictor:
 
     def _rho(self, preparation: Preprocessing, features: Features, norm: Norm) -> float:
         """A bound on what rounding adds to the distance of two outputs of g, in ``norm``."""
-        if features.on_grid or isinstance(self.noise, SplitNoise):
+        if features.on_grid or not isinstance(self.noise, GridNoise):
             return 0.0
         error = self._encoder_errors[norm].total(preparation.error(norm))
         return self.noise.snapping(len(features.steps), norm) + 2 * error

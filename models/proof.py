@@ -8,6 +8,7 @@ wrong answers.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from models.certification.names import Scoring
 from models.certification.tally import make_draws
-from models.device import DeviceError, Resident, Submitted
+from models.device import Device, DeviceError, Resident, Submitted
+from models.networks.interval import IntervalNetwork
 from models.noise import Features
 
 # Nothing that anybody is told rests on these draws.
@@ -45,6 +47,24 @@ def prove_noise(resident: Resident, pictures: Sequence[Features], step: float) -
             raise DeviceError(
                 f"it draws other noise than it should, in {wrong} of {drawn.numel()} coordinates"
             )
+
+
+def prove_products(on: Device, network: IntervalNetwork, rows: int) -> None:
+    """Show that products of matrices are true ones, on which the bounds of intervals rest.
+
+    Args:
+        on: the device.
+        network: h there.
+        rows: of a pass.
+
+    Raises:
+        DeviceError: they are rounded further, or are sums of other terms.
+    """
+    if not on.call(partial(network.try_products, rows)):
+        raise DeviceError(
+            "its products of float32 matrices are not those that intervals assume: it computes in "
+            "a lower format or by a fast algorithm"
+        )
 
 
 def prove_passes(

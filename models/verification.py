@@ -21,7 +21,11 @@ from models.certification.answer import Conclusion, follow
 from models.certification.certificates import DEFAULTS
 from models.certification.division import LEAST_DRAWS, looks, pilot_ends
 from models.certification.inquiry import Findings
+from models.certification.interval import IntervalFindings, IntervalTerms
+from models.certification.kinds import AnyFindings, terms_kind
+from models.certification.laws.interval import BOXES
 from models.certification.names import (
+    ADDITIVE,
     GROUNDS,
     MECHANISM_NORMS,
     MECHANISMS,
@@ -31,7 +35,7 @@ from models.certification.names import (
     Scoring,
 )
 from models.certification.question import Question
-from models.certification.split import SplitFindings, SplitTerms, schedule, terms_kind
+from models.certification.split import SplitFindings, SplitTerms, schedule
 from models.certification.stickers import (
     MOST,
     NOT_MADE,
@@ -150,7 +154,7 @@ def verify(answer: Any) -> list[str]:
         raise MalformedAnswerError(f"not an answer that can be read: {error}") from None
 
 
-def _differing(answer: Mapping[str, Any], findings: Findings | SplitFindings) -> Iterator[str]:
+def _differing(answer: Mapping[str, Any], findings: AnyFindings) -> Iterator[str]:
     """Compute every member that follows, and compare."""
     attacks = answer["attacks"]
     conclusion = follow(findings, len(answer["scores"]), attacks and len(attacks["sizes"]))
@@ -234,7 +238,7 @@ def _expected_about_stickers(
     }
 
 
-def _findings(answer: Mapping[str, Any]) -> Findings | SplitFindings:
+def _findings(answer: Mapping[str, Any]) -> AnyFindings:
     evidence, noise, picture = answer["evidence"], answer["noise"], answer["picture"]
     scoring: Scoring = noise["scoring"]
     question = Question(
@@ -259,6 +263,9 @@ def _findings(answer: Mapping[str, Any]) -> Findings | SplitFindings:
         votes = tuple(evidence["votes"] or ())
         counted, total = _tally(evidence, scoring), _tally(evidence["total"], scoring)
         return SplitFindings(question, terms, counted, total, votes)
+    if isinstance(terms, IntervalTerms):
+        labels = len(evidence["total"]["sums"])
+        return IntervalFindings(question, terms, labels, tuple(evidence["votes"] or ()))
     return Findings(
         question=question,
         terms=terms,
@@ -275,7 +282,7 @@ def _tally(part: Mapping[str, Any], scoring: Scoring) -> Tally:
     return Tally(part["draws"], sums, squares, DENOMINATORS[scoring])
 
 
-def _impossible(answer: Mapping[str, Any], findings: Findings | SplitFindings) -> Iterator[str]:
+def _impossible(answer: Mapping[str, Any], findings: AnyFindings) -> Iterator[str]:
     """Say what is impossible for any draws, budget and bounds of g."""
     counted, total = findings.counted, findings.total
     pilot = _tally(answer["evidence"]["pilot"], findings.scoring)
@@ -298,9 +305,11 @@ def _impossible(answer: Mapping[str, Any], findings: Findings | SplitFindings) -
     budget = findings.question.max_draws
     if isinstance(findings, SplitFindings):
         yield from _impossible_split(answer, findings)
+    elif isinstance(findings, IntervalFindings):
+        yield from _impossible_interval(answer, findings)
     else:
         if answer["confidence"] == 1 or answer["evidence"]["votes"] is not None:
-            yield "confidence is 1, or evidence.votes is not null, which only split noise allows"
+            yield "confidence is 1, or evidence.votes is not null, which this noise does not allow"
             return
         yield from _impossible_steps(findings)
         yield from _impossible_moves(findings)
@@ -350,12 +359,38 @@ def _impossible_split(answer: Mapping[str, Any], findings: SplitFindings) -> Ite
         yield f"evidence.votes has {len(made)} draws, and evidence.total {total.draws}"
 
 
+def _impossible_interval(answer: Mapping[str, Any], findings: IntervalFindings) -> Iterator[str]:
+    """Say what is impossible for intervals: their sensitivity, budget, rounds and votes."""
+    terms, noise, votes = findings.within, answer["noise"], findings.votes
+    try:
+        search = findings.search
+    except ValueError as error:
+        yield f"noise.scale: {error}"
+        return
+    if (noise["scoring"], noise["placement"], noise["norm"]) != ("votes", "image", "linf"):
+        yield "noise is not by votes, in the image and in linf, which intervals need"
+    if (noise["sensitivity"], terms.sensitivity, terms.tau, terms.rho) != (1, 1, 0, 0):
+        yield "noise, preprocessing or evidence has a sensitivity, tau or rho that intervals bar"
+    if answer["picture"]["bits"] != 8 or terms.further:
+        yield "picture or evidence.sensitivities is not one for intervals"
+    if findings.question.max_draws != BOXES or answer["budget"]["asked"] != BOXES:
+        yield f"budget is not {BOXES}, the most boxes of a picture"
+    if len(votes) != BOXES or not all(vote is None or vote < findings.labels for vote in votes):
+        yield f"evidence.votes is not a list of {BOXES} labels"
+        return
+    made = [vote for vote in votes if vote is not None]
+    if votes[: len(made)] != tuple(made) or len(made) != search.taken or not search.rounds:
+        yield "evidence.votes are not those of a search, from the first round on"
+    if len(set(made) - {NO_VOTE}) > 1:
+        yield "evidence.votes has two labels, which no two boxes around one picture can have"
+
+
 def _impossible_steps(findings: Findings) -> Iterator[str]:
     """Say which pilot, look and ground of the certificate the question does not have."""
     pilot, counted, question = findings.pilot, findings.counted, findings.question
     budget, steps, ground = question.max_draws, question.steps, findings.ground
     if ground not in GROUNDS:
-        yield f"evidence.bound is {ground}, which is for split noise only"
+        yield f"evidence.bound is {ground}, which is not for this noise"
     elif pilot.draws not in range(steps.pilot, steps.longest_pilot + 1, steps.pilot):
         yield f"evidence.pilot.draws is {pilot.draws}, which no pilot has"
     elif not pilot_ends(pilot, budget, steps):
@@ -447,8 +482,8 @@ def _preprocessing(answer: Mapping[str, Any]) -> Iterator[str]:
     except CannotCertify as error:
         yield f"picture cannot be what the model answered for: {error}"
         return
-    if answer["noise"]["mechanism"] == "split" and not preparation.selects:
-        yield "picture cannot be what the model answered for: split noise takes pixels as they are"
+    if answer["noise"]["mechanism"] not in ADDITIVE and not preparation.selects:
+        yield "picture cannot be what the model answered for: its model takes pixels as they are"
     yield from _compare(preprocessing["steps"], list(preparation.steps), "preprocessing.steps")
     stated, computed = preprocessing["sensitivity"], preparation.sensitivity(norm, norm)
     if not abs(stated - computed) <= _TOLERANCE * computed:

@@ -197,6 +197,7 @@ SCHEMA: dict[str, Any] = {
             "generalised-normal",
             "exponential",
             "split",
+            "interval",
         ),
         "scale": POSITIVE,
         "placement": PLACEMENT,
@@ -230,7 +231,7 @@ SCHEMA: dict[str, Any] = {
         "label": integer,
         "pilot_draws": integer,
         "denominator": integer,
-        "bound": one_of("betting", "clopper-pearson", "majority", "counting"),
+        "bound": one_of("betting", "clopper-pearson", "majority", "counting", "interval"),
         "alpha_certificate": number,
         "alpha_label": number,
         "alpha_rival": number,
@@ -926,7 +927,9 @@ class Answer:
         if answer["budget"]["asked"] < self.granted:
             impossible("budget.granted", "at most budget.asked")
         if answer["confidence"] == 1 or evidence["votes"] is not None:
-            impossible("confidence or evidence.votes", "certainty and votes for split noise only")
+            impossible(
+                "confidence or evidence.votes", "certainty and votes by split or interval only"
+            )
         self.read_tallies(evidence)
         self.first = Entry(
             noise["norm"],
@@ -983,8 +986,8 @@ class Answer:
             impossible("evidence.total.draws", "at most budget.granted")
         self.looks = steps.looks(self.granted - self.pilot.n)
         self.bound = evidence["bound"]
-        if self.bound == "counting":
-            impossible("evidence.bound", "counting for split noise only")
+        if self.bound in ("counting", "interval"):
+            impossible("evidence.bound", f"{self.bound} not with this noise")
         self.between = self.bound == "majority" and rest.n == 0
         if self.counted.n not in self.looks and not self.between:
             impossible("evidence.draws", "a look")
@@ -1120,8 +1123,7 @@ class Answer:
 
     def scores(self, reach: float) -> tuple[list[Any], dict[str, Any] | None]:
         """Return the labels shown, and the attacks on them."""
-        total, one = self.total, self.one
-        labels = total.order()[: len(self.answer["scores"])]
+        labels = self.total.order()[: len(self.answer["scores"])]
         raw = self.intervals(labels)
         reached = self.meet(raw)
         if len(labels) < self.labels:
@@ -1138,7 +1140,7 @@ class Answer:
             {
                 "index": i,
                 "name": self.answer["scores"][k]["name"],
-                "expected": round(total.sums[i] / (total.n * one), 6),
+                "expected": self.expected(i),
                 "lower": round_to(raw[k][0], 6),
                 "upper": round_to(raw[k][1], 6, up=True),
                 "attacked": None if hit is None else dict(zip(INTERVAL, hit[k], strict=True)),
@@ -1161,6 +1163,10 @@ class Answer:
             ],
             "others": [r[-1][1] for r in table] if len(labels) < self.labels else None,
         }
+
+    def expected(self, label: int) -> float:
+        """Return the estimate of a label's expected score."""
+        return round(self.total.sums[label] / (self.total.n * self.one), 6)
 
     def intervals(self, labels: Sequence[int]) -> list[Interval]:
         """Return the bounds on the labels' expected scores."""
@@ -1351,6 +1357,154 @@ class SplitAnswer(Answer):
         return low / self.all, high / self.all
 
 
+class IntervalAnswer(Answer):
+    """An answer by intervals, and what follows from it."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        evidence, noise, budget = answer["evidence"], answer["noise"], answer["budget"]
+        self.largest = math.floor(noise["scale"] * 51000 * (1 + 1e-12))
+        if not 1 <= self.largest <= 51000:
+            impossible("noise.scale", "from 1/51000 to 1")
+        if budget["asked"] != 64 or budget["granted"] != 64:
+            impossible("budget", "64 boxes")
+        stated = noise["sensitivity"], answer["preprocessing"]["sensitivity"], evidence["tau"]
+        own = {"source": "linf", "target": "linf", "value": 1.0, "rho": 0.0}
+        if stated != (1, 1, 0) or evidence["rho"] != 0 or evidence["sensitivities"] != [own]:
+            impossible("evidence.sensitivities", "1 from linf to linf, without tau and rho")
+        if (noise["norm"], noise["placement"], noise["scoring"]) != ("linf", "image", "votes"):
+            impossible("noise", "votes, in the image and in linf")
+        if answer["picture"]["bits"] != 8:
+            impossible("picture.bits", "8")
+        self.norm, self.bound = answer["norm"], evidence["bound"]
+        self.target = None if answer["target"] is None else float(answer["target"])
+        self.read_tallies(evidence)
+        self.search()
+        self.check_shown()
+
+    def read_tallies(self, evidence: dict[str, Any]) -> None:
+        """Read the votes, which must give the tallies."""
+        self.labels = len(evidence["sums"])
+        votes = evidence["votes"]
+        if self.labels < 2 or votes is None or len(votes) != 64:
+            impossible("evidence", "two labels or more, and 64 votes")
+        self.made = [vote for vote in votes if vote is not None]
+        if votes[len(self.made) :] != [None] * (64 - len(self.made)):
+            impossible("evidence.votes", "null at the end only")
+        if max(self.made, default=-1) >= self.labels or len(set(self.made) - {-1}) > 1:
+            impossible("evidence.votes", "one label that there is, or none")
+        sums = [self.made.count(label) for label in range(self.labels)]
+        counted = {"draws": len(self.made), "sums": sums, "sums_of_squares": sums}
+        none = dict.fromkeys(("sums", "sums_of_squares"), [0] * self.labels) | {"draws": 0}
+        if evidence["total"] != counted or any(evidence[k] != v for k, v in counted.items()):
+            impossible("evidence", "the tallies of its votes")
+        if evidence["pilot"] != none or evidence["pilot_draws"] != 0:
+            impossible("evidence.pilot", "no pilot")
+        self.total = Tally.of(counted, 1)
+
+    def stated(self, units: int) -> float:
+        """Return a radius in pixel values, rounded down."""
+        exact = Context(prec=6, rounding=ROUND_FLOOR).divide(Decimal(units), Decimal(51000))
+        return float(exact)
+
+    def search(self) -> None:
+        """Follow the search through the votes."""
+        needed = None
+        if self.target is not None:
+            needed = max(math.ceil(self.target * 51000) - 1, 1)
+            while self.stated(needed) < self.target:
+                needed += 1
+        spread = self.between(0, self.largest + 1, 15)
+        if needed is not None:
+            parts = [needed // 4, needed // 2, needed]
+            spread = sorted({min(part, self.largest) for part in parts} - {0})
+        tried: dict[int, int] = {}
+        radii, left, self.radius, self.ended = [0, *spread], self.made, 0, "deadline"
+        if len(left) < len(radii):
+            impossible("evidence.votes", "those of a whole round")
+        while len(left) >= len(radii):
+            tried |= dict(zip(radii, left, strict=False))
+            left = left[len(radii) :]
+            self.radius = max(r for r, vote in tried.items() if r == 0 or vote == tried[0] >= 0)
+            above = min((r for r in tried if r > self.radius), default=self.largest + 1)
+            radii = self.between(self.radius, above, 16)[: 64 - len(tried)]
+            if needed is not None:
+                missed = self.radius < needed
+                self.ended = "target_out_of_reach" if missed else "target_certified"
+                break
+            if not radii or tried[0] < 0:
+                self.ended = "max_draws"
+                break
+        if left and self.ended != "deadline":
+            impossible("evidence.votes", "no more than the search has")
+        self.label = tried[0]
+
+    @staticmethod
+    def between(low: int, high: int, most: int) -> list[int]:
+        """Return up to so many whole numbers between two, evenly."""
+        n = min(most, high - low - 1)
+        return [low + (high - low) * i // (n + 1) for i in range(1, n + 1)]
+
+    def again(self) -> dict[str, Any]:
+        """Return all members that follow, by their paths."""
+        evidence, noise = self.answer["evidence"], self.answer["noise"]
+        steps, moved = preprocessing(self.answer["picture"], evidence["input_shape"], noise["norm"])
+        if any(not step.startswith("crop") for step in steps):
+            impossible("picture", "one of the model's colours and size, or larger along one side")
+        self.bounds = (1.0, 0.0) if self.radius else (0.0, 1.0)
+        self.leads = self.radius > 0
+        self.size, reach, target = self.stated(self.radius), self.stated(self.largest), self.target
+        found = {
+            "label": {
+                "index": self.total.order()[0],
+                "name": self.answer["scores"][0]["name"],
+            },
+            "robust": None if target is None else self.size > 0 and self.size >= target,
+            "certain": self.certain(),
+            "certified_size": self.size,
+            "draws": self.total.n,
+            "budget.reachable": target is None or reach >= target,
+            "stopped": self.stopped(),
+            "certificate": {
+                "method": "interval",
+                "lower": self.bounds[0],
+                "upper": self.bounds[1],
+                "sizes": dict.fromkeys(NORMS, self.size),
+                "paper": {"method": "interval", "size": self.size},
+            },
+            "preprocessing.steps": steps,
+            "preprocessing.sensitivity": moved,
+            "evidence.label": max(self.label, 0),
+            "evidence.alpha_certificate": 0.0,
+            "evidence.alpha_label": 0.0,
+            "evidence.alpha_rival": 0.0,
+            "evidence.alpha_scores": 0.0,
+            "evidence.denominator": 1,
+            "evidence.bound": "interval",
+        }
+        found["scores"], found["attacks"] = self.scores(reach)
+        return found
+
+    def stopped(self) -> str:
+        """Return why there are no more boxes."""
+        missed = self.ended == "target_out_of_reach"
+        return "target_certified" if missed and self.within() else self.ended
+
+    def expected(self, label: int) -> float:
+        """Return the score of a label."""
+        return float(label == self.label)
+
+    def intervals(self, labels: Sequence[int]) -> list[Interval]:
+        """Return the scores, which are known if the picture has a label."""
+        if self.label < 0:
+            return [(0.0, 1.0) for _ in labels]
+        return [(float(i == self.label),) * 2 for i in labels]
+
+    def attacked(self, size: float, interval: Interval) -> Interval:
+        """Return which scores an attack of a size can reach."""
+        return interval if size * 51000 <= self.radius + 1e-6 else (0.0, 1.0)
+
+
 # Stickers -----------------------------------------------------------------------------------------
 
 
@@ -1506,7 +1660,8 @@ def verify(answer: Any) -> list[str]:
         in_order = allow is None or (allow and all(a < b for a, b in pairwise(allow)))
         if not in_order or (allow and answer["target"] is None):
             refuse("evidence.allow", "different labels in order, and a target")
-        kind = SplitAnswer if answer["noise"]["mechanism"] == "split" else Answer
+        kinds: dict[str, type[Answer]] = {"split": SplitAnswer, "interval": IntervalAnswer}
+        kind = kinds.get(answer["noise"]["mechanism"], Answer)
     try:
         again = kind(answer).again()
     except ImpossibleError as error:

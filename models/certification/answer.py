@@ -21,12 +21,14 @@ from models.certification.attack_bounds import (
 )
 from models.certification.certificates import PAPER
 from models.certification.division import share_of_run
-from models.certification.inquiry import Findings, Inquiry
+from models.certification.inquiry import Findings
+from models.certification.interval import IntervalFindings
+from models.certification.kinds import AnyFindings, SizeInquiry
 from models.certification.names import NORMS, Certificate, Counting, Ground, Norm, Stopped
 from models.certification.question import Question
 from models.certification.reach import SMALLEST_SIZE, reachable_size
 from models.certification.rounding import round_down, round_up
-from models.certification.split import SplitFindings, SplitInquiry
+from models.certification.split import SplitFindings
 from models.certification.stickers import StickerConclusion, StickerInquiry
 from models.certification.tally import Tally
 from models.certification.tally_bounds import interval_alpha, intervals_of
@@ -104,6 +106,9 @@ class Evidence:
     For split noise there is no pilot; ``votes`` has the label of each of the N draws by its number,
     −1 if it voted for none, None if it was not made; ``alpha_label`` and ``alpha_rival`` are the
     chances that one bound on one label's votes fails, and the intervals shown rest on the same.
+
+    For intervals a draw is a box; ``votes`` has the label proven for each of the boxes in their
+    order. Which radius each has follows from the question and the votes before it.
     """
 
     label: int
@@ -175,9 +180,7 @@ AnyConclusion = Conclusion | StickerConclusion
 
 
 @overload
-def conclude(
-    inquiry: Inquiry | SplitInquiry, scores: int, attack_count: int | None = None
-) -> Conclusion: ...
+def conclude(inquiry: SizeInquiry, scores: int, attack_count: int | None = None) -> Conclusion: ...
 
 
 @overload
@@ -187,7 +190,7 @@ def conclude(
 
 
 def conclude(
-    inquiry: Inquiry | SplitInquiry | StickerInquiry, scores: int, attack_count: int | None = None
+    inquiry: SizeInquiry | StickerInquiry, scores: int, attack_count: int | None = None
 ) -> AnyConclusion:
     """Return the result of ``inquiry`` so far.
 
@@ -208,7 +211,7 @@ def conclude(
 
 
 def follow(
-    findings: Findings | SplitFindings,
+    findings: AnyFindings,
     scores: int,
     attack_count: int | None = None,
     stopped: Stopped | None = None,
@@ -228,9 +231,9 @@ def follow(
     labels = len(total.sums)
     rest = labels, pair, size, terms, norm, target
     ends: Callable[[], tuple[Floats, Floats]]
-    if isinstance(findings, SplitFindings):
+    if not isinstance(findings, Findings):
         ends = partial(findings.intervals, shown.tolist())
-        rows = _state(ends(), total.means[shown], *rest)
+        rows = _state(ends(), findings.means[shown], *rest)
     else:
         tallied = (
             total.draws,
@@ -266,7 +269,7 @@ def follow(
     )
 
 
-def _certain(findings: Findings | SplitFindings) -> Certain | None:
+def _certain(findings: AnyFindings) -> Certain | None:
     labels = findings.certain
     return None if labels is None else Certain(list(labels), findings.question.allows(labels))
 
@@ -321,9 +324,9 @@ def _state(
     return list(zip(expected, lower, upper, attacked, strict=True))
 
 
-def _evidence(findings: Findings | SplitFindings) -> Evidence:
-    if isinstance(findings, SplitFindings):
-        return _evidence_of_split(findings)
+def _evidence(findings: AnyFindings) -> Evidence:
+    if not isinstance(findings, Findings):
+        return _evidence_of_numbered(findings)
     counted, division = findings.counted, findings.division
     alpha_label, alpha_rival = division.of(findings.ground)
     sums, squares = lists(counted)
@@ -354,8 +357,11 @@ def _listed(question: Question) -> list[int] | None:
     return None if question.allow is None else list(question.allow)
 
 
-def _evidence_of_split(findings: SplitFindings) -> Evidence:
+def _evidence_of_numbered(findings: SplitFindings | IntervalFindings) -> Evidence:
     counted, question = findings.counted, findings.question
+    split = isinstance(findings, SplitFindings)
+    chance = findings.chance if isinstance(findings, SplitFindings) else 0.0
+    alpha = share_of_run(question.restarts) * (1 - question.confidence) if split else 0.0
     return Evidence(
         label=findings.label,
         pilot_draws=0,
@@ -363,10 +369,10 @@ def _evidence_of_split(findings: SplitFindings) -> Evidence:
         denominator=counted.denominator,
         sums=counted.sums.tolist(),
         sums_of_squares=counted.squares.tolist(),
-        bound="counting",
-        alpha_certificate=share_of_run(question.restarts) * (1 - question.confidence),
-        alpha_label=findings.chance,
-        alpha_rival=findings.chance,
+        bound="counting" if split else "interval",
+        alpha_certificate=alpha,
+        alpha_label=chance,
+        alpha_rival=chance,
         alpha_scores=0.0,
         restarts=question.restarts,
         allow=_listed(question),

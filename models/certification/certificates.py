@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from models.certification.arrays import Floats
-from models.certification.laws import REGISTRY, log_concave, split
+from models.certification.laws import REGISTRY, interval, log_concave, split
 from models.certification.names import (
     CERTIFICATES,
     Certificate,
@@ -44,6 +44,7 @@ PURE: tuple[Mechanism, ...] = tuple(
 _SHIFTS: dict[str, Callable[[Floats, Floats], Floats]] = {
     name: shift for law in REGISTRY if law.additive for name, shift in law.module.SHIFTS.items()
 }
+_COUNTED = {"split": split.sizes, "interval": interval.sizes}
 _LAW_OF = {name: law for law in REGISTRY for name in law.defaults.values()}
 
 
@@ -81,10 +82,10 @@ def size(
     rho = np.asarray(rho, dtype=float)
     if not (np.all(scale > 0) and np.all(sensitivity > 0) and np.all(np.isfinite(scale))):
         raise ValueError("scale and sensitivity must be positive and finite")
-    if certificate == "split":
+    if certificate in _COUNTED:
         if not (np.all(sensitivity == 1) and np.all(rho == 0) and np.all(np.asarray(tau) == 0)):
-            raise ValueError("split noise needs a sensitivity of 1, and tau and rho of 0")
-        return split.sizes(lower, upper, float(scale))
+            raise ValueError(f"{certificate} needs a sensitivity of 1, and tau and rho of 0")
+        return _COUNTED[certificate](lower, upper, float(scale))
     if not np.all(rho >= 0):
         raise ValueError("rho must not be negative and tau must lie in [0, 0.5)")
     mu = shifts(certificate, lower, upper, tau)

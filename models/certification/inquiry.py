@@ -164,6 +164,11 @@ class Inquiry:
         return Inquiry(question, self.terms, len(self.total.sums), self.scoring)
 
     @property
+    def issuable(self) -> int:
+        """How many draws there are at most."""
+        return self.question.max_draws
+
+    @property
     def wanted(self) -> int:
         """The number of draws that are worth making now, within the budget.
 

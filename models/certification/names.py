@@ -21,7 +21,8 @@ else:
     Mechanism = Literal[tuple(LAWS)]
     Certificate = Literal[CERTIFICATES]
 MECHANISMS: tuple[Mechanism, ...] = tuple(LAWS)
-# Those that add noise to the output of g; split noise lets h see part of the picture instead.
+# Those that add noise to the output of g. Split noise lets h see part of the picture instead, and
+# intervals let it see a box of pictures.
 ADDITIVE: tuple[Mechanism, ...] = tuple(law.name for law in REGISTRY if law.additive)
 MECHANISM_NORMS = cast("dict[Mechanism, Norm]", {law.name: law.norm for law in REGISTRY})
 
@@ -35,8 +36,8 @@ BOUNDS: tuple[Bound, ...] = get_args(Bound)
 # last look, or betting over all draws for a label that has more than half of the votes.
 Ground = Literal["betting", "clopper-pearson", "majority"]
 GROUNDS: tuple[Ground, ...] = get_args(Ground)
-# Split noise has finitely many draws, which are counted.
-Counting = Literal["counting"]
+# Split noise has finitely many draws, which are counted; intervals have proofs.
+Counting = Literal["counting", "interval"]
 
 # What a picture is certified against: a change of some size in a norm, or a sticker of some side.
 Threat = Literal["norm", "sticker"]

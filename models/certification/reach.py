@@ -9,6 +9,8 @@ from functools import lru_cache
 import numpy as np
 
 from models.certification.division import LEAST_DRAWS, divide
+from models.certification.interval import IntervalTerms, stated
+from models.certification.laws.interval import BOXES
 from models.certification.names import Scoring
 from models.certification.prospects import best_size
 from models.certification.question import Question
@@ -32,6 +34,8 @@ def reachable_size(question: Question, terms: Terms, scoring: Scoring, labels: i
         scoring: ``votes`` or ``softmax``.
         labels: K.
     """
+    if isinstance(terms, IntervalTerms):
+        return stated(terms.largest)
     if isinstance(terms, SplitTerms):
         return terms.answered(1.0, 0.0, question.norm)
     return _best(question, terms, scoring, labels, 1.0)
@@ -55,9 +59,11 @@ def draws_needed(
     Returns:
         The budget, the pilot's draws included; None if none up to ``MOST_DRAWS`` suffices. With a
         share below 1 the sums are rounded against the label, so a few larger budgets may fail. For
-        split noise it is N.
+        split noise it is N; for intervals the most boxes, if everything goes to the label.
     """
     hoped = question.target or SMALLEST_SIZE
+    if isinstance(terms, IntervalTerms):
+        return BOXES if share == 1 and stated(terms.largest) >= hoped else None
     if isinstance(terms, SplitTerms):
         return terms.draws if terms.answered(share, 1 - share, question.norm) >= hoped else None
 

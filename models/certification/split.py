@@ -21,7 +21,7 @@ from models.certification.arrays import Draws, Floats, Integers
 from models.certification.certain import certain_labels
 from models.certification.division import Steps, looks, share_of_run
 from models.certification.laws.split import LEVELS, NEARLY, certified_steps, count_draws, counts
-from models.certification.names import Certificate, Mechanism, Norm, Scoring, Stopped
+from models.certification.names import Certificate, Norm, Scoring, Stopped
 from models.certification.norms import convert, required
 from models.certification.question import Question
 from models.certification.rounding import DIGITS, reduce_size, round_down
@@ -99,11 +99,6 @@ class SplitTerms(Terms):
         return low / self.draws, high / self.draws
 
 
-def terms_kind(mechanism: Mechanism) -> type[Terms]:
-    """Return the kind of terms that a law needs."""
-    return SplitTerms if mechanism == "split" else Terms
-
-
 @dataclass(frozen=True)
 class SplitFindings:
     """The draws from which an answer follows, with its question and terms.
@@ -154,6 +149,11 @@ class SplitFindings:
     def size_in(self, norm: Norm) -> float:
         """The same in another norm."""
         return self.terms.answered(*self.bounds, norm) if self.leads else 0.0
+
+    @property
+    def means(self) -> Floats:
+        """The shares of all draws, [K]."""
+        return self.total.means
 
     @property
     def stopped(self) -> Stopped:
@@ -267,6 +267,11 @@ class SplitInquiry:
     def draws(self) -> int:
         """The number of all draws."""
         return self.total.draws
+
+    @property
+    def issuable(self) -> int:
+        """How many draws there are at most."""
+        return self.terms.draws
 
     def numbers(self, start: int, count: int) -> Integers:
         """Return the numbers v of ``count`` draws, from the one at ``start`` in their order."""

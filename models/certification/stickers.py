@@ -340,6 +340,11 @@ class StickerInquiry:
         return len(self.masks.pairs)
 
     @property
+    def issuable(self) -> int:
+        """How many views there are."""
+        return self.question.max_draws
+
+    @property
     def wanted(self) -> int:
         """The views that are worth making now, with those in flight."""
         if self.stopped:

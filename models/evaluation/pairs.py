@@ -23,6 +23,7 @@ from models.data.labelled import DataSet
 from models.evaluation.figures import Answers, Disagreement, disagreement
 from models.execution import Execution, ProviderError, obstacle
 from models.loaded import LoadedModel
+from models.networks.interval import check_way
 from models.noise import Key, system_key
 from models.predictor import Predictor
 from models.preprocessing import Pixels
@@ -187,9 +188,10 @@ def compare_int8(
         seed: of the noise; None for fresh noise.
 
     Raises:
-        ProviderError: OpenVINO cannot run the network.
+        ProviderError: OpenVINO cannot run the network, or must not.
         RowsError: run in this way, it does not keep rows apart.
     """
+    check_way(model.manifest.noise.mechanism, "openvino", "int8")
     part = data.every(-(-len(data) // MOST_PICTURES))
     spec = find_scales(model, data, seed)
     manifest = model.manifest.model_copy(update={"int8": spec})

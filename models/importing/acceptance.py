@@ -15,9 +15,8 @@ from torch import Tensor
 from models.answering import answer_all
 from models.bundle import BundleError
 from models.calibration import calibrate
-from models.certification.inquiry import Inquiry
+from models.certification.kinds import SizeInquiry
 from models.certification.question import Question
-from models.certification.split import SplitInquiry
 from models.execution import PRECISIONS, Precision
 from models.loaded import LoadedModel
 from models.predictor import Predictor
@@ -100,7 +99,7 @@ def answer(
     question: Question,
     device: str,
     report: Report = lambda doing: None,
-) -> Inquiry | SplitInquiry:
+) -> SizeInquiry:
     """Answer ``question``, which has no target, for ``pixels`` [height, width, channels]."""
     drawing = "answering a picture, {} of {} draws made".format
     _, inquiry = next(

@@ -23,10 +23,9 @@ from models.bundle import (
     remove_bundle,
     write_manifest,
 )
-from models.certification.inquiry import Inquiry
+from models.certification.kinds import SizeInquiry
 from models.certification.names import MECHANISM_NORMS
 from models.certification.question import Question
-from models.certification.split import SplitInquiry
 from models.data.labelled import DataSet
 from models.denoiser import Denoiser
 from models.evaluation.asked import Attacks, check_data
@@ -65,7 +64,7 @@ class Imported:
 
     bundle: Bundle
     formats: tuple[Precision, ...]
-    inquiry: Inquiry | SplitInquiry
+    inquiry: SizeInquiry
     int8: str = ""
 
 

@@ -29,6 +29,7 @@ from models.evaluation.pairs import no_record
 from models.execution import PRECISIONS, Precision
 from models.files import locked
 from models.mechanisms import split
+from models.mechanisms.interval import enclose
 from models.network import PixelDP, save_network
 from models.sensitivity.modules import encoder_sensitivity
 from models.sensitivity.operators import Sensitivity
@@ -41,6 +42,7 @@ from models.training.checkpoint import (
     write_checkpoint,
 )
 from models.training.checks import CHECKPOINT, TrainingError, check_denoiser, check_folder
+from models.training.interval import initialise_, interval_loss
 from models.training.learned_noise import NoiseShape
 from models.training.losses import draws_loss
 from models.training.monitor import fork_random, measure_int8, watch, watched_size
@@ -305,6 +307,9 @@ class Training:
         self, manifest: Manifest, test: DataSet | None, tell: Callable[[str], None]
     ) -> Manifest:
         """Measure int8, and return the description with what was found."""
+        if self.recipe.mechanism == "interval":
+            tell("int8: not measured, because the bounds of intervals are proven in float32 only")
+            return manifest
         pictures, name = self.validation(test)
         if pictures is None:
             tell(
@@ -327,6 +332,8 @@ class Training:
             recipe.architecture.arguments,
             self._program,
         )
+        if recipe.mechanism == "interval":
+            initialise_(classifier)
         learned = any(True for _ in encoder.parameters())
         sensitivity = self._kept() if learned else self._sensitivity(encoder).value
         scale = recipe.noise_scale(sensitivity)
@@ -452,9 +459,12 @@ class Training:
         if self._shape:
             features = self._shape.apply(features)
         features = features.to(self.device)
-        noisy = self.network.perturb(
-            features.repeat(recipe.draws, *[1] * (features.dim() - 1)), self._scale(step)
-        )
+        if recipe.mechanism == "interval":
+            noisy = enclose(features, self._scale(step))
+        else:
+            noisy = self.network.perturb(
+                features.repeat(recipe.draws, *[1] * (features.dim() - 1)), self._scale(step)
+            )
         if recipe.channels_last and noisy.dim() == 4:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
         loss, accuracy = self._loss(noisy, pictures.to(self.device), labels)
@@ -476,10 +486,13 @@ class Training:
         """Return the loss, and the share of draws with the right label.
 
         Args:
-            noisy: [draws × batch, …], all pictures once, then all again.
+            noisy: [draws × batch, …], all pictures once, then all again; boxes of intervals.
             pictures: [batch, channels, height, width], without noise.
             labels: [batch].
         """
+        if self.recipe.mechanism == "interval":
+            network, natural = self.network.classifier, self.recipe.natural
+            return interval_loss(network, noisy, pictures, labels, natural)
         with self._autocast():
             logits = self.network.score(noisy)
         logits = logits.float().reshape(self.recipe.draws, len(labels), -1)

@@ -31,7 +31,7 @@ def fork_random(device: str) -> AbstractContextManager[None]:
 
 
 def watched_size(manifest: Manifest) -> float:
-    """Return the size that is watched: half the noise's scale over Δ, in the norm of Δ."""
+    """Return the size that is watched: half the scale over Δ, in the norm of Δ."""
     return 0.5 * manifest.noise.scale / manifest.sensitivity.value
 
 

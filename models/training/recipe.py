@@ -20,6 +20,7 @@ from models.bundle import (
     Version,
 )
 from models.certification.certificates import construction_scale
+from models.certification.laws.interval import largest_radius
 from models.certification.laws.split import count_draws
 from models.certification.names import Mechanism, Norm
 from models.execution import Precision
@@ -131,7 +132,9 @@ class Recipe(Part):
         consistency: how strongly draws that agree are rewarded, if at all.
         adversary: attack each picture before a step, if at all.
         denoiser: train an autoencoder in front of an existing classifier.
-        noise_warm_up: the noise grows to its scale over this many epochs.
+        noise_warm_up: the noise, or the radius of boxes, grows to its scale over this many epochs.
+        natural: for intervals, the weight of the loss of the pictures themselves; the rest is that
+            of the boxes around them.
         augmentation: how pictures are altered.
         seed: of everything random.
         precision: of h while training; weights and g stay float32. None chooses the format in which
@@ -162,6 +165,7 @@ class Recipe(Part):
     adversary: Adversary | None = None
     denoiser: Denoiser | None = None
     noise_warm_up: Annotated[int, Field(ge=0)] = 0
+    natural: Share = 0.25
     augmentation: Augmentation = Augmentation()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Precision | None = None
@@ -180,7 +184,8 @@ class Recipe(Part):
                 )
             count_draws(self.scale)
         alone = self.architecture.name == UNET
-        if alone and (self.scale is None or self.placement != IMAGE or self.mechanism == "split"):
+        added = self.mechanism not in ("split", "interval")
+        if alone and (self.scale is None or self.placement != IMAGE or not added):
             raise ValueError("a denoiser by itself is for noise of the image, with a scale")
         if self.adversary and (self.denoiser or alone):
             raise ValueError("a denoiser is not trained on attacked pictures")
@@ -189,6 +194,21 @@ class Recipe(Part):
                 "learned noise is after a layer: in the image certificates count its least share, "
                 "so that it cannot pay; give another placement, such as layer1"
             )
+        if self.mechanism == "interval":
+            if (
+                self.scale is None
+                or self.denoiser
+                or self.placement != IMAGE
+                or self.norm != "linf"
+            ):
+                raise ValueError(
+                    "intervals have a scale, are of the image and in linf, and for a whole network"
+                )
+            if self.draws > 1 or self.adversary:
+                raise ValueError(
+                    "intervals have neither noise nor attacks: a picture has one box in a step"
+                )
+            largest_radius(self.scale)
         if self.consistency and self.draws < 2:
             raise ValueError("consistency needs at least 2 draws per picture")
         return self
@@ -329,6 +349,20 @@ RECIPES = (
     ),
     _SPLIT,
     _SPLIT.changed(name="mnist-split-wide", scale=4.0),
+    # Without noise: bounds of h over boxes of this radius.
+    Recipe(
+        name="mnist-linf",
+        dataset="mnist",
+        architecture=Architecture(name="cnn", arguments={"channels": [16, 32], "hidden": 128}),
+        mechanism="interval",
+        norm="linf",
+        scale=0.12,
+        epochs=18,
+        batch_size=128,
+        optimiser=Optimiser(learning_rate=5e-3, weight_decay=0.0, warm_up=0.2),
+        noise_warm_up=7,
+        precision="float32",
+    ),
     _CIFAR10,
     _CIFAR10.changed(
         name="cifar10-split",

@@ -12,7 +12,13 @@ from typing import Annotated
 
 import typer
 
-from models.certification.names import CERTIFICATES, MECHANISM_NORMS, Bound, Mechanism
+from models.certification.names import (
+    ADDITIVE,
+    CERTIFICATES,
+    MECHANISM_NORMS,
+    Bound,
+    Mechanism,
+)
 
 # The true scores of the label for which a plan states the number of draws.
 PLANNED_SCORES = (1.0, 0.9999, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6)
@@ -127,15 +133,15 @@ def plan(
         return
     if scale is None or target is None:
         raise typer.BadParameter("Missing option '--scale' or '--target', or '--rate'")
+    from models.certification.kinds import terms_kind
     from models.certification.question import Question
     from models.certification.reach import draws_needed
-    from models.certification.split import terms_kind
 
     norm = MECHANISM_NORMS[mechanism]
     terms = terms_kind(mechanism)(mechanism, scale, sensitivity, norm, 1)
     _check_positive(scale=scale, sensitivity=sensitivity, target=target)
-    if mechanism == "split" and sensitivity != 1:
-        raise ValueError("split noise needs a sensitivity of 1")
+    if mechanism not in ADDITIVE and sensitivity != 1:
+        raise ValueError(f"{mechanism} needs a sensitivity of 1")
     question = Question(confidence, 64, target, norm)
     rows = [
         (

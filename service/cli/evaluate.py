@@ -102,7 +102,8 @@ def evaluate(
     confidence: Annotated[
         float | None,
         typer.Option(
-            help="The confidence of each certificate; by default 0.999, and 1 for split noise."
+            help="The confidence of each certificate; by default 0.999, and 1 for split "
+            "noise and intervals."
         ),
     ] = None,
     radii: Annotated[

@@ -183,6 +183,11 @@ def _noise(
             "split noise needs a network that was trained for what it shows of a picture: "
             "pixeldp train mnist-split; expected another --mechanism"
         )
+    if mechanism == "interval":
+        raise ValueError(
+            "intervals need a network that was trained for them, which others hardly ever pass: "
+            "pixeldp train mnist-linf; expected another --mechanism"
+        )
     noise = Noise(mechanism, scale, construction, norm)
     if denoiser is None:
         return noise, norm or MECHANISM_NORMS[mechanism]

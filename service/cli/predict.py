@@ -50,7 +50,7 @@ def predict(
         float | None,
         typer.Option(
             help="The probability that everything in an answer holds; by default 0.95, and 1 for "
-            "split noise."
+            "split noise and intervals."
         ),
     ] = None,
     max_draws: Annotated[int, typer.Option(help="The draw budget of each picture.")] = 1000,

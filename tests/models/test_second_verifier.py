@@ -28,6 +28,7 @@ from tests.models.test_verification import (
     answer,
     at,
     containers,
+    interval_answer,
     is_word,
     leaves,
     named,
@@ -85,6 +86,20 @@ def by_splitting() -> Iterator[dict[str, Any]]:
     yield split_answer(0.6, share=0.99, scale=1.0, confidence=0.999)
     yield split_answer(0.1, share=1.0, allow=(1, 3))
     yield split_answer(0.1, share=0.95, allow=(2, 4), shown=2, confidence=0.99)
+
+
+def by_boxes() -> Iterator[dict[str, Any]]:
+    """Answers by intervals."""
+    yield interval_answer()
+    yield interval_answer(0.05, "l2", confidence=0.9)
+    yield interval_answer(0.1, "l1", shown=2)
+    yield interval_answer(radius=10**6, labels=2, picture=(28, 40), restarts=3)
+    yield interval_answer(radius=-1, attacks=None)
+    yield interval_answer(0.2, radius=0)
+    yield interval_answer(0.1, allow=(1, 2))
+    yield interval_answer(0.1, labels=2, allow=(0, 1))
+    yield interval_answer(0.05, allow=(3,))
+    yield interval_answer(radius=77, cut=17, scale=1.0)
 
 
 def first(document: Any) -> str:
@@ -308,9 +323,12 @@ def test_the_members_are_those_of_the_services_answers() -> None:
     compare(second_verifier.STICKER_SCHEMA, StickerAnswer)
 
 
+@pytest.mark.parametrize("make", [split_answer, interval_answer])
 @pytest.mark.parametrize("sides", [(56, 56), (14, 14), (40, 29)])
-def test_both_refuse_split_noise_of_pictures_that_are_resized(sides: tuple[int, int]) -> None:
-    document = split_answer(picture=sides)
+def test_both_refuse_laws_without_added_noise_for_pictures_that_are_resized(
+    make: Callable[..., dict[str, Any]], sides: tuple[int, int]
+) -> None:
+    document = make(picture=sides)
     assert first(document) == second(document) == "differs"
     document["noise"]["sensitivity"] = 1 / document["preprocessing"]["sensitivity"]
     assert first(document) == second(document) == "differs"
@@ -488,10 +506,13 @@ def test_threats_are_not_mixed() -> None:
     assert first(larger) == second(larger) == "differs"
 
 
-def test_both_judge_answers_by_split_noise_alike() -> None:
+@pytest.mark.parametrize("answers", [by_splitting, by_boxes])
+def test_both_judge_answers_without_added_noise_alike(
+    answers: Callable[[], Iterator[dict[str, Any]]],
+) -> None:
     rng = random.Random(1)
     verdicts = Counter[str]()
-    for document in by_splitting():
+    for document in answers():
         assert (first(document), second(document)) == ("accepted", "accepted")
         for name, (path, change) in rng.sample(single(document, rng), 150):
             altered = replaced(document, path, change)

@@ -12,6 +12,7 @@ import pytest
 
 from models.certification.answer import Conclusion, conclude
 from models.certification.inquiry import Inquiry
+from models.certification.interval import IntervalInquiry, IntervalTerms
 from models.certification.names import (
     BOUNDS,
     CERTIFICATES,
@@ -142,6 +143,43 @@ def split_answer(
     }
     budget = terms.draws, terms.draws
     return written(conclusion, labels, question, budget, noise, preparation)
+
+
+def interval_answer(
+    target: float | None = None,
+    norm: Norm = "linf",
+    radius: int = 3000,
+    labels: int = LABELS,
+    cut: int | None = None,
+    attacks: int | None = 5,
+    shown: int | None = None,
+    restarts: int = 0,
+    confidence: float = 1.0,
+    scale: float = 0.1,
+    picture: tuple[int, int] = (28, 28),
+    allow: tuple[int, ...] | None = None,
+) -> dict[str, Any]:
+    """The same by intervals: boxes up to ``radius`` are proven; below 0, not even the label."""
+    preparation = plan(*picture, "L", 8, (1, 28, 28))
+    terms = IntervalTerms("interval", scale, 1.0, "linf", picture[0] * picture[1])
+    question = Question(confidence, 64, target, norm, restarts, allow)
+    inquiry = IntervalInquiry(question, terms, labels)
+    while not inquiry.stopped:
+        radii = inquiry.numbers(inquiry.draws, min(inquiry.wanted, 5))
+        inquiry.add(np.where(radii <= radius, labels // 2, -1))
+        if cut and inquiry.draws >= cut and inquiry.look:
+            inquiry.cut()
+    conclusion = conclude(inquiry, shown or labels, attacks)
+    assert inquiry.stopped == conclusion.stopped
+    noise = {
+        "mechanism": "interval",
+        "scale": scale,
+        "sensitivity": 1.0,
+        "norm": "linf",
+        "placement": "image",
+        "scoring": "votes",
+    }
+    return written(conclusion, labels, question, (64, 64), noise, preparation)
 
 
 def written(
@@ -453,6 +491,42 @@ def test_split_noise_takes_pixels_as_they_are(width: int, height: int, mode: str
     assert any("sensitivity" in sentence for sentence in verify(document))
     document["noise"]["sensitivity"] = document["preprocessing"]["sensitivity"] = 1
     assert any("takes pixels as they are" in sentence for sentence in verify(document))
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
+@pytest.mark.parametrize("target", [None, 0.0123456, 0.05, 0.3])
+def test_answers_by_intervals_verify(target: float | None, norm: Norm) -> None:
+    for radius, cut in ((-1, None), (0, None), (1, None), (2550, 20), (5100, None), (5101, 50)):
+        document = interval_answer(target, norm, radius, cut=cut, labels=3)
+        assert verify(document) == []
+        if target is None and cut is None:
+            proven = max(min(radius, 5100), 0)
+            assert document["certified_size"] <= proven / 51_000 < document["certified_size"] + 1e-6
+
+
+@pytest.mark.parametrize("target", [0.05, None])
+def test_what_follows_from_intervals_cannot_be_altered_unnoticed(target: float | None) -> None:
+    document = interval_answer(target, labels=2, picture=(28, 30), attacks=2)
+    assert verify(document) == []
+    unnoticed = set()
+    for name, copied in alterations(document):
+        try:
+            found = verify(copied)
+        except MalformedAnswerError:
+            continue
+        if not found:
+            unnoticed.add(name)
+    assert {name for name in unnoticed if not is_word(name)} == set()
+    assert not {name for name in unnoticed if name.startswith("evidence.votes")}
+
+
+def test_two_labels_in_boxes_around_one_picture_are_noticed() -> None:
+    document = interval_answer(labels=3)
+    votes = document["evidence"]["votes"]
+    votes[votes.index(-1)] = 2
+    for part in (document["evidence"], document["evidence"]["total"]):
+        part["sums"][2] = part["sums_of_squares"][2] = 1
+    assert any("two labels" in sentence for sentence in verify(document))
 
 
 def test_a_vote_that_was_not_cast_is_noticed() -> None:

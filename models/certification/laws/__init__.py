@@ -11,8 +11,8 @@ module has:
 
 A hyphen in a law's name is an underscore in those of its modules. How training draws the noise is
 in the module of the same name in :mod:`models.mechanisms`; served models draw every law by its
-quantile function (:mod:`models.noise`). Split noise adds nothing to pixels, and has a theorem of
-its own.
+quantile function (:mod:`models.noise`). Split noise adds nothing to pixels, and intervals draw
+nothing at all; both have a theorem of their own.
 """
 
 from collections.abc import Mapping
@@ -76,5 +76,6 @@ REGISTRY: tuple[Law, ...] = (
     Law("generalised-normal", {"l1": "generalised-normal"}, "pixeldp-generalised-normal"),
     Law("exponential", {"l1": "exponential"}, "pixeldp-exponential", symmetric=False),
     Law("split", {"l1": "split"}, "split", additive=False),
+    Law("interval", {"linf": "interval"}, "interval", additive=False),
 )
 LAWS: dict[str, Law] = {law.name: law for law in REGISTRY}

@@ -54,11 +54,12 @@ class Options(BaseModel):
     confidence: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None,
         description="The probability with which everything in the answer holds; 1 only for models "
-        "with split noise, whose default it is.",
+        "with split noise or intervals, whose default it is.",
     )
     max_draws: Annotated[int, Field(ge=LEAST_DRAWS)] | None = Field(
         None,
-        description="The draw budget; every draw counts. Models with split noise have their own.",
+        description="The draw budget; every draw counts. Models with split noise or intervals have "
+        "their own.",
     )
     timeout_ms: Annotated[int, Field(ge=1)] | None = Field(
         None,
