@@ -232,7 +232,7 @@ def evaluate(
     check_data(read.manifest, pictures, asked, beside)
 
     from models.device import find_device
-    from models.evaluation.evaluate import Running, evaluate, record
+    from models.evaluation.evaluate import Running, evaluate
 
     options: dict[str, Any] = {
         "every": every,
@@ -257,11 +257,20 @@ def evaluate(
             log=tsv,
         )
         found = _compare_int8(read, pictures, evaluation, int8, write)
-    if found is not None:
-        evaluation = evaluation.model_copy(update={"int8": found.record})
+    print_evaluation(_recorded(read, evaluation, found, write), plots, json)
+
+
+def _recorded(
+    bundle: "Bundle", evaluation: "Evaluation", int8: "Int8Spec | None", write: bool
+) -> "Evaluation":
+    """Add what was found of int8 to the figures, and write them into the bundle if asked to."""
+    from models.evaluation.evaluate import record
+
+    if int8 is not None:
+        evaluation = evaluation.model_copy(update={"int8": int8.record})
     if write:
-        record(read.path, evaluation, found)
-    print_evaluation(evaluation, plots, json)
+        record(bundle.path, evaluation, int8)
+    return evaluation
 
 
 def print_evaluation(evaluation: "Evaluation", plots: Path | None, json: bool) -> None:
