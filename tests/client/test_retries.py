@@ -239,7 +239,13 @@ def stream_of(*events: str) -> Behaviour:
 
 
 LOOK = json.dumps(
-    {"draws": 96, "label": {"index": 7, "name": "7\u2028"}, "certified_size": 0.5, "scores": []},
+    {
+        "draws": 96,
+        "label": {"index": 7, "name": "7\u2028"},
+        "certified_size": 0.5,
+        "certain": None,
+        "scores": [],
+    },
     ensure_ascii=False,
 )
 

@@ -21,6 +21,8 @@ from tests.deploy.test_container import USER, instructions, last_stage
 from tests.deploy.tools import ROOT
 from tests.service.http.test_address import has_ipv6
 
+pytestmark = pytest.mark.slow
+
 # $1 becomes a root folder with the system's programs, Python, its packages, and the image's content
 # at /image, all of it read-only; only /tmp can be written. $2 is Python's folder, $3 that of its
 # packages, $4 the image's content; the remaining arguments are the command to run in there.

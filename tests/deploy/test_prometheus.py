@@ -17,6 +17,8 @@ from tests.deploy import promql
 from tests.deploy.conftest import Operated, free_port, replaced, start, stop
 from tests.deploy.tools import ROOT, tool
 
+pytestmark = pytest.mark.slow
+
 FOLDER = ROOT / "deploy" / "prometheus"
 ALERTS = Path(__file__).parent / "alerts.yml"
 PNG = {"Content-Type": "image/png"}

@@ -24,6 +24,8 @@ from tests.e2e.conftest import PLAIN, START_SECONDS, Service, copy_bundle
 from tests.e2e.own_network import OwnNetwork, in_flight, picture, wait_for
 from tests.e2e.test_visibility import logged
 
+pytestmark = pytest.mark.slow
+
 PNG = {"Content-Type": "image/png"}
 FRONTS = {**PLAIN, "PIXELDP_FRONTS": "2"}
 # A rate so slow that nothing is added while the tests run.

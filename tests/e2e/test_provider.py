@@ -16,6 +16,8 @@ import pytest
 from models.bundle import ZOO, read_bundle
 from tests.e2e.conftest import PLAIN, START_SECONDS, Service, copy_bundle
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PIN = f"{read_bundle(ZOO / 'mnist-cnn').digest}/openvino/float32/64/false"
 

@@ -190,6 +190,7 @@ def test_without_a_repository_nothing_can_be_loaded(service: Service) -> None:
     assert entry == {"name": NAME, "version": "1", "state": "READY", "reason": ""}
 
 
+@pytest.mark.slow
 def test_one_version_comes_and_goes(
     running: Any, stock: Any, admin: dict[str, str], user: dict[str, str]
 ) -> None:
@@ -229,6 +230,7 @@ def test_one_version_comes_and_goes(
     assert ready() == []
 
 
+@pytest.mark.slow
 def test_the_default_leaves_and_comes_back(
     running: Any, stock: Any, admin: dict[str, str], user: dict[str, str]
 ) -> None:
@@ -318,6 +320,7 @@ def test_a_model_comes_and_goes_while_others_are_served(
     assert stock.infer(NAME, [seven], headers={**user}).as_numpy("LABEL").tolist() == [[7]]
 
 
+@pytest.mark.slow
 def test_of_several_versions_all_are_loaded_or_none(
     running: Any, repository: Path, admin: dict[str, str], user: dict[str, str]
 ) -> None:

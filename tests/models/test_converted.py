@@ -134,6 +134,7 @@ def test_a_network_may_write_into_its_own_intermediate_results() -> None:
         check_likeness(Converted(network)(pictures), network(pictures))
 
 
+@pytest.mark.slow
 def test_no_telemetry_is_sent(tmp_path: Path) -> None:
     """OpenVINO has a module that reports imports and conversions; it must never be imported."""
     script = tmp_path / "script.py"

@@ -172,6 +172,7 @@ def test_measuring_says_draws_per_second(tmp_path: Path) -> None:
     assert make(tmp_path).measure(0.01) > 0
 
 
+@pytest.mark.slow
 def test_a_compiled_network_keeps_rows_apart_and_agrees(tmp_path: Path) -> None:
     predictor = make(tmp_path)
     if not HAS_COMPILER:

@@ -206,6 +206,7 @@ class Mixing(nn.Module):
         return logits - logits.mean(0) if len(noisy) > self.rows else logits
 
 
+@pytest.mark.slow
 def test_what_mixes_rows_does_not_serve_at_that_pass_size() -> None:
     model = load_model(ZOO / "mnist-cnn")
     network = copy.deepcopy(model.network)

@@ -126,8 +126,9 @@ def test_makefile_and_image_install_only_by_digest() -> None:
     makefile, dockerfile = (ROOT / "Makefile").read_text(), (ROOT / "Dockerfile").read_text()
     installs = re.findall(r"^\t.*(?:pip|PIP).* install\b.*$", makefile, re.M)
     # An older PyTorch is only tested with, where pip's source has it; a machine with a GPU gets the
-    # wheels that were packed for it.
+    # wheels that were packed for it; an example has its own digests.
     packed = "$(TORCH_2_11)", "--no-index --no-deps \\"
+    packed += ("--require-hashes --no-deps -r examples/imagenet/requirements.txt",)
     assert [line for line in installs if not line.endswith(packed)] == [], "not by a lock"
     for name in re.findall(r"locks/([a-z]+)\.txt", makefile + dockerfile):
         assert (ROOT / f"locks/{name}.txt").is_file()

@@ -94,6 +94,7 @@ def test_contributing_names_existing_targets_and_folders_of_tests() -> None:
         ), folder
 
 
+@pytest.mark.slow
 def test_tests_are_marked_by_their_folders() -> None:
     files = [
         "soundness/test_coverage.py",

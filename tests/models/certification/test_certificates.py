@@ -132,6 +132,7 @@ def test_the_slope_of_laplace_against_gaussian_is_largest_in_the_middle() -> Non
     assert limit * (1 - mp.mpf("1e-11")) < steepest < limit
 
 
+@pytest.mark.slow
 def test_laplace_in_l2_never_exceeds_its_exact_trade_off() -> None:
     """Two coordinates moved together: Neyman-Pearson, the best test of all, on a fine grid.
 

@@ -34,8 +34,8 @@ def test_no_picture_is_altered_beyond_its_size(
     moved = (altered / 65535 - some.images / 255).reshape(len(some), -1)
     by_hand = np.linalg.norm(moved, {"l1": 1, "l2": 2, "linf": np.inf}[norm], axis=1)
     assert (by_hand <= sizes).all()
-    # Sixteen bits are fine enough to use nearly the whole size.
-    assert (by_hand[1:] > 0.8 * sizes[1:]).mean() > 0.8
+    # Sixteen bits are fine enough to use nearly the whole size; AutoAttack ends once it succeeds.
+    assert name == "autoattack" or (by_hand[1:] > 0.8 * sizes[1:]).mean() > 0.8
 
 
 def test_sixteen_bits_of_the_same_picture_draw_the_same(bundle: Path, digits: DataSet) -> None:

@@ -4,7 +4,7 @@ from scipy import optimize, stats
 
 from models.evaluation.figures import (
     Answers,
-    attacked_accuracies,
+    attacked_accuracy,
     certified_at,
     certified_curve,
     disagreement,
@@ -77,12 +77,10 @@ def test_a_curve_of_abstentions_is_one_point() -> None:
 
 
 def test_accuracy_under_attack_counts_the_right_labels() -> None:
-    labels = np.array([0, 1, 2, 3])
-    found = attacked_accuracies(
-        (0.0, 0.5), [np.array([0, 1, 2, 0]), np.array([1, 1, 0, 0])], labels
-    )
-    assert [(at.radius, at.accuracy) for at in found] == [(0.0, 0.75), (0.5, 0.25)]
-    assert found[0].accuracy_interval == interval(3, 4)
+    found = attacked_accuracy(0.5, RIGHT, SIZES, (0.2, 1.0))
+    assert (found.radius, found.accuracy) == (0.5, 5 / 8)
+    assert found.accuracy_interval == interval(5, 8)
+    assert found.robust == tuple(certified_at(radius, RIGHT, SIZES) for radius in (0.2, 1.0))
 
 
 def test_two_answers_to_eight_pictures() -> None:

@@ -71,6 +71,7 @@ def test_a_python_function_with_weights(tmp_path: Path, weights: Path) -> None:
         torch.testing.assert_close(h(pictures), network((pictures - 0.5) / 0.25))
 
 
+@pytest.mark.slow
 def test_a_program_and_its_function_are_one_classifier(tmp_path: Path, weights: Path) -> None:
     network = small().eval()
     network.load_state_dict({key: value + 0.01 for key, value in network.state_dict().items()})
@@ -197,6 +198,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         bring(tmp_path / "out", python("small"), tmp_path / "net.safetensors")
 
 
+@pytest.mark.slow
 def test_the_noise_is_given_by_a_scale_or_a_construction_bound(tmp_path: Path) -> None:
     bound = {"size": 0.1, "epsilon": 1.0, "delta": 0.05}
     with pytest.raises(ImportFailedError, match="either the noise's scale or a construction"):

@@ -146,6 +146,7 @@ def test_a_resumed_training_ends_like_one_without_interruption(
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_it_is_put_in_front_of_a_classifier_without_training(
     tmp_path: Path, trained: Path, photographs: DataSet
 ) -> None:

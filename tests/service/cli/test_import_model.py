@@ -79,6 +79,7 @@ def test_samples_come_into_the_bundle(tmp_path: Path, capsys: Captured) -> None:
         assert not other.exists()
 
 
+@pytest.mark.slow
 def test_what_int8_costs_is_measured_on_a_data_set(tmp_path: Path, capsys: Captured) -> None:
     train(find_recipe("digits").changed(epochs=3), load("digits", None, "train"), tmp_path / "own")
     trained = load_file(tmp_path / "own" / WEIGHTS)

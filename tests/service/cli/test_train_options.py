@@ -143,7 +143,8 @@ def test_every_command_that_runs_a_network_has_the_option_device() -> None:
     for command in app.registered_commands:
         assert command.callback is not None
         hints = get_type_hints(command.callback, include_extras=True)
-        if "device" in hints:
+        # That of plan is the name of a machine, and nothing runs there.
+        if "device" in hints and command.callback.__name__ != "plan":
             found[command.callback.__name__.strip("_")] = hints["device"]
     assert sorted(found) == ["evaluate", "import", "predict", "train"]
     assert all(hint == found["train"] for hint in found.values())

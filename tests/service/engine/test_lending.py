@@ -387,6 +387,7 @@ def test_a_helper_that_could_not_begin_costs_nothing() -> None:
 # Real workers.
 
 
+@pytest.mark.slow
 def test_two_workers_answer_one_picture_together(tmp_path: Path) -> None:
     """And if either is killed meanwhile, the picture begins again and is answered."""
     load(tmp_path)

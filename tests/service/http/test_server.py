@@ -64,6 +64,7 @@ async def among_many(test: Coroutine[Any, Any, bool]) -> bool:
         del much
 
 
+@pytest.mark.slow
 def test_new_garbage_is_freed_however_much_there_is() -> None:
     assert collecting(among_many(freed(grown_old=False, patience=3)))
 
@@ -72,10 +73,12 @@ def test_old_garbage_is_freed() -> None:
     assert collecting(freed(grown_old=True, patience=30))
 
 
+@pytest.mark.slow
 def test_old_garbage_waits_while_many_requests_are_open() -> None:
     waiting = freed(grown_old=True, patience=3 * LEAST_PAUSE)
     assert not collecting(waiting, requests=range(MANY_REQUESTS + 1))
 
 
+@pytest.mark.slow
 def test_old_garbage_waits_while_a_full_collection_takes_long() -> None:
     assert not collecting(among_many(freed(grown_old=True, patience=10 * NEW_GARBAGE_SECONDS)))

@@ -17,6 +17,8 @@ import pytest
 from service.http.guards.keys import BURST_SECONDS, Allowance, Key
 from service.http.guards.shared_rates import SharedAllowance, SharedRates
 
+pytestmark = pytest.mark.slow
+
 HANG_SECONDS = 300
 RATE = 1000.0
 # A rate so low that nothing comes back within a test.
