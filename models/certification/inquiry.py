@@ -18,6 +18,7 @@ from models.certification.names import Ground, Norm, Scoring, Stopped
 from models.certification.prospects import hopeless
 from models.certification.question import Question
 from models.certification.records import RECORDS
+from models.certification.taking import TakesDraws
 from models.certification.tally import Tally
 from models.certification.tally_bounds import bound_pair, interval_alpha, intervals_of
 from models.certification.terms import Terms
@@ -112,7 +113,7 @@ class Findings:
         return "deadline"
 
 
-class Inquiry:
+class Inquiry(TakesDraws):
     """The certification of one picture, draw by draw.
 
     Args:
@@ -208,20 +209,6 @@ class Inquiry:
             return self._pilot_block
         nearest = self._schedule[self.look] - self._record.counted.draws
         return min(nearest, max(self._certain - self.draws, 1))
-
-    def add(self, draws: Draws) -> int:
-        """Take the next draws in the order of their issue.
-
-        Args:
-            draws: votes [rows] or integer scores [rows, K].
-
-        Returns:
-            The number of draws used; the others came after the end and are ignored.
-        """
-        used = 0
-        while not self.stopped and used < len(draws):
-            used += self.add_to_look(draws[used:])
-        return used
 
     def add_to_look(self, draws: Draws) -> int:
         """Do what :meth:`add` does, but take no draws beyond the next look."""

@@ -25,6 +25,7 @@ from models.certification.names import Certificate, Norm, Scoring, Stopped
 from models.certification.norms import convert, required
 from models.certification.question import Question
 from models.certification.rounding import DIGITS
+from models.certification.taking import TakesDraws
 from models.certification.tally import DENOMINATORS, NO_VOTE, Tally
 from models.certification.terms import Terms
 
@@ -271,7 +272,7 @@ class IntervalFindings:
         return known, known if self.search.label != NO_VOTE else np.ones(len(labels))
 
 
-class IntervalInquiry:
+class IntervalInquiry(TakesDraws):
     """The certification of one picture by intervals; like ``models.certification.inquiry``'s.
 
     Its budget is ``BOXES``, whatever the question says.
@@ -328,13 +329,6 @@ class IntervalInquiry:
     def wanted(self) -> int:
         """The boxes of the round that are not tried yet."""
         return 0 if self.stopped else self._search.wanted
-
-    def add(self, draws: Draws) -> int:
-        """Take the votes [rows] of the next boxes in their order; as ``Inquiry.add``."""
-        used = 0
-        while not self.stopped and used < len(draws):
-            used += self.add_to_look(draws[used:])
-        return used
 
     def add_to_look(self, draws: Draws) -> int:
         """Do what :meth:`add` does, but take no boxes beyond the round."""

@@ -25,6 +25,7 @@ from models.certification.names import Certificate, Norm, Scoring, Stopped
 from models.certification.norms import convert, required
 from models.certification.question import Question
 from models.certification.rounding import DIGITS, reduce_size, round_down
+from models.certification.taking import TakesDraws
 from models.certification.tally import NO_VOTE, Tally
 from models.certification.terms import Terms
 from models.certification.without_replacement import least_count, most_count
@@ -228,7 +229,7 @@ def stops(
     return None
 
 
-class SplitInquiry:
+class SplitInquiry(TakesDraws):
     """The certification of one picture by split noise; like ``models.certification.inquiry``'s.
 
     Its budget is N, whatever the question says.
@@ -324,13 +325,6 @@ class SplitInquiry:
         left = self.terms.draws - self.total.draws
         missing = max(2 * steps + 1 - (gap - left), 0)
         return min(self.total.draws + missing // 2, self.terms.draws)
-
-    def add(self, draws: Draws) -> int:
-        """Take the votes [rows] of the next draws in their order; as ``Inquiry.add``."""
-        used = 0
-        while not self.stopped and used < len(draws):
-            used += self.add_to_look(draws[used:])
-        return used
 
     def add_to_look(self, draws: Draws) -> int:
         """Do what :meth:`add` does, but take no draws beyond the next look."""

@@ -48,6 +48,7 @@ from models.certification.arrays import Draws, Integers
 from models.certification.names import Scoring, Stopped
 from models.certification.question import Question
 from models.certification.rounding import round_down, round_up
+from models.certification.taking import TakesDraws
 from models.certification.tally import NO_VOTE, Tally
 
 # The vote of a view that was not made.
@@ -303,7 +304,7 @@ class StickerFindings:
         )
 
 
-class StickerInquiry:
+class StickerInquiry(TakesDraws):
     """The certification of one picture against stickers; like ``models.certification.inquiry``'s.
 
     Its draws are the views, each at most once. First come those of one mask; if they agree, all
@@ -389,13 +390,6 @@ class StickerInquiry:
     def anew(self) -> "StickerInquiry":
         """Return an inquiry into the same question without any views."""
         return StickerInquiry(self.question, self.masks, self.findings.labels)
-
-    def add(self, draws: Draws) -> int:
-        """Take the votes [rows], or integer scores [rows, K], of the next views in their order."""
-        used = 0
-        while not self.stopped and used < len(draws):
-            used += self.add_to_look(draws[used:])
-        return used
 
     def add_to_look(self, draws: Draws) -> int:
         """Do what :meth:`add` does, but take no views beyond the next look."""
