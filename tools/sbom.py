@@ -27,7 +27,8 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
-from models.bundle import describe
+from models.bundle import DENOISER, MANIFEST, Bundle, describe
+from models.denoiser import Denoiser, describe_denoiser
 from tools.lock import BASE, ROOT, Pin, read
 from tools.release import versions
 
@@ -62,7 +63,9 @@ def bill(root: Path) -> str:
         for pin in read(root / f"locks/{layer}.txt").values()
     ]
     parts.append(_image((root / "Dockerfile").read_text(encoding="utf-8")))
-    parts += [_model(path.parent) for path in sorted((root / "models/zoo").glob("*/model.json"))]
+    zoo = root / "models/zoo"
+    parts += [_model(describe(path.parent)) for path in sorted(zoo.glob(f"*/{MANIFEST}"))]
+    parts += [_model(describe_denoiser(path.parent)) for path in sorted(zoo.glob(f"*/{DENOISER}"))]
     bom.components.update(parts)
     bom.register_dependency(bom.metadata.component, parts)
     text = JsonV1Dot6(bom).output_as_string(indent=2)
@@ -109,16 +112,14 @@ def _package(pin: Pin, optional: bool) -> Component:
     )
 
 
-def _model(folder: Path) -> Component:
-    bundle = describe(folder)
-    manifest = bundle.manifest
-    digest = bundle.digest.removeprefix("sha256:")
+def _model(found: Bundle | Denoiser) -> Component:
+    manifest, digest = found.manifest, found.digest.removeprefix("sha256:")
     return Component(
         name=manifest.name,
         version=manifest.version,
         type=ComponentType.MACHINE_LEARNING_MODEL,
         bom_ref=f"model:{manifest.name}@{manifest.version}",
-        # That of model.json, which states the weights'; answers name it.
+        # That of the description, which states the weights'; answers name a model's.
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)],
         properties=[Property(name="pixeldp:weights-sha256", value=manifest.weights.sha256)],
     )

@@ -90,7 +90,7 @@ def autoattack(
     model = ExpectedScores(scores).eval()
     estimator = art_classifier(model, tuple(pictures.shape[1:]), count, pictures.is_cuda)
     found = pictures.clone()
-    for size in sorted(set(sizes.tolist())):
+    for size in sorted({size for size in sizes.tolist() if size > 0}):
         which = torch.nonzero(sizes == size)[:, 0]
         for attack in _attacks(estimator, norm, float(size), steps, count, len(which)):
             with torch.no_grad():
@@ -98,7 +98,11 @@ def autoattack(
             if not len(which):
                 break
             given, wrong = pictures[which].cpu().numpy(), labels[which].cpu().numpy()
-            found[which] = torch.from_numpy(attack.generate(x=given, y=wrong)).to(found)
+            # Square divides by the length of what it has not changed yet.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                made = attack.generate(x=given, y=wrong)
+            made = np.where(np.isfinite(made), made, given)
+            found[which] = torch.from_numpy(made).to(found)
     limits = sizes.reshape(-1, 1, 1, 1).float()
     return pictures + project(found - pictures, limits, norm, pictures)
 

@@ -23,8 +23,8 @@ from models.certification.names import NORMS, Norm
 from models.certification.question import Question
 from models.certification.tally import Tally
 from models.evaluation.alteration import Attack, alter
-from models.evaluation.asked import ATTACK_NAMES, AttackName
-from models.evaluation.attacks import noisy_scores
+from models.evaluation.asked import AttackName
+from models.evaluation.attacks import ATTACKS, noisy_scores
 from models.network import load_network
 from models.predictor import Predictor
 from tests.soundness.forms import ATTACKED, LONG, fastest
@@ -35,7 +35,7 @@ CONFIDENCE = 1 - 1e-7
 DRAWS = 1000
 STEPS, GRADIENT_DRAWS = 10, 8
 # The number of ways in which each certified picture is attacked.
-WAYS = len(NORMS) * len(ATTACK_NAMES)
+WAYS = len(NORMS) * len(ATTACKS)
 # Models of colour pictures take ten times as long: this many attacked pictures are enough for each.
 COLOUR = 1200 if LONG else 2 * WAYS
 # The most draws for a label that stays in doubt.
@@ -150,7 +150,7 @@ def test_no_attack_inside_a_certified_size_flips_a_label() -> None:
                     for inquiry in inquiries
                 ]
             )
-            for name in ATTACK_NAMES:
+            for name in ATTACKS:
                 left = attack(bundle, predictor, name, norm, images, labels, sizes)
                 attacked += len(left)
                 flipped += int((left <= 0).sum())
@@ -172,6 +172,6 @@ def test_the_same_attacks_beyond_the_certified_size_do_flip_labels() -> None:
     images, inquiries = certify(predictor, pictures_for(bundle)[1], 5)
     labels = np.array([inquiry.total.leader for inquiry in inquiries])
     sizes = np.array([4 * inquiry.size for inquiry in inquiries])
-    for name in ATTACK_NAMES:
+    for name in ATTACKS:
         left = attack(bundle, predictor, name, "l2", images, labels, sizes)
         assert (left < 0).sum() >= 3

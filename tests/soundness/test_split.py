@@ -18,8 +18,7 @@ from models.certification.split import SplitTerms, chance_of_bound, schedule, sh
 from models.certification.tally import Tally
 from models.certification.without_replacement import least_count, most_count
 from models.evaluation.alteration import Attack, alter
-from models.evaluation.asked import ATTACK_NAMES
-from models.evaluation.attacks import noisy_scores
+from models.evaluation.attacks import ATTACKS, noisy_scores
 from models.network import load_network
 from tests.soundness.forms import LONG, fastest
 from tests.soundness.pictures import pictures_for
@@ -102,7 +101,7 @@ def attacked(factor: float) -> tuple[int, int]:
     sizes = np.array([factor * before[index].size for index in range(len(images))])
     scores = noisy_scores(load_network(bundle), 16)
     flipped = 0
-    for name in ATTACK_NAMES:
+    for name in ATTACKS:
         plan = Attack(name, "l1", 10)
         (altered,) = alter(plan, scores, images, labels, sizes, batch=len(images), bits=8)
         moved = np.abs(altered.astype(int) - images).sum(axis=(1, 2, 3)) / 255
@@ -110,7 +109,7 @@ def attacked(factor: float) -> tuple[int, int]:
         assert moved.mean() > 0.3 * sizes.mean()
         for index, inquiry in answer_all(predictor, altered, question):
             flipped += inquiry.total.leader != labels[index]
-    return len(ATTACK_NAMES) * len(images), flipped
+    return len(ATTACKS) * len(images), flipped
 
 
 def test_no_attack_inside_a_certified_size_flips_a_label() -> None:
