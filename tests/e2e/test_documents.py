@@ -52,7 +52,7 @@ def commands() -> Iterator[Any]:
             words = shlex.split(line, comments=True)
             if words:
                 # Models are trained there, and libraries of other formats take long to import.
-                long = [pytest.mark.slow] if LONG in str(block.id) else []
+                long = [pytest.mark.slow] if LONG in str(block.id) or "export" in words else []
                 yield pytest.param(words, id=f"{block.id}-{' '.join(words)[:40]}", marks=long)
 
 

@@ -99,6 +99,7 @@ def test_the_number_format_is_the_fastest_unless_stated(bundle: Path, digits: Da
     assert told.precision == "bfloat16"
 
 
+@pytest.mark.slow
 def test_accuracy_under_attack_lies_between_certified_and_clean_accuracy(
     bundle: Path, undefended: Path, digits: DataSet
 ) -> None:

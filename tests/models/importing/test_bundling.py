@@ -123,6 +123,7 @@ def test_a_network_that_needs_the_contiguous_layout_gets_it(tmp_path: Path) -> N
 
 
 # PyTorch's own code uses what PyTorch calls deprecated.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 def test_a_program_that_needs_the_contiguous_layout_gets_it(tmp_path: Path) -> None:
     """Decomposed programs need it, because flatten() has become view()."""
@@ -138,6 +139,7 @@ def test_a_program_that_needs_the_contiguous_layout_gets_it(tmp_path: Path) -> N
         torch.testing.assert_close(served, network(pictures))
 
 
+@pytest.mark.slow
 def test_a_network_for_float32_only_runs_in_float32(tmp_path: Path) -> None:
     assert bring(tmp_path / "out", python("float32_only")).formats == ("float32",)
 

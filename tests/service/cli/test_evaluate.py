@@ -200,6 +200,7 @@ def family(bundle: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_family_has_the_figures_of_the_members_that_answer(
     family: Path, tmp_path: Path, capsys: Captured
 ) -> None:

@@ -50,6 +50,7 @@ def test_a_python_function(tmp_path: Path, capsys: Captured) -> None:
     assert "labels" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_samples_come_into_the_bundle(tmp_path: Path, capsys: Captured) -> None:
     folder, out = tmp_path / "own", tmp_path / "out"
     folder.mkdir()
@@ -112,6 +113,7 @@ def test_a_data_set_of_something_else_is_refused(tmp_path: Path, capsys: Capture
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_labels_names_may_come_from_the_data_set(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:

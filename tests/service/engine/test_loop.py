@@ -396,6 +396,7 @@ def test_running_out_of_memory_on_a_processor_halves_passes_too(
     assert front.wait(messages.Recalibrated).calibration.pass_size == 16
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_fit_at_all_ends_the_worker(predictor: Predictor) -> None:
     predictor.resident.network = Small(predictor.resident.network, rows=7)
     starter = Starter()

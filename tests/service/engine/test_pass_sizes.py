@@ -113,6 +113,7 @@ def test_one_among_many_gets_no_more_than_its_share(
     assert between.count(SLOTS) >= 3 * (480 // SMALL - 1)
 
 
+@pytest.mark.slow
 def test_passes_that_no_longer_fit_leave_one_size(
     start: Callable[[Predictor], Front], predictor: Predictor
 ) -> None:
