@@ -48,20 +48,20 @@ def test_status_and_headers_say_what_the_body_says(
 
 
 def test_a_set_of_labels_may_be_robust_where_no_label_is(client: httpx.Client) -> None:
-    options: dict[str, Any] = {"target": 0.02, "confidence": 0.99, "require": "robust"}
+    options: dict[str, Any] = {"target": 0.1, "confidence": 0.99, "require": "robust"}
     alone = ask(client, UNDECIDED, **options)
     assert (alone.status_code, alone.json()["robust"]) == (406, False)
     assert alone.json()["certain"]["within_allowed"] is None
     assert alone.headers["Certified-Set"].endswith("; allowed=unknown")
     shares = {score["name"]: score["expected"] for score in alone.json()["scores"]}
-    likely = sorted(shares, key=lambda name: -shares[name])[:4]
+    likely = sorted(shares, key=lambda name: -shares[name])[:5]
     both = ask(client, UNDECIDED, allow=",".join(likely), evidence=True, **options)
     answer = both.json()
     assert both.status_code == 200, answer["certain"]
     assert (answer["robust"], answer["stopped"]) == (False, "target_certified")
     assert (both.headers["Certified-Robust"], verify(answer)) == ("false", [])
     names = {label["name"] for label in answer["certain"]["labels"]}
-    assert 1 < len(names) <= 4
+    assert 1 < len(names) <= 5
     assert names <= set(likely)
     indices = sorted(label["index"] for label in answer["certain"]["labels"])
     assert both.headers["Certified-Set"] == f"{','.join(map(str, indices))}; allowed=true"
