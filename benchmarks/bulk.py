@@ -20,12 +20,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import pictures_parser
 from benchmarks.report import Figures
 from benchmarks.roofline import TURN_SECONDS, bare_loops
 from benchmarks.service import CORES, START_SECONDS
 from models.bulk.job import Asked, Row, open_job, read_columns
 from models.bulk.sources import ArraySource
-from models.bundle import ZOO, read_bundle
+from models.bundle import read_bundle
 from models.certification.question import Question
 from models.data.datasets import load
 from service.bulk.answerer import local_answerer
@@ -70,17 +71,11 @@ def _ways(folder: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measure, print Markdown, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--data", default="mnist")
+    parser = pictures_parser(__doc__)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--confidence", type=float, default=0.999)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each, in each round")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     figures = Figures()
     context = multiprocessing.get_context("spawn")

@@ -12,17 +12,17 @@ workers make when pictures take all their draws; deviations are (predicted − m
 import argparse
 import asyncio
 import json
-from pathlib import Path
 
 import numpy as np
 import psutil
 
+from benchmarks.arguments import add_timing, pictures_parser
 from benchmarks.http import open_loop
 from benchmarks.outcomes import latencies, outcomes
 from benchmarks.report import Figures
 from benchmarks.scaling import only_on
 from benchmarks.service import CORES, Service, png, serving, settle
-from models.bundle import ZOO, read_bundle
+from models.bundle import read_bundle
 from models.capacity import Decisions, Machine, predict
 from models.data.datasets import load
 
@@ -79,19 +79,10 @@ def _used(front: int) -> float:
 
 def main() -> None:
     """Measure, print Markdown, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--bundle", type=Path, default=ZOO / "mnist-cnn")
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--data", default="mnist")
+    parser = pictures_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=8.0)
+    add_timing(parser, 8.0)
     parser.add_argument("--shares", type=float, nargs="*", default=[0.3, 0.6])
-    parser.add_argument(
-        "--settle", type=float, default=300.0, help="seconds for compiling first, at most"
-    )
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     arguments.figures = figures = Figures()
     manifest = read_bundle(arguments.bundle).manifest

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.certification.arrays import Floats
 from models.certification.laws.interval import LEVELS, UNITS, largest_radius
+from models.mechanisms.of_bytes import OfBytes
 from models.noise import Features, Keystream
 
 # What h sees of pixel value 1 at its centre.
@@ -40,7 +40,7 @@ def enclose(pictures: Tensor, radius: float) -> Tensor:
     return torch.cat([(lower + upper) / 2, (upper - lower) / 2], dim=1)
 
 
-class Boxes:
+class Boxes(OfBytes):
     """The boxes of served models, by their radii.
 
     Args:
@@ -55,10 +55,6 @@ class Boxes:
 
     def __init__(self, scale: float) -> None:
         self.largest = largest_radius(scale)
-
-    def snap(self, g: Floats) -> Features:
-        """Round pixel values to 8 bits: for trials with pictures that nobody sent."""
-        return Features(np.rint(np.clip(g.ravel(), 0, 1) * LEVELS).astype(np.int32), on_grid=True)
 
     def draw(
         self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes = b""

@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.certification.arrays import Floats
 from models.certification.laws.split import LEVELS, count_draws
+from models.mechanisms.of_bytes import OfBytes
 from models.noise import Features, Keystream
 
 # The values that h sees are whole multiples of this.
@@ -76,7 +76,7 @@ def perturb(pictures: Tensor, template: Tensor, scale: float) -> Tensor:
     return torch.cat([part * inside for part in seen], dim=1)
 
 
-class SplitNoise:
+class SplitNoise(OfBytes):
     """The draws of served models: what h sees, by the number of the draw.
 
     Args:
@@ -94,10 +94,6 @@ class SplitNoise:
         # By t + v, which is below 2N.
         self._split = np.tile(np.arange(self.draws, dtype=np.int32), 2)
         self._above, self._below = (np.tile(table, 2) for table in tables(self.draws))
-
-    def snap(self, g: Floats) -> Features:
-        """Round pixel values to 8 bits: for trials with pictures that nobody sent."""
-        return Features(np.rint(np.clip(g.ravel(), 0, 1) * LEVELS).astype(np.int32), on_grid=True)
 
     def draw(
         self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes = b""
