@@ -249,6 +249,10 @@ class Agreement:
         """Note the largest pass of a model that fits into the memory of the worker's device."""
         self._ceilings[worker.name, model] = ceiling
 
+    def lift(self, worker: WorkerHandle, model: int) -> None:
+        """Note that passes of a model fit into the memory of the worker's device again."""
+        self._ceilings.pop((worker.name, model), None)
+
     def deviation(self, worker: WorkerHandle, model: int) -> str | None:
         """Say why a worker does not run a model as agreed; None if it does."""
         if (worker.name, model) in self._ceilings:

@@ -24,7 +24,7 @@ from service.engine import messages
 from service.engine.channel import Channel
 from service.engine.flights import Counts, Flights
 from service.engine.helping import Errands, Helpers
-from service.engine.pass_runner import PassRunner, Running
+from service.engine.pass_runner import Former, PassRunner, Running
 from service.engine.status import SharedStatus
 
 _NUMBERS_EVERY_SECONDS = 1.0
@@ -387,7 +387,7 @@ class Loop:
         except Exception as error:  # whatever it was, the other models continue
             reason = str(error) or type(error).__name__
             refusal = messages.NotAdded(model=model.number, reason=reason)
-            self._finish(partial(self._channel.send, refusal))
+            self._finish(partial(self._refuse, refusal))
         else:
             self._finish(partial(self._add, model, predictor, calibration))
 
@@ -398,6 +398,12 @@ class Loop:
         self._runners.append(self._models[model].runner)
         ceiling = size if size < (told.pass_size or 0) else None
         self._channel.send(messages.Added(model=model, calibration=calibration, ceiling=ceiling))
+        self._regain()
+
+    def _refuse(self, refusal: messages.NotAdded) -> None:
+        self._device.free()
+        self._channel.send(refusal)
+        self._regain()
 
     def _remove(self, model: int) -> None:
         leaving = [runner for runner in self._runners if runner.model == model]
@@ -412,6 +418,33 @@ class Loop:
         self._models.pop(model, None)
         self._device.free()
         self._channel.send(messages.Removed(model=model))
+        self._regain()
+
+    def _regain(self) -> None:
+        """Try again the passes that did not fit into memory; there may be more of it now."""
+        formers = {model: one.former for model, one in self._models.items() if one.former}
+        if formers:
+            self._start(partial(self._try_again, formers))
+
+    def _try_again(self, formers: dict[int, Former]) -> None:
+        for model, former in formers.items():
+            try:
+                fits = former.fits()
+            except Exception as error:  # whatever it was, the smaller passes continue
+                log.warning("larger passes do not return", model=model, reason=str(error))
+                continue
+            if fits:
+                self._finish(partial(self._restore, model, former))
+
+    def _restore(self, model: int, former: Former) -> None:
+        """Have passes of the former size for new pictures."""
+        running = self._models.get(model)
+        if running is None or running.former is not former:
+            return
+        running.restore()
+        # Pictures in smaller passes stay there: none of them meets another h.
+        self._runners += running.runners
+        self._channel.send(messages.Restored(model=model, calibration=running.calibration))
 
     def _report(self) -> None:
         self._reported = time.monotonic()

@@ -274,6 +274,14 @@ class Recalibrated(_Message):
     calibration: Calibration
 
 
+class Restored(_Message):
+    """From a worker: a model runs again as before its passes did not fit into memory."""
+
+    kind: Literal["restored"] = "restored"
+    model: int
+    calibration: Calibration
+
+
 class Look(_Message):
     """From a worker: a look was reached, for clients that stream."""
 
@@ -382,7 +390,9 @@ ToWorker = (
 )
 OfPicture = Look | Begun | Answer | Late | Failed | Wants | Assists | Draw | Drawn
 AnyAnswer = Answer | SealedAnswer
-OfModels = Read | Ready | Added | NotAdded | Removed | Shortened | Compiled | Recalibrated
+OfModels = (
+    Read | Ready | Added | NotAdded | Removed | Shortened | Compiled | Recalibrated | Restored
+)
 FromWorker = OfModels | OfPicture | Broken | Numbers
 Message = Annotated[ToWorker | FromWorker, Field(discriminator="kind")]
 _MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)

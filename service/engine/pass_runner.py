@@ -2,7 +2,8 @@
 
 A pass that does not fit is halved. Halved passes are another h, because kernels depend on their
 shapes, and a single h must make all draws of a picture. So the model gets another runner, and the
-pictures of the former runner begin again in the new one.
+pictures of the former runner begin again in the new one. It may have been another model that needed
+the memory, for a moment: when one has been loaded or removed, the former passes are tried again.
 """
 
 from collections.abc import Iterable
@@ -101,17 +102,42 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
+@dataclass(frozen=True)
+class Former:
+    """How a model ran before a pass did not fit into memory: in large passes, and in small ones."""
+
+    predictors: list[Predictor]
+    calibration: Calibration
+
+    def fits(self) -> bool:
+        """Try its passes again, and say whether they fit into memory now.
+
+        Raises:
+            RowsError: its rows are not independent any more.
+        """
+        try:
+            for one in self.predictors:
+                one.try_rows()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        return True
+
+
 @dataclass
 class Running:
     """How one model runs: the runners that take pictures, and the network as it was loaded.
 
-    ``small`` is the runner with smaller passes, if there is one.
+    ``small`` is the runner with smaller passes, if there is one. ``former`` is how it ran before a
+    pass did not fit into memory: once there may be more memory, it is tried again.
     """
 
     eager: Predictor
     calibration: Calibration
     runner: PassRunner
     small: PassRunner | None = None
+    former: "Former | None" = None
 
     @classmethod
     def begin(cls, model: int, predictor: Predictor, calibration: Calibration) -> "Running":
@@ -175,10 +201,19 @@ class Running:
             return "compiled it does not fit into memory"
         if found is None:
             return "compiled it is not faster"
-        self.calibration = replace(found, small=small[0] if small else None)
-        self.runner, *others = [PassRunner(self.runner.model, one) for one in compiled]
-        self.small = others[0] if others else None
+        self._run(compiled, replace(found, small=small[0] if small else None))
         return ""
+
+    def restore(self) -> None:
+        """Run as before a pass did not fit into memory; the present runners keep their pictures."""
+        assert self.former is not None
+        self._run(self.former.predictors, self.former.calibration)
+        self.former = None
+
+    def _run(self, predictors: list[Predictor], calibration: Calibration) -> None:
+        self.calibration = calibration
+        self.runner, *others = [PassRunner(self.runner.model, one) for one in predictors]
+        self.small = others[0] if others else None
 
     def halve(self, runner: PassRunner) -> list[Ticket]:
         """Move the pictures of ``runner``, and new ones, into passes of half its size.
@@ -214,6 +249,8 @@ class Running:
                 log.warning("pass cannot be made", slots=slots, reason=str(error))
             smaller.on.free()
             slots //= 2
+        if self.former is None:
+            self.former = Former([one.predictor for one in self.runners], self.calibration)
         small = self.calibration.small
         if self.small and self.small.batcher.slots >= slots:
             small = self.small = None

@@ -404,9 +404,12 @@ class Supervisor:
             case messages.Recalibrated():
                 self._recalibrate({message.model: message.calibration})
                 self._observer.worker_out_of_memory(self.worker.name)
-                ceiling = message.calibration.pass_size
-                self._agreement.limit(self.worker, message.model, ceiling)
-                self._check_pin(message.model, message.calibration)
+                if not self._departs(message.model, message.calibration):
+                    ceiling = message.calibration.pass_size
+                    self._agreement.limit(self.worker, message.model, ceiling)
+            case messages.Restored():
+                self._recalibrate({message.model: message.calibration})
+                self._agreement.lift(self.worker, message.model)
             case messages.Shortened():
                 self._recalibrate(message.calibrations)
                 self._agreement.shortened(self.worker, message)
@@ -434,16 +437,21 @@ class Supervisor:
             case _:
                 log.error("unexpected message", worker=self.worker.name, kind=message.kind)
 
-    def _check_pin(self, model: int, found: Calibration) -> None:
-        """Give the worker up if it runs a model in another way than the one that may serve."""
+    def _departs(self, model: int, found: Calibration) -> bool:
+        """Give the worker up if it runs a model in another way than the one that may serve.
+
+        Its next process tries that way again: memory may have been short for a moment.
+        """
         bundle = self._catalogue.bundle(model)
-        if bundle and self._agreement.departs(bundle, found):
+        departs = bundle is not None and self._agreement.departs(bundle, found)
+        if bundle and departs:
             name, way = bundle.manifest.name, "/".join(map(str, astuple(found.execution)))
             self._reason = f"it does not run {name} as PIXELDP_PIN requires: {way}"
             # Whatever it says after this is not of the h that may serve.
             self._told = True
             if self.worker.writer is not None:
                 self.worker.writer.transport.abort()
+        return departs
 
     def _recalibrate(self, calibrations: dict[int, Calibration]) -> None:
         for model, calibration in calibrations.items():

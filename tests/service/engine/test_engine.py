@@ -805,6 +805,14 @@ def test_a_worker_that_does_not_run_a_model_as_pinned_is_given_up(pinned: bool) 
     if pinned:
         reason = "does not run mnist-cnn as PIXELDP_PIN requires: pytorch/float32/16/False"
         assert reason in supervisor._reason
+    [served] = catalogue.models
+    told = engine._agreement.describe(served, supervisor.worker).pass_size
+    assert told == (32 if pinned else 16), "memory may have been short for a moment"
+    supervisor._receive(messages.Restored(model=0, calibration=same))
+    assert supervisor.worker.calibrations == {0: same}
+    assert engine._agreement.describe(served, supervisor.worker).pass_size == (
+        32 if pinned else None
+    )
 
 
 def test_workers_are_told_of_pins_and_compile_nothing_else() -> None:

@@ -35,6 +35,7 @@ from tests.models.test_bundle import DESCRIPTION
 SLOTS = 64
 CALIBRATION = Calibration("float32", SLOTS, 1.0)
 PIXELS = np.full((8, 8, 1), 128, np.uint8).tobytes()
+FURTHER = messages.Model(number=4, path="unused", digest="", precision=None)
 M = TypeVar("M")
 
 
@@ -100,8 +101,9 @@ class Small(nn.Module):
         self.sizes: list[int] = []
 
     def forward(self, noisy: torch.Tensor) -> torch.Tensor:
+        fits = len(noisy) <= self.rows
         self.sizes.append(len(noisy))
-        if len(noisy) > self.rows:
+        if not fits:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         logits: torch.Tensor = self.h(noisy)
         return logits
@@ -414,8 +416,7 @@ def test_a_further_model_is_loaded_beside_the_first(
 ) -> None:
     front = start(predictor, further=load(tmp_path / "further", "further"))
     front.ask(1, max_draws=50_000)
-    model = messages.Model(number=4, path="unused", digest="", precision=None)
-    front.tell(messages.Add(model=model))
+    front.tell(messages.Add(model=FURTHER))
     assert front.wait(messages.Added).calibration.pass_size == SLOTS
     front.ask(2, model=4)
     assert front.answer(2).conclusion.draws == 256
@@ -432,13 +433,60 @@ def test_a_model_that_cannot_be_loaded_changes_nothing(
     start: Starter, predictor: Predictor
 ) -> None:
     front = start(predictor)
-    front.tell(
-        messages.Add(model=messages.Model(number=4, path="unused", digest="", precision=None))
-    )
+    front.tell(messages.Add(model=FURTHER))
     refusal = front.wait(messages.NotAdded)
     assert (refusal.model, refusal.reason) == (4, "there is no such bundle")
     front.ask(1)
     assert front.answer(1).conclusion.draws == 256
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["loaded", *(pytest.param(one, marks=pytest.mark.slow) for one in ("refused", "removed"))],
+)
+def test_passes_that_a_load_made_smaller_are_large_again(
+    start: Starter, predictor: Predictor, tmp_path: Path, change: str
+) -> None:
+    """For new pictures; those in smaller passes keep theirs."""
+    small = predictor.resident.network = Small(predictor.resident.network, rows=20)
+    further = load(tmp_path / "further", "further")
+    front = start(predictor, further=None if change == "refused" else further)
+    if change == "removed":
+        front.tell(messages.Add(model=FURTHER))
+        front.wait(messages.Added)
+    front.ask(1)
+    assert front.answer(1).execution.pass_size == 16
+    front.ask(2, max_draws=20_000)
+    small.rows = SLOTS
+    front.tell(messages.Remove(model=4) if change == "removed" else messages.Add(model=FURTHER))
+    assert front.wait(messages.Restored).calibration == CALIBRATION
+    front.ask(3)
+    assert front.answer(3).execution.pass_size == SLOTS
+    kept = front.answer(2)
+    assert (kept.execution.pass_size, kept.conclusion.draws) == (16, 20_000)
+    assert kept.conclusion.evidence.restarts == 0
+
+
+def test_passes_stay_small_beside_a_model_that_needs_the_memory(
+    start: Starter, predictor: Predictor, tmp_path: Path
+) -> None:
+    small = predictor.resident.network = Small(predictor.resident.network, rows=20)
+    front = start(predictor, further=load(tmp_path / "further", "further"))
+    front.ask(1)
+    front.answer(1)
+    tried = small.sizes.count(SLOTS)
+    front.tell(messages.Add(model=FURTHER))
+    front.wait(messages.Added)
+    end = time.monotonic() + 300
+    while small.sizes.count(SLOTS) == tried and time.monotonic() < end:
+        time.sleep(0.01)
+    small.rows = SLOTS  # nothing tries again before another model comes or goes
+    for number in (2, 3):
+        front.ask(number)
+        assert front.answer(number).execution.pass_size == 16
+    assert small.sizes.count(SLOTS) == tried + 1
+    front.tell(messages.Remove(model=4))
+    assert front.wait(messages.Restored).calibration == CALIBRATION
 
 
 @pytest.mark.parametrize("compare", [True, False])
