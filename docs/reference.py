@@ -76,8 +76,9 @@ def settings() -> list[str]:
         "| `PIXELDP_BUILDERS` | Modules and files, separated by commas, whose functions bundles "
         "may name to build their networks. Their code is run: name only what you trust. |",
         "| `PIXELDP_CACHE` | The folder in which workers keep the way of running a model that they "
-        "found to be fastest, so that the next start is quicker; `off` for none. By default "
-        "`pixeldp` in `XDG_CACHE_HOME`, or in `.cache` in the user's home. |",
+        "found to be fastest, and OpenVINO's graphs (at most 256 MiB), so that the next start is "
+        "quicker; `off` for none. By default `pixeldp` in `XDG_CACHE_HOME`, or in `.cache` in the "
+        "user's home. Who can write there can change what workers run. |",
     ]
     return lines
 

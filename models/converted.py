@@ -1,18 +1,23 @@
 """h run by OpenVINO on CPUs: converted from PyTorch, for each size of passes.
 
 It is another h than PyTorch's, in the stated number format and no other: by default OpenVINO uses
-bfloat16 if the processor has it. Nothing of it is stored on disk.
+bfloat16 if the processor has it.
 
 The network is recorded on tensors without values, so Python that looks at a value is refused
 instead of being recorded as if the value never changed. The record is a graph of PyTorch's own
 operators, which OpenVINO's frontend converts one by one; an operator that it does not know is
-refused.
+refused. Recording needs PyTorch's compiler, whose import alone takes a second, so OpenVINO's graph
+is kept on disk (:mod:`models.kept`), and runs as it is read from there the first time, too.
 """
 
+import hashlib
 import sys
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +26,8 @@ from torch import Tensor, nn
 
 from models import quantised
 from models.execution import Format, ProviderError
+from models.files import write_whole
+from models.kept import kept_path, make_room
 from models.quantised import Ranges
 
 # How much logits may differ from PyTorch's: in float32 as a share of the largest (rounding stays
@@ -29,6 +36,8 @@ from models.quantised import Ranges
 TOLERANCE = {"float32": 1e-3, "int8": 0.1}
 # A model has passes of at most two sizes, and each is converted and kept.
 SIZES = 2
+# The bytes of all graphs that are kept.
+MOST_KEPT = 2**28
 
 
 def _openvino() -> Any:
@@ -48,13 +57,21 @@ class Converted:
         threads: the number of threads that it may use.
         ranges: the ranges of its layers' inputs; with them it runs in int8
             (:mod:`models.quantised`).
+        digest: of the files that the network comes from; without it nothing is kept on disk.
     """
 
-    def __init__(self, network: nn.Module, threads: int = 1, ranges: Ranges | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        threads: int = 1,
+        ranges: Ranges | None = None,
+        digest: str | None = None,
+    ) -> None:
         self._network, self._threads, self._ranges = network, threads, ranges
+        self._digest = digest
         # By rows, the one used last at the end; each with its source, whose memory OpenVINO may
         # share. A pass may be made in one thread while another converts.
-        self._built: dict[int, tuple[Any, torch.fx.GraphModule]] = {}
+        self._built: dict[int, tuple[Any, object]] = {}
         self._lock = threading.Lock()
 
     def __call__(self, pictures: Tensor) -> Tensor:
@@ -91,13 +108,25 @@ class Converted:
                 del self._built[next(iter(self._built))]
         return built[0]
 
-    def _build(self, shape: tuple[int, ...]) -> tuple[Any, torch.fx.GraphModule]:
+    def _build(self, shape: tuple[int, ...]) -> tuple[Any, object]:
+        kept = self._kept(shape)
         with _refusing():
-            graph = _record(self._network, shape)
-            model = _convert(graph, shape)
+            if kept is not None and (found := _read(kept)):
+                return _compile(found[0], self._threads), found
+            source = _record(self._network, shape)
+            model = _convert(source, shape)
             if self._ranges is not None:
                 quantised.quantise(model, self._ranges)
-            return _compile(model, self._threads), graph
+            if kept is not None and _write(model, kept) and (found := _read(kept)):
+                return _compile(found[0], self._threads), found
+            return _compile(model, self._threads), source
+
+    def _kept(self, shape: tuple[int, ...]) -> Path | None:
+        """Return the file in which the graph for passes of ``shape`` is kept."""
+        if self._digest is None:
+            return None
+        ranges = None if self._ranges is None else dict(self._ranges)
+        return kept_path("graphs", self._digest, shape, ranges, _code())
 
 
 def ranges_of(network: nn.Module, passes: Iterable[Tensor]) -> Ranges:
@@ -127,6 +156,48 @@ def ranges_of(network: nn.Module, passes: Iterable[Tensor]) -> Ranges:
         name: (min(low for low, _ in limits), max(high for _, high in limits))
         for name, limits in met.items()
     }
+
+
+@cache
+def _code() -> str:
+    """Return a digest of what makes a graph, apart from the versions of libraries."""
+    files = Path(__file__), Path(quantised.__file__)
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _write(model: Any, file: Path) -> bool:
+    """Keep a graph; say whether that is possible, as the disk may be full or only for reading."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            graph, constants = Path(folder, "graph.xml"), Path(folder, "graph.bin")
+            _openvino().serialize(model, graph, constants)
+            parts = graph.read_bytes(), constants.read_bytes()
+        content = len(parts[0]).to_bytes(8, "big") + b"".join(parts)
+        write_whole(file, hashlib.sha256(content).digest() + content, 0o600)
+        make_room(file.parent, MOST_KEPT)
+    except (OSError, RuntimeError):
+        return False
+    return True
+
+
+def _read(file: Path) -> tuple[Any, object] | None:
+    """Return the graph that is kept in a file, and the memory of its constants.
+
+    None if there is none, or it is damaged.
+    """
+    try:
+        if file.stat().st_size > MOST_KEPT:
+            return None
+        kept = file.read_bytes()
+        file.touch()  # it is in use
+    except OSError:
+        return None
+    digest, content = kept[:32], kept[32:]
+    if hashlib.sha256(content).digest() != digest:
+        return None
+    end = 8 + int.from_bytes(content[:8], "big")
+    graph, constants = content[8:end], np.frombuffer(content[end:], np.uint8)
+    return _openvino().Core().read_model(graph, _openvino().Tensor(constants)), constants
 
 
 @contextmanager

@@ -6,11 +6,8 @@ it is measured while it warms up, and tried: if it is much slower or faster than
 are measured again. So what the file says can cost speed, and nothing else.
 """
 
-import hashlib
-import json
 import os
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
@@ -24,15 +21,13 @@ from models.compile_cache import processor
 from models.device import Device, open_device
 from models.execution import Calibration, Format, Provider, ProviderError, ways
 from models.files import write_whole
+from models.kept import kept_path
 from models.loaded import LoadedModel
 from models.predictor import Predictor
 from models.trial import RowsError
 
 log = structlog.get_logger(__name__)
 
-# The folder; ``off`` keeps nothing.
-VARIABLE = "PIXELDP_CACHE"
-OFF = "off"
 # All ways are measured again if the one that was kept now makes less than this share of its draws
 # per second, or had made less than this share of what it makes now: the machine has changed, or was
 # used by others when it was chosen.
@@ -104,30 +99,10 @@ def _read(file: Path) -> Kept | None:
 
 def _file(model: LoadedModel, on: Device, *asked: object) -> Path | None:
     """Return where a model's way is kept, by everything that may make another way fastest."""
-    folder = _folder()
-    if folder is None:
-        return None
     hardware = torch.cuda.get_device_name(on.name) if on.name.startswith("cuda") else processor()
-    about = [
+    path = kept_path(
+        "calibrations",
         *(model.bundle.digest, on.name.partition(":")[0], hardware, asked),
         *(len(os.sched_getaffinity(0)), torch.get_num_threads()),
-        *(_version(name) for name in ("pixeldp", "torch", "openvino")),
-    ]
-    name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
-    return folder / "calibrations" / f"{name}.json"
-
-
-def _folder() -> Path | None:
-    """Return the folder in which things are kept; None if it is none."""
-    if given := os.environ.get(VARIABLE, "").strip():
-        return None if given == OFF else Path(given)
-    with suppress(RuntimeError):  # there is no home
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixeldp"
-    return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    )
+    return path and path.with_suffix(".json")

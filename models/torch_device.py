@@ -162,7 +162,9 @@ class TorchResident:
         self._converted: Converted | None = None
         if provider == "openvino":
             ranges = _ranges(model.manifest) if precision == "int8" else None
-            self._converted = Converted(self.network, torch.get_num_threads(), ranges)
+            self._converted = Converted(
+                self.network, torch.get_num_threads(), ranges, model.bundle.digest
+            )
         self.noise, self._shape = model.noise, model.seen_shape
         self._labels, self._scoring = len(model.manifest.labels), model.manifest.scoring
         # Compiled networks do not run in inference mode.

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from models import remembered
+from models import kept, remembered
 from models.bundle import ZOO
 from models.execution import Calibration
+from models.kept import OFF, VARIABLE
 from models.loaded import LoadedModel, load_model
 from models.predictor import Predictor
-from models.remembered import OFF, VARIABLE, calibrate_once
+from models.remembered import calibrate_once
 from models.trial import RowsError
 
 
@@ -91,7 +92,7 @@ def test_other_wishes_and_other_versions_have_their_own(
     with speeds():
         for wish in ({}, {"int8": False}, {"pass_size": 8}):
             start(model, **wish)
-        monkeypatch.setattr(remembered, "version", lambda name: "0")
+        monkeypatch.setattr(kept, "version", lambda name: "0")
         start(model)
         monkeypatch.setattr(remembered, "processor", lambda: "another")
         start(model)
