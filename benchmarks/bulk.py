@@ -30,7 +30,7 @@ from models.bundle import read_bundle
 from models.certification.question import Question
 from models.data.datasets import load
 from service.bulk.answerer import local_answerer
-from service.bulk.certify import Certification
+from service.bulk.certify import Certifier, certify_missing
 from service.catalogue import Served
 from service.settings import Settings
 
@@ -50,8 +50,8 @@ def _certify(arguments: argparse.Namespace, folder: Path, drawn: Any) -> None:
 
     async def run(job: Any) -> None:
         async with local_answerer(settings) as answerer:
-            served, pixels = Served(0, bundle), settings.max_pixels
-            await Certification(job, source, answerer, served, pixels, tell).run()
+            certifier = Certifier(answerer, Served(0, bundle), settings.max_pixels)
+            await certify_missing(job, source, certifier, tell)
 
     with open_job(folder, Asked.of(bundle, source, arguments.data, question)) as job:
         asyncio.run(run(job))

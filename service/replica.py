@@ -67,7 +67,7 @@ class Replica:
         raise_files()
         self._broken = ""
         self._was_ready = False
-        self._served = create_app(_on_own_devices(settings), self._give_up)
+        self._served = create_app(on_own_devices(settings), self._give_up)
         self._served.state.metrics.read_dropped = lambda: outlet.dropped
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -118,7 +118,7 @@ def read_settings() -> Settings:
     return settings
 
 
-def _on_own_devices(settings: Settings) -> Settings:
+def on_own_devices(settings: Settings) -> Settings:
     """Return settings with a worker for each processor that Ray gave this replica.
 
     Ray shows a replica only its own GPUs, so those need no more than the plain service does.

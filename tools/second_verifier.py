@@ -462,7 +462,7 @@ class Question:
     def alpha(self) -> float:
         """Return the chance that anything in this run is wrong."""
         part = 2.0**-20
-        run = 1 - part if self.restarts == 0 else part / 3 * 2.0**-self.restarts
+        run = 1 - part if self.restarts == 0 else part / 7 * 2.0**-self.restarts
         return run * (1 - self.confidence)
 
     @property
@@ -1232,7 +1232,7 @@ class SplitAnswer(Answer):
         picture = answer["picture"]
         self.values = picture["width"] * picture["height"] * (1 if picture["mode"] == "L" else 3)
         part = 2.0**-20
-        run = 1 - part if not evidence["restarts"] else part / 3 * 2.0 ** -evidence["restarts"]
+        run = 1 - part if not evidence["restarts"] else part / 7 * 2.0 ** -evidence["restarts"]
         self.alpha = run * (1 - float(answer["confidence"]))
         self.chance = self.alpha / (2 * self.labels * max(len(self.looks) - 1, 1))
         self.check_shown()

@@ -2,7 +2,8 @@
 
 =====================  ===========================================================================
 job.json               what was asked: model, question, source; it never changes
-begun.json             for each start of the job, how many pictures it may have begun
+begun.json             for each start of the job, or of what an engine left, which pictures up to
+                       which number may have begun
 parts/part-N.parquet   the answers, in the order in which they were made; a part never changes
 summary.json, log.tsv  what follows from them, made at the end
 =====================  ===========================================================================
@@ -15,7 +16,8 @@ itself.
 A picture that a job had begun when it was killed has lost draws, and the end of the job may have
 depended on them. So it begins again with the next share of α, as in the service when a worker dies
 (``models.certification.division``). For this, ``begun.json`` says on the disk that pictures may be
-begun before the first of them is.
+begun before the first of them is. So it is, too, if an engine on another machine dies, and what it
+had begun begins elsewhere.
 """
 
 import json
@@ -159,7 +161,7 @@ class Job:
 
     Attributes:
         asked: what is certified, and how.
-        done: the numbers of the pictures that are answered, ascending.
+        answered: [pictures], which pictures of the source are.
     """
 
     def __init__(self, folder: Path, asked: Asked) -> None:
@@ -169,23 +171,31 @@ class Job:
         for left in self._parts.glob(".*"):  # of a job that was killed while it wrote a part
             left.unlink()
         parts = _parts(folder)
-        self.done: Integers = np.sort(np.concatenate([np.empty(0, np.int64), *map(_done, parts)]))
+        self.answered = np.zeros(asked.pictures, np.bool_)
+        for part in parts:
+            self.answered[_done(part)] = True
         self._next = 1 + max((int(one.stem.partition("-")[2]) for one in parts), default=-1)
         self._earlier: list[int] = []
         with suppress(FileNotFoundError):
             self._earlier = json.loads((folder / BEGUN).read_bytes())
-        self._begun = 0
+        self._begun, self._now = 0, np.zeros(asked.pictures, np.bool_)
 
     @property
     def missing(self) -> Integers:
         """The numbers of the pictures that have no answer, ascending."""
-        return np.setdiff1d(self.asked.numbers, self.done, assume_unique=True)
+        numbers = self.asked.numbers
+        return numbers[~self.answered[numbers]]
 
     def begin(self, number: int) -> Question:
         """Say on the disk that a picture begins, and return the question about it.
 
-        Pictures must begin in the order of their numbers.
+        A picture may begin again, if what it began in is lost.
         """
+        if self._now[number]:
+            self._earlier.append(self._begun)
+            self._begun = 0
+            self._now[:] = False
+        self._now[number] = True
         if number >= self._begun:
             self._begun = number + STRIDE * self.asked.every
             content = json.dumps([*self._earlier, self._begun]).encode()
@@ -216,6 +226,7 @@ class Job:
         written.rename(self._parts / name)
         _sync(self._parts)
         self._next += 1
+        self.answered[[row.picture for row in rows]] = True
 
 
 @contextmanager
@@ -231,6 +242,17 @@ def open_job(folder: Path, asked: Asked) -> Iterator[Job]:
         ValueError: pyarrow is not installed.
         OSError: it cannot be written.
     """
+    with claim_job(folder, asked), write_job(folder, asked) as job:
+        yield job
+
+
+@contextmanager
+def claim_job(folder: Path, asked: Asked) -> Iterator[None]:
+    """Do all of :func:`open_job` but read and write what is answered; another process may do that.
+
+    Raises:
+        As :func:`open_job`.
+    """
     check_pyarrow()
     with _alone(folder):
         if (folder / JOB).exists():
@@ -240,6 +262,18 @@ def open_job(folder: Path, asked: Asked) -> Iterator[Job]:
         else:
             write_whole(folder / JOB, asked.model_dump_json(indent=2).encode())
             _sync(folder)
+        yield
+
+
+@contextmanager
+def write_job(folder: Path, asked: Asked) -> Iterator[Job]:
+    """Read and write what is answered, after the process that does it now, if there is one.
+
+    Args:
+        folder: which somebody has claimed.
+        asked: of the job that is there.
+    """
+    with locked(folder / PARTS / JOB):
         yield Job(folder, asked)
 
 

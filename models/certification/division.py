@@ -16,10 +16,10 @@ gets half, and for votes without a target the label gets four fifths. On recorde
 CIFAR-10 model this saves 1 to 2 draws of 257 to 477 at targets of ½σ to 1.5σ, and 1 to 7 with looks
 every 8 draws. It takes 1 to 9 draws more if the other scores are scattered over a thousand labels.
 
-A picture may have to begin again, because its worker died or its passes became smaller. The reason
-may depend on the draws. Also, a picture begins again only if it was not answered before. So each
-run is a further chance to be wrong, and has its own share of α, which is fixed beforehand
-(:func:`share_of_run`).
+A picture may have to begin again, because its job was killed, its worker died or its passes became
+smaller. The reason may depend on the draws. Also, a picture begins again only if it was not
+answered before. So each run is a further chance to be wrong, and has its own share of α, which is
+fixed beforehand (:func:`share_of_run`).
 
 For votes, the certificate's part is divided once more before the first draw, among betting at every
 look, one Clopper-Pearson look at a number of counted draws that is fixed when the pilot ends, and,
@@ -99,17 +99,18 @@ RESTARTS_SHARE = 2.0**-20
 def share_of_run(restarts: int) -> float:
     """Return the share of α of a run before which the picture began again ``restarts`` times.
 
-    A picture begins again on another worker (i times so far), or on the same one in smaller passes
-    (j times on this worker), and ``restarts`` = i + j. No pair (i, j) occurs twice, and n + 1 pairs
+    A picture begins again in another engine (k times so far, in a bulk certification), on another
+    worker (i times in this engine), or on the same one in smaller passes (j times on this worker),
+    and ``restarts`` = k + i + j. No triple (k, i, j) occurs twice, and (n + 1)(n + 2)/2 triples
     have the sum n; so with r = ``RESTARTS_SHARE``, all runs together have
 
-        1 − r + Σ_{n≥1} (n + 1)·2⁻ⁿ·r/3 = 1
+        1 − r + Σ_{n≥1} (n + 1)(n + 2)/2·2⁻ⁿ·r/7 = 1
 
-    of α, as Σ_{n≥1} (n + 1)·2⁻ⁿ = 3. Each run draws fresh noise, whatever came before, and given
-    that it is wrong with probability at most its share. So any of them is wrong with probability at
-    most α.
+    of α, as Σ_{n≥0} (n + 1)(n + 2)/2·2⁻ⁿ = (1 − ½)⁻³ = 8. Each run draws fresh noise, whatever came
+    before, and given that it is wrong with probability at most its share. So any of them is wrong
+    with probability at most α.
     """
-    return 1 - RESTARTS_SHARE if restarts == 0 else RESTARTS_SHARE / 3 * 2.0**-restarts
+    return 1 - RESTARTS_SHARE if restarts == 0 else RESTARTS_SHARE / 7 * 2.0**-restarts
 
 
 @dataclass(frozen=True)

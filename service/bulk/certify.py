@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from itertools import islice
 
 from models.bulk.job import Job, Row
@@ -25,38 +26,67 @@ MOST_ROWS, PART_SECONDS = 4096, 10.0
 Told = Callable[[Row], None]
 
 
-class Certification:
-    """A bulk certification under way.
+class Writer:
+    """Keeps rows back until they are worth a part.
 
     Args:
-        job: where the answers go.
-        source: where the pictures come from.
-        answerer: who answers them.
-        served: the model.
-        max_pixels: the most pixels of a picture file.
-        told: called with each row when it is made.
+        job: where the rows go.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        source: Source,
-        answerer: Answerer,
-        served: Served,
-        max_pixels: int,
-        told: Told = lambda row: None,
-    ) -> None:
-        self._job, self._answerer, self._served, self._told = job, answerer, served, told
-        self._task = Task(max_pixels, served.bundle.manifest.input.shape)
-        self._items = source.read(map(int, job.missing))
-        self._rows: list[Row] = []
-        self._committed = time.monotonic()
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._rows: dict[int, Row] = {}
+        self._written = time.monotonic()
 
-    async def run(self) -> None:
-        """Certify all pictures that the job lacks; when cancelled, keep what is answered.
+    def add(self, rows: Iterable[Row]) -> None:
+        """Take rows; of a picture that has one already, the first counts."""
+        for row in rows:
+            if not self._job.answered[row.picture]:
+                self._rows.setdefault(row.picture, row)
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time for a part."""
+        late = time.monotonic() - self._written > PART_SECONDS
+        return len(self._rows) >= MOST_ROWS or late
+
+    def write(self) -> None:
+        """Write a part of the rows.
 
         Raises:
-            OSError: a picture cannot be read, or a part not be written.
+            OSError: it cannot be written.
+        """
+        rows, self._rows = [*self._rows.values()], {}
+        now = time.monotonic()
+        if rows:
+            self._job.commit(rows, now - self._written)
+        self._written = now
+
+
+class Certifier:
+    """Certifies pictures, as many at once as the answerer should have.
+
+    Args:
+        answerer: who answers the pictures.
+        served: the model.
+        max_pixels: the most pixels of a picture file.
+    """
+
+    def __init__(self, answerer: Answerer, served: Served, max_pixels: int) -> None:
+        self._answerer, self._served = answerer, served
+        self._task = Task(max_pixels, served.bundle.manifest.input.shape)
+
+    async def certify(
+        self, items: Iterator[Item], begin: Callable[[int], Question]
+    ) -> AsyncGenerator[list[Row], None]:
+        """Yield the rows of pictures as they are made, and after ``PART_SECONDS`` in any case.
+
+        Args:
+            items: the pictures.
+            begin: called with the number of each when it begins; returns the question about it.
+
+        Raises:
+            OSError: a picture cannot be read.
         """
         under_way: set[asyncio.Task[Row]] = set()
         try:
@@ -64,37 +94,19 @@ class Certification:
                 room = self._answerer.places - len(under_way)
                 if room >= self._answerer.places // 4:
                     # Reading may wait for a disk, and the engine must not.
-                    for item in await asyncio.to_thread(_several, self._items, room):
-                        under_way.add(asyncio.create_task(self._certify(item)))
+                    for item in await asyncio.to_thread(_several, items, room):
+                        under_way.add(asyncio.create_task(self._row(item, begin(item.number))))
                 if not under_way:
                     return
                 done, under_way = await asyncio.wait(
                     under_way, timeout=PART_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
-                for task in done:
-                    self._rows.append(task.result())
-                    self._told(self._rows[-1])
-                if self._full:
-                    await asyncio.to_thread(self._commit)
+                yield [task.result() for task in done]
         finally:
             for task in under_way:
                 task.cancel()
-            self._commit()
 
-    @property
-    def _full(self) -> bool:
-        late = time.monotonic() - self._committed > PART_SECONDS
-        return len(self._rows) >= MOST_ROWS or late
-
-    def _commit(self) -> None:
-        rows, self._rows = self._rows, []
-        now = time.monotonic()
-        if rows:
-            self._job.commit(rows, now - self._committed)
-        self._committed = now
-
-    async def _certify(self, item: Item) -> Row:
-        question = self._job.begin(item.number)
+    async def _row(self, item: Item, question: Question) -> Row:
         began = time.perf_counter()
         try:
             picture = await asyncio.to_thread(_reduced, item, self._task)
@@ -103,6 +115,34 @@ class Certification:
             return Row(item.number, item.key, item.right, problem=str(error))
         seconds = time.perf_counter() - began
         return row(item, result, picture, self._served, question, seconds)
+
+
+async def certify_missing(
+    job: Job, source: Source, certifier: Certifier, told: Told = lambda row: None
+) -> None:
+    """Certify all pictures that a job lacks; when cancelled, keep what is answered.
+
+    Args:
+        job: where the answers go.
+        source: where the pictures come from.
+        certifier: of the model.
+        told: called with each row when it is made.
+
+    Raises:
+        OSError: a picture cannot be read, or a part not be written.
+    """
+    writer = Writer(job)
+    items = source.read(map(int, job.missing))
+    try:
+        async with aclosing(certifier.certify(items, job.begin)) as found:
+            async for rows in found:
+                writer.add(rows)
+                for row in rows:
+                    told(row)
+                if writer.full:
+                    await asyncio.to_thread(writer.write)
+    finally:
+        writer.write()
 
 
 def row(

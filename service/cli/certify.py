@@ -12,9 +12,10 @@ from models.execution import Format, Provider
 from service.cli.progress import cleaning_up
 
 if TYPE_CHECKING:
-    from models.bulk.job import Asked, Job, Row
+    from models.bulk.job import Asked
     from models.bulk.sources import Source
     from models.bundle import Bundle
+    from models.data.named import Split
     from service.settings import Settings
 
 PROBLEMS = 1
@@ -70,6 +71,14 @@ def certify(
     compiled: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Whether to use compiled networks.")
     ] = True,
+    on_ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Certify on the cluster of Ray that this machine belongs to or RAY_ADDRESS names, "
+            "with an engine for each of its GPUs, or else of its processors (pixeldp[ray]).",
+        ),
+    ] = False,
 ) -> int:
     """Certify every picture of a data set, and write the answers with their evidence as Parquet.
 
@@ -79,13 +88,15 @@ def certify(
     matplotlib is installed; evaluate --certified reads it.
     """
     from models.asking import ask
-    from models.bulk.job import Asked, open_job
+    from models.bulk.job import Asked, claim_job
     from models.bulk.parquet import check_pyarrow
     from models.bulk.sources import open_source
     from models.bundle import ZOO, read_bundle
     from models.evaluation.asked import USUAL
 
     check_pyarrow()
+    if on_ray:
+        _check_ray(devices)
     settings = _settings(model or ZOO / "mnist-cnn", devices, precision, provider, pass_size)
     settings = settings.model_copy(update={"compile": compiled and settings.compile})
     bundle = read_bundle(settings.models[0])
@@ -93,11 +104,27 @@ def certify(
     question = ask(manifest, confidence, draws, target, norm, usual=USUAL)
     source = open_source(dataset, manifest.labels, root, split)
     asked = Asked.of(bundle, source, Path(dataset).name, question, every)
-    with open_job(output, asked) as job:
+    with claim_job(output, asked):
         with cleaning_up():
-            _run(job, source, settings, bundle)
+            if on_ray:
+                _run_on_ray(output, asked, settings, dataset, root, split)
+            else:
+                _run(output, asked, source, settings, bundle)
         problems = _summarise(output, asked)
     return PROBLEMS if problems else 0
+
+
+def _check_ray(devices: str) -> None:
+    """Refuse what does not go with a cluster of Ray."""
+    from importlib.util import find_spec
+
+    if devices != "auto":
+        raise typer.BadParameter("--ray: Ray gives the devices; omit --devices")
+    if find_spec("ray") is None:
+        raise ValueError(
+            f"--ray needs Ray, which is not installed: {sys.executable} -m pip install "
+            "'pixeldp[ray]'"
+        )
 
 
 def _settings(
@@ -125,45 +152,88 @@ def _settings(
         raise ValueError(explain(error, set(given))) from None
 
 
-def _run(job: "Job", source: "Source", settings: "Settings", bundle: "Bundle") -> None:
-    """Certify what is missing, with a progress bar."""
-    missing = len(job.missing)
-    if not missing:
-        return
-    from tqdm import tqdm
+class _Progress:
+    """A bar with pictures and draws per second and the estimated end.
 
+    Args:
+        total: the pictures of the job.
+        missing: those that lack answers; says so.
+    """
+
+    def __init__(self, total: int, missing: int) -> None:
+        from tqdm import tqdm
+
+        typer.echo(
+            f"pixeldp: {missing:,} of {total:,} pictures to certify; starting workers", err=True
+        )
+        self.bar = tqdm(
+            total=total,
+            initial=total - missing,
+            desc="certificates",
+            unit="picture",
+            disable=not sys.stderr.isatty(),
+        )
+        self._drawn = 0
+
+    def tell(self, pictures: int, draws: int) -> None:
+        """Add pictures that are answered, and their draws."""
+        self._drawn += draws
+        seconds = self.bar.format_dict["elapsed"]
+        self.bar.set_postfix_str(f"{self._drawn / max(seconds, 1e-3):,.0f} draws/s", refresh=False)
+        self.bar.update(pictures)
+
+
+def _run(
+    output: Path, asked: "Asked", source: "Source", settings: "Settings", bundle: "Bundle"
+) -> None:
+    """Certify what is missing on this machine's devices."""
+    from models.bulk.job import write_job
     from service import logs
     from service.bulk.answerer import local_answerer
-    from service.bulk.certify import Certification
+    from service.bulk.certify import Certifier, certify_missing
     from service.catalogue import Served
 
     logs.configure("console", "warning")
-    total = len(job.asked.numbers)
-    typer.echo(f"pixeldp: {missing:,} of {total:,} pictures to certify; starting workers", err=True)
-    bar = tqdm(
-        total=total,
-        initial=total - missing,
-        desc="certificates",
-        unit="picture",
-        disable=not sys.stderr.isatty(),
-    )
-    drawn = 0
+    with write_job(output, asked) as job:
+        if not len(job.missing):
+            return
+        progress = _Progress(len(asked.numbers), len(job.missing))
 
-    def tell(row: "Row") -> None:
-        nonlocal drawn
-        drawn += row.draws or 0
-        seconds = bar.format_dict["elapsed"]
-        bar.set_postfix_str(f"{drawn / max(seconds, 1e-3):,.0f} draws/s", refresh=False)
-        bar.update()
+        async def run() -> None:
+            async with local_answerer(settings) as answerer:
+                progress.bar.unpause()
+                certifier = Certifier(answerer, Served(0, bundle), settings.max_pixels)
+                await certify_missing(
+                    job, source, certifier, lambda row: progress.tell(1, row.draws or 0)
+                )
 
-    async def run() -> None:
-        async with local_answerer(settings) as answerer:
-            bar.unpause()
-            served = Served(0, bundle)
-            await Certification(job, source, answerer, served, settings.max_pixels, tell).run()
+        with progress.bar:
+            asyncio.run(run())
 
-    with bar:
-        asyncio.run(run())
+
+def _run_on_ray(
+    output: Path,
+    asked: "Asked",
+    settings: "Settings",
+    dataset: str,
+    root: Path | None,
+    split: "Split",
+) -> None:
+    """Certify what is missing on a cluster."""
+    from service.bulk.cluster import Order, open_cluster
+
+    # Relative paths would mean others in Ray's processes.
+    dataset = str(Path(dataset).resolve()) if Path(dataset).exists() else dataset
+    root = None if root is None else root.resolve()
+    settings = settings.model_copy(update={"models": [settings.models[0].resolve()]})
+    order = Order(settings, asked, dataset, root, split)
+    with open_cluster(output.resolve(), order) as cluster:
+        if not len(cluster.missing):
+            return
+        progress = _Progress(len(asked.numbers), len(cluster.missing))
+        with progress.bar:
+            for pictures, draws in cluster.certify():
+                progress.tell(pictures, draws)
 
 
 def _summarise(output: Path, asked: "Asked") -> int:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -140,8 +141,8 @@ def test_with_gpus_it_is_the_same_application(tmp_path: Path) -> None:
 
 
 def test_every_process_of_ray_has_the_variables_of_deploy_ray() -> None:
-    lines = (DEPLOY / "ray" / "ray.env").read_text().splitlines()
-    wanted = dict(line.replace('"', "").split("=", 1) for line in lines if line[0] != "#")
+    lines = shlex.split((DEPLOY / "ray" / "ray.env").read_text(), comments=True)
+    wanted = dict(line.split("=", 1) for line in lines)
     for group in (CLUSTER["headGroupSpec"], WORKERS):
         [container] = group["template"]["spec"]["containers"]
         given = {one["name"]: one["value"] for one in container["env"]}

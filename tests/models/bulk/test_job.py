@@ -2,6 +2,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from models.bulk import job as module
@@ -89,7 +90,7 @@ def test_a_part_that_was_not_finished_is_as_if_it_had_not_begun(
     monkeypatch.undo()
     assert len(list((tmp_path / module.PARTS).iterdir())) == 2
     with open_job(tmp_path, ASKED) as job:
-        assert job.done.tolist() == [0]
+        assert np.flatnonzero(job.answered).tolist() == [0]
         job.commit([row(1)], 1.0)
         names = sorted(os.listdir(tmp_path / module.PARTS))
     assert names == ["part-000000.parquet", "part-000001.parquet"]

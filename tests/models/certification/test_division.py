@@ -1,5 +1,6 @@
 """Everything that is fixed before the first counted draw."""
 
+import math
 from fractions import Fraction
 from itertools import pairwise
 
@@ -43,9 +44,9 @@ def test_nothing_exceeds_alpha(scoring: Scoring, targeted: bool, confidence: flo
 
 
 def test_all_runs_together_have_alpha() -> None:
-    """Runs are numbered by two counts, of which only the sum matters: n + 1 runs have the sum n."""
+    """Runs are numbered by three counts, of which only the sum n matters."""
     shares = [Fraction(share_of_run(restarts)) for restarts in range(200)]
-    together = sum((n + 1) * one for n, one in enumerate(shares))
+    together = sum(math.comb(n + 2, 2) * one for n, one in enumerate(shares))
     assert 1 - Fraction(1, 2**50) <= together <= 1 + Fraction(1, 2**50)
     assert 1 - shares[0] < Fraction(1, 10**6), "pictures that never begin again lose nothing"
     first, second = divide(0.95, "votes", True), divide(0.95, "votes", True, restarts=1)
