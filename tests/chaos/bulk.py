@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,33 +45,36 @@ def make_pictures(file: Path, count: int) -> None:
 
 
 class Bulk:
-    """One run of the command after another, into the same folder."""
+    """One run of the command after another, into the same folder.
 
-    def __init__(self, folder: Path, devices: int) -> None:
+    Args:
+        folder: with ``pictures.npz``.
+        options: of the command, beside those that all have.
+        environment: of its processes.
+    """
+
+    def __init__(
+        self, folder: Path, options: Sequence[str], environment: Mapping[str, str] = os.environ
+    ) -> None:
         self.output = folder / "out"
         self._log = folder / "log"
         command = [sys.executable, "-P", "-m", "service.cli.main", "certify"]
-        options = {
-            "output": self.output,
-            "devices": ",".join(["cpu"] * devices),
-            "provider": "pytorch",
-            "precision": "float32",
-            "pass-size": 64,
-            "draws": 128,
-        }
-        self._command = [*command, str(folder / "pictures.npz"), "--no-compile"]
-        self._command += [
-            part for name, value in options.items() for part in (f"--{name}", str(value))
-        ]
+        command += [str(folder / "pictures.npz"), "--output", str(self.output), "--no-compile"]
+        command += ["--provider", "pytorch", "--precision", "float32", "--pass-size", "64"]
+        self._command = [*command, "--draws", "128", *options]
+        self._environment = {**environment, **ENVIRONMENT}
         self.process = self.start()
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start the command."""
-        environment = {**os.environ, **ENVIRONMENT}
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                self._command, cwd=ROOT, env=environment, stdout=log, stderr=log
+                self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log
             )
+
+    def workers(self) -> list[int]:
+        """Return the processes that certify."""
+        return sorted(pid for pid in workers(self.process.pid) if "-worker" in title(pid))
 
     @property
     def log(self) -> str:
@@ -93,7 +97,7 @@ class Bulk:
 
     def kill_worker(self, turn: int) -> bool:
         """Kill a worker, each in its turn; False if there is none."""
-        found = sorted(pid for pid in workers(self.process.pid) if "-worker" in title(pid))
+        found = self.workers()
         if not found:
             return False
         os.kill(found[turn % len(found)], signal.SIGKILL)
@@ -101,7 +105,7 @@ class Bulk:
 
     def kill(self) -> list[str]:
         """Kill the job and start it again; return what was left of it."""
-        left = workers(self.process.pid)
+        left = self.workers()
         self.process.kill()
         self.process.wait(HANG_SECONDS)
         found = wait_gone(left, HANG_SECONDS)
@@ -126,7 +130,7 @@ def attempt(folder: Path, pictures: int, kills: int, jobs: int, devices: int) ->
     """Certify so many pictures, see ``run``."""
     folder.mkdir()
     make_pictures(folder / "pictures.npz", pictures)
-    bulk = Bulk(folder, devices)
+    bulk = Bulk(folder, ["--devices", ",".join(["cpu"] * devices)])
     killed, ended, left = 0, 0, list[str]()
     each = max(1, kills // max(jobs, 1))
     try:
