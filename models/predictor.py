@@ -61,7 +61,7 @@ class Predictor:
         pass_size: rows of every pass.
         device: the device, or its name.
         precision: the number format of h. The certificate holds for any h.
-        key: makes each pass's noise key; only tests and repeatable evaluations pass another.
+        key: makes each pass's noise key; only tests and repeatable evaluations use another.
         provider: what runs h; it must support the device and the number format.
 
     Attributes:
@@ -196,6 +196,10 @@ class Predictor:
         other = copy.copy(self)
         other.pass_size = pass_size
         return other
+
+    def draw_by(self, key: Key) -> None:
+        """Have ``key`` make the noise keys from now on, as at the beginning."""
+        self._key = key
 
     def _shuffle(self, draws: int) -> Integers:
         return random_order(draws, self._key())

@@ -1,25 +1,41 @@
 """The figures of a family: those of its members, and of the member that each target chooses.
 
 A radius stands for a question's target: the family's certified accuracy at a radius is that of the
-member which answers targets of that size. No member is chosen by these figures, as it is where
-papers print the best over σ; ``best`` says which that would be.
+member which answers targets of that size. No member is chosen by these figures.
+
+Papers print the best over σ: at each radius the highest share that any member has. It is chosen by
+the same pictures that it is measured on, so an interval of one share alone does not hold for it.
+Here each member's share has an interval at 1 − 0.05/M, for M members, so that at a radius all of
+them hold together at 95 % (Bonferroni's inequality). The largest of the members' true shares then
+lies between the largest lower end and the largest upper end, whichever member it is of.
 """
 
 from collections.abc import Sequence
 
 from models.bundle import Part
-from models.evaluation.figures import AccuracyAt, CertifiedAccuracy, Evaluation
+from models.evaluation.figures import (
+    LEVEL,
+    AccuracyAt,
+    CertifiedAccuracy,
+    Evaluation,
+    Interval,
+    Share,
+    interval,
+)
 from models.family import Family
 
 
 class FamilyAt(AccuracyAt):
     """Certified accuracy at ``radius`` of the member that answers this target.
 
-    ``best`` has the highest certified accuracy of all members at this radius.
+    ``best`` has the highest certified accuracy of all members at this radius, ``best_accuracy``;
+    ``best_interval`` is about the highest of their true shares (see the module).
     """
 
     member: str
     best: str
+    best_accuracy: Share
+    best_interval: Interval
 
 
 class FamilyFigures(Part):
@@ -46,6 +62,11 @@ def put_together(family: Family, members: Sequence[Evaluation]) -> FamilyFigures
         chosen = family.position(at.radius)
         found = members[chosen].certified[place]
         best = max(members, key=lambda member: member.certified[place].accuracy)
+        level = 1 - (1 - LEVEL) / len(members)
+        ends = [
+            interval(round(one.certified[place].accuracy * one.pictures), one.pictures, level)
+            for one in members
+        ]
         envelope.append(
             FamilyAt(
                 radius=at.radius,
@@ -53,6 +74,8 @@ def put_together(family: Family, members: Sequence[Evaluation]) -> FamilyFigures
                 accuracy_interval=found.accuracy_interval,
                 member=members[chosen].model,
                 best=best.model,
+                best_accuracy=best.certified[place].accuracy,
+                best_interval=(max(low for low, _ in ends), max(high for _, high in ends)),
             )
         )
     return FamilyFigures(

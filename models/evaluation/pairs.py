@@ -39,12 +39,15 @@ PARTS = (0.25, 0.5, 1.0)
 
 
 def certify(predictor: Predictor, images: Pixels, question: Question, doing: str) -> Answers:
-    """Answer a question for each picture; ``doing`` describes that to whoever watches."""
+    """Answer a question for each picture.
+
+    ``doing`` describes that to whoever watches; if it is empty, nobody is told.
+    """
     leaders, sizes = np.empty(len(images), dtype=np.int64), np.empty(len(images))
     seconds, before = np.empty(len(images)), time.perf_counter()
     draws = 0
     found = answer_all(predictor, images, question)
-    hidden = not sys.stderr.isatty()
+    hidden = not doing or not sys.stderr.isatty()
     for index, inquiry in tqdm(found, doing, len(images), unit="picture", disable=hidden):
         leaders[index], sizes[index] = inquiry.total.leader, inquiry.size
         draws += inquiry.total.draws
@@ -68,10 +71,7 @@ def run_as(model: LoadedModel, device: str, way: Execution, seed: int | None) ->
     """
     if reason := obstacle(device, way.provider, way.precision):
         raise ProviderError(f"{way.name}: {reason}")
-    keys = [system_key]  # of the trial, which draws more or less depending on the way
-    predictor = Predictor(
-        model, way.pass_size, device, way.precision, lambda: keys[-1](), way.provider
-    )
+    predictor = Predictor(model, way.pass_size, device, way.precision, provider=way.provider)
     try:
         if way.compiled:
             predictor = predictor.compile()
@@ -80,7 +80,8 @@ def run_as(model: LoadedModel, device: str, way: Execution, seed: int | None) ->
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
         raise ProviderError(f"{way.name}: {reason}") from error
-    keys.append(_key(seed))
+    # The trial draws more or less depending on the way.
+    predictor.draw_by(_key(seed))
     return predictor
 
 

@@ -121,8 +121,8 @@ def evaluate(
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="For stickers: keep what is found in this file; a run that begins again with it "
-            "goes on from there."
+            help="Keep what is found in this file; a run that begins again with it goes on from "
+            "there."
         ),
     ] = None,
     attack: Annotated[
@@ -210,7 +210,7 @@ def evaluate(
     _use_threads(threads)
     named_data = f"{Path(data).name} ({split})"
     read_pictures = partial(_pictures, data, root, split, download)
-    if check_threat(threat, {**others, "compare-with": compare_with}, target, resume):
+    if check_threat(threat, {**others, "compare-with": compare_with}, target):
         way, which = (device, precision, pass_size, seed, provider), (named_data, every)
         evaluate_stickers_of(folder, read_pictures, (target, masks), way, which, resume, json)
         return
@@ -233,6 +233,7 @@ def evaluate(
 
     from models.device import find_device
     from models.evaluation.evaluate import Running, evaluate
+    from models.evaluation.kept import Kept
 
     options: dict[str, Any] = {
         "every": every,
@@ -242,6 +243,7 @@ def evaluate(
         "norm": norm,
         "dataset": named_data,
         "running": Running(find_device(device), precision, pass_size, seed, provider),
+        "kept": Kept(resume),
     }
     with _refused():
         if family is not None:

@@ -71,7 +71,22 @@ def _table(figures: "FamilyFigures") -> str:
             f"{what:<26}{f'by {at.member}':<{served}}"
             + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         )
-    lines += ["", "* the best of the members at that size"]
+    lines += [
+        "",
+        "* the best of the members at that size",
+        "",
+        "the envelope: the best over the members, chosen for each size by these same pictures",
+        f"{'':<26}{'share':>7}  95 % interval of the best member's true share",
+    ]
+    for at in figures.envelope:
+        low, high = at.best_interval
+        what = f"certified at {first.norm} >= {at.radius:.4g}"
+        lines.append(f"{what:<26}{at.best_accuracy:>7.1%}  {low:.1%} to {high:.1%}, by {at.best}")
+    lines += [
+        "The share leans upwards, as the luckier member is taken; the interval allows for that.",
+        "It holds for one size at a time, and who asks at a size gets the member that answers it.",
+        "",
+    ]
     for name, radius in zip(names[1:], figures.best_from, strict=True):
         best = "never" if radius is None else f"from about {radius:.4g}"
         lines.append(f"{name} is better than all before it {best}")

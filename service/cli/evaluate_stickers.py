@@ -15,20 +15,17 @@ if TYPE_CHECKING:
     from models.evaluation.stickers import StickerEvaluation
 
 
-def check_threat(
-    threat: Threat, others: Mapping[str, object], target: int | None, resume: Path | None
-) -> bool:
+def check_threat(threat: Threat, others: Mapping[str, object], target: int | None) -> bool:
     """Say whether it is about stickers, and refuse options of the other threat.
 
     Args:
         threat: which.
         others: options about changes of some size.
         target: of stickers.
-        resume: of stickers.
     """
     if threat == "norm":
-        if target is not None or resume is not None:
-            raise typer.BadParameter("--target and --resume are for --threat sticker")
+        if target is not None:
+            raise typer.BadParameter("--target is for --threat sticker")
         return False
     for name, value in others.items():
         if value:

@@ -1,0 +1,98 @@
+"""What evaluations have found so far, in a file, so that one that begins again goes on.
+
+The file has a line of JSON for some pictures each, unaltered or under one attack. A line has
+everything on which its answers depend, among it the digests of the model and of the pictures. So a
+file serves several models and evaluations, and lines of others are passed over.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.data.labelled import DataSet
+from models.evaluation.figures import Answers
+from models.execution import Execution, parse_execution
+
+About = Mapping[str, Any]
+
+
+class Kept:
+    """Answers that are kept in a file.
+
+    Args:
+        file: which need not exist; None if nothing is kept.
+
+    Raises:
+        ValueError: there is such a file, but of something else.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self.file = file
+        self._found: dict[str, Answers] = {}
+        self._ways: dict[str, str] = {}
+        if file is not None and file.exists():
+            content = file.read_bytes()
+            # A line without an end was being written when the run ended.
+            whole = content[: content.rfind(b"\n") + 1]
+            for number, line in enumerate(whole.splitlines(), 1):
+                self._read(line, f"{file}, line {number}")
+            if whole != content:
+                file.write_bytes(whole)
+
+    def _read(self, line: bytes, place: str) -> None:
+        try:
+            row = json.loads(line)
+            arrays = (np.array(row[name]) for name in ("leaders", "sizes", "seconds"))
+            self._found[_name(row["about"])] = Answers(*arrays, row["draws"])
+            self._ways[row["about"]["model"]] = row["about"].get("way", "")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(
+                f"{place}: is not what an evaluation keeps; name another file with --resume"
+            ) from None
+
+    def find(self, about: About) -> Answers | None:
+        """Return the answers that depend on this and nothing else, if they are kept."""
+        return self._found.get(_name(about))
+
+    def add(self, about: About, answers: Answers) -> None:
+        """Keep answers, and everything on which they depend: among it a ``model``."""
+        if self.file is None:
+            return
+        row = {
+            "about": dict(about),
+            "leaders": answers.leaders.tolist(),
+            "sizes": answers.sizes.tolist(),
+            "seconds": [round(float(took), 6) for took in answers.seconds],
+            "draws": answers.draws,
+        }
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+        self._found[_name(about)] = answers
+
+    def way(self, digest: str) -> Execution | None:
+        """Return how the model of this digest was run last, if anything of it is kept."""
+        text = self._ways.get(digest)
+        return parse_execution(text) if text else None
+
+
+def digest_of(pictures: DataSet) -> str:
+    """Return a digest of pictures and their labels."""
+    found = hashlib.sha256(json.dumps([pictures.images.shape, *pictures.names]).encode())
+    found.update(np.ascontiguousarray(pictures.images).data)
+    found.update(pictures.labels.astype("<i8").tobytes())
+    return f"sha256:{found.hexdigest()}"
+
+
+def seed_of(seed: int, about: About) -> int:
+    """Return the seed of a part, which depends on no other part: those may be kept."""
+    found = hashlib.sha256(f"{seed} {_name(about)}".encode())
+    return int.from_bytes(found.digest()[:8], "big") >> 1
+
+
+def _name(about: About) -> str:
+    return json.dumps(dict(about), sort_keys=True)
