@@ -46,8 +46,11 @@ class Kept:
     def _read(self, line: bytes, place: str) -> None:
         try:
             row = json.loads(line)
-            arrays = (np.array(row[name]) for name in ("leaders", "sizes", "seconds"))
-            self._found[_name(row["about"])] = Answers(*arrays, row["draws"])
+            leaders, sizes, seconds = (
+                np.array(row[name]) for name in ("leaders", "sizes", "seconds")
+            )
+            found = Answers(leaders, sizes, seconds, int(row["draws"]))
+            self._found[_name(row["about"])] = found
             self._ways[row["about"]["model"]] = row["about"].get("way", "")
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(

@@ -152,8 +152,12 @@ def read_log(file: Path, name: str = "") -> Log:
         raise ValueError(f"{file}: has no pictures")
     indices = np.array(sorted(found))
     labels, radii, rights = zip(*(found[index] for index in indices.tolist()), strict=True)
-    plain = file.stem if file.suffix in (".csv", ".log", ".tsv", ".txt") else file.name
-    return Log(name or plain, indices, np.array(labels), np.array(radii), np.array(rights))
+    return Log(name or name_of(file), indices, np.array(labels), np.array(radii), np.array(rights))
+
+
+def name_of(file: Path) -> str:
+    """Return a log's name: that of its file, without a suffix that says nothing."""
+    return file.stem if file.suffix in (".csv", ".log", ".tsv", ".txt") else file.name
 
 
 def compare(logs: Sequence[Log], radii: Sequence[float] = ()) -> tuple[LogFigures, ...]:
@@ -189,13 +193,13 @@ def _figures(log: Log, radii: Sequence[float], first: Log | None = None) -> LogF
     if not len(ours) or (log.labels[ours] != first.labels[theirs]).any():
         return figures
     differences = (
-        _difference(radius, log.reached(radius)[ours], first.reached(radius)[theirs])
+        difference_at(radius, log.reached(radius)[ours], first.reached(radius)[theirs])
         for radius in radii
     )
     return figures.model_copy(update={"paired": len(ours), "differences": tuple(differences)})
 
 
-def _difference(radius: float, ours: Flags, theirs: Flags) -> Difference:
+def difference_at(radius: float, ours: Flags, theirs: Flags) -> Difference:
     """Bound the difference of two shares of the same pictures.
 
     It is the share of pictures that only we reach, less the share that only they reach. Each has an

@@ -8,7 +8,7 @@ import copy
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -272,8 +272,9 @@ def attack_figures(
 
 
 def _joined(parts: Sequence[Answers]) -> Answers:
-    arrays: Any = (
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("leaders", "sizes", "seconds")
+    return Answers(
+        np.concatenate([part.leaders for part in parts]),
+        np.concatenate([part.sizes for part in parts]),
+        np.concatenate([part.seconds for part in parts]),
+        sum(part.draws for part in parts),
     )
-    return Answers(*arrays, sum(part.draws for part in parts))

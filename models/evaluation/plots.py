@@ -4,16 +4,16 @@ Colours are those of Okabe and Ito, which people with any kind of colour vision 
 Lines also differ in dashes and markers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
-from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.certification.names import Norm
 from models.evaluation.asked import AttackName, check_matplotlib
 from models.evaluation.families import FamilyFigures
-from models.evaluation.figures import CertifiedAccuracy, Evaluation, certified_curve
+from models.evaluation.figures import AccuracyAt, AttackFigures, Evaluation, certified_curve
 from models.evaluation.logs import Log
 from models.files import write_whole
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#595959"
 OTHERS = ("#cc79a7", "#e69f00", "#56b4e9", "#000000")
 DASHES = ("-", "--", "-.", ":")
+Attacks = Sequence[AttackFigures]
 NORM_NAMES = {"l1": "L1", "l2": "L2", "linf": "L∞"}
 MARKERS: dict[AttackName, str] = {"pgd": "o", "carlini-wagner": "s", "autoattack": "^"}
 SETTINGS: Any = {  # matplotlib's own type lists every key there is
@@ -52,23 +53,46 @@ def plot(evaluation: Evaluation, folder: Path) -> list[Path]:
     """
     title = _title(evaluation)
     drawn = {"certified-accuracy": _certified_accuracy, "precision-recall": _precision_recall}
-    if any(attack.accuracies[0].robust for attack in evaluation.attacks):
-        drawn["under-attack"] = _under_attack
-    return [
+    files = [
         file
         for name, draw in drawn.items()
         for file in _draw(folder / name, title, partial(draw, evaluation))
     ]
+    if any(attack.accuracies[0].robust for attack in evaluation.attacks):
+        attacked = {evaluation.model: evaluation.attacks}
+        if beside := evaluation.baseline:
+            attacked[beside.model] = beside.attacks
+        files += _draw(folder / "under-attack", title, partial(_under_attack, attacked))
+    return files
 
 
-def plot_logs(logs: Sequence[Log], folder: Path) -> list[Path]:
-    """Draw the certified accuracy of each log into ``folder``, as ``compared`` .png and .svg.
+def plot_compared(
+    logs: Sequence[Log], attacked: Mapping[str, Attacks], folder: Path, norm: Norm | None = None
+) -> list[Path]:
+    """Draw logs and attacked models side by side into ``folder``, each plot as .png and .svg.
+
+    Args:
+        logs: those of everything that certifies.
+        attacked: the figures under attack of each attacked model, by its name.
+        folder: where to; it is created if it does not exist.
+        norm: of sizes, if it is known.
+
+    Returns:
+        The files: ``compared``, the certified accuracy, and ``under-attack`` if there are figures.
 
     Raises:
         ValueError: matplotlib is not installed.
     """
-    title = "Certification logs; bands: 95 % over the pictures of each"
-    return _draw(folder / "compared", title, partial(_compared, logs))
+    title = "Certified accuracy; bands: 95 % over the pictures of each"
+    files = _draw(folder / "compared", title, partial(_compared, logs, norm)) if logs else []
+    if attacked:
+        first = next(iter(attacked.values()))[0]
+        title = (
+            f"Under attack in {first.steps} steps, {first.pictures:,} pictures; "
+            "bands: 95 % over pictures"
+        )
+        files += _draw(folder / "under-attack", title, partial(_under_attack, attacked))
+    return files
 
 
 def plot_family(figures: FamilyFigures, folder: Path) -> list[Path]:
@@ -127,9 +151,10 @@ def _look(index: int) -> tuple[str, str]:
     return colours[index % len(colours)], DASHES[index % len(DASHES)]
 
 
-def _compared(logs: Sequence[Log], figure: "Figure") -> None:
+def _compared(logs: Sequence[Log], norm: Norm | None, figure: "Figure") -> None:
     largest = max(float(log.radii.max()) for log in logs)
-    axes = _axes(figure, "certified radius, pixel values in [0, 1]", largest or 1.0)
+    what = "certified radius" if norm is None else f"{NORM_NAMES[norm]} size of the change"
+    axes = _axes(figure, f"{what}, pixel values in [0, 1]", largest or 1.0)
     axes.set_ylabel("share of pictures")
     for index, log in enumerate(logs):
         curve = certified_curve(log.right, log.radii)
@@ -185,37 +210,39 @@ def _precision_recall(evaluation: Evaluation, figure: "Figure") -> None:
     )
 
 
-def _under_attack(evaluation: Evaluation, figure: "Figure") -> None:
-    largest = max(at.radius for at in evaluation.attacks[0].accuracies)
-    what = f"{NORM_NAMES[evaluation.norm]} size of the attack, pixel values in [0, 1]"
-    axes = _axes(figure, what, largest)
-    axes.set_ylabel("share")
-    count = 0
-    for attack in evaluation.attacks:
-        radii = [at.radius for at in attack.accuracies]
-        for place, at in enumerate(attack.accuracies[0].robust):
-            colour, _ = _look(count)
-            count += 1
-            for name, dashes in (("precision", "-"), ("recall", "--")):
-                found = (getattr(one.robust[place], name) for one in attack.accuracies)
-                shares = [nan if share is None else share for share in found]
-                label = f"{evaluation.model}, {attack.attack}, certified to {at.radius:g}: {name}"
-                axes.plot(radii, shares, color=colour, linestyle=dashes, marker="o", label=label)
-    if evaluation.baseline:
-        for attack in evaluation.baseline.attacks:
-            axes.plot(
-                [at.radius for at in attack.accuracies],
-                [at.accuracy for at in attack.accuracies],
-                color=GREY,
-                linestyle=":",
-                marker=MARKERS[attack.attack],
-                label=f"{evaluation.baseline.model}, {attack.attack}: accuracy, any prediction",
-            )
+def _under_attack(attacked: Mapping[str, Attacks], figure: "Figure") -> None:
+    """Draw a column for each attack: above precision, below recall at each threshold.
+
+    Of what has no thresholds, the accuracy is above: it stands by all of its predictions.
+    """
+    first = next(iter(attacked.values()))
+    largest = max(at.radius for at in first[0].accuracies)
+    what = f"{NORM_NAMES[first[0].norm]} size of the attack"
+    for column, name in enumerate(attack.attack for attack in first):
+        above = _axes(figure, "", largest, (2, len(first), column + 1))
+        below = _axes(figure, what, largest, (2, len(first), len(first) + column + 1))
+        above.set_title(name, fontsize=11)
+        above.set_ylabel("" if column else "precision")
+        below.set_ylabel("" if column else "recall")
+        for index, (subject, attacks) in enumerate(attacked.items()):
+            colour, accuracies = _look(index)[0], attacks[column].accuracies
+            for place, at in enumerate(accuracies[0].robust):
+                label = "" if column else f"{subject}, certified to {at.radius:g}"
+                dashes = DASHES[place % len(DASHES)]
+                curve = [
+                    one.robust[place].model_copy(update={"radius": one.radius})
+                    for one in accuracies
+                ]
+                _band(above, curve, "precision", colour, dashes, label)
+                _band(below, curve, "recall", colour, dashes, "")
+            if not accuracies[0].robust:
+                label = "" if column else f"{subject}: accuracy, any prediction"
+                _band(above, accuracies, "accuracy", colour, ":", label)
 
 
 def _band(
     axes: "Axes",
-    curve: Sequence[CertifiedAccuracy],
+    curve: Sequence[AccuracyAt],
     member: str,
     colour: str,
     dashes: str,
@@ -236,8 +263,10 @@ def _size_axes(evaluation: Evaluation, figure: "Figure", what: str) -> "Axes":
     return _axes(figure, what, largest)
 
 
-def _axes(figure: "Figure", what: str, largest: float) -> "Axes":
-    axes = figure.add_subplot()
+def _axes(
+    figure: "Figure", what: str, largest: float, place: tuple[int, int, int] = (1, 1, 1)
+) -> "Axes":
+    axes = figure.add_subplot(*place)
     axes.set_xlabel(what)
     axes.set_ylim(0, 1.01)
     axes.set_xlim(-0.02 * largest, largest * 1.02)

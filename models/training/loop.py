@@ -454,7 +454,7 @@ class Training:
         pictures = torch.from_numpy(self.data.images[batch.numpy()]).permute(0, 3, 1, 2)
         pictures = augment(pictures.contiguous().float() / 255, recipe.augmentation)
         if recipe.adversary:
-            pictures = self._attacked(recipe.adversary, pictures, labels)
+            pictures = self._attacked(recipe.adversary, pictures, labels, self._grown(step))
         features = self.network.encode(pictures)
         if self._shape:
             features = self._shape.apply(features)
@@ -472,9 +472,14 @@ class Training:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), accuracy
 
-    def _attacked(self, adversary: Adversary, pictures: Tensor, labels: Tensor) -> Tensor:
-        """Attack pictures on the CPU as the present network sees them, with fresh noise."""
-        sizes = torch.full((len(pictures),), adversary.size, device=self.device)
+    def _attacked(
+        self, adversary: Adversary, pictures: Tensor, labels: Tensor, grown: float
+    ) -> Tensor:
+        """Attack pictures on the CPU as the present network sees them, with fresh noise.
+
+        ``grown`` is the share of the adversary's size that it has.
+        """
+        sizes = torch.full((len(pictures),), adversary.size * grown, device=self.device)
         scores = noisy_scores(self.network, self.recipe.draws)
         with self._autocast():
             changed = pgd(
@@ -516,11 +521,18 @@ class Training:
             )
 
     def _scale(self, step: int) -> float:
-        """Return the scale of the noise in a step: it grows over the first epochs."""
+        """Return the scale of the noise in a step."""
+        return self.network.scale * self._grown(step)
+
+    def _grown(self, step: int) -> float:
+        """Return the share of its scale that noise has in a step: it grows over the first epochs.
+
+        So do boxes and attacks.
+        """
         growing = self.recipe.noise_warm_up * self._steps
         if self.recipe.seconds is not None:
             step = int(self._share(step) * self.recipe.epochs * self._steps)
-        return self.network.scale * min(1.0, (step + 1) / growing if growing else 1.0)
+        return min(1.0, (step + 1) / growing if growing else 1.0)
 
     def _line(self) -> str:
         now = self.progress

@@ -1,24 +1,22 @@
 """``pixeldp evaluate``: the figures of a model on labelled pictures."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from models.certification.names import Norm
 from models.execution import (
     Execution,
-    Format,
-    Provider,
     ProviderError,
     obstacle,
     parse_execution,
     ways,
 )
-from service.cli.device_option import DeviceOption, check_device
+from service.cli import measure_options
+from service.cli.device_option import DeviceOption
 from service.cli.evaluate_family import evaluate_members
 from service.cli.evaluate_stickers import check_threat, evaluate_stickers_of
 from service.cli.sticker_options import MASKS, MasksOption, ThreatOption
@@ -26,26 +24,7 @@ from service.cli.sticker_options import MASKS, MasksOption, ThreatOption
 if TYPE_CHECKING:
     from models.bundle import Bundle, Int8Record, Int8Spec
     from models.data.labelled import DataSet
-    from models.evaluation.asked import AttackName
     from models.evaluation.figures import CertifiedAccuracy, Evaluation, Interval
-
-
-def _radii(text: str | None) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(",")) if text else ()
-    except ValueError:
-        raise typer.BadParameter(f"expected numbers separated by commas, not {text!r}") from None
-
-
-def _attacks(text: str | None) -> "tuple[AttackName, ...]":
-    from models.evaluation.asked import ATTACK_NAMES, check_art
-
-    given = text.split(",") if text else []
-    if unknown := set(given).difference(ATTACK_NAMES):
-        raise typer.BadParameter(f"no attack {unknown.pop()!r}; known: {', '.join(ATTACK_NAMES)}")
-    if "autoattack" in given:
-        check_art()
-    return tuple(name for name in ATTACK_NAMES if name in given)
 
 
 def _ways(texts: Sequence[str], pass_size: int) -> list[Execution | None]:
@@ -92,20 +71,12 @@ def evaluate(
             "certified accuracy of the member that answers each size."
         ),
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="The folder of a named data set.")] = None,
-    split: Annotated[
-        Literal["test", "train"], typer.Option(help="The part of a named data set.")
-    ] = "test",
-    download: Annotated[bool, typer.Option(help="Let torchvision download the data set.")] = False,
-    every: Annotated[int, typer.Option(min=1, help="Evaluate every N-th picture only.")] = 1,
-    draws: Annotated[int, typer.Option(min=64, help="Noise draws for each picture.")] = 1000,
-    confidence: Annotated[
-        float | None,
-        typer.Option(
-            help="The confidence of each certificate; by default 0.999, and 1 for split "
-            "noise and intervals."
-        ),
-    ] = None,
+    root: measure_options.Root = None,
+    split: measure_options.SplitOption = "test",
+    download: measure_options.Download = False,
+    every: measure_options.Every = 1,
+    draws: measure_options.Draws = 1000,
+    confidence: measure_options.Confidence = None,
     radii: Annotated[
         str | None,
         typer.Option(help="Sizes to report, separated by commas; by default chosen by norm."),
@@ -118,32 +89,12 @@ def evaluate(
         int | None, typer.Option(min=1, help="The side of stickers, in pixels of the pictures.")
     ] = None,
     masks: MasksOption = MASKS,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            help="Keep what is found in this file; a run that begins again with it goes on from "
-            "there."
-        ),
-    ] = None,
-    attack: Annotated[
-        str | None,
-        typer.Option(
-            help="Attack at each size, too: pgd, carlini-wagner, autoattack (pixeldp[attacks]), or "
-            "several, separated by commas."
-        ),
-    ] = None,
-    attack_pictures: Annotated[
-        int, typer.Option(min=1, help="The number of pictures to attack.")
-    ] = 100,
-    attack_steps: Annotated[int, typer.Option(min=1, help="Gradient steps.")] = 20,
-    attack_draws: Annotated[int, typer.Option(min=1, help="Noise draws for each gradient.")] = 16,
-    thresholds: Annotated[
-        str | None,
-        typer.Option(
-            help="Sizes, separated by commas: the precision and recall under attack of predictions "
-            "that are certified to them."
-        ),
-    ] = None,
+    resume: measure_options.Resume = None,
+    attack: measure_options.AttackOption = None,
+    attack_pictures: measure_options.AttackPictures = 100,
+    attack_steps: measure_options.AttackSteps = 20,
+    attack_draws: measure_options.AttackDraws = 16,
+    thresholds: measure_options.Thresholds = None,
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -162,14 +113,8 @@ def evaluate(
         ),
     ] = None,
     device: DeviceOption = None,
-    precision: Annotated[
-        Format | None,
-        typer.Option(help="The number format; by default the fastest here."),
-    ] = None,
-    provider: Annotated[
-        Provider | None,
-        typer.Option(help="What runs the network; by default the fastest here."),
-    ] = None,
+    precision: measure_options.Precision = None,
+    provider: measure_options.ProviderOption = None,
     int8: Annotated[
         bool | None,
         typer.Option(
@@ -178,7 +123,7 @@ def evaluate(
             "--write, if OpenVINO is installed.",
         ),
     ] = None,
-    pass_size: Annotated[int, typer.Option(min=1, help="The number of draws in a pass.")] = 256,
+    pass_size: measure_options.PassSize = 256,
     compare_with: Annotated[
         list[str] | None,
         typer.Option(
@@ -187,8 +132,8 @@ def evaluate(
             "pytorch/float32/128/true; all for every provider and number format here. Repeatable."
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all.")] = None,
-    seed: Annotated[int, typer.Option(help="The seed of the noise and of attacks.")] = 0,
+    threads: measure_options.Threads = None,
+    seed: measure_options.Seed = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     write: Annotated[
         bool, typer.Option("--write", help="Write the figures into the bundle.")
@@ -200,35 +145,40 @@ def evaluate(
     on the same machine.
     """
     if certified is not None:
-        _read_certified(certified, (bundle, family, data), _radii(radii), tsv, plots, json)
+        _read_certified(
+            certified, (bundle, family, data), measure_options.read_sizes(radii), tsv, plots, json
+        )
         return
     data = _given(data)
     alone = {"attack": attack, "baseline": baseline, "tsv": tsv, "int8": int8, "write": write}
     _check_subject(bundle, family, {**alone, "compare-with": compare_with})
     others = alone | {"family": family, "norm": norm, "radii": radii, "plots": plots}
     folder = _folder(bundle, family, write)
-    _use_threads(threads)
+    measure_options.use_threads(threads)
     named_data = f"{Path(data).name} ({split})"
-    read_pictures = partial(_pictures, data, root, split, download)
+    read_pictures = partial(measure_options.read_pictures, data, root, split, download)
     if check_threat(threat, {**others, "compare-with": compare_with}, target):
         way, which = (device, precision, pass_size, seed, provider), (named_data, every)
         evaluate_stickers_of(folder, read_pictures, (target, masks), way, which, resume, json)
         return
-    sizes, names = _radii(radii), _attacks(attack)
+    sizes, names = measure_options.read_sizes(radii), measure_options.read_attacks(attack)
     named = _ways(compare_with or (), pass_size)
 
     from models.asking import ask
     from models.bundle import locate, read_bundle
     from models.evaluation.asked import USUAL, Attacks, check_data
 
-    _check_provider(device, provider, precision, int8)
-    _check_sizes(sizes, _radii(thresholds), names)
+    measure_options.check_provider(device, provider, precision, int8)
+    limits = measure_options.read_sizes(thresholds)
+    measure_options.check_sizes(sizes, limits, names)
     _check_outputs(plots, tsv)
     read = read_bundle(folder)
     beside = None if baseline is None else read_bundle(locate(baseline))
     ask(read.manifest, confidence, draws, norm=norm, usual=USUAL)
     pictures = read_pictures()
-    asked = Attacks(names, attack_pictures, attack_steps, attack_draws, _radii(thresholds))
+    asked = Attacks(
+        names, attack_pictures, attack_steps, attack_draws, measure_options.read_sizes(thresholds)
+    )
     check_data(read.manifest, pictures, asked, beside)
 
     from models.device import find_device
@@ -245,7 +195,7 @@ def evaluate(
         "running": Running(find_device(device), precision, pass_size, seed, provider),
         "kept": Kept(resume),
     }
-    with _refused():
+    with measure_options.refused():
         if family is not None:
             evaluate_members(locate(family), pictures, plots=plots, json=json, **options)
             return
@@ -317,24 +267,6 @@ def _check_subject(bundle: Path | None, family: Path | None, alone: Mapping[str,
             raise typer.BadParameter(f"--{name} is for a single bundle; omit it or --family")
 
 
-def _use_threads(threads: int | None) -> None:
-    """Have PyTorch use so many threads of the CPU."""
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-
-
-def _check_sizes(
-    sizes: tuple[float, ...], thresholds: tuple[float, ...], attacks: Sequence[str]
-) -> None:
-    from models.evaluation.asked import check_radii
-
-    check_radii((*sizes, *thresholds))
-    if thresholds and not attacks:
-        raise ValueError("--thresholds are of predictions under attack: give --attack, too")
-
-
 def _check_outputs(plots: Path | None, tsv: Path | None) -> None:
     from models.evaluation.asked import check_matplotlib
 
@@ -359,39 +291,6 @@ def _folder(bundle: Path | None, family: Path | None, write: bool) -> Path:
             f"evaluate the copy: cp -r {folder} COPY"
         )
     return folder
-
-
-def _pictures(
-    data: str, root: Path | None, split: Literal["test", "train"], download: bool
-) -> "DataSet":
-    """Read the data set, and say which files it leaves out."""
-    from models.data.datasets import load
-    from models.images.folders import report_others
-
-    pictures = load(data, root, split, download=download)
-    if pictures.passed_over:
-        typer.echo(f"pixeldp: {report_others(pictures.passed_over)}", err=True)
-    return pictures
-
-
-def _check_provider(
-    device: str | None, provider: Provider | None, precision: Format | None, int8: bool | None
-) -> None:
-    check_device(device)
-    reason = obstacle(device or "cpu", provider, precision)
-    if int8:
-        reason = reason or obstacle("cpu", "openvino", "int8")
-    if reason:
-        raise ValueError(reason)
-
-
-@contextmanager
-def _refused() -> Iterator[None]:
-    """Have a provider that cannot run the network be a wrong input."""
-    try:
-        yield
-    except ProviderError as error:
-        raise ValueError(str(error)) from None
 
 
 def _compare_int8(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models.evaluation.logs import Log, compare, read_log, write_log
-from models.evaluation.plots import plot_logs
+from models.evaluation.plots import plot_compared
 
 # The first lines of the log of Cohen et al. for a ResNet-110 on CIFAR-10, σ = 0.12.
 COHEN = """idx\tlabel\tpredict\tradius\tcorrect\ttime
@@ -161,10 +161,10 @@ def test_a_plot_names_every_log(tmp_path: Path) -> None:
     logs = [
         made(f"log {number}", range(50), np.linspace(0, number, 50), labels) for number in range(9)
     ]
-    files = plot_logs(logs, tmp_path / "plots")
+    files = plot_compared(logs, {}, tmp_path / "plots")
     assert [file.name for file in files] == ["compared.png", "compared.svg"]
     drawn = files[1].read_text()
     assert all(f"log {number}: certified accuracy, 50 pictures" in drawn for number in range(9))
     before = drawn
-    plot_logs(logs, tmp_path / "plots")
+    plot_compared(logs, {}, tmp_path / "plots")
     assert files[1].read_text() == before

@@ -327,6 +327,21 @@ def test_noise_grows_over_the_warm_up(few: DataSet) -> None:
     assert scales[7:] == [0.25] * 3
 
 
+def test_attacks_grow_over_the_warm_up(few: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = without_noise(recipe()).changed(adversary=Adversary(size=0.2), noise_warm_up=2)
+    training = loop.Training(plain, few)
+    tried = []
+
+    def attack(_: Any, pictures: torch.Tensor, *others: Any) -> torch.Tensor:
+        tried.append(others[1].unique().tolist())
+        return pictures
+
+    monkeypatch.setattr(loop, "pgd", attack)
+    for step in (0, 3, 7, 9):
+        training._gradients(torch.arange(4), step)
+    assert tried == [[pytest.approx(0.2 * share)] for share in (1 / 8, 4 / 8, 1, 1)]
+
+
 def test_progress_reports_each_epoch(
     tmp_path: Path, few: DataSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
