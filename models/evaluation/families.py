@@ -62,11 +62,7 @@ def put_together(family: Family, members: Sequence[Evaluation]) -> FamilyFigures
         chosen = family.position(at.radius)
         found = members[chosen].certified[place]
         best = max(members, key=lambda member: member.certified[place].accuracy)
-        level = 1 - (1 - LEVEL) / len(members)
-        ends = [
-            interval(round(one.certified[place].accuracy * one.pictures), one.pictures, level)
-            for one in members
-        ]
+        counts = [round(one.certified[place].accuracy * one.pictures) for one in members]
         envelope.append(
             FamilyAt(
                 radius=at.radius,
@@ -75,7 +71,7 @@ def put_together(family: Family, members: Sequence[Evaluation]) -> FamilyFigures
                 member=members[chosen].model,
                 best=best.model,
                 best_accuracy=best.certified[place].accuracy,
-                best_interval=(max(low for low, _ in ends), max(high for _, high in ends)),
+                best_interval=interval_of_best(counts, best.pictures),
             )
         )
     return FamilyFigures(
@@ -86,6 +82,13 @@ def put_together(family: Family, members: Sequence[Evaluation]) -> FamilyFigures
             _best_from(members[:later], members[later]) for later in range(1, len(members))
         ),
     )
+
+
+def interval_of_best(counts: Sequence[int], of: int) -> Interval:
+    """Bound the largest of several shares of the same ``of`` pictures (see the module)."""
+    level = 1 - (1 - LEVEL) / len(counts)
+    lows, highs = zip(*(interval(count, of, level) for count in counts), strict=True)
+    return max(lows), max(highs)
 
 
 def _best_from(earlier: Sequence[Evaluation], later: Evaluation) -> float | None:

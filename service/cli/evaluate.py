@@ -40,10 +40,13 @@ def _ways(texts: Sequence[str], pass_size: int) -> list[Execution | None]:
 
 
 def _others(
-    named: Sequence[Execution | None], pass_size: int, device: str, int8: bool
+    named: Sequence[Execution | None], pass_size: int, device: str | None, int8: bool
 ) -> list[Execution]:
     """Return the ways to compare, each once; ``int8`` says whether the model has its scales."""
-    every = [Execution(by, kind, pass_size, False) for by, kind in ways(device, None, None, int8)]
+    from models.device import find_device
+
+    found = ways(find_device(device), None, None, int8)
+    every = [Execution(by, kind, pass_size, False) for by, kind in found]
     return list(dict.fromkeys(way for one in named for way in (every if one is None else [one])))
 
 
@@ -145,9 +148,8 @@ def evaluate(
     on the same machine.
     """
     if certified is not None:
-        _read_certified(
-            certified, (bundle, family, data), measure_options.read_sizes(radii), tsv, plots, json
-        )
+        sizes = measure_options.read_sizes(radii)
+        _read_certified(certified, (bundle, family, data), sizes, tsv, plots, json)
         return
     data = _given(data)
     alone = {"attack": attack, "baseline": baseline, "tsv": tsv, "int8": int8, "write": write}
@@ -169,16 +171,14 @@ def evaluate(
     from models.evaluation.asked import USUAL, Attacks, check_data
 
     measure_options.check_provider(device, provider, precision, int8)
-    limits = measure_options.read_sizes(thresholds)
-    measure_options.check_sizes(sizes, limits, names)
+    attacks = (names, attack_pictures, attack_steps, attack_draws)
+    asked = Attacks(*attacks, measure_options.read_sizes(thresholds))
+    measure_options.check_sizes(sizes, asked.thresholds, names)
     _check_outputs(plots, tsv)
     read = read_bundle(folder)
     beside = None if baseline is None else read_bundle(locate(baseline))
     ask(read.manifest, confidence, draws, norm=norm, usual=USUAL)
     pictures = read_pictures()
-    asked = Attacks(
-        names, attack_pictures, attack_steps, attack_draws, measure_options.read_sizes(thresholds)
-    )
     check_data(read.manifest, pictures, asked, beside)
 
     from models.device import find_device
@@ -205,7 +205,7 @@ def evaluate(
             **options,
             attacks=asked,
             baseline=None if beside is None else beside.path,
-            others=_others(named, pass_size, find_device(device), read.manifest.int8 is not None),
+            others=_others(named, pass_size, device, read.manifest.int8 is not None),
             log=tsv,
         )
         found = _compare_int8(read, pictures, evaluation, int8, write)

@@ -215,6 +215,9 @@ def test_a_family_has_the_figures_of_the_members_that_answer(
         assert (at["radius"], at["member"]) == ((0.1, 0.15, 0.3)[place], ("less", "more")[index])
         assert at["accuracy"] == shares[index]
         assert at["best"] == ("more" if shares[1] > shares[0] else "less")
+        assert (
+            at["best_interval"][0] <= at["best_accuracy"] == max(shares) <= at["best_interval"][1]
+        )
     for index, name in enumerate(("less", "more")):
         alone = [str(family.parent / name), *options, "--json", "--no-int8"]
         assert main(["evaluate", *alone]) == 0
@@ -230,6 +233,7 @@ def test_a_family_has_the_figures_of_the_members_that_answer(
     assert said.startswith("both on digits (test): 15 pictures, 128 draws each")
     assert "certified at l2 >= 0.1    by less" in said
     assert "certified at l2 >= 0.3    by more" in said
+    assert "the envelope: the best over the members, chosen for each size by these same" in said
     assert "more is better than all before it from about" in said
 
 
