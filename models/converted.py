@@ -28,6 +28,7 @@ from models import quantised
 from models.execution import Format, ProviderError
 from models.files import write_whole
 from models.kept import kept_path, make_room
+from models.networks.row_noise import RowNoise
 from models.quantised import Ranges
 
 # How much logits may differ from PyTorch's: in float32 as a share of the largest (rounding stays
@@ -217,6 +218,11 @@ def _record(network: nn.Module, shape: tuple[int, ...]) -> torch.fx.GraphModule:
     """Record the operators of a pass of ``shape``, none of which writes into its arguments."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    if any(isinstance(module, RowNoise) for module in network.modules()):
+        raise ValueError(
+            "it draws noise from the bits of its own values, which OpenVINO rounds otherwise; run "
+            "it by PyTorch"
+        )
     with torch.no_grad():
         pure = torch.func.functionalize(network, remove="mutations_and_views")
         # The network's own tensors have values: they are constants.

@@ -6,7 +6,8 @@
 ``strided-cnn`` halves the picture twice in the same way, and continues with residual 3×3
 convolutions at a quarter of its size, where a draw costs least. All convolutions have batch
 normalisation. Its depth is that of the LeNets that certified training uses on MNIST (Zhang et al.
-2020; Jeong and Shin 2020).
+2020; Jeong and Shin 2020). With ``inner_noise`` its strided part ends in noise of that deviation,
+which h draws from its own row (:mod:`models.networks.row_noise`).
 
 The paper adds its noise after the first convolution; it can also be added to the image.
 """
@@ -16,6 +17,7 @@ from math import ceil
 from torch import nn
 
 from models.networks.resnet import Residual
+from models.networks.row_noise import RowNoise
 
 
 def build_cnn(
@@ -39,12 +41,14 @@ def build_strided_cnn(
     channels: tuple[int, int] = (32, 64),
     depth: int = 4,
     hidden: int = 256,
+    inner_noise: float = 0.0,
 ) -> nn.Sequential:
     """Build the network with ``depth`` residual 3×3 convolutions after the strided ones."""
     first, second = channels
     return nn.Sequential(
         *_normalised(shape[0], first, 5, 2),
         *_normalised(first, second, 5, 2),
+        *([RowNoise(inner_noise)] if inner_noise else []),
         *(Residual(nn.Sequential(*_normalised(second, second, 3, 1))) for _ in range(depth)),
         *_head(shape, second, hidden, labels),
     )
