@@ -1,5 +1,7 @@
 """Every law of added noise compared with exact Neyman-Pearson bounds; the registry of laws."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import special, stats
 
 from models.certification.certificates import DEFAULT, attacked, size
@@ -169,59 +172,97 @@ def test_the_grid_of_pixels_certifies_hardly_more(mechanism: str) -> None:
         assert not clears(int(continuous) + 2)
 
 
-def test_a_law_is_one_entry_and_two_files(tmp_path: Path) -> None:
-    """A copy of the project with a further law knows the law everywhere."""
+# What a copy of the project with the law ``secant`` must do, in the folder of the copy.
+KNOWS = """
+import numpy as np
+import models, torch
+from models.certification.certificates import attacked, size
+from models.certification.names import ADDITIVE, CERTIFICATES, MECHANISM_NORMS
+from models.network import PixelDP
+from models.verification import verify
+from service.cli.main import main
+from tests.models.test_verification import answer
+
+assert models.__file__.startswith(FOLDER), models.__file__
+assert "secant" in ADDITIVE and "secant" in CERTIFICATES and MECHANISM_NORMS["secant"] == "l1"
+found = float(size("secant", 0.9, 0.1, 2.0, 1.0))
+assert abs(found - 4 / np.pi * np.log(np.tan(np.pi / 2 * 0.9))) < 1e-9, found
+assert attacked("secant", 0.9, 0.9, 0.1, 1.0, 1.0)[0] < 0.9
+network = PixelDP(torch.nn.Identity(), torch.nn.Identity(), "secant", 1.0)
+assert network.perturb(torch.zeros(2, 3)).shape == (2, 3)
+told = answer(mechanism="secant", norm="l1")
+assert told["certificate"]["method"] == "secant" and verify(told) == []
+told["noise"]["mechanism"] = "logistic"
+assert verify(told)
+assert main(["plan", "--mechanism", "secant", "--scale", "0.5", "--target", "0.2"]) == 0
+bounds = ["--lower", "0.9", "--upper", "0.1"]
+raise SystemExit(main(["size", "--certificate", "secant", *bounds, "--scale", "2"]))
+"""
+SERVES = """
+import json
+from service.cli.main import main
+
+noise = ["--mechanism", "secant", "--scale", "0.5"]
+assert main(["train", "digits", *noise, "--epochs", "1", "--no-int8", "--out", "made"]) == 0
+given = ["--input", "1x8x8", "--labels", "0,1"]
+assert main(["import", "elsewhere:classifier", *given, *noise, "--out", "brought"]) == 0
+for bundle in ("made", "brought"):
+    stated = json.load(open(f"{bundle}/model.json"))
+    assert stated["noise"]["mechanism"] == "secant"
+    assert stated["sensitivity"]["noise_norm"] == "l1"
+raise SystemExit(main(["predict", "black.png", "--model", "made", "--max-draws", "100"]))
+"""
+ELSEWHERE = """
+from torch import nn
+def classifier():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+"""
+
+
+def add_secant(folder: Path) -> None:
+    """Copy the project to ``folder``, with the hyperbolic secant law by two files and one entry."""
     for part in ("models", "service"):
         shutil.copytree(
-            ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("zoo", "__pycache__")
+            ROOT / part, folder / part, ignore=shutil.ignore_patterns("zoo", "__pycache__")
         )
     law, drawn = "models/certification/laws", "models/mechanisms"
     text = (ROOT / law / "logistic.py").read_text(encoding="utf-8")
-    (tmp_path / law / "secant.py").write_text(
+    (folder / law / "secant.py").write_text(
         text.replace('"logistic": logistic', '"secant": logistic')
         .replace("special.expit(x)", "2 / np.pi * np.arctan(np.exp(np.pi / 2 * x))")
         .replace("special.logit(p)", "2 / np.pi * np.log(np.tan(np.pi / 2 * p))"),
         encoding="utf-8",
     )
-    shutil.copy(ROOT / drawn / "logistic.py", tmp_path / drawn / "secant.py")
-    registry = tmp_path / law / "__init__.py"
+    shutil.copy(ROOT / drawn / "logistic.py", folder / drawn / "secant.py")
+    registry = folder / law / "__init__.py"
     entry = '    Law("secant", {"l1": "secant"}, "secant"),\n    Law("split"'
     registry.write_text(
         registry.read_text(encoding="utf-8").replace('    Law("split"', entry), encoding="utf-8"
     )
-    script = """
-import numpy as np
-from models.certification.certificates import attacked, size
-from models.certification.names import ADDITIVE, CERTIFICATES, MECHANISM_NORMS
-from models.bundle import NoiseSpec
-from models.noise import GridNoise
-from models.training.recipe import find_recipe
-import models, torch
-from models.network import PixelDP
-assert models.__file__.startswith({folder!r}), models.__file__
-assert "secant" in ADDITIVE and "secant" in CERTIFICATES and MECHANISM_NORMS["secant"] == "l1"
-found = float(size("secant", 0.9, 0.1, 2.0, 1.0))
-assert abs(found - 4 / np.pi * np.log(np.tan(np.pi / 2 * 0.9))) < 1e-9, found
-assert attacked("secant", 0.9, 0.9, 0.1, 1.0, 1.0)[0] < 0.9
-NoiseSpec(mechanism="secant", scale=1.0, placement="image")
-GridNoise("secant", 1.0, 1 / 255, 1.0)
-recipe = find_recipe("digits").changed(mechanism="secant", norm="l1")
-network = PixelDP(torch.nn.Identity(), torch.nn.Identity(), "secant", 1.0)
-assert network.perturb(torch.zeros(2, 3)).shape == (2, 3)
-from service.cli.main import main
-raise SystemExit(main(["size", "--certificate", "secant", "--lower", "0.9", "--upper", "0.1",
-                       "--scale", "2"]))
-""".replace("{folder!r}", repr(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("script", "last"),
+    [(KNOWS, r"2\.3"), pytest.param(SERVES, r"\d .*black\.png", marks=pytest.mark.slow)],
+    ids=["known", "served"],
+)
+def test_a_law_is_one_entry_and_two_files(script: str, last: str, tmp_path: Path) -> None:
+    """A copy of the project with a further law knows the law everywhere."""
+    add_secant(tmp_path)
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE, encoding="utf-8")
+    Image.new("L", (8, 8)).save(tmp_path / "black.png")
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
     done = subprocess.run(
-        [sys.executable, "-P", "-c", script],
-        env={"PYTHONPATH": str(tmp_path), "PATH": ""},
+        [sys.executable, "-P", "-c", f"FOLDER = {str(tmp_path)!r}\n{script}"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": path, "PATH": "", "PIXELDP_BUILDERS": "elsewhere:classifier"},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("2.3")
+    assert re.match(last, done.stdout.splitlines()[-1])
 
 
 def test_every_law_has_its_files_and_its_certificates() -> None:
