@@ -44,7 +44,7 @@ from models.training.checkpoint import (
 from models.training.checks import CHECKPOINT, TrainingError, check_denoiser, check_folder
 from models.training.interval import initialise_, interval_loss
 from models.training.learned_noise import NoiseShape
-from models.training.losses import draws_loss
+from models.training.losses import draws_loss, stability_loss
 from models.training.monitor import fork_random, measure_int8, watch, watched_size
 from models.training.recipe import Adversary, Recipe
 
@@ -502,6 +502,11 @@ class Training:
             logits = self.network.score(noisy)
         logits = logits.float().reshape(self.recipe.draws, len(labels), -1)
         accuracy = (logits.detach().argmax(-1) == labels).float().mean().item()
+        if self.recipe.stability is not None:
+            with self._autocast():
+                features = self.network.encode(pictures.cpu()).to(self.device)
+                clean = self.network.score(features).float()
+            return stability_loss(logits, clean, labels, self.recipe.stability), accuracy
         return draws_loss(logits, labels, self.recipe.consistency), accuracy
 
     def _autocast(self) -> torch.autocast:

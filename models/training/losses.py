@@ -1,4 +1,4 @@
-"""The training loss for several noise draws per picture."""
+"""The training losses under noise."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,3 +28,20 @@ def draws_loss(logits: Tensor, labels: Tensor, consistency: Consistency | None) 
     divergence = (mean * (log_mean - logs)).sum(dim=-1).mean()
     entropy = -(mean * log_mean).sum(dim=-1).mean()
     return loss + consistency.weight * divergence + consistency.entropy * entropy
+
+
+def stability_loss(logits: Tensor, clean: Tensor, labels: Tensor, weight: float) -> Tensor:
+    """Return the loss of a batch that rewards noise which changes nothing.
+
+    Li et al. 2019, section 4 ("stability training", Zheng et al. 2016, equation 4): the
+    cross-entropy of the pictures without noise, plus weight times that between their predictions
+    and those under noise, averaged over draws.
+
+    Args:
+        logits: [draws, batch, K], under noise.
+        clean: [batch, K], without.
+        labels: [batch].
+        weight: of the second part.
+    """
+    moved = -(clean.softmax(dim=-1) * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+    return F.cross_entropy(clean, labels) + weight * moved

@@ -130,6 +130,8 @@ class Recipe(Part):
         optimiser: how steps are made.
         draws: noise draws per picture and step.
         consistency: how strongly draws that agree are rewarded, if at all.
+        stability: the weight of the loss between predictions with and without noise, in place of
+            the labels' loss under noise (Li et al. 2019); None for the latter.
         adversary: attack each picture before a step, if at all.
         denoiser: train an autoencoder in front of an existing classifier.
         noise_warm_up: the noise, the radius of boxes and the size of attacks grow to their scale
@@ -163,6 +165,7 @@ class Recipe(Part):
     optimiser: Optimiser = Optimiser()
     draws: Annotated[int, Field(ge=1)] = 1
     consistency: Consistency | None = None
+    stability: Positive | None = None
     adversary: Adversary | None = None
     denoiser: Denoiser | None = None
     noise_warm_up: Annotated[int, Field(ge=0)] = 0
@@ -210,6 +213,12 @@ class Recipe(Part):
                     "intervals have neither noise nor attacks: a picture has one box in a step"
                 )
             largest_radius(self.scale)
+        other = self.consistency or self.denoiser or self.learned_noise
+        if self.stability is not None and (other or alone or not added):
+            raise ValueError(
+                "stability is for added noise that is not learned, for a whole network, and "
+                "without consistency"
+            )
         if self.consistency and self.draws < 2:
             raise ValueError("consistency needs at least 2 draws per picture")
         return self
@@ -278,6 +287,7 @@ def without_noise(recipe: Recipe) -> Recipe:
         draws=1,
         learned_noise=False,
         consistency=None,
+        stability=None,
         noise_warm_up=0,
         held_out=None,
     )
@@ -323,6 +333,21 @@ _SPLIT = _MNIST.changed(
     augmentation=Augmentation(rotation=8, stretch=0.08, shear=0.08),
 )
 
+# Without noise: bounds of h over boxes of this radius.
+_LINF = Recipe(
+    name="mnist-linf",
+    dataset="mnist",
+    architecture=Architecture(name="cnn", arguments={"channels": [16, 32], "hidden": 128}),
+    mechanism="interval",
+    norm="linf",
+    scale=0.12,
+    epochs=18,
+    batch_size=128,
+    optimiser=Optimiser(learning_rate=5e-3, weight_decay=0.0, warm_up=0.2),
+    noise_warm_up=7,
+    precision="float32",
+)
+
 _UNET = {"channels": [32, 64, 128, 128], "blocks": [1, 1, 1, 2]}
 
 # The baseline that Lécuyer et al. compare with, on our networks: without noise or certificates.
@@ -344,6 +369,8 @@ RECIPES = (
     _MNIST_MADRY,
     _CIFAR10_MADRY,
     _MNIST.changed(name="mnist-cnn-100", scale=1.0),
+    # Stability training (Li et al. 2019), on our network.
+    _MNIST.changed(name="mnist-stability", draws=1, consistency=None, stability=1.0),
     _MNIST.changed(
         name="mnist-cnn-l1",
         mechanism="laplace",
@@ -358,19 +385,17 @@ RECIPES = (
     ),
     _SPLIT,
     _SPLIT.changed(name="mnist-split-wide", scale=4.0),
-    # Without noise: bounds of h over boxes of this radius.
-    Recipe(
-        name="mnist-linf",
-        dataset="mnist",
-        architecture=Architecture(name="cnn", arguments={"channels": [16, 32], "hidden": 128}),
-        mechanism="interval",
-        norm="linf",
-        scale=0.12,
-        epochs=18,
-        batch_size=128,
-        optimiser=Optimiser(learning_rate=5e-3, weight_decay=0.0, warm_up=0.2),
-        noise_warm_up=7,
-        precision="float32",
+    _LINF,
+    # Radii up to 2/255 and a little more.
+    _LINF.changed(
+        name="cifar10-linf",
+        dataset="cifar10",
+        architecture=Architecture(name="cnn", arguments={"channels": [32, 64], "hidden": 256}),
+        scale=0.01,
+        epochs=60,
+        optimiser=Optimiser(learning_rate=2e-3, weight_decay=0.0, warm_up=0.2),
+        noise_warm_up=24,
+        augmentation=Augmentation(shift=3, flip=True),
     ),
     _CIFAR10,
     _CIFAR10.changed(
@@ -394,6 +419,13 @@ RECIPES = (
         architecture=Architecture(name="wide-resnet", arguments={"depth": 16, "width": 4}),
         epochs=60,
         noise_warm_up=2,
+        held_out=100,
+    ),
+    # The largest network that Lécuyer et al. train themselves: for a GPU.
+    _CIFAR10.changed(
+        name="cifar10-wide",
+        architecture=Architecture(name="wide-resnet", arguments={"depth": 28, "width": 10}),
+        epochs=60,
         held_out=100,
     ),
     # In front of a torchvision classifier whose bundle pixeldp import made; with the paper's noise

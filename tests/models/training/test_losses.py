@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.training.losses import draws_loss
+from models.training.losses import draws_loss, stability_loss
 from models.training.recipe import Consistency
 
 
@@ -37,3 +37,12 @@ def test_draws_without_doubt_do_not_break_it() -> None:
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
     assert logits.grad is not None
     assert bool(torch.isfinite(logits.grad).all())
+
+
+def test_stability_by_hand() -> None:
+    # Clean (0.8, 0.2); under noise (0.9, 0.1) and (0.5, 0.5).
+    clean = torch.tensor([[0.8, 0.2]]).log()
+    logits = torch.tensor([[[0.9, 0.1]], [[0.5, 0.5]]]).log()
+    moved = -(0.8 * math.log(0.9) + 0.2 * math.log(0.1) + math.log(0.5)) / 2
+    loss = stability_loss(logits, clean, torch.tensor([0]), 3.0)
+    assert float(loss) == pytest.approx(-math.log(0.8) + 3 * moved, rel=1e-5)
