@@ -402,8 +402,8 @@ RECIPES = (
         name="cifar10-split",
         mechanism="split",
         norm="l1",
-        scale=2.0,
-        epochs=20,
+        scale=3.0,
+        epochs=14,
         noise_warm_up=0,
     ),
     _CIFAR10.changed(
