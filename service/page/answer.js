@@ -4,6 +4,7 @@ import { inWords, patch, spread } from "./altered.js";
 import { Chart, mayBeFirst, reading } from "./chart.js";
 import { NORMS, above, below, down, percent, plain, whole } from "./format.js";
 import { showPixels } from "./pad.js";
+import * as stickers from "./stickers.js";
 
 // Altered pictures follow the slider after it has rested for this long.
 const REST_MS = 60;
@@ -71,7 +72,7 @@ export class AnswerView {
     const of = budget ? ` of at most ${whole(budget)}` : "";
     const rate = look.draws / Math.max((performance.now() - began) / 1000, 1e-3);
     element("progress-text").textContent =
-      `${whole(look.draws)}${of} draws, about ${whole(Number(rate.toPrecision(2)))} a second`;
+      `${whole(look.draws)}${of} ${made(look)}, about ${whole(Number(rate.toPrecision(2)))} a second`;
     element("facts").hidden = true;
     this.#draw();
   }
@@ -89,9 +90,14 @@ export class AnswerView {
     this.#claim(`with ${percent(answer.confidence)} confidence`);
     element("progress").max = element("progress").value = answer.draws;
     element("progress-text").textContent = ended(answer);
-    element("facts").replaceChildren(...facts(answer).flatMap(describe));
+    const told = answer.sticker ? stickers.facts(answer) : facts(answer);
+    element("facts").replaceChildren(...[...told, ...common(answer)].flatMap(describe));
     element("facts").hidden = false;
     this.#draw();
+    if (answer.sticker) {
+      element("status").textContent = stickers.claim(answer);
+      return;
+    }
     const certified = answer.certified_size;
     element("status").textContent =
       `Label ${answer.label.name}. ` +
@@ -119,6 +125,10 @@ export class AnswerView {
     const { label, certified_size: certified, norm } = this.told;
     element("label").textContent = label.name;
     element("label").classList.toggle("long", label.name.length > 2);
+    if (this.told.sticker) {
+      element("claim").textContent = stickers.claim(this.told);
+      return;
+    }
     element("claim").textContent = certified
       ? `No change to the picture up to size ${down(certified)} in ${NORMS[norm]} can make this ` +
         `anything but ${label.name}, ${how}.`
@@ -126,6 +136,15 @@ export class AnswerView {
   }
 
   #draw() {
+    const { sticker } = this.told;
+    element("sized").hidden = Boolean(sticker);
+    element("stickered").hidden = !sticker;
+    if (sticker) {
+      stickers.show(this.told, this.original);
+      this.#strip(sticker.certified ? "certified" : "nothing certified", stickers.squares(sticker));
+      this.sized(sticker.side);
+      return;
+    }
     const { label, certified_size: certified, attacks, norm } = this.told;
     const { sizes } = attacks;
     // Until a size is chosen, use one somewhat below the certified size, as the next answer's may be
@@ -160,10 +179,15 @@ export class AnswerView {
         `${below(lowest)}, and that of another label up to ${above(highest)}.`;
     clearTimeout(this.later);
     if (this.told.picture) this.later = setTimeout(() => this.#alter(), REST_MS);
-    const name = document.createElement("b");
-    name.textContent = label.name;
-    element("strip").replaceChildren(name, `${element("mark").textContent}, ${verdict}`);
+    this.#strip(element("mark").textContent, verdict);
     this.sized(this.size);
+  }
+
+  /** The answer in short. */
+  #strip(...words) {
+    const name = document.createElement("b");
+    name.textContent = this.told.label.name;
+    element("strip").replaceChildren(name, words.join(", "));
   }
 
   /** Show what changes can look like: of the certified size, or of one chosen by the slider. */
@@ -206,9 +230,12 @@ function listed(names) {
   return names.length > 1 ? `${names.slice(0, -1).join(", ")} or ${names.at(-1)}` : names[0];
 }
 
+/** What a pass is made of: through noise, or under masks. */
+const made = ({ sticker }) => (sticker ? "views" : "draws");
+
 /** How the answer ended. */
-function ended({ draws, stopped, budget, timing_ms: timing, compute }) {
-  const where = `${whole(draws)} draws in ${whole(Math.ceil(timing.total))} ms on ${compute.device}`;
+function ended({ draws, sticker, stopped, budget, timing_ms: timing, compute }) {
+  const where = `${whole(draws)} ${made({ sticker })} in ${whole(Math.ceil(timing.total))} ms on ${compute.device}`;
   if (stopped === "deadline") return `${where}; time ran out`;
   if (budget.granted < budget.asked) {
     return `${where}; the budget was cut to ${whole(budget.granted)}, because many pictures are waiting`;
@@ -217,18 +244,24 @@ function ended({ draws, stopped, budget, timing_ms: timing, compute }) {
 }
 
 function facts(answer) {
-  const { certificate, picture, preprocessing, noise } = answer;
+  const { certificate, picture, noise } = answer;
   const { sizes } = certificate;
   const levels = 2 ** picture.bits - 1;
-  const kind = { L: "grey", RGB: "colour" }[picture.mode];
-  const steps = preprocessing.steps.length ? `; ${preprocessing.steps.join(", ")}` : "";
   const each = `by ${down(sizes.linf * levels, 3)} of ${whole(levels)} levels each`;
   return [
     ...(sizes.linf ? [["All pixels at once", each]] : []),
     ["Sizes", Object.keys(NORMS).map((norm) => `${NORMS[norm]} ${plain(sizes[norm])}`).join(", ")],
     ["By the paper’s own condition", plain(certificate.paper.size)],
-    ["Model", `${answer.model.name} ${answer.model.version}`],
     ["Noise", `${noise.mechanism}, scale ${plain(noise.scale)}, ${noise.placement}`],
+  ];
+}
+
+/** What every answer says of its model and its picture. */
+function common({ model, picture, preprocessing }) {
+  const kind = { L: "grey", RGB: "colour" }[picture.mode];
+  const steps = preprocessing.steps.length ? `; ${preprocessing.steps.join(", ")}` : "";
+  return [
+    ["Model", `${model.name} ${model.version}`],
     ["Picture", `${picture.width} × ${picture.height}, ${kind}, ${picture.bits} bits${steps}`],
   ];
 }

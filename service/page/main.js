@@ -25,6 +25,15 @@ const NORM_HINTS = {
   linf: "Largest single change",
 };
 
+const THREAT_HINTS = {
+  norm: "Every pixel may change, together up to a size",
+  sticker: "Of any content, in any one place; the answer is certain",
+};
+// The fields that only one threat has; the size that chooses a member is only for families.
+const FIELDS = { norm: ["confidence", "draws", "norm", "target"], sticker: ["side"] };
+// A sticker's side to begin with: this part of the picture's.
+const STICKER_SHARE = 1 / 14;
+
 // Advice for a person on this page, where the service's own is for programs.
 const WORDS = {
   "not-a-picture": {
@@ -103,12 +112,12 @@ async function chooseModel() {
     if (field.dataset.filled === field.value) field.value = "";
   }
   element("norm").value = model.noise.norm;
-  element("target-field").hidden = !model.family;
+  element("side").value = "";
   element("colour-field").hidden = model.input_shape[0] === 1;
   pad.shape(model.input_shape);
   pad.ink = model.input_shape[0] === 1 ? "#ffffff" : element("colour").value;
   labels.of(model);
-  chooseNorm();
+  chooseThreat();
   clear();
   element("samples").hidden = true;
   element("no-samples").hidden = Boolean(model.samples.length);
@@ -122,6 +131,19 @@ async function chooseModel() {
   } catch (error) {
     fail(error, chooseModel);
   }
+}
+
+const threat = () => element("threat").value;
+
+function chooseThreat() {
+  element("threat-hint").textContent = THREAT_HINTS[threat()];
+  for (const [one, fields] of Object.entries(FIELDS)) {
+    for (const field of fields) element(`${field}-field`).hidden = one !== threat();
+  }
+  element("target-field").hidden ||= !state.model.family;
+  const [, ...sides] = state.model.input_shape;
+  element("side").value ||= Math.max(1, Math.round(Math.min(...sides) * STICKER_SHARE));
+  chooseNorm();
 }
 
 function chooseNorm() {
@@ -236,13 +258,15 @@ function originalOf(picture, { width, height, mode }) {
 function chosen() {
   const { model } = state;
   const options = { model: model.family ?? `${model.name}:${model.version}` };
-  const fields = [["confidence", "confidence"], ["max_draws", "draws"]];
-  if (model.family) fields.push(["target", "target"]);
+  const stickers = threat() === "sticker";
+  if (stickers) options.threat = "sticker";
+  const fields = stickers ? [["target", "side"]] : [["confidence", "confidence"], ["max_draws", "draws"]];
+  if (model.family && !stickers) fields.push(["target", "target"]);
   for (const [name, id] of fields) {
     const text = element(id).value.trim();
     if (text) options[name] = Number.isFinite(Number(text)) ? Number(text) : text;
   }
-  if (element("norm").value !== model.noise.norm) options.norm = element("norm").value;
+  if (!stickers && element("norm").value !== model.noise.norm) options.norm = element("norm").value;
   return options;
 }
 
@@ -258,6 +282,8 @@ async function ask() {
   if (!picture) return view.wait(noPicture());
   const { signal } = (state.asking = new AbortController());
   const options = chosen();
+  // How far the scores can be moved is told for sizes; a sticker has none.
+  const asked = options.threat ? options : { ...options, attacks: ATTACKS };
   const context = { norm: element("norm").value, budget: options.max_draws, began: performance.now() };
   markWrong(null);
   element("answer").setAttribute("aria-busy", "true");
@@ -265,7 +291,7 @@ async function ask() {
   signal.addEventListener("abort", () => clearTimeout(slow));
   try {
     await showOnPad(picture, signal);
-    for await (const { event, data } of stream(picture, { ...options, attacks: ATTACKS }, signal)) {
+    for await (const { event, data } of stream(picture, asked, signal)) {
       clearTimeout(slow);
       if (signal.aborted) return;
       if (event === "restart") {
@@ -275,8 +301,10 @@ async function ask() {
         if (!still.matches) await pause(LOOK_MS);
       } else {
         // Options that were left to the service are now known.
-        fill("confidence", data.confidence);
-        fill("draws", data.budget.asked);
+        if (!data.sticker) {
+          fill("confidence", data.confidence);
+          fill("draws", data.budget.asked);
+        }
         view.answer(data, originalOf(picture, data.picture));
       }
     }
@@ -324,8 +352,10 @@ function markWrong(option) {
     max_draws: "draws",
     norm: "norm",
     model: "model",
-    target: "target",
+    target: threat() === "sticker" ? "side" : "target",
+    threat: "threat",
   };
+  for (const id of ["side", "target"]) element(id).setAttribute("aria-invalid", false);
   for (const [name, id] of Object.entries(inputs)) {
     element(id).setAttribute("aria-invalid", name === option);
   }
@@ -369,7 +399,11 @@ element("norm").addEventListener("change", () => {
   chooseNorm();
   ask();
 });
-for (const id of ["confidence", "draws", "target"]) element(id).addEventListener("change", ask);
+element("threat").addEventListener("change", () => {
+  chooseThreat();
+  ask();
+});
+for (const id of ["confidence", "draws", "target", "side"]) element(id).addEventListener("change", ask);
 element("colour").addEventListener("input", (event) => (pad.ink = event.target.value));
 element("clear").addEventListener("click", clear);
 element("pattern").addEventListener("click", usePattern);

@@ -17,7 +17,9 @@ export function curl(address, picture, options) {
 }
 
 export function python(address, picture, options) {
-  const given = Object.entries(options).map(([name, value]) => `${name}=${JSON.stringify(value)}`);
+  const { threat, target, ...rest } = options;
+  const named = threat ? { side: target, ...rest } : options;
+  const given = Object.entries(named).map(([name, value]) => `${name}=${JSON.stringify(value)}`);
   const secret = key.get();
   const client = `Client(${JSON.stringify(address)}${secret ? ', api_key=os.environ["PIXELDP_KEY"]' : ""})`;
   return [
@@ -25,9 +27,9 @@ export function python(address, picture, options) {
     "from pixeldp_client import Client",
     "",
     `with ${client} as client:`,
-    "    prediction = client.predict(",
+    `    prediction = client.${threat ? "predict_sticker" : "predict"}(`,
     `        ${[JSON.stringify(picture.name), ...given].join(",\n        ")},`,
     "    )",
-    "    print(prediction.label.name, prediction.certified_size, prediction.robust)",
+    `    print(prediction.label.name, prediction.${threat ? "sticker" : "certified_size"}, prediction.robust)`,
   ].join("\n");
 }

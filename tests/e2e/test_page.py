@@ -638,6 +638,9 @@ def test_it_is_accessible_in_light_and_dark(visit: Callable[..., Visitor]) -> No
         ground = visitor.page.evaluate("getComputedStyle(document.body).backgroundColor")
         brightness = np.mean([int(part) for part in re.findall(r"\d+", ground)[:3]])
         assert (brightness < 60) == (scheme == "dark")
+    choose_sticker(visitor, 1)
+    found = Axe().run(visitor.page)
+    assert found.violations_count == 0, found.generate_report()
 
 
 def test_it_fits_on_a_phone(visit: Callable[..., Visitor]) -> None:
@@ -678,6 +681,80 @@ def test_the_requests_to_copy_work(visitor: Visitor, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"3 [\d.]+ True\n", done.stdout)
+
+
+def choose_sticker(visitor: Visitor, side: int) -> dict[str, Any]:
+    """Ask about stickers of that side."""
+    page = visitor.page
+    visitor.sample("A clear 3")
+    visitor.asks(lambda: page.get_by_label("Threat").select_option("sticker"))
+    field = page.get_by_label("Sticker’s side")
+    expect(field).to_have_value("2")
+    answer = visitor.asks(lambda: field.fill(str(side)) or field.press("Enter"))
+    assert (answer["threat"], answer["target"]) == ("sticker", side)
+    assert "certified_size" not in answer
+    return answer
+
+
+@pytest.mark.parametrize("side", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_stickers_are_never_mixed_with_norms(visitor: Visitor, side: int) -> None:
+    """No size, norm, confidence or noise is shown, certified or not."""
+    page = visitor.page
+    certified = choose_sticker(visitor, side)["sticker"]["certified"]
+    assert certified is (side == 1)
+    words = {
+        True: f"No sticker of {side} × {side} pixels can make this anything but 3, wherever it is "
+        "and whatever is on it. This is certain.",
+        False: f"The answer is 3, but nothing is certified: some sticker of {side} × {side} "
+        "pixels might change it.",
+    }[certified]
+    expect(page.locator("#claim")).to_have_text(words)
+    expect(page.get_by_role("status").first).to_have_text(words)
+    expect(page.locator("#sticker-pill")).to_have_text(
+        "Certified" if certified else "Not certified"
+    )
+    for part in ("#sized", "#confidence-field", "#draws-field", "#norm-field"):
+        expect(page.locator(part)).to_be_hidden()
+    shown = page.locator("#result").inner_text() + page.locator("#strip").inner_text()
+    assert not re.search(r"L1|L2|L∞|[Nn]oise|confidence|draws|certified size", shown), shown
+    original = np.asarray(Image.open(THREE), dtype=int)
+    rows, columns = np.nonzero(canvas(page, "pasted", 1)[..., 0] != original)
+    assert max(np.ptp(rows), np.ptp(columns)) < side
+    page.get_by_label("Threat").select_option("norm")
+    expect(page.locator("#claim")).to_contain_text("with 95% confidence")
+    expect(page.locator("#stickered")).to_be_hidden()
+    expect(page.locator("#sized")).to_be_visible()
+
+
+@pytest.mark.slow
+def test_a_sticker_that_is_too_large_is_a_sentence(visitor: Visitor) -> None:
+    choose_sticker(visitor, 3)
+    field = visitor.page.get_by_label("Sticker’s side")
+    for side, sentence in (("28", "hides the whole of a picture"), ("2.5", "whole number")):
+        field.fill(side)
+        field.press("Enter")
+        expect(visitor.problem).to_contain_text(sentence)
+        expect(field).to_have_attribute("aria-invalid", "true")
+    excused(visitor)
+
+
+@pytest.mark.slow
+def test_the_requests_about_stickers_work(visitor: Visitor, tmp_path: Path) -> None:
+    page = visitor.page
+    certified = choose_sticker(visitor, 3)["sticker"]["certified"]
+    (tmp_path / "02-a-clear-3.png").write_bytes(visitor.sent)
+    command = page.locator("#curl").text_content() or ""
+    told = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True
+    )
+    assert json.loads(told.stdout)["sticker"]["certified"] is certified
+    page.get_by_role("tab", name="Python").click()
+    program = page.get_by_role("tabpanel", name="Python").locator("code").text_content() or ""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(rf"3 Sticker\(certified={certified}, .*side=3\) {certified}\n", done.stdout)
 
 
 def test_browsers_cache_files_but_revalidate_them(client: httpx.Client) -> None:

@@ -62,6 +62,7 @@ def test_the_side_is_in_pixels_of_the_picture_as_sent(client: httpx.Client, seve
     hidden = ask(client, seven, target=28)
     assert hidden.status_code == 422
     assert "hides the whole of a picture of 28x28" in hidden.json()["detail"]
+    assert (hidden.json()["option"], hidden.json()["allowed"]) == ("target", "a smaller side")
 
 
 def test_a_certificate_that_is_required(client: httpx.Client, seven: bytes) -> None:
