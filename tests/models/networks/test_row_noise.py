@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from models import networks
 from models.converted import Converted
 from models.execution import ProviderError
+from models.mechanisms.split import SplitNoise
 from models.networks.interval import IntervalError, check_layers
 from models.networks.row_noise import RowNoise
+from models.noise import Features
 from models.sensitivity.modules import encoder_sensitivities
 from models.trial import RowsError, try_rows
 
@@ -100,6 +102,30 @@ def test_a_network_with_it_passes_the_trial_and_one_with_a_generator_does_not() 
         drawing = nn.Sequential(*(Drawing() if type(m) is RowNoise else m for m in network))
         with pytest.raises(RowsError, match="draws random numbers of its own"):
             try_rows(drawing, noisy, drawing)
+
+
+def test_votes_that_split_noise_counts_differ_where_h_sees_something_else() -> None:
+    """A change of k steps of 1/255 moves at most k votes; noise by place in the pass moves more."""
+    size, steps = 36, 20
+    noise = SplitNoise(1.0, np.random.default_rng(0).integers(0, 510, size))
+    pixels = np.random.default_rng(1).integers(60, 180, size).astype(np.int32)
+    changed = pixels.copy()
+    changed[[3, 11]] += (steps // 2, -steps // 2)
+    numbers = np.arange(noise.draws)
+    both = [Features(one, on_grid=True, numbers=numbers) for one in (pixels, changed)]
+    torch.manual_seed(0)
+    network = nn.Sequential(RowNoise(0.5), nn.Linear(2 * size, 8))
+    with torch.inference_mode():
+        votes = [
+            network(
+                torch.from_numpy(noise.draw([one], np.zeros(len(numbers), np.intp))) * noise.step
+            )
+            .argmax(1)
+            .numpy()
+            for one in both
+        ]
+    assert 1 <= (votes[0] != votes[1]).sum() <= steps
+    assert len(np.unique(votes[0])) > 4
 
 
 def test_gradients_pass_it() -> None:
