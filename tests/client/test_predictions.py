@@ -94,6 +94,22 @@ def test_every_kind_of_picture(client: Client, seven: bytes) -> None:
     assert client.predict(colour, target=0.5).picture.mode == "RGB"
 
 
+def test_a_photograph_from_a_phone(client: Client, seven: bytes, tmp_path: Path) -> None:
+    """It is stored on its side with a tag that says so; the answer is about it upright."""
+    digit = np.kron(np.asarray(Image.open(io.BytesIO(seven))), np.ones((108, 108), np.uint8))
+    upright = np.pad(digit, ((504, 504), (0, 0)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "IMG_0007.JPG"
+    Image.fromarray(np.rot90(upright)).convert("RGB").save(path, "JPEG", exif=exif)
+    found = client.predict(path, target=0.1)
+    assert (found.picture.width, found.picture.height, found.picture.mode) == (3024, 4032, "RGB")
+    assert found.preprocessing.steps[1].startswith("resize 3024x4032 to ")
+    assert (found.label.name, found.certified_size > 0) == ("7", True)
+    about_stickers = client.predict_sticker(path, 200)
+    assert (about_stickers.sticker.side, about_stickers.picture) == (200, found.picture)
+
+
 def test_robust_or_not(client: Client, seven: bytes) -> None:
     robust = client.predict(seven, target=0.5)
     assert robust.require_robust() is robust

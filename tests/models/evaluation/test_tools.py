@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from models.bundle import ZOO, read_bundle
 from models.certification.names import Norm
 from models.evaluation.attacks import noisy_scores
 from models.evaluation.tools import ExpectedScores, attackable, autoattack
+from models.images.decoding import decode
 from models.network import load_network
 
 ROOT = Path(__file__).parents[3]
@@ -52,6 +54,26 @@ def test_a_model_for_tools_returns_log_expected_scores_with_gradients() -> None:
     torch.testing.assert_close(scores.exp(), other.exp(), rtol=0, atol=0.5)
     (gradient,) = torch.autograd.grad(scores[0, 0], picture)
     assert gradient.abs().sum() > 0
+
+
+# Foolbox imports a part of SciPy by its former name.
+@pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")
+@pytest.mark.slow
+def test_foolbox_attacks_a_shipped_model() -> None:
+    """No change within the certified size of 0.5 turns the label, and one far beyond it does."""
+    import foolbox
+
+    torch.manual_seed(0)
+    model = attackable(read_bundle(ZOO / "mnist-cnn"))
+    attacked = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    pixels = decode((ROOT / "examples" / "7.png").read_bytes()).array()
+    picture = torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)[None]
+    attack = foolbox.attacks.L2PGD(steps=20)
+    sizes = [0.3, 5.0]
+    _, found, turned = attack(attacked, picture, torch.tensor([7]), epsilons=sizes)
+    assert turned[:, 0].tolist() == [False, True]
+    for size, one in zip(sizes, found, strict=True):
+        assert 0 < float((one - picture).norm()) <= size * (1 + 1e-5)
 
 
 @pytest.mark.slow
