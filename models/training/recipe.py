@@ -341,10 +341,11 @@ _LINF = Recipe(
     mechanism="interval",
     norm="linf",
     scale=0.12,
-    epochs=18,
+    epochs=30,
     batch_size=128,
     optimiser=Optimiser(learning_rate=5e-3, weight_decay=0.0, warm_up=0.2),
-    noise_warm_up=7,
+    noise_warm_up=10,
+    augmentation=Augmentation(rotation=8, stretch=0.08, shear=0.08),
     precision="float32",
 )
 
