@@ -1080,6 +1080,40 @@ class Answer:
         found["scores"], found["attacks"] = self.scores(reach)
         return found
 
+    def found(
+        self, method: str, certified: dict[str, float], reach: float, steps: list[str], moved: float
+    ) -> dict[str, Any]:
+        """Return the members that follow in one way for split noise and for intervals.
+
+        Args:
+            method: the certificate, which is the paper's, too.
+            certified: the certified size in each norm.
+            reach: the reachable size.
+            steps: of preprocessing.
+            moved: by how much it can enlarge a change.
+        """
+        target = self.target
+        return {
+            "label": {"index": self.total.order()[0], "name": self.answer["scores"][0]["name"]},
+            "robust": None if target is None else self.size > 0 and self.size >= target,
+            "certain": self.certain(),
+            "certified_size": self.size,
+            "draws": self.total.n,
+            "budget.reachable": target is None or reach >= target,
+            "stopped": self.stopped(),
+            "certificate": {
+                "method": method,
+                "lower": round_to(self.bounds[0], 6),
+                "upper": round_to(self.bounds[1], 6, up=True),
+                "sizes": certified,
+                "paper": {"method": method, "size": self.size},
+            },
+            "preprocessing.steps": steps,
+            "preprocessing.sensitivity": moved,
+            "evidence.alpha_scores": 0.0,
+            "evidence.denominator": 1,
+        }
+
     def certain(self) -> dict[str, Any] | None:
         """Return the labels that may be first up to the target."""
         if self.target is None:
@@ -1290,33 +1324,11 @@ class SplitAnswer(Answer):
         certified = self.sizes_of(*pair)
         self.size = certified[self.norm]
         reach = self.sizes_of(self.all, 0)[self.norm]
-        target = self.target
-        found = {
-            "label": {
-                "index": self.total.order()[0],
-                "name": self.answer["scores"][0]["name"],
-            },
-            "robust": None if target is None else self.size > 0 and self.size >= target,
-            "certain": self.certain(),
-            "certified_size": self.size,
-            "draws": self.total.n,
-            "budget.reachable": target is None or reach >= target,
-            "stopped": self.stopped(),
-            "certificate": {
-                "method": "split",
-                "lower": round_to(self.bounds[0], 6),
-                "upper": round_to(self.bounds[1], 6, up=True),
-                "sizes": certified,
-                "paper": {"method": "split", "size": self.size},
-            },
-            "preprocessing.steps": steps,
-            "preprocessing.sensitivity": moved,
+        found = self.found("split", certified, reach, steps, moved) | {
             "evidence.label": self.label,
             "evidence.alpha_certificate": self.alpha,
             "evidence.alpha_label": self.chance,
             "evidence.alpha_rival": self.chance,
-            "evidence.alpha_scores": 0.0,
-            "evidence.denominator": 1,
             "evidence.bound": "counting",
         }
         found["scores"], found["attacks"] = self.scores(reach)
@@ -1453,33 +1465,13 @@ class IntervalAnswer(Answer):
             impossible("picture", "one of the model's colours and size, or larger along one side")
         self.bounds = (1.0, 0.0) if self.radius else (0.0, 1.0)
         self.leads = self.radius > 0
-        self.size, reach, target = self.stated(self.radius), self.stated(self.largest), self.target
-        found = {
-            "label": {
-                "index": self.total.order()[0],
-                "name": self.answer["scores"][0]["name"],
-            },
-            "robust": None if target is None else self.size > 0 and self.size >= target,
-            "certain": self.certain(),
-            "certified_size": self.size,
-            "draws": self.total.n,
-            "budget.reachable": target is None or reach >= target,
-            "stopped": self.stopped(),
-            "certificate": {
-                "method": "interval",
-                "lower": self.bounds[0],
-                "upper": self.bounds[1],
-                "sizes": dict.fromkeys(NORMS, self.size),
-                "paper": {"method": "interval", "size": self.size},
-            },
-            "preprocessing.steps": steps,
-            "preprocessing.sensitivity": moved,
+        self.size, reach = self.stated(self.radius), self.stated(self.largest)
+        certified = dict.fromkeys(NORMS, self.size)
+        found = self.found("interval", certified, reach, steps, moved) | {
             "evidence.label": max(self.label, 0),
             "evidence.alpha_certificate": 0.0,
             "evidence.alpha_label": 0.0,
             "evidence.alpha_rival": 0.0,
-            "evidence.alpha_scores": 0.0,
-            "evidence.denominator": 1,
             "evidence.bound": "interval",
         }
         found["scores"], found["attacks"] = self.scores(reach)

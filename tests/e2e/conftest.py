@@ -18,6 +18,9 @@ import pytest
 from models.bundle import ZOO
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from tests.e2e.own_network import OwnNetwork
 
 ROOT = Path(__file__).parents[2]
@@ -153,3 +156,11 @@ def own(own_network: "OwnNetwork") -> Iterator["OwnNetwork"]:
 def seven() -> bytes:
     """A handwritten seven, 28 × 28 grey."""
     return (ROOT / "examples" / "7.png").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def digit() -> "NDArray[np.uint8]":
+    """A digit of scikit-learn's, 8 × 8 grey."""
+    from models.data.datasets import load
+
+    return load("digits", None, "test").images[0][:, :, 0]

@@ -32,11 +32,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     assert '"level": "error"' not in running.log, running.log
 
 
-@pytest.fixture(scope="module")
-def digit() -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return load("digits", None, "test").images[0][:, :, 0]
-
-
 def test_an_answer_is_certain_and_can_be_verified(served: httpx.Client, digit: Any) -> None:
     response = ask(served, png(digit), evidence=True, attacks=4)
     assert response.status_code == 200, response.text

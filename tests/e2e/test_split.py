@@ -47,11 +47,6 @@ def served(split_bundle: Path) -> Iterator[httpx.Client]:
     assert '"level": "error"' not in running.log, running.log
 
 
-@pytest.fixture(scope="module")
-def digit() -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return load("digits", None, "test").images[0][:, :, 0]
-
-
 def ask(client: httpx.Client, content: bytes, **options: Any) -> httpx.Response:
     return client.post("/predict", content=content, params=options)
 
