@@ -84,7 +84,9 @@ def plot_compared(
         ValueError: matplotlib is not installed.
     """
     title = "Certified accuracy; bands: 95 % over the pictures of each"
-    files = _draw(folder / "compared", title, partial(_compared, logs, norm)) if logs else []
+    # One colour for each, in both plots.
+    names = list(dict.fromkeys([*attacked, *(log.name for log in logs)]))
+    files = _draw(folder / "compared", title, partial(_compared, logs, names, norm)) if logs else []
     if attacked:
         first = next(iter(attacked.values()))[0]
         title = (
@@ -151,15 +153,17 @@ def _look(index: int) -> tuple[str, str]:
     return colours[index % len(colours)], DASHES[index % len(DASHES)]
 
 
-def _compared(logs: Sequence[Log], norm: Norm | None, figure: "Figure") -> None:
+def _compared(
+    logs: Sequence[Log], names: Sequence[str], norm: Norm | None, figure: "Figure"
+) -> None:
     largest = max(float(log.radii.max()) for log in logs)
     what = "certified radius" if norm is None else f"{NORM_NAMES[norm]} size of the change"
     axes = _axes(figure, f"{what}, pixel values in [0, 1]", largest or 1.0)
     axes.set_ylabel("share of pictures")
-    for index, log in enumerate(logs):
+    for log in logs:
         curve = certified_curve(log.right, log.radii)
         label = f"{log.name}: certified accuracy, {len(log.indices):,} pictures"
-        _band(axes, curve, "accuracy", *_look(index), label)
+        _band(axes, curve, "accuracy", *_look(names.index(log.name)), label)
 
 
 def _certified_accuracy(evaluation: Evaluation, figure: "Figure") -> None:
