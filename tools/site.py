@@ -34,6 +34,7 @@ NAVIGATION: list[Any] = [
         "Use": [
             "docs/tutorial.md",
             "docs/choose-a-target.md",
+            "docs/comparisons.md",
             "docs/bulk.md",
             "docs/fallback.md",
             "docs/answers.md",

@@ -163,4 +163,5 @@ def digit() -> "NDArray[np.uint8]":
     """A digit of scikit-learn's, 8 × 8 grey."""
     from models.data.datasets import load
 
-    return load("digits", None, "test").images[0][:, :, 0]
+    first: NDArray[np.uint8] = load("digits", None, "test").images[0][:, :, 0]
+    return first

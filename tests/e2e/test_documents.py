@@ -25,6 +25,7 @@ NAMES = (
     "client/README.md",
     "docs/tutorial.md",
     "docs/choose-a-target.md",
+    "docs/comparisons.md",
     "docs/fallback.md",
     "docs/bring-a-model.md",
     "docs/certificates.md",
