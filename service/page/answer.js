@@ -238,7 +238,7 @@ function ended({ draws, sticker, stopped, budget, timing_ms: timing, compute }) 
   const where = `${whole(draws)} ${made({ sticker })} in ${whole(Math.ceil(timing.total))} ms on ${compute.device}`;
   if (stopped === "deadline") return `${where}; time ran out`;
   if (budget.granted < budget.asked) {
-    return `${where}; the budget was cut to ${whole(budget.granted)}, because many pictures are waiting`;
+    return `${where}; the budget was cut to ${whole(budget.granted)}, to answer in time`;
   }
   return where;
 }
