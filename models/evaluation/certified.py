@@ -8,8 +8,9 @@ import numpy as np
 
 from models.bulk.job import JobError, read_columns, read_job
 from models.evaluation.asked import RADII, check_radii
-from models.evaluation.figures import Evaluation, shares
-from models.evaluation.logs import ABSTAINED, write_log
+from models.evaluation.figures import Answers, Evaluation
+from models.evaluation.logs import ABSTAINED
+from models.evaluation.summary import summarise
 
 # Workers compute with one thread each.
 THREADS = 1
@@ -53,22 +54,21 @@ def read_evaluation(
             ("seconds", 0.0),
         )
     )
-    if log is not None:
-        indices = np.array([columns["picture"][place] for place in known])
-        write_log(log, indices, rights, leaders, sizes, took)
-    draws, compute = sum(filter(None, columns["draws"])), json.loads(first)["compute"]
-    return Evaluation(
+    compute = json.loads(first)["compute"]
+    return summarise(
+        Answers(leaders, sizes, took, sum(filter(None, columns["draws"]))),
+        np.array([columns["picture"][place] for place in known]),
+        rights,
+        radii,
+        seconds,
+        log,
         model=asked.model,
         version=asked.version,
         dataset=asked.dataset,
-        **shares(leaders == rights, sizes, radii),
         every=asked.every,
         max_draws=asked.max_draws,
         confidence=asked.confidence,
         norm=asked.norm,
-        draws=draws,
-        seconds=round(seconds, 2),
-        draws_per_second=round(draws / seconds, 1),
         seed=None,
         device=compute["device"],
         provider=compute["provider"],

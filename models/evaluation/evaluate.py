@@ -27,12 +27,11 @@ from models.evaluation.figures import (
     Disagreement,
     Evaluation,
     interval,
-    shares,
 )
 from models.evaluation.kept import Kept
-from models.evaluation.logs import write_log
 from models.evaluation.measuring import Certifier, Measuring, attack_figures
 from models.evaluation.pairs import disagreements, run_as
+from models.evaluation.summary import summarise
 from models.execution import Execution, Format, Provider
 from models.loaded import LoadedModel, load_model
 from models.predictor import Predictor
@@ -95,17 +94,17 @@ class _Evaluator:
         question, predictor, manifest = certifier.question, certifier.predictor, certifier.manifest
         terms = predictor.encode(data.images[0]).terms  # all pictures have one shape
         answers = measuring.answers(certifier, "certificates")
-        leaders, sizes, draws = answers.leaders, answers.sizes, answers.draws
-        seconds = float(answers.seconds.sum())
-        if self.log:
-            indices = np.arange(len(sizes)) * self.every
-            write_log(self.log, indices, data.labels, leaders, sizes, answers.seconds)
         attacked = list(measuring.attacked(certifier, answers))
-        return Evaluation(
+        return summarise(
+            answers,
+            np.arange(len(data)) * self.every,
+            data.labels,
+            measuring.radii,
+            float(answers.seconds.sum()),
+            self.log,
             model=manifest.name,
             version=manifest.version,
             dataset=self.dataset,
-            **shares(leaders == data.labels, sizes, measuring.radii),
             every=self.every,
             max_draws=question.max_draws,
             confidence=question.confidence,
@@ -114,9 +113,6 @@ class _Evaluator:
             disagreements=self.compare(answers),
             attacks=attack_figures(attacked, measuring.attacks.thresholds),
             baseline=self.beside(baseline) if baseline else None,
-            draws=draws,
-            seconds=round(seconds, 2),
-            draws_per_second=round(draws / seconds, 1),
             seed=measuring.seed,
             device=predictor.device,
             provider=predictor.provider,

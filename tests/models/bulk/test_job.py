@@ -1,12 +1,24 @@
 import json
 import os
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 
 from models.bulk import job as module
-from models.bulk.job import STRIDE, Asked, Job, JobError, Row, open_job, read_columns, read_job
+from models.bulk.job import (
+    STRIDE,
+    Asked,
+    Job,
+    JobError,
+    Row,
+    claim_job,
+    open_job,
+    read_columns,
+    read_job,
+    write_job,
+)
 from models.evaluation.certified import read_evaluation
 from models.evaluation.logs import read_log
 
@@ -61,6 +73,35 @@ def test_what_may_have_begun_begins_with_the_next_share(tmp_path: Path) -> None:
         assert restarts(job, 0, 2) == [1, 1]  # begun: up to STRIDE
     with open_job(tmp_path, ASKED) as job:
         assert restarts(job, 0, STRIDE - 1, STRIDE, 2 * STRIDE - 1, 2 * STRIDE) == [2, 2, 1, 1, 0]
+
+
+def test_what_begins_again_in_the_same_run_has_the_next_share_too(tmp_path: Path) -> None:
+    with open_job(tmp_path, ASKED) as job:
+        assert restarts(job, STRIDE, 0, 1) == [0, 0, 0]  # begun: up to 2 STRIDE
+        assert restarts(job, 1, 0, 2) == [1, 1, 1]  # 2 may have begun, for all the disk knows
+        assert restarts(job, 1, 2 * STRIDE) == [2, 0]
+    with open_job(tmp_path, ASKED) as job:
+        assert restarts(job, 1, STRIDE + 1, 2 * STRIDE) == [3, 2, 1]
+
+
+def test_a_process_that_writes_is_waited_for(tmp_path: Path) -> None:
+    """It may live on after the process that claimed the job was killed."""
+    found: list[int] = []
+
+    def write() -> None:
+        with claim_job(tmp_path, ASKED), write_job(tmp_path, ASKED) as job:
+            found.append(len(job.missing))
+
+    with claim_job(tmp_path, ASKED):
+        pass
+    with write_job(tmp_path, ASKED) as job:
+        thread = Thread(target=write)
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()
+        job.commit([row(0)], 1.0)
+    thread.join()
+    assert found == [ASKED.pictures - 1]
 
 
 def test_that_pictures_begin_is_on_the_disk_before_they_do(tmp_path: Path) -> None:
