@@ -3,8 +3,11 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
 
 from models.bulk.job import Job, Row
 from models.bulk.sources import Item, Source
@@ -89,19 +92,26 @@ class Certifier:
             OSError: a picture cannot be read.
         """
         under_way: set[asyncio.Task[Row]] = set()
+        done: asyncio.Queue[asyncio.Task[Row]] = asyncio.Queue()
         try:
             while True:
                 room = self._answerer.places - len(under_way)
                 if room >= self._answerer.places // 4:
                     # Reading may wait for a disk, and the engine must not.
                     for item in await asyncio.to_thread(_several, items, room):
-                        under_way.add(asyncio.create_task(self._row(item, begin(item.number))))
+                        task = asyncio.create_task(self._row(item, begin(item.number)))
+                        task.add_done_callback(done.put_nowait)
+                        under_way.add(task)
                 if not under_way:
                     return
-                done, under_way = await asyncio.wait(
-                    under_way, timeout=PART_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
-                yield [task.result() for task in done]
+                found: list[asyncio.Task[Row]] = []
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PART_SECONDS):
+                        found.append(await done.get())
+                while not done.empty():
+                    found.append(done.get_nowait())
+                under_way.difference_update(found)
+                yield [task.result() for task in found]
         finally:
             for task in under_way:
                 task.cancel()
@@ -109,7 +119,10 @@ class Certifier:
     async def _row(self, item: Item, question: Question) -> Row:
         began = time.perf_counter()
         try:
-            picture = await asyncio.to_thread(_reduced, item, self._task)
+            if isinstance(item.content, bytes):
+                picture = await asyncio.to_thread(reduce_file, item.content, self._task)
+            else:  # a thread would take longer than this
+                picture = _reduced(item.content, self._task)
             result = await self._answerer.answer(picture, question)
         except (PictureError, CannotCertify, EngineError) as error:
             return Row(item.number, item.key, item.right, problem=str(error))
@@ -180,15 +193,13 @@ def _several(items: Iterator[Item], room: int) -> Sequence[Item]:
     return list(islice(items, room))
 
 
-def _reduced(item: Item, task: Task) -> Reduced:
-    """Return what a worker receives of a picture.
+def _reduced(pixels: NDArray[np.uint8], task: Task) -> Reduced:
+    """Return what a worker receives of pixels [height, width, channels].
 
     Raises:
         PictureError: it is no picture that can be answered.
         CannotCertify: no preprocessing with a bound leads to the model's input.
     """
-    if isinstance(item.content, bytes):
-        return reduce_file(item.content, task)
-    height, width, channels = item.content.shape
-    picture = Picture(width, height, "L" if channels == 1 else "RGB", 8, item.content.tobytes())
+    height, width, channels = pixels.shape
+    picture = Picture(width, height, "L" if channels == 1 else "RGB", 8, pixels.tobytes())
     return reduce_picture(picture, task)

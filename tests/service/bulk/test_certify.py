@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.bulk.job import Asked, open_job, read_columns
+from models.bulk.job import Asked, Row, open_job, read_columns
 from models.bulk.sources import open_source
 from models.bundle import ZOO, read_bundle
 from models.certification.question import Question
 from models.verification import verify
 from service.bulk.answerer import CannotStartError, local_answerer
-from service.bulk.certify import Certifier, certify_missing
+from service.bulk.certify import Certifier, Writer, certify_missing
 from service.catalogue import Served
 from service.settings import Settings
 from tests.names import ROOT
@@ -79,6 +79,22 @@ def test_a_folder_is_certified_and_every_answer_verified(pictures: Path, tmp_pat
         assert answer["model"]["digest"] == asked.digest
     assert columns["label"][:3] == [7, 7, 7]
     assert min(columns["certified_size"][:3]) > 0
+
+
+def test_of_two_rows_of_a_picture_the_first_counts(tmp_path: Path) -> None:
+    first, second = (Row(0, "0", None, problem=said) for said in ("first", "second"))
+    source = open_source("digits", read_bundle(ZOO / "mnist-cnn").manifest.labels)
+    asked = Asked.of(
+        read_bundle(ZOO / "mnist-cnn"), source, "digits", Question(0.999, 128, None, "l2")
+    )
+    with open_job(tmp_path, asked) as job:
+        writer = Writer(job)
+        for rows in ([first, second], [second]):
+            writer.add(rows)
+            writer.write()
+            writer.add(rows)
+            writer.write()
+    assert read_columns(tmp_path, "problem")[0] == {"picture": [0], "problem": ["first"]}
 
 
 @pytest.mark.slow
