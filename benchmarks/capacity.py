@@ -4,9 +4,10 @@
 
 For each number of workers, in rounds: clients ask for the target ½σ/Δ within 1,000 draws, as many
 at once as the machine can bear, which gives the throughput, the draws of decisions and the front's
-processor time for an answer. Then pictures come at even times at shares of that throughput, which
-gives the times of answers. ``models.capacity`` predicts all of it from the draws per second that
-workers make when pictures take all their draws; deviations are (predicted − measured) / measured.
+processor time for an answer. Then pictures come at random times at shares of that throughput, which
+gives the times of answers. ``models.capacity`` predicts all of it from the time that workers need
+for pictures that take all of 1,000 and of 64 draws: the line through both has the draws per second
+and what a picture costs beside them. Deviations are (predicted − measured) / measured.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from benchmarks.scaling import only_on
 from benchmarks.service import CORES, Service, png, serving, settle
 from models.bundle import read_bundle
 from models.capacity import Decisions, Machine, predict
+from models.certification.division import LEAST_DRAWS
 from models.data.datasets import load
 
 DRAWS = 1000
@@ -34,8 +36,11 @@ def measure(
 ) -> Figures:
     """Compare the model with one service; return the figures."""
     figures: Figures = arguments.figures
-    full, took = service.saturate_for(DRAWS, None, arguments.seconds)
-    speed = outcomes(full).draws / took / workers
+    few, many = (
+        _seconds_of(service, front, workers, draws, arguments.seconds)
+        for draws in (LEAST_DRAWS, DRAWS)
+    )
+    speed = (DRAWS - LEAST_DRAWS) / max(many - few, 1e-9)
     before = _used(front)
     replies, took = service.saturate_for(DRAWS, target, arguments.seconds)
     used = _used(front) - before
@@ -46,10 +51,12 @@ def measure(
     decisions = Decisions(float(np.mean(draws)), float(median), float(high))
     [way] = service.ways()
     small = way.get("small_pass") or way["pass_size"]
-    machine = Machine(speed, small, used / found.answered, CORES)
+    beside = max(0.0, few - LEAST_DRAWS / speed)
+    machine = Machine(speed, small, used / found.answered, CORES, beside)
     measured = found.answered / took
     name = "1 worker" if workers == 1 else f"{workers} workers"
     figures.note(f"{name}: draws/s of a worker", speed)
+    figures.note(f"{name}: worker, ms an answer beside draws", 1000 * beside)
     figures.note(f"{name}: draws of a decision, mean", decisions.mean)
     figures.note(f"{name}: draws of a decision, median", decisions.median)
     figures.note(f"{name}: draws of a decision, p99", decisions.high)
@@ -61,7 +68,7 @@ def measure(
         rate = share * measured
         asked = service.connection(DRAWS, target)
         times = latencies(
-            asyncio.run(open_loop(asked, service.bodies, rate, arguments.seconds)), (50, 99)
+            asyncio.run(open_loop(asked, service.bodies, rate, arguments.seconds, seed=1)), (50, 99)
         )
         sizing = predict(decisions, machine, rate, workers)
         for label, expected in (("p50", sizing.median), ("p99", sizing.high)):
@@ -69,6 +76,17 @@ def measure(
             deviation = 1000 * expected / times[label] - 1
             figures.note(f"{name}, {share:.0%}: deviation of {label}", deviation)
     return figures
+
+
+def _seconds_of(service: Service, front: int, workers: int, draws: int, seconds: float) -> float:
+    """Return the seconds of a worker for a picture that takes so many draws.
+
+    If there is no processor left for the front, it takes its time from the workers.
+    """
+    before = _used(front)
+    replies, took = service.saturate_for(draws, None, seconds)
+    taken = _used(front) - before if workers >= CORES else 0.0
+    return (took * workers - taken) / outcomes(replies).answered
 
 
 def _used(front: int) -> float:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 # Later there will be no answer.
 PATIENCE_SECONDS = 1800.0
 # The pause before a client with a broken connection asks again.
@@ -94,21 +96,30 @@ async def closed_loop(
 
 
 async def open_loop(
-    make: Callable[[], Connection], bodies: Sequence[bytes], rate: float, seconds: float
+    make: Callable[[], Connection],
+    bodies: Sequence[bytes],
+    rate: float,
+    seconds: float,
+    seed: int | None = None,
 ) -> list[Reply]:
-    """Send ``rate`` per second at even times, whatever the answers do; latency includes waiting."""
+    """Send ``rate`` per second, whatever the answers do; latency includes waiting.
+
+    They are sent at even times, or with a ``seed`` at random ones, as a Poisson process.
+    """
     idle: list[Connection] = []
-    start = time.perf_counter() + 0.05
+    count = max(1, int(rate * seconds))
+    gaps = np.ones(count) if seed is None else np.random.default_rng(seed).exponential(size=count)
+    planned_at = time.perf_counter() + 0.05 + np.cumsum(gaps) / rate
 
     async def one(number: int) -> Reply:
-        planned = start + number / rate
+        planned = float(planned_at[number])
         await asyncio.sleep(max(0.0, planned - time.perf_counter()))
         connection = idle.pop() if idle else make()
         reply = await connection.post(bodies[number % len(bodies)], planned)
         idle.append(connection)
         return reply
 
-    replies = await asyncio.gather(*map(one, range(max(1, int(rate * seconds)))))
+    replies = await asyncio.gather(*map(one, range(count)))
     for connection in idle:
         connection.close()
     return replies

@@ -8,8 +8,10 @@ next picture, and a utilisation ρ, a picture waits on average
     Wq = S · ρ^(√(2(W+1)) − 1) / (W · (1 − ρ))
 
 where S is the time of a mean decision alone on a worker (Sakasegawa 1977; exact for one worker with
-exponential times). The waiting time is taken as exponential. So, with the time s_q of a decision
-that takes the q-quantile of draws, and c, the processor time that a front needs,
+exponential times). The waiting time is taken as exponential, and pictures as coming at random
+times. A decision takes a worker a + n/D: its n draws, and a for what is done once for each picture.
+So, with the time s_q of a decision that takes the q-quantile of draws, and c, the processor time
+that a front needs,
 
     t_q = c + r + s_q − ln(1 − q) · Wq
 
@@ -43,18 +45,24 @@ class Machine:
         pass_size: draws in a pass.
         front_seconds: processor time of the front for an answer.
         cores: that fronts and workers share; None if workers have devices of their own.
+        answer_seconds: of a worker for a picture, beside its draws.
     """
 
     draws_per_second: float
     pass_size: int
     front_seconds: float
     cores: int | None = None
+    answer_seconds: float = 0.0
+
+    def work(self, draws: float) -> float:
+        """Return the seconds that a worker needs for a decision of so many draws."""
+        return self.answer_seconds + draws / self.draws_per_second
 
     def capacity(self, workers: int, fronts: int, mean: float) -> float:
         """Return the most answers per second, for decisions of so many draws."""
-        limits = [workers * self.draws_per_second / mean, fronts / self.front_seconds]
+        limits = [workers / self.work(mean), fronts / self.front_seconds]
         if self.cores is not None:
-            limits.append(self.cores / (mean / self.draws_per_second + self.front_seconds))
+            limits.append(self.cores / (self.work(mean) + self.front_seconds))
         return min(limits)
 
 
@@ -79,12 +87,12 @@ def predict(
     found = Sizing(workers, fronts, capacity, busy, math.inf, math.inf)
     if busy >= 1:
         return found
-    speed, one_pass = machine.draws_per_second, machine.pass_size / machine.draws_per_second
-    alone = decisions.mean / speed
+    one_pass = machine.pass_size / machine.draws_per_second
+    alone = machine.work(decisions.mean)
     waiting: float = alone * busy ** (math.sqrt(2 * (workers + 1)) - 1) / (workers * (1 - busy))
 
     def time(share: float, draws: float) -> float:
-        own = max(draws / speed, one_pass)
+        own = machine.work(max(draws, machine.pass_size))
         return machine.front_seconds + one_pass / 2 + own - math.log(1 - share) * waiting
 
     return replace(found, median=time(MEDIAN, decisions.median), high=time(HIGH, decisions.high))
@@ -104,7 +112,7 @@ def size(decisions: Decisions, machine: Machine, rate: float, high: float) -> Si
     """
     own = replace(machine, cores=None)
     fronts = max(1, math.ceil(rate * own.front_seconds / MOST_BUSY))
-    workers = max(1, math.ceil(rate * decisions.mean / own.draws_per_second / MOST_BUSY))
+    workers = max(1, math.ceil(rate * own.work(decisions.mean) / MOST_BUSY))
     alone = predict(decisions, own, 0.0, 1, 1)
     if alone.high > high:
         raise ValueError(

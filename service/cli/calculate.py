@@ -113,6 +113,9 @@ def plan(
     front_ms: Annotated[
         float, typer.Option(min=0.01, help="Processor time of the front for an answer.")
     ] = FRONT_MS,
+    worker_ms: Annotated[
+        float, typer.Option(min=0, help="A worker's time for an answer beside its draws.")
+    ] = 0.0,
     hourly: Annotated[
         float | None, typer.Option(min=0, help="What a device costs per hour, in any currency.")
     ] = None,
@@ -128,7 +131,14 @@ def plan(
         from service.cli.size_service import size_service
 
         size_service(
-            rate, p99, device, decisions, certified, pass_size, front_ms, hourly, as_json=as_json
+            rate,
+            p99,
+            device,
+            (decisions, certified),
+            pass_size,
+            (front_ms, worker_ms),
+            hourly,
+            as_json=as_json,
         )
         return
     if scale is None or target is None:

@@ -19,23 +19,27 @@ def size_service(
     rate: float,
     p99: str,
     device: str | None,
-    decisions: str | None,
-    certified: Path | None,
+    counted: tuple[str | None, Path | None],
     pass_size: int,
-    front_ms: float,
+    answer_ms: tuple[float, float],
     hourly: float | None,
     *,
     as_json: bool,
 ) -> None:
-    """Print how many workers and fronts a load takes; the arguments are options of ``plan``."""
+    """Print how many workers and fronts a load takes; the arguments are options of ``plan``.
+
+    ``counted`` says the draws of a decision or where they are counted, and ``answer_ms`` what an
+    answer takes the front, and a worker beside its draws.
+    """
     from models.capacity import Machine, cost_per_million, size
 
     if not 0 < rate < float("inf"):
         raise typer.BadParameter(f"--rate must be above 0 and finite, not {rate}")
     name, draws = _device(device)
+    front, worker = answer_ms
     found = size(
-        _decisions(decisions, certified),
-        Machine(draws, pass_size, front_ms / 1000),
+        _decisions(*counted),
+        Machine(draws, pass_size, front / 1000, answer_seconds=worker / 1000),
         rate,
         _seconds(p99),
     )

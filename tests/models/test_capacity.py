@@ -18,6 +18,16 @@ def test_the_least_of_all_limits_is_the_capacity() -> None:
     shared = Machine(10_000, 32, 0.002, cores=2)
     assert shared.capacity(2, 1, 100) == pytest.approx(2 / 0.012)
     assert shared.capacity(1, 1, 100) == 100
+    slower = Machine(10_000, 32, 0.002, cores=2, answer_seconds=0.01)
+    assert slower.capacity(2, 1, 100) == pytest.approx(2 / 0.022)
+    assert slower.capacity(1, 1, 100) == pytest.approx(1 / 0.02)
+
+
+def test_what_is_done_once_for_a_picture_adds_to_its_draws() -> None:
+    once = Machine(10_000, 32, 0.002, answer_seconds=0.005)
+    assert once.work(100) == pytest.approx(0.015)
+    more = predict(DECISIONS, once, 1e-6, 1).median - predict(DECISIONS, MACHINE, 1e-6, 1).median
+    assert more == pytest.approx(0.005, rel=1e-3)
 
 
 def test_waiting_agrees_with_a_simulated_server() -> None:
