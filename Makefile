@@ -21,7 +21,7 @@ LOCKED := $(PIP) install -qq --require-hashes --no-deps --only-binary :all:
 OWN := $(PIP) install -qq --no-deps --no-build-isolation
 
 .DEFAULT_GOAL := help
-.PHONY: help serve example-imagenet serve-ray test-ray chaos-ray install test test-quick test-slow test-avx2 test-clients test-older-torch check soundness chaos chaos-bulk soak bench gpu gpu-pack fuzz format docs lock sbom dist image clean
+.PHONY: help serve example-imagenet serve-ray test-ray chaos-ray install test test-quick test-slow test-avx2 test-clients test-older-torch check soundness chaos chaos-bulk soak bench bench-ray gpu gpu-pack fuzz format docs lock sbom dist image clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -195,6 +195,10 @@ bench: $(VENV)/.bench ## measure certificates, serving compared with others, loa
 	  $(BIN)/python -m benchmarks.start $$bundle $$json-start.json; \
 	done
 	@$(BIN)/python -m benchmarks.front --json runs/bench-front.json
+
+bench-ray: $(VENV)/.bench $(VENV)/.ray ## measure what Ray costs beside the plain service, in five minutes on two cores at rest
+	@mkdir -p runs
+	@$(BIN)/python -m benchmarks.ray --rounds 1 --json runs/bench-ray.json
 
 # On a bare machine: what make gpu-pack has collected is installed beside the machine's own PyTorch.
 WHEELS := build/gpu-wheels
