@@ -30,7 +30,7 @@ from models.bundle import read_bundle
 from models.certification.question import Question
 from models.data.datasets import load
 from service.bulk.answerer import local_answerer
-from service.bulk.certify import Certifier, certify_missing
+from service.bulk.certify import BulkCertifier, certify_missing
 from service.catalogue import Served
 from service.settings import Settings
 
@@ -50,7 +50,7 @@ def _certify(arguments: argparse.Namespace, folder: Path, drawn: Any) -> None:
 
     async def run(job: Any) -> None:
         async with local_answerer(settings) as answerer:
-            certifier = Certifier(answerer, Served(0, bundle), settings.max_pixels)
+            certifier = BulkCertifier(answerer, Served(0, bundle), settings.max_pixels)
             await certify_missing(job, source, certifier, tell)
 
     with open_job(folder, Asked.of(bundle, source, arguments.data, question)) as job:

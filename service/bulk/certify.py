@@ -66,7 +66,7 @@ class Writer:
         self._written = now
 
 
-class Certifier:
+class BulkCertifier:
     """Certifies pictures, as many at once as the answerer should have.
 
     Args:
@@ -131,7 +131,7 @@ class Certifier:
 
 
 async def certify_missing(
-    job: Job, source: Source, certifier: Certifier, told: Told = lambda row: None
+    job: Job, source: Source, certifier: BulkCertifier, told: Told = lambda row: None
 ) -> None:
     """Certify all pictures that a job lacks; when cancelled, keep what is answered.
 

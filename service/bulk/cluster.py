@@ -35,7 +35,7 @@ from models.certification.question import Question
 from models.data.named import Split
 from service import logs
 from service.bulk.answerer import PICTURES_EACH, local_answerer
-from service.bulk.certify import Certifier, Writer
+from service.bulk.certify import BulkCertifier, Writer
 from service.catalogue import Served
 from service.replica import on_own_devices
 from service.settings import Settings
@@ -127,7 +127,7 @@ class EngineActor:
         settings = on_own_devices(order.settings)
         self._held = AsyncExitStack()
         answerer = self._run(self._held.enter_async_context(local_answerer(settings)))
-        self._certifier = Certifier(answerer, Served(0, bundle), settings.max_pixels)
+        self._certifier = BulkCertifier(answerer, Served(0, bundle), settings.max_pixels)
 
     def __call__(self, batch: dict[str, Integers]) -> dict[str, Integers]:
         """Certify pictures, and return how many and their draws."""

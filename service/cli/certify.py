@@ -190,7 +190,7 @@ def _run(
     from models.bulk.job import write_job
     from service import logs
     from service.bulk.answerer import local_answerer
-    from service.bulk.certify import Certifier, certify_missing
+    from service.bulk.certify import BulkCertifier, certify_missing
     from service.catalogue import Served
 
     logs.configure("console", "warning")
@@ -202,7 +202,7 @@ def _run(
         async def run() -> None:
             async with local_answerer(settings) as answerer:
                 progress.bar.unpause()
-                certifier = Certifier(answerer, Served(0, bundle), settings.max_pixels)
+                certifier = BulkCertifier(answerer, Served(0, bundle), settings.max_pixels)
                 await certify_missing(
                     job, source, certifier, lambda row: progress.tell(1, row.draws or 0)
                 )

@@ -14,7 +14,7 @@ from models.bundle import ZOO, read_bundle
 from models.certification.question import Question
 from models.verification import verify
 from service.bulk.answerer import CannotStartError, local_answerer
-from service.bulk.certify import Certifier, Writer, certify_missing
+from service.bulk.certify import BulkCertifier, Writer, certify_missing
 from service.catalogue import Served
 from service.settings import Settings
 from tests.names import ROOT
@@ -52,7 +52,7 @@ def test_a_folder_is_certified_and_every_answer_verified(pictures: Path, tmp_pat
             job.begin(0)  # as a job that was killed at once
         async with local_answerer(own) as answerer:
             with open_job(tmp_path / "out", asked) as job:
-                certifier = Certifier(answerer, Served(0, bundle), own.max_pixels)
+                certifier = BulkCertifier(answerer, Served(0, bundle), own.max_pixels)
                 await certify_missing(job, source, certifier)
 
     asyncio.run(certify())
