@@ -84,7 +84,8 @@ def test_accuracies_under_attack_are_paired(compared: list[Compared]) -> None:
         assert [at.radius for at in differences.differences] == [0, *RADII]
         for at in differences.differences:
             theirs, first = next(pairs)
-            assert at.difference == theirs.right.mean() - first.right.mean()
+            share = theirs.right.mean() - first.right.mean()
+            assert at.difference == pytest.approx(share, abs=1e-9)
             assert at.difference_interval[0] <= at.difference <= at.difference_interval[1]
     # Both are attacked in earnest.
     for one in (ours, plain):
