@@ -31,6 +31,16 @@ from models.preprocessing import CannotCertify, Preprocessing
 HIDDEN = 127
 
 
+class SideTooLarge(CannotCertify):
+    """A sticker can hide the whole picture; against smaller ones it may be certified.
+
+    Attributes:
+        option, allowed: which option of the request is wrong, and what it may be.
+    """
+
+    option, allowed = "target", "a smaller side"
+
+
 def reached(size: int, resized: int, kept: int, side: int) -> list[Span]:
     """Return the outputs that a sticker changes on one axis, for each of its places.
 
@@ -64,7 +74,7 @@ def masks_for(preparation: Preprocessing, side: int, along: int) -> Masks:
     """Return masks that hide every sticker of ``side`` pixels, ``along`` of them along each side.
 
     Raises:
-        CannotCertify: a sticker of that side can hide the whole picture.
+        SideTooLarge: a sticker of that side can hide the whole picture.
     """
     _, height, width = preparation.shape
     axes = [
@@ -73,7 +83,7 @@ def masks_for(preparation: Preprocessing, side: int, along: int) -> Masks:
     ]
     rows, columns = (cover(reached(*axis, side), along) for axis in axes)
     if (0, height) in rows and (0, width) in columns:
-        raise CannotCertify(
+        raise SideTooLarge(
             f"a mask for stickers of {side}x{side} pixels hides the whole of a picture of "
             f"{preparation.width}x{preparation.height}; ask for a smaller target"
         )

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 
 from models.bundle import BundleError
 from models.images.errors import CannotCertifyPicture, NotAPicture, TooManyPixels
+from models.masking import SideTooLarge
 from models.preprocessing import CannotCertify
 from service.catalogue import UnknownModelError
 from service.decoding.decoders import DecoderLostError, NoMemoryError, RefusedError
@@ -62,6 +63,9 @@ TABLE: dict[type[Exception], _Entry] = {
     TooManyPixels: _Entry("too-many-pixels", members=(("limit_pixels", "limit"),)),
     CannotCertifyPicture: _Entry("cannot-certify-preprocessing"),
     CannotCertify: _Entry("cannot-certify-preprocessing"),
+    SideTooLarge: _Entry(
+        "option-out-of-range", "{}.", members=(("option", "option"), ("allowed", "allowed"))
+    ),
     DecoderLostError: _Entry("workers-lost", "{}.", LOST_SECONDS),
     FullError: _Entry("overloaded", _NO_PLACE, _QUEUE),
     NoMemoryError: _Entry("overloaded", _NO_PLACE, _QUEUE),

@@ -10,7 +10,7 @@ from models.certification.reach import draws_needed, reachable_size
 from models.images.decoding import Size
 from models.masking import masks_for
 from models.picture_terms import assemble_terms, target_at_input
-from models.preprocessing import CannotCertify, Preprocessing
+from models.preprocessing import Preprocessing
 from service.catalogue import Catalogue, UnknownModelError
 from service.decoding.decoders import NoMemoryError
 from service.decoding.reduction import Reduced, Task
@@ -225,12 +225,7 @@ def _check_reach(asked: Asked, preparation: Preprocessing) -> None:
     """
     question, manifest = asked.question, asked.served.bundle.manifest
     if question.masks and question.target:
-        try:
-            masks_for(preparation, int(question.target), question.masks)
-        except CannotCertify as error:
-            # The picture could be certified against smaller ones.
-            detail, allowed = f"{error}.", "a smaller side"
-            raise Problem("option-out-of-range", detail, option="target", allowed=allowed) from None
+        masks_for(preparation, int(question.target), question.masks)
         return
     terms = assemble_terms(manifest, preparation)
     scoring, labels = manifest.scoring, len(manifest.labels)

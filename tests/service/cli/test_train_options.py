@@ -146,7 +146,7 @@ def test_every_command_that_runs_a_network_has_the_option_device() -> None:
         # That of plan is the name of a machine, and nothing runs there.
         if "device" in hints and command.callback.__name__ != "plan":
             found[command.callback.__name__.strip("_")] = hints["device"]
-    assert sorted(found) == ["evaluate", "import", "predict", "train"]
+    assert sorted(found) == ["compare", "evaluate", "import", "predict", "train"]
     assert all(hint == found["train"] for hint in found.values())
 
 
