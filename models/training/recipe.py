@@ -369,6 +369,7 @@ RECIPES = (
     _MNIST,
     _MNIST_MADRY,
     _CIFAR10_MADRY,
+    _MNIST.changed(name="mnist-cnn-025", scale=0.25),
     _MNIST.changed(name="mnist-cnn-100", scale=1.0),
     # Stability training (Li et al. 2019), on our network.
     _MNIST.changed(name="mnist-stability", draws=1, consistency=None, stability=1.0),
