@@ -101,7 +101,7 @@ install: $(VENV)/.serve ## install the service into .venv and start nothing
 
 # Two processes, because tests spend much time waiting for services that they started. The tests of a file
 # run in order in one process, because many share what they start.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile $(AGAIN)
 
 test: $(VENV)/.dev $(VENV)/.debian ## install what the tests need and run them, except for the slow ones
 	@$(PYTEST) -m "not slow"
@@ -123,7 +123,7 @@ AVX2_TESTS := tests --ignore=tests/e2e/test_page.py --ignore=tests/e2e/test_docu
 RAY_TESTS ?= tests/e2e tests/client tests/ray
 
 test-ray: $(VENV)/.dev $(VENV)/.ray $(VENV)/.debian ## run the tests that ask a service against Ray Serve (RAY_TESTS=)
-	@$(BIN)/python -m pytest --on ray -m "not slow" $(RAY_TESTS)
+	@$(BIN)/python -m pytest --on ray $(AGAIN) -m "not slow" $(RAY_TESTS)
 
 test-avx2: $(VENV)/.dev ## run the tests that compute as on a processor with AVX2 and no bfloat16
 	@$(AVX2) $(PYTEST) -m "not slow" $(AVX2_TESTS)
@@ -145,7 +145,7 @@ $(OLDER)/.installed: $(VENV)/.dev
 	@touch $@
 
 test-older-torch: $(OLDER)/.installed ## run the tests of passes and workers with PyTorch 2.11
-	@$(OLDER)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" -k "not compiled" $(OLDER_TESTS)
+	@$(OLDER)/bin/python -m pytest -n 2 --dist loadfile $(AGAIN) -m "not slow" -k "not compiled" $(OLDER_TESTS)
 
 check: $(VENV)/.dev ## check style, formatting, types, locks, and known vulnerabilities of the locked versions
 	@$(BIN)/ruff check .

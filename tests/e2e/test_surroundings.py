@@ -173,8 +173,9 @@ def test_it_stops_when_its_terminal_is_gone() -> None:
 
 
 IN_TERMINAL = """
-import os, sys
+import os, signal, sys
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever started the tests may ignore it
 terminal = os.open(sys.argv[1], os.O_RDWR)
 for descriptor in (0, 1, 2):
     os.dup2(terminal, descriptor)
