@@ -36,7 +36,9 @@ def fail(*arguments: object) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-@pytest.mark.parametrize("name", ["mnist-cnn", "cifar10-resnet"])
+@pytest.mark.parametrize(
+    "name", ["mnist-cnn", pytest.param("cifar10-resnet", marks=pytest.mark.slow)]
+)
 def test_what_is_kept_is_the_same_h(
     name: str, precision: Format, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,6 +53,7 @@ def test_what_is_kept_is_the_same_h(
     assert torch.equal(logits(name, precision), first)
 
 
+@pytest.mark.slow
 def test_other_passes_and_formats_have_their_own(cache: Path) -> None:
     logits("mnist-cnn")
     logits("mnist-cnn", rows=16)
@@ -59,7 +62,10 @@ def test_other_passes_and_formats_have_their_own(cache: Path) -> None:
     assert len(list(cache.iterdir())) == 4
 
 
-@pytest.mark.parametrize("damage", ["one bit", "cut off", "empty"])
+@pytest.mark.parametrize(
+    "damage",
+    ["one bit", *(pytest.param(one, marks=pytest.mark.slow) for one in ("cut off", "empty"))],
+)
 def test_a_damaged_graph_is_replaced(
     cache: Path, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -467,6 +467,7 @@ def test_passes_that_a_load_made_smaller_are_large_again(
     assert kept.conclusion.evidence.restarts == 0
 
 
+@pytest.mark.slow
 def test_passes_stay_small_beside_a_model_that_needs_the_memory(
     start: Starter, predictor: Predictor, tmp_path: Path
 ) -> None:
