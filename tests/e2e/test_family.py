@@ -267,6 +267,7 @@ def test_families_that_cannot_be_loaded_change_nothing(ask: httpx.Client, folder
         file.write_text(json.dumps({**document, **change}))
         assert 400 <= manage(ask, name, "load") < 500, name
         file.unlink()
+    (folder / "linked").unlink()
     assert [one["name"] for one in ask.get("/models").json()["families"]] == ["digits"]
 
 
