@@ -6,15 +6,10 @@ For each number of front processes and of workers, clients ask one picture at a 
 answers per second, the front processes' and the main process's processor time for each answer, and
 the answers per second that one core would give if front processes had it for themselves. On one
 core alone: ``taskset -c 0 python -m benchmarks.front``.
-
-Two processors are often two threads of one core: each then does less in a second while the other
-is busy, too, as it is with two fronts. ``--filled`` keeps all processors busy, by processes that
-run only when nothing else would, so that one front and two meet equal conditions.
 """
 
 import argparse
 import asyncio
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -111,27 +106,6 @@ def measure(figures: Figures, folder: Path, arguments: argparse.Namespace) -> No
                 figures.note(f"{name}: answers/s of a front's core", found.answered / used)
 
 
-def fill() -> None:
-    """Compute for ever while nothing else would."""
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    while True:
-        pass
-
-
-@contextmanager
-def filled(processors: int) -> Iterator[None]:
-    """Keep so many processors busy."""
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=fill, daemon=True) for _ in range(processors)]
-    for process in processes:
-        process.start()
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-
-
 def numbers(text: str) -> list[int]:
     """Read a list of numbers."""
     return [int(part) for part in text.split(",")]
@@ -145,11 +119,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--filled", action="store_true", help="keep all processors busy")
     arguments = parser.parse_args()
     figures = Figures()
-    spinning = filled(CORES if arguments.filled else 0)
-    with tempfile.TemporaryDirectory() as folder, spinning:
+    with tempfile.TemporaryDirectory() as folder:
         measure(figures, Path(folder), arguments)
     title = f"a network that costs nothing, {CORES} cores, {arguments.clients} clients"
     figures.report(title, arguments.json)
