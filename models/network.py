@@ -214,14 +214,13 @@ def save_network(path: Path, manifest: Manifest, network: nn.Module) -> None:
     write_manifest(path, manifest.model_copy(update=changes))
 
 
-def load_denoiser(denoiser: Denoiser, network: nn.Module) -> None:
-    """Put a denoiser's weights into ``network``, which its architecture describes.
+def load_weights(source: Bundle | Denoiser, network: nn.Module) -> None:
+    """Put the weights of a bundle or a denoiser into ``network``, which its architecture describes.
 
     Raises:
         BundleError: the weights do not fit the architecture, or are not finite.
     """
-    weights = _read_weights(denoiser)
-    _put(weights, network, denoiser.weights)
+    _put(_read_weights(source), network, source.weights)
 
 
 def save_denoiser(path: Path, manifest: DenoiserManifest, network: nn.Module) -> None:

@@ -45,7 +45,7 @@ from models.importing.wanted import (
     noise_of,
 )
 from models.loaded import LoadedModel, load_model
-from models.network import PixelDP, load_denoiser, load_network, save_network
+from models.network import PixelDP, load_network, load_weights, save_network
 from models.networks import DENOISED
 from models.networks.autoencoder import AUTOENCODER, CLASSIFIER, build_front, prepend
 from models.networks.foreign.torchvision import AUXILIARY
@@ -278,7 +278,7 @@ def _put_behind_alone(
         front = build_front(shape, **arguments)
     except (TypeError, ValueError) as error:
         raise ImportFailedError(f"{denoiser.path}: cannot be built ({error})") from None
-    load_denoiser(denoiser, front)
+    load_weights(denoiser, front)
     noise = denoiser.manifest.noise
     network = PixelDP(nn.Identity(), prepend(front, built), noise.mechanism, noise.scale)
     both = {AUTOENCODER: arguments, CLASSIFIER: described.model_dump()}

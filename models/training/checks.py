@@ -56,15 +56,24 @@ def check_denoiser(recipe: Recipe, classifier: Bundle | None) -> None:
         )
 
 
-def check_start(recipe: Recipe, start: Denoiser | None) -> None:
-    """Check that a training can begin with the denoiser ``start``, if one is given.
+def check_start(recipe: Recipe, start: Bundle | Denoiser | None) -> None:
+    """Check that a training can begin with the weights of ``start``, if it is given.
+
+    A bundle's noise may have another scale. A denoiser begins in front of a classifier.
 
     Raises:
-        TrainingError: it is for other noise or another network than the recipe's.
+        TrainingError: it has another network than the recipe's, or a denoiser is for other noise.
     """
     if start is None:
         return
     spec, noise = start.manifest.architecture, start.manifest.noise
+    if isinstance(start, Bundle):
+        if (spec, noise.placement) != (recipe.architecture, recipe.placement):
+            raise TrainingError(
+                f"{start.path} has another network than recipe {recipe.name}, or its noise at "
+                "another place; begin with a bundle of the same architecture and placement"
+            )
+        return
     described = {"network": spec.name, **spec.arguments}
     if recipe.denoiser is None or recipe.architecture.arguments != described:
         raise TrainingError(

@@ -18,7 +18,7 @@ from models.bundle import Architecture, Bundle, Manifest
 from models.certification.arrays import Integers
 from models.data.labelled import DataSet
 from models.denoiser import Denoiser
-from models.network import load_denoiser, load_network, read_program
+from models.network import load_network, load_weights, read_program
 from models.networks.autoencoder import AUTOENCODER, CLASSIFIER
 from models.training.checks import check_data, check_denoiser
 from models.training.loop import Training
@@ -66,10 +66,13 @@ class DenoiserTraining(Training):
                 CLASSIFIER: front.architecture.model_dump(),
             },
         )
-        begun = start and start.digest
-        goal = goal.model_copy(update={"classifier": classifier.digest, "start": begun})
+        goal = goal.model_copy(update={"classifier": classifier.digest})
         super().__init__(
-            recipe.changed(architecture=whole.model_dump(), denoiser=goal.model_dump()),
+            recipe.changed(
+                architecture=whole.model_dump(),
+                denoiser=goal.model_dump(),
+                start=start and start.digest,
+            ),
             replace(data, names=front.labels),
             device,
             read_program(classifier),
@@ -79,7 +82,7 @@ class DenoiserTraining(Training):
         self._behind = self.network.classifier.get_submodule(CLASSIFIER)
         self._behind.get_submodule("network").load_state_dict(plain.state_dict())
         if start:
-            load_denoiser(start, self._front)
+            load_weights(start, self._front)
         if self.held_out:
             # Read once: photographs show another square each time.
             held = replace(self.held_out, images=np.asarray(self.held_out.images[:]))

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from models import networks
 from models.bundle import (
     INT8_PICTURES,
+    Bundle,
     InputShape,
     Manifest,
     NoiseSpec,
@@ -30,7 +31,7 @@ from models.execution import PRECISIONS, Precision
 from models.files import locked
 from models.mechanisms import split
 from models.mechanisms.interval import enclose
-from models.network import PixelDP, save_network
+from models.network import PixelDP, load_weights, save_network
 from models.sensitivity.modules import encoder_sensitivity
 from models.sensitivity.operators import Sensitivity
 from models.sensitivity.projection import project_
@@ -41,7 +42,13 @@ from models.training.checkpoint import (
     remove_checkpoint,
     write_checkpoint,
 )
-from models.training.checks import CHECKPOINT, TrainingError, check_denoiser, check_folder
+from models.training.checks import (
+    CHECKPOINT,
+    TrainingError,
+    check_denoiser,
+    check_folder,
+    check_start,
+)
 from models.training.interval import initialise_, interval_loss
 from models.training.learned_noise import NoiseShape
 from models.training.losses import draws_loss, stability_loss
@@ -146,6 +153,12 @@ class Training:
         data: the training pictures.
         device: a torch device.
         program: the program of an exported classifier inside the network.
+        start: a bundle of the recipe's network, from whose weights the training begins; None to
+            begin with fresh ones.
+
+    Raises:
+        TrainingError: ``start`` has another network.
+        BundleError: its weights do not fit.
     """
 
     # How often an epoch shows each picture.
@@ -157,7 +170,11 @@ class Training:
         data: DataSet,
         device: str = "cpu",
         program: bytes | None = None,
+        start: Bundle | None = None,
     ) -> None:
+        if start:
+            check_start(recipe, start)
+            recipe = recipe.changed(start=start.digest)
         self._data_digest = data.digest()
         self.held_out: DataSet | None = None
         if recipe.held_out:
@@ -168,6 +185,8 @@ class Training:
         self._noise_norm = MECHANISM_NORMS[recipe.mechanism]
         self._labels = torch.from_numpy(data.labels)
         self.network = self._build()
+        if start:
+            load_weights(start, self.network)
         self._shape = NoiseShape(self.network.encoder) if recipe.learned_noise else None
         self._keep_sensitivity()
         self._describe()  # Faults of the description show now, not after the last epoch.

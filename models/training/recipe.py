@@ -100,12 +100,10 @@ class Denoiser(Part):
     Attributes:
         restoration: weight of the squared error of the restored pixels, beside the stability.
         classifier: the digest of the classifier's bundle; the training fills it in.
-        start: likewise that of the denoiser from which it begins, if it does not begin anew.
     """
 
     restoration: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     classifier: str | None = None
-    start: str | None = None
 
 
 class Recipe(Part):
@@ -134,6 +132,8 @@ class Recipe(Part):
             the labels' loss under noise (Li et al. 2019); None for the latter.
         adversary: attack each picture before a step, if at all.
         denoiser: train an autoencoder in front of an existing classifier.
+        start: the digest of the bundle or denoiser from whose weights the training begins, which
+            the training fills in; None if it begins with fresh ones.
         noise_warm_up: the noise, the radius of boxes and the size of attacks grow to their scale
             over this many epochs.
         natural: for intervals, the weight of the loss of the pictures themselves; the rest is that
@@ -168,6 +168,7 @@ class Recipe(Part):
     stability: Positive | None = None
     adversary: Adversary | None = None
     denoiser: Denoiser | None = None
+    start: str | None = None
     noise_warm_up: Annotated[int, Field(ge=0)] = 0
     natural: Share = 0.25
     augmentation: Augmentation = Augmentation()
@@ -400,6 +401,22 @@ RECIPES = (
         augmentation=Augmentation(shift=3, flip=True),
     ),
     _CIFAR10,
+    # These begin with the weights of cifar10-resnet.
+    _CIFAR10.changed(
+        name="cifar10-resnet-050",
+        scale=0.5,
+        epochs=12,
+        optimiser=Optimiser(learning_rate=1e-3, weight_decay=5e-2),
+        consistency=Consistency(weight=10.0),
+        noise_warm_up=0,
+    ),
+    _CIFAR10.changed(
+        name="cifar10-resnet-012",
+        scale=0.12,
+        epochs=10,
+        optimiser=Optimiser(learning_rate=1e-3, weight_decay=5e-2),
+        noise_warm_up=0,
+    ),
     _CIFAR10.changed(
         name="cifar10-split",
         mechanism="split",

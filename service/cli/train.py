@@ -15,6 +15,7 @@ from service.cli.device_option import DeviceOption, check_device
 if TYPE_CHECKING:
     from models.bundle import Bundle
     from models.data.labelled import DataSet
+    from models.denoiser import Denoiser
     from models.training.recipe import Recipe
 
 Int8Option = Annotated[
@@ -46,8 +47,8 @@ def train(
     start: Annotated[
         Path | None,
         typer.Option(
-            help="With --denoiser: begin with this denoiser (photo, or a folder), and tune it to "
-            "the classifier."
+            help="Begin with the weights of this bundle, of the same network; with --denoiser, "
+            "with this denoiser (photo, or a folder), and tune it to the classifier."
         ),
     ] = None,
     name: Annotated[
@@ -135,7 +136,9 @@ def train(
     front = None if denoiser is None else read_bundle(locate(denoiser))
     _check_place(chosen, root)
     check_denoiser(chosen, front)
-    begun = None if start is None else read_denoiser(locate_denoiser(start))
+    begun: Bundle | Denoiser | None = None
+    if start is not None:
+        begun = read_denoiser(locate_denoiser(start)) if front else read_bundle(locate(start))
     check_start(chosen, begun)
     alone = chosen.architecture.name == UNET
     pictures = _pictures(chosen, front, root, download)
@@ -149,9 +152,11 @@ def train(
     from models.training.loop import Training, train
     from models.training.restoration import RestorationTraining
 
-    begin: Callable[..., Training] | None = RestorationTraining if alone else None
+    begin: Callable[..., Training] = RestorationTraining if alone else Training
     if front:
-        begin = partial(DenoiserTraining, classifier=front, start=begun)
+        begin = partial(DenoiserTraining, classifier=front)
+    if begun:
+        begin = partial(begin, start=begun)
     said: list[str] = []
     int8 = int8 and chosen.scale != NO_NOISE and not alone
     manifest = train(

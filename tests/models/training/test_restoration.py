@@ -18,7 +18,7 @@ from models.importing.bundling import Noise, Wanted, import_classifier
 from models.importing.sources import find_source
 from models.importing.tuning import import_tuned, tuning_recipe
 from models.loaded import load_model
-from models.network import load_denoiser, load_network
+from models.network import load_network, load_weights
 from models.networks.autoencoder import build_front
 from models.networks.foreign.python import ALLOWED
 from models.source_names import ImportFailedError
@@ -121,7 +121,7 @@ def test_it_removes_noise(trained: Path, photographs: DataSet) -> None:
     assert held["pictures"] == 1
     assert held["psnr"] > 14, "with its noise the picture has 13 dB"
     front = build_front((3, 32, 32), network=manifest.architecture.name, **SMALL)
-    load_denoiser(denoiser, front)
+    load_weights(denoiser, front)
     pictures = torch.from_numpy(photographs.images[:]).permute(0, 3, 1, 2).float() / 255
     noisy = pictures + 0.25 * torch.randn(pictures.shape)
     with torch.inference_mode():
@@ -158,7 +158,7 @@ def test_it_is_put_in_front_of_a_classifier_without_training(
     assert manifest.training["denoiser"]["digest"] == denoiser.digest
     network = load_model(tmp_path / "out").network
     front = build_front((3, 33, 33), network="unet", **SMALL)
-    load_denoiser(denoiser, front)
+    load_weights(denoiser, front)
     pictures = torch.rand(2, 3, 33, 33)
     with torch.inference_mode():
         behind = network.classifier.get_submodule("classifier")(front(pictures))
@@ -171,7 +171,7 @@ def test_it_is_tuned_to_a_classifier(tmp_path: Path, trained: Path, folder: Path
     imported = bring(tmp_path / "tuned", start, 32, folder)
     tuned = read_bundle(tmp_path / "tuned")
     assert imported.bundle == tuned
-    assert tuned.manifest.training["recipe"]["denoiser"]["start"] == start.digest
+    assert tuned.manifest.training["recipe"]["start"] == start.digest
     assert "imported" in tuned.manifest.training["classifier"]["training"]
     before = load_file(trained / WEIGHTS)
     after = load_network(tuned).classifier.get_submodule("autoencoder")

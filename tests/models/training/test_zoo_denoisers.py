@@ -8,7 +8,7 @@ from PIL import Image
 
 from models.bundle import CARD, DENOISER, ZOO
 from models.denoiser import read_denoiser
-from models.network import load_denoiser
+from models.network import load_weights
 from models.networks.autoencoder import build_front
 from models.training.recipe import Recipe, find_recipe
 
@@ -49,7 +49,7 @@ def test_it_removes_noise_from_photographs(name: str) -> None:
     front = build_front(
         (3, 32, 32), network=manifest.architecture.name, **manifest.architecture.arguments
     )
-    load_denoiser(denoiser, front)
+    load_weights(denoiser, front)
     torch.manual_seed(0)
     for file in sorted(SAMPLES.iterdir()):
         with Image.open(file) as opened:
