@@ -1,6 +1,7 @@
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.bundle import CARD, WEIGHTS, read_bundle
+from models.bundle import CARD, WEIGHTS, Manifest, read_bundle
 from models.certification.certificates import construction_scale
 from models.data.datasets import DataSet, load
 from models.evaluation.attacks import pgd, plain_scores
@@ -19,7 +20,7 @@ from models.sensitivity.modules import encoder_sensitivity
 from models.training import checkpoint, loop
 from models.training.checks import CHECKPOINT, TrainingError
 from models.training.loop import Training, train
-from models.training.recipe import Adversary, Recipe, find_recipe, without_noise
+from models.training.recipe import Adversary, Optimiser, Recipe, find_recipe, without_noise
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,34 @@ def test_a_resumed_training_ends_with_the_same_weights(
     other = chosen.changed(seed=1)
     train(other, few, tmp_path / "other")
     assert (tmp_path / "other" / WEIGHTS).read_bytes() != (parts / WEIGHTS).read_bytes()
+
+
+def test_a_training_begins_with_another_bundle_s_weights(
+    tmp_path: Path, few: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(recipe(epochs=2), few, tmp_path / "first")
+    first = read_bundle(tmp_path / "first")
+    begin = partial(Training, start=first)
+    chosen = recipe(epochs=2, scale=0.5, optimiser=Optimiser(learning_rate=1e-5, weight_decay=0))
+    manifest = train(chosen, few, tmp_path / "second", begin=begin)
+    assert isinstance(manifest, Manifest)
+    assert manifest.training["recipe"]["start"] == first.digest
+    before, after = load_file(first.weights), load_file(tmp_path / "second" / WEIGHTS)
+    moved = max(float((after[name] - value).abs().max()) for name, value in before.items())
+    assert 0 < moved < 1e-3
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_checkpoint", interrupted_after(1))
+        with pytest.raises(KeyboardInterrupt):
+            train(chosen, few, tmp_path / "parts", begin=begin)
+    with pytest.raises(TrainingError, match="began with another start"):
+        train(chosen, few, tmp_path / "parts", resume=True)
+    train(chosen, few, tmp_path / "parts", begin=begin, resume=True)
+    assert (tmp_path / "parts" / WEIGHTS).read_bytes() == (
+        tmp_path / "second" / WEIGHTS
+    ).read_bytes()
+    for other in (recipe(placement="layer1"), find_recipe("mnist-cnn")):
+        with pytest.raises(TrainingError, match="same architecture and placement"):
+            train(other, few, tmp_path / "third", begin=begin)
 
 
 class Slowed(loop.Training):
