@@ -60,7 +60,8 @@ def prepare() -> None:
 def _text(raw: io.FileIO, former: Any) -> io.TextIOWrapper:
     """Write text into ``raw``, with the encoding and buffering of ``former``, if any."""
     encoding = former.encoding if former else None
-    lines = former.line_buffering if former else True
+    # What Python is asked to write unbuffered (PYTHONUNBUFFERED) is written line by line.
+    lines = former.line_buffering or former.write_through if former else True
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding, _ERRORS, None, lines)
 
 

@@ -30,6 +30,25 @@ def test_without_a_reader_nothing_is_reported(unbuffered: str) -> None:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_lines_appear_when_they_are_written(unbuffered: str, name: str) -> None:
+    # A process that ends at once writes nothing that it still keeps.
+    code = (
+        "import os, sys; from service.system import streams; streams.prepare(); "
+        f"print('epoch 1', file=sys.{name}); os._exit(0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        check=True,
+    )
+    kept = name == "stdout" and not unbuffered  # as Python keeps what goes into a pipe
+    assert done.stdout + done.stderr == (b"" if kept else b"epoch 1\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_full_disk_is_reported_in_one_line(unbuffered: str) -> None:
     done = run("pixeldp models --json >/dev/full", PYTHONUNBUFFERED=unbuffered)
     assert done.stderr == b"pixeldp: standard output: No space left on device\n"
