@@ -56,16 +56,14 @@ def check_denoiser(recipe: Recipe, classifier: Bundle | None) -> None:
         )
 
 
-def check_start(recipe: Recipe, start: Bundle | Denoiser | None) -> None:
-    """Check that a training can begin with the weights of ``start``, if it is given.
+def check_start(recipe: Recipe, start: Bundle | Denoiser) -> None:
+    """Check that a training can begin with the weights of ``start``.
 
     A bundle's noise may have another scale. A denoiser begins in front of a classifier.
 
     Raises:
         TrainingError: it has another network than the recipe's, or a denoiser is for other noise.
     """
-    if start is None:
-        return
     spec, noise = start.manifest.architecture, start.manifest.noise
     if isinstance(start, Bundle):
         if (spec, noise.placement) != (recipe.architecture, recipe.placement):

@@ -110,11 +110,10 @@ def train(
     At the end it certifies up to 1,000 pictures in float32 and in int8, if OpenVINO is installed:
     those that were held out or, if these are fewer than 500, those of the data set's test part.
     """
-    from models.bundle import UNET, Manifest, locate, locate_denoiser, read_bundle
+    from models.bundle import UNET, Manifest, locate, read_bundle
     from models.data.datasets import load_test
-    from models.denoiser import read_denoiser
     from models.samples import check_samples, collect_samples, shipped_samples, write_samples
-    from models.training.checks import check_data, check_denoiser, check_folder, check_start
+    from models.training.checks import check_data, check_denoiser, check_folder
     from models.training.recipe import NO_NOISE, find_recipe, without_noise
 
     given = {
@@ -136,10 +135,7 @@ def train(
     front = None if denoiser is None else read_bundle(locate(denoiser))
     _check_place(chosen, root)
     check_denoiser(chosen, front)
-    begun: Bundle | Denoiser | None = None
-    if start is not None:
-        begun = read_denoiser(locate_denoiser(start)) if front else read_bundle(locate(start))
-    check_start(chosen, begun)
+    begun = None if start is None else _read_start(chosen, start, front)
     alone = chosen.architecture.name == UNET
     pictures = _pictures(chosen, front, root, download)
     check_data(chosen, front, pictures)
@@ -174,6 +170,17 @@ def train(
         write_samples(out, offered)
     noise_said = noise_options.describe_noise(manifest)
     typer.echo("; ".join([f"{out}: {manifest.name}, {noise_said}", *said]))
+
+
+def _read_start(recipe: "Recipe", start: Path, front: "Bundle | None") -> "Bundle | Denoiser":
+    """Read what the training begins with: a denoiser if there is a classifier behind it."""
+    from models.bundle import locate, locate_denoiser, read_bundle
+    from models.denoiser import read_denoiser
+    from models.training.checks import check_start
+
+    found = read_denoiser(locate_denoiser(start)) if front else read_bundle(locate(start))
+    check_start(recipe, found)
+    return found
 
 
 def _check_place(recipe: "Recipe", root: Path | None) -> None:

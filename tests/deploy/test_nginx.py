@@ -12,6 +12,8 @@ from tests.deploy.conftest import Operated, free_port
 from tests.deploy.proxy import FALLBACK_STATUS, Fallback, Proxy
 from tests.deploy.tools import ROOT
 
+pytestmark = pytest.mark.slow
+
 PNG = {"Content-Type": "image/png"}
 # No answer of the shipped model reaches it, as the first look already shows.
 NEVER = {"target": 30, "require": "robust"}

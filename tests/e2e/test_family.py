@@ -17,6 +17,8 @@ from models.bundle import read_bundle
 from models.verification import verify
 from tests.e2e.conftest import PLAIN, Service, copy_bundle
 
+pytestmark = pytest.mark.slow
+
 RAW = {"Content-Type": "image/png"}
 NOISE = {"mechanism": "gaussian", "placement": "image"}
 # The default is the second of three, which differ only in their noise.

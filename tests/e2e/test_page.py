@@ -200,6 +200,7 @@ def test_it_shows_a_certificate_at_once(visitor: Visitor) -> None:
     expect(visitor.page.get_by_role("row", name=re.compile(words))).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_samples_are_sent_as_they_are(visitor: Visitor) -> None:
     for text, name in (
         ("A clear 3", "02-a-clear-3"),
@@ -227,6 +228,7 @@ def test_a_drawing_is_certified(visitor: Visitor) -> None:
     expect(page.locator("#sent-text")).to_have_text("Sent as 28 × 28 grey pixels, centred.")
 
 
+@pytest.mark.slow
 def test_a_sample_can_be_drawn_on(visitor: Visitor) -> None:
     answer = visitor.asks(lambda: visitor.draw((0.3, 0.5), (0.7, 0.5)))
     pixels = np.asarray(Image.open(io.BytesIO(visitor.sent)), dtype=int)
@@ -236,6 +238,7 @@ def test_a_sample_can_be_drawn_on(visitor: Visitor) -> None:
     assert (pixels[:11] == sample[:11]).all(), "the rest is unchanged"
 
 
+@pytest.mark.slow
 def test_the_slider_decides_whether_it_is_robust(visitor: Visitor) -> None:
     asked = visitor.asked
     visitor.slider.press("End")
@@ -253,6 +256,7 @@ def test_the_slider_decides_whether_it_is_robust(visitor: Visitor) -> None:
     assert visitor.asked == asked, "no request is needed for that"
 
 
+@pytest.mark.slow
 def test_it_names_the_labels_that_may_be_first_under_a_larger_attack(visitor: Visitor) -> None:
     answer = visitor.sample("almost a 9")
     told, certain = answer["attacks"], visitor.page.locator("#certain")
@@ -273,6 +277,7 @@ def test_it_names_the_labels_that_may_be_first_under_a_larger_attack(visitor: Vi
     expect(certain).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_the_bars_are_what_the_service_says(visitor: Visitor) -> None:
     answer = visitor.sample("almost a 9")
     told, page = answer["attacks"], visitor.page
@@ -295,6 +300,7 @@ def test_the_bars_are_what_the_service_says(visitor: Visitor) -> None:
             assert edges == pytest.approx(bounds[2:], abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_bounds_tighten_as_they_come_in(visit: Callable[..., Visitor]) -> None:
     visitor = visit(reduced_motion="no-preference")
     visitor.open()
@@ -319,6 +325,7 @@ def test_the_bounds_tighten_as_they_come_in(visit: Callable[..., Visitor]) -> No
     assert seen[0][1] > 3 * seen[-1][1], "the measured interval is narrower in the end"
 
 
+@pytest.mark.slow
 def test_confidence_draws_and_norm_are_sent(visitor: Visitor) -> None:
     page = visitor.page
     before = page.locator("#claim").text_content()
@@ -333,6 +340,7 @@ def test_confidence_draws_and_norm_are_sent(visitor: Visitor) -> None:
     expect(page.locator("#claim")).to_contain_text("in L∞")
 
 
+@pytest.mark.slow
 def test_a_larger_picture_starts_near_what_is_certified(visitor: Visitor, tmp_path: Path) -> None:
     """Its sizes differ in scale: neither the last picture's size nor 0 would mean anything."""
     visitor.slider.press("End")
@@ -353,6 +361,7 @@ def test_a_larger_picture_starts_near_what_is_certified(visitor: Visitor, tmp_pa
     assert "target" not in (visitor.page.locator("#curl").text_content() or "")
 
 
+@pytest.mark.slow
 def test_without_a_picture_there_is_nothing_to_send_or_copy(visitor: Visitor) -> None:
     page = visitor.page
     again = page.get_by_role("button", name="Certify again")
@@ -393,6 +402,7 @@ def test_errors_are_sentences(visitor: Visitor) -> None:
     excused(visitor)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "sentence"),
@@ -438,6 +448,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_is_shown_as_it_is_certified(visitor: Visitor, name: str) -> None:
     choose = visitor.page.get_by_label("Choose a file")
@@ -523,6 +534,7 @@ def check_altered(visitor: Visitor, original: np.ndarray, size: float, norm: str
         assert shown * (1 - 1e-3) < float(found[4]) <= shown + 1e-9, text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
 def test_altered_pictures_are_as_large_as_the_certificate(visitor: Visitor, norm: str) -> None:
     page = visitor.page
@@ -541,6 +553,7 @@ def test_altered_pictures_are_as_large_as_the_certificate(visitor: Visitor, norm
     check_altered(visitor, three, answer["certified_size"], norm)
 
 
+@pytest.mark.slow
 def test_a_large_picture_is_altered_at_its_own_resolution(visitor: Visitor) -> None:
     rng = np.random.default_rng(0)
     pixels = np.kron(rng.integers(0, 256, (20, 32, 3)), np.ones((20, 15, 1))).astype(np.uint8)
@@ -553,6 +566,7 @@ def test_a_large_picture_is_altered_at_its_own_resolution(visitor: Visitor) -> N
     expect(visitor.page.locator("#altered-text")).to_contain_text("measured on the picture as sent")
 
 
+@pytest.mark.slow
 def test_a_picture_too_large_to_be_altered_says_so(visitor: Visitor) -> None:
     pixels = np.zeros((2100, 2050), np.uint8)
     payload = FilePayload(name="a.png", mimeType="image/png", buffer=made.save(pixels, "PNG"))
@@ -564,6 +578,7 @@ def test_a_picture_too_large_to_be_altered_says_so(visitor: Visitor) -> None:
     expect(visitor.page.locator("#pictures")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_pictures_are_chosen_dropped_and_pasted(visitor: Visitor) -> None:
     page, three = visitor.page, THREE
     answer = visitor.asks(lambda: page.get_by_label("Choose a file").set_input_files(three))
@@ -643,6 +658,7 @@ def test_it_is_accessible_in_light_and_dark(visit: Callable[..., Visitor]) -> No
     assert found.violations_count == 0, found.generate_report()
 
 
+@pytest.mark.slow
 def test_it_fits_on_a_phone(visit: Callable[..., Visitor]) -> None:
     visitor = visit(PHONE, has_touch=True, is_mobile=True)
     visitor.open()
@@ -659,6 +675,7 @@ def test_it_fits_on_a_phone(visit: Callable[..., Visitor]) -> None:
     expect(page.locator("#claim")).to_be_in_viewport()
 
 
+@pytest.mark.slow
 def test_the_requests_to_copy_work(visitor: Visitor, tmp_path: Path) -> None:
     page = visitor.page
     page.get_by_label("Norm").select_option("l1")
@@ -727,6 +744,7 @@ def test_stickers_are_never_mixed_with_norms(visitor: Visitor, side: int) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_sticker_that_is_too_large_is_a_sentence(visitor: Visitor) -> None:
     choose_sticker(visitor, 3)
     field = visitor.page.get_by_label("Sticker’s side")
@@ -738,6 +756,7 @@ def test_a_sticker_that_is_too_large_is_a_sentence(visitor: Visitor) -> None:
     excused(visitor)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_the_requests_about_stickers_work(visitor: Visitor, tmp_path: Path) -> None:
     page = visitor.page
@@ -771,6 +790,7 @@ def test_browsers_cache_files_but_revalidate_them(client: httpx.Client) -> None:
         assert client.get(path).json()["type"] == "/problems/not-found"
 
 
+@pytest.mark.slow
 def test_screenshots(visitor: Visitor, tmp_path: Path) -> None:
     """PIXELDP_SCREENSHOTS=docs/images makes those of the documentation."""
     folder, page = Path(os.environ.get("PIXELDP_SCREENSHOTS", tmp_path)), visitor.page
@@ -824,6 +844,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     assert guarded.service.stop() == 0
 
 
+@pytest.mark.slow
 def test_the_page_asks_for_a_key_and_keeps_it_in_the_tab(
     visit: Callable[..., Visitor], guarded: Guarded
 ) -> None:
@@ -861,6 +882,7 @@ def search_labels(page: Page) -> None:
     expect(page.locator("#labels-found")).to_contain_text("the model cannot give that answer")
 
 
+@pytest.mark.slow
 def test_colour_pictures_and_many_labels(visit: Callable[..., Visitor], guarded: Guarded) -> None:
     visitor = visit(address=guarded.service.address)
     page = visitor.page
@@ -891,6 +913,7 @@ def test_colour_pictures_and_many_labels(visit: Callable[..., Visitor], guarded:
     expect(page.get_by_role("row", name="all others")).to_contain_text("under attack at most")
 
 
+@pytest.mark.slow
 def test_a_model_brings_its_own_samples(visit: Callable[..., Visitor], guarded: Guarded) -> None:
     visitor = visit(address=guarded.service.address)
     page = visitor.page
@@ -934,6 +957,7 @@ WATCH = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_looks_are_void_when_their_worker_is_lost(
     visit: Callable[..., Visitor], own: OwnNetwork, alone: Service, tmp_path: Path

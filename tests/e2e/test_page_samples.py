@@ -22,6 +22,7 @@ def shows(file: str, labels: tuple[str, ...]) -> list[str]:
     return [word for word in Path(file).stem.split("-")[1:] if word in labels]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_each_sample_is_certified_as_what_it_shows(model: str) -> None:
     predictor = Predictor(load_model(ZOO / model), 64)

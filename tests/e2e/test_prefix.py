@@ -98,7 +98,16 @@ def test_paths_that_only_begin_alike_are_different(below: httpx.Client) -> None:
     assert below.get(f"{ROOT_PATH}{ROOT_PATH}/models").status_code == 404
 
 
-@pytest.mark.parametrize("path", ["pixeldp", "/a//b", "/a b", "/a?b", "//", "/ä"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "pixeldp",
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in ("/a//b", "/a b", "/a?b", "//", "/ä")
+        ),
+    ],
+)
 def test_invalid_prefixes(path: str) -> None:
     environment = {"PIXELDP_ROOT_PATH": path}
     with pytest.raises(AssertionError, match="PIXELDP_ROOT_PATH"):

@@ -19,6 +19,8 @@ from models.verification import verify
 from tests.e2e.conftest import PLAIN, Service
 from tools import second_verifier
 
+pytestmark = pytest.mark.slow
+
 DRAWS = 510
 
 

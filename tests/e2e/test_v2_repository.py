@@ -88,6 +88,7 @@ def seven() -> Any:
     return triton.InferInput("IMAGE", [1, 28, 28, 1], "UINT8").set_data_from_numpy(pixels)
 
 
+@pytest.mark.slow
 def test_scopes(stock: Any, admin: dict[str, str], user: dict[str, str], seven: Any) -> None:
     assert stock.is_server_live()
     assert stock.is_server_ready()

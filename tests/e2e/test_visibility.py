@@ -183,6 +183,7 @@ def logged(running: Service, **members: str | int) -> dict[str, Any]:
     raise AssertionError(f"no line has {members}: {running.log}")
 
 
+@pytest.mark.slow
 def test_a_stop_is_logged_step_by_step() -> None:
     environment = {**PLAIN, "PIXELDP_STOP_DELAY_SECONDS": "0.5"}
     running = Service(environment=environment).wait_ready()

@@ -94,7 +94,7 @@ def test_rows_that_affect_each_other_are_found(name: str) -> None:
         trial(Written(MIXING[name]))
 
 
-@pytest.mark.parametrize("rows", [2, 3, 8, 31])
+@pytest.mark.parametrize("rows", [2, 3, 8, pytest.param(31, marks=pytest.mark.slow)])
 def test_every_ordered_pair_of_rows_is_covered(rows: int) -> None:
     for one in range(rows):
         for other in range(rows):

@@ -453,7 +453,9 @@ def test_answers_by_split_noise_end_in_every_way(labels: int) -> None:
     assert ways == {"target_certified", "max_draws", "target_out_of_reach", "deadline"}
 
 
-@pytest.mark.parametrize(("target", "confidence"), [(0.2, 1.0), (None, 0.9)])
+@pytest.mark.parametrize(
+    ("target", "confidence"), [(0.2, 1.0), pytest.param(None, 0.9, marks=pytest.mark.slow)]
+)
 def test_what_follows_from_split_noise_cannot_be_altered_unnoticed(
     target: float | None, confidence: float
 ) -> None:
@@ -504,7 +506,7 @@ def test_answers_by_intervals_verify(target: float | None, norm: Norm) -> None:
             assert document["certified_size"] <= proven / 51_000 < document["certified_size"] + 1e-6
 
 
-@pytest.mark.parametrize("target", [0.05, None])
+@pytest.mark.parametrize("target", [0.05, pytest.param(None, marks=pytest.mark.slow)])
 def test_what_follows_from_intervals_cannot_be_altered_unnoticed(target: float | None) -> None:
     document = interval_answer(target, labels=2, picture=(28, 30), attacks=2)
     assert verify(document) == []

@@ -80,6 +80,7 @@ def pins(tmp_path: Path) -> Path:
     return tmp_path / "pins.txt"
 
 
+@pytest.mark.slow
 def test_a_vulnerable_pin_fails(pins: Path) -> None:
     with database("pillow") as address:
         done = audit(pins, address)
@@ -89,6 +90,7 @@ def test_a_vulnerable_pin_fails(pins: Path) -> None:
     assert "PYSEC-2099-1, fixed in 9999.0" in line
 
 
+@pytest.mark.slow
 def test_clean_pins_pass_in_silence(pins: Path) -> None:
     with database("something-else") as address:
         done = audit(pins, address)

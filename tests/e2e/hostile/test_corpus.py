@@ -14,6 +14,8 @@ from service.http.problems import PROBLEMS
 from tests.e2e.hostile.conftest import PNG, Watched
 from tests.e2e.hostile.corpus import Hostile, corpus
 
+pytestmark = pytest.mark.slow
+
 CORPUS = corpus()
 QUERY = {"max_draws": "64"}
 

@@ -10,9 +10,12 @@ import threading
 from dataclasses import dataclass, field
 
 import httpx
+import pytest
 
 from tests.e2e.hostile.conftest import Watched
 from tests.e2e.hostile.fuzzer import Call, Fuzzer
+
+pytestmark = pytest.mark.slow
 
 CALLS = int(os.environ.get("PIXELDP_FUZZ", "600"))
 SEED = os.environ.get("PIXELDP_FUZZ_SEED") or secrets.token_hex(4)

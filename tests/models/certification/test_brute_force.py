@@ -140,7 +140,7 @@ def sizes(certificate: str, cases: list[Case], sensitivity: float | list[float] 
 
 
 @pytest.mark.parametrize("mechanism", ADDITIVE)
-@pytest.mark.parametrize("dimensions", [1, 2])
+@pytest.mark.parametrize("dimensions", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_no_certificate_exceeds_the_true_size(mechanism: Mechanism, dimensions: int) -> None:
     rng = np.random.default_rng(1)
     cases = [random_case(mechanism, dimensions, rng) for _ in range(400 if dimensions == 1 else 80)]
@@ -187,6 +187,7 @@ def test_half_planes_attain_the_gaussian_in_every_direction() -> None:
         assert sizes("gaussian", [case]) == pytest.approx(truth, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mechanism", ADDITIVE)
 def test_a_linear_network_before_the_noise(mechanism: Mechanism) -> None:
     """The size is that of a change of the picture: it is divided by g's sensitivity."""

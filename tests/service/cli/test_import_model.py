@@ -157,7 +157,7 @@ def test_one_of_torchvisions(tmp_path: Path, capsys: Captured) -> None:
     assert "its weights are random" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("start", ["\ufeffcat\n", "cat\r\n"])
+@pytest.mark.parametrize("start", ["\ufeffcat\n", pytest.param("cat\r\n", marks=pytest.mark.slow)])
 def test_labels_as_editors_save_them(tmp_path: Path, start: str) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_bytes(f"{start}dög\nbird\nfish".encode())

@@ -133,6 +133,7 @@ def test_without_openvino_training_says_that_nothing_is_known_of_int8(
     assert "int8" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_denoiser_in_front_of_a_bundle(tmp_path: Path, capsys: Captured) -> None:
     trained(tmp_path / "plain", "--undefended")
     options = ["--denoiser", str(tmp_path / "plain"), "--out", str(tmp_path / "denoised")]

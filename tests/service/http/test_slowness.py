@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
+import pytest
 from structlog.testing import capture_logs
 
 from models.bundle import ZOO
@@ -10,6 +11,8 @@ from service.catalogue import Catalogue
 from service.engine.engine import Engine
 from service.http.slowness import first_answer_ms, warn_of_slow_models
 from service.settings import Settings
+
+pytestmark = pytest.mark.slow
 
 
 class Speeds:

@@ -70,6 +70,7 @@ def test_help_appears_on_terminals_without_unicode(encoding: str) -> None:
         assert "σ".encode(encoding) in done.stdout
 
 
+@pytest.mark.slow
 def test_a_name_in_no_known_encoding_is_printed_unchanged(tmp_path: Path) -> None:
     file = os.fsencode(tmp_path) + b"/\xff.png"
     with open(file, "wb") as stream:
