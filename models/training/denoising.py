@@ -71,7 +71,7 @@ class DenoiserTraining(Training):
             recipe.changed(
                 architecture=whole.model_dump(),
                 denoiser=goal.model_dump(),
-                start=start and start.digest,
+                start=start and start.manifest.weights.sha256,
             ),
             replace(data, names=front.labels),
             device,

@@ -174,7 +174,7 @@ class Training:
     ) -> None:
         if start:
             check_start(recipe, start)
-            recipe = recipe.changed(start=start.digest)
+            recipe = recipe.changed(start=start.manifest.weights.sha256)
         self._data_digest = data.digest()
         self.held_out: DataSet | None = None
         if recipe.held_out:

@@ -132,8 +132,8 @@ class Recipe(Part):
             the labels' loss under noise (Li et al. 2019); None for the latter.
         adversary: attack each picture before a step, if at all.
         denoiser: train an autoencoder in front of an existing classifier.
-        start: the digest of the bundle or denoiser from whose weights the training begins, which
-            the training fills in; None if it begins with fresh ones.
+        start: the SHA-256 of the weights with which the training begins, those of another bundle
+            or denoiser; the training fills it in. None for fresh ones.
         noise_warm_up: the noise, the radius of boxes and the size of attacks grow to their scale
             over this many epochs.
         natural: for intervals, the weight of the loss of the pictures themselves; the rest is that
@@ -323,6 +323,15 @@ _CIFAR10 = Recipe(
     channels_last=True,
 )
 
+_CIFAR10_SPLIT = _CIFAR10.changed(
+    name="cifar10-split",
+    mechanism="split",
+    norm="l1",
+    scale=3.0,
+    epochs=14,
+    noise_warm_up=0,
+)
+
 _SPLIT = _MNIST.changed(
     name="mnist-split",
     mechanism="split",
@@ -417,14 +426,8 @@ RECIPES = (
         optimiser=Optimiser(learning_rate=1e-3, weight_decay=5e-2),
         noise_warm_up=0,
     ),
-    _CIFAR10.changed(
-        name="cifar10-split",
-        mechanism="split",
-        norm="l1",
-        scale=3.0,
-        epochs=14,
-        noise_warm_up=0,
-    ),
+    _CIFAR10_SPLIT,
+    _CIFAR10_SPLIT.changed(name="cifar10-split-narrow", scale=1.5, epochs=8),  # begins with it
     _CIFAR10.changed(
         name="svhn-resnet",
         dataset="svhn",

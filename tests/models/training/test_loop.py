@@ -113,7 +113,7 @@ def test_a_training_begins_with_another_bundle_s_weights(
     chosen = recipe(epochs=2, scale=0.5, optimiser=Optimiser(learning_rate=1e-5, weight_decay=0))
     manifest = train(chosen, few, tmp_path / "second", begin=begin)
     assert isinstance(manifest, Manifest)
-    assert manifest.training["recipe"]["start"] == first.digest
+    assert manifest.training["recipe"]["start"] == first.manifest.weights.sha256
     before, after = load_file(first.weights), load_file(tmp_path / "second" / WEIGHTS)
     moved = max(float((after[name] - value).abs().max()) for name, value in before.items())
     assert 0 < moved < 1e-3

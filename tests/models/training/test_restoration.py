@@ -171,7 +171,7 @@ def test_it_is_tuned_to_a_classifier(tmp_path: Path, trained: Path, folder: Path
     imported = bring(tmp_path / "tuned", start, 32, folder)
     tuned = read_bundle(tmp_path / "tuned")
     assert imported.bundle == tuned
-    assert tuned.manifest.training["recipe"]["start"] == start.digest
+    assert tuned.manifest.training["recipe"]["start"] == start.manifest.weights.sha256
     assert "imported" in tuned.manifest.training["classifier"]["training"]
     before = load_file(trained / WEIGHTS)
     after = load_network(tuned).classifier.get_submodule("autoencoder")
