@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models.certification.laws import LAWS
 from models.certification.laws.interval import BOXES, largest_radius
 from models.certification.laws.split import count_draws
 from models.certification.names import MECHANISM_NORMS, Mechanism, Norm, Scoring
@@ -166,6 +167,11 @@ class NoiseSpec(Part):
             largest_radius(self.scale)
             if self.placement != IMAGE or self.construction_bound:
                 raise ValueError("intervals are of the image, and have no construction bound")
+        if LAWS[self.mechanism].discrete and (self.placement != IMAGE or self.construction_bound):
+            raise ValueError(
+                f"{self.mechanism} noise is of the image, and has no construction bound: after a "
+                "layer there is no grid; expected the placement image and a scale"
+            )
         return self
 
 
@@ -294,6 +300,12 @@ class Manifest(Part):
                     "split noise needs a network made for what it shows of a picture: "
                     f"{', '.join(_TRAINED)}, not {self.architecture.name}"
                 )
+        stated = self.sensitivity.input_norm, self.sensitivity.value
+        if LAWS[self.noise.mechanism].discrete and stated != ("l1", 1):
+            raise ValueError(
+                f"{self.noise.mechanism} noise needs the sensitivity 1 from l1 to l1, as pixels "
+                "stay as they are; expected the norm l1"
+            )
         if self.noise.mechanism == "interval":
             if self.sensitivity.input_norm != "linf" or self.sensitivity.value != 1:
                 raise ValueError("intervals need the sensitivity 1 from linf to linf")

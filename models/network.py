@@ -95,7 +95,8 @@ class PixelDP(nn.Module):
         if self.mechanism == "interval":
             return features
         law = import_module(f"models.mechanisms.{LAWS[self.mechanism].module_name}")
-        noisy: Tensor = features + scale * law.draw_like(features)
+        own = LAWS[self.mechanism].at(scale, law.draw_like)
+        noisy: Tensor = features + scale * own(features)
         return noisy
 
     def score(self, noisy: Tensor) -> Tensor:

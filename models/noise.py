@@ -15,6 +15,9 @@ grid point, that is z, by a table look-up and an integer sum. Otherwise (in a fe
 48 more bits and the quantile function in float64 decide. The bits are the keystream of AES-256 in
 counter mode under a key that is drawn from the operating system for every pass and never stored:
 anybody who can tell it from true randomness has broken AES.
+
+A discrete law is drawn in the same way: its steps k are k + U rounded, U uniform on ±½, and the
+quantile function is that of k + U. Its features are on the grid, so that z is their sum with k.
 """
 
 import os
@@ -27,12 +30,13 @@ from numpy.typing import NDArray
 
 from models.certification.arrays import Floats
 from models.certification.laws import LAWS
+from models.certification.laws.split import LEVELS
 from models.certification.names import ADDITIVE, MECHANISM_NORMS, Mechanism, Norm
 
 # Features are stored in units of 1/SUBSTEPS of a grid step. 4112 = 16·257: with γ = 1/255 both
 # depths of pictures are exact, since 1/65535 = γ/257.
 SUBSTEPS = 4112
-PIXEL_STEP = 1 / 255
+PIXEL_STEP = 1 / LEVELS
 # Between these ratios of scale to step, every integer below fits its type.
 FINEST, COARSEST = 2048.0, 1.0
 CELLS = 2**16
@@ -100,6 +104,11 @@ class Features:
         return self.steps * np.int32(SUBSTEPS) if self.on_grid else self.steps
 
 
+def snap_to_bytes(g: Floats) -> Features:
+    """Round pixel values to 8 bits."""
+    return Features(np.rint(np.clip(g.ravel(), 0, 1) * LEVELS).astype(np.int32), on_grid=True)
+
+
 class GridNoise:
     """Noise of one law on one grid.
 
@@ -117,8 +126,8 @@ class GridNoise:
             noise that 16 bits leave, in γ/``SUBSTEPS``.
 
     Raises:
-        ValueError: an unknown mechanism, or a grid that is too fine or too coarse for the scale or
-            too fine for ``largest``.
+        ValueError: an unknown mechanism, a grid that is too fine or too coarse for the scale or
+            too fine for ``largest``, or another grid than that of pixels for a discrete law.
     """
 
     def __init__(self, mechanism: Mechanism, scale: float, step: float, largest: float) -> None:
@@ -130,6 +139,11 @@ class GridNoise:
                 f"a grid of step {step} does not suit noise of scale {scale} on features up to "
                 f"{largest}: scale/step must lie in [{COARSEST:g}, {FINEST:g}] and largest/step "
                 f"must not exceed {2**15}"
+            )
+        self._discrete = LAWS[mechanism].discrete
+        if self._discrete and step != PIXEL_STEP:
+            raise ValueError(
+                f"{mechanism} noise is on the grid of pixels, not on one of step {step}"
             )
         self.mechanism, self.scale, self.step = mechanism, scale, step
         self._spread, self._largest = spread, largest / step
@@ -151,7 +165,7 @@ class GridNoise:
 
     def _quantiles(self, tail: Floats) -> tuple[Floats, Floats]:
         """Return the quantiles, in grid steps, of ``tail`` ≤ ½ and of 1 − ``tail``."""
-        below, above = LAWS[self.mechanism].quantiles(tail)
+        below, above = LAWS[self.mechanism].quantiles(tail, self.scale)
         return below * self._spread, above * self._spread
 
     def total_variation(self, values: int) -> float:
@@ -160,8 +174,9 @@ class GridNoise:
         A coordinate differs only if the error of the computed (g + noise)/γ + ½ crosses an integer.
         In units of 2⁻⁵³ the error is at most 3 for each grid step up to ``largest`` (the features'
         division and the two sums) and 14 for each up to the outermost quantile of 64-bit uniforms
-        (8 of the quantile function, which the tests hold against 40 digits, and 1 each of its
-        argument, of the scale, of scaling and of the two sums). A real sum lies within ``error`` of
+        (8 of the quantile function, which the tests hold against 40 digits, or exact sums where
+        the law is discrete, and 1 each of its argument, of the scale, of scaling and of the two
+        sums). A real sum lies within ``error`` of
         a half-integer with probability at most 2·error·(1 + 1/spread), since its density is
         unimodal; twice that is used. 64-bit uniforms instead of real ones add at most 2⁻⁶⁴ for each
         distinguishable value of the noise.
@@ -173,11 +188,15 @@ class GridNoise:
     def snap(self, g: Floats) -> Features:
         """Put the output of g, in float64, onto the fine grid (γ/``SUBSTEPS``).
 
+        For a discrete law, onto the grid of pixels: 8-bit values stay as they are.
+
         Raises:
             ValueError: g is not finite.
         """
         if not np.isfinite(g).all():
             raise ValueError("the network's output before the noise is not finite")
+        if self._discrete:
+            return snap_to_bytes(g)
         inside = np.clip(g.ravel() / self.step, -self._largest, self._largest)
         return Features(np.rint(inside * SUBSTEPS).astype(np.int32), on_grid=False)
 
@@ -270,6 +289,8 @@ class GridNoise:
             fine = np.stack([picture.steps for picture in pictures])[rows].ravel()
             noise = self.on_grid.take(words)
             return fine, 1, fine + noise, np.flatnonzero(noise == UNSURE)
+        if self._discrete:
+            raise ValueError(f"{self.mechanism} noise is for features on the grid of pixels")
         fine = np.stack([picture.substeps for picture in pictures])[rows].ravel()
         centred = fine + np.int32(SUBSTEPS // 2)
         z = (centred + self.high.take(words)) // SUBSTEPS

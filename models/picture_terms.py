@@ -4,7 +4,7 @@ from math import prod
 
 from models.bundle import Manifest
 from models.certification.kinds import terms_kind
-from models.certification.names import ADDITIVE, Norm
+from models.certification.names import CONTINUOUS, Norm
 from models.certification.norms import required
 from models.certification.terms import Terms
 from models.preprocessing import CannotCertify, Preprocessing
@@ -26,8 +26,12 @@ def assemble_terms(manifest: Manifest, preparation: Preprocessing | None = None)
     if preparation:
         values, factor = preparation.values, preparation.sensitivity(norm, norm)
     mechanism = manifest.noise.mechanism
-    if mechanism not in ADDITIVE and preparation and not preparation.selects:
-        by = {"split": "split noise, which takes", "interval": "intervals, which take"}[mechanism]
+    if mechanism not in CONTINUOUS and preparation and not preparation.selects:
+        by = (
+            "intervals, which take"
+            if mechanism == "interval"
+            else f"{mechanism} noise, which takes"
+        )
         raise CannotCertify(
             f"{manifest.name} certifies by {by} pixels as they are: send 8 "
             f"bits per value, {'RGB' if manifest.input.channels == 3 else 'grey'}, and "

@@ -28,7 +28,7 @@ from models.certification.question import Question
 from models.certification.split import SplitInquiry, SplitTerms
 from models.certification.stickers import StickerInquiry
 from models.certification.tally import make_draws
-from models.certification.terms import Delta, Terms, strongest
+from models.certification.terms import Delta, StepTerms, Terms, strongest
 from models.device import Device, Submitted, open_device
 from models.execution import Execution, Format, Provider, ProviderError
 from models.loaded import LoadedModel
@@ -332,6 +332,8 @@ class Predictor:
         terms = assemble_terms(self.manifest, preparation)
         if not isinstance(self.noise, GridNoise):
             return terms
+        if isinstance(terms, StepTerms):
+            return replace(terms, tau=self.noise.total_variation(len(features.steps)))
         own = self.manifest.sensitivity.noise_norm
         own_rho = self._rho(preparation, features, own)
         deltas = [Delta(terms.norm, own, terms.sensitivity, own_rho)]

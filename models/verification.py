@@ -25,7 +25,7 @@ from models.certification.interval import IntervalFindings, IntervalTerms
 from models.certification.kinds import AnyFindings, terms_kind
 from models.certification.laws.interval import BOXES
 from models.certification.names import (
-    ADDITIVE,
+    CONTINUOUS,
     GROUNDS,
     MECHANISM_NORMS,
     MECHANISMS,
@@ -44,7 +44,7 @@ from models.certification.stickers import (
     StickerFindings,
 )
 from models.certification.tally import DENOMINATORS, NO_VOTE, Tally
-from models.certification.terms import Delta
+from models.certification.terms import Delta, StepTerms, Terms
 from models.execution import FORMATS, Provider
 from models.masking import reached
 from models.preprocessing import (
@@ -312,6 +312,8 @@ def _impossible(answer: Mapping[str, Any], findings: AnyFindings) -> Iterator[st
             yield "confidence is 1, or evidence.votes is not null, which this noise does not allow"
             return
         yield from _impossible_steps(findings)
+        if isinstance(findings.terms, StepTerms):
+            yield from _impossible_discrete(answer, findings.terms)
         yield from _impossible_moves(findings)
     if total.draws > budget:
         yield f"evidence.total.draws is {total.draws}, beyond the budget of {budget}"
@@ -326,6 +328,17 @@ def _impossible(answer: Mapping[str, Any], findings: AnyFindings) -> Iterator[st
         yield "scores has labels of the same name"
     if answer["attacks"] and not 2 <= len(answer["attacks"]["sizes"]) <= MOST_SIZES:
         yield f"attacks.sizes has not 2 to {MOST_SIZES} entries"
+
+
+def _impossible_discrete(answer: Mapping[str, Any], terms: Terms) -> Iterator[str]:
+    """Say what is impossible for noise on the pixels' grid, where pixels stay as they are."""
+    noise = answer["noise"]
+    if (noise["placement"], noise["norm"]) != ("image", "l1"):
+        yield f"noise is not in the image and in l1, which {noise['mechanism']} noise needs"
+    if (noise["sensitivity"], terms.sensitivity, terms.rho) != (1, 1, 0):
+        yield "noise, preprocessing or evidence has a sensitivity or rho that this noise bars"
+    if terms.further:
+        yield "evidence.sensitivities has more than one entry, which this noise bars"
 
 
 def _impossible_split(answer: Mapping[str, Any], findings: SplitFindings) -> Iterator[str]:
@@ -482,7 +495,7 @@ def _preprocessing(answer: Mapping[str, Any]) -> Iterator[str]:
     except CannotCertify as error:
         yield f"picture cannot be what the model answered for: {error}"
         return
-    if answer["noise"]["mechanism"] not in ADDITIVE and not preparation.selects:
+    if answer["noise"]["mechanism"] not in CONTINUOUS and not preparation.selects:
         yield "picture cannot be what the model answered for: its model takes pixels as they are"
     yield from _compare(preprocessing["steps"], list(preparation.steps), "preprocessing.steps")
     stated, computed = preprocessing["sensitivity"], preparation.sensitivity(norm, norm)

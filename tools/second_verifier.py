@@ -196,6 +196,7 @@ SCHEMA: dict[str, Any] = {
             "uniform",
             "generalised-normal",
             "exponential",
+            "discrete-laplace",
             "split",
             "interval",
         ),
@@ -596,6 +597,48 @@ def exponential_moves(low: float, high: float, mu: float) -> tuple[float, float]
     return min(1 - left, shrunk * low), max(grown, 1 - shrunk * (1 - high))
 
 
+def step_tail(n: int, spread: float) -> float:
+    """Return the chance of more than n steps, n >= -1, of the discrete Laplace law."""
+    return math.exp(-(n + 1) / spread) / (1 + math.exp(-1 / spread))
+
+
+def step_quantile(p: float, spread: float) -> float:
+    """Return the quantile, in steps, of the discrete Laplace law plus a uniform part of a step."""
+    tail = min(p, 1 - p)
+    if tail == 0:
+        return math.copysign(math.inf, p - 0.5)
+    tail = max(tail, 1e-300)
+    n = math.floor(-spread * (math.log(tail) + math.log1p(math.exp(-1 / spread)))) - 1
+    n = max(n, -1)
+    over = step_tail(n, spread)
+    x = n + 0.5 + (over - tail) / (over * -math.expm1(-1 / spread))
+    return -x if p <= 0.5 else x
+
+
+def step_law(x: float, spread: float) -> float:
+    """Return the distribution function of the discrete Laplace law plus such a part."""
+    far = min(abs(x), 800 * spread + 1)
+    n = math.floor(far + 0.5) - 1
+    tail = step_tail(n, spread) * (1 + (far - 0.5 - n) * math.expm1(-1 / spread))
+    return tail if x <= 0 else 1 - tail
+
+
+def step_shift(p_a: float, p_b: float, spread: float) -> float:
+    """Return the largest whole number of steps that is certified, in scales."""
+    apart = step_quantile(p_a, spread) - step_quantile(p_b, spread)
+    if math.isinf(apart):
+        return apart
+    return max(0, math.floor((apart * (1 - 1e-9) - 1e-9) / 2)) / spread
+
+
+def step_moves(low: float, high: float, mu: float, spread: float) -> tuple[float, float]:
+    """Return what moves by the whole steps within mu make of scores between low and high."""
+    steps = math.floor(mu * spread + 1e-6)
+    low = 0.0 if low < 1e-300 else low
+    down, up = step_quantile(low, spread) - steps, step_quantile(high, spread) + steps
+    return step_law(down, spread), step_law(up, spread)
+
+
 def normal_quantile(p: float) -> float:
     """Return the quantile of the normal law."""
     return float(ndtri(p))
@@ -634,7 +677,7 @@ def paper_gaussian(p_a: float, p_b: float) -> float:
     return best
 
 
-def shift_of(method: str, p_a: float, p_b: float) -> float:
+def shift_of(method: str, p_a: float, p_b: float, scale: float) -> float:
     """Return the shift in noise scales that the bounds certify."""
     if p_a <= p_b:
         return 0.0
@@ -648,6 +691,8 @@ def shift_of(method: str, p_a: float, p_b: float) -> float:
         return 0.5 * math.log(p_a / p_b) if p_b > 0 else math.inf
     if method == "exponential":
         return exponential_shift(p_a, p_b)
+    if method == "discrete-laplace":
+        return step_shift(p_a, p_b, 255 * scale)
     _, quantile = LAWS[method]
     half = 0.5 * (quantile(p_a) - quantile(p_b))
     return math.sqrt(2 / math.pi) * half if method == "laplace-l2" else half
@@ -667,13 +712,18 @@ def convert(size: float, source: str, norm: str, values: int) -> float:
     return whole + math.sqrt(size * size - whole)
 
 
-def entry_size(question: Question, entry: Entry, method: str, p_a: float, p_b: float) -> float:
-    """Return the size in the entry's own norm, its error taken off."""
+def whole_size(question: Question, entry: Entry, method: str, p_a: float, p_b: float) -> float:
+    """Return the size in the entry's own norm."""
     tau, scale = question.tau, question.scale
     p_a = clip((1 - 2 * tau) * (p_a - tau))
     p_b = clip((1 - 2 * tau) * (p_b + tau) + 2 * tau)
-    size = max(0.0, (scale * shift_of(method, p_a, p_b) - entry.rho) / entry.value)
-    return max(0.0, size * (1 - 1e-9) - 1e-12 * max(1.0, scale / entry.value))
+    return max(0.0, (scale * shift_of(method, p_a, p_b, scale) - entry.rho) / entry.value)
+
+
+def entry_size(question: Question, entry: Entry, method: str, p_a: float, p_b: float) -> float:
+    """Return the size in the entry's own norm, its error taken off."""
+    size = whole_size(question, entry, method, p_a, p_b)
+    return max(0.0, size * (1 - 1e-9) - 1e-12 * max(1.0, question.scale / entry.value))
 
 
 def sizes(question: Question, p_a: float, p_b: float) -> tuple[dict[str, float], str]:
@@ -686,6 +736,10 @@ def sizes(question: Question, p_a: float, p_b: float) -> tuple[dict[str, float],
         ]
         for norm in NORMS
     }
+    if question.mechanism == "discrete-laplace" and math.isfinite(own[0]):
+        whole = whole_size(question, question.entries[0], question.mechanism, p_a, p_b)
+        exact = Context(prec=6, rounding=ROUND_FLOOR)
+        found["l1"] = [float(exact.divide(Decimal(round(whole * 255)), Decimal(255)))]
     mine = found[question.norm]
     best = question.entries[mine.index(max(mine))]
     return {norm: max(of) for norm, of in found.items()}, question.method(best)
@@ -854,10 +908,12 @@ def attack_in(size: float, norm: str, source: str, values: int) -> float:
     return size * values if (norm, source) == ("linf", "l1") else size * math.sqrt(values)
 
 
-def moved(method: str, lower: float, upper: float, mu: float) -> tuple[float, float]:
+def moved(method: str, lower: float, upper: float, mu: float, scale: float) -> tuple[float, float]:
     """Return what a move of the noise by mu scales can make of scores between bounds."""
     if method == "exponential":
         return exponential_moves(lower, upper, mu)
+    if method == "discrete-laplace":
+        return step_moves(lower, upper, mu, 255 * scale)
     law, quantile = LAWS[method]
     return law(quantile(lower) - mu), law(quantile(upper) + mu)
 
@@ -871,7 +927,7 @@ def attacked(question: Question, size: float, lower: float, upper: float) -> tup
         mu = (entry.value * t * (1 + 1e-14) + entry.rho) / question.scale
         if method == "laplace-l2":
             mu *= math.sqrt(math.pi / 2)
-        down, up = moved(method, clip(lower - tau), clip(upper + tau), mu)
+        down, up = moved(method, clip(lower - tau), clip(upper + tau), mu, question.scale)
         down, up = clip(down - tau) * (1 - 1e-13), min(1.0, clip(up + tau) * (1 + 1e-13))
         low, high = max(low, down), min(high, up)
     return low, high
@@ -955,6 +1011,8 @@ class Answer:
         )
         self.target = self.question.target
         self.check_sensitivities(entries)
+        if noise["mechanism"] == "discrete-laplace":
+            self.check_pixels()
         self.check_shown()
 
     def read_tallies(self, evidence: dict[str, Any]) -> None:
@@ -1014,6 +1072,20 @@ class Answer:
                 )
             if entry.target == entries[0].target and entry.rho != entries[0].rho:
                 impossible("evidence.sensitivities", "the rho of the first entry")
+
+    def check_pixels(self) -> None:
+        """Refuse all but whole steps of 8-bit pixels as they are."""
+        noise, picture = self.answer["noise"], self.answer["picture"]
+        shape = self.answer["evidence"]["input_shape"]
+        steps, gain = preprocessing(picture, shape, noise["norm"])
+        if any(not step.startswith("crop") for step in steps) or picture["bits"] != 8:
+            impossible("picture", "8 bits, and one of the model's colours and size, or cropped")
+        if (noise["placement"], noise["norm"]) != ("image", "l1"):
+            impossible("noise", "noise of the image, in l1")
+        if (noise["sensitivity"], gain, self.first.value, self.first.rho) != (1, 1, 1, 0):
+            impossible("noise or evidence", "a sensitivity of 1, and a rho of 0")
+        if len(self.question.entries) > 1:
+            impossible("evidence.sensitivities", "one entry")
 
     def check_shown(self) -> None:
         """Refuse lists of labels and sizes that cannot be."""

@@ -12,6 +12,7 @@ expectation of *every* function with values in [0, 1]; it is applied to y_c and 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -41,9 +42,10 @@ PURE: tuple[Mechanism, ...] = tuple(
     if law.additive and law.module.SHIFTS[law.paper] is log_concave.pure
 )
 
-_SHIFTS: dict[str, Callable[[Floats, Floats], Floats]] = {
+_SHIFTS: dict[str, Callable[..., Floats]] = {
     name: shift for law in REGISTRY if law.additive for name, shift in law.module.SHIFTS.items()
 }
+_DISCRETE = tuple(name for law in REGISTRY if law.discrete for name in law.certificates)
 _COUNTED = {"split": split.sizes, "interval": interval.sizes}
 _LAW_OF = {name: law for law in REGISTRY for name in law.defaults.values()}
 
@@ -76,7 +78,8 @@ def size(
         Sizes ≥ 0 of the broadcast shape; 0 where pA ≤ pB.
 
     Raises:
-        ValueError: an unknown certificate, or a scale or sensitivity that is not positive.
+        ValueError: an unknown certificate, a scale or sensitivity that is not positive, or a Δ or
+            ρ that the certificate does not allow.
     """
     scale, sensitivity = np.asarray(scale, dtype=float), np.asarray(sensitivity, dtype=float)
     rho = np.asarray(rho, dtype=float)
@@ -86,13 +89,21 @@ def size(
         if not (np.all(sensitivity == 1) and np.all(rho == 0) and np.all(np.asarray(tau) == 0)):
             raise ValueError(f"{certificate} needs a sensitivity of 1, and tau and rho of 0")
         return _COUNTED[certificate](lower, upper, float(scale))
+    if certificate in _DISCRETE and not (np.all(sensitivity == 1) and np.all(rho == 0)):
+        raise ValueError(f"{certificate} needs a sensitivity of 1, and rho of 0")
     if not np.all(rho >= 0):
         raise ValueError("rho must not be negative and tau must lie in [0, 0.5)")
-    mu = shifts(certificate, lower, upper, tau)
+    mu = shifts(certificate, lower, upper, tau, scale)
     return np.asarray(np.maximum((scale * mu - rho) / sensitivity, 0.0))
 
 
-def shifts(certificate: str, lower: ArrayLike, upper: ArrayLike, tau: ArrayLike = 0.0) -> Floats:
+def shifts(
+    certificate: str,
+    lower: ArrayLike,
+    upper: ArrayLike,
+    tau: ArrayLike = 0.0,
+    scale: ArrayLike | None = None,
+) -> Floats:
     """Return μ: by how many noise scales the noise's mean may move; 0 where pA ≤ pB.
 
     Args:
@@ -100,6 +111,7 @@ def shifts(certificate: str, lower: ArrayLike, upper: ArrayLike, tau: ArrayLike 
         lower: pA, lower bounds on the label's expected score.
         upper: pB, upper bounds on every rival's.
         tau: bound on the total variation distance between the noise that was drawn and the law.
+        scale: of the noise, one number, which discrete laws need.
 
     τ enters by post-processing: under the true law the scores differ by at most τ, at x and at x'.
     Relabel each draw as the rival i with probability 2τ. This mixture has pA' = (1−2τ)(pA−τ) and
@@ -107,11 +119,11 @@ def shifts(certificate: str, lower: ArrayLike, upper: ArrayLike, tau: ArrayLike 
     least 2τ/(1−2τ) ≥ 2τ at x', more than the sampler can hide.
 
     Raises:
-        ValueError: an unknown certificate, or τ outside [0, 0.5).
+        ValueError: an unknown certificate, τ outside [0, 0.5), or no scale for a discrete law.
     """
     if certificate not in _SHIFTS:
         raise ValueError(f"unknown certificate {certificate!r}; known: {', '.join(CERTIFICATES)}")
-    shift = _SHIFTS[certificate]
+    shift = _shift_at(certificate, scale)
     tau = np.asarray(tau, dtype=float)
     if not (np.all(tau >= 0) and np.all(tau < 0.5)):
         raise ValueError("tau must lie in [0, 0.5)")
@@ -122,11 +134,22 @@ def shifts(certificate: str, lower: ArrayLike, upper: ArrayLike, tau: ArrayLike 
     return np.where(claims, shift(np.where(claims, pa, 0.5), np.where(claims, pb, 0.5)), 0.0)
 
 
-def shift(certificate: Certificate, lower: float, upper: float, tau: float) -> float:
+def shift(certificate: Certificate, lower: float, upper: float, tau: float, scale: float) -> float:
     """Return what :func:`shifts` returns for one pair of bounds, at a tenth of the cost."""
     pa = min(max((1 - 2 * tau) * (lower - tau), 0.0), 1.0)
     pb = min(max((1 - 2 * tau) * (upper + tau) + 2 * tau, 0.0), 1.0)
-    return float(_SHIFTS[certificate](np.asarray(pa), np.asarray(pb))) if pa > pb else 0.0
+    found = _shift_at(certificate, scale)
+    return float(found(np.asarray(pa), np.asarray(pb))) if pa > pb else 0.0
+
+
+def _shift_at(certificate: str, scale: ArrayLike | None) -> Callable[[Floats, Floats], Floats]:
+    """Return a certificate's function from pA and pB to μ, for noise of ``scale``."""
+    found = _SHIFTS[certificate]
+    if certificate not in _DISCRETE:
+        return found
+    if scale is None or np.ndim(scale):
+        raise ValueError(f"{certificate} depends on the scale: expected one number")
+    return partial(found, scale=float(np.asarray(scale)))
 
 
 def attacked(
@@ -168,7 +191,7 @@ def attacked(
         raise ValueError(
             f"there is no interval for the certificate {certificate!r}; known: {known}"
         )
-    low, high = law.module.attack(certificate, low, high, mu)
+    low, high = law.at(scale, law.module.attack)(certificate, low, high, mu)
     return np.clip(low - tau, 0.0, 1.0), np.clip(high + tau, 0.0, 1.0)
 
 

@@ -1,14 +1,16 @@
 """The kinds of terms, findings and inquiries, by the noise law.
 
 Most laws add noise, and expected scores are estimated. By split noise draws are counted, and by
-intervals boxes are proven: these two have numbers that say what a draw is.
+intervals boxes are proven: these two have numbers that say what a draw is. Discrete laws certify
+whole steps of 1/255.
 """
 
 from models.certification.inquiry import Findings, Inquiry
 from models.certification.interval import IntervalFindings, IntervalInquiry, IntervalTerms
+from models.certification.laws import LAWS
 from models.certification.names import Mechanism
 from models.certification.split import SplitFindings, SplitInquiry, SplitTerms
-from models.certification.terms import Terms
+from models.certification.terms import StepTerms, Terms
 
 # Into how far a picture may change; those into stickers are of another kind.
 SizeInquiry = Inquiry | SplitInquiry | IntervalInquiry
@@ -18,4 +20,4 @@ AnyFindings = Findings | SplitFindings | IntervalFindings
 def terms_kind(mechanism: Mechanism) -> type[Terms]:
     """Return the kind of terms that a law needs."""
     kinds: dict[Mechanism, type[Terms]] = {"split": SplitTerms, "interval": IntervalTerms}
-    return kinds.get(mechanism, Terms)
+    return kinds.get(mechanism, StepTerms if LAWS[mechanism].discrete else Terms)

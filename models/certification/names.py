@@ -24,6 +24,8 @@ MECHANISMS: tuple[Mechanism, ...] = tuple(LAWS)
 # Those that add noise to the output of g. Split noise lets h see part of the picture instead, and
 # intervals let it see a box of pictures.
 ADDITIVE: tuple[Mechanism, ...] = tuple(law.name for law in REGISTRY if law.additive)
+# Those of them that do so for any g. All other laws take pixels of 8 bits as they are.
+CONTINUOUS: tuple[Mechanism, ...] = tuple(name for name in ADDITIVE if not LAWS[name].discrete)
 MECHANISM_NORMS = cast("dict[Mechanism, Norm]", {law.name: law.norm for law in REGISTRY})
 
 Scoring = Literal["votes", "softmax"]

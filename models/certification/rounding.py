@@ -1,6 +1,6 @@
 """Rounding that never claims more than was proven: sizes and lower bounds down, upper bounds up."""
 
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from functools import lru_cache
 
 import numpy as np
@@ -25,6 +25,12 @@ def round_down(value: float, digits: int = DIGITS) -> float:
 def round_up(value: float, digits: int = DIGITS) -> float:
     """Round up to ``digits`` significant digits."""
     return float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal_from_float(value))
+
+
+def round_down_steps(steps: int, levels: int) -> float:
+    """Round ``steps``/``levels`` down: 153/255 is 0.6, but the nearest float is below that."""
+    exact = Context(prec=DIGITS, rounding=ROUND_FLOOR)
+    return float(exact.divide(Decimal(steps), Decimal(levels)))
 
 
 def reduce_size(size: ArrayLike, unit: float = 1.0) -> Floats:

@@ -11,7 +11,6 @@ The expected scores of an answer are the shares of the N draws.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from decimal import ROUND_FLOOR, Context, Decimal
 from functools import cached_property
 
 import numpy as np
@@ -24,7 +23,7 @@ from models.certification.laws.split import LEVELS, NEARLY, certified_steps, cou
 from models.certification.names import Certificate, Norm, Scoring, Stopped
 from models.certification.norms import convert, required
 from models.certification.question import Question
-from models.certification.rounding import DIGITS, reduce_size, round_down
+from models.certification.rounding import reduce_size, round_down, round_down_steps
 from models.certification.taking import TakesDraws
 from models.certification.tally import NO_VOTE, Tally
 from models.certification.terms import Terms
@@ -69,9 +68,7 @@ class SplitTerms(Terms):
         """Return the size that bounds allow as an answer states it: rounded down, in ``norm``."""
         steps = int(self.steps(lower, upper))
         if norm == "l1":
-            # Exactly: 153/255 is 0.6, but the nearest float is below that.
-            exact = Context(prec=DIGITS, rounding=ROUND_FLOOR)
-            return float(exact.divide(Decimal(steps), Decimal(LEVELS)))
+            return round_down_steps(steps, LEVELS)
         size = reduce_size(steps / LEVELS)
         return round_down(float(convert(size, "l1", norm, self.values)))
 

@@ -8,16 +8,17 @@ event, so choosing costs nothing.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import sqrt
+from math import isfinite, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from models.certification.arrays import Floats
 from models.certification.certificates import DEFAULT, DEFAULTS, PAPER, attacked, shift, shifts
+from models.certification.laws.split import LEVELS
 from models.certification.names import MECHANISM_NORMS, NORMS, Certificate, Mechanism, Norm
 from models.certification.norms import convert, required
-from models.certification.rounding import reduce_size, round_down
+from models.certification.rounding import reduce_size, round_down, round_down_steps
 
 # The float64 errors of an attacked interval are far below this, relative to the attack's size and
 # to the ends. This in turn is far below what is subtracted from a size, so that at a certified size
@@ -87,7 +88,7 @@ class Terms:
             paper: by the paper's condition instead of the tight certificates.
         """
         names = self._certificates(paper)
-        mu = {one: shifts(name, lower, upper, self.tau) for one, name in names.items()}
+        mu = {one: shifts(name, lower, upper, self.tau, self.scale) for one, name in names.items()}
         found = [
             convert(
                 self._size(delta, mu[delta.target]), delta.source, norm or self.norm, self.values
@@ -156,6 +157,21 @@ class Terms:
         return np.asarray(np.maximum((self.scale * mu - delta.rho) / delta.value, 0.0))
 
 
+@dataclass(frozen=True)
+class StepTerms(Terms):
+    """The terms of a discrete law: the picture's own 8-bit values move by whole steps of 1/255.
+
+    So Δ is 1, from L1 to L1; ρ is 0, and there are no further bounds.
+    """
+
+    def answered(self, lower: float, upper: float, norm: Norm, *, paper: bool = False) -> float:
+        """Return the size that bounds allow as an answer states it: rounded down, in ``norm``."""
+        steps = self.size(lower, upper, "l1") * LEVELS
+        if paper or norm != "l1" or not isfinite(steps):
+            return super().answered(lower, upper, norm, paper=paper)
+        return round_down_steps(round(steps), LEVELS)
+
+
 # Pictures whose draws agree share the work of all that follows from their bounds.
 
 
@@ -163,7 +179,7 @@ class Terms:
 def _sizes_of(terms: Terms, lower: float, upper: float, paper: bool) -> list[tuple[Delta, float]]:
     """Return the size by each bound on g's moves, in its own norm."""
     names = terms._certificates(paper)
-    mu = {norm: shift(name, lower, upper, terms.tau) for norm, name in names.items()}
+    mu = {norm: shift(name, lower, upper, terms.tau, terms.scale) for norm, name in names.items()}
     return [
         (delta, max((terms.scale * mu[delta.target] - delta.rho) / delta.value, 0.0))
         for delta in terms.deltas

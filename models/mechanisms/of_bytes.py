@@ -1,10 +1,7 @@
 """What the samplers have in common for which pixels are bytes."""
 
-import numpy as np
-
 from models.certification.arrays import Floats
-from models.certification.laws.split import LEVELS
-from models.noise import Features
+from models.noise import Features, snap_to_bytes
 
 
 class OfBytes:
@@ -12,4 +9,4 @@ class OfBytes:
 
     def snap(self, g: Floats) -> Features:
         """Round pixel values to 8 bits: for trials with pictures that nobody sent."""
-        return Features(np.rint(np.clip(g.ravel(), 0, 1) * LEVELS).astype(np.int32), on_grid=True)
+        return snap_to_bytes(g)

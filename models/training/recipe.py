@@ -20,6 +20,7 @@ from models.bundle import (
     Version,
 )
 from models.certification.certificates import construction_scale
+from models.certification.laws import LAWS
 from models.certification.laws.interval import largest_radius
 from models.certification.laws.split import count_draws
 from models.certification.names import Mechanism, Norm
@@ -214,6 +215,13 @@ class Recipe(Part):
                     "intervals have neither noise nor attacks: a picture has one box in a step"
                 )
             largest_radius(self.scale)
+        if LAWS[self.mechanism].discrete and (
+            self.scale is None or self.placement != IMAGE or self.norm != "l1"
+        ):
+            raise ValueError(
+                f"{self.mechanism} noise has a scale, is of the image and in l1: expected the "
+                "placement image and the norm l1"
+            )
         other = self.consistency or self.denoiser or self.learned_noise
         if self.stability is not None and (other or alone or not added):
             raise ValueError(

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from models.certification.names import (
-    ADDITIVE,
     CERTIFICATES,
+    CONTINUOUS,
     MECHANISM_NORMS,
     Bound,
     Mechanism,
@@ -150,7 +150,7 @@ def plan(
     norm = MECHANISM_NORMS[mechanism]
     terms = terms_kind(mechanism)(mechanism, scale, sensitivity, norm, 1)
     _check_positive(scale=scale, sensitivity=sensitivity, target=target)
-    if mechanism not in ADDITIVE and sensitivity != 1:
+    if mechanism not in CONTINUOUS and sensitivity != 1:
         raise ValueError(f"{mechanism} needs a sensitivity of 1")
     question = Question(confidence, 64, target, norm)
     rows = [

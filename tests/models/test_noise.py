@@ -10,7 +10,7 @@ from scipy import special, stats
 
 import models.noise
 from models.certification.laws import LAWS
-from models.certification.names import ADDITIVE, Mechanism
+from models.certification.names import CONTINUOUS, Mechanism
 from models.noise import (
     CELLS,
     COARSEST,
@@ -127,7 +127,7 @@ def uniform_tails(rng: np.random.Generator) -> NDArray[np.float64]:
     )
 
 
-@pytest.mark.parametrize("mechanism", ADDITIVE)
+@pytest.mark.parametrize("mechanism", CONTINUOUS)
 def test_quantile_functions_err_by_no_more_than_tau_allows(mechanism: Mechanism) -> None:
     """8 units of 2⁻⁵³ relative to the outermost quantile; 14 with argument, scale and scaling."""
     rng = np.random.default_rng(1)
@@ -153,7 +153,7 @@ def test_every_sure_cell_lies_inside_its_grid_point(grid: GridNoise) -> None:
     """A table entry is right if its whole probability cell rounds to it, whatever bits follow."""
     sure = np.nonzero(grid.on_grid != UNSURE)[0]
     assert len(sure) / CELLS > (0.9 if grid._spread < 200 else 0.8)
-    ends = np.isinf(LAWS[grid.mechanism].quantiles(np.array(0.0)))
+    ends = np.isinf(LAWS[grid.mechanism].quantiles(np.array(0.0), grid.scale))
     assert (grid.on_grid[[0, -1]][ends] == UNSURE).all()
     values = grid.on_grid[sure].astype(float)
     below, above = (values - 0.5) / grid._spread, (values + 0.5) / grid._spread
@@ -375,7 +375,7 @@ def test_pixels_of_both_depths_are_exact() -> None:
     assert (grid.snap(sixteen / 65535).steps == sixteen * (SUBSTEPS // 257)).all()
 
 
-@pytest.mark.parametrize("mechanism", ADDITIVE)
+@pytest.mark.parametrize("mechanism", CONTINUOUS)
 def test_snapping_moves_two_pictures_apart_by_no_more_than_stated(mechanism: Mechanism) -> None:
     grid = GridNoise(mechanism, 0.37, 0.37 / 64, 256 * 0.37)
     order = 2 if mechanism == "gaussian" else 1
@@ -451,7 +451,7 @@ def test_grids_that_do_not_suit_raise(scale: float, step: float, largest: float)
 
 
 def test_the_limits_themselves_are_allowed() -> None:
-    for mechanism in ADDITIVE:
+    for mechanism in CONTINUOUS:
         for spread in (COARSEST, FINEST):
             GridNoise(mechanism, spread, 1.0, 2.0**15)
 

@@ -1,5 +1,6 @@
 """Predictions as they are served: each row of a pass depends on nothing else."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.bundle import Manifest
+from models.bundle import MANIFEST, BundleError, Manifest
 from models.execution import PRECISIONS, Precision
 from models.loaded import MOST_REACH, STEPS, grid_noise, load_model
 from models.network import build_network, save_network
@@ -32,8 +33,9 @@ def make(
 ) -> Predictor:
     torch.manual_seed(1)
     description = {**DESCRIPTION, "noise": {**DESCRIPTION["noise"], **noise}}
-    if description["noise"]["mechanism"] == "laplace":
-        norms = {"input_norm": "l1", "noise_norm": "l1", "value": 30.0}
+    if description["noise"]["mechanism"] in ("laplace", "discrete-laplace"):
+        value = 30.0 if description["noise"]["mechanism"] == "laplace" else 1.0
+        norms = {"input_norm": "l1", "noise_norm": "l1", "value": value}
         description["sensitivity"] = {**DESCRIPTION["sensitivity"], **norms}
     elif description["noise"]["placement"] == "layer1":
         description["sensitivity"] = {**DESCRIPTION["sensitivity"], "value": 10.0}
@@ -151,6 +153,49 @@ def test_laplace_in_the_image(tmp_path: Path) -> None:
     assert encoded.terms.norm == "l1"
     votes = predictor.run([encoded.features], np.zeros(SLOTS, dtype=np.intp))
     assert (votes >= 0).all()
+
+
+def test_discrete_noise_is_whole_steps_from_the_pixels(tmp_path: Path) -> None:
+    """Nothing is rounded, cropped or not; whatever would leave the grid is refused."""
+    predictor = make(tmp_path, mechanism="discrete-laplace")
+    predictor.prove()
+    tall = np.concatenate([pixels(6), pixels(7)[:4]])
+    for picture, kept in ((pixels(6), pixels(6)), (tall, tall[2:10])):
+        encoded = predictor.encode(picture)
+        assert encoded.features.on_grid
+        assert (encoded.features.steps == kept.ravel()).all()
+        terms = encoded.terms
+        assert (terms.sensitivity, terms.rho, terms.further) == (1, 0, ())
+        assert terms.tau == predictor.noise.total_variation(64) > 0
+    rows = np.zeros(SLOTS, dtype=np.intp)
+    seen = predictor.noisy([encoded.features], rows).reshape(SLOTS, -1)
+    steps = predictor.noise.draw([encoded.features], rows, fixed_key())
+    assert torch.equal(seen, torch.from_numpy(steps).float() * PIXEL_STEP)
+    assert len(np.unique(steps - encoded.features.steps)) > 200
+    for wrong in (pixels(3, 16), np.zeros((16, 16, 1), np.uint8), np.zeros((8, 8, 3), np.uint8)):
+        with pytest.raises(CannotCertify, match="takes pixels as they are"):
+            predictor.encode(wrong)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("noise", {"placement": "layer1"}),
+        ("noise", {"scale": 1e-3}),
+        ("sensitivity", {"input_norm": "l2"}),
+        ("sensitivity", {"value": 0.25}),
+    ],
+)
+def test_forged_bundles_with_discrete_noise_are_refused(
+    tmp_path: Path, part: str, change: dict[str, Any]
+) -> None:
+    make(tmp_path, mechanism="discrete-laplace")
+    file = tmp_path / MANIFEST
+    document = json.loads(file.read_text(encoding="utf-8"))
+    document[part] |= change
+    file.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(BundleError, match=r"discrete-laplace noise|does not suit noise of scale"):
+        load_model(tmp_path)
 
 
 def test_a_pass_has_one_size(tmp_path: Path) -> None:

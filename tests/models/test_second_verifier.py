@@ -65,7 +65,8 @@ def genuine() -> Iterator[dict[str, Any]]:
     yield answer("votes", 0.1, share=1.0, allow=(1, 3), attacks=None)
     yield answer("softmax", 0.1, share=0.95, allow=(0, 3), shown=2, max_draws=300)
     yield answer("votes", 0.1, share=0.95, allow=(2, 4), cut=150, labels=30, shown=5)
-    for seed, mechanism in enumerate(("logistic", "uniform", "generalised-normal", "exponential")):
+    laws = ("logistic", "uniform", "generalised-normal", "exponential", "discrete-laplace")
+    for seed, mechanism in enumerate(laws):
         yield answer("votes", 0.2, mechanism, "l1", 0.9, 300, seed)
         yield answer("softmax", None, mechanism, "l1", 0.7, 200, seed)
 

@@ -13,6 +13,8 @@ import pytest
 from models.certification.answer import Conclusion, conclude
 from models.certification.inquiry import Inquiry
 from models.certification.interval import IntervalInquiry, IntervalTerms
+from models.certification.kinds import terms_kind
+from models.certification.laws import LAWS
 from models.certification.names import (
     BOUNDS,
     CERTIFICATES,
@@ -28,7 +30,7 @@ from models.certification.names import (
 from models.certification.question import Question
 from models.certification.split import SplitInquiry, SplitTerms
 from models.certification.tally import DENOMINATORS
-from models.certification.terms import Delta, Terms
+from models.certification.terms import Delta
 from models.preprocessing import Preprocessing, plan
 from models.verification import WORD, MalformedAnswerError, verify
 
@@ -59,20 +61,22 @@ def answer(
     """
     rng = np.random.default_rng(seed)
     own: Norm = "l2" if mechanism == "gaussian" else "l1"
-    width, height, mode = picture
+    discrete = LAWS[mechanism].discrete
+    width, height, mode = (28, 35, "L") if discrete else picture
     preparation = plan(width, height, mode, 8, shape)
     further = [Delta("linf", own, 29.0 if own == "l2" else 700.0, 1e-3)]
     if mechanism == "laplace":
         further = [Delta("linf", "l2", 29.0, 2e-3), Delta("l2", "l2", 0.5, 2e-3)]
-    terms = Terms(
+    sensitivity = 1.0 if discrete else 0.8
+    terms = terms_kind(mechanism)(
         mechanism,
         0.5,
-        0.8 * preparation.sensitivity(own, own),
+        sensitivity * preparation.sensitivity(own, own),
         own,
         width * height * (3 if mode == "RGB" else 1),
         tau=1e-4,
-        rho=1e-3,
-        further=tuple(further),
+        rho=0.0 if discrete else 1e-3,
+        further=() if discrete else tuple(further),
     )
     question = Question(confidence, max_draws, target, norm, restarts, allow)
     inquiry = Inquiry(question, terms, labels, scoring)
@@ -90,9 +94,9 @@ def answer(
     noise = {
         "mechanism": mechanism,
         "scale": 0.5,
-        "sensitivity": 0.8,
+        "sensitivity": sensitivity,
         "norm": own,
-        "placement": "layer1",
+        "placement": "image" if discrete else "layer1",
         "scoring": scoring,
     }
     budget = max_draws + 10, max_draws

@@ -15,9 +15,10 @@ import pytest
 from scipy import stats
 
 from models.certification.arrays import Integers
+from models.certification.kinds import terms_kind
+from models.certification.laws import LAWS as REGISTERED
 from models.certification.names import ADDITIVE, MECHANISM_NORMS
 from models.certification.question import Question
-from models.certification.terms import Terms
 from models.noise import PIXEL_STEP, Features, GridNoise
 from tests.soundness.forms import LONG
 from tests.soundness.simulation import Law, simulate
@@ -32,6 +33,7 @@ LAWS: dict[str, Any] = {
     "uniform": stats.uniform(-1, 2),
     "generalised-normal": stats.gennorm(3),
     "exponential": stats.expon(),
+    "discrete-laplace": stats.dlaplace(PIXEL_STEP / SCALE),
 }
 
 
@@ -47,21 +49,31 @@ class HalfLine:
     above: bool
 
     @property
+    def unit(self) -> float:
+        """The steps in a unit of SciPy's law, which for a discrete one is a step."""
+        return 1.0 if REGISTERED[self.mechanism].discrete else SCALE / PIXEL_STEP
+
+    @property
     def steps(self) -> float:
         law = LAWS[self.mechanism]
         exact = law.isf(self.score) if self.above else law.ppf(self.score)
-        return float(np.floor(exact * SCALE / PIXEL_STEP)) + 0.5
+        return float(np.floor(exact * self.unit)) + 0.5
 
     @property
     def expected(self) -> float:
-        law, at = LAWS[self.mechanism], self.steps * PIXEL_STEP / SCALE
+        law, at = LAWS[self.mechanism], self.steps / self.unit
         return float(law.sf(at) if self.above else law.cdf(at))
 
     @property
     def size(self) -> float:
-        """How far the mean can move towards the other label until both have a score of ½."""
+        """How far the mean can move towards the other label until both have a score of ½.
+
+        Or the last whole step before that, for a discrete law.
+        """
         median = float(LAWS[self.mechanism].median())
-        return abs(self.steps * PIXEL_STEP - median * SCALE)
+        distance = abs(self.steps - median * self.unit)
+        discrete = REGISTERED[self.mechanism].discrete
+        return float(np.floor(distance) if discrete else distance) * PIXEL_STEP
 
 
 @cache
@@ -94,7 +106,7 @@ def wrong(cell: HalfLine, question: Question, scale: float = SCALE) -> tuple[int
         replace(question, norm=norm),
         Drawn(cell, np.random.default_rng(1)),
         PICTURES,
-        terms=Terms(cell.mechanism, scale, 1.0, norm, 1),
+        terms=terms_kind(cell.mechanism)(cell.mechanism, scale, 1.0, norm, 1),
     )
     claimed = found.best > 0
     untrue = claimed & ((found.certified != 0) | (found.best > cell.size * (1 + 1e-9)))

@@ -9,6 +9,8 @@ module has:
 - ``attack``: from bounds on an expected score to what a move of μ scales can make of them;
 - ``upper_quantile``, if the law is not symmetric: F⁻¹(1 − p) for small p.
 
+Each function of a discrete law has a further argument: the scale, on which the law's form depends.
+
 A hyphen in a law's name is an underscore in those of its modules. How training draws the noise is
 in the module of the same name in :mod:`models.mechanisms`; served models draw every law by its
 quantile function (:mod:`models.noise`). Split noise adds nothing to pixels, and intervals draw
@@ -17,6 +19,7 @@ nothing at all; both have a theorem of their own.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -33,6 +36,7 @@ class Law:
         further: its other certificates.
         additive: whether noise is added to the output of g.
         symmetric: whether F(−x) = 1 − F(x).
+        discrete: whether its noise is a whole number of steps of 1/255, for pixels of 8 bits alone.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Law:
     further: tuple[str, ...] = ()
     additive: bool = True
     symmetric: bool = True
+    discrete: bool = False
 
     @property
     def norm(self) -> str:
@@ -62,9 +67,13 @@ class Law:
         """Its module in this package."""
         return import_module(f"{__name__}.{self.module_name}")
 
-    def quantiles(self, tail: Any) -> tuple[Any, Any]:
+    def at(self, scale: float, function: Any) -> Any:
+        """Return a function of its module for noise of ``scale``."""
+        return partial(function, scale=scale) if self.discrete else function
+
+    def quantiles(self, tail: Any, scale: float) -> tuple[Any, Any]:
         """Return F⁻¹(``tail``) and F⁻¹(1 − ``tail``), exact for small tails; arrays."""
-        below = self.module.quantile(tail)
+        below = self.at(scale, self.module.quantile)(tail)
         return below, -below if self.symmetric else self.module.upper_quantile(tail)
 
 
@@ -75,6 +84,7 @@ REGISTRY: tuple[Law, ...] = (
     Law("uniform", {"l1": "uniform"}, "uniform"),
     Law("generalised-normal", {"l1": "generalised-normal"}, "pixeldp-generalised-normal"),
     Law("exponential", {"l1": "exponential"}, "pixeldp-exponential", symmetric=False),
+    Law("discrete-laplace", {"l1": "discrete-laplace"}, "pixeldp-discrete-laplace", discrete=True),
     Law("split", {"l1": "split"}, "split", additive=False),
     Law("interval", {"linf": "interval"}, "interval", additive=False),
 )

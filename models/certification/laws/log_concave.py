@@ -20,6 +20,30 @@ Where F' has bounded support the ratio above is 0/0 outside and F⁻¹ has finit
 move takes out of the support is lost first, as the half-line has it. (Laplace: Teng et al. 2020;
 uniform: Yang et al. 2020, "Randomized smoothing of all shapes and sizes", theorem 8; other laws:
 Pinot et al. 2019 ask for them.)
+
+*On a grid.* Noise coordinates are independent whole numbers k of steps of 1/255, of symmetric and
+log-concave probabilities: P(k + 1)/P(k) falls with k. g(x) and g(x') are on the grid as well, so
+that every coordinate moves by whole steps. Let F be P(k ≤ j) at j + ½, and linear between these:
+the distribution function of k + U, where U is uniform on ±½ and independent. Then the theorem holds
+for every whole number m of steps in place of μ. So the label stays up to the largest m with
+
+    2m < F⁻¹(pA) − F⁻¹(pB).
+
+*Proof.* k is k + U rounded, so whatever h makes of k it makes of k + U. The density of k + U is
+F'(z) = P(k) within ½ of k. A move by θ whole steps keeps the cells, and within each of them
+F'(z − θ)/F'(z) = P(k − θ)/P(k), which grows with k by log-concavity. The proof above uses no more
+than that, and no moves but whole ones. It ends at E_x' y_c ≥ F(F⁻¹(pA) − m) > F(F⁻¹(pB) + m) ≥
+E_x' y_i. ∎
+
+It is Neyman and Pearson's bound by sums over the grid: F⁻¹(p) has the whole steps that the test
+takes, and the share with which it takes the last one. One coordinate attains it. No continuous F⁻¹
+enters, nor is anything lost to rounding: steps are integers, so that ρ = 0.
+
+In L2 nothing like this is known for discrete noise. For a Gaussian law it follows from the density
+of a vector, which is the same in all directions; on a grid it is not (Canonne, Kamath and Steinke
+2020 prove concentrated privacy instead, a weaker bound). A discrete Gaussian law in L1 would have
+the theorem above; but Gaussian noise, rounded to the same grid, has the same size in L2, of which
+a size in L1 is never less.
 """
 
 from collections.abc import Callable
@@ -27,8 +51,12 @@ from collections.abc import Callable
 import numpy as np
 
 from models.certification.arrays import Floats
+from models.certification.laws.split import LEVELS
 
 Function = Callable[[Floats], Floats]
+Scaled = Callable[[Floats, float], Floats]
+# Far above the error of a quantile in steps, and of a move.
+_SLACK, _NEARLY = 1e-9, 1e-6
 
 
 def shift(quantile: Function, pa: Floats, pb: Floats) -> Floats:
@@ -41,6 +69,20 @@ def attack(
 ) -> tuple[Floats, Floats]:
     """[F(F⁻¹(low) − μ), F(F⁻¹(high) + μ)]."""
     return cdf(quantile(low) - mu), cdf(quantile(high) + mu)
+
+
+def whole_shift(quantile: Scaled, pa: Floats, pb: Floats, scale: float) -> Floats:
+    """The largest whole number of steps, in scales, below ½(F⁻¹(pA) − F⁻¹(pB))."""
+    spread = LEVELS * scale
+    apart = (quantile(pa, scale) - quantile(pb, scale)) * spread
+    certain = apart * (1 - _SLACK) - _SLACK
+    return np.asarray(np.maximum(np.floor(certain / 2), 0.0) / spread)
+
+
+def whole_steps(mu: Floats, scale: float) -> Floats:
+    """The whole steps within μ scales, in scales."""
+    spread = LEVELS * scale
+    return np.asarray(np.floor(np.asarray(mu) * spread + _NEARLY) / spread)
 
 
 def pure(pa: Floats, pb: Floats) -> Floats:

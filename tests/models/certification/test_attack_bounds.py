@@ -23,7 +23,7 @@ from models.certification.attack_bounds import (
 )
 from models.certification.certificates import DEFAULTS
 from models.certification.inquiry import Inquiry
-from models.certification.names import ADDITIVE, MECHANISM_NORMS, NORMS, Mechanism, Norm, Scoring
+from models.certification.names import CONTINUOUS, MECHANISM_NORMS, NORMS, Mechanism, Norm, Scoring
 from models.certification.question import Question
 from models.certification.tally import DENOMINATORS
 from models.certification.terms import Delta, Terms
@@ -99,7 +99,7 @@ def cases(seed: int) -> Iterator[tuple[Terms, float, float, list[Any]]]:
     """Terms and bounds of every kind: near ties, near certainty, tiny and huge scales."""
     rng = np.random.default_rng(seed)
     for _ in range(150):
-        mechanism: Mechanism = rng.choice(ADDITIVE)
+        mechanism: Mechanism = rng.choice(CONTINUOUS)
         values = int(rng.choice([1, 784, 3 * 224 * 224]))
         tau, rho = (float(rng.choice([0, 10 ** rng.uniform(-12, -3)])) for _ in range(2))
         deltas = [
@@ -209,7 +209,7 @@ def test_no_half_spaces_score_can_be_moved_out_of_them() -> None:
 def test_every_bound_on_the_moves_of_g_narrows_them(
     score: float, size: float, slack: float
 ) -> None:
-    for mechanism in ADDITIVE:
+    for mechanism in CONTINUOUS:
         own = MECHANISM_NORMS[mechanism]
         terms = Terms(mechanism, 0.5, 1.0, own, 9)
         more = Terms(mechanism, 0.5, 1.0, own, 9, further=(Delta("linf", own, slack, 0.0),))

@@ -15,13 +15,13 @@ from scipy import special
 
 from models.certification.certificates import size
 from models.certification.laws import LAWS
-from models.certification.names import ADDITIVE, CERTIFICATES, MECHANISM_NORMS, Mechanism
+from models.certification.names import CERTIFICATES, CONTINUOUS, MECHANISM_NORMS, Mechanism
 
 Floats = NDArray[np.float64]
 Scores = Callable[[Floats], Floats]  # shifts of the mean [n, d] → expected scores [n, K]
 
 CDFS: dict[Mechanism, Callable[[Floats], Floats]] = {
-    name: LAWS[name].module.cdf for name in ADDITIVE
+    name: LAWS[name].module.cdf for name in CONTINUOUS
 }
 
 
@@ -139,7 +139,7 @@ def sizes(certificate: str, cases: list[Case], sensitivity: float | list[float] 
     )
 
 
-@pytest.mark.parametrize("mechanism", ADDITIVE)
+@pytest.mark.parametrize("mechanism", CONTINUOUS)
 @pytest.mark.parametrize("dimensions", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_no_certificate_exceeds_the_true_size(mechanism: Mechanism, dimensions: int) -> None:
     rng = np.random.default_rng(1)
@@ -157,7 +157,7 @@ def test_no_certificate_exceeds_the_true_size(mechanism: Mechanism, dimensions: 
     assert closest < (1.001 if dimensions == 1 else 1.06)
 
 
-@pytest.mark.parametrize("mechanism", [name for name in ADDITIVE if LAWS[name].symmetric])
+@pytest.mark.parametrize("mechanism", [name for name in CONTINUOUS if LAWS[name].symmetric])
 def test_half_lines_attain_the_defaults(mechanism: Mechanism) -> None:
     """One threshold between two labels, or a gap between them that many small labels share."""
     for scale in (0.3, 1.0, 2.5):
@@ -188,7 +188,7 @@ def test_half_planes_attain_the_gaussian_in_every_direction() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mechanism", ADDITIVE)
+@pytest.mark.parametrize("mechanism", CONTINUOUS)
 def test_a_linear_network_before_the_noise(mechanism: Mechanism) -> None:
     """The size is that of a change of the picture: it is divided by g's sensitivity."""
     rng = np.random.default_rng(2)
@@ -214,7 +214,7 @@ def test_a_linear_network_before_the_noise(mechanism: Mechanism) -> None:
     assert closest < 1.2
 
 
-@pytest.mark.parametrize("mechanism", ADDITIVE)
+@pytest.mark.parametrize("mechanism", CONTINUOUS)
 @pytest.mark.parametrize("dimensions", [1, 2])
 def test_a_detour_through_other_pictures_buys_nothing(
     mechanism: Mechanism, dimensions: int

@@ -13,7 +13,7 @@ from models.certification.certain import not_excluded
 from models.certification.certificates import DEFAULTS
 from models.certification.inquiry import Inquiry
 from models.certification.laws import LAWS
-from models.certification.names import ADDITIVE, MECHANISM_NORMS, Mechanism
+from models.certification.names import CONTINUOUS, MECHANISM_NORMS, Mechanism
 from models.certification.question import Question
 from models.certification.split import SplitInquiry, SplitTerms
 from models.certification.tally import DENOMINATORS
@@ -72,7 +72,7 @@ def pieces(mechanism: Mechanism, shift: float) -> tuple[Floats, Floats]:
     return at, moved
 
 
-@pytest.mark.parametrize("mechanism", ADDITIVE)
+@pytest.mark.parametrize("mechanism", CONTINUOUS)
 def test_no_classifier_has_a_label_first_that_is_excluded(mechanism: Mechanism) -> None:
     rng = np.random.default_rng(5)
     excluded = first = 0
@@ -92,7 +92,7 @@ def test_no_classifier_has_a_label_first_that_is_excluded(mechanism: Mechanism) 
 
 
 # A law of one side has no certificate that is attained in both directions.
-SYMMETRIC = [name for name in ADDITIVE if float(LAWS[name].module.cdf(np.array(0.0))) == 0.5]
+SYMMETRIC = [name for name in CONTINUOUS if float(LAWS[name].module.cdf(np.array(0.0))) == 0.5]
 
 
 @pytest.mark.parametrize("mechanism", SYMMETRIC)
