@@ -7,7 +7,7 @@ The network is recorded on tensors without values, so Python that looks at a val
 instead of being recorded as if the value never changed. The record is a graph of PyTorch's own
 operators, which OpenVINO's frontend converts one by one; an operator that it does not know is
 refused. Recording needs PyTorch's compiler, whose import alone takes a second, so OpenVINO's graph
-is kept on disk (:mod:`models.kept`), and runs as it is read from there the first time, too.
+is kept on disk (:mod:`models.cache`), and runs as it is read from there the first time, too.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from models import quantised
+from models.cache import cache_path, make_room
 from models.execution import Format, ProviderError
 from models.files import write_whole
-from models.kept import kept_path, make_room
 from models.networks.row_noise import RowNoise
 from models.quantised import Ranges
 
@@ -127,7 +127,7 @@ class Converted:
         if self._digest is None:
             return None
         ranges = None if self._ranges is None else dict(self._ranges)
-        return kept_path("graphs", self._digest, shape, ranges, _code())
+        return cache_path("graphs", self._digest, shape, ranges, _code())
 
 
 def ranges_of(network: nn.Module, passes: Iterable[Tensor]) -> Ranges:

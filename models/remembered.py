@@ -16,12 +16,12 @@ import torch
 from pydantic import Field
 
 from models.bundle import BundleError, Part
+from models.cache import cache_path
 from models.calibration import calibrate, may_use_int8
 from models.compile_cache import processor
 from models.device import Device, open_device
 from models.execution import Calibration, Format, Provider, ProviderError, ways
 from models.files import write_whole
-from models.kept import kept_path
 from models.loaded import LoadedModel
 from models.predictor import Predictor
 from models.trial import RowsError
@@ -100,7 +100,7 @@ def _read(file: Path) -> Kept | None:
 def _file(model: LoadedModel, on: Device, *asked: object) -> Path | None:
     """Return where a model's way is kept, by everything that may make another way fastest."""
     hardware = torch.cuda.get_device_name(on.name) if on.name.startswith("cuda") else processor()
-    path = kept_path(
+    path = cache_path(
         "calibrations",
         *(model.bundle.digest, on.name.partition(":")[0], hardware, asked),
         *(len(os.sched_getaffinity(0)), torch.get_num_threads()),

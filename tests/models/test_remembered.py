@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from models import kept, remembered
+from models import remembered
 from models.bundle import ZOO
+from models.cache import OFF, VARIABLE
 from models.execution import Calibration
-from models.kept import OFF, VARIABLE
 from models.loaded import LoadedModel, load_model
 from models.predictor import Predictor
 from models.remembered import calibrate_once
@@ -92,7 +92,7 @@ def test_other_wishes_and_other_versions_have_their_own(
     with speeds():
         for wish in ({}, {"int8": False}, {"pass_size": 8}):
             start(model, **wish)
-        monkeypatch.setattr(kept, "version", lambda name: "0")
+        monkeypatch.setattr("models.cache.version", lambda name: "0")
         start(model)
         monkeypatch.setattr(remembered, "processor", lambda: "another")
         start(model)

@@ -10,8 +10,8 @@ import torch
 
 from models import converted
 from models.bundle import ZOO
+from models.cache import OFF, VARIABLE, cache_path, make_room
 from models.execution import Format
-from models.kept import OFF, VARIABLE, kept_path, make_room
 from models.loaded import load_model
 from models.predictor import Predictor
 
@@ -87,7 +87,7 @@ def test_nothing_is_kept_if_it_cannot_be(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv(VARIABLE, str(tmp_path / "file"))
     found = logits("mnist-cnn")
     monkeypatch.setenv(VARIABLE, OFF)
-    assert kept_path("graphs") is None
+    assert cache_path("graphs") is None
     assert torch.equal(logits("mnist-cnn"), found)
 
 

@@ -15,7 +15,7 @@ VARIABLE = "PIXELDP_CACHE"
 OFF = "off"
 
 
-def kept_path(kind: str, *about: object) -> Path | None:
+def cache_path(kind: str, *about: object) -> Path | None:
     """Return the path of what is kept for ``about`` and for these versions.
 
     Args:
