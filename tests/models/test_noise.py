@@ -268,12 +268,11 @@ def p_value(
 @pytest.mark.parametrize(
     "substeps",
     [
-        [0],
-        [-SUBSTEPS, 3 * SUBSTEPS],
-        [SUBSTEPS // 2, SUBSTEPS // 2 + 1],
-        [1291, SUBSTEPS - 777],
+        pytest.param([0], id="zero"),
+        pytest.param([-SUBSTEPS, 3 * SUBSTEPS], id="on-grid", marks=pytest.mark.slow),
+        pytest.param([SUBSTEPS // 2, SUBSTEPS // 2 + 1], id="half-a-step", marks=pytest.mark.slow),
+        pytest.param([1291, SUBSTEPS - 777], id="off-grid"),
     ],
-    ids=["zero", "on-grid", "half-a-step", "off-grid"],
 )
 def test_ten_million_draws_follow_the_law(grid: GridNoise, substeps: list[int]) -> None:
     """Every grid point is as frequent as it should be; .5 % or half a step would be noticed."""

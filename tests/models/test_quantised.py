@@ -189,22 +189,13 @@ def record(pictures: int = 500, lost: float = 0.0, share: float = 0.8) -> Int8Re
 @pytest.mark.parametrize(
     ("found", "serves"),
     [
-        (None, False),
-        (record(), True),
-        (record(lost=0.005), True),
-        (record(lost=0.0051), False),
-        (record(pictures=499), False),
-        (record(share=0.005, lost=0.005), False),
-        (record(share=0.0), False),
-    ],
-    ids=[
-        "none",
-        "nothing lost",
-        "half a point lost",
-        "more lost",
-        "few pictures",
-        "all lost",
-        "nothing to lose",
+        pytest.param(None, False, id="none"),
+        pytest.param(record(), True, id="nothing lost", marks=pytest.mark.slow),
+        pytest.param(record(lost=0.005), True, id="half a point lost"),
+        pytest.param(record(lost=0.0051), False, id="more lost"),
+        pytest.param(record(pictures=499), False, id="few pictures", marks=pytest.mark.slow),
+        pytest.param(record(share=0.005, lost=0.005), False, id="all lost", marks=pytest.mark.slow),
+        pytest.param(record(share=0.0), False, id="nothing to lose", marks=pytest.mark.slow),
     ],
 )
 def test_int8_serves_where_its_cost_is_on_record(

@@ -11,6 +11,8 @@ import pytest
 from tests.e2e.hostile.conftest import Watched
 from tests.e2e.hostile.test_fuzz import CALLS, SEED
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("schemathesis", reason="the extra pixeldp[dev] is not installed")
 
 # Overload and missed deadlines are documented statuses, not failures.

@@ -43,6 +43,7 @@ def test_predict_says_which_labels_may_be_first(capsys: Captured) -> None:
     assert "the label 'cat', which there is not" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_target_chooses_the_member_of_a_family(tmp_path: Path, capsys: Captured) -> None:
     for name, scale in (("low", 0.3), ("high", 0.8)):
         copy_bundle(tmp_path / name, name=name, noise={**NOISE, "scale": scale}, int8=None)

@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FRESH = {
     "torchvision works once they are declared, and predicting does not import it": """
 import sys
