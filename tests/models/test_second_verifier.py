@@ -228,8 +228,8 @@ def asked_otherwise(document: Any, rng: random.Random) -> Any:
         ("evidence", "tau"): (0.0, 1e-9, 0.01, 0.3),
         ("evidence", "rho"): (0.0, 1e-6, 0.2),
         ("evidence", "bound"): ("betting", "clopper-pearson", "majority"),
-        ("evidence", "sensitivities", 1, "value"): (0.1, 3.0, 500.0),
-        ("evidence", "sensitivities", 1, "source"): ("l1", "linf"),
+        ("evidence", "sensitivities", -1, "value"): (0.1, 3.0, 500.0),
+        ("evidence", "sensitivities", -1, "source"): ("l1", "linf"),
     }
     for path in rng.sample(list(choices), rng.randint(1, 3)):
         document = replaced(document, path, lambda _, path=path: rng.choice(choices[path]))
