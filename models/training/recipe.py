@@ -345,7 +345,7 @@ _SPLIT = _MNIST.changed(
     mechanism="split",
     norm="l1",
     scale=2.0,
-    epochs=10,
+    epochs=30,
     consistency=Consistency(weight=5.0),
     noise_warm_up=0,
     augmentation=Augmentation(rotation=8, stretch=0.08, shear=0.08),
