@@ -404,7 +404,7 @@ RECIPES = (
         name="mnist-cnn-learned", placement="layer1", learned_noise=True, epochs=4, noise_warm_up=1
     ),
     _SPLIT,
-    _SPLIT.changed(name="mnist-split-wide", scale=4.0),
+    _SPLIT.changed(name="mnist-split-wide", scale=4.0, epochs=10),
     _LINF,
     # Radii up to 2/255 and a little more.
     _LINF.changed(
