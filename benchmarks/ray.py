@@ -1,12 +1,13 @@
 """The service on Ray Serve beside the plain one, on the same cores: what Ray costs.
 
-    python -m benchmarks.ray [--json FILE]
+    python -m benchmarks.ray [--bundle FOLDER] [--json FILE]
 
 In each round the plain service, one replica, and as many replicas as there are processors are
 asked in turn. A figure is the median time of an answer to one client; answers per second to many;
 and for each of these answers the processor time of everything but the workers: of the front, or of
-replicas, HAProxy and Ray's own processes. The network costs next to nothing, as in
-``benchmarks.front``, so that this is nearly all there is.
+replicas, HAProxy and Ray's own processes. By default the network costs next to nothing, as in
+``benchmarks.front``, so that this is nearly all there is; with ``--bundle`` it is that one, asked
+about its own samples at a target of half its noise scale.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from benchmarks.http import Connection, closed_loop, lasting
 from benchmarks.outcomes import outcomes
 from benchmarks.report import Figures
 from benchmarks.service import CORES, png, serving
+from models.bundle import read_bundle
 from tests.e2e.on_ray import OnRay
 
 # How Ray and this project title their processes.
@@ -59,14 +61,23 @@ def on_ray(bundle: Path, replicas: int) -> Iterator[tuple[int, int]]:
         service.stop()
 
 
+def asked(bundle: Path | None) -> tuple[list[bytes], float]:
+    """Return the pictures to send, and the target."""
+    if bundle is None:
+        return [png(np.full((8, 8), grey, np.uint8)) for grey in GREYS], 0.05
+    found = read_bundle(bundle)
+    return [found.sample(name) for name in found.samples], found.manifest.noise.scale / 2
+
+
 def measure(
     figures: Figures, name: str, port: int, main: int, arguments: argparse.Namespace
 ) -> None:
     """Measure one service."""
-    bodies = [png(np.full((8, 8), grey, np.uint8)) for grey in GREYS]
+    bodies, target = asked(arguments.bundle)
 
     def connect() -> Connection:
-        return Connection("127.0.0.1", port, "/predict?target=0.05&max_draws=1000", "image/png")
+        path = f"/predict?target={target}&max_draws=1000"
+        return Connection("127.0.0.1", port, path, "image/png")
 
     asyncio.run(closed_loop(connect, bodies, arguments.clients, lasting(2.0)))
     replies, _ = asyncio.run(closed_loop(connect, bodies, 1, lasting(arguments.seconds)))
@@ -89,13 +100,14 @@ def measure(
 def main() -> None:
     """Measure, print Markdown, write JSON."""
     parser = plain_parser(__doc__)
+    parser.add_argument("--bundle", type=Path, help="a bundle, in place of a network without cost")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     figures = Figures()
     with tempfile.TemporaryDirectory() as folder, allowed(Path(folder), 1):
-        bundle = make_bundle(Path(folder))
+        bundle = arguments.bundle or make_bundle(Path(folder))
         for _ in range(arguments.rounds):
             with serving(bundle, "--devices", "cpu") as (port, process):
                 measure(figures, "plain, 1 worker", port, process, arguments)
@@ -104,7 +116,8 @@ def main() -> None:
             for replicas in (1, CORES):
                 with on_ray(bundle, replicas) as (port, process):
                     measure(figures, f"Ray, {replicas} replicas", port, process, arguments)
-    title = f"passes of {PASS} that cost nothing, {CORES} cores, {arguments.clients} clients"
+    served = arguments.bundle or "a network that costs nothing"
+    title = f"{served} in passes of {PASS}, {CORES} cores, {arguments.clients} clients"
     figures.report(title, arguments.json)
 
 
