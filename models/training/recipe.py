@@ -404,7 +404,7 @@ RECIPES = (
         name="mnist-cnn-learned", placement="layer1", learned_noise=True, epochs=4, noise_warm_up=1
     ),
     _SPLIT,
-    _SPLIT.changed(name="mnist-split-wide", scale=4.0, epochs=10),
+    _SPLIT.changed(name="mnist-split-wide", scale=4.0, epochs=16),  # begins with mnist-split
     _LINF,
     # Radii up to 2/255 and a little more.
     _LINF.changed(
@@ -435,7 +435,7 @@ RECIPES = (
         noise_warm_up=0,
     ),
     _CIFAR10_SPLIT,
-    _CIFAR10_SPLIT.changed(name="cifar10-split-narrow", scale=1.5, epochs=8),  # begins with it
+    _CIFAR10_SPLIT.changed(name="cifar10-split-narrow", scale=1.5, epochs=8),  # with cifar10-split
     _CIFAR10.changed(
         name="svhn-resnet",
         dataset="svhn",
