@@ -41,6 +41,9 @@ from models.sensitivity.operators import Sensitivity
 # Eigenvalues computed on another machine differ by far less, and a bound has ten times this margin.
 STATED_ELSEWHERE = 1e-11
 
+# The name of the fixed picture by which split noise begins.
+TEMPLATE = "template"
+
 
 class PixelDP(nn.Module):
     """scores = h(g(x) + noise).
@@ -67,7 +70,7 @@ class PixelDP(nn.Module):
         self.encoder, self.classifier = encoder.eval(), classifier
         self.mechanism, self.scale = mechanism, scale
         if mechanism == "split":
-            self.register_buffer("template", split.draw_template(shape, scale))
+            self.register_buffer(TEMPLATE, split.draw_template(shape, scale))
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of h. g always runs as in service: its Δ is that of evaluation mode.
@@ -218,10 +221,14 @@ def save_network(path: Path, manifest: Manifest, network: nn.Module) -> None:
 def load_weights(source: Bundle | Denoiser, network: nn.Module) -> None:
     """Put the weights of a bundle or a denoiser into ``network``, which its architecture describes.
 
+    A template of split noise stays the network's own: it was drawn for its scale.
+
     Raises:
         BundleError: the weights do not fit the architecture, or are not finite.
     """
-    _put(_read_weights(source), network, source.weights)
+    own = {name: value for name, value in network.state_dict().items() if name == TEMPLATE}
+    weights = {name: value for name, value in _read_weights(source).items() if name != TEMPLATE}
+    _put(weights | own, network, source.weights)
 
 
 def save_denoiser(path: Path, manifest: DenoiserManifest, network: nn.Module) -> None:

@@ -15,7 +15,8 @@ from models.data.datasets import DataSet, load
 from models.evaluation.attacks import pgd, plain_scores
 from models.execution import PRECISIONS, Precision
 from models.files import locked, write_whole
-from models.network import load_network
+from models.mechanisms.split import draw_template
+from models.network import TEMPLATE, load_network
 from models.sensitivity.modules import encoder_sensitivity
 from models.training import checkpoint, loop
 from models.training.checks import CHECKPOINT, TrainingError
@@ -130,6 +131,16 @@ def test_a_training_begins_with_another_bundle_s_weights(
     for other in (recipe(placement="layer1"), find_recipe("mnist-cnn")):
         with pytest.raises(TrainingError, match="same architecture and placement"):
             train(other, few, tmp_path / "third", begin=begin)
+
+
+def test_a_template_of_split_noise_stays_that_of_its_scale(tmp_path: Path, few: DataSet) -> None:
+    split = {"mechanism": "split", "norm": "l1", "epochs": 1}
+    train(recipe(scale=0.5, **split), few, tmp_path / "first")
+    begin = partial(Training, start=read_bundle(tmp_path / "first"))
+    train(recipe(scale=1.0, **split), few, tmp_path / "second", begin=begin)
+    template = load_file(tmp_path / "second" / WEIGHTS)[TEMPLATE]
+    assert torch.equal(template, draw_template((1, 8, 8), 1.0))
+    assert template.max() > 255, "of all 510 draws"
 
 
 class Slowed(loop.Training):
