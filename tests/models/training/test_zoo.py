@@ -83,7 +83,7 @@ def test_its_card_says_how_to_make_it_and_has_the_recorded_figures(name: str) ->
     precision = bundle.manifest.training["recipe"]["precision"]
     assert f"pixeldp train {name} --precision {precision} --root " in bundle.card
     assert f"pixeldp evaluate models/zoo/{name} --data {data} --root " in bundle.card
-    begun = re.findall(r"--start (\S+)", bundle.card)
+    begun = re.findall(rf"pixeldp train {name} .*--start (\S+)", bundle.card)
     weights = [read_bundle(ZOO / start).manifest.weights.sha256 for start in begun]
     assert [bundle.manifest.training["recipe"].get("start")] == (weights or [None])
     evaluation = Evaluation.model_validate(bundle.manifest.evaluation)
