@@ -18,7 +18,7 @@ from models.certification.names import Norm
 from models.mechanisms import interval
 from models.mechanisms.interval import Boxes
 from models.mechanisms.split import SplitNoise, seen_shape
-from models.network import PixelDP, load_proven
+from models.network import TEMPLATE, PixelDP, load_proven
 from models.networks.folding import fold
 from models.networks.interval import IntervalError, IntervalNetwork
 from models.networks.placement import IMAGE
@@ -126,7 +126,7 @@ def _template(bundle: Bundle, network: PixelDP) -> NDArray[np.int32]:
     """
     template = network.template
     if template.dtype != torch.int32:
-        raise BundleError(bundle.weights, "template", "must hold 32-bit integers")
+        raise BundleError(bundle.weights, TEMPLATE, "must hold 32-bit integers")
     found: NDArray[np.int32] = template.numpy()
     return found
 

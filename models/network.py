@@ -97,9 +97,9 @@ class PixelDP(nn.Module):
             return split.perturb(features, self.template, scale)
         if self.mechanism == "interval":
             return features
-        law = import_module(f"models.mechanisms.{LAWS[self.mechanism].module_name}")
-        own = LAWS[self.mechanism].at(scale, law.draw_like)
-        noisy: Tensor = features + scale * own(features)
+        law = LAWS[self.mechanism]
+        module = import_module(f"models.mechanisms.{law.module_name}")
+        noisy: Tensor = features + scale * law.at(scale, module.draw_like)(features)
         return noisy
 
     def score(self, noisy: Tensor) -> Tensor:

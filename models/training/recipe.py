@@ -331,6 +331,11 @@ _CIFAR10 = Recipe(
     channels_last=True,
 )
 
+# Members of its family begin with its weights.
+_CIFAR10_AGAIN = _CIFAR10.changed(
+    optimiser=Optimiser(learning_rate=1e-3, weight_decay=5e-2), noise_warm_up=0
+)
+
 _CIFAR10_SPLIT = _CIFAR10.changed(
     name="cifar10-split",
     mechanism="split",
@@ -418,22 +423,10 @@ RECIPES = (
         augmentation=Augmentation(shift=3, flip=True),
     ),
     _CIFAR10,
-    # These begin with the weights of cifar10-resnet.
-    _CIFAR10.changed(
-        name="cifar10-resnet-050",
-        scale=0.5,
-        epochs=12,
-        optimiser=Optimiser(learning_rate=1e-3, weight_decay=5e-2),
-        consistency=Consistency(weight=10.0),
-        noise_warm_up=0,
+    _CIFAR10_AGAIN.changed(
+        name="cifar10-resnet-050", scale=0.5, epochs=12, consistency=Consistency(weight=10.0)
     ),
-    _CIFAR10.changed(
-        name="cifar10-resnet-012",
-        scale=0.12,
-        epochs=10,
-        optimiser=Optimiser(learning_rate=1e-3, weight_decay=5e-2),
-        noise_warm_up=0,
-    ),
+    _CIFAR10_AGAIN.changed(name="cifar10-resnet-012", scale=0.12, epochs=10),
     _CIFAR10_SPLIT,
     _CIFAR10_SPLIT.changed(name="cifar10-split-narrow", scale=1.5, epochs=8),  # with cifar10-split
     _CIFAR10.changed(
