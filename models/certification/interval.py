@@ -134,6 +134,7 @@ class Search:
         self.proven, self.label, self.rounds = 0, NO_VOTE, 0
         self.stopped: Stopped | None = None
         self._votes: list[int] = []
+        self._sound = True
         self.radii = [0, *_between(0, self._beyond, ROUND - 1)]
         if self._target is not None:
             parts = (self._target // part if part else 0 for part in PARTS)
@@ -152,6 +153,11 @@ class Search:
     def take(self, votes: Iterable[int]) -> None:
         """Take the votes of further boxes, at most to the end of the round."""
         self._votes += votes
+        # The picture lies in each of its boxes, so none can be proven for another label than its
+        # own. If one is, this h is not the one that proofs speak of: nothing may be claimed.
+        self._sound = set(self._votes) <= {self._votes[0], NO_VOTE}
+        if not self._sound:
+            self.proven = 0
         if not self.wanted:
             self.rounds += 1
             self._end_round()
@@ -159,9 +165,8 @@ class Search:
     def _end_round(self) -> None:
         self.label = self._votes[0]
         boxes = list(zip(self.radii, self._votes, strict=True))
-        # Another label than the picture's own is impossible; then nothing may be claimed of it.
         proven = [radius for radius, vote in boxes if vote == self.label != NO_VOTE]
-        self.proven = max(proven, default=0)
+        self.proven = max(proven, default=0) if self._sound else 0
         if self._target is not None:
             reached = self.proven >= self._target
             self.stopped = "target_certified" if reached else "target_out_of_reach"

@@ -63,6 +63,27 @@ def test_a_box_with_another_label_than_its_picture_proves_nothing() -> None:
     assert inquiry.size == 0.0
 
 
+@pytest.mark.parametrize("target", [None, 0.1])
+@pytest.mark.parametrize("late", [False, True])
+def test_boxes_with_two_labels_prove_nothing(target: float | None, late: bool) -> None:
+    """Not even of a box that has the picture's own label, nor after rounds that had one."""
+    inquiry = ask(target)
+    votes = np.full(inquiry.wanted, 1)
+    if late and target is None:
+        votes[8:] = -1
+        inquiry.add(votes)
+        assert inquiry.size > 0.0
+        inquiry.add(np.full(inquiry.wanted - 1, 0))
+        inquiry.cut()
+    else:
+        votes[2:] = 0
+        inquiry.add(votes)
+    found = conclude(inquiry, 3)
+    assert (inquiry.size, found.certified_size, found.lower) == (0.0, 0.0, 0.0)
+    assert not found.robust
+    assert found.stopped != "target_certified"
+
+
 @pytest.mark.parametrize(("target", "proven"), [(0.1, 5100), (1 / 3, 17_000), (0.0123456, 630)])
 def test_a_target_takes_one_round_and_is_met_exactly_from_its_radius_on(
     target: float, proven: int
