@@ -3,6 +3,7 @@
 It is computed by the procedure itself, so that it is exactly what would be answered.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 
@@ -14,7 +15,7 @@ from models.certification.laws.interval import BOXES
 from models.certification.names import Scoring
 from models.certification.prospects import best_size
 from models.certification.question import Question
-from models.certification.split import SplitTerms
+from models.certification.split import SplitTerms, chance_of_bound, schedule, share_bounds
 from models.certification.tally import Tally
 from models.certification.terms import Terms
 
@@ -59,13 +60,14 @@ def draws_needed(
     Returns:
         The budget, the pilot's draws included; None if none up to ``MOST_DRAWS`` suffices. With a
         share below 1 the sums are rounded against the label, so a few larger budgets may fail. For
-        split noise it is N; for intervals the most boxes, if everything goes to the label.
+        split noise, whose budget is N, it is where the draws end, if the label always has that
+        share; for intervals the most boxes, if everything goes to the label.
     """
     hoped = question.target or SMALLEST_SIZE
     if isinstance(terms, IntervalTerms):
         return BOXES if share == 1 and stated(terms.largest) >= hoped else None
     if isinstance(terms, SplitTerms):
-        return terms.draws if terms.answered(share, 1 - share, question.norm) >= hoped else None
+        return next(_ends_of_split(question, terms, labels, share), None)
 
     def enough(draws: int) -> bool:
         asked = replace(question, max_draws=draws)
@@ -80,6 +82,23 @@ def draws_needed(
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+def _ends_of_split(
+    question: Question, terms: SplitTerms, labels: int, share: float
+) -> Iterator[int]:
+    """Yield the looks at which the question is answered successfully; without a target all draws.
+
+    All bounds fail at one look with the chance that is due to them.
+    """
+    chance = chance_of_bound(replace(question, max_draws=terms.draws), labels)
+    for draws in schedule(terms):
+        size = terms.answered(
+            *share_bounds(_split(draws, share), terms.draws, chance), question.norm
+        )
+        last = draws == terms.draws
+        if size >= (question.target or SMALLEST_SIZE) and (question.target or last):
+            yield draws
 
 
 def _best(question: Question, terms: Terms, scoring: Scoring, labels: int, share: float) -> float:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from models.certification.division import STEPS_SIZE, STEPS_TARGET
+from models.certification.kinds import first_look
 from models.certification.reach import draws_needed, reachable_size
 from models.images.decoding import Size
 from models.masking import masks_for
@@ -170,10 +170,8 @@ class Predictions:
 
     def _late(self, error: DeadlineError, asked: Asked) -> Problem:
         """Return the problem that says what was reached by a deadline, and what would be enough."""
-        question = asked.question
-        draws_needed = (STEPS_SIZE if question.target is None else STEPS_TARGET).least
-        if question.masks:
-            draws_needed = question.masks**2
+        mechanism = asked.served.bundle.manifest.noise.mechanism
+        draws_needed = first_look(asked.question, mechanism)
         said = (
             f"No look was reached within timeout_ms={asked.timeout_ms}: {error.draws} draws were "
             f"made, but the first look needs {draws_needed}."

@@ -6,9 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.certification.inquiry import Inquiry
-from models.certification.names import SCORINGS, Norm, Scoring
+from models.certification.interval import IntervalInquiry, IntervalTerms
+from models.certification.kinds import SizeInquiry, first_look, terms_kind
+from models.certification.names import MECHANISM_NORMS, MECHANISMS, SCORINGS, Norm, Scoring
 from models.certification.question import Question
 from models.certification.reach import draws_needed, reachable_size
+from models.certification.split import SplitInquiry, SplitTerms
 from models.certification.tally import DENOMINATORS
 from models.certification.terms import Terms
 
@@ -98,3 +101,26 @@ def test_more_draws_and_less_confidence_reach_further(draws: int, confidence: fl
     assert reachable_size(Question(confidence, draws + 1, None, "l2"), TERMS, "votes", 10) >= here
     less = 1 - (1 - confidence) * 1.5
     assert reachable_size(Question(less, draws, None, "l2"), TERMS, "votes", 10) >= here
+
+
+@pytest.mark.parametrize("target", [None, 0.5])
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_the_first_look_comes_when_it_is_said_to(mechanism: str, target: float | None) -> None:
+    scale, norm = 0.5, MECHANISM_NORMS[mechanism]
+    question = Question(0.99, 1000, target, norm)
+    terms = terms_kind(mechanism)(mechanism, scale, 1.0, norm, 784)
+    inquiry: SizeInquiry
+    if isinstance(terms, SplitTerms):
+        inquiry = SplitInquiry(question, terms, 3, np.arange)
+    elif isinstance(terms, IntervalTerms):
+        inquiry = IntervalInquiry(question, terms, 3)
+    else:
+        inquiry = Inquiry(question, terms, 3, "votes")
+    for _ in range(first_look(question, mechanism)):
+        assert not inquiry.look
+        inquiry.add(np.array([1]))
+    assert inquiry.look == 1
+
+
+def test_the_first_look_at_stickers_is_at_all_views() -> None:
+    assert first_look(Question(1.0, 64, 3, "l2", masks=5), "gaussian") == 25

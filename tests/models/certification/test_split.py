@@ -194,6 +194,21 @@ def test_the_budget_is_every_draw_whatever_is_asked() -> None:
         SplitInquiry(asked.question, asked.terms, 3, lambda draws: np.zeros(draws, dtype=np.intp))
 
 
+@pytest.mark.parametrize("confidence", [1.0, 0.999, 0.5])
+@pytest.mark.parametrize("target", [0.2, 1.0, 1.5])
+def test_the_draws_needed_are_where_they_end_if_all_agree(target: float, confidence: float) -> None:
+    asked = inquiry(target, confidence, scale=2.0)
+    asked.add(np.ones(1020, dtype=np.int64))
+    assert asked.stopped == "target_certified"
+    assert draws_needed(asked.question, asked.terms, "votes", 3) == asked.draws
+    # With this share a gap of little more than 510 times the target is left at the end.
+    scarcely = 0.5 + target / 4 + 0.002
+    further = draws_needed(asked.question, asked.terms, "votes", 3, scarcely)
+    assert further is not None
+    assert asked.draws < further <= 1020
+    assert draws_needed(asked.question, asked.terms, "votes", 3, scarcely - 0.004) is None
+
+
 @pytest.mark.parametrize("chance", [0.05, 1e-4])
 @pytest.mark.parametrize(("total", "draws"), [(30, 7), (255, 100), (255, 255)])
 def test_bounds_on_counts_fail_no_more_often_than_stated(
