@@ -428,7 +428,7 @@ RECIPES = (
     ),
     _CIFAR10_AGAIN.changed(name="cifar10-resnet-012", scale=0.12, epochs=10),
     _CIFAR10_SPLIT,
-    _CIFAR10_SPLIT.changed(name="cifar10-split-narrow", scale=1.5, epochs=8),  # with cifar10-split
+    _CIFAR10_SPLIT.changed(name="cifar10-split-narrow", scale=1.5, epochs=8),  # begins with it
     _CIFAR10.changed(
         name="svhn-resnet",
         dataset="svhn",
