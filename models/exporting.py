@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from models.bundle import Bundle
+from models.certification.names import ADDITIVE
 from models.network import load_network
 
 Target = Literal["onnx", "pt2"]
@@ -30,7 +31,7 @@ def export_bundle(bundle: Bundle, out: Path, target: Target) -> tuple[Path, ...]
     """Write g and h.
 
     Args:
-        bundle: without split noise, which is not added to features.
+        bundle: with added noise: split noise and intervals add none to features.
         out: the folder, which is made; it must hold no such files.
         target: the kind of files.
 
@@ -73,10 +74,11 @@ def terms(bundle: Bundle) -> dict[str, Any]:
 
 
 def _check(bundle: Bundle, files: tuple[Path, ...], target: Target) -> None:
-    if bundle.manifest.noise.mechanism == "split":
+    mechanism = bundle.manifest.noise.mechanism
+    if mechanism not in ADDITIVE:
         raise ValueError(
-            f"{bundle.path} has split noise, which is not added to features; expected a bundle "
-            "with other noise"
+            f"{bundle.path} has the mechanism {mechanism}, which adds no noise to features; "
+            "expected a bundle with added noise"
         )
     there = [file for file in files if file.exists()]
     if there:

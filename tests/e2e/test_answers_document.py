@@ -34,12 +34,16 @@ def test_every_member_of_an_answer_is_described(client: httpx.Client, seven: byt
     options: dict[str, Any] = {"target": 0.5, "evidence": True, "attacks": 3}
     raw = {"Content-Type": "application/octet-stream"}
     answer = client.post("/predict", content=seven, headers=raw, params=options).json()
+    asked = {"threat": "sticker", "target": 2}
+    sticker = client.post("/predict", content=seven, headers=raw, params=asked).json()
     named = set(re.findall(r"`([a-z][a-z_.\[\]]+)`", ANSWERS))
     assert members(answer) <= named
     # What is named exists: members, their parents, options and values.
-    parents = {path.rsplit(".", count)[0] for path in members(answer) for count in range(4)}
+    known = members(answer) | members(sticker)
+    parents = {path.rsplit(".", count)[0] for path in known for count in range(4)}
+    assert members(sticker) <= named | {"scores[].attacked"}, "which is null there"
     paths = {path for path in named if "." in path}
-    assert paths <= parents | members(answer)
+    assert paths <= parents | known
 
 
 def test_every_route_and_output_of_the_protocol_is_described() -> None:

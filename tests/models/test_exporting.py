@@ -101,7 +101,11 @@ def test_onnx_files_compute_what_the_bundle_computes(bundle: Bundle, tmp_path: P
         assert find_source(str(h), None).labels == bundle.manifest.labels
 
 
-def test_split_noise_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="split noise, which is not added"):
-        export_bundle(read_bundle(ZOO / "mnist-split"), tmp_path, "pt2")
+@pytest.mark.parametrize(
+    ("name", "mechanism"), [("mnist-split", "split"), ("mnist-linf", "interval")]
+)
+def test_what_adds_no_noise_is_refused(tmp_path: Path, name: str, mechanism: str) -> None:
+    """Its terms would state noise between g and h, by which nothing is certified."""
+    with pytest.raises(ValueError, match=f"mechanism {mechanism}, which adds no noise"):
+        export_bundle(read_bundle(ZOO / name), tmp_path, "pt2")
     assert not any(tmp_path.iterdir())
