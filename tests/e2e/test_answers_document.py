@@ -34,7 +34,7 @@ def test_every_member_of_an_answer_is_described(client: httpx.Client, seven: byt
     options: dict[str, Any] = {"target": 0.5, "evidence": True, "attacks": 3}
     raw = {"Content-Type": "application/octet-stream"}
     answer = client.post("/predict", content=seven, headers=raw, params=options).json()
-    asked = {"threat": "sticker", "target": 2}
+    asked: dict[str, Any] = {"threat": "sticker", "target": 2}
     sticker = client.post("/predict", content=seven, headers=raw, params=asked).json()
     named = set(re.findall(r"`([a-z][a-z_.\[\]]+)`", ANSWERS))
     assert members(answer) <= named
