@@ -172,6 +172,17 @@ def test_an_h_that_fails_beside_odd_pictures_is_found() -> None:
         trial(Written(failing))
 
 
+@pytest.mark.parametrize("labels", [2, 3, 10])
+def test_layers_with_few_outputs_round_alike_at_every_place(labels: int) -> None:
+    """Intel's MKL sums some rows of such a layer in another order, unless it is told not to."""
+    generator = torch.Generator().manual_seed(0)
+    for rows in (2, 7, 32) * 5:
+        with torch.inference_mode():
+            layer = nn.Linear(64, labels)
+            layer.weight.normal_(generator=generator)
+            try_rows(layer, torch.randn(rows, 64, generator=generator), layer)
+
+
 def test_the_trial_changes_neither_generators_nor_pictures() -> None:
     torch.manual_seed(5)
     random.seed(5)
