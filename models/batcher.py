@@ -209,13 +209,14 @@ class Batcher:
         self._passes += 1
         turn = [ticket for ticket in self._tickets.values() if (ticket.alone > 0) == alone]
         # Of equals, those whose draws are in flight come last.
-        turn.sort(key=lambda one: (*self._stand(one), one.in_flight > 0, one.id))
+        turn.sort(key=lambda one: (*_stand(one), bool(one._parts), one.id))
         if alone:
             turn = [min(turn, key=_served)]
         given = dict.fromkeys((ticket.id for ticket in turn), 0)
         for tickets, slots in _shares(turn, self.slots):
-            behind = [ticket for ticket in tickets if self._stand(ticket) > self._stand(tickets[0])]
-            if behind:
+            first = _stand(tickets[0])
+            if _stand(tickets[-1]) > first:  # they are in order
+                behind = [ticket for ticket in tickets if _stand(ticket) > first]
                 longest = min(behind, key=_served)
                 given[longest.id] = min(self._wanted(longest), max(slots // ONE_IN, 1))
                 slots -= given[longest.id]
@@ -344,8 +345,14 @@ class Batcher:
     def _hasty(self) -> bool:
         """Whether the next pass should wait until another is recorded."""
         tickets = self._tickets.values()
-        flying = any(ticket.in_pass for ticket in tickets)
-        return flying and sum(map(self._certain, tickets)) < self.slots
+        if not any(ticket.in_pass for ticket in tickets):
+            return False
+        needed = self.slots
+        for ticket in tickets:
+            needed -= self._certain(ticket)
+            if needed <= 0:
+                return False
+        return True
 
     def _certain(self, ticket: Ticket) -> int:
         """The number of draws that are worth making now, whatever the passes in flight return."""
@@ -354,15 +361,15 @@ class Batcher:
         return 0 if ticket.in_flight else self._wanted(ticket)
 
     @staticmethod
-    def _stand(ticket: Ticket) -> tuple[bool, int]:
-        """Return the key that orders tickets, before their age."""
-        return not ticket.high, (ticket.issued // LEVEL_DRAWS).bit_length()
-
-    @staticmethod
     def _wanted(ticket: Ticket) -> int:
         """The number of draws to the next look that are not issued yet, within the budget."""
         left = ticket.inquiry.issuable - ticket.issued
         return min(max(ticket.inquiry.wanted - ticket.in_flight, 0), left)
+
+
+def _stand(ticket: Ticket) -> tuple[bool, int]:
+    """Return the key that orders tickets, before their age."""
+    return not ticket.high, (ticket.issued // LEVEL_DRAWS).bit_length()
 
 
 def _shares(turn: Iterable[Ticket], slots: int) -> Iterator[tuple[list[Ticket], int]]:
@@ -374,6 +381,9 @@ def _shares(turn: Iterable[Ticket], slots: int) -> Iterator[tuple[list[Ticket], 
     owners: dict[int, list[Ticket]] = {}
     for ticket in turn:
         owners.setdefault(ticket.owner, []).append(ticket)
+    if len(owners) == 1:
+        yield from ((tickets, slots) for tickets in owners.values())
+        return
     longest = sorted(owners.values(), key=lambda tickets: min(map(_served, tickets)))
     high = sum(tickets[0].high for tickets in longest)
     # Half of the pass is for the others: a client that had all of it takes twice as long then, not

@@ -92,6 +92,8 @@ class Predictor:
         self._feature_shape, self.noise = model.feature_shape, model.noise
         self.trial_seconds = 0.0
         self._on_image = model.manifest.noise.placement == IMAGE
+        # Of pictures that are the model's input as they are: these have one form.
+        self._unprepared: Terms | None = None
 
     @property
     def device(self) -> str:
@@ -133,7 +135,9 @@ class Predictor:
             return self.encode_prepared(preparation.apply(pixels), preparation)
         steps = pixels.transpose(2, 0, 1).astype(np.int32).ravel()
         features = Features(steps, on_grid=True)
-        return Encoded(features, self._terms(preparation, features))
+        if self._unprepared is None:
+            self._unprepared = self._terms(preparation, features)
+        return Encoded(features, self._unprepared)
 
     def encode_prepared(self, prepared: Floats, preparation: Preprocessing) -> Encoded:
         """Run g once on a picture that was prepared elsewhere.

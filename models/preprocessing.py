@@ -112,10 +112,7 @@ class Preprocessing:
         if (p, q) in self.known:
             return self.known[p, q]
         value = prod(_resize_norm(*axis, p, q) for axis in self._axes())
-        if CHANNELS[self.mode] != self.shape[0]:
-            value *= _norm(GREYSCALE if self.mode == "RGB" else GREY_TO_RGB, p, q)
-        elif NORMS.index(p) > NORMS.index(q):
-            value *= _norm(np.eye(self.shape[0]), p, q)
+        value *= _colours_norm(CHANNELS[self.mode], self.shape[0], p, q)
         return value if value == 1 else round_up(value * MARGIN, DIGITS)
 
     def apply(self, pixels: Pixels) -> Floats:
@@ -281,6 +278,14 @@ def _resize_norm(size: int, resized: int, kept: int, p: Norm, q: Norm) -> float:
     if size == resized and NORMS.index(p) <= NORMS.index(q):
         return 1.0
     return _norm(_resize_matrix(size, resized, kept), p, q)
+
+
+@lru_cache
+def _colours_norm(sent: int, taken: int, p: Norm, q: Norm) -> float:
+    """Δ(p,q) of the step from the channels sent to those taken; if it is none, 1 for p ≤ q."""
+    if sent != taken:
+        return _norm(GREYSCALE if sent > taken else GREY_TO_RGB, p, q)
+    return 1.0 if NORMS.index(p) <= NORMS.index(q) else _norm(np.eye(sent), p, q)
 
 
 def _norm(matrix: Floats, p: Norm, q: Norm) -> float:

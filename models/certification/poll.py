@@ -5,6 +5,7 @@ more than all arithmetic of the bounds, and grows with K; this costs the same fo
 """
 
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ import numpy as np
 
 from models.certification.arrays import Draws
 from models.certification.tally import NO_VOTE, Tally
+
+FEW = 3
 
 
 class Poll:
@@ -48,18 +51,23 @@ class Poll:
         """Count further votes: labels, or ``NO_VOTE``.
 
         A label that overtakes the first was at most level with it, and so was every other: the
-        former first then has the most votes of the others, and the lowest index of those.
+        former first then has the most votes of the others, and the lowest index of those. All this
+        depends on the counts alone, so votes for one label may be counted together.
 
         Raises:
             ValueError: a vote is for no label, and not ``NO_VOTE``.
         """
         counts, first, second = self.counts, self.first, self.second
-        for vote in votes:
+        labels = set(votes)
+        # To search for each of few labels is faster than to count all.
+        few = len(labels) <= FEW
+        tallied = ((one, votes.count(one)) for one in labels) if few else Counter(votes).items()
+        for vote, more in tallied:
             if vote == NO_VOTE:
                 continue
             if not 0 <= vote < len(counts):
                 raise ValueError(f"a draw votes for label {vote} of {len(counts)}")
-            count = counts[vote] = counts[vote] + 1
+            count = counts[vote] = counts[vote] + more
             if vote == first:
                 continue
             if not self._given and (count, first) > (counts[first], vote):

@@ -45,7 +45,8 @@ class Reduced(PictureShape):
         height: of the picture as sent.
         mode: of the picture as sent.
         bits: of each value of the picture as sent.
-        sensitivities: Δ(p,q) of the preprocessing, if they take long to compute: p, q, value.
+        sensitivities: Δ(p,q) of the preprocessing, which take long to compute: p, q, value. There
+            are none if a picture has the model's own size and mode.
         prepared: whether ``content`` is already the model's input.
         content: the pixels as in ``Picture``, or else little-endian float64 values of [channels,
             height, width] as ``Preprocessing.apply`` returns them; a PNG file to show.
@@ -92,6 +93,6 @@ def reduce_picture(picture: Picture, task: Task, sensitivities: bool = True) -> 
     content, prepared = picture.pixels, False
     if preparation.steps and FLOAT.itemsize * prod(task.shape) < len(content):
         content, prepared = preparation.apply(picture.array()).astype(FLOAT).tobytes(), True
-    pairs = product(NORMS, NORMS) if sensitivities else ()
+    pairs = product(NORMS, NORMS) if sensitivities and preparation.steps else ()
     known = [(p, q, preparation.sensitivity(p, q)) for p, q in pairs]
     return Reduced(*form, known, prepared, content)

@@ -46,7 +46,7 @@ class Channel:
             if self._woken in ready:
                 os.read(self._woken, _CHUNK)
             if self._socket.fileno() not in ready:
-                continue
+                return
             try:
                 data = self._socket.recv(_CHUNK)
             except OSError:

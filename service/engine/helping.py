@@ -54,8 +54,9 @@ class Helpers:
 
     def issue(self, runner: PassRunner) -> None:
         """Issue further draws of a runner's pictures to their helpers."""
-        here = runner.batcher.tickets
-        for ticket in here:
+        if not self._of:
+            return
+        for ticket in runner.batcher.tickets:
             for helper in self._of.get(ticket, ()):
                 while runner.batcher.lent(ticket, helper) < AHEAD:
                     count = runner.batcher.lend(ticket, helper)

@@ -285,8 +285,10 @@ class Loop:
         near = now + _DRAFT_SECONDS + 2 * self._flights.counts.longest_seconds
         outgoing: list[messages.Message] = []
         for ticket in runner.batcher.tickets:
+            if ticket.deadline >= near:
+                continue
             client = self._clients[ticket.id]
-            if ticket.deadline < near and ticket.inquiry.look > client.drafted:
+            if ticket.inquiry.look > client.drafted:
                 client.drafted = ticket.inquiry.look
                 outgoing.append(_word(ticket, client, now, draft=True))
         self._channel.send(*outgoing)

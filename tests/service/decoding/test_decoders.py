@@ -106,6 +106,15 @@ def test_pictures_that_are_smaller_than_the_input_go_to_workers_as_they_are() ->
     assert reduced.content == decode(small, MAX_PIXELS).pixels
 
 
+def test_only_a_picture_that_is_changed_brings_sensitivities() -> None:
+    small = picture(40, 30)
+    assert len(reduce_file(small, Task(MAX_PIXELS, (3, 224, 224))).sensitivities) == 9
+    reduced = reduce_file(small, Task(MAX_PIXELS, (3, 30, 40)))
+    assert reduced.sensitivities == []
+    # Whoever needs them computes them.
+    assert reduced.plan((3, 30, 40)).sensitivity("l2", "l2") == 1
+
+
 def test_small_pictures_need_no_process() -> None:
     async def test() -> None:
         async with decoding() as decoders:
