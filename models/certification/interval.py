@@ -134,7 +134,6 @@ class Search:
         self.proven, self.label, self.rounds = 0, NO_VOTE, 0
         self.stopped: Stopped | None = None
         self._votes: list[int] = []
-        self._sound = True
         self.radii = [0, *_between(0, self._beyond, ROUND - 1)]
         if self._target is not None:
             parts = (self._target // part if part else 0 for part in PARTS)
@@ -150,12 +149,17 @@ class Search:
         """The boxes of the round that have no votes yet; 0 at the end."""
         return len(self.radii) - self.taken
 
+    @property
+    def _sound(self) -> bool:
+        """Whether no box was proven for another label than the picture's own, which lies in all.
+
+        If one is, this h is not the one that proofs speak of: nothing may be claimed.
+        """
+        return {*self._votes} <= {*self._votes[:1], NO_VOTE}
+
     def take(self, votes: Iterable[int]) -> None:
         """Take the votes of further boxes, at most to the end of the round."""
         self._votes += votes
-        # The picture lies in each of its boxes, so none can be proven for another label than its
-        # own. If one is, this h is not the one that proofs speak of: nothing may be claimed.
-        self._sound = set(self._votes) <= {self._votes[0], NO_VOTE}
         if not self._sound:
             self.proven = 0
         if not self.wanted:

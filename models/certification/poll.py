@@ -14,8 +14,6 @@ import numpy as np
 from models.certification.arrays import Draws
 from models.certification.tally import NO_VOTE, Tally
 
-FEW = 3
-
 
 class Poll:
     """The votes of one picture, and the two labels in front.
@@ -58,11 +56,7 @@ class Poll:
             ValueError: a vote is for no label, and not ``NO_VOTE``.
         """
         counts, first, second = self.counts, self.first, self.second
-        labels = set(votes)
-        # To search for each of few labels is faster than to count all.
-        few = len(labels) <= FEW
-        tallied = ((one, votes.count(one)) for one in labels) if few else Counter(votes).items()
-        for vote, more in tallied:
+        for vote, more in Counter(votes).items():
             if vote == NO_VOTE:
                 continue
             if not 0 <= vote < len(counts):
