@@ -52,10 +52,12 @@ def seconds(main: int) -> dict[str, float]:
 @contextmanager
 def on_ray(bundle: Path, replicas: int) -> Iterator[tuple[int, int]]:
     """Run the service on Ray; its port, and the process that is the root of all others."""
-    settings = {"PIXELDP_MODELS": str(bundle), "PIXELDP_DEVICES": "cpu"}
+    # Replicas run in a folder of Ray's.
+    settings = {"PIXELDP_MODELS": str(bundle.resolve()), "PIXELDP_DEVICES": "cpu"}
     scaling = {"min_replicas": replicas, "max_replicas": replicas}
-    service = OnRay(settings, autoscaling_config=scaling).wait_ready()
+    service = OnRay(settings, autoscaling_config=scaling)
     try:
+        service.wait_ready()
         yield int(urlsplit(service.address).port or 80), service.process.pid
     finally:
         service.stop()

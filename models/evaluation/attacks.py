@@ -46,6 +46,16 @@ def plain_scores(network: PixelDP) -> LogScores:
     return lambda pictures: network.score(network.encode(pictures)).float().log_softmax(dim=1)
 
 
+def in_bfloat16(scores: LogScores) -> LogScores:
+    """Return the same scores, and their gradients, computed by layers in bfloat16."""
+
+    def rounded(pictures: Tensor) -> Tensor:
+        with torch.autocast(pictures.device.type, torch.bfloat16):
+            return scores(pictures)
+
+    return rounded
+
+
 def pgd(
     scores: LogScores, pictures: Tensor, labels: Tensor, sizes: Tensor, norm: Norm, steps: int
 ) -> Tensor:

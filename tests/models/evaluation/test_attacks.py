@@ -12,6 +12,7 @@ from models.evaluation.attacks import (
     ATTACKS,
     _project_l1,
     _steepest,
+    in_bfloat16,
     noisy_scores,
     plain_scores,
 )
@@ -84,6 +85,22 @@ def test_expected_scores_average_over_the_noise() -> None:
     scores = noisy_scores(model, 4000)(torch.full((3, 1, 4, 4), 0.5)).exp()
     assert scores.shape == (3, 2)
     assert torch.allclose(scores, torch.full((3, 2), 0.5), atol=0.05)
+
+
+def test_scores_and_gradients_in_bfloat16_are_near_those_in_float32() -> None:
+    torch.manual_seed(1)
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 40), nn.ReLU(), nn.Linear(40, 3))
+    scores = plain_scores(PixelDP(nn.Identity(), classifier, "gaussian", 0.1))
+    pictures = torch.rand(5, 1, 4, 4, requires_grad=True)
+    found = []
+    for one in (scores, in_bfloat16(scores)):
+        logs = one(pictures)
+        (gradient,) = torch.autograd.grad(logs[:, 0].sum(), pictures)
+        found.append((logs.detach(), gradient))
+    (exact, slope), (rounded, rounded_slope) = found
+    assert rounded.dtype == torch.float32
+    assert 0 < (exact - rounded).abs().max() < 0.02
+    assert 0 < (slope - rounded_slope).norm() < 0.03 * slope.norm()
 
 
 @pytest.mark.parametrize("norm", NORMS)
