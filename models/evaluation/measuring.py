@@ -102,7 +102,8 @@ class Certifier:
         Where h runs in bfloat16, so do the gradients, which is faster. In int8 there are none: they
         are those of float32 then.
         """
-        network = copy.deepcopy(self.model.network).to(self.device)
+        network = copy.deepcopy(self.model.network)
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         draws = 1 if self.manifest.noise.mechanism == "interval" else draws
         scores = noisy_scores(network, draws)
         halved = self.predictor.execution.precision == "bfloat16"
