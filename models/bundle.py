@@ -368,15 +368,17 @@ class Bundle:
 
 
 def locate(path: Path) -> Path:
-    """Return the folder that ``path`` means: a bare name may be that of a model of the zoo.
+    """Return what ``path`` means: a bare name may be that of a model or a family of the zoo.
 
-    A folder of that name takes precedence. A family of the zoo is named by its file.
+    Of a model it is the folder, of a family the file. What has that name here takes precedence.
     """
+    if len(path.parts) != 1 or path.exists():
+        return path
     shipped = ZOO / path
-    described = [shipped / name for name in (MANIFEST, DENOISER)]
-    files = [shipped] if path.name.endswith(FAMILY) else described
-    known = any(file.is_file() for file in files)
-    return shipped if len(path.parts) == 1 and not path.exists() and known else path
+    if any((shipped / name).is_file() for name in (MANIFEST, DENOISER)):
+        return shipped
+    family = ZOO / f"{path.name.removesuffix(FAMILY)}{FAMILY}"
+    return family if family.is_file() else path
 
 
 def locate_denoiser(path: Path) -> Path:
@@ -464,9 +466,15 @@ def read_json(file: Path, hint: str = "") -> tuple[dict[str, Any], bytes]:
         The object, and the bytes from which it was read.
 
     Raises:
-        BundleError: the file is missing, too large or not JSON; the object is nested too deep, or
-            has numbers or characters that JSON does not have.
+        BundleError: the file is missing, too large or not JSON, or its folder is a family;
+            the object is nested too deep, or has numbers or characters that JSON does not have.
     """
+    if file.parent.name.endswith(FAMILY) and file.parent.is_file():
+        reason = (
+            "is a family, not a bundle; expected one of its members, which pixeldp models "
+            f"{file.parent} lists"
+        )
+        raise BundleError(file.parent, "file", reason)
     with opened(file, hint) as stream:
         raw = _read(stream, file.name)
     try:

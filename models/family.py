@@ -32,7 +32,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from models.bundle import FAMILY, Bundle, BundleError, Name, Part, opened
+from models.bundle import FAMILY, ZOO, Bundle, BundleError, Name, Part, opened
 from models.certification.names import ADDITIVE
 
 LARGEST = 2**16
@@ -99,7 +99,9 @@ def read_family(path: Path) -> Family:
     Raises:
         BundleError: it cannot be read, or is malformed.
     """
-    with opened(path, largest=LARGEST) as stream:
+    shipped = ", ".join(sorted(one.name.removesuffix(FAMILY) for one in ZOO.glob(f"*{FAMILY}")))
+    hint = f"; expected a file NAME{FAMILY}, or one of the shipped families ({shipped})"
+    with opened(path, hint, LARGEST) as stream:
         content = stream.read(LARGEST + 1)
     try:
         return Family(path, FamilyFile.model_validate(json.loads(content)))

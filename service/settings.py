@@ -44,8 +44,8 @@ class Settings(BaseSettings):
     )
     models: Annotated[list[Path], Field(min_length=1)] = Field(
         [ZOO / "mnist-cnn"],
-        description="Bundles to serve: folders, names of the zoo, or families (files that end in "
-        ".family.json), separated by commas. The first answers requests that name no model.",
+        description="Bundles or families to serve: folders, files that end in .family.json, or "
+        "names of the zoo, separated by commas. The first answers requests that name no model.",
     )
     default_model: str | None = Field(
         None,

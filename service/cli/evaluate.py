@@ -70,8 +70,8 @@ def evaluate(
     family: Annotated[
         Path | None,
         typer.Option(
-            help="In place of a bundle: the members of this family (.family.json), and the "
-            "certified accuracy of the member that answers each size."
+            help="In place of a bundle: the members of this family (.family.json, or a name "
+            "of the zoo), and the certified accuracy of the member that answers each size."
         ),
     ] = None,
     root: measure_options.Root = None,
@@ -279,12 +279,14 @@ def _check_outputs(plots: Path | None, tsv: Path | None) -> None:
 def _folder(bundle: Path | None, family: Path | None, write: bool) -> Path:
     """Return the bundle's folder, or that of the family's first member."""
     from models.bundle import locate
-    from models.family import read_family
+    from models.family import is_family, read_family
 
     if family is not None:
         return read_family(locate(family)).folders[0]
     assert bundle is not None
     folder = locate(bundle)
+    if is_family(folder):
+        raise typer.BadParameter(f"{bundle} is a family; give it as --family {bundle}")
     if write and folder != bundle:
         raise ValueError(
             f"--write: {bundle} is a bundle that comes with the project; copy it first, and "

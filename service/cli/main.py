@@ -129,8 +129,8 @@ def serve(
     models: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Bundles to serve: folders, names of the zoo, or families (.family.json); by "
-            "default mnist-cnn."
+            help="Bundles or families to serve: folders, files (.family.json), or names of the "
+            "zoo; by default mnist-cnn."
         ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on (127.0.0.1).")] = None,

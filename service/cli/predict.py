@@ -39,7 +39,7 @@ def predict(
         Path | None,
         typer.Option(
             help="The bundle: a folder, or a name of the zoo; by default mnist-cnn. Of a family "
-            "(.family.json) the target chooses the member."
+            "(.family.json, or a name of the zoo) the target chooses the member."
         ),
     ] = None,
     target: Annotated[
