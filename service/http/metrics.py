@@ -7,8 +7,9 @@ event shows as an increase.
 
 Ratios of two counters are left to the query, which chooses the time span:
 
-    share of robust answers   sum(rate(pixeldp_predictions_total{robust="true"}[5m]))
-                              / sum(rate(pixeldp_predictions_total{robust=~"true|false"}[5m]))
+    share of robust answers
+        sum by (threat) (rate(pixeldp_predictions_total{robust="true"}[5m]))
+        / sum by (threat) (rate(pixeldp_predictions_total{robust=~"true|false"}[5m]))
     how full passes are       rate(pixeldp_draws_total[5m]) / rate(pixeldp_slots_total[5m])
     draws per prediction      rate(pixeldp_prediction_draws_sum[5m])
                               / rate(pixeldp_prediction_draws_count[5m])
@@ -29,7 +30,7 @@ from prometheus_client import (
 )
 from prometheus_client.core import Metric
 
-from models.certification.names import Stopped
+from models.certification.names import Stopped, Threat
 from service.engine import messages
 from service.engine.check import CHECK_RESULTS, CheckResult
 from service.http.api.answers import Answer, AnyAnswer
@@ -86,8 +87,9 @@ class PictureMetrics:
     def __init__(self, registry: _Registry) -> None:
         self.answered = registry.counter(
             "pixeldp_predictions",
-            "Pictures answered, by whether the answer is robust (unknown: without a target).",
-            ["model", "robust", "stopped"],
+            "Pictures answered, by the threat (norm or sticker) and whether the answer is robust "
+            "against it (unknown: without a target).",
+            ["model", "threat", "robust", "stopped"],
         )
         self.refused = registry.counter(
             "pixeldp_predictions_refused",
@@ -139,7 +141,8 @@ class PictureMetrics:
             stages: seconds by the names in ``STAGES``.
         """
         model, robust = answer.model.name, ROBUST[answer.robust]
-        self.answered.labels(model, robust, answer.stopped).inc()
+        threat = "norm" if isinstance(answer, Answer) else answer.threat
+        self.answered.labels(model, threat, robust, answer.stopped).inc()
         self.draws.labels(model).observe(answer.draws)
         if isinstance(answer, Answer):
             self.size.labels(model, answer.norm).observe(answer.certified_size)
@@ -311,8 +314,8 @@ class Metrics:
     def add_model(self, name: str, version: str, digest: str) -> None:
         """Show a model that is served."""
         self.model.labels(name, version, digest).set(1)
-        for robust, stopped in product(ROBUST.values(), get_args(Stopped)):
-            self.pictures.answered.labels(name, robust, stopped)
+        for about in product(get_args(Threat), ROBUST.values(), get_args(Stopped)):
+            self.pictures.answered.labels(name, *about)
         for worker, result in product(self._worker_names, CHECK_RESULTS):
             self.workers.self_checks.labels(worker, name, result)
 

@@ -54,7 +54,8 @@ def test_metrics_count_what_happens(client: httpx.Client, seven: bytes) -> None:
         return float(found[1]) if found else 0.0
 
     answered = 'pixeldp_requests_total{outcome="robust",route="/predict",status="200"}'
-    robust = 'pixeldp_predictions_total{model="mnist-cnn",robust="true",stopped="target_certified"}'
+    about = 'model="mnist-cnn",robust="true",stopped="target_certified"'
+    robust = f'pixeldp_predictions_total{{{about},threat="norm"}}'
     refused = 'pixeldp_requests_total{outcome="not-a-picture",route="/predict",status="400"}'
     before = value(answered), value(robust), value(refused)
     client.post("/predict?target=0.5", content=seven, headers=PNG)
@@ -63,6 +64,17 @@ def test_metrics_count_what_happens(client: httpx.Client, seven: bytes) -> None:
     assert value(robust) == before[1] + 1
     assert value(refused) == before[2] + 1
     assert value('pixeldp_worker_up{worker="worker0"}') == 1
+
+
+def test_robust_answers_are_counted_by_threat(client: httpx.Client, seven: bytes) -> None:
+    def counted(threat: str) -> float:
+        series = rf'^pixeldp_predictions_total\{{model="mnist-cnn",.*,threat="{threat}"\}} (.+)$'
+        return sum(map(float, re.findall(series, client.get("/metrics").text, re.M)))
+
+    sizes, stickers = counted("norm"), counted("sticker")
+    asked = {"threat": "sticker", "target": "2"}
+    assert client.post("/predict", content=seven, headers=PNG, params=asked).status_code == 200
+    assert (counted("norm"), counted("sticker")) == (sizes, stickers + 1)
 
 
 def test_the_documentation_needs_no_other_host(client: httpx.Client) -> None:

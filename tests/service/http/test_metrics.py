@@ -54,8 +54,9 @@ def test_combinations_known_at_the_start_begin_at_zero() -> None:
         for one in ("worker0", "worker1"):
             assert numbers[prefix + name, worker(one)] == 0
     assert numbers["pixeldp_predictions_refused_total", (("reason", "overloaded"),)] == 0
-    key = (("model", "digits"), ("robust", "true"), ("stopped", "max_draws"))
-    assert numbers["pixeldp_predictions_total", key] == 0
+    for threat in ("norm", "sticker"):
+        about = {"model": "digits", "robust": "true", "stopped": "max_draws", "threat": threat}
+        assert numbers["pixeldp_predictions_total", tuple(about.items())] == 0
     assert numbers["pixeldp_pictures_queue_limit", ()] == 1024
     assert numbers["pixeldp_build_info", (("version", "1.2"),)] == 1
 
