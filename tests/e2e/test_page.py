@@ -743,6 +743,30 @@ def test_stickers_are_never_mixed_with_norms(visitor: Visitor, side: int) -> Non
     expect(page.locator("#sized")).to_be_visible()
 
 
+def test_of_a_sticker_longer_than_a_side_the_picture_shows_what_it_covers(visitor: Visitor) -> None:
+    """Models whose input is not square answer about such stickers; this service has none."""
+    for height, width, covered in ((28, 100, "height"), (100, 28, "width"), (40, 41, None)):
+        visitor.page.evaluate(
+            """async ([height, width]) => {
+                const { show } = await import(new URL("page/stickers.js", document.baseURI));
+                const pixels = new Uint8Array(height * width * 3).fill(99);
+                const original = { pixels, height, width, channels: 3 };
+                const sticker = { side: 40, certified: true };
+                show({ sticker, picture: original }, original);
+            }""",
+            [height, width],
+        )
+        altered = (canvas(visitor.page, "pasted", 3) != 99).all(2)
+        assert altered.shape == (height, width)
+        rows, columns = min(height, 40), min(width, 40)
+        top, left = (height - rows) // 2, (width - columns) // 2
+        assert altered.sum() == rows * columns
+        assert altered[top : top + rows, left : left + columns].all()
+        said = visitor.page.locator("#stickered-text").text_content() or ""
+        told = re.findall(r"It is more than the picture’s (.*), which such a sticker", said)
+        assert told == ([covered] if covered else [])
+
+
 @pytest.mark.slow
 @pytest.mark.slow
 def test_a_sticker_that_is_too_large_is_a_sentence(visitor: Visitor) -> None:
