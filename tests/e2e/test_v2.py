@@ -287,6 +287,15 @@ def test_rounding_never_claims_more(client: httpx.Client, seven: bytes) -> None:
         upper = [score.upper for score in scores]
         assert (tensors["SCORES_UPPER"].astype(float) >= upper).all()
         assert (np.nextafter(tensors["SCORES_UPPER"], np.float32(-9)).astype(float) < upper).all()
+        for target in (0.2, 0.3, 0.5, 1e-46, 1e39):
+            for size in (target, np.nextafter(target, 0), target * (1 - 1e-9)):
+                stated = {"target": target, "certified_size": size}
+                told = [answer.model_copy(update=stated)]
+                low, high = (OUTPUTS[name].tensor(told) for name in ("SIZE", "TARGET"))
+                assert low[0, 0].astype(float) <= size
+                assert high[0, 0].astype(float) >= target
+                assert np.nextafter(high[0, 0], np.float32(0)).astype(float) < target
+                assert size >= target or low[0, 0] < high[0, 0], "at most what ROBUST says"
 
 
 RAW = {"Content-Type": "application/octet-stream"}
@@ -295,6 +304,15 @@ RAW = {"Content-Type": "application/octet-stream"}
 def body(pixels: np.ndarray, **members: Any) -> dict[str, Any]:
     tensor = {"name": "IMAGE", "datatype": "UINT8", "shape": list(pixels.shape)}
     return {"inputs": [{**tensor, "data": pixels.tolist()}], **members}
+
+
+def test_a_target_beyond_their_numbers_is_null(client: httpx.Client, pixels: np.ndarray) -> None:
+    """JSON has no infinity, and neither have its readers."""
+    asked = body(pixels, parameters={"target": 1e39}, outputs=[{"name": "TARGET"}])
+    response = client.post(INFER, content=json.dumps(asked))
+    assert response.status_code == 200, response.text
+    [output] = json.loads(response.text, parse_constant=pytest.fail)["outputs"]
+    assert output["data"] == [None]
 
 
 def tensor(**members: Any) -> dict[str, Any]:

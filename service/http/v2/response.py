@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,8 @@ class Output:
     def tensor(self, answers: list[Answer]) -> NDArray[Any]:
         """Return the values, [batch, width]."""
         exact = np.array([self.row(answer) for answer in answers])
-        values = exact.astype(_DTYPES[self.datatype])
+        with np.errstate(over="ignore"):
+            values = exact.astype(_DTYPES[self.datatype])
         if self.rounded:
             wrong = values > exact if self.rounded < 0 else values < exact
             values[wrong] = np.nextafter(values[wrong], np.float32(self.rounded))
@@ -53,6 +55,10 @@ def _certain(answer: Answer) -> list[bool]:
     return [index in labels for index in range(len(answer.scores))]
 
 
+def _target(answer: Answer) -> list[float]:
+    return [np.nan if answer.target is None else answer.target]
+
+
 def _within_allowed(answer: Answer) -> list[bool]:
     return [answer.certain is not None and answer.certain.within_allowed is True]
 
@@ -65,7 +71,8 @@ _ALL = (
     Output("SIZE", "FP32", lambda answer: [answer.certified_size], rounded=-np.inf),
     Output("ROBUST", "BOOL", lambda answer: [answer.robust is True]),
     # BOOL has no unknown: without a target ROBUST is false, and TARGET is NaN.
-    Output("TARGET", "FP32", lambda answer: [np.nan if answer.target is None else answer.target]),
+    # It is rounded against SIZE: what compares the two never finds more than ROBUST says.
+    Output("TARGET", "FP32", _target, rounded=np.inf),
     Output("DRAWS", "INT64", lambda answer: [answer.draws]),
     # The labels that may be first under a change up to the target: without one, all of them.
     Output("CERTAIN", "BOOL", _certain, True),
@@ -107,8 +114,9 @@ def respond(
             blobs.append(tensor.tobytes())
             outputs.append({**described, "parameters": {"binary_data_size": len(blobs[-1])}})
         else:
-            # JSON has no NaN; numpy reads null as NaN, too.
-            data = [None if value != value else value for value in tensor.ravel().tolist()]
+            # JSON has neither NaN nor infinity, which a target beyond FP32 is; numpy reads null as
+            # NaN, too.
+            data = [value if isfinite(value) else None for value in tensor.ravel().tolist()]
             outputs.append({**described, "data": data})
     first = answers[0]
     models = _one_or_all([(answer.model.name, answer.model.version) for answer in answers])
