@@ -10,6 +10,7 @@ import typer
 from models.certification.names import Norm
 from service.cli import measure_options
 from service.cli.device_option import DeviceOption
+from service.cli.sizes import shown
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -227,7 +228,7 @@ def _certified(figures: "Sequence[ComparedFigures]") -> list[str]:
     for place, at in enumerate(figures[0].certified):
         found = [one.certified[place] for one in figures]
         shares = (_share(one.accuracy, one.accuracy_interval) for one in found)
-        lines.append(_row(f"{at.radius:.4g}", shares, widths))
+        lines.append(_row(shown(at.radius), shares, widths))
     return lines
 
 
@@ -244,7 +245,7 @@ def _differences(figures: "Sequence[ComparedFigures]") -> list[str]:
         ]
         for place, at in enumerate(first.certified):
             points = (_points(one.differences[place]) for one in paired)
-            lines.append(_row(f"{at.radius:.4g}", points, widths))
+            lines.append(_row(shown(at.radius), points, widths))
     return lines + [
         f"{one.name}: has no pictures of {first.name}, or labels one of them differently"
         for one in others
@@ -268,12 +269,12 @@ def _under_attack(
     for size, at in enumerate(attack.accuracies):
         found = [one.attacks[place].accuracies[size] for one in figures]
         shares = (_share(one.accuracy, one.accuracy_interval) for one in found)
-        lines.append(_row(f"{at.radius:.4g}", shares, widths))
+        lines.append(_row(shown(at.radius), shares, widths))
     if others:
         lines.append(f"points above {first.name}, on the same pictures")
         for size, at in enumerate(attack.accuracies):
             points = [_points(one.attack_differences[place].differences[size]) for one in others]
-            lines.append(_row(f"{at.radius:.4g}", ("", *points), widths))
+            lines.append(_row(shown(at.radius), ("", *points), widths))
     certifying = [one for one in figures if one.attacks[place].accuracies[0].robust]
     if not certifying:
         return lines
@@ -281,7 +282,7 @@ def _under_attack(
     for number, threshold in enumerate(certifying[0].attacks[place].accuracies[0].robust):
         for name in ("precision", "recall"):
             lines += [
-                f"{name} of what is certified to {threshold.radius:.4g}",
+                f"{name} of what is certified to {shown(threshold.radius)}",
                 _row("", (one.name for one in certifying), widths),
             ]
             for size, at in enumerate(attack.accuracies):
@@ -289,7 +290,7 @@ def _under_attack(
                 shares = (
                     _share(getattr(one, name), getattr(one, f"{name}_interval")) for one in robust
                 )
-                lines.append(_row(f"{at.radius:.4g}", shares, widths))
+                lines.append(_row(shown(at.radius), shares, widths))
     return lines
 
 

@@ -19,6 +19,7 @@ from service.cli import measure_options
 from service.cli.device_option import DeviceOption
 from service.cli.evaluate_family import evaluate_members
 from service.cli.evaluate_stickers import check_threat, evaluate_stickers_of
+from service.cli.sizes import shown
 from service.cli.sticker_options import MASKS, MasksOption, ThreatOption
 
 if TYPE_CHECKING:
@@ -378,7 +379,8 @@ def _certified(at: "CertifiedAccuracy", norm: str) -> str:
         "-" if share is None else f"{share:.1%}" for share in (at.precision, at.recall)
     )
     share = _share(at.accuracy, at.accuracy_interval)
-    return f"{f'certified at {norm} >= {at.radius:.4g}':<26}{share:<24}{precision:>10}{recall:>9}"
+    what = f"certified at {norm} >= {shown(at.radius)}"
+    return f"{what:<26}{share:<24}{precision:>10}{recall:>9}"
 
 
 def _int8(record: "Int8Record") -> list[str]:
@@ -389,7 +391,7 @@ def _int8(record: "Int8Record") -> list[str]:
         f"{'':<26}{'float32':>8}{'int8':>8}",
     ]
     for at in record.certified:
-        what = f"certified at {record.norm} >= {at.radius:.4g}"
+        what = f"certified at {record.norm} >= {shown(at.radius)}"
         lines.append(f"{what:<26}{at.float32:>8.1%}{at.int8:>8.1%}")
     return lines
 
@@ -402,7 +404,7 @@ def _disagreements(evaluation: "Evaluation") -> list[str]:
         share = _share(pair.labels, pair.labels_interval)
         lines += [f"{pair.one} and {which}, {noise}", f"{'  labels':<26}{share}"]
         for at in pair.robust:
-            what = f"  robust at {evaluation.norm} >= {at.radius:.4g}"
+            what = f"  robust at {evaluation.norm} >= {shown(at.radius)}"
             lines.append(f"{what:<26}{_share(at.share, at.share_interval)}")
     return lines
 
@@ -416,7 +418,7 @@ def _attacked(evaluation: "Evaluation") -> list[str]:
     first = rows[0][1]
     names = [f"{model}, {attack.attack}" for model, attack in rows]
     width = max(map(len, names)) + 2
-    radii = (f"{at.radius:>7.4g}" for at in first.accuracies)
+    radii = (f"{shown(at.radius):>7}" for at in first.accuracies)
     lines = [
         "",
         f"accuracy on {first.pictures:,} pictures, attacked in {first.steps} steps up to "
@@ -433,12 +435,12 @@ def _robust_attacked(evaluation: "Evaluation") -> list[str]:
     """Show precision and recall under attack, for each threshold a pair of lines."""
     if not evaluation.attacks or not evaluation.attacks[0].accuracies[0].robust:
         return []
-    radii = (f"{at.radius:>7.4g}" for at in evaluation.attacks[0].accuracies)
+    radii = (f"{shown(at.radius):>7}" for at in evaluation.attacks[0].accuracies)
     lines = ["", f"{'robust predictions, attacked up to':<50}{' '.join(radii)}"]
     for attack in evaluation.attacks:
         for place, at in enumerate(attack.accuracies[0].robust):
             robust = [attacked.robust[place] for attacked in attack.accuracies]
-            what = f"{attack.attack}, certified at {evaluation.norm} >= {at.radius:.4g}: "
+            what = f"{attack.attack}, certified at {evaluation.norm} >= {shown(at.radius)}: "
             for name in ("precision", "recall"):
                 shares = (getattr(one, name) for one in robust)
                 cells = ("-" if share is None else f"{share:.1%}" for share in shares)

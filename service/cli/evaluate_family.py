@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from service.cli.sizes import shown
+
 if TYPE_CHECKING:
     from models.data.labelled import DataSet
     from models.evaluation.evaluate import Running
@@ -66,7 +68,7 @@ def _table(figures: "FamilyFigures") -> str:
             f"{100 * one.accuracy_interval[1]:.1f}){'*' if name == at.best else ' '}"
             for one, name in zip(found, names, strict=True)
         ]
-        what = f"certified at {first.norm} >= {at.radius:.4g}"
+        what = f"certified at {first.norm} >= {shown(at.radius)}"
         lines.append(
             f"{what:<26}{f'by {at.member}':<{served}}"
             + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
@@ -80,7 +82,7 @@ def _table(figures: "FamilyFigures") -> str:
     ]
     for at in figures.envelope:
         low, high = at.best_interval
-        what = f"certified at {first.norm} >= {at.radius:.4g}"
+        what = f"certified at {first.norm} >= {shown(at.radius)}"
         lines.append(f"{what:<26}{at.best_accuracy:>7.1%}  {low:.1%} to {high:.1%}, by {at.best}")
     lines += [
         "The share leans upwards, as the luckier member is taken; the interval allows for that.",

@@ -14,6 +14,7 @@ import typer
 
 from models.certification.names import Norm
 from service.cli.device_option import DeviceOption, check_device
+from service.cli.sizes import shown
 from service.cli.sticker_options import MASKS, MasksOption, ThreatOption
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ def _print_answer(choose: "Choose", file: Path, question: "Question", *, as_json
         typer.echo(json.dumps({"file": str(file), **answer}))
     else:
         robust = {True: "yes", False: "no", None: ""}[answer["robust"]]
-        size = f"{answer['certified_size' if 'norm' in answer else 'target']:.4g}"
+        size = shown(answer["certified_size"] if "norm" in answer else answer["target"])
         name, draws = answer["label"]["name"], str(answer["draws"])
         typer.echo(_row(name, size, robust, _set(answer.get("certain")), draws, str(file)))
     return True
