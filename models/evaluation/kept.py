@@ -7,6 +7,7 @@ file serves several models and evaluations, and lines of others are passed over.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from models.evaluation.figures import Answers
 from models.execution import Execution, parse_execution
 
 About = Mapping[str, Any]
+# How each line begins.
+_BEGIN = b'{"about": '
 
 
 class Kept:
@@ -36,12 +39,14 @@ class Kept:
         self._ways: dict[str, str] = {}
         if file is not None and file.exists():
             content = file.read_bytes()
-            # A line without an end was being written when the run ended.
-            whole = content[: content.rfind(b"\n") + 1]
-            for number, line in enumerate(whole.splitlines(), 1):
+            lines = whole_lines(content)
+            for number, line in enumerate(lines, 1):
                 self._read(line, f"{file}, line {number}")
-            if whole != content:
-                file.write_bytes(whole)
+            # A line without an end was being written when the run ended.
+            end = sum(map(len, lines))
+            if content[end : end + len(_BEGIN)] != _BEGIN[: len(content) - end]:
+                raise _refused(f"{file}, line {len(lines) + 1}")
+            os.truncate(file, end)
 
     def _read(self, line: bytes, place: str) -> None:
         try:
@@ -53,9 +58,7 @@ class Kept:
             self._found[_name(row["about"])] = found
             self._ways[row["about"]["model"]] = row["about"].get("way", "")
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(
-                f"{place}: is not what an evaluation keeps; name another file with --resume"
-            ) from None
+            raise _refused(place) from None
 
     def find(self, about: About) -> Answers | None:
         """Return the answers that depend on this and nothing else, if they are kept."""
@@ -83,6 +86,11 @@ class Kept:
         return parse_execution(text) if text else None
 
 
+def whole_lines(content: bytes) -> list[bytes]:
+    """Return the lines that have an end, with their ends."""
+    return [line + b"\n" for line in content.split(b"\n")[:-1]]
+
+
 def digest_of(pictures: DataSet) -> str:
     """Return a digest of pictures and their labels."""
     found = hashlib.sha256(json.dumps([pictures.images.shape, *pictures.names]).encode())
@@ -95,6 +103,11 @@ def seed_of(seed: int, about: About) -> int:
     """Return the seed of a part, which depends on no other part: those may be kept."""
     found = hashlib.sha256(f"{seed} {_name(about)}".encode())
     return int.from_bytes(found.digest()[:8], "big") >> 1
+
+
+def _refused(place: str) -> ValueError:
+    reason = "is not what an evaluation keeps; name another file with --resume"
+    return ValueError(f"{place}: {reason}")
 
 
 def _name(about: About) -> str:

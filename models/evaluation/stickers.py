@@ -6,6 +6,7 @@ that is begun again goes on behind it.
 """
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from models.certification.question import Question
 from models.data.labelled import DataSet
 from models.evaluation.asked import Attacks, check_data
 from models.evaluation.figures import Interval, Share, interval
+from models.evaluation.kept import digest_of, whole_lines
 from models.execution import Format, Provider
 from models.predictor import Predictor
 from models.preprocessing import Pixels
@@ -97,7 +99,7 @@ def evaluate_stickers(
         log: keeps what was found, for a run that goes on later.
 
     Raises:
-        ValueError: the labels are not the model's, or the log is of something else.
+        ValueError: the labels are not the model's, or the log is of something else or damaged.
     """
     manifest = predictor.manifest
     check_data(manifest, data, Attacks(), None)
@@ -114,7 +116,7 @@ def evaluate_stickers(
         "precision": predictor.execution.precision,
         "pass_size": predictor.pass_size,
     }
-    found = _read(log, about)
+    found = _read(log, {**about, "data": digest_of(part)}, len(part))
     for number in range(len(found), len(part)):
         one = _answer(predictor, part.images[number], question)
         found.append(one)
@@ -146,16 +148,51 @@ def _answer(predictor: Predictor, image: Pixels, question: Question) -> Found:
     return Found(answer.label, answer.certified, answer.draws, time.perf_counter() - begun)
 
 
-def _read(log: Path | None, about: dict[str, object]) -> list[Found]:
-    """Return what a log has, or begin it."""
+def _read(log: Path | None, about: dict[str, object], most: int) -> list[Found]:
+    """Return what a log has, or begin it.
+
+    Args:
+        log: which need not exist.
+        about: everything on which its answers depend.
+        most: how many answers there are at the end.
+
+    Raises:
+        ValueError: it is of something else, and stays as it is.
+    """
     if log is None:
         return []
-    if not log.exists():
-        log.write_text(json.dumps(about) + "\n")
-        return []
+    begin = (json.dumps(about) + "\n").encode()
+    content = log.read_bytes() if log.exists() else b""
     # A line without an end was being written when the run ended.
-    first, *lines = [line for line in log.read_text().splitlines(keepends=True) if line[-1] == "\n"]
-    if json.loads(first) != about:
-        raise ValueError(f"{log} is of another evaluation: {first.strip()}; name another file")
-    log.write_text("".join([first, *lines]))
-    return [Found(*json.loads(line)) for line in lines]
+    first, *lines = whole_lines(content) or [b""]
+    known = first == begin if first else begin.startswith(content)
+    if not known:
+        said = (first or content)[:500].decode(errors="replace").strip()
+        raise ValueError(
+            f"{log} is of another evaluation, or of something else: {said}; name another file "
+            "with --resume"
+        )
+    if not first:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(begin)
+        return []
+    found = [_found(line, f"{log}, line {number}") for number, line in enumerate(lines, 2)]
+    if len(found) > most:
+        raise ValueError(
+            f"{log} has {len(found):,} answers to {most:,} pictures; name another file with "
+            "--resume"
+        )
+    os.truncate(log, len(first) + sum(map(len, lines)))
+    return found
+
+
+def _found(line: bytes, place: str) -> Found:
+    try:
+        label, certified, draws, seconds = json.loads(line)
+        if not isinstance(certified, bool):
+            raise ValueError
+        return Found(int(label), certified, int(draws), float(seconds))
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"{place}: is not what an evaluation keeps; name another file with --resume"
+        ) from None

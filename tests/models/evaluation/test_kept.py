@@ -88,12 +88,15 @@ EMPTY = {"leaders": [], "sizes": [], "seconds": [], "draws": 0}
         (json.dumps({"about": {"model": "a"}, **EMPTY}) + "\n[]\n", 2),
         (json.dumps({"about": {}, **EMPTY}) + "\n", 1),
         (json.dumps({"digest": "sha256:1", "side": 3}) + "\n", 1),
+        ("a picture, or whatever has no end", 1),
+        (json.dumps({"about": {"model": "a"}, **EMPTY}) + '\n{"digest": 1}', 2),
+        ("idx\rlabel", 1),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, text: str, line: int) -> None:
     file = tmp_path / "other"
-    file.write_text(text)
+    file.write_bytes(text.encode())
     complaint = f"{file}, line {line}: is not what an evaluation keeps"
     with pytest.raises(ValueError, match=re.escape(complaint)):
         Kept(file)
-    assert file.read_text() == text
+    assert file.read_bytes() == text.encode()

@@ -49,11 +49,31 @@ def test_an_evaluation_goes_on_where_it_ended(
     assert 0 <= whole["certified"] <= whole["accuracy"] <= 1
     lines = kept.read_text().splitlines(keepends=True)
     assert len(lines) == 7
-    kept.write_text("".join(lines[:4]) + lines[4][:5])  # it was killed while it wrote
-    status, out, _ = run(capsys, *about, "--resume", str(kept))
-    again = json.loads(out)
-    for name in ("accuracy", "certified", "draws"):
-        assert again[name] == whole[name]
+    # It was killed while it wrote.
+    for left in ("".join(lines[:4]) + lines[4][:5], lines[0], lines[0][:20], ""):
+        kept.write_text(left)
+        status, out, _ = run(capsys, *about, "--resume", str(kept))
+        again = json.loads(out)
+        for name in ("accuracy", "certified", "draws"):
+            assert again[name] == whole[name]
+        assert len(kept.read_text().splitlines()) == 7
+    for text, complaint in (
+        ("no log", "or of something else: no log; name another file with --resume"),
+        ("idx\tlabel\n1", "or of something else: idx label; name another file"),
+        (lines[0] + "[7, true, 9]\n", "line 2: is not what an evaluation keeps"),
+        (lines[0] + "{}\n" + lines[1], "line 2: is not what an evaluation keeps"),
+        (lines[0] + 7 * lines[1], "has 7 answers to 6 pictures"),
+    ):
+        kept.write_text(text)
+        status, _, err = run(capsys, *about, "--resume", str(kept))
+        assert (status, err.count("\n")) == (1, 1)
+        assert complaint in err
+        assert kept.read_text() == text
+    kept.write_text("".join(lines))
+    np.savez(file, images=images[::-1], labels=np.full(6, 7), names=np.array(list("0123456789")))
+    status, _, err = run(capsys, *about, "--resume", str(kept))
+    assert status == 1
+    assert "is of another evaluation" in err, "these are other pictures"
     status, _, err = run(capsys, *about, "--masks", "2", "--resume", str(kept))
     assert status != 0
     assert "is of another evaluation" in err
