@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import combinations, islice
-from math import comb, nan
+from math import comb, inf, nan
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 # The values that replace rows: ordinary ones, and ones far from any noise.
 FILLINGS = (0.0, 1e4)
+# Differences up to this part of the largest logit may be of rounding, in bfloat16 at most.
+ROUNDING = 0.01
 
 Run = Callable[[Tensor], Tensor]
 
@@ -90,12 +92,31 @@ def _try_places(run: Run, noisy: Tensor, usual: Tensor) -> None:
         torch.arange(len(noisy)).flip(0),
         torch.from_numpy(np.random.default_rng(0).permutation(len(noisy))),
     ]
-    moved = all(_same(run(noisy[order]), usual[order]) for order in orders)
-    if not moved or not _same(usual[-1], usual[0]):
-        raise RowsError(
-            "what it returns for a picture depends on its place in the pass; it must be a "
-            "function of the picture alone"
+    pairs = [(run(noisy[order]), usual[order]) for order in orders] + [(usual[-1], usual[0])]
+    if all(_same(*pair) for pair in pairs):
+        return
+    apart = max(_apart(*pair) for pair in pairs)
+    if apart <= ROUNDING * float(usual.nan_to_num(0, 0, 0).abs().max()):
+        advice = (
+            "as if the device rounded rows by their place, which happens to layers with few "
+            "outputs; unset MKL_CBWR if it is set, or use another device, number format or width "
+            "of the layer"
         )
+    else:
+        advice = (
+            "which is more than rounding: its code numbers the rows, treats one of them "
+            "differently, or adds noise of the whole pass to them; remove that"
+        )
+    raise RowsError(
+        "what it returns for a picture depends on its place in the pass, but it must be a function "
+        f"of the picture alone: it differs by up to {apart:.2g}, {advice}"
+    )
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """The largest difference of two values; infinite if only one of them is a number."""
+    alike = (one == other) | (one.isnan() & other.isnan())
+    return float(torch.where(alike, 0.0, (one - other).abs()).nan_to_num(inf, inf).max())
 
 
 def _replacements(rows: int, alone: int) -> Iterator[tuple[Tensor, float | None]]:

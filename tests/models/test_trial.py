@@ -94,6 +94,34 @@ def test_rows_that_affect_each_other_are_found(name: str) -> None:
         trial(Written(MIXING[name]))
 
 
+def fixed_noise(_: Written, noisy: Tensor) -> Tensor:
+    return noisy + torch.randn(noisy.shape, generator=torch.Generator().manual_seed(0))
+
+
+def first_alone(_: Written, noisy: Tensor) -> Tensor:
+    out = noisy.clone()
+    out[0] = -out[0]
+    return out
+
+
+@pytest.mark.parametrize(
+    ("function", "advice"),
+    [
+        (MIXING["place"], "as if the device rounded rows by their place.*unset MKL_CBWR"),
+        (lambda _, x: x + torch.arange(len(x))[:, None], "up to 23, which .* numbers the rows"),
+        (fixed_noise, "noise of the whole pass to them; remove that"),
+        (lambda _, x: x / torch.arange(len(x))[:, None].sign(), "up to inf, .* one of them diff"),
+        (first_alone, "treats one of them differently"),
+    ],
+)
+def test_what_depends_on_the_place_is_advised_on(
+    function: Callable[[Written, Tensor], Tensor], advice: str
+) -> None:
+    """Rounding needs another remedy than code that looks at the place."""
+    with pytest.raises(RowsError, match="depends on its place in the pass.*" + advice):
+        trial(Written(function))
+
+
 @pytest.mark.parametrize("rows", [2, 3, 8, pytest.param(31, marks=pytest.mark.slow)])
 def test_every_ordered_pair_of_rows_is_covered(rows: int) -> None:
     for one in range(rows):
