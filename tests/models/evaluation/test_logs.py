@@ -67,11 +67,16 @@ def test_a_log_of_cohens_code(tmp_path: Path) -> None:
 def test_forms_that_other_programs_write(tmp_path: Path) -> None:
     wanted = log(COHEN, tmp_path)
     rows = [line.split("\t") for line in COHEN.splitlines()]
+    # Codes that choose σ for each picture, or keep what the radius follows from, have their columns
+    # before the time.
+    head = [*rows[0][:5], "best_sigma", "pABar", "right", "time"]
+    between = [head, *([*row[:5], "0.25", "0.998", "1", row[5]] for row in rows[1:])]
     forms = {
         "windows": "\ufeff" + COHEN.replace("\n", "\r\n"),
         "no time": "".join("\t".join(row[:5]) + "\n" for row in rows),
         "other order": "".join("\t".join(reversed(row)) + "\n" for row in rows),
         "more columns": "".join("\t".join([*row, "pA"]) + "\n" for row in rows),
+        "columns before time": "".join("\t".join(row) + "\n" for row in between),
         "unsorted": "".join("\t".join(row) + "\n" for row in [rows[0], *rows[:0:-1]]),
         "an empty line": COHEN + "\n",
         "exponents": COHEN.replace("0.405", "4.05e-01"),
