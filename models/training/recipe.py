@@ -222,6 +222,11 @@ class Recipe(Part):
                 f"{self.mechanism} noise has a scale, is of the image and in l1: expected the "
                 "placement image and the norm l1"
             )
+        if self.held_out and self.scale is not None and self.scale <= NO_NOISE:
+            raise ValueError(
+                "held-out pictures are certified after each epoch, and nothing is certified "
+                "without noise: omit held_out"
+            )
         other = self.consistency or self.denoiser or self.learned_noise
         if self.stability is not None and (other or alone or not added):
             raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from models import networks
 from models.bundle import AUTOENCODER, UNET
 from models.certification.certificates import construction_scale
-from models.training.recipe import RECIPES, Recipe, find_recipe
+from models.training.recipe import RECIPES, Recipe, find_recipe, without_noise
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
@@ -90,3 +90,10 @@ def test_the_papers_construction_bound_gives_the_scale() -> None:
     assert recipe.changed(mechanism="laplace").noise_scale(2.0) == pytest.approx(0.2)
     with pytest.raises(ValueError, match="either scale or construction_bound"):
         recipe.changed(scale=0.5)
+
+
+def test_pictures_that_a_network_without_noise_cannot_certify_are_not_held_out() -> None:
+    recipe = without_noise(find_recipe("svhn-resnet"))
+    assert recipe.held_out is None
+    with pytest.raises(ValueError, match="nothing is certified without noise: omit held_out"):
+        recipe.changed(held_out=100)
