@@ -1,12 +1,16 @@
 """The figures of a bulk certification, which are read from its answers and not drawn again."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from models.bulk.job import JobError, read_columns, read_job
+from models.certification.certificates import size
+from models.certification.laws import LAWS
+from models.certification.rounding import reduce_size, round_down
 from models.evaluation.asked import RADII, check_radii
 from models.evaluation.figures import Answers, Evaluation
 from models.evaluation.logs import ABSTAINED
@@ -17,7 +21,10 @@ THREADS = 1
 
 
 def read_evaluation(
-    folder: Path, radii: Sequence[float] = (), log: Path | None = None
+    folder: Path,
+    radii: Sequence[float] = (),
+    log: Path | None = None,
+    certificate: str | None = None,
 ) -> Evaluation:
     """Return the figures of the answers that a folder has, whether or not the job is complete.
 
@@ -28,10 +35,12 @@ def read_evaluation(
         folder: of ``pixeldp certify``.
         radii: the sizes at which certified accuracy is reported; by default those of ``RADII``.
         log: a file for a certification log (:mod:`models.evaluation.logs`).
+        certificate: what the same bounds certify by another certificate of the noise's law, such as
+            ``renyi``; None for the sizes of the answers.
 
     Raises:
         JobError: there is no such folder, or no picture with a right label has an answer.
-        ValueError: a radius is not above 0.
+        ValueError: a radius is not above 0, or the law or the norm has no such certificate.
     """
     asked = read_job(folder)
     radii = tuple(radii) or RADII[asked.norm]
@@ -55,6 +64,11 @@ def read_evaluation(
         )
     )
     compute = json.loads(first)["compute"]
+    if certificate is not None:
+        answers = (columns["answer"][place] for place in known)
+        sizes = np.array(
+            [0.0 if one is None else _size(certificate, json.loads(one)) for one in answers]
+        )
     return summarise(
         Answers(leaders, sizes, took, sum(filter(None, columns["draws"]))),
         np.array([columns["picture"][place] for place in known]),
@@ -69,6 +83,7 @@ def read_evaluation(
         max_draws=asked.max_draws,
         confidence=asked.confidence,
         norm=asked.norm,
+        certificate=certificate,
         seed=None,
         device=compute["device"],
         provider=compute["provider"],
@@ -76,3 +91,31 @@ def read_evaluation(
         pass_size=compute["pass_size"],
         threads=THREADS,
     )
+
+
+def _size(certificate: str, answer: Mapping[str, Any]) -> float:
+    """Return the size that an answer's bounds allow by another certificate, rounded down.
+
+    The bounds hold together, whatever is computed from them.
+    """
+    noise, bounds, evidence = answer["noise"], answer["certificate"], answer["evidence"]
+    law = LAWS[noise["mechanism"]]
+    known = (law.defaults[law.norm], law.paper, *law.further)
+    if certificate not in known or not law.additive:
+        raise ValueError(
+            f"{certificate} is no certificate of {law.name} noise here; expected "
+            f"{' or '.join(dict.fromkeys(known))}"
+        )
+    if answer["norm"] != noise["norm"]:
+        raise ValueError(
+            f"these answers are in {answer['norm']}, and {certificate} is in {noise['norm']}, as "
+            "the model is: certify again without --norm"
+        )
+    if not answer["certified_size"]:
+        return 0.0
+    # All labels' scores sum to 1 in each draw, at most.
+    upper = min(bounds["upper"], 1 - bounds["lower"])
+    delta = noise["sensitivity"] * answer["preprocessing"]["sensitivity"]
+    about = {"tau": evidence["tau"], "rho": evidence["rho"]}
+    found = size(certificate, bounds["lower"], upper, noise["scale"], delta, **about)
+    return round_down(float(reduce_size(found, noise["scale"] / delta)))

@@ -137,6 +137,7 @@ class Evaluation(Part):
         max_draws: draws for each picture.
         confidence: η of each certificate.
         norm: the norm of all sizes.
+        certificate: by which the sizes were computed, in place of the one that answers use.
         accuracy: share of pictures whose largest expected score is that of the right label.
         accuracy_interval: at 95 %, like all intervals here.
         certified: certified accuracy, precision and recall per radius.
@@ -170,6 +171,7 @@ class Evaluation(Part):
     max_draws: int
     confidence: float
     norm: Norm
+    certificate: str | None = None
     accuracy: Share
     accuracy_interval: Interval
     certified: tuple[CertifiedAccuracy, ...]

@@ -68,6 +68,13 @@ def evaluate(
             "figures are computed."
         ),
     ] = None,
+    certificate: Annotated[
+        str | None,
+        typer.Option(
+            help="With --certified: what the answers' bounds certify by another certificate of "
+            "the noise's law, such as renyi (Li et al. 2019) or pixeldp-gaussian (the paper's)."
+        ),
+    ] = None,
     family: Annotated[
         Path | None,
         typer.Option(
@@ -150,8 +157,11 @@ def evaluate(
     """
     if certified is not None:
         sizes = measure_options.read_sizes(radii)
-        _read_certified(certified, (bundle, family, data), sizes, tsv, plots, json)
+        about = (certified, sizes, tsv, certificate)
+        _read_certified(about, (bundle, family, data), plots, json)
         return
+    if certificate is not None:
+        raise typer.BadParameter("--certificate needs --certified, with a folder of answers")
     data = _given(data)
     alone = {"attack": attack, "baseline": baseline, "tsv": tsv, "int8": int8, "write": write}
     _check_subject(bundle, family, {**alone, "compare-with": compare_with})
@@ -237,19 +247,17 @@ def print_evaluation(evaluation: "Evaluation", plots: Path | None, json: bool) -
 
 
 def _read_certified(
-    folder: Path,
+    about: tuple[Path, tuple[float, ...], Path | None, str | None],
     others: Sequence[object],
-    radii: tuple[float, ...],
-    tsv: Path | None,
     plots: Path | None,
     json: bool,
 ) -> None:
-    """Print the figures of a bulk certification."""
+    """Print the figures of a bulk certification; ``about`` is what ``read_evaluation`` takes."""
     from models.evaluation.certified import read_evaluation
 
     if any(other is not None for other in others):
         raise typer.BadParameter("--certified stands alone: omit the bundle, --family and --data")
-    print_evaluation(read_evaluation(folder, radii, tsv), plots, json)
+    print_evaluation(read_evaluation(*about), plots, json)
 
 
 def _given(data: str | None) -> str:
@@ -338,7 +346,8 @@ def _table(evaluation: "Evaluation") -> str:
     lines = [
         f"{evaluation.model} {evaluation.version} on {evaluation.dataset}: "
         f"{evaluation.pictures:,} pictures ({which}), {evaluation.max_draws:,} draws each, "
-        f"confidence {evaluation.confidence:g}",
+        f"confidence {evaluation.confidence:g}"
+        + (f", by {evaluation.certificate}" if evaluation.certificate else ""),
         "",
         f"{'':<26}{'share':>7}  {'95 % interval':<15}{'precision':>10}{'recall':>9}",
         f"{'accuracy':<26}{_share(evaluation.accuracy, evaluation.accuracy_interval)}",

@@ -12,6 +12,8 @@ from models.bulk.job import Asked, Row, open_job, read_columns
 from models.bulk.sources import open_source
 from models.bundle import ZOO, read_bundle
 from models.certification.question import Question
+from models.evaluation.certified import read_evaluation
+from models.evaluation.logs import read_log
 from models.verification import verify
 from service.bulk.answerer import CannotStartError, local_answerer
 from service.bulk.certify import BulkCertifier, Writer, certify_missing
@@ -79,6 +81,34 @@ def test_a_folder_is_certified_and_every_answer_verified(pictures: Path, tmp_pat
         assert answer["model"]["digest"] == asked.digest
     assert columns["label"][:3] == [7, 7, 7]
     assert min(columns["certified_size"][:3]) > 0
+    check_other_certificates(tmp_path / "out", tmp_path / "log.tsv")
+
+
+def check_other_certificates(folder: Path, log: Path) -> None:
+    """What the same bounds certify by others; all three known pictures are alike."""
+    columns, _ = read_columns(folder, "answer", "certified_size")
+    answers = [json.loads(text) for text in columns["answer"][:3]]
+    bounds = [answer["certificate"] for answer in answers]
+    papers = [bound["paper"]["size"] for bound in bounds]
+    pa = np.array([[bound["lower"]] for bound in bounds])
+    pb = np.minimum([[bound["upper"]] for bound in bounds], 1 - pa)
+    orders = 1 + np.geomspace(1e-3, 100, 20_001)
+    means = ((pa ** (1 - orders) + pb ** (1 - orders)) / 2) ** (1 / (1 - orders))
+    gaps = -2 / orders * np.log(1 - pa - pb + 2 * means)
+    li = answers[0]["noise"]["scale"] * np.sqrt(gaps.max(axis=1))
+    for certificate, expected in (
+        ("gaussian", columns["certified_size"][:3]),
+        ("pixeldp-gaussian", papers),
+        ("renyi", li),
+    ):
+        figures = read_evaluation(folder, (0.1,), log, certificate)
+        assert figures.certificate == certificate
+        found = read_log(log).radii
+        assert (found > 0).all()
+        assert (found <= np.array(expected)).all()
+        assert found == pytest.approx(expected, rel=2e-3)
+    with pytest.raises(ValueError, match="laplace is no certificate of gaussian noise here"):
+        read_evaluation(folder, certificate="laplace")
 
 
 def test_of_two_rows_of_a_picture_the_first_counts(tmp_path: Path) -> None:
