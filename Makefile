@@ -119,11 +119,12 @@ AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 AVX2_TESTS := tests --ignore=tests/e2e/test_page.py --ignore=tests/e2e/test_documents.py \
     --ignore=tests/deploy --ignore=tests/tools
 
-# The tests that ask the plain service ask the same service on Ray, and then come those of Ray itself.
+# The tests that ask the plain service ask the same service on Ray, slow or not, except for those that are exempt
+# in tests/e2e/on_ray.py; and then come those of Ray itself.
 RAY_TESTS ?= tests/e2e tests/client tests/ray
 
 test-ray: $(VENV)/.dev $(VENV)/.ray $(VENV)/.debian ## run the tests that ask a service against Ray Serve (RAY_TESTS=)
-	@$(BIN)/python -m pytest --on ray $(AGAIN) -m "not slow" $(RAY_TESTS)
+	@$(BIN)/python -m pytest --on ray $(AGAIN) $(RAY_TESTS)
 
 test-avx2: $(VENV)/.dev ## run the tests that compute as on a processor with AVX2 and no bfloat16
 	@$(AVX2) $(PYTEST) -m "not slow" $(AVX2_TESTS)

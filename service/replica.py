@@ -7,6 +7,7 @@ socket and the signals. ``deploy/ray/serve.yaml`` names :func:`build`; see ``doc
 
 import asyncio
 import os
+from functools import partialmethod
 from typing import Any
 
 import ray
@@ -17,13 +18,20 @@ from ray import serve
 from ray.serve.config import AutoscalingContext
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn import Config
 
 from service import logs
 from service.http.address import resolve
 from service.http.api.health import trouble
 from service.http.app import create_app
 from service.http.checks import check_keys
-from service.http.server import END_SECONDS, CannotServeError, drain_seconds, raise_files
+from service.http.server import (
+    END_SECONDS,
+    CannotServeError,
+    drain_seconds,
+    raise_files,
+    tell_passed_over,
+)
 from service.settings import Settings, explain
 from service.system.environment import check
 
@@ -59,12 +67,16 @@ class Replica:
     """
 
     def __init__(self) -> None:
-        settings = read_settings()
+        settings, passed_over = read_settings()
         # Beside Ray's own log of the replica, which keeps lines back and puts a form of its own
         # around them.
         outlet = logs.open_outlet()
         logs.configure(settings.log_format, settings.log_level)
+        tell_passed_over(passed_over)
         raise_files()
+        # Ray's server would name itself in every answer, and Ray has no option for that.
+        nameless: Any = partialmethod(Config.__init__, server_header=False)
+        Config.__init__ = nameless  # type: ignore[method-assign]
         self._broken = ""
         self._was_ready = False
         self._served = create_app(on_own_devices(settings), self._give_up)
@@ -101,21 +113,21 @@ class Replica:
         self._broken = reason
 
 
-def read_settings() -> Settings:
-    """Read and check the settings from the environment.
+def read_settings() -> tuple[Settings, list[str]]:
+    """Read and check the settings from the environment; return also variables to pass over.
 
     Raises:
         CannotServeError: one is wrong, or other machines would need no key.
     """
     try:
-        check(os.environ, Settings.model_fields)
+        passed_over = check(os.environ, Settings.model_fields)
         settings = Settings(host=HOST)
         check_keys(settings, resolve(settings.host, settings.port))
     except ValidationError as error:
         raise CannotServeError(explain(error, set())) from None
     except ValueError as error:
         raise CannotServeError(str(error)) from None
-    return settings
+    return settings, passed_over
 
 
 def on_own_devices(settings: Settings) -> Settings:
@@ -159,7 +171,7 @@ def build(arguments: dict[str, str]) -> serve.Application:
             f"the application has no arguments, so {', '.join(arguments)} cannot be set: settings "
             "are variables PIXELDP_… in env_vars of its runtime_env"
         )
-    settings = read_settings()
+    settings, _ = read_settings()
     reachable = os.environ.get("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S")
     deployment = serve.deployment(
         serve.ingress()(Replica),

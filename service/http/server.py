@@ -281,6 +281,12 @@ def serve(
         raise CannotServeError(reasons[0])
 
 
+def tell_passed_over(names: Sequence[str]) -> None:
+    """Log the environment variables that only look like settings, if there are any."""
+    if names:
+        log.info("variables that Kubernetes sets are passed over", names=list(names))
+
+
 def prepare(title: str, settings: Settings, passed_over: Sequence[str] = ()) -> Outlet:
     """Prepare a process that serves: its title, its log, its open files.
 
@@ -290,8 +296,7 @@ def prepare(title: str, settings: Settings, passed_over: Sequence[str] = ()) -> 
     setproctitle.setproctitle(title)
     outlet = logs.open_outlet()
     logs.configure(settings.log_format, settings.log_level)
-    if passed_over:
-        log.info("variables that Kubernetes sets are passed over", names=list(passed_over))
+    tell_passed_over(passed_over)
     # A line for each broken request would only help an attack; they are counted.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     raise_files()

@@ -13,7 +13,7 @@ import pytest
 
 from pixeldp_client import Client
 from service.http.guards.keys import add
-from tests.e2e.conftest import PLAIN, ROOT, Service, start
+from tests.e2e.conftest import PLAIN, ROOT, Service, Start
 
 Behaviour = Callable[["Handler"], None]
 
@@ -29,8 +29,8 @@ def key(key_file: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def service(request: pytest.FixtureRequest, key: str, key_file: Path) -> Iterator[Service]:
-    running = start(request.config, {**PLAIN, "PIXELDP_KEYS": str(key_file)})
+def service(start: Start, key: str, key_file: Path) -> Iterator[Service]:
+    running = start(environment={**PLAIN, "PIXELDP_KEYS": str(key_file)})
     yield running
     assert running.stop() == 0, running.log
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
 import pytest
@@ -98,6 +98,13 @@ class Service:
         return code
 
 
+class Start(Protocol):
+    """Starts a service of some models, by default the shipped one, with some settings."""
+
+    def __call__(self, *models: str | Path, environment: dict[str, str] | None = None) -> Service:
+        """Return it when it is ready."""
+
+
 def copy_bundle(folder: Path, **changes: Any) -> Path:
     """Copy the shipped bundle with changes to its manifest; return the copy's path."""
     shutil.copytree(ZOO / "mnist-cnn", folder)
@@ -106,18 +113,9 @@ def copy_bundle(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def start(config: pytest.Config, environment: dict[str, str] | None = None) -> Service:
-    """Start the kind of service that ``--on`` names, and wait until it is ready."""
-    if config.getoption("--on") == "ray":
-        from tests.e2e.on_ray import OnRay
-
-        return OnRay(environment).wait_ready()
-    return Service(environment=environment).wait_ready()
-
-
 @pytest.fixture(scope="session")
-def service(request: pytest.FixtureRequest) -> Iterator[Service]:
-    running = start(request.config)
+def service(start: Start) -> Iterator[Service]:
+    running = start()
     yield running
     code = running.stop()
     assert code == 0, running.log
@@ -138,9 +136,9 @@ def own_network(tmp_path_factory: pytest.TempPathFactory) -> "OwnNetwork":
 
 
 @pytest.fixture(scope="module")
-def alone(own_network: "OwnNetwork") -> Iterator[Service]:
+def alone(start: Start, own_network: "OwnNetwork") -> Iterator[Service]:
     """A service that serves only that network."""
-    running = own_network.serve()
+    running = own_network.serve(start)
     yield running
     assert running.stop() == 0
 

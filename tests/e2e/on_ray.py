@@ -1,9 +1,11 @@
 """The same service on Ray Serve, for the tests that ask a service over HTTP.
 
-``pytest --on ray`` runs them against it: those of a service that they have not started themselves.
+``pytest --on ray`` runs them against it: those that ask for the fixture ``start`` or for a service
+that it has started, unless they are exempt.
 """
 
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,31 +29,129 @@ from tests.e2e.conftest import ROOT, START_SECONDS, STOP_SECONDS, Service
 
 FOLDER = ROOT / "deploy" / "ray"
 
-# The tests that do not run against Ray, each with the reason.
+# The tests that do not run on Ray, by the reason: each is a file, a test, or one of its cases.
 EXEMPT = {
-    "tests/e2e/test_operations.py::test_processes_name_themselves": "Ray names the processes",
-    "tests/e2e/test_operations.py::test_workers_have_lower_priority_than_the_front": (
-        "the process that the tests start is Ray's, and the replica no child of it"
-    ),
-    "tests/e2e/test_predict.py::test_pictures_share_passes": (
-        "requests may come through HAProxy one by one, more slowly than passes of this network end"
-    ),
+    "asks no service": [
+        "tests/client/test_pictures.py",
+        "tests/client/test_predictions.py::test_invalid_addresses_are_refused",
+        "tests/client/test_proxies.py",
+        "tests/e2e/hostile/test_corpus.py::test_the_corpus_has_what_it_should",
+        "tests/e2e/hostile/test_fuzz.py::test_the_same_seed_makes_the_same_requests",
+        "tests/e2e/hostile/test_fuzz.py::test_undocumented_failures_would_be_noticed",
+        "tests/e2e/test_answers_document.py::test_every_route_and_output_of_the_protocol_is_described",
+        "tests/e2e/test_documents.py::test_every_example_says_what_the_code_says",
+        "tests/e2e/test_documents.py::test_every_link_works",
+        "tests/e2e/test_documents.py::test_the_reference_is_what_the_code_says",
+        "tests/e2e/test_imagenet_example.py::test_the_bundle_has_the_denoiser_and_a_thousand_labels",
+        "tests/e2e/test_imagenet_example.py::test_the_document_has_the_command",
+        "tests/e2e/test_imported.py::test_the_front_imports_no_torch_for_them",
+        "tests/e2e/test_on_ray.py",
+        "tests/e2e/test_page_samples.py",
+        "tests/e2e/test_recipes.py::test_every_baseline_can_be_compared",
+        "tests/e2e/test_tracing.py::test_without_the_extra_it_says_what_to_install",
+    ],
+    "asks a server that misbehaves, as no service does": [
+        f"tests/client/test_retries.py::{name}"
+        for name in (
+            "test_a_dripping_server_is_abandoned_at_the_deadline",
+            "test_a_refused_connection",
+            "test_a_service_that_starts_later",
+            "test_a_service_under_a_path",
+            "test_a_silent_server_is_abandoned_at_the_deadline",
+            "test_an_interrupted_stream_is_not_started_again",
+            "test_errors_can_be_pickled",
+            "test_it_gives_up_after_the_last_attempt",
+            "test_lasting_failures_are_not_retried",
+            "test_malformed_events",
+            "test_no_wait_goes_beyond_the_deadline",
+            "test_waits_grow_within_bounds_and_respect_the_deadline",
+        )
+    ],
+    "is about the command line of the plain service": [
+        "tests/e2e/test_own_code.py",
+        "tests/e2e/test_start.py",
+    ],
+    "starts a service that refuses to start; tests/ray/test_replica.py has those of Ray": [
+        "tests/e2e/test_family.py::test_a_family_that_cannot_be_served_is_refused_in_one_line",
+        "tests/e2e/test_imported.py::test_a_service_that_does_not_allow_the_python_does_not_start",
+        "tests/e2e/test_keys.py::test_it_does_not_start_with_unreadable_keys",
+        "tests/e2e/test_keys.py::test_without_keys_other_machines_are_not_served",
+        "tests/e2e/test_memory.py::test_with_too_few_files_the_service_does_not_start",
+        "tests/e2e/test_prefix.py::test_invalid_prefixes",
+        "tests/e2e/test_provider.py::test_a_service_that_cannot_run_what_is_pinned_says_so",
+    ],
+    "Ray's own processes listen, and choose the address": [
+        "tests/e2e/test_address.py",
+        "tests/e2e/test_operations.py::test_a_port_in_use_is_reported_in_one_line",
+    ],
+    "Ray sends no requests to a replica that is not ready": [
+        "tests/e2e/test_v2_repository.py::test_until_it_is_ready_it_says_so_in_the_protocols_own_form",
+    ],
+    "has several fronts, of which a replica has one": ["tests/e2e/test_fronts.py"],
+    "is about the memory of the plain front; HAProxy holds part of it on Ray": [
+        "tests/e2e/hostile/test_fuzz.py::test_no_failure_no_crash_no_leak",
+        *(
+            f"tests/e2e/test_memory.py::{name}"
+            for name in (
+                "test_compressed_bodies_count_by_their_decompressed_size",
+                "test_connections_together_hold_no_more_than_they_may",
+                "test_files_are_freed_once_they_are_decoded",
+                "test_pictures_of_a_few_bytes_are_not_decoded_in_the_front",
+                "test_the_static_file_arrives_whole_if_it_is_read",
+            )
+        ),
+    ],
+    "kills or looks at processes of the plain service, or starts an engine without one": [
+        "tests/e2e/test_hanging.py",
+        "tests/e2e/test_kinds.py",
+        "tests/e2e/test_operations.py::test_processes_name_themselves",
+        "tests/e2e/test_operations.py::test_workers_have_lower_priority_than_the_front",
+        "tests/e2e/test_page.py::test_looks_are_void_when_their_worker_is_lost",
+        "tests/e2e/test_restart.py::test_a_stream_over_two_runs[lose_worker]",
+        "tests/e2e/test_restart.py::test_the_asyncio_client_reports_it",
+        "tests/e2e/test_restart.py::test_the_client_reports_it",
+        "tests/e2e/test_self_check.py::test_a_device_that_stays_wrong_is_given_up",
+        "tests/e2e/test_self_check.py::test_a_worker_that_goes_wrong_is_replaced",
+        "tests/e2e/test_stopped.py",
+        "tests/e2e/test_surroundings.py",
+        "tests/e2e/test_survival.py",
+        "tests/e2e/test_visibility.py::test_a_stop_is_logged_step_by_step",
+    ],
+    "HAProxy speaks HTTP/2, too": [
+        "tests/e2e/hostile/test_sockets.py::test_malformed_requests[http/2 preface]",
+    ],
+    "requests may come through HAProxy one by one, more slowly than passes of this network end": [
+        "tests/e2e/test_predict.py::test_pictures_share_passes",
+    ],
 }
 
+OF_REPLICA = re.compile(r"^\(ServeReplica:\S+ pid=\d+\) ")
 # So that a replica that ends in a test does so soon.
 REACHABLE_SECONDS = 3
 
 
+def is_exempt(test: str) -> bool:
+    """Say whether a test, by its name, does not run on Ray."""
+    named = [one for tests in EXEMPT.values() for one in tests]
+    return any(test == one or test.startswith((f"{one}::", f"{one}[")) for one in named)
+
+
 def runs_on_ray(item: pytest.Item) -> bool:
     """Say whether a test asks a service that is started for it, and is not exempt; or is Ray's."""
-    place = item.nodeid.split("[")[0]
-    asks = "service" in getattr(item, "fixturenames", ()) or place.startswith("tests/ray/")
-    return asks and not any(place == one or place.startswith(f"{one}::") for one in EXEMPT)
+    asks = "start" in getattr(item, "fixturenames", ())
+    return item.nodeid.startswith("tests/ray/") or (asks and not is_exempt(item.nodeid))
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nothing uses now."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    """Return ports that nothing uses now, below those that systems give to connections.
+
+    Ray binds some only after it has opened many connections.
+    """
+    held: list[socket.socket] = []
+    while len(held) < count:
+        with suppress(OSError):
+            port = 20_000 + secrets.randbelow(10_000)
+            held.append(socket.create_server(("127.0.0.1", port)))
     ports = [one.getsockname()[1] for one in held]
     for one in held:
         one.close()
@@ -111,6 +212,8 @@ def configuration(port: int, environment: dict[str, str], **deployment: Any) -> 
         **ours,
         "OMP_NUM_THREADS": "1",
         "PIXELDP_LOG_FORMAT": "json",
+        # The plain service finds an operator's own modules in its current folder.
+        "PYTHONPATH": str(ROOT),
         **({} if "PIXELDP_KEYS" in environment else {"PIXELDP_ALLOW_KEYLESS": "true"}),
         **environment,
     }
@@ -137,6 +240,8 @@ class OnRay(Service):
             text=True,
             cwd=self.folder,
             env=self.variables,
+            # Where tests run in the background, SIGINT is ignored, and Ray would not end by it.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         self.lines: list[str] = []
         self.address = f"http://127.0.0.1:{port}"
@@ -145,13 +250,16 @@ class OnRay(Service):
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        self.lines.extend(self.process.stdout)
+        # Ray puts before each line of a replica which one it is from.
+        self.lines.extend(OF_REPLICA.sub("", line) for line in self.process.stdout)
 
     def wait_ready(self) -> "OnRay":
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
             try:
-                if httpx.get(f"{self.address}/health/ready").status_code == 200:
+                answer = httpx.get(f"{self.address}/health/ready")
+                # Until HAProxy knows the replica, Ray's proxy in Python answers, and names itself.
+                if answer.status_code == 200 and "Server" not in answer.headers:
                     return self
             except httpx.TransportError:
                 pass

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from models.networks.foreign.python import ALLOWED
-from tests.e2e.conftest import PLAIN, START_SECONDS, Service
+from tests.e2e.conftest import PLAIN, START_SECONDS, Service, Start
 
 CODE = '''
 from pathlib import Path
@@ -73,7 +73,7 @@ class OwnNetwork:
         )
         assert done.returncode == 0, done.stderr
 
-    def serve(self, **environment: str) -> Service:
+    def serve(self, start: Start, **environment: str) -> Service:
         """Start a service with one worker, which is not given up while its network holds."""
         settings = {
             **PLAIN,
@@ -86,7 +86,7 @@ class OwnNetwork:
             "PIXELDP_CHECK_SECONDS": "0",  # passes of self-checks would be counted, too
             **environment,
         }
-        return Service(str(self.bundle), environment=settings).wait_ready()
+        return start(self.bundle, environment=settings)
 
     def say(self, name: str) -> None:
         """Make it ``hold`` after some passes, ``fail`` at bright pictures, or be ``full`` once."""
@@ -117,8 +117,17 @@ def picture(folder: Path, grey: int) -> bytes:
 
 def in_flight(service: Service) -> int:
     """Return how many pictures the worker has."""
+    return _count(service, "pixeldp_pictures_in_flight")
+
+
+def restarts(service: Service) -> int:
+    """Return how often its worker has been replaced."""
+    return _count(service, 'pixeldp_worker_restarts_total{worker="worker0"}')
+
+
+def _count(service: Service, name: str) -> int:
     text = httpx.get(f"{service.address}/metrics").text
-    found = re.search(r"^pixeldp_pictures_in_flight (\S+)$", text, re.MULTILINE)
+    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
     assert found
     return int(float(found[1]))
 

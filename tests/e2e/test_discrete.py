@@ -11,18 +11,18 @@ from models.data.datasets import load
 from models.training.loop import train
 from models.training.recipe import find_recipe
 from models.verification import verify
-from tests.e2e.conftest import PLAIN, Service
+from tests.e2e.conftest import PLAIN, Start
 from tests.models.images.pictures import save
 from tools import second_verifier
 
 pytestmark = pytest.mark.slow
 
 
-def test_whole_steps_are_certified_and_verified(tmp_path: Path, digit: Any) -> None:
+def test_whole_steps_are_certified_and_verified(start: Start, tmp_path: Path, digit: Any) -> None:
     changes = {"mechanism": "discrete-laplace", "norm": "l1", "scale": 0.2, "name": "digits-steps"}
-    recipe = find_recipe("digits").changed(epochs=20, **changes)
+    recipe = find_recipe("digits").changed(epochs=60, **changes)
     train(recipe, load("digits", None, "train"), tmp_path)
-    running = Service(str(tmp_path), environment=PLAIN).wait_ready()
+    running = start(tmp_path, environment=PLAIN)
     with httpx.Client(base_url=running.address) as client:
         for norm, target in (("l1", None), ("l2", None), ("l1", 51 / 255), ("linf", 1e-4)):
             asked = {"norm": norm, "evidence": True, "attacks": 4, "max_draws": 500}

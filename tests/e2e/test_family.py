@@ -15,7 +15,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from models.bundle import read_bundle
 from models.verification import verify
-from tests.e2e.conftest import PLAIN, Service, copy_bundle
+from tests.e2e.conftest import PLAIN, Service, Start, copy_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -38,11 +38,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=["1", pytest.param("2", marks=pytest.mark.slow)])
-def served(folder: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
+def served(start: Start, folder: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
     """The family, served by one front process or by two."""
     settings = {"PIXELDP_FRONTS": request.param, "PIXELDP_REPOSITORY": str(folder)}
     environment = {**PLAIN, **settings}
-    running = Service(str(folder / "digits.family.json"), environment=environment).wait_ready()
+    running = start(folder / "digits.family.json", environment=environment)
     yield running
     assert running.stop() == 0
 

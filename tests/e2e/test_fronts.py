@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.http.guards.keys import add
 from tests.chaos.processes import children, title, tree, wait_gone
-from tests.e2e.conftest import PLAIN, START_SECONDS, Service, copy_bundle
+from tests.e2e.conftest import PLAIN, START_SECONDS, Service, Start, copy_bundle
 from tests.e2e.own_network import OwnNetwork, in_flight, picture, wait_for
 from tests.e2e.test_visibility import logged
 
@@ -206,9 +206,11 @@ def test_a_front_that_dies_or_hangs_is_replaced_and_the_others_go_on(
 
 
 @pytest.fixture(scope="module")
-def held(own_network: OwnNetwork) -> Iterator[Service]:
+def held(start: Start, own_network: OwnNetwork) -> Iterator[Service]:
     """A service with two fronts whose network holds its passes, and with room for four to wait."""
-    running = own_network.serve(PIXELDP_FRONTS="2", PIXELDP_QUEUE="4", PIXELDP_SHRINK="false")
+    running = own_network.serve(
+        start, PIXELDP_FRONTS="2", PIXELDP_QUEUE="4", PIXELDP_SHRINK="false"
+    )
     yield running
     own_network.unsay()
     assert running.stop() == 0
@@ -310,9 +312,9 @@ def test_a_client_that_leaves_frees_its_slots(
 
 
 def test_a_stop_answers_everything_and_leaves_nothing(
-    own: OwnNetwork, own_network: OwnNetwork, tmp_path: Path
+    start: Start, own: OwnNetwork, own_network: OwnNetwork, tmp_path: Path
 ) -> None:
-    service = own_network.serve(PIXELDP_FRONTS="2")
+    service = own_network.serve(start, PIXELDP_FRONTS="2")
     own.say("hold")
     clients = Clients(service, picture(tmp_path, 51))
     clients.ask(10)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from models.bundle import Bundle, read_bundle
-from tests.e2e.conftest import PLAIN, Service
+from tests.e2e.conftest import PLAIN, Service, Start
 from tests.names import ROOT
 
 pytestmark = pytest.mark.slow
@@ -29,21 +29,11 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def service(bundle: Bundle) -> Iterator[Service]:
+def service(start: Start, bundle: Bundle) -> Iterator[Service]:
     # Measuring what is fastest would take most of the test's time.
-    how = [
-        "--provider",
-        "pytorch",
-        "--precision",
-        "float32",
-        "--pass-size",
-        "16",
-        "--devices",
-        "cpu",
-    ]
-    running = Service(str(bundle.path), *how, "--no-compile", environment=PLAIN)
+    running = start(bundle.path, environment={**PLAIN, "PIXELDP_PASS_SIZE": "16"})
     try:
-        yield running.wait_ready()
+        yield running
     finally:
         running.stop()
 

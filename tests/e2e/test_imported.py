@@ -16,7 +16,7 @@ from PIL import Image
 from models.networks import build
 from models.networks.foreign.python import ALLOWED
 from service.cli.main import main
-from tests.e2e.conftest import PLAIN, Service
+from tests.e2e.conftest import PLAIN, Service, Start
 from tests.models.importing import classifiers
 
 pytestmark = pytest.mark.slow
@@ -59,13 +59,13 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def running(bundles: dict[str, Path]) -> Iterator[Service]:
+def running(start: Start, bundles: dict[str, Path]) -> Iterator[Service]:
     environment = {
         **PLAIN,
         "PIXELDP_PASS_SIZE": "32",
         ALLOWED: classifiers.__name__,
     }
-    service = Service(*map(str, bundles.values()), environment=environment).wait_ready()
+    service = start(*bundles.values(), environment=environment)
     yield service
     assert service.stop() == 0
 

@@ -13,7 +13,7 @@ from models.data.datasets import load
 from models.training.loop import train
 from models.training.recipe import find_recipe
 from models.verification import verify
-from tests.e2e.conftest import PLAIN, Service
+from tests.e2e.conftest import PLAIN, Start
 from tests.e2e.test_split import ask, png
 from tests.models.test_intervals import CHANGES
 from tools import second_verifier
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def served(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("intervals") / "digits-linf"
     train(find_recipe("digits").changed(**CHANGES), load("digits", None, "train"), Path(folder))
-    running = Service(str(folder), environment=PLAIN).wait_ready()
+    running = start(folder, environment=PLAIN)
     with httpx.Client(base_url=running.address) as client:
         yield client
     assert running.stop() == 0, running.log

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.http.guards.keys import add, remove
-from tests.e2e.conftest import PLAIN, ROOT, Service
+from tests.e2e.conftest import PLAIN, ROOT, Start
 from tests.e2e.test_visibility import logged
 
 PNG = {"Content-Type": "image/png"}
@@ -21,20 +21,20 @@ PNG = {"Content-Type": "image/png"}
 class Keyed:
     """A service that asks for keys, with some of its keys."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, start: Start, path: Path) -> None:
         self.path = path
         self.predict = add(path, "predict", ["predict"], None)
         self.metrics = add(path, "metrics", ["metrics"], None)
         # A rate so slow that nothing is added while the tests run.
         self.slow = add(path, "slow", ["predict"], 1e-6)
-        environment = {**PLAIN, "PIXELDP_KEYS": str(path)}
-        self.service = Service("--host", "0.0.0.0", environment=environment).wait_ready()
+        environment = {**PLAIN, "PIXELDP_HOST": "0.0.0.0", "PIXELDP_KEYS": str(path)}
+        self.service = start(environment=environment)
         self.client = httpx.Client(base_url=self.service.address, timeout=300)
 
 
 @pytest.fixture(scope="module")
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
-    one = Keyed(tmp_path_factory.mktemp("keys") / "keys.json")
+def keyed(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
+    one = Keyed(start, tmp_path_factory.mktemp("keys") / "keys.json")
     yield one
     one.client.close()
     if one.service.process.poll() is None:

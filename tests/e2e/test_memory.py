@@ -20,13 +20,14 @@ from PIL import Image
 
 from service.http.connections import LEAST_FILES
 from service.http.guards.keys import add
-from tests.e2e.conftest import ROOT, Service
+from tests.e2e.conftest import ROOT, Service, Start
 
 pytestmark = pytest.mark.slow
 
 PNG = {"Content-Type": "image/png"}
 MIB = 2**20
 BUDGET = 64 * MIB
+LIMITS = {"PIXELDP_QUEUE_BYTES": str(BUDGET), "PIXELDP_DEVICES": "cpu"}
 CONNECTIONS = 300
 # By how much the front may grow beyond what it counts: objects of connections and requests, and
 # memory that the allocator keeps.
@@ -36,9 +37,8 @@ SLACK = 64 * MIB
 class Watched(Service):
     """A running service and the resident memory of its front."""
 
-    def __init__(self, **environment: str) -> None:
-        limits = {"PIXELDP_QUEUE_BYTES": str(BUDGET), "PIXELDP_DEVICES": "cpu"}
-        super().__init__(environment={**limits, **environment})
+    def __init__(self) -> None:
+        super().__init__(environment=LIMITS)
         parts = urlsplit(self.address)
         self.place = str(parts.hostname), int(parts.port or 0)
         self.wait_ready()
@@ -198,17 +198,17 @@ def test_files_are_freed_once_they_are_decoded(watched: Watched) -> None:
     assert asyncio.run(ask()) < 8 * len(content) / 2
 
 
-def test_a_key_is_charged_for_pixels(tmp_path: Path) -> None:
+def test_a_key_is_charged_for_pixels(start: Start, tmp_path: Path) -> None:
     """A picture that takes seconds of processor time costs more than the draws of a small one."""
     keys = tmp_path / "keys.json"
     modest, other = add(keys, "modest", ["predict"], 1000), add(keys, "other", ["predict"], None)
-    service = Watched(PIXELDP_KEYS=str(keys))
+    service = start(environment={**LIMITS, "PIXELDP_KEYS": str(keys)})
     try:
-        url, picture = f"{service.address}/predict?max_draws=64", webp(5000)
+        url, picture = f"{service.address}/predict?max_draws=64&timeout_ms=300000", webp(5000)
         seven = (ROOT / "examples" / "7.png").read_bytes()
 
         async def ask() -> tuple[list[int], list[int]]:
-            async with httpx.AsyncClient(timeout=120) as client:
+            async with httpx.AsyncClient(timeout=300) as client:
                 greedy = [
                     client.post(url, content=picture, headers={"X-API-Key": modest})
                     for _ in range(30)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.chaos.processes import title, workers
-from tests.e2e.conftest import PLAIN, Service
+from tests.e2e.conftest import PLAIN, Service, Start
 
 PNG = {"Content-Type": "image/png"}
 
@@ -121,14 +121,16 @@ def granted_ratio(metrics: str) -> float:
 
 
 @pytest.mark.slow
-def test_under_overload_budgets_shrink_and_then_pictures_are_refused(seven: bytes) -> None:
+def test_under_overload_budgets_shrink_and_then_pictures_are_refused(
+    start: Start, seven: bytes
+) -> None:
     """Certificates stay true and only get smaller; probes are answered throughout."""
     environment = {
         "PIXELDP_QUEUE": "64",
         **PLAIN,
         "PIXELDP_CORS_ORIGINS": '["https://shop.example"]',
     }
-    running = Service(environment=environment).wait_ready()
+    running = start(environment=environment)
 
     async def flood() -> tuple[list[httpx.Response], list[int], float]:
         limits = httpx.Limits(max_connections=None)

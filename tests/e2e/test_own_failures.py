@@ -9,9 +9,8 @@ import httpx
 import pytest
 
 from models.verification import verify
-from tests.chaos.processes import workers
 from tests.e2e.conftest import Service
-from tests.e2e.own_network import OwnNetwork, in_flight, picture, wait_for
+from tests.e2e.own_network import OwnNetwork, in_flight, picture, restarts, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +39,7 @@ async def together(own: OwnNetwork, alone: Service, folder: Path) -> list[httpx.
 def test_its_neighbours_are_answered_and_its_worker_lives(
     own: OwnNetwork, alone: Service, tmp_path: Path
 ) -> None:
-    [worker] = workers(alone.process.pid)
+    before = restarts(alone)
     *neighbours, culprit = asyncio.run(together(own, alone, tmp_path))
     assert max(own.neighbours) > 0, "no pass was shared"
     for response in neighbours:
@@ -57,13 +56,13 @@ def test_its_neighbours_are_answered_and_its_worker_lives(
     own.unsay("fail")
     again = httpx.post(f"{alone.address}/predict", content=picture(tmp_path, WHITE), timeout=600)
     assert again.json()["label"]["index"] == 1
-    assert workers(alone.process.pid) == [worker]
+    assert restarts(alone) == before
 
 
 def test_after_a_look_the_answer_is_that_looks(
     own: OwnNetwork, alone: Service, tmp_path: Path
 ) -> None:
-    [worker] = workers(alone.process.pid)
+    before = restarts(alone)
     own.say("hold")
     url = f"{alone.address}/predict/stream"
     with httpx.stream(
@@ -86,4 +85,4 @@ def test_after_a_look_the_answer_is_that_looks(
     assert answer["stopped"] == "deadline"
     assert answer["certified_size"] == max(look["certified_size"] for _, look in told[:-1]) > 0
     assert verify(answer) == []
-    assert workers(alone.process.pid) == [worker]
+    assert restarts(alone) == before

@@ -35,7 +35,7 @@ from models.images.decoding import decode
 from models.network import build_network, save_network
 from service.http.guards.keys import add
 from tests.chaos.processes import workers
-from tests.e2e.conftest import PLAIN, Service
+from tests.e2e.conftest import PLAIN, Service, Start
 from tests.e2e.own_network import OwnNetwork, picture
 from tests.models.images import pictures as made
 from tests.models.test_bundle import DESCRIPTION
@@ -839,7 +839,7 @@ class Guarded:
     One brings no samples, and one brings its own.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, start: Start, folder: Path) -> None:
         labels = [f"label {number}" for number in range(30)]
         shape = {"channels": 3, "height": 16, "width": 24}
         description = {**DESCRIPTION, "name": "colours", "labels": labels, "input": shape}
@@ -853,17 +853,17 @@ class Guarded:
         self.sample = made.save(made.noise(16, 24, 3), "PNG")
         (folder / "own" / "samples" / "two red_dots.PNG").write_bytes(self.sample)
         self.key = add(folder / "keys.json", "page", ["predict"], None)
-        self.service = Service(
-            str(ZOO / "mnist-cnn"),
-            str(folder / "colours"),
-            str(folder / "own"),
+        self.service = start(
+            ZOO / "mnist-cnn",
+            folder / "colours",
+            folder / "own",
             environment={**PLAIN, "PIXELDP_KEYS": str(folder / "keys.json")},
-        ).wait_ready()
+        )
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    guarded = Guarded(tmp_path_factory.mktemp("guarded"))
+def guarded(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    guarded = Guarded(start, tmp_path_factory.mktemp("guarded"))
     yield guarded
     assert guarded.service.stop() == 0
 

@@ -7,29 +7,29 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
-from tests.e2e.conftest import PLAIN, Service
+from tests.e2e.conftest import PLAIN, Service, Start
 
 ROOT_PATH = "/tools/pixeldp"
 PNG = {"Content-Type": "image/png"}
 
 
 @pytest.fixture(scope="module")
-def below() -> Iterator[httpx.Client]:
+def below(start: Start) -> Iterator[httpx.Client]:
     environment = {**PLAIN, "PIXELDP_ROOT_PATH": f"{ROOT_PATH}/"}
-    running = Service(environment=environment).wait_ready()
+    running = start(environment=environment)
     with httpx.Client(base_url=running.address, timeout=300) as client:
         yield client
     assert running.stop() == 0
 
 
-@pytest.mark.parametrize("start", ["", ROOT_PATH])
+@pytest.mark.parametrize("prefix", ["", ROOT_PATH])
 def test_everything_is_answered_under_the_prefix(
-    below: httpx.Client, seven: bytes, start: str
+    below: httpx.Client, seven: bytes, prefix: str
 ) -> None:
     for path in ("/", "/docs", "/models", "/health/ready", "/v2/health/ready", "/page/main.js"):
-        assert below.get(start + path).status_code == 200
-        assert below.head(start + path).status_code == 200
-    answer = below.post(f"{start}/predict?target=0.5", content=seven, headers=PNG)
+        assert below.get(prefix + path).status_code == 200
+        assert below.head(prefix + path).status_code == 200
+    answer = below.post(f"{prefix}/predict?target=0.5", content=seven, headers=PNG)
     assert answer.json()["label"]["name"] == "7"
 
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from models.bundle import ZOO, read_bundle
-from tests.e2e.conftest import PLAIN, START_SECONDS, Service, copy_bundle
+from tests.e2e.conftest import PLAIN, START_SECONDS, Start, copy_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -32,11 +32,15 @@ PIN = f"{read_bundle(ZOO / 'mnist-cnn').digest}/openvino/float32/64/false"
     ids=["provider", "int8", "pin"],
 )
 def test_answers_name_what_ran_and_can_be_verified(
-    settings: dict[str, str], precision: str, pass_size: int, seven: bytes, tmp_path: Path
+    start: Start,
+    settings: dict[str, str],
+    precision: str,
+    pass_size: int,
+    seven: bytes,
+    tmp_path: Path,
 ) -> None:
-    service = Service(environment={"PIXELDP_DEVICES": "cpu", **settings})
+    service = start(environment={"PIXELDP_DEVICES": "cpu", **settings})
     try:
-        service.wait_ready()
         response = httpx.post(
             f"{service.address}/predict",
             content=seven,

@@ -16,7 +16,7 @@ from PIL import Image
 
 from models.bundle import read_bundle
 from service.cli.main import main
-from tests.e2e.conftest import PLAIN, Service
+from tests.e2e.conftest import PLAIN, Start
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def generate(
 
 
 def evaluate_and_ask(
-    bundle: Path, data: list[str], side: int, labels: int, capsys: Captured
+    start: Start, bundle: Path, data: list[str], side: int, labels: int, capsys: Captured
 ) -> None:
     """Evaluate a bundle on a picture, serve it, and ask it about another."""
     capsys.readouterr()
@@ -47,7 +47,7 @@ def evaluate_and_ask(
     assert main(["evaluate", str(bundle), *data, *few, *way, "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert (figures["pictures"], figures["draws"]) == (1, 64)
-    service = Service(str(bundle), environment={**PLAIN, "PIXELDP_PASS_SIZE": "8"}).wait_ready()
+    service = start(bundle, environment={**PLAIN, "PIXELDP_PASS_SIZE": "8"})
     stream = io.BytesIO()
     Image.new("RGB", (side, side), (200, 30, 90)).save(stream, "PNG")
     reply = httpx.post(
@@ -72,7 +72,13 @@ def evaluate_and_ask(
     ],
 )
 def test_a_recipe_leads_to_answers(
-    tmp_path: Path, capsys: Captured, recipe: str, dataset: str, labels: int, weights: float
+    start: Start,
+    tmp_path: Path,
+    capsys: Captured,
+    recipe: str,
+    dataset: str,
+    labels: int,
+    weights: float,
 ) -> None:
     generate(tmp_path, dataset, [f"label {index}" for index in range(labels)])
     root, out = ["--root", str(tmp_path)], tmp_path / "run"
@@ -81,10 +87,12 @@ def test_a_recipe_leads_to_answers(
     manifest = read_bundle(out).manifest
     assert (manifest.name, len(manifest.labels)) == (recipe, labels)
     assert (out / "weights.safetensors").stat().st_size > 4 * weights
-    evaluate_and_ask(out, ["--data", dataset, *root], 32, labels, capsys)
+    evaluate_and_ask(start, out, ["--data", dataset, *root], 32, labels, capsys)
 
 
-def test_inception_behind_an_autoencoder_leads_to_answers(tmp_path: Path, capsys: Captured) -> None:
+def test_inception_behind_an_autoencoder_leads_to_answers(
+    start: Start, tmp_path: Path, capsys: Captured
+) -> None:
     classifier, out = tmp_path / "inception", tmp_path / "run"
     shape = ["--input", f"3x{INCEPTION_SIDE}x{INCEPTION_SIDE}", "--scale", "0.25"]
     assert main(["import", "inception_v3", "--out", str(classifier), *shape, "--draws", "64"]) == 0
@@ -96,7 +104,7 @@ def test_inception_behind_an_autoencoder_leads_to_answers(tmp_path: Path, capsys
     architecture = read_bundle(out).manifest.architecture
     assert architecture.name == "denoised"
     assert "inception_v3" in json.dumps(architecture.arguments)
-    evaluate_and_ask(out, data, INCEPTION_SIDE, 1000, capsys)
+    evaluate_and_ask(start, out, data, INCEPTION_SIDE, 1000, capsys)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pixeldp_client
 from models.verification import verify
 from tests.chaos.processes import workers
 from tests.e2e.conftest import Service
-from tests.e2e.own_network import OwnNetwork, picture
+from tests.e2e.own_network import OwnNetwork, picture, restarts
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def test_a_stream_over_two_runs(
     dark: bytes,
     trouble: Callable[[OwnNetwork, Service], None],
 ) -> None:
-    before = workers(alone.process.pid)
+    before = restarts(alone)
     told = list(events(alone, dark, lambda: trouble(own, alone)))
     names = [name for name, _ in told]
     begun = names.index("restart")
@@ -90,7 +90,7 @@ def test_a_stream_over_two_runs(
     assert answer["certified_size"] > 0
     assert verify(answer) == []
     # Running out of memory costs no worker.
-    assert (workers(alone.process.pid) == before) == (trouble is run_out_of_memory)
+    assert restarts(alone) == before + (trouble is lose_worker)
 
 
 def check(told: list[Any]) -> None:

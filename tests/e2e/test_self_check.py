@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from models.networks.foreign.python import ALLOWED
 from tests.chaos.processes import workers
-from tests.e2e.conftest import PLAIN, START_SECONDS, Service
+from tests.e2e.conftest import PLAIN, START_SECONDS, Start
 
 pytestmark = pytest.mark.slow
 
@@ -68,12 +68,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Checked:
     """A service that checks itself continually."""
 
-    def __init__(self, bundle: Path, **settings: str) -> None:
+    def __init__(self, start: Start, bundle: Path, **settings: str) -> None:
         self.folder = bundle.parent
         self.picture = (self.folder / "a.png").read_bytes()
         environment = {**PLAIN, "PIXELDP_CHECK_SECONDS": "0.1", "PIXELDP_COMPILE": "false"}
         environment |= {ALLOWED: str(self.folder / "mine.py"), **settings}
-        self.service = Service(str(bundle), environment=environment).wait_ready()
+        self.service = start(bundle, environment=environment)
 
     def numbers(self, name: str) -> dict[str, float]:
         """Return a metric by its label ``result`` or ``worker``, summed over the other labels."""
@@ -112,14 +112,14 @@ class Checked:
 
 
 @pytest.fixture
-def serve(bundle: Path) -> Iterator[Callable[..., Checked]]:
+def serve(start: Start, bundle: Path) -> Iterator[Callable[..., Checked]]:
     running: list[Checked] = []
 
-    def start(**settings: str) -> Checked:
-        running.append(Checked(bundle, **settings))
+    def serve(**settings: str) -> Checked:
+        running.append(Checked(start, bundle, **settings))
         return running[-1]
 
-    yield start
+    yield serve
     for kind in ("wrong", "stuck"):
         (bundle.parent / kind).unlink(missing_ok=True)
     for one in running:

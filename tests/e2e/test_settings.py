@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from tests.e2e.conftest import Service
+from tests.e2e.conftest import Start
 
 pytestmark = pytest.mark.slow
 
@@ -44,10 +44,10 @@ MOST = {
 
 @pytest.mark.parametrize("settings", [LEAST, MOST], ids=["least", "most"])
 def test_a_service_at_the_end_of_every_range_answers(
-    settings: dict[str, str], seven: bytes
+    start: Start, settings: dict[str, str], seven: bytes
 ) -> None:
     environment = {f"PIXELDP_{name}": value for name, value in settings.items()}
-    running = Service(environment={**environment, "PIXELDP_DEVICES": "cpu"}).wait_ready()
+    running = start(environment={**environment, "PIXELDP_DEVICES": "cpu"})
     try:
         with httpx.Client(base_url=running.address, timeout=60) as client:
             answer = client.post("/predict", content=seven).json()

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from models.certification.division import LEAST_DRAWS
+from tests.e2e.conftest import Start
 from tests.e2e.own_network import OwnNetwork, picture
 
 pytestmark = pytest.mark.slow
@@ -30,8 +31,8 @@ def build():
 """
 
 
-def test_it_answers_with_fewer_draws_rather_than_not_at_all(tmp_path: Path) -> None:
-    service = OwnNetwork(tmp_path, CODE).serve(PIXELDP_PASS_SIZE="16")
+def test_it_answers_with_fewer_draws_rather_than_not_at_all(start: Start, tmp_path: Path) -> None:
+    service = OwnNetwork(tmp_path, CODE).serve(start, PIXELDP_PASS_SIZE="16")
     try:
         asked = {"timeout_ms": 3000, "max_draws": 1000}
         found = httpx.post(

@@ -16,7 +16,7 @@ from models.data.datasets import load
 from models.training.loop import train
 from models.training.recipe import find_recipe
 from models.verification import verify
-from tests.e2e.conftest import PLAIN, Service
+from tests.e2e.conftest import PLAIN, Start
 from tools import second_verifier
 
 pytestmark = pytest.mark.slow
@@ -41,8 +41,8 @@ def split_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(split_bundle: Path) -> Iterator[httpx.Client]:
-    running = Service(str(split_bundle), str(ZOO / "mnist-cnn"), environment=PLAIN).wait_ready()
+def served(start: Start, split_bundle: Path) -> Iterator[httpx.Client]:
+    running = start(split_bundle, ZOO / "mnist-cnn", environment=PLAIN)
     with httpx.Client(base_url=running.address) as client:
         yield client
     assert running.stop() == 0, running.log

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from service.http.guards.keys import add
-from tests.e2e.conftest import PLAIN, ROOT, Service
+from tests.e2e.conftest import PLAIN, ROOT, Start
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra pixeldp[tracing] is not installed")
 
@@ -78,13 +78,15 @@ def attributes(span: Span) -> dict[str, object]:
     return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in span.attributes}
 
 
-def test_a_request_and_its_pictures_are_traced(collector: Collector, seven: bytes) -> None:
+def test_a_request_and_its_pictures_are_traced(
+    start: Start, collector: Collector, seven: bytes
+) -> None:
     environment = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.address,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
         **PLAIN,
     }
-    running = Service(environment=environment).wait_ready()
+    running = start(environment=environment)
     try:
         headers = PNG | {"traceparent": f"00-{TRACE}-{PARENT}-01"}
         url = f"{running.address}/predict?max_draws=1000"
@@ -135,7 +137,9 @@ def test_a_request_and_its_pictures_are_traced(collector: Collector, seven: byte
     assert len([span for span in spans if span.kind == Span.SPAN_KIND_SERVER]) == 2
 
 
-def test_spans_name_the_key_that_asked(collector: Collector, seven: bytes, tmp_path: Path) -> None:
+def test_spans_name_the_key_that_asked(
+    start: Start, collector: Collector, seven: bytes, tmp_path: Path
+) -> None:
     keys = tmp_path / "keys.json"
     secret = add(keys, "alice", ["predict"], None)
     environment = {
@@ -144,7 +148,7 @@ def test_spans_name_the_key_that_asked(collector: Collector, seven: bytes, tmp_p
         "PIXELDP_KEYS": str(keys),
         **PLAIN,
     }
-    running = Service(environment=environment).wait_ready()
+    running = start(environment=environment)
     try:
         for key in (secret, f"{secret[:-1]}x"):
             headers = PNG | {"X-API-Key": key}
@@ -157,14 +161,14 @@ def test_spans_name_the_key_that_asked(collector: Collector, seven: bytes, tmp_p
     assert secret not in str(collector.spans)
 
 
-def test_an_unreachable_collector_disturbs_nothing(seven: bytes) -> None:
+def test_an_unreachable_collector_disturbs_nothing(start: Start, seven: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
         environment = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
             "OTEL_EXPORTER_OTLP_TIMEOUT": "600",  # longer than Service.stop() waits
             **PLAIN,
         }
-        running = Service(environment=environment).wait_ready()
+        running = start(environment=environment)
         try:
             response = httpx.post(f"{running.address}/predict", content=seven, headers=PNG)
             assert response.status_code == 200

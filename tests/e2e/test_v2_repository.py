@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from models.bundle import ZOO
 from service.http.guards.keys import add
-from tests.e2e.conftest import PLAIN, ROOT, Service, copy_bundle
+from tests.e2e.conftest import PLAIN, ROOT, Service, Start, copy_bundle
 
 NAME, SECOND = "mnist-cnn", "second"
 
@@ -38,28 +37,15 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def running(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def running(
+    start: Start, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
     keys = tmp_path_factory.mktemp("keys") / "keys.json"
     secrets = {scope: add(keys, scope, [scope], None) for scope in ("predict", "admin")}
-    service = Service(
-        environment={
-            **PLAIN,
-            "PIXELDP_KEYS": str(keys),
-            "PIXELDP_REPOSITORY": str(repository),
-        }
-    )
-    try:
-        # Until it is ready, it says in the protocol's own form that it is not.
-        infer = f"{service.address}/v2/models/{NAME}/infer"
-        given = {**bearer(secrets["predict"]), "Inference-Header-Content-Length": "0"}
-        while (answer := httpx.post(infer, content=bytes(784), headers=given)).status_code != 200:
-            assert answer.status_code == 503, answer.text
-            assert answer.json()["error"].startswith("not-ready: ")
-            assert answer.headers["Retry-After"] == "1"
-            time.sleep(0.05)
-        yield service, secrets
-    finally:
-        assert service.stop() == 0, service.log
+    given = {"PIXELDP_KEYS": str(keys), "PIXELDP_REPOSITORY": str(repository)}
+    service = start(environment={**PLAIN, **given})
+    yield service, secrets
+    assert service.stop() == 0, service.log
 
 
 def bearer(secret: str) -> dict[str, str]:
@@ -86,6 +72,22 @@ def user(running: Any) -> dict[str, str]:
 def seven() -> Any:
     pixels = np.asarray(Image.open(ROOT / "examples" / "7.png"))[None, :, :, None]
     return triton.InferInput("IMAGE", [1, 28, 28, 1], "UINT8").set_data_from_numpy(pixels)
+
+
+@pytest.mark.slow
+def test_until_it_is_ready_it_says_so_in_the_protocols_own_form() -> None:
+    service = Service(environment=PLAIN)
+    try:
+        infer = f"{service.address}/v2/models/{NAME}/infer"
+        given = {"Inference-Header-Content-Length": "0"}
+        early = httpx.post(infer, content=bytes(784), headers=given)
+        assert early.status_code == 503, early.text
+        assert early.json()["error"].startswith("not-ready: ")
+        assert early.headers["Retry-After"] == "1"
+        service.wait_ready()
+        assert httpx.post(infer, content=bytes(784), headers=given).status_code == 200
+    finally:
+        assert service.stop() == 0, service.log
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.conftest import PLAIN, Service
+from tests.e2e.conftest import PLAIN, Service, Start
 
 PNG = {"Content-Type": "image/png"}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -19,13 +19,14 @@ SPAN = "00f067aa0ba902b7"
 
 
 @pytest.fixture(scope="module")
-def own() -> Iterator[Service]:
+def own(start: Start) -> Iterator[Service]:
     environment = {
         **PLAIN,
         "PIXELDP_CORS_ORIGINS": '["https://shop.example"]',
+        "PIXELDP_HOST": "0.0.0.0",
         "PIXELDP_ALLOW_KEYLESS": "true",
     }
-    running = Service("--host", "0.0.0.0", environment=environment).wait_ready()
+    running = start(environment=environment)
     yield running
     assert running.stop() == 0, running.log
 
