@@ -90,10 +90,10 @@ def asking(address: str, picture: bytes) -> Iterator[Counts]:
 
 def kill_replica(on: Running, picture: bytes) -> dict[str, Any]:
     """Kill a replica's process; another takes its place."""
-    before = on.dashboard.replicas()
-    name, pid = next(iter(before.items()))
     with asking(on.address, picture) as counts:
         _wait_answers(counts, 20)
+        before = on.dashboard.replicas()
+        name, pid = next(iter(before.items()))
         os.kill(pid, signal.SIGKILL)
         seconds = on.dashboard.wait_replicas(len(before), without=frozenset({name}))
         _wait_answers(counts, 20)
