@@ -156,13 +156,10 @@ def evaluate(
     on the same machine.
     """
     if certified is not None:
-        sizes = measure_options.read_sizes(radii)
-        about = (certified, sizes, tsv, certificate)
+        about = (certified, measure_options.read_sizes(radii), tsv, certificate)
         _read_certified(about, (bundle, family, data), plots, json)
         return
-    if certificate is not None:
-        raise typer.BadParameter("--certificate needs --certified, with a folder of answers")
-    data = _given(data)
+    data = _given(data, certificate)
     alone = {"attack": attack, "baseline": baseline, "tsv": tsv, "int8": int8, "write": write}
     _check_subject(bundle, family, {**alone, "compare-with": compare_with})
     others = alone | {"family": family, "norm": norm, "radii": radii, "plots": plots}
@@ -260,8 +257,10 @@ def _read_certified(
     print_evaluation(read_evaluation(*about), plots, json)
 
 
-def _given(data: str | None) -> str:
+def _given(data: str | None, certificate: str | None) -> str:
     """Return the data set, which there must be if figures are not only read."""
+    if certificate is not None:
+        raise typer.BadParameter("--certificate needs --certified, with a folder of answers")
     if data is None:
         raise typer.BadParameter("Missing option '--data', or --certified with a folder")
     return data
