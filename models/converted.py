@@ -31,10 +31,12 @@ from models.files import write_whole
 from models.networks.row_noise import RowNoise
 from models.quantised import Ranges
 
-# How much logits may differ from PyTorch's: in float32 as a share of the largest (rounding stays
-# below a hundredth of this, and a lower number format far above it), in int8 by root mean square as
-# a share of their standard deviation (the shipped models have 0.02).
-TOLERANCE = {"float32": 1e-3, "int8": 0.1}
+# How much logits may differ from PyTorch's in float32: in float32 as a share of the largest
+# (rounding stays below a hundredth of this, and a lower number format far above it), in the others
+# by root mean square as a share of their standard deviation (the shipped models have up to 0.02, in bfloat16 0.011).
+TOLERANCE: dict[Format, float] = {"float32": 1e-3, "bfloat16": 0.2, "int8": 0.1}
+# OpenVINO's hints for them. What is not int8 of an int8 graph is float32.
+_HINTS: dict[Format, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 # A model has passes of at most two sizes, and each is converted and kept.
 SIZES = 2
 # The bytes of all graphs that are kept.
@@ -56,8 +58,8 @@ class Converted:
     Args:
         network: h in float32 on the CPU, in evaluation mode.
         threads: the number of threads that it may use.
-        ranges: the ranges of its layers' inputs; with them it runs in int8
-            (:mod:`models.quantised`).
+        precision: its number format.
+        ranges: for int8, the ranges of its layers' inputs (:mod:`models.quantised`).
         digest: of the files that the network comes from; without it nothing is kept on disk.
     """
 
@@ -65,10 +67,12 @@ class Converted:
         self,
         network: nn.Module,
         threads: int = 1,
+        precision: Format = "float32",
         ranges: Ranges | None = None,
         digest: str | None = None,
     ) -> None:
         self._network, self._threads, self._ranges = network, threads, ranges
+        self._precision: Format = precision
         self._digest = digest
         # By rows, the one used last at the end; each with its source, whose memory OpenVINO may
         # share. A pass may be made in one thread while another converts.
@@ -112,15 +116,20 @@ class Converted:
     def _build(self, shape: tuple[int, ...]) -> tuple[Any, object]:
         kept = self._kept(shape)
         with _refusing():
+            if self._precision == "bfloat16" and not _has_bfloat16():
+                raise ValueError("this processor has no bfloat16")
             if kept is not None and (found := _read(kept)):
-                return _compile(found[0], self._threads), found
+                return self._compile(found[0]), found
             source = _record(self._network, shape)
             model = _convert(source, shape)
             if self._ranges is not None:
                 quantised.quantise(model, self._ranges)
             if kept is not None and _write(model, kept) and (found := _read(kept)):
-                return _compile(found[0], self._threads), found
-            return _compile(model, self._threads), source
+                return self._compile(found[0]), found
+            return self._compile(model), source
+
+    def _compile(self, model: Any) -> Any:
+        return _compile(model, self._threads, self._precision)
 
     def _kept(self, shape: tuple[int, ...]) -> Path | None:
         """Return the file in which the graph for passes of ``shape`` is kept."""
@@ -148,7 +157,7 @@ def ranges_of(network: nn.Module, passes: Iterable[Tensor]) -> Ranges:
                 graph = _record(network, tuple(pictures.shape))
                 model = _convert(graph, tuple(pictures.shape))
                 met = {name: [] for name in quantised.sites(model)}
-                request = _compile(quantised.showing_given(model), 1)
+                request = _compile(quantised.showing_given(model), 1, "float32")
             request.infer([pictures.to(torch.float32).contiguous().numpy()])
             for index, limits in enumerate(met.values()):
                 values = np.array(request.get_output_tensor(index).data)
@@ -244,12 +253,19 @@ def _convert(graph: torch.fx.GraphModule, shape: tuple[int, ...]) -> Any:
     return model
 
 
-def _compile(model: Any, threads: int) -> Any:
+@cache
+def _has_bfloat16() -> bool:
+    """Whether the processor has it; without, OpenVINO would run the network in float32."""
+    return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _compile(model: Any, threads: int, precision: Format) -> Any:
     """Return an OpenVINO request that runs a graph."""
     openvino = _openvino()
+    hint = _HINTS[precision]
     options = {
         # The format of everything that is not int8.
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": hint,
         "EXECUTION_MODE_HINT": "ACCURACY",
         # No scales that depend on the values of a pass.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
@@ -261,16 +277,16 @@ def _compile(model: Any, threads: int) -> Any:
         "ENABLE_CPU_PINNING": False,
     }
     compiled = openvino.Core().compile_model(model, "CPU", options)
-    if compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.f32:
-        raise ValueError("it does not keep to float32")
+    if compiled.get_property("INFERENCE_PRECISION_HINT") != getattr(openvino.Type, hint):
+        raise ValueError(f"it does not keep to {hint}")
     return compiled.create_infer_request()
 
 
 def check_likeness(converted: Tensor, eager: Tensor, precision: Format = "float32") -> None:
     """Check a conversion: the logits of a pass must be PyTorch's, except for rounding.
 
-    In int8 this finds kernels that are wrong on this processor, such as those whose sums saturate;
-    :mod:`models.evaluation.pairs` measures what int8 costs.
+    In int8 and bfloat16 this finds kernels that are wrong on this processor, such as those whose
+    sums saturate; :mod:`models.evaluation.pairs` measures what a number format costs.
 
     Args:
         converted: [rows, labels].
@@ -282,7 +298,7 @@ def check_likeness(converted: Tensor, eager: Tensor, precision: Format = "float3
     """
     difference = converted - eager
     off, reach = difference.abs().max(), eager.abs().max()
-    if precision == "int8":
+    if precision != "float32":
         off, reach = difference.square().mean().sqrt(), eager.std()
     if not off <= TOLERANCE[precision] * reach:
         raise ProviderError(

@@ -20,6 +20,7 @@ WAYS: tuple[tuple[Provider, Format], ...] = (
     ("pytorch", "float32"),
     ("pytorch", "bfloat16"),
     ("openvino", "float32"),
+    ("openvino", "bfloat16"),
     ("openvino", "int8"),
 )
 
@@ -189,6 +190,4 @@ def obstacle(device: str, provider: Provider | None, precision: Format | None) -
         return "OpenVINO is not installed: install pixeldp[openvino]"
     if device != "cpu":
         return f"OpenVINO runs networks only on CPUs, not on {device}"
-    if precision is not None and ("openvino", precision) not in WAYS:
-        return f"OpenVINO runs networks in float32 or int8 here, not in {precision}"
     return ""

@@ -27,7 +27,7 @@ from models.certification.tally import make_draws
 from models.compile_cache import keep_apart
 from models.converted import Converted, check_likeness
 from models.device import DeviceError, Handle
-from models.execution import Format, Provider, ProviderError
+from models.execution import WAYS, Format, Provider, ProviderError
 from models.loaded import LoadedModel
 from models.memory import is_out_of_memory, process_memory
 from models.noise import Features, Keystream
@@ -35,11 +35,10 @@ from models.quantised import Ranges
 
 T = TypeVar("T")
 
-# The format of PyTorch's weights; int8 is made from float32.
-_DTYPES: dict[Format, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "int8": torch.float32,
+# The format of PyTorch's weights; OpenVINO makes its own from float32.
+_DTYPES: dict[tuple[Provider, Format], torch.dtype] = {
+    (by, kind): torch.bfloat16 if (by, kind) == ("pytorch", "bfloat16") else torch.float32
+    for by, kind in WAYS
 }
 # Weights are constants, and there is no pool of helper processes, which could outlive a worker.
 _COMPILE: dict[str, str | int | bool | Callable[..., object]] = {
@@ -157,13 +156,14 @@ class TorchResident:
     def __init__(
         self, device: "TorchDevice", model: LoadedModel, precision: Format, provider: Provider
     ) -> None:
-        self.device, self._dtype, self._precision = device, _DTYPES[precision], precision
+        self.device, self._precision = device, precision
+        self._dtype = _DTYPES[provider, precision]
         self.network: nn.Module = model.classifier(device.name, self._dtype)
         self._converted: Converted | None = None
         if provider == "openvino":
             ranges = _ranges(model.manifest) if precision == "int8" else None
             self._converted = Converted(
-                self.network, torch.get_num_threads(), ranges, model.bundle.digest
+                self.network, torch.get_num_threads(), precision, ranges, model.bundle.digest
             )
         self.noise, self._shape = model.noise, model.seen_shape
         self._labels, self._scoring = len(model.manifest.labels), model.manifest.scoring
@@ -247,11 +247,12 @@ class TorchResident:
         """Compile h."""
         other = copy.copy(self)
         other._converted, other._without_gradients = None, torch.no_grad
+        other._dtype = _DTYPES["pytorch", self._precision]
         keep_apart()
         with torch.no_grad():
             # The result for a module is a module.
             other.network = torch.compile(  # type: ignore[assignment]
-                copy.deepcopy(self.network), dynamic=False, options=_COMPILE
+                copy.deepcopy(self.network).to(other._dtype), dynamic=False, options=_COMPILE
             )
             other._as_written(noisy)
         return other
