@@ -36,8 +36,8 @@ LEAST_PASS = 8
 # The smallest pass that makes this share of the best speed: beyond it only waiting times grow.
 KNEE = 0.95
 SECONDS_A_TRIAL = 0.06
-# A format that is this many times slower in the smallest pass is not tried in a larger one: on
-# processors without bfloat16 this would take most of the start.
+# A format that is this many times slower in the smallest pass is not tried in a larger one, nor by
+# another provider: on processors without bfloat16 this would take most of the start.
 FAR_BEHIND = 4.0
 # Small passes, for few pictures in flight. Another provider converts the network for each size, so
 # only the first is tried.
@@ -87,9 +87,10 @@ def calibrate(
     quick = [one for one in predictors if one.provider == "pytorch"] or predictors
     first = _measure(quick, LEAST_PASS)
     best = max(speed for speed, _ in first)
-    near = [(speed, predictor) for speed, predictor in first if FAR_BEHIND * speed >= best]
+    far = {predictor.precision for speed, predictor in first if FAR_BEHIND * speed < best}
+    near = [(speed, predictor) for speed, predictor in first if predictor.precision not in far]
     trial = pass_size or _bearable(min(speed for speed, _ in near))
-    late = [one for one in predictors if one not in quick]
+    late = [one for one in predictors if one not in quick and one.precision not in far]
     measured = _measure([*(predictor for _, predictor in near), *late], trial)
     speed, predictor = max(measured, key=_worth)
     if pass_size is None and trial == TYPICAL_PASS:
@@ -273,17 +274,20 @@ def _measure(predictors: Sequence[Predictor], pass_size: int) -> list[tuple[floa
     """Return the draws per second of the predictors that run.
 
     Raises:
-        RuntimeError: none of them runs.
+        RuntimeError: none of them runs; it is the first one's.
     """
     found: list[tuple[float, Predictor]] = []
+    failed: RuntimeError | None = None
     for predictor in predictors:
         predictor.pass_size = pass_size
         try:
             found.append((predictor.measure(SECONDS_A_TRIAL), predictor))
-        except RuntimeError:
-            # Imported networks may compute in float32 whatever the format of their weights.
-            if predictor is predictors[-1] and not found:
-                raise
+        except RuntimeError as error:
+            # Imported networks may compute in float32 whatever the format of their weights. A
+            # traceback would keep alive what the pass had allocated.
+            failed = failed or error.with_traceback(None)
+    if failed and not found:
+        raise failed
     return found
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from models import execution
+from models import converted, execution
 from models.bundle import Bundle, Manifest, read_bundle
 from models.calibration import calibrate, find_small, make_small
 from models.converted import Converted
 from models.cuda.passes import Sizes
-from models.execution import PRECISIONS, Precision, ProviderError, SmallPass, ways
+from models.execution import PRECISIONS, ProviderError, SmallPass, ways
 from models.loaded import load_model
 from models.network import build_network, save_network
 from models.predictor import Predictor
@@ -162,15 +162,17 @@ def test_a_provider_that_cannot_run_the_network_is_left_out(
         calibrate(load_model(bundle), "cpu", None, None, "openvino")
 
 
-@pytest.mark.parametrize(
-    ("device", "precision", "reason"),
-    [("cuda:0", None, "only on CPUs"), ("cpu", "bfloat16", "not in bfloat16")],
-)
 def test_openvino_is_refused_where_it_cannot_run(
-    bundle: Bundle, device: str, precision: Precision | None, reason: str
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ProviderError, match=reason):
-        calibrate(load_model(bundle), device, precision, None, "openvino")
+    model = load_model(bundle)
+    with pytest.raises(ProviderError, match="only on CPUs"):
+        calibrate(model, "cuda:0", None, None, "openvino")
+    monkeypatch.setattr(converted, "has_bfloat16", lambda: False)
+    for size in (None, 8):
+        with pytest.raises(ProviderError, match="this processor has no bfloat16"):
+            calibrate(model, "cpu", "bfloat16", size, "openvino")
+    assert calibrate(model, "cpu", None, None, "openvino")[1].precision == "float32"
 
 
 def test_without_openvino_there_is_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:

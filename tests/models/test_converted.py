@@ -1,6 +1,7 @@
 """OpenVINO runs exactly the network, in float32 and row by row, or does not run it at all."""
 
 import copy
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from models.bundle import ZOO, BundleError
 from models.calibration import calibrate
-from models.converted import Converted, check_likeness
+from models.converted import Converted, check_likeness, has_bfloat16
 from models.execution import Execution, ProviderError
 from models.loaded import LoadedModel, load_model
 from models.predictor import Predictor
@@ -58,12 +59,33 @@ def test_it_is_the_same_network(name: str) -> None:
     assert all(torch.equal(kept, was) for kept, was in seen)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_in_bfloat16_it_is_the_same_network_or_refused(name: str) -> None:
+    """It is refused by processors without bfloat16, and where the environment hides it."""
+    model = load_model(ZOO / name)
+    predictor = Predictor(model, 8, precision="bfloat16", provider="openvino")
+    noisy = torch.randn(8, *model.feature_shape)
+    try:
+        predictor.try_rows(alone=8)
+    except ProviderError:
+        assert not has_bfloat16() or "ONEDNN_MAX_CPU_ISA" in os.environ
+        return
+    found, exact = predictor.logits(noisy), Predictor(model, 8).logits(noisy)
+    check_likeness(found, exact, "bfloat16")
+    with pytest.raises(ProviderError, match="off by"):  # it is not float32
+        check_likeness(found, exact)
+
+
 def test_a_conversion_that_differs_is_refused() -> None:
     logits = torch.linspace(-4, 4, 30).reshape(3, 10)
     check_likeness(logits * (1 + 1e-5), logits)
     for wrong in (logits.bfloat16().float(), logits.flip(1), logits * torch.nan):
         with pytest.raises(ProviderError, match="off by"):
             check_likeness(wrong, logits)
+    check_likeness(logits.bfloat16().float(), logits, "bfloat16")
+    for wrong in (logits * 1.3, logits.flip(1), logits * torch.nan):
+        with pytest.raises(ProviderError, match="off by"):
+            check_likeness(wrong, logits, "bfloat16")
 
 
 def test_the_two_sizes_used_last_are_not_converted_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ DIGEST = f"sha256:{'a0' * 32}"
         Execution("pytorch", "float32", 128, False),
         Execution("pytorch", "bfloat16", 1, True),
         Execution("openvino", "int8", 99999, False),
+        Execution("openvino", "bfloat16", 128, False),
     ],
 )
 def test_names_are_read_back(way: Execution) -> None:
@@ -34,7 +35,7 @@ def test_the_end_may_be_left_out_if_a_pass_size_is_known() -> None:
         "pytorch/float16",
         "onnx/float32",
         "pytorch/int8",
-        "openvino/bfloat16",
+        "openvino/bfloat16/64/true",
         "openvino/int8/64/true",
         "pytorch/float32/0",
         "pytorch/float32/-1",

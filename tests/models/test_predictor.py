@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from models.bundle import MANIFEST, BundleError, Manifest
-from models.execution import PRECISIONS, Precision
+from models.execution import PRECISIONS, Execution, Precision
 from models.loaded import MOST_REACH, STEPS, grid_noise, load_model
 from models.network import build_network, save_network
 from models.noise import PIXEL_STEP, SUBSTEPS, Features
@@ -228,6 +228,10 @@ def test_a_compiled_network_keeps_rows_apart_and_agrees(tmp_path: Path) -> None:
     features = predictor.encode(pixels(8)).features
     drawn = predictor.noisy([features], np.zeros(SLOTS, dtype=np.intp))
     torch.testing.assert_close(compiled.logits(drawn), predictor.logits(drawn))
+    converted = Predictor(load_model(tmp_path), SLOTS, precision="bfloat16", provider="openvino")
+    halved = converted.compile()
+    assert halved.execution == Execution("pytorch", "bfloat16", SLOTS, True)
+    assert {one.dtype for one in halved.resident.network.parameters()} == {torch.bfloat16}
     noisy = torch.randn(SLOTS, 1, 8, 8).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         straight = compiled.resident.network(noisy).clone()

@@ -224,7 +224,7 @@ def test_which_ways_can_be_chosen() -> None:
     assert formats() == {"float32", "bfloat16"}
     assert formats(int8=True) == {"float32", "bfloat16", "int8"}
     assert formats(precision="int8") == {"int8"}
-    assert formats(provider="openvino", int8=True) == {"float32", "int8"}
+    assert formats(provider="openvino", int8=True) == {"float32", "bfloat16", "int8"}
     assert formats(provider="pytorch", int8=True) == {"float32", "bfloat16"}
 
 
