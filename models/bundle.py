@@ -445,7 +445,11 @@ def read_document(path: Path) -> tuple[dict[str, Any], bytes]:
     """Read the JSON of a bundle's description; see :func:`read_json`."""
     file = path / MANIFEST
     shipped = ", ".join(sorted(one.parent.name for one in ZOO.glob(f"*/{MANIFEST}")))
-    hint = f"; expected a folder with {MANIFEST}, or one of the shipped models ({shipped})"
+    families = ", ".join(sorted(one.name.removesuffix(FAMILY) for one in ZOO.glob(f"*{FAMILY}")))
+    hint = (
+        f"; expected a folder with {MANIFEST}, or one of the shipped models ({shipped}); families, "
+        f"which are served: {families}"
+    )
     if (path / DENOISER).is_file() and not file.exists():
         reason = (
             "is missing: this is a denoiser, which answers nothing alone; put it in front of a "

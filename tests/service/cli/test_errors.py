@@ -74,7 +74,7 @@ WRONG = {
     "predict nope.png --device gpu": "device 'gpu' cannot be used: expected",
     "models nope": "no bundle here",
     "serve --port 99999": "--port is '99999'",
-    "serve nope": "nope/model.json",
+    "serve nope": "families, which are served: cifar10, mnist",
     "serve mnist-cnn mnist-cnn": "is already served from another folder",
     "serve --host 0.0.0.0": "other machines could use the service",
     "serve --zzz": "lists what there is: --compile, --devices, ",
