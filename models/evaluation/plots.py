@@ -217,7 +217,8 @@ def _precision_recall(evaluation: Evaluation, figure: "Figure") -> None:
 def _under_attack(attacked: Mapping[str, Attacks], figure: "Figure") -> None:
     """Draw a column for each attack: above precision, below recall at each threshold.
 
-    Of what has no thresholds, the accuracy is above: it stands by all of its predictions.
+    Of what has no thresholds, the accuracy is above: it stands by all of its predictions. Markers
+    are at the sizes that were attacked.
     """
     first = next(iter(attacked.values()))
     largest = max(at.radius for at in first[0].accuracies)
@@ -230,6 +231,7 @@ def _under_attack(attacked: Mapping[str, Attacks], figure: "Figure") -> None:
         below.set_ylabel("" if column else "recall")
         for index, (subject, attacks) in enumerate(attacked.items()):
             colour, accuracies = _look(index)[0], attacks[column].accuracies
+            marker = MARKERS[attacks[column].attack]
             for place, at in enumerate(accuracies[0].robust):
                 label = "" if column else f"{subject}, certified to {at.radius:g}"
                 dashes = DASHES[place % len(DASHES)]
@@ -237,11 +239,11 @@ def _under_attack(attacked: Mapping[str, Attacks], figure: "Figure") -> None:
                     one.robust[place].model_copy(update={"radius": one.radius})
                     for one in accuracies
                 ]
-                _band(above, curve, "precision", colour, dashes, label)
-                _band(below, curve, "recall", colour, dashes, "")
+                _band(above, curve, "precision", colour, dashes, label, marker)
+                _band(below, curve, "recall", colour, dashes, "", marker)
             if not accuracies[0].robust:
                 label = "" if column else f"{subject}: accuracy, any prediction"
-                _band(above, accuracies, "accuracy", colour, ":", label)
+                _band(above, accuracies, "accuracy", colour, ":", label, marker)
 
 
 def _band(
@@ -251,6 +253,7 @@ def _band(
     colour: str,
     dashes: str,
     label: str,
+    marker: str = "",
 ) -> None:
     known = [at for at in curve if getattr(at, member) is not None]
     radii = [at.radius for at in known]
@@ -258,7 +261,16 @@ def _band(
     upper = [getattr(at, f"{member}_interval")[1] for at in known]
     shares = [getattr(at, member) for at in known]
     axes.fill_between(radii, lower, upper, color=colour, alpha=0.2, linewidth=0)
-    axes.plot(radii, shares, color=colour, linestyle=dashes, linewidth=2, label=label)
+    axes.plot(
+        radii,
+        shares,
+        color=colour,
+        linestyle=dashes,
+        linewidth=2,
+        marker=marker,
+        markersize=5,
+        label=label,
+    )
 
 
 def _size_axes(evaluation: Evaluation, figure: "Figure", what: str) -> "Axes":

@@ -16,6 +16,8 @@ from models.evaluation.figures import (
 )
 from models.evaluation.plots import BLUE, GREEN, ORANGE, plot
 
+SVG = "{http://www.w3.org/2000/svg}"
+
 
 def without_thresholds(attack: AttackFigures) -> AttackFigures:
     """As of a baseline, which certifies nothing."""
@@ -90,6 +92,12 @@ def colours(file: Path) -> set[tuple[int, ...]]:
     return {colour for count, colour in found or () if count > 20}
 
 
+def markers(file: Path, colour: str) -> int:
+    """How many points an SVG marks inside its axes in this colour."""
+    inside = ET.parse(file).iterfind(f".//{SVG}g[@clip-path]/{SVG}use")
+    return sum(f"stroke: {colour}" in use.get("style", "") for use in inside)
+
+
 def rgb(colour: str) -> tuple[int, ...]:
     return tuple(bytes.fromhex(colour[1:]))
 
@@ -126,6 +134,9 @@ def test_precision_and_recall_under_attack_are_drawn(tmp_path: Path) -> None:
     for part in ("pgd", "carlini-wagner", "precision", "recall", "L2 size of the attack"):
         assert part in told
     assert "plain-net: accuracy, any prediction" in told
+    # In a column for each of two attacks, three attacked sizes: of a threshold that nothing reaches
+    # there is a recall, but no precision.
+    assert [markers(files[5], colour) for colour in (BLUE, ORANGE)] == [2 * 9, 2 * 3]
 
 
 def test_the_same_figures_make_the_same_files(tmp_path: Path) -> None:
