@@ -25,6 +25,7 @@ from service.http.address import resolve
 from service.http.api.health import trouble
 from service.http.app import create_app
 from service.http.checks import check_keys
+from service.http.problems import Problem
 from service.http.server import (
     END_SECONDS,
     CannotServeError,
@@ -52,6 +53,9 @@ HOST = "0.0.0.0"  # noqa: S104 - with the same keys as the plain service
 # Headers with which a client could change how Ray treats its request.
 OF_RAY = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
 REQUEST_ID = b"x-request-id"
+NO_ANSWER = Problem(
+    "not-ready", "The replica ended before it answered. Try again.", retry_after_s=1
+)
 
 
 class NotReadyError(RuntimeError):
@@ -191,6 +195,10 @@ class Straight:
 
     Otherwise Ray reads each body as fast as it comes, without our limits, to notice that a client
     has left, which the application does itself; and it adds its own request id to the answer's.
+
+    Where Ray has no answer, this is 503, which clients repeat: its proxy in Python, which answers
+    while HAProxy knows no replica, otherwise says 500 of what a replica took with it, and so does a
+    replica of requests that come a moment too early. The application answers what fails in it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -198,19 +206,31 @@ class Straight:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
 
         async def send_once(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 ids = [one for one in message["headers"] if one[0].lower() == REQUEST_ID]
                 others = [one for one in message["headers"] if one not in ids]
                 # The first is the application's.
                 message = {**message, "headers": [*others, *ids[:1]]}
             await send(message)
 
-        if scope["type"] == "http":
-            given = [one for one in scope["headers"] if one[0] not in OF_RAY]
-            scope = {**scope, "headers": [*given, (OF_RAY[1], b"?1")]}
-        await self._app(scope, receive, send_once)
+        given = [one for one in scope["headers"] if one[0] not in OF_RAY]
+        scope = {**scope, "headers": [*given, (OF_RAY[1], b"?1")]}
+        try:
+            await self._app(scope, receive, send_once)
+        except Exception:
+            if started:
+                raise
+            log.exception("Ray failed before the application had the request")
+        if not started:
+            await NO_ANSWER.response()(scope, receive, send)
 
 
 def straight() -> list[Middleware]:

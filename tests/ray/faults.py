@@ -1,10 +1,13 @@
 """What happens to a service on Ray while clients ask it, and how their requests end."""
 
+import http.client
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +22,11 @@ from tests.ray.dashboard import Dashboard, wait_until
 CLIENTS = 4
 # How many draws an answer takes: enough that pictures are in flight when something happens.
 DRAWS = 500
+# Enough that an answer takes longer than all requests take to be under way.
+MANY_DRAWS = 5000
+UNDER_WAY_SECONDS = 1.0
+# How long after its head a body comes where that is asked for, as from a busy machine.
+LATE_SECONDS = 0.05
 
 
 class Running(Protocol):
@@ -28,16 +36,36 @@ class Running(Protocol):
     dashboard: Dashboard
 
 
-class Counting(httpx.HTTPTransport):
-    """Counts how often requests are sent, so that those sent again can be told."""
+class Late(httpx.SyncByteStream):
+    """A body that comes after its head, as from a busy machine."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, body: Any) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        time.sleep(LATE_SECONDS)
+        yield from self._body
+
+
+class Counting(httpx.HTTPTransport):
+    """Counts how often requests are sent, so that those sent again can be told.
+
+    Args:
+        late: each has a connection of its own, and its body comes after its head. What HAProxy
+            cannot send again is then answered with an error: it closes only connections that have
+            had an answer.
+    """
+
+    def __init__(self, late: bool) -> None:
+        super().__init__(limits=httpx.Limits(max_keepalive_connections=0 if late else None))
         self.sent = 0
+        self._late = late
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request."""
         self.sent += 1
+        if self._late:
+            request.stream = Late(request.stream)
         return super().handle_request(request)
 
 
@@ -57,11 +85,14 @@ class Counts:
 
 @contextmanager
 def asking(address: str, picture: bytes) -> Iterator[Counts]:
-    """Let clients ask until the block ends, with the retries that the client is documented for."""
+    """Let clients ask until the block ends, with the retries that the client is documented for.
+
+    Every second one is late with its bodies.
+    """
     counts, stop, lock = Counts(), threading.Event(), threading.Lock()
 
-    def one() -> None:
-        transport = Counting()
+    def one(late: bool) -> None:
+        transport = Counting(late)
         asked = 0
         with Client(address, transport=transport) as client:
             while not stop.is_set():
@@ -77,7 +108,7 @@ def asking(address: str, picture: bytes) -> Iterator[Counts]:
         with lock:
             counts.again += transport.sent - asked
 
-    threads = [threading.Thread(target=one) for _ in range(CLIENTS)]
+    threads = [threading.Thread(target=one, args=(n % 2 == 1,)) for n in range(CLIENTS)]
     for thread in threads:
         thread.start()
     try:
@@ -98,6 +129,43 @@ def kill_replica(on: Running, picture: bytes) -> dict[str, Any]:
         seconds = on.dashboard.wait_replicas(len(before), without=frozenset({name}))
         _wait_answers(counts, 20)
     return {**counts.told(), "seconds": round(seconds, 1)}
+
+
+def answers_over_kill(
+    on: Running, ports: list[int], pictures: list[bytes], killed: int
+) -> list[tuple[int, str | None]]:
+    """Kill replicas while each picture is asked at its port; return the statuses and Retry-After.
+
+    Each request has a new connection, and its body comes after its head. Nothing is sent again. A
+    connection that is closed without an answer has status 0.
+    """
+
+    def ask(port: int, picture: bytes) -> tuple[int, str | None]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.putrequest("POST", f"/predict?max_draws={MANY_DRAWS}")
+        connection.putheader("Content-Type", "image/png")
+        connection.putheader("Content-Length", str(len(picture)))
+        connection.endheaders()
+        time.sleep(LATE_SECONDS)
+        connection.send(picture)
+        try:
+            answer = connection.getresponse()
+            answer.read()
+        except ConnectionError:
+            return 0, None
+        finally:
+            connection.close()
+        return answer.status, answer.headers.get("Retry-After")
+
+    before = on.dashboard.replicas()
+    with ThreadPoolExecutor(len(pictures)) as threads:
+        asked = [threads.submit(ask, *one) for one in zip(ports, pictures, strict=True)]
+        time.sleep(UNDER_WAY_SECONDS)
+        gone = dict(list(before.items())[:killed])
+        for pid in gone.values():
+            os.kill(pid, signal.SIGKILL)
+    on.dashboard.wait_replicas(len(before), without=frozenset(gone))
+    return [one.result() for one in asked]
 
 
 def kill_node(cluster: Cluster, picture: bytes) -> dict[str, Any]:

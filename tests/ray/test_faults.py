@@ -1,6 +1,11 @@
 """Clients lose nothing while replicas die and change: the short form of ``make chaos-ray``."""
 
+import io
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
 
 from tests.e2e.conftest import copy_bundle
 from tests.ray import faults
@@ -11,6 +16,31 @@ def test_a_killed_replica_takes_no_request_with_it(on_ray: Watched, seven: bytes
     counts = faults.kill_replica(on_ray, seven)
     assert counts["lost"] == []
     assert counts["requests"] >= 40
+
+
+def test_what_a_killed_replica_had_is_answered_or_may_be_asked_again(
+    on_ray: Watched, seven: bytes
+) -> None:
+    port = urlsplit(on_ray.address).port
+    assert port
+    large = io.BytesIO()
+    noise = np.random.default_rng(1).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(large, "PNG")
+    # HAProxy can send it no second time.
+    assert len(large.getvalue()) > 3 * 16384
+    pictures = [large.getvalue()] * 4 + [seven] * 4
+    answers = faults.answers_over_kill(on_ray, [port] * 8, pictures, killed=1)
+    assert answers[4:] == [(200, None)] * 4
+    # HAProxy closes the connection if it had asked over one that it had kept.
+    assert set(answers[:4]) <= {(200, None), (502, "1"), (0, None)}
+    assert set(answers[:4]) != {(200, None)}
+
+
+def test_what_rays_proxy_in_python_loses_may_be_asked_again(on_ray: Watched, seven: bytes) -> None:
+    port = int(on_ray.variables["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"])
+    answers = faults.answers_over_kill(on_ray, [port] * 4, [seven] * 4, killed=2)
+    assert (503, "1") in answers
+    assert set(answers) <= {(200, None), (503, "1")}
 
 
 def test_a_new_version_takes_over(on_ray: Watched, seven: bytes, tmp_path: Path) -> None:

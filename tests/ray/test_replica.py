@@ -3,6 +3,7 @@
 import asyncio
 import importlib.metadata
 import inspect
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -152,6 +153,38 @@ def test_a_client_cannot_change_how_its_request_is_treated() -> None:
         [(b"accept", b"*/*"), (b"x-request-disconnect-disabled", b"?1")],
         [(b"a", b"b"), (b"x-request-id", b"ours")],
     ]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_where_ray_has_no_answer_clients_may_ask_again(fails: bool) -> None:
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert not fails, "the replica is not initialized"
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "headers": []}
+    asyncio.run(replica.Straight(app)(scope, None, send))  # type: ignore[arg-type]
+    start, body = sent
+    assert start["status"] == json.loads(body["body"])["status"] == 503
+    assert (b"retry-after", b"1") in start["headers"]
+
+
+def test_an_answer_that_breaks_off_is_not_gone_on_with() -> None:
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("lost")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.raises(RuntimeError, match="lost"):
+        asyncio.run(replica.Straight(app)({"type": "http", "headers": []}, None, send))  # type: ignore[arg-type]
+    assert len(sent) == 1
 
 
 def test_ray_accepts_the_configuration() -> None:
