@@ -69,7 +69,8 @@ class Process:
             if self._process.returncode is None:
                 self.kill()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._process.wait(), _LAST_SECONDS)
+                    async with asyncio.timeout(_LAST_SECONDS):
+                        await self._process.wait()
         finally:
             self._output.abandon()
 
@@ -91,7 +92,9 @@ class Process:
         """
         for seconds in (patience, _ENDING_SECONDS):
             try:
-                code = await asyncio.wait_for(self._process.wait(), seconds)
+                # wait_for may swallow a cancellation before Python 3.12.
+                async with asyncio.timeout(seconds):
+                    code = await self._process.wait()
             except TimeoutError:
                 self.kill()
             else:

@@ -142,7 +142,9 @@ class SharedRates:
         )
         try:
             script = client.register_script(SCRIPT)
-            while True:
+            task = asyncio.current_task()
+            # Python's wait_for, by which the client sends, may swallow a cancellation before 3.12.
+            while task is None or not task.cancelling():
                 try:
                     await self._exchange(script)
                 except (RedisError, OSError, TimeoutError) as error:

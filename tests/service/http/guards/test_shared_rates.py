@@ -136,6 +136,25 @@ def test_together_services_give_a_key_its_rate(redis: Server) -> None:
     assert burst == pytest.approx(RATE * BURST_SECONDS, abs=0.2 * RATE)
 
 
+def test_sharing_ends_at_any_moment(redis: Server) -> None:
+    """Of 300 that ended so, 28 went on: the client of Redis had swallowed the cancellation."""
+
+    async def end() -> set[asyncio.Task[None]]:
+        tasks = set()
+        for moment in range(80):
+            rates = SharedRates(redis.url)
+            kept = rates.allowance(key(RATE))
+            task = asyncio.create_task(rates.keep())
+            await asyncio.sleep(moment * 1e-4)
+            assert kept.rate == RATE
+            task.cancel()
+            tasks.add(task)
+        _, unended = await asyncio.wait(tasks, timeout=HANG_SECONDS)
+        return unended
+
+    assert asyncio.run(end()) == set()
+
+
 def test_a_key_without_a_rate_asks_nothing_of_redis() -> None:
     rates = SharedRates("redis://127.0.0.1:1/0")
     assert rates.allowance(key(None)).rate is None
