@@ -11,6 +11,7 @@ is kept on disk (:mod:`models.cache`), and runs as it is read from there the fir
 """
 
 import hashlib
+import os
 import sys
 import tempfile
 import threading
@@ -38,6 +39,8 @@ from models.quantised import Ranges
 TOLERANCE: dict[Format, float] = {"float32": 1e-3, "bfloat16": 0.2, "int8": 0.1}
 # OpenVINO's hints for them. What is not int8 of an int8 graph is float32.
 _HINTS: dict[Format, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+# Parts of oneDNN's names for instruction sets that have bfloat16.
+_WITH_BFLOAT16 = ("BF16", "FP16", "AMX", "AVX10", "VNNI_2", "DEFAULT", "ALL")
 # A model has passes of at most two sizes, and each is converted and kept.
 SIZES = 2
 # The bytes of all graphs that are kept.
@@ -257,6 +260,10 @@ def _convert(graph: torch.fx.GraphModule, shape: tuple[int, ...]) -> Any:
 @cache
 def has_bfloat16() -> bool:
     """Whether the processor has it; without, OpenVINO would run the network in float32."""
+    # oneDNN obeys this variable, of which the list of capabilities takes no notice.
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    if not any(part in most for part in _WITH_BFLOAT16):
+        return False
     return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 

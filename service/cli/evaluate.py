@@ -44,10 +44,15 @@ def _others(
     named: Sequence[Execution | None], pass_size: int, device: str | None, int8: bool
 ) -> list[Execution]:
     """Return the ways to compare, each once; ``int8`` says whether the model has its scales."""
+    from models.converted import has_bfloat16
     from models.device import find_device
 
-    found = ways(find_device(device), None, None, int8)
-    every = [Execution(by, kind, pass_size, False) for by, kind in found]
+    found = ways(find_device(device), None, None, int8) if None in named else []
+    every = [
+        Execution(*way, pass_size, False)
+        for way in found
+        if way != ("openvino", "bfloat16") or has_bfloat16()
+    ]
     return list(dict.fromkeys(way for one in named for way in (every if one is None else [one])))
 
 
