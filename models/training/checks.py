@@ -73,10 +73,12 @@ def check_start(recipe: Recipe, start: Bundle | Denoiser) -> None:
             )
         return
     described = {"network": spec.name, **spec.arguments}
-    if recipe.denoiser is None or recipe.architecture.arguments != described:
+    trained = dict(recipe.architecture.arguments)
+    trained.pop("first_layer", None)  # before the denoiser's own network
+    if recipe.denoiser is None or trained != described:
         raise TrainingError(
             f"recipe {recipe.name} does not train the network of {start.path}; use the recipe "
-            "photo-tuned"
+            "photo-tuned or photo-first-layer"
         )
     if (recipe.mechanism, recipe.scale) != (noise.mechanism, noise.scale):
         raise TrainingError(

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import networks
 from models.bundle import Architecture, Bundle, Manifest
@@ -82,7 +82,8 @@ class DenoiserTraining(Training):
         self._behind = self.network.classifier.get_submodule(CLASSIFIER)
         self._behind.get_submodule("network").load_state_dict(plain.state_dict())
         if start:
-            load_weights(start, self._front)
+            *_, network = self._front.children()  # a first layer before it stays as it was built
+            load_weights(start, nn.Sequential(network))
         if self.held_out:
             # Read once: photographs show another square each time.
             held = replace(self.held_out, images=np.asarray(self.held_out.images[:]))

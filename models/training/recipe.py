@@ -520,6 +520,25 @@ RECIPES = (
         channels_last=True,
         held_out=20,
     ),
+    # The same with the noise where Lécuyer et al. have it: after the autoencoder's first layer.
+    Recipe(
+        name="photo-first-layer",
+        dataset=PHOTOGRAPHS,
+        architecture=Architecture(
+            name=AUTOENCODER, arguments={"network": UNET, "first_layer": True, **_UNET}
+        ),
+        placement="layer1",
+        scale=0.25,
+        epochs=40,
+        batch_size=16,
+        optimiser=Optimiser(learning_rate=3e-4, weight_decay=0.0, warm_up=0.2),
+        draws=2,
+        consistency=Consistency(weight=2.0),
+        denoiser=Denoiser(restoration=10.0),
+        augmentation=Augmentation(flip=True),
+        channels_last=True,
+        held_out=20,
+    ),
     # For a quick try, and for tests: eight by eight pixels, a few seconds. Too small for measuring
     # number formats to be worthwhile.
     Recipe(

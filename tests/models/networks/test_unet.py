@@ -4,7 +4,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.networks.autoencoder import build_front
+from models.networks.placement import FIRST_LAYER, divide
 from models.networks.unet import UNet, build_unet
+from models.sensitivity.modules import encoder_sensitivity
 from models.training.recipe import find_recipe
 
 
@@ -37,6 +39,30 @@ def test_it_takes_pictures_of_any_size(size: tuple[int, int]) -> None:
     restored = stirred(network)(pictures)
     assert restored.shape == pictures.shape
     assert (restored - pictures).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 48)])
+def test_a_first_layer_begins_as_the_same_network(size: tuple[int, int]) -> None:
+    """Its convolution is a layer of its own, after which there is no way around the noise."""
+    options = {"channels": [4, 6, 8], "blocks": [1, 2, 1]}
+    plain = stirred(build_unet((3, *size), **options))
+    network = build_unet((3, *size), **options, first_layer=True)
+    network[1].load_state_dict(plain[0].state_dict())
+    pictures = torch.rand(2, 3, *size)
+    torch.testing.assert_close(network(pictures), plain(pictures))
+    g, h = divide(network, FIRST_LAYER)
+    features = g(pictures)
+    assert features.shape == (2, 12, size[0] // 2, size[1] // 2)
+    assert torch.equal(h(features), network(pictures))
+    # It only moves pixels, so noise after it is noise in the image.
+    found = encoder_sensitivity(g, (3, *size), "l2", "l2")
+    assert found.value == pytest.approx(1.0, abs=1e-9)
+    assert found.value >= 1
+
+
+def test_a_first_layer_needs_even_sides() -> None:
+    with pytest.raises(ValueError, match="33x32: a first layer needs even sides"):
+        build_unet((3, 32, 33), channels=[4], blocks=[1], first_layer=True)
 
 
 def test_padding_repeats_the_border() -> None:

@@ -1,5 +1,6 @@
 """A denoiser by itself: trained on photographs, kept as a bundle of its own, put in front."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from models.bundle import DENOISER, WEIGHTS, BundleError, read_bundle
+from models.bundle import DENOISER, WEIGHTS, BundleError, Manifest, read_bundle
 from models.certification.question import Question
 from models.data.labelled import DataSet, DataSetError
 from models.data.photographs import load_photographs
@@ -24,6 +25,7 @@ from models.networks.foreign.python import ALLOWED
 from models.source_names import ImportFailedError
 from models.training import loop
 from models.training.checks import TrainingError, check_start
+from models.training.denoising import DenoiserTraining
 from models.training.loop import train
 from models.training.recipe import Recipe, find_recipe
 from models.training.restoration import RestorationTraining
@@ -36,8 +38,8 @@ SMALL = {"channels": [8, 12], "blocks": [1, 1]}
 def recipe(name: str = "photo-denoiser", **changes: Any) -> Recipe:
     chosen = find_recipe(name)
     spec = {**chosen.architecture.model_dump(), "arguments": SMALL}
-    if name == "photo-tuned":
-        spec["arguments"] = {"network": "unet", **SMALL}
+    if name != "photo-denoiser":
+        spec["arguments"] = {**chosen.architecture.arguments, **SMALL}
     fast = {**chosen.optimiser.model_dump(), "learning_rate": 1e-2}
     usual = {"epochs": 8, "optimiser": fast, "batch_size": 8, "held_out": 1, "precision": "float32"}
     return chosen.changed(**{"architecture": spec, **usual, **changes})
@@ -176,6 +178,28 @@ def test_it_is_tuned_to_a_classifier(tmp_path: Path, trained: Path, folder: Path
     before = load_file(trained / WEIGHTS)
     after = load_network(tuned).classifier.get_submodule("autoencoder")
     moved = [(before[name] - value).abs().max() for name, value in after.state_dict().items()]
+    assert 0 < max(moved) < 0.1, "a little away from where it began"
+
+
+@pytest.mark.slow
+def test_the_noise_may_come_after_its_first_layer(
+    tmp_path: Path, trained: Path, folder: Path
+) -> None:
+    denoiser, side = read_denoiser(trained), 32
+    plain = bring(tmp_path / "plain", Noise(scale=0.25), side).bundle
+    tuned = recipe("photo-first-layer", epochs=1, batch_size=2)
+    check_start(tuned, denoiser)
+    begin = partial(DenoiserTraining, classifier=plain, start=denoiser)
+    manifest = train(tuned, load_photographs(folder, side), tmp_path / "tuned", begin=begin)
+    assert isinstance(manifest, Manifest)
+    assert manifest.noise.placement == "layer1"
+    assert 0 < manifest.sensitivity.value <= 1
+    network = load_model(tmp_path / "tuned").network
+    assert network.encode(torch.rand(1, 3, side, side)).shape == (1, 12, side // 2, side // 2)
+    before = load_file(trained / WEIGHTS)
+    after = network.classifier.get_submodule("autoencoder.1").state_dict()
+    assert {f"0.{name}" for name in after} == before.keys()
+    moved = [(before[f"0.{name}"] - value).abs().max() for name, value in after.items()]
     assert 0 < max(moved) < 0.1, "a little away from where it began"
 
 
