@@ -26,6 +26,7 @@ from service.engine.flights import Counts, Flights
 from service.engine.helping import Errands, Helpers
 from service.engine.pass_runner import Former, PassRunner, Running
 from service.engine.status import SharedStatus
+from service.engine.turns import Turns
 
 _NUMBERS_EVERY_SECONDS = 1.0
 # This long plus two passes before a picture's deadline, a draft is sent to the front.
@@ -82,7 +83,7 @@ class Loop:
         self._flights = Flights(status, channel.wake)
         # What background threads leave, to be called between passes.
         self._finished: deque[Callable[[], None]] = deque()
-        self._turn = 0
+        self._turns = Turns()
         self._reported = time.monotonic()
 
     def run(self) -> None:
@@ -154,16 +155,13 @@ class Loop:
             pass
 
     def _submit_next(self, now: float) -> bool:
-        """Submit a pass of the next model that has pictures; say whether more may follow."""
-        for step in range(1, len(self._runners) + 1):
-            turn = (self._turn + step) % len(self._runners)
-            runner = self._runners[turn]
+        """Submit the next pass, if there is one; say whether more may follow."""
+        for runner in self._turns.order(self._runners):
             alone = runner.batcher.next_is_alone
             if alone and self._flights:
                 return False
-            leaves = runner.leaves(self._runners)
-            if planned := None if leaves else runner.batcher.plan(now):
-                self._turn = turn
+            if planned := runner.batcher.plan(now):
+                self._turns.took(runner)
                 self._flights.submit(runner, planned)
                 self._helpers.issue(runner)
                 if alone:

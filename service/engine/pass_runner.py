@@ -6,14 +6,13 @@ pictures of the former runner begin again in the new one. It may have been anoth
 the memory, for a moment: when one has been loaded or removed, the former passes are tried again.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import ceil
 
 import numpy as np
 import structlog
 
-from models.batcher import ONE_IN, Batcher, Pass, Ticket
+from models.batcher import Batcher, Pass, Ticket
 from models.calibration import LEAST_PASS, compare, gauge, gauge_small
 from models.certification.arrays import Draws
 from models.certification.tally import make_draws
@@ -32,19 +31,6 @@ class PassRunner:
     def __init__(self, model: int, predictor: Predictor) -> None:
         self.model, self.predictor = model, predictor
         self.batcher = Batcher(predictor.pass_size)
-        # How often in a row it has left its turn to others.
-        self._left = 0
-
-    def leaves(self, runners: Iterable["PassRunner"]) -> bool:
-        """Say whether it leaves its turn to others of its model, which have many more pictures.
-
-        Otherwise its few would have as much of the worker as those together.
-        """
-        others = [one for one in runners if one.model == self.model and one is not self]
-        theirs = sum(len(one.batcher) for one in others)
-        many = theirs > ONE_IN * len(self.batcher) * (self._left + 1)
-        self._left = self._left + 1 if many else 0
-        return many
 
     def submit(self, planned: Pass) -> Submitted:
         """Submit a pass to the device."""
