@@ -36,6 +36,9 @@ LONGEST_PASS = 1.0
 LEAST_PASS = 8
 # The smallest pass that makes this share of the best speed: beyond it only waiting times grow.
 KNEE = 0.95
+# Pass sizes are measured in turns, where passes are short: of single measurements the best is one of
+# a quick moment.
+KNEE_TURNS = 3
 SECONDS_A_TRIAL = 0.06
 # A format that is this many times slower in the smallest pass is not tried in a larger one, nor by
 # another provider: on processors without bfloat16 this would take most of the start.
@@ -329,20 +332,25 @@ def _find_knee(predictor: Predictor, typical: float) -> float:
         predictor: the predictor to measure.
         typical: its draws per second at ``TYPICAL_PASS``.
     """
-    found: dict[int, float] = {}
-    for size in predictor.on.pass_sizes:
-        predictor.pass_size = size
-        try:
-            found[size] = typical if size == TYPICAL_PASS else predictor.measure(SECONDS_A_TRIAL)
-        except ProviderError:
-            continue
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            break
-    enough = KNEE * max(found.values())
-    predictor.pass_size = next(size for size, speed in found.items() if speed >= enough)
-    return found[predictor.pass_size]
+    found: dict[int, list[float]] = {}
+    turns = KNEE_TURNS if typical * LONGEST_TURN >= TYPICAL_PASS else 1
+    for turn in range(turns):
+        for size in found if turn else predictor.on.pass_sizes:
+            predictor.pass_size = size
+            try:
+                known = not turn and size == TYPICAL_PASS
+                speed = typical if known else predictor.measure(SECONDS_A_TRIAL)
+            except ProviderError:
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                break
+            found.setdefault(size, []).append(speed)
+    speeds = {size: median(of) for size, of in found.items()}
+    enough = KNEE * max(speeds.values())
+    predictor.pass_size = next(size for size, speed in speeds.items() if speed >= enough)
+    return speeds[predictor.pass_size]
 
 
 def gauge(predictor: Predictor) -> Calibration:

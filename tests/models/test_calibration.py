@@ -9,7 +9,7 @@ import torch
 
 from models import converted, execution
 from models.bundle import Bundle, Manifest, read_bundle
-from models.calibration import FURTHER_TURNS, calibrate, find_small, make_small
+from models.calibration import FURTHER_TURNS, KNEE_TURNS, calibrate, find_small, make_small
 from models.converted import Converted
 from models.cuda.passes import Sizes
 from models.execution import PRECISIONS, ProviderError, SmallPass, ways
@@ -117,6 +117,23 @@ def test_a_slow_moment_does_not_decide(bundle: Bundle, monkeypatch: pytest.Monke
     predictor, calibration = calibrate(load_model(bundle), "cpu", "float32", None)
     assert predictor.provider == "openvino"
     assert calibration.draws_per_second == 3000.0
+
+
+def test_a_quick_moment_does_not_decide_on_the_pass_size(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = Counter[int]()
+
+    def measure(self: Predictor, seconds: float) -> float:
+        turns[self.pass_size] += 1
+        quick = self.pass_size == 512 and turns[512] == 2
+        return 1600.0 if quick else {8: 400.0, 128: 1480.0}.get(self.pass_size, 1500.0)
+
+    monkeypatch.setattr(Predictor, "measure", measure)
+    predictor, calibration = calibrate(load_model(bundle), "cpu", "float32", None, "pytorch")
+    assert predictor.pass_size == calibration.pass_size == 128
+    assert calibration.draws_per_second == 1480.0
+    assert turns[512] == KNEE_TURNS
 
 
 @pytest.mark.parametrize(
