@@ -179,12 +179,11 @@ class TorchResident:
         self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes, number: int = 0
     ) -> Tensor:
         """Draw noise."""
+        steps = self.noise.draw(pictures, rows, key)
         # Integers below 2²⁴ are exact in float32; everything after them is a function of them.
-        noisy = self._steps(pictures, rows, key).to(torch.float32).mul_(self.noise.step)
-        return noisy.reshape(len(rows), *self._shape)
-
-    def _steps(self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes) -> Tensor:
-        return torch.from_numpy(self.noise.draw(pictures, rows, key))
+        unit = np.float32(self.noise.step)
+        noisy = np.multiply(steps, unit, dtype=np.float32, casting="unsafe")
+        return torch.from_numpy(noisy).reshape(len(rows), *self._shape)
 
     def reference(
         self, pictures: Sequence[Features], rows: NDArray[np.intp], key: bytes
