@@ -36,8 +36,8 @@ LONGEST_PASS = 1.0
 LEAST_PASS = 8
 # The smallest pass that makes this share of the best speed: beyond it only waiting times grow.
 KNEE = 0.95
-# Pass sizes are measured in turns, where passes are short: of single measurements the best is one of
-# a quick moment.
+# Where passes are short, their sizes are measured in turns: the best of single measurements is one
+# of a quick moment.
 KNEE_TURNS = 3
 SECONDS_A_TRIAL = 0.06
 # A format that is this many times slower in the smallest pass is not tried in a larger one, nor by
