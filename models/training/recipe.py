@@ -379,6 +379,23 @@ _LINF = Recipe(
 
 _UNET = {"channels": [32, 64, 128, 128], "blocks": [1, 1, 1, 2]}
 
+# A denoiser of photographs that is tuned to a classifier.
+_TUNED = Recipe(
+    name="photo-tuned",
+    dataset=PHOTOGRAPHS,
+    architecture=Architecture(name=AUTOENCODER, arguments={"network": UNET, **_UNET}),
+    scale=0.25,
+    epochs=40,
+    batch_size=16,
+    optimiser=Optimiser(learning_rate=3e-4, weight_decay=0.0, warm_up=0.2),
+    draws=2,
+    consistency=Consistency(weight=2.0),
+    denoiser=Denoiser(restoration=10.0),
+    augmentation=Augmentation(flip=True),
+    channels_last=True,
+    held_out=20,
+)
+
 # The baseline that Lécuyer et al. compare with, on our networks: without noise or certificates.
 # Attacks grow: under those of full size from the start, this network learns nothing at all.
 _MNIST_MADRY = without_noise(_MNIST).changed(
@@ -491,8 +508,7 @@ RECIPES = (
         channels_last=True,
         held_out=100,
     ),
-    # A denoiser by itself, for any classifier of photographs; and one that is tuned to a
-    # classifier.
+    # A denoiser by itself, for any classifier of photographs.
     Recipe(
         name="photo-denoiser",
         dataset=PHOTOGRAPHS,
@@ -505,39 +521,14 @@ RECIPES = (
         channels_last=True,
         held_out=20,
     ),
-    Recipe(
-        name="photo-tuned",
-        dataset=PHOTOGRAPHS,
-        architecture=Architecture(name=AUTOENCODER, arguments={"network": UNET, **_UNET}),
-        scale=0.25,
-        epochs=40,
-        batch_size=16,
-        optimiser=Optimiser(learning_rate=3e-4, weight_decay=0.0, warm_up=0.2),
-        draws=2,
-        consistency=Consistency(weight=2.0),
-        denoiser=Denoiser(restoration=10.0),
-        augmentation=Augmentation(flip=True),
-        channels_last=True,
-        held_out=20,
-    ),
+    _TUNED,
     # The same with the noise where Lécuyer et al. have it: after the autoencoder's first layer.
-    Recipe(
+    _TUNED.changed(
         name="photo-first-layer",
-        dataset=PHOTOGRAPHS,
         architecture=Architecture(
             name=AUTOENCODER, arguments={"network": UNET, "first_layer": True, **_UNET}
-        ),
+        ).model_dump(),
         placement="layer1",
-        scale=0.25,
-        epochs=40,
-        batch_size=16,
-        optimiser=Optimiser(learning_rate=3e-4, weight_decay=0.0, warm_up=0.2),
-        draws=2,
-        consistency=Consistency(weight=2.0),
-        denoiser=Denoiser(restoration=10.0),
-        augmentation=Augmentation(flip=True),
-        channels_last=True,
-        held_out=20,
     ),
     # For a quick try, and for tests: eight by eight pixels, a few seconds. Too small for measuring
     # number formats to be worthwhile.
