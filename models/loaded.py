@@ -26,6 +26,7 @@ from models.noise import PIXEL_STEP, GridNoise
 from models.sensitivity.error import EncoderError, encoder_error
 from models.sensitivity.modules import Pair
 from models.sensitivity.operators import Sensitivity
+from models.undisturbed import call
 
 # Features of a layer are clipped to between these numbers of noise scales, on a grid of at most
 # this many steps to each side.
@@ -86,7 +87,7 @@ def load_model(source: Bundle | Path) -> LoadedModel:
     manifest = bundle.manifest
     encoder = copy.deepcopy(network.encoder).double()
     with torch.inference_mode():
-        features = encoder(torch.zeros(1, *manifest.input.shape, dtype=torch.float64))[0]
+        features = call(encoder, torch.zeros(1, *manifest.input.shape, dtype=torch.float64))[0]
     errors = {
         norm: encoder_error(encoder, manifest.input.shape, norm)
         for norm in DEFAULTS[manifest.noise.mechanism]

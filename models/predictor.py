@@ -40,6 +40,7 @@ from models.picture_terms import assemble_terms
 from models.preprocessing import Preprocessing, plan
 from models.proof import prove_noise, prove_passes, prove_products
 from models.trial import try_rows
+from models.undisturbed import call
 
 
 @dataclass(frozen=True)
@@ -329,7 +330,7 @@ class Predictor:
 
     def _run_encoder(self, prepared: Floats) -> Floats:
         with torch.inference_mode():
-            features = self._encoder(torch.tensor(prepared)[None])[0]
+            features = call(self._encoder, torch.tensor(prepared)[None])[0]
         return np.asarray(features.numpy())
 
     def _terms(self, preparation: Preprocessing, features: Features) -> Terms:

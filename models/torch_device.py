@@ -32,6 +32,7 @@ from models.loaded import LoadedModel
 from models.memory import is_out_of_memory, process_memory
 from models.noise import Features, Keystream
 from models.quantised import Ranges
+from models.undisturbed import call
 
 T = TypeVar("T")
 
@@ -216,7 +217,7 @@ class TorchResident:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
         try:
             with self._without_gradients():
-                logits = self.network(noisy)
+                logits = call(self.network, noisy)
         except torch.AcceleratorError as error:
             # Nothing runs on it until the process restarts.
             raise DeviceError(f"{self.device.name}: {error}") from error
