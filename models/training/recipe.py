@@ -527,7 +527,7 @@ RECIPES = (
         name="photo-first-layer",
         architecture=Architecture(
             name=AUTOENCODER, arguments={"network": UNET, "first_layer": True, **_UNET}
-        ).model_dump(),
+        ),
         placement="layer1",
     ),
     # For a quick try, and for tests: eight by eight pixels, a few seconds. Too small for measuring
