@@ -23,7 +23,7 @@ from urllib.parse import unquote
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "docs" / "site"
 MERMAID = SITE / "node_modules" / "@mermaid-js" / "tiny" / "dist" / "mermaid.tiny.js"
-DOCUMENTS = ("*.md", "client/*.md", "docs/**/*.md", "models/zoo/*/*.md")
+DOCUMENTS = ("*.md", "client/*.md", "docs/**/*.md", "examples/*/*.md", "models/zoo/*/*.md")
 PICTURES = "docs/images"
 # The folders of public Python modules, and the pages that show them.
 MODULES = {"models/certification": "models.certification", "client/src/pixeldp_client": None}
@@ -42,7 +42,7 @@ NAVIGATION: list[Any] = [
             "client/README.md",
         ]
     },
-    {"Models": ["docs/bring-a-model.md", "models/zoo/"]},
+    {"Models": ["docs/bring-a-model.md", "examples/imagenet/README.md", "models/zoo/"]},
     {"Operate": ["docs/operate.md", "docs/ray.md", "docs/capacity.md", "SECURITY.md"]},
     {"Certificates": ["docs/certificates.md", "docs/verification.md", "docs/glossary.md"]},
     {"Reference": ["docs/reference.md", {"Python": ["api/"]}]},
