@@ -36,9 +36,9 @@ LONGEST_PASS = 1.0
 LEAST_PASS = 8
 # The smallest pass that makes this share of the best speed: beyond it only waiting times grow.
 KNEE = 0.95
-# Where passes are short, their sizes are measured in turns: the best of single measurements is one
-# of a quick moment.
-KNEE_TURNS = 3
+# Where passes are short, their sizes are measured in turns, from the smallest up and down again:
+# the best of single measurements is one of a quick moment, and processors change their speed.
+KNEE_TURNS = 5
 SECONDS_A_TRIAL = 0.06
 # A format that is this many times slower in the smallest pass is not tried in a larger one, nor by
 # another provider: on processors without bfloat16 this would take most of the start.
@@ -335,7 +335,8 @@ def _find_knee(predictor: Predictor, typical: float) -> float:
     found: dict[int, list[float]] = {}
     turns = KNEE_TURNS if typical * LONGEST_TURN >= TYPICAL_PASS else 1
     for turn in range(turns):
-        for size in found if turn else predictor.on.pass_sizes:
+        sizes = list(found) if turn else predictor.on.pass_sizes
+        for size in sizes[::-1] if turn % 2 else sizes:
             predictor.pass_size = size
             try:
                 known = not turn and size == TYPICAL_PASS
