@@ -1,30 +1,30 @@
 """How many workers and fronts a load takes, and how long its answers take.
 
-The model is small on purpose: what it needs can be measured in minutes, and ``benchmarks.capacity``
-compares it with the service. A worker shares its draws among the pictures that it has, so it is
-taken as a server that divides its time among them. With W workers, of which the least busy gets the
-next picture, and a utilisation ρ, a picture waits on average
+A service is taken as one server that divides its time among the pictures that it has. Its speed
+depends on their number k: X(k) answers per second, which k clients measure who ask again as soon as
+they are answered (the flow-equivalent server of Chandy, Herzog and Woo 1975). Of pictures that come
+at random times, λ per second, there are then k at once with a probability in proportion to
+∏ λ/X(j) over j = 1 … k, and each takes longer than alone, in proportion and on average, by
 
-    Wq = S · ρ^(√(2(W+1)) − 1) / (W · (1 − ρ))
+    E[k] · X(1) / λ
 
-where S is the time of a mean decision alone on a worker (Sakasegawa 1977; exact for one worker with
-exponential times). The waiting time is taken as exponential, and pictures as coming at random
-times. A decision takes a worker a + n/D: its n draws, and a for what is done once for each picture.
-So, with the time s_q of a decision that takes the q-quantile of draws, and c, the processor time
-that a front needs,
-
-    t_q = c + r + s_q − ln(1 − q) · Wq
-
-r is half a pass, for which a picture waits before its own first one. Networks, TLS and proxies come
-on top.
+(Cohen 1979, generalised processor sharing). So quantiles of times are taken as those of one picture
+alone, multiplied by this. W workers, of which the least busy gets the next picture, have
+X_W(k) = W · X(k/W). F fronts that need c seconds of a processor for an answer limit that to F/c,
+and C processors that all share, of which an answer takes p seconds, to C/p. Networks, TLS and
+proxies come on top.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
 
 # Fronts and workers are planned to be at most this busy: beyond it waiting grows without bound.
 MOST_BUSY = 0.8
-MEDIAN, HIGH = 0.5, 0.99
+# States less likely than the likeliest by this factor, as a logarithm, do not count.
+_NEGLIGIBLE = 40.0
 
 
 @dataclass(frozen=True)
@@ -38,32 +38,88 @@ class Decisions:
 
 @dataclass(frozen=True)
 class Machine:
-    """What was measured of a service.
+    """A service with one worker and one front; times in seconds.
 
     Attributes:
-        draws_per_second: of one worker.
-        pass_size: draws in a pass.
+        speeds: pictures at once, from 1 up, and answers per second with so many.
+        median: of the time of an answer to one client alone.
+        high: its 99th percentile.
         front_seconds: processor time of the front for an answer.
         cores: that fronts and workers share; None if workers have devices of their own.
-        answer_seconds: of a worker for a picture, beside its draws.
+        shared_seconds: processor time on them for an answer, of all processes together.
+
+    Raises:
+        ValueError: one of these cannot be.
     """
 
-    draws_per_second: float
-    pass_size: int
+    speeds: tuple[tuple[float, float], ...]
+    median: float
+    high: float
     front_seconds: float
     cores: int | None = None
-    answer_seconds: float = 0.0
+    shared_seconds: float = 0.0
 
-    def work(self, draws: float) -> float:
-        """Return the seconds that a worker needs for a decision of so many draws."""
-        return self.answer_seconds + draws / self.draws_per_second
+    def __post_init__(self) -> None:
+        places = [place for place, _ in self.speeds]
+        numbers = [*places, *(speed for _, speed in self.speeds)]
+        numbers += [self.median, self.high, self.front_seconds]
+        if not all(0 < number < math.inf for number in numbers):
+            raise ValueError("numbers of pictures, speeds and times must be above 0 and finite")
+        if places[:1] != [1.0] or places != sorted(set(places)):
+            raise ValueError("speeds must be for 1 picture at once, and then for more and more")
 
-    def capacity(self, workers: int, fronts: int, mean: float) -> float:
-        """Return the most answers per second, for decisions of so many draws."""
-        limits = [workers / self.work(mean), fronts / self.front_seconds]
+    @classmethod
+    def computed(
+        cls,
+        decisions: Decisions,
+        draws_per_second: float,
+        pass_size: int,
+        front_seconds: float,
+        answer_seconds: float = 0.0,
+    ) -> Self:
+        """Return what is expected of a device of which only its draws per second are known.
+
+        A picture alone takes at least one pass. Many at once share passes without loss.
+
+        Args:
+            decisions: what a decision takes.
+            draws_per_second: of one worker.
+            pass_size: draws in a pass.
+            front_seconds: processor time of the front for an answer.
+            answer_seconds: of a worker for a picture, beside its draws.
+        """
+
+        def alone(draws: float) -> float:
+            return front_seconds + answer_seconds + max(draws, pass_size) / draws_per_second
+
+        first = 1 / alone(decisions.mean)
+        most = 1 / (answer_seconds + decisions.mean / draws_per_second)
+        speeds = ((1.0, first), (most / first, most))
+        return cls(speeds, alone(decisions.median), alone(decisions.high), front_seconds)
+
+    def capacity(self, workers: int, fronts: int) -> float:
+        """Return the most answers per second."""
+        limits = [workers * max(speed for _, speed in self.speeds), fronts / self.front_seconds]
         if self.cores is not None:
-            limits.append(self.cores / (self.work(mean) + self.front_seconds))
+            limits.append(self.cores / self.shared_seconds)
         return min(limits)
+
+    def stretch(self, rate: float, workers: int, fronts: int) -> float:
+        """Return how much longer than alone answers take on average; infinite beyond capacity."""
+        capacity = self.capacity(workers, fronts)
+        if rate >= capacity:
+            return math.inf
+        if rate <= 0:
+            return 1.0
+        places, speeds = zip((0.0, 0.0), *self.speeds, strict=True)
+        # Beyond the last place speeds no longer grow, and probabilities fall by λ/X each.
+        count = int(workers * places[-1] + _NEGLIGIBLE / -math.log(rate / capacity)) + 2
+        pictures = np.arange(1, count)
+        found = workers * np.interp(pictures / workers, places, speeds)
+        weights = np.append(0.0, np.cumsum(np.log(rate / np.minimum(found, capacity))))
+        chances = np.exp(weights - weights.max())
+        mean = float(chances[1:] @ pictures / chances.sum())
+        return mean * min(float(found[0]), capacity) / rate
 
 
 @dataclass(frozen=True)
@@ -78,50 +134,38 @@ class Sizing:
     high: float
 
 
-def predict(
-    decisions: Decisions, machine: Machine, rate: float, workers: int, fronts: int = 1
-) -> Sizing:
+def predict(machine: Machine, rate: float, workers: int, fronts: int = 1) -> Sizing:
     """Return the times of answers at ``rate`` pictures per second; infinite beyond the capacity."""
-    capacity = machine.capacity(workers, fronts, decisions.mean)
-    busy = rate / capacity
-    found = Sizing(workers, fronts, capacity, busy, math.inf, math.inf)
-    if busy >= 1:
-        return found
-    one_pass = machine.pass_size / machine.draws_per_second
-    alone = machine.work(decisions.mean)
-    waiting: float = alone * busy ** (math.sqrt(2 * (workers + 1)) - 1) / (workers * (1 - busy))
-
-    def time(share: float, draws: float) -> float:
-        own = machine.work(max(draws, machine.pass_size))
-        return machine.front_seconds + one_pass / 2 + own - math.log(1 - share) * waiting
-
-    return replace(found, median=time(MEDIAN, decisions.median), high=time(HIGH, decisions.high))
+    capacity = machine.capacity(workers, fronts)
+    longer = machine.stretch(rate, workers, fronts)
+    median, high = longer * machine.median, longer * machine.high
+    return Sizing(workers, fronts, capacity, rate / capacity, median, high)
 
 
-def size(decisions: Decisions, machine: Machine, rate: float, high: float) -> Sizing:
+def size(machine: Machine, rate: float, high: float) -> Sizing:
     """Return the fewest workers and fronts that bear a load in time.
 
     Args:
-        decisions: what a decision takes.
-        machine: what was measured; its cores are not limited here.
+        machine: its cores must not be limited.
         rate: pictures per second.
         high: the wanted 99th percentile, in seconds.
 
     Raises:
         ValueError: no number of workers is enough; says what a picture takes alone.
     """
-    own = replace(machine, cores=None)
-    fronts = max(1, math.ceil(rate * own.front_seconds / MOST_BUSY))
-    workers = max(1, math.ceil(rate * own.work(decisions.mean) / MOST_BUSY))
-    alone = predict(decisions, own, 0.0, 1, 1)
-    if alone.high > high:
+    if machine.high > high:
         raise ValueError(
-            f"one picture alone takes {1000 * alone.high:.3g} ms at the 99th percentile, above the "
-            f"wanted {1000 * high:g} ms, however many workers there are: take a faster device, "
+            f"one picture alone takes {1000 * machine.high:.3g} ms at the 99th percentile, above "
+            f"the wanted {1000 * high:g} ms, however many workers there are: take a faster device, "
             "fewer draws or a smaller pass"
         )
-    while (found := predict(decisions, own, rate, workers, fronts)).high > high:
-        workers += 1
+    fronts = max(1, math.ceil(rate * machine.front_seconds / MOST_BUSY))
+    workers = max(1, math.ceil(rate / max(speed for _, speed in machine.speeds) / MOST_BUSY))
+    found = predict(machine, rate, workers, fronts)
+    while found.high > high:
+        more = predict(machine, rate, found.workers + 1, found.fronts)
+        front = predict(machine, rate, found.workers, found.fronts + 1)
+        found = front if front.high < more.high else more
     return found
 
 

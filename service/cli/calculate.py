@@ -116,6 +116,13 @@ def plan(
     worker_ms: Annotated[
         float, typer.Option(min=0, help="A worker's time for an answer beside its draws.")
     ] = 0.0,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            help="In place of device, draws, pass size and times: what python -m "
+            "benchmarks.capacity --json has measured of your service."
+        ),
+    ] = None,
     hourly: Annotated[
         float | None, typer.Option(min=0, help="What a device costs per hour, in any currency.")
     ] = None,
@@ -125,7 +132,8 @@ def plan(
 
     The worst case: one rival has all the rest. For votes, with a target, including the pilot.
 
-    With --rate and --device: print how many workers and fronts a load takes (docs/capacity.md).
+    With --rate and --device, or --measured: print how many workers and fronts a load takes
+    (docs/capacity.md).
     """
     if rate is not None:
         from service.cli.size_service import size_service
@@ -137,6 +145,7 @@ def plan(
             (decisions, certified),
             pass_size,
             (front_ms, worker_ms),
+            measured,
             hourly,
             as_json=as_json,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from models.capacity import Decisions, Sizing
+    from models.capacity import Decisions, Machine, Sizing
 
 _TIME = re.compile(r"(?P<number>\d+(\.\d+)?)(?P<unit>ms|s)")
 _DEVICE = re.compile(r"(?P<name>[^=]+)=(?P<draws>\d+(\.\d+)?(e\d+)?)")
@@ -22,6 +22,7 @@ def size_service(
     counted: tuple[str | None, Path | None],
     pass_size: int,
     answer_ms: tuple[float, float],
+    measured: Path | None,
     hourly: float | None,
     *,
     as_json: bool,
@@ -35,19 +36,39 @@ def size_service(
 
     if not 0 < rate < float("inf"):
         raise typer.BadParameter(f"--rate must be above 0 and finite, not {rate}")
-    name, draws = _device(device)
-    front, worker = answer_ms
-    found = size(
-        _decisions(*counted),
-        Machine(draws, pass_size, front / 1000, answer_seconds=worker / 1000),
-        rate,
-        _seconds(p99),
-    )
+    if measured is not None:
+        if device is not None or counted != (None, None):
+            raise typer.BadParameter(
+                "--measured says all that --device, --decisions and --certified say; give either"
+            )
+        name, machine = "device", _measured(measured)
+    else:
+        name, draws = _device(device)
+        front, worker = (one / 1000 for one in answer_ms)
+        machine = Machine.computed(_decisions(*counted), draws, pass_size, front, worker)
+    found = size(machine, rate, _seconds(p99))
     cost = None if hourly is None else cost_per_million(found.workers, rate, hourly)
     if as_json:
         typer.echo(json.dumps({"device": name, **asdict(found), "cost_per_million": cost}))
     else:
         typer.echo(_told(name, found, cost))
+
+
+def _measured(file: Path) -> "Machine":
+    """Return what ``benchmarks.capacity`` has measured."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from models.capacity import Machine
+
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        return TypeAdapter(Machine).validate_python(document["machine"])
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        reason = str(error).partition("\n")[0]
+        raise typer.BadParameter(
+            f"--measured: {file} is not what python -m benchmarks.capacity --json FILE writes "
+            f"({type(error).__name__}: {reason})"
+        ) from None
 
 
 def _told(name: str, found: "Sizing", cost: float | None) -> str:

@@ -177,9 +177,36 @@ def test_a_service_is_sized(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.splitlines()[0].split() == ["workers,", "one", "for", "each", "gpu", "1"]
 
 
+MACHINE = {"speeds": [[1, 30], [8, 50]], "median": 0.02, "high": 0.1, "front_seconds": 0.002}
+
+
+def test_a_service_is_sized_by_what_was_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "capacity.json"
+    file.write_text(json.dumps({"machine": MACHINE, "figures": {}}))
+    document = run_json(capsys, "plan", "--rate", "1000", "--p99", "150ms", "--measured", str(file))
+    assert document["workers"] == 33  # with fewer, pictures would share them all the time
+    assert document["fronts"] == 3
+    assert document["capacity"] == pytest.approx(1500)  # of the fronts
+
+
+@pytest.mark.parametrize("change", [{"speeds": []}, {"median": "fast"}, {"high": -1}])
+def test_what_was_not_measured_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, change: dict[str, object]
+) -> None:
+    file = tmp_path / "capacity.json"
+    file.write_text(json.dumps({"machine": {**MACHINE, **change}}))
+    status, out, err = run(capsys, "plan", "--rate", "1000", "--measured", str(file))
+    assert (status != 0, out) == (True, "")
+    assert "is not what python -m benchmarks.capacity" in " ".join(err.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ((*SIZED, "--measured", "capacity.json"), "give either"),
+        (("plan", "--rate", "1", "--measured", "nowhere"), "nowhere is not what"),
         (("plan", "--scale", "1"), "Missing option '--scale' or '--target', or '--rate'"),
         (SIZED, "expected either --decisions"),
         ((*SIZED, "--decisions", "40"), "such as 38,32,250"),
