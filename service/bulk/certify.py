@@ -122,7 +122,7 @@ class BulkCertifier:
             if isinstance(item.content, bytes):
                 picture = await asyncio.to_thread(reduce_file, item.content, self._task)
             else:  # a thread would take longer than this
-                picture = _reduced(item.content, self._task)
+                picture = reduced(item.content, self._task)
             result = await self._answerer.answer(picture, question)
         except (PictureError, CannotCertify, EngineError) as error:
             return Row(item.number, item.key, item.right, problem=str(error))
@@ -193,7 +193,7 @@ def _several(items: Iterator[Item], room: int) -> Sequence[Item]:
     return list(islice(items, room))
 
 
-def _reduced(pixels: NDArray[np.uint8], task: Task) -> Reduced:
+def reduced(pixels: NDArray[np.uint8], task: Task) -> Reduced:
     """Return what a worker receives of pixels [height, width, channels].
 
     Raises:
