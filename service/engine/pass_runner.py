@@ -146,7 +146,8 @@ class Running:
         """Return the runner for a picture that has no draws yet.
 
         It is the one whose passes would sooner answer this picture and the others if all were like
-        it and easy. Neither depends on what its draws will say.
+        it and easy. Large passes after the first are taken as full: what these leave free, further
+        draws of harder pictures take. Neither depends on what its draws will say.
 
         Args:
             least: the fewest draws that answer its question, as far as that is known.
@@ -157,7 +158,7 @@ class Running:
             return self.runner
         large = self.calibration
         in_small = ceil(draws / small.pass_size) * small.pass_size / small.draws_per_second
-        in_large = ceil(draws / large.pass_size) * large.pass_size / large.draws_per_second
+        in_large = max(draws, large.pass_size) / large.draws_per_second
         return self.small if in_small < in_large else self.runner
 
     def of(self, pass_size: int) -> PassRunner:

@@ -66,6 +66,13 @@ def test_the_size_is_the_one_that_answers_sooner(
     assert Running.begin(0, predictor, ALONE).choose(least, others).batcher.slots == SLOTS
 
 
+def test_large_passes_after_the_first_count_as_full(predictor: Predictor) -> None:
+    """Seven pictures that take 70 draws: 56 s in passes of 64 slots, but 102 s in two whole ones."""
+    running = running_both(predictor)
+    running.calibration = replace(BOTH, draws_per_second=1.25)
+    assert running.choose(10, 6).batcher.slots == SLOTS
+
+
 def test_a_picture_alone_has_small_passes_and_among_others_large_ones(
     start: Callable[[Predictor], Front], predictor: Predictor
 ) -> None:
