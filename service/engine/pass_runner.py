@@ -22,6 +22,10 @@ from models.memory import is_out_of_memory
 from models.predictor import Predictor
 from models.trial import RowsError
 
+# How many times sooner a single large pass for several pictures must be than small ones: with 8 and
+# 12 pictures at once, mnist-cnn gave 36 % more and 16 % fewer answers per second than with 1.
+LONE_PASS = 1.5
+
 log = structlog.get_logger(__name__)
 
 
@@ -147,7 +151,9 @@ class Running:
 
         It is the one whose passes would sooner answer this picture and the others if all were like
         it and easy. Large passes after the first are taken as full: what these leave free, further
-        draws of harder pictures take. Neither depends on what its draws will say.
+        draws of harder pictures take. A single large pass for all would leave the front without
+        work meanwhile, and then the worker, so it must be sooner by ``LONE_PASS``. Nothing of this
+        depends on what its draws will say.
 
         Args:
             least: the fewest draws that answer its question, as far as that is known.
@@ -159,6 +165,8 @@ class Running:
         large = self.calibration
         in_small = ceil(draws / small.pass_size) * small.pass_size / small.draws_per_second
         in_large = max(draws, large.pass_size) / large.draws_per_second
+        if others and draws <= large.pass_size:
+            in_large *= LONE_PASS
         return self.small if in_small < in_large else self.runner
 
     def of(self, pass_size: int) -> PassRunner:

@@ -56,7 +56,14 @@ def running_both(predictor: Predictor) -> Running:
 
 @pytest.mark.parametrize(
     ("least", "others", "size"),
-    [(10, 0, SMALL), (16, 0, SMALL), (17, 0, SLOTS), (16, 1, SLOTS), (640, 0, SLOTS)],
+    [
+        (10, 0, SMALL),
+        (16, 0, SMALL),
+        (17, 0, SLOTS),
+        (16, 1, SMALL),  # one large pass for both would not be sooner by enough
+        (20, 1, SLOTS),
+        (640, 0, SLOTS),
+    ],
 )
 def test_the_size_is_the_one_that_answers_sooner(
     predictor: Predictor, least: int, others: int, size: int
@@ -67,7 +74,7 @@ def test_the_size_is_the_one_that_answers_sooner(
 
 
 def test_large_passes_after_the_first_count_as_full(predictor: Predictor) -> None:
-    """Seven pictures that take 70 draws: 56 s in passes of 64 slots, but 102 s in two whole ones."""
+    """70 draws of seven pictures take 56 s in passes of 64 slots, but 102 s in two whole ones."""
     running = running_both(predictor)
     running.calibration = replace(BOTH, draws_per_second=1.25)
     assert running.choose(10, 6).batcher.slots == SLOTS
@@ -79,12 +86,15 @@ def test_a_picture_alone_has_small_passes_and_among_others_large_ones(
     front = start(predictor)
     front.ask(1, **EASY)
     assert front.answer(1).execution.pass_size == SMALL
-    front.ask(2, max_draws=100_000)
-    front.ask(3, **EASY)
-    assert front.answer(3).execution.pass_size == SLOTS
-    assert front.answer(2).execution.pass_size == SLOTS
-    front.ask(4, **EASY)
-    assert front.answer(4).execution == BOTH.executions[1]
+    hard = range(2, 9)
+    for number in hard:
+        front.ask(number, max_draws=20_000)
+    front.ask(9, **EASY)
+    assert front.answer(9).execution.pass_size == SLOTS
+    for number in hard:
+        assert front.answer(number).execution.pass_size == SLOTS
+    front.ask(10, **EASY)
+    assert front.answer(10).execution == BOTH.executions[1]
 
 
 def test_a_picture_keeps_its_size_whatever_comes(
