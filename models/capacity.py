@@ -112,10 +112,12 @@ class Machine:
         if rate <= 0:
             return 1.0
         places, speeds = zip((0.0, 0.0), *self.speeds, strict=True)
-        # Beyond the last place speeds no longer grow, and probabilities fall by λ/X each.
+        # If fewer pictures were answered faster, that was a quicker moment: X does not fall. Beyond
+        # the last place it does not grow either, and probabilities fall by λ/X each.
         count = int(workers * places[-1] + _NEGLIGIBLE / -math.log(rate / capacity)) + 2
         pictures = np.arange(1, count)
-        found = workers * np.interp(pictures / workers, places, speeds)
+        rising = np.maximum.accumulate(speeds)
+        found = workers * np.interp(pictures / workers, places, rising)
         weights = np.append(0.0, np.cumsum(np.log(rate / np.minimum(found, capacity))))
         chances = np.exp(weights - weights.max())
         mean = float(chances[1:] @ pictures / chances.sum())

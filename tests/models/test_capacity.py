@@ -114,6 +114,13 @@ def test_times_are_those_of_a_queue_with_several_servers(workers: int) -> None:
     assert machine.stretch(rate, workers, 1) == pytest.approx(1 + 10 * waits, rel=1e-9)
 
 
+def test_a_slower_moment_among_many_pictures_changes_little() -> None:
+    """Even a rate between the last speed and the highest one is borne."""
+    uneven = Machine(((1, 50), (2, 80), (8, 120), (32, 110)), 0.02, 0.06, 0.001)
+    for rate in (30.0, 100.0, 115.0):
+        assert uneven.stretch(rate, 1, 10) == pytest.approx(SHARING.stretch(rate, 1, 10))
+
+
 def test_more_load_takes_longer_and_more_workers_less() -> None:
     times = [predict(MACHINE, rate, 2).high for rate in (0, 50, 100, 150, 190)]
     assert times == sorted(times)
