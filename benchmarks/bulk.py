@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.arguments import pictures_parser
 from benchmarks.report import Figures
-from benchmarks.roofline import TURN_SECONDS, BareLoops, bare_loops
+from benchmarks.roofline import TURN_SECONDS, BareLoops, bare_loops, run_for
 from benchmarks.service import CORES, START_SECONDS
 from models.bulk.job import Asked, Row, open_job, read_columns
 from models.bulk.sources import ArraySource
@@ -127,16 +127,11 @@ class Asker:
             if time.monotonic() > end or not self._process.is_alive():
                 raise RuntimeError("no picture is certified")
             time.sleep(0.2)
-        time.sleep(5.0)
         self.signal(signal.SIGSTOP)
 
     def run(self, seconds: float) -> float:
         """Let it continue for some seconds; return for how long it ran."""
-        start = time.perf_counter()
-        self.signal(signal.SIGCONT)
-        time.sleep(seconds)
-        self.signal(signal.SIGSTOP)
-        return time.perf_counter() - start
+        return run_for(seconds, self.signal)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to it and its workers."""

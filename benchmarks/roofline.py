@@ -38,6 +38,20 @@ REPORT_SECONDS = 2.0
 IMPOSSIBLE = 1.02
 
 
+def run_for(seconds: float, send: Callable[[signal.Signals], None]) -> float:
+    """Let stopped processes continue for some seconds; return for how long they ran.
+
+    Args:
+        seconds: how long.
+        send: sends them a signal.
+    """
+    start = time.perf_counter()
+    send(signal.SIGCONT)
+    time.sleep(seconds)
+    send(signal.SIGSTOP)
+    return time.perf_counter() - start
+
+
 @dataclass(frozen=True)
 class BareLoop:
     """A process that only makes passes of ``pass_size`` draws; ``passes`` counts them."""
@@ -66,11 +80,7 @@ class BareLoops:
 
     def run(self, seconds: float) -> float:
         """Let them continue for some seconds; return for how long they ran."""
-        start = time.perf_counter()
-        self._signal(signal.SIGCONT)
-        time.sleep(seconds)
-        self._signal(signal.SIGSTOP)
-        return time.perf_counter() - start
+        return run_for(seconds, self._signal)
 
     def _signal(self, number: signal.Signals) -> None:
         for loop in self.loops:

@@ -97,9 +97,14 @@ class Machine:
         speeds = ((1.0, first), (most / first, most))
         return cls(speeds, alone(decisions.median), alone(decisions.high), front_seconds)
 
+    @property
+    def most(self) -> float:
+        """The most answers per second of one worker."""
+        return max(speed for _, speed in self.speeds)
+
     def capacity(self, workers: int, fronts: int) -> float:
         """Return the most answers per second."""
-        limits = [workers * max(speed for _, speed in self.speeds), fronts / self.front_seconds]
+        limits = [workers * self.most, fronts / self.front_seconds]
         if self.cores is not None:
             limits.append(self.cores / self.shared_seconds)
         return min(limits)
@@ -162,7 +167,7 @@ def size(machine: Machine, rate: float, high: float) -> Sizing:
             "fewer draws or a smaller pass"
         )
     fronts = max(1, math.ceil(rate * machine.front_seconds / MOST_BUSY))
-    workers = max(1, math.ceil(rate / max(speed for _, speed in machine.speeds) / MOST_BUSY))
+    workers = max(1, math.ceil(rate / machine.most / MOST_BUSY))
     found = predict(machine, rate, workers, fronts)
     while found.high > high:
         more = predict(machine, rate, found.workers + 1, found.fronts)

@@ -52,10 +52,15 @@ NAVIGATION: list[Any] = [
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 
 
+def documents(root: Path) -> list[Path]:
+    """Return the documents of ``root`` that are pages of the site."""
+    found = {path for pattern in DOCUMENTS for path in root.glob(pattern)}
+    return sorted(path for path in found if "node_modules" not in path.parts)
+
+
 def stage(root: Path, folder: Path) -> None:
     """Copy what the site shows of ``root`` to an empty folder, and write the pages it adds."""
-    documents = [path for pattern in DOCUMENTS for path in sorted(root.glob(pattern))]
-    shown = {path.relative_to(root).as_posix() for path in documents if not _is_foreign(path)}
+    shown = {path.relative_to(root).as_posix() for path in documents(root)}
     for name in sorted(shown):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,10 +70,6 @@ def stage(root: Path, folder: Path) -> None:
     for name, code in _interfaces(root):
         (folder / "api").mkdir(exist_ok=True)
         (folder / "api" / f"{name}.md").write_text(code, encoding="utf-8")
-
-
-def _is_foreign(path: Path) -> bool:
-    return "node_modules" in path.parts
 
 
 def _linked(text: str, name: str, root: Path, folder: Path, shown: set[str]) -> str:

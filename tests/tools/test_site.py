@@ -9,10 +9,9 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from tools.site import DOCUMENTS, ROOT
+from tools.site import ROOT, documents
 
-SHOWN = sorted({path for pattern in DOCUMENTS for path in ROOT.glob(pattern)})
-FILES = [path for path in SHOWN if "node_modules" not in path.parts]
+FILES = documents(ROOT)
 
 
 def tokens(path: Path) -> list[Token]:
