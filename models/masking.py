@@ -48,11 +48,13 @@ def reached(size: int, resized: int, kept: int, side: int) -> list[Span]:
         size: pixels of the picture along the axis.
         resized: pixels after the resize.
         kept: pixels of the model's input, the centre of those.
-        side: of the sticker, in pixels of the picture.
+        side: of the sticker, in pixels of the picture, as large as one likes.
 
     Returns:
         Spans of the model's input; empty where the crop drops all that is changed.
     """
+    # A larger one changes no more, and its side need not fit into an int64.
+    side = min(side, size)
     outputs = np.arange(kept, dtype=np.int64) + (resized - kept) // 2
     if size == resized:
         first = last = outputs
@@ -61,7 +63,7 @@ def reached(size: int, resized: int, kept: int, side: int) -> list[Span]:
         centres, support = (2 * outputs + 1) * size, 2 * max(size, resized)
         first = -((resized - centres + support) // (2 * resized))
         last = (centres + support - resized) // (2 * resized)
-    places = np.arange(max(size - side, 0) + 1)
+    places = np.arange(size - side + 1)
     starts = np.searchsorted(last, places, side="left")
     ends = np.searchsorted(first, places + side - 1, side="right")
     return [
@@ -84,7 +86,7 @@ def masks_for(preparation: Preprocessing, side: int, along: int) -> Masks:
     rows, columns = (cover(reached(*axis, side), along) for axis in axes)
     if (0, height) in rows and (0, width) in columns:
         raise SideTooLarge(
-            f"a mask for stickers of {side}x{side} pixels hides the whole of a picture of "
+            f"a mask for stickers of {side:.9g} pixels a side hides the whole of a picture of "
             f"{preparation.width}x{preparation.height}; ask for a smaller target"
         )
     return Masks(rows, columns)

@@ -34,7 +34,7 @@ from models.certification.names import (
     Counting,
     Scoring,
 )
-from models.certification.question import Question
+from models.certification.question import MOST_TARGET, Question
 from models.certification.split import SplitFindings, SplitTerms, schedule
 from models.certification.stickers import (
     MOST,
@@ -614,7 +614,7 @@ _ANSWER = {
     ),
     "certified_size": _NUMBER,
     "norm": _among(*NORMS),
-    "target": _Maybe(_POSITIVE),
+    "target": _Maybe(_number("above 0", lambda value: 0 < value <= MOST_TARGET)),
     "confidence": _number("above 0 and at most 1", lambda value: 0 < value <= 1),
     "draws": _INTEGER,
     "budget": {

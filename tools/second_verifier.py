@@ -168,7 +168,7 @@ SCHEMA: dict[str, Any] = {
     ),
     "certified_size": number,
     "norm": one_of(*NORMS),
-    "target": optional(POSITIVE),
+    "target": optional(within(number, lambda value: 0 < value <= 1e50, "a number above 0")),
     "confidence": within(number, lambda value: 0 < value <= 1, "a number above 0, at most 1"),
     "draws": integer,
     "budget": {
@@ -1495,8 +1495,10 @@ class IntervalAnswer(Answer):
         """Follow the search through the votes."""
         needed = None
         if self.target is not None:
-            needed = max(math.ceil(self.target * 51000) - 1, 1)
-            while self.stated(needed) < self.target:
+            # From 4 on even a quarter is no radius: all targets have the same search.
+            target = min(self.target, 4.0)
+            needed = max(math.ceil(target * 51000) - 1, 1)
+            while self.stated(needed) < target:
                 needed += 1
         spread = self.between(0, self.largest + 1, 15)
         if needed is not None:

@@ -31,6 +31,8 @@ from models.certification.terms import Terms
 
 # With a target, the first round has these parts of it, so that there is a size if it is missed.
 PARTS = (0, 4, 2, 1)
+# No radius is above 1, so larger targets have the search of this one, of which all parts are.
+FARTHEST = float(max(PARTS))
 # Far above the error of a product of two floats, in units.
 NEARLY = 1e-6
 
@@ -106,7 +108,11 @@ def stated(units: int) -> float:
 
 
 def units_for(target: float) -> int:
-    """Return the smallest radius, in units, that is stated as at least ``target``."""
+    """Return the smallest radius, in units, that is stated as at least ``target``.
+
+    Of targets above ``FARTHEST`` it is that of ``FARTHEST``, so that they take no longer.
+    """
+    target = min(target, FARTHEST)
     units = max(ceil(target * UNITS) - 1, 1)
     while stated(units) < target:
         units += 1

@@ -236,6 +236,11 @@ class Loop:
         except ValueError as error:
             self._channel.send(messages.Failed(id=message.id, reason=str(error)))
             return
+        except ArithmeticError as error:
+            # A number of this question that nobody thought of must not end all other pictures.
+            reason = f"the model failed on this picture: {error}"
+            self._channel.send(messages.Failed(id=message.id, reason=reason, model=True))
+            return
         if message.pass_size is not None:
             runner = running.of(message.pass_size)
         else:

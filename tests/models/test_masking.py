@@ -92,8 +92,9 @@ def test_the_masks_of_a_photograph() -> None:
     assert small.rows == small.columns == ((0, 96), (65, 161), (130, 224))
     large = masks_for(plan(4000, 3000, "RGB", 8, (3, 224, 224)), 32, 6)
     assert max(end - start for start, end in large.rows) == 41
-    with pytest.raises(CannotCertify, match="hides the whole of a picture of 28x28"):
-        masks_for(plan(28, 28, "L", 8, (1, 28, 28)), 28, 3)
+    for side in (28, 29, 2**63, 10**50):
+        with pytest.raises(CannotCertify, match="hides the whole of a picture of 28x28"):
+            masks_for(plan(28, 28, "L", 8, (1, 28, 28)), side, 3)
 
 
 def test_views_hide_what_their_masks_hide() -> None:

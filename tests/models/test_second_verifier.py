@@ -17,7 +17,7 @@ import pytest
 
 from models import verification
 from models.certification.answer import conclude, follow
-from models.certification.names import ADDITIVE
+from models.certification.names import ADDITIVE, NORMS
 from models.certification.question import Question
 from models.certification.stickers import StickerInquiry
 from models.masking import masks_for
@@ -25,6 +25,7 @@ from models.preprocessing import CannotCertify, plan
 from models.verification import MalformedAnswerError
 from service.http.api.answers import Answer, StickerAnswer
 from tests.models.test_verification import (
+    EXTREMES,
     answer,
     at,
     containers,
@@ -69,6 +70,8 @@ def genuine() -> Iterator[dict[str, Any]]:
     for seed, mechanism in enumerate(laws):
         yield answer("votes", 0.2, mechanism, "l1", 0.9, 300, seed)
         yield answer("softmax", None, mechanism, "l1", 0.7, 200, seed)
+    for target, norm in product(EXTREMES, NORMS):
+        yield answer("votes", target, norm=norm)
 
 
 GENUINE = list(genuine())
@@ -87,6 +90,8 @@ def by_splitting() -> Iterator[dict[str, Any]]:
     yield split_answer(0.6, share=0.99, scale=1.0, confidence=0.999)
     yield split_answer(0.1, share=1.0, allow=(1, 3))
     yield split_answer(0.1, share=0.95, allow=(2, 4), shown=2, confidence=0.99)
+    for target, norm in product(EXTREMES, NORMS):
+        yield split_answer(target, norm)
 
 
 def by_boxes() -> Iterator[dict[str, Any]]:
@@ -98,6 +103,8 @@ def by_boxes() -> Iterator[dict[str, Any]]:
     yield interval_answer(radius=-1, attacks=None)
     yield interval_answer(0.2, radius=0)
     yield interval_answer(0.1, allow=(1, 2))
+    for target, norm in product((3.9, 1e6 / 3, *EXTREMES), NORMS):
+        yield interval_answer(target, norm)
     yield interval_answer(0.1, labels=2, allow=(0, 1))
     yield interval_answer(0.05, allow=(3,))
     yield interval_answer(radius=77, cut=17, scale=1.0)

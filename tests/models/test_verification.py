@@ -27,7 +27,7 @@ from models.certification.names import (
     Scoring,
     Stopped,
 )
-from models.certification.question import Question
+from models.certification.question import MOST_TARGET, Question
 from models.certification.split import SplitInquiry, SplitTerms
 from models.certification.tally import DENOMINATORS
 from models.certification.terms import Delta
@@ -35,6 +35,8 @@ from models.preprocessing import Preprocessing, plan
 from models.verification import WORD, MalformedAnswerError, verify
 
 LABELS = 6
+# Targets of which products, quotients or squares may overflow.
+EXTREMES = (1e-320, 1e16, MOST_TARGET)
 
 
 def answer(
@@ -252,7 +254,7 @@ def written(
 
 
 @pytest.mark.parametrize("scoring", ["votes", "softmax"])
-@pytest.mark.parametrize("target", [None, 0.3, 3.0])
+@pytest.mark.parametrize("target", [None, 0.3, 3.0, *EXTREMES])
 @pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
 @pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
 def test_answers_verify(
@@ -434,7 +436,7 @@ def test_what_can_be_computed_cannot_be_altered_unnoticed(
 
 @pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
 @pytest.mark.parametrize("confidence", [1.0, 0.99])
-@pytest.mark.parametrize("target", [None, 0.2, 0.49, 3.0])
+@pytest.mark.parametrize("target", [None, 0.2, 0.49, 3.0, *EXTREMES])
 def test_answers_by_split_noise_verify(target: float | None, confidence: float, norm: Norm) -> None:
     if target and norm != "l1":
         target /= 28 if norm == "l2" else 784
@@ -500,7 +502,7 @@ def test_split_noise_takes_pixels_as_they_are(width: int, height: int, mode: str
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
-@pytest.mark.parametrize("target", [None, 0.0123456, 0.05, 0.3])
+@pytest.mark.parametrize("target", [None, 0.0123456, 0.05, 0.3, 3.999999, *EXTREMES])
 def test_answers_by_intervals_verify(target: float | None, norm: Norm) -> None:
     for radius, cut in ((-1, None), (0, None), (1, None), (2550, 20), (5100, None), (5101, 50)):
         document = interval_answer(target, norm, radius, cut=cut, labels=3)

@@ -17,7 +17,7 @@ from models.asking import ask, ask_about_stickers, find_labels
 from models.bundle import Manifest
 from models.certification.division import LEAST_DRAWS
 from models.certification.names import Norm, Threat
-from models.certification.question import Question
+from models.certification.question import MOST_TARGET, Question
 from service.catalogue import Served, ServedFamily
 from service.http.problems import Problem, out_of_range
 from service.settings import Settings
@@ -47,7 +47,7 @@ class Options(BaseModel):
         description="A served name, name:version, or a family, of which the target chooses the "
         "member; by default the service's default model.",
     )
-    target: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+    target: Annotated[float, Field(gt=0, le=MOST_TARGET, allow_inf_nan=False)] | None = Field(
         None, description="The size that you need, in `norm`; `robust` says whether it is reached."
     )
     norm: Norm | None = Field(None, description="The norm of sizes; by default the model's own.")

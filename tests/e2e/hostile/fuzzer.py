@@ -14,6 +14,7 @@ import zlib
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from service.http.api.options import Options
 from tests.e2e.hostile.corpus import corpus, valid
 from tests.models.images.pictures import png_repaired
 
@@ -23,10 +24,10 @@ NUMBERS: list[Any] = [
     *(0.5, 1 - 1e-9, 1e-300, 1e308, math.nan, math.inf, -math.inf),
 ]
 WORDS: list[Any] = ["", "l2", "linf", "robust", "high", "all", "mnist-cnn", "mnist-cnn:1", "true"]
+WORDS += ["sticker", "norm", "0,7"]
 WORDS += ["\0", "é" * 50, "../../etc/passwd", "' OR 1=1 --", "%00", "{{7*7}}", "A" * 3000, "٣"]
 OTHERS: list[Any] = [None, True, False, [], {}, [[]], {"a": {}}]
-OPTIONS = ["model", "target", "norm", "confidence", "max_draws", "timeout_ms", "scores"]
-OPTIONS += ["require", "evidence", "priority", "attacks", "nothing"]
+OPTIONS = [*Options.model_fields, "nothing"]
 TYPES = ["image/png", "image/jpeg", "application/octet-stream", "image/../../x", "text/plain"]
 TYPES += ["application/json; charset=utf-16", "multipart/form-data", ""]
 TYPES += ["multipart/form-data; boundary=\xff", "application/json", "image/png; q=" + "a" * 999]
