@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 MODELS = ("mnist-cnn", "mnist-cnn-l1", "mnist-split", "mnist-linf")
 FAMILY = ROOT / "models" / "zoo" / "mnist.family.json"
 # What else is asked: some options matter only beside others.
-BESIDE = (
+BESIDE: tuple[dict[str, str], ...] = (
     {},
     {"target": "0.5", "attacks": "3"},
     {"target": "0.5", "allow": "0,7", "norm": "l1"},
