@@ -1,6 +1,7 @@
 """A worker's loop over a real socket pair: pictures, exhausted memory, changing networks."""
 
 import copy
+import math
 import socket
 import threading
 import time
@@ -17,12 +18,13 @@ from models import calibration
 from models.batcher import Part, Pass, Ticket
 from models.bundle import Manifest
 from models.certification.inquiry import Inquiry
+from models.certification.kinds import SizeInquiry
 from models.certification.question import Question
 from models.certification.tally import NO_VOTE
 from models.execution import Calibration
 from models.loaded import load_model
 from models.network import build_network, save_network
-from models.predictor import Predictor
+from models.predictor import Encoded, Predictor
 from models.trial import RowsError
 from service.engine import messages
 from service.engine.channel import Channel, FrontGoneError
@@ -208,6 +210,26 @@ def test_a_picture_that_cannot_be_encoded_harms_no_other(
     front.ask(3)
     assert front.wait(messages.Failed).id == 2
     assert front.answer(1).conclusion.draws == front.answer(3).conclusion.draws == 256
+
+
+def test_a_question_whose_numbers_overflow_harms_no_other(
+    start: Starter, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inquire = predictor.inquire
+
+    def overflow(question: Question, encoded: Encoded) -> SizeInquiry:
+        math.exp(question.target or 0.0)
+        return inquire(question, encoded)
+
+    monkeypatch.setattr(predictor, "inquire", overflow)
+    front = start(predictor)
+    front.ask(1)
+    front.ask(2, target=1000.0)
+    front.ask(3)
+    assert front.answer(1).conclusion.draws == front.answer(3).conclusion.draws == 256
+    failed = front.wait(messages.Failed)
+    assert (failed.id, failed.model) == (2, True)
+    assert "math range error" in failed.reason
 
 
 def test_numbers_are_sent_when_there_is_nothing_left_to_do(
