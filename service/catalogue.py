@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os.path import abspath
 from pathlib import Path
 
 from models.bundle import Bundle, BundleError, read_bundle
@@ -111,8 +112,8 @@ class Catalogue:
         return next((served.bundle for served in self.held if served.index == number), None)
 
     def _add(self, family: Family) -> None:
-        by_folder = {served.bundle.path: served for served in self.models}
-        members = [by_folder[folder] for folder in family.folders]
+        by_folder = {abspath(served.bundle.path): served for served in self.models}
+        members = [by_folder[abspath(folder)] for folder in family.folders]
         if family.file.name in self.families:
             raise _taken(family)
         self.check_family(family, [served.bundle for served in members])

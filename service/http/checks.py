@@ -4,6 +4,7 @@ They need nothing that takes long to import: neither FastAPI nor PyTorch.
 """
 
 from collections.abc import Callable
+from os.path import abspath
 from pathlib import Path
 
 from models.bundle import Bundle, read_bundle
@@ -65,9 +66,12 @@ def read_catalogue(
     try:
         families = {path: read_file(path) for path in settings.models if is_family(path)}
         folders = [path for path in settings.models if path not in families]
-        # A member may stand by itself, too, or be in several families.
+        # A member may stand by itself, too, or be in several families; its path may be written
+        # in other ways.
         members = (folder for family in families.values() for folder in family.folders)
-        folders += [folder for folder in dict.fromkeys(members) if folder not in folders]
+        further = {abspath(folder): folder for folder in members}
+        named = {*map(abspath, folders)}
+        folders += [folder for path, folder in further.items() if path not in named]
         first = families.get(settings.models[0])
         default = settings.default_model or (first.file.name if first else None)
         catalogue = Catalogue(folders, default, read, [*families.values()])

@@ -45,6 +45,15 @@ def test_a_family_is_served_by_its_name() -> None:
     assert ("mnist-cnn", "1") in family.members
 
 
+def test_a_member_beside_its_family_is_served_once_however_its_path_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ZOO)
+    for family in (MNIST, Path(MNIST.name), Path("mnist-cnn", "..", MNIST.name)):
+        catalogue = read_catalogue(Settings(models=[ZOO / "mnist-cnn", family]))
+        assert len(catalogue.models) == len(catalogue.families["mnist"].members) == 3
+
+
 @pytest.mark.parametrize("name", ["mnist", MNIST.name])
 def test_commands_take_its_name(folder: Path, name: str, capsys: Captured) -> None:
     about = ["--max-draws", "100", "--device", "cpu", "--json"]
