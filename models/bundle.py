@@ -30,6 +30,7 @@ from models.certification.laws import LAWS
 from models.certification.laws.interval import BOXES, largest_radius
 from models.certification.laws.split import count_draws
 from models.certification.names import MECHANISM_NORMS, Mechanism, Norm, Scoring
+from models.certification.rounding import LEAST_NUMBER, MOST_NUMBER
 from models.files import write_whole
 
 FORMAT_VERSION: Literal[1] = 1
@@ -69,7 +70,14 @@ _TRAINED = ("cnn", "fast-resnet", "resnet", "strided-cnn", "wide-resnet")
 _BUILT_IN = (*_TRAINED, "cifar-resnet", "torchvision")
 _ROWS: dict[str, RowsBasis] = {**dict.fromkeys(_BUILT_IN, "built-in"), "exported": "proven"}
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+def _in_range(value: float) -> float:
+    if not LEAST_NUMBER <= value <= MOST_NUMBER:
+        raise ValueError(f"must lie between {LEAST_NUMBER:g} and {MOST_NUMBER:g}")
+    return value
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_in_range)]
 
 
 def _plain(text: str) -> str:

@@ -23,6 +23,8 @@ import numpy as np
 
 # Fronts and workers are planned to be at most this busy: beyond it waiting grows without bound.
 MOST_BUSY = 0.8
+# For more of them than this no plan is made.
+MOST_WORKERS = 1_000_000
 # States less likely than the likeliest by this factor, as a logarithm, do not count.
 _NEGLIGIBLE = 40.0
 
@@ -158,7 +160,8 @@ def size(machine: Machine, rate: float, high: float) -> Sizing:
         high: the wanted 99th percentile, in seconds.
 
     Raises:
-        ValueError: no number of workers is enough; says what a picture takes alone.
+        ValueError: no number of workers is enough, and what a picture takes alone; or it is far
+            beyond what anybody has.
     """
     if machine.high > high:
         raise ValueError(
@@ -166,8 +169,13 @@ def size(machine: Machine, rate: float, high: float) -> Sizing:
             f"the wanted {1000 * high:g} ms, however many workers there are: take a faster device, "
             "fewer draws or a smaller pass"
         )
-    fronts = max(1, math.ceil(rate * machine.front_seconds / MOST_BUSY))
-    workers = max(1, math.ceil(rate / machine.most / MOST_BUSY))
+    front_load, load = rate * machine.front_seconds / MOST_BUSY, rate / machine.most / MOST_BUSY
+    if max(front_load, load) > MOST_WORKERS:
+        raise ValueError(
+            f"{rate:g} pictures per second take more than {MOST_WORKERS:,} workers or fronts; "
+            "expected a lower rate, or a faster device"
+        )
+    fronts, workers = max(1, math.ceil(front_load)), max(1, math.ceil(load))
     found = predict(machine, rate, workers, fronts)
     while found.high > high:
         more = predict(machine, rate, found.workers + 1, found.fronts)

@@ -34,7 +34,8 @@ from models.certification.names import (
     Counting,
     Scoring,
 )
-from models.certification.question import MOST_TARGET, Question
+from models.certification.question import Question
+from models.certification.rounding import LEAST_NUMBER, MOST_NUMBER
 from models.certification.split import SplitFindings, SplitTerms, schedule
 from models.certification.stickers import (
     MOST,
@@ -92,8 +93,7 @@ WORD = (
 # Up to this many draws, sums do not overflow, even in the units of soft scores.
 MOST_DRAWS = 2**23 - 1
 MOST_RESTARTS = 500
-# Beyond these, squares and quotients could overflow float64.
-_SMALLEST, _LARGEST, _HUGE = 1e-50, 1e50, sys.float_info.max
+_HUGE = sys.float_info.max
 # The most sizes that the option ``attacks`` may ask for.
 MOST_SIZES = 200
 # For Δ of preprocessing, an eigenvalue whose last digits differ between machines.
@@ -584,8 +584,8 @@ _TEXT, _WORD = _text("text", ".+"), _text("text", ".*")
 _FLAG = _Kind("true or false", lambda value: type(value) is bool)
 _NUMBER = _Kind("a number", lambda value: type(value) in (int, float) and abs(value) <= _HUGE)
 _INTEGER = _Kind("an integer", lambda value: type(value) is int)
-_AMOUNT = _number("of at least 0", lambda value: 0 <= value <= _LARGEST)
-_POSITIVE = _number("above 0", lambda value: _SMALLEST <= value <= _LARGEST)
+_AMOUNT = _number("of at least 0", lambda value: 0 <= value <= MOST_NUMBER)
+_POSITIVE = _number("above 0", lambda value: LEAST_NUMBER <= value <= MOST_NUMBER)
 _COUNT, _SUM = _integer(0, MOST_DRAWS), _integer(0, 2**63 - 1)
 _SIDE = _integer(1, LARGEST_SIDE)
 _SHAPE = _Kind(
@@ -614,7 +614,7 @@ _ANSWER = {
     ),
     "certified_size": _NUMBER,
     "norm": _among(*NORMS),
-    "target": _Maybe(_number("above 0", lambda value: 0 < value <= MOST_TARGET)),
+    "target": _Maybe(_number("above 0", lambda value: 0 < value <= MOST_NUMBER)),
     "confidence": _number("above 0 and at most 1", lambda value: 0 < value <= 1),
     "draws": _INTEGER,
     "budget": {

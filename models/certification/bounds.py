@@ -31,6 +31,9 @@ _LEAST = 1e-200
 SERVING_STEPS = 3
 CONVERGED_STEPS = 16
 
+# With more, the rounding of float64 is no longer far below the width of an interval.
+MOST_DRAWS = 10**9
+
 # The counts of votes whose bounds are computed together.
 _TOGETHER = 64
 
@@ -195,8 +198,11 @@ def bounds(
     Clipped to [0, 1]. See the functions above for the arguments.
 
     Raises:
-        ValueError: an unknown method, or Clopper-Pearson for scores that are not votes.
+        ValueError: an unknown method, more than ``MOST_DRAWS`` draws, or Clopper-Pearson for scores
+            that are not votes.
     """
+    if draws > MOST_DRAWS:
+        raise ValueError(f"draws is {draws:,}: bounds are computed for up to {MOST_DRAWS:,}")
     sums, squares = np.asarray(sums), np.asarray(squares)
     lower: Floats
     upper: Floats

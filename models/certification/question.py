@@ -13,10 +13,8 @@ from models.certification.division import (
     stands_alone,
 )
 from models.certification.names import Norm, Scoring, Threat
+from models.certification.rounding import MOST_NUMBER
 from models.certification.tally import Tally
-
-# No change is as large; beyond it, products with what a picture has could overflow float64.
-MOST_TARGET = 1e50
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Question:
     Attributes:
         confidence: η in (0, 1), or 1 for noise that has finitely many draws.
         max_draws: the budget, the pilot's draws included; at least 64.
-        target: the size that the client needs, in ``norm``, up to ``MOST_TARGET``; None for the
+        target: the size that the client needs, in ``norm``, up to ``MOST_NUMBER``; None for the
             largest possible. Of a question about stickers, their side in pixels of the picture as
             sent.
         norm: the norm of the target and of the answer's sizes; of a question about stickers, of
@@ -51,8 +49,10 @@ class Question:
             raise ValueError(f"confidence must lie between 0 and 1, not {self.confidence}")
         if self.max_draws < LEAST_DRAWS and not self.masks:
             raise ValueError(f"max_draws must be at least {LEAST_DRAWS}, not {self.max_draws}")
-        if self.target is not None and not 0 < self.target <= MOST_TARGET:
-            raise ValueError(f"target must be above 0 and at most 1e50, not {self.target}")
+        if self.target is not None and not 0 < self.target <= MOST_NUMBER:
+            raise ValueError(
+                f"target must be above 0 and at most {MOST_NUMBER:g}, not {self.target}"
+            )
         if self.allow is not None and self.target is None:
             raise ValueError("allow needs a target: a set of labels is certain up to a size")
         if self.allow is not None and (not self.allow or list(self.allow) != sorted({*self.allow})):

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from models.certification.bounds import MOST_DRAWS
 from models.certification.division import LEAST_DRAWS, divide
 from models.certification.interval import IntervalTerms, stated
 from models.certification.laws.interval import BOXES
@@ -19,8 +20,6 @@ from models.certification.split import SplitTerms, chance_of_bound, schedule, sh
 from models.certification.tally import Tally
 from models.certification.terms import Terms
 
-# The largest budget that is tried.
-MOST_DRAWS = 10**9
 # The goal of a question without a target: any size above 0.
 SMALLEST_SIZE = 5e-324
 

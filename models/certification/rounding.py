@@ -10,6 +10,10 @@ from models.certification.arrays import Floats
 
 DIGITS = 6
 
+# Beyond these, squares and quotients could overflow float64: no bundle has such a scale, no
+# question has a target above, and no verifier accepts them.
+LEAST_NUMBER, MOST_NUMBER = 1e-50, 1e50
+
 # The formulas behind a size are computed in float64 with a relative error far below these.
 RELATIVE_SLACK = 1e-9
 ABSOLUTE_SLACK = 1e-12

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from models.capacity import Decisions, Machine, Sizing
 
 _TIME = re.compile(r"(?P<number>\d+(\.\d+)?)(?P<unit>ms|s)")
+# Of draws of a decision, and of a device's per second.
+MOST = 1e9
 _DEVICE = re.compile(r"(?P<name>[^=]+)=(?P<draws>\d+(\.\d+)?(e\d+)?)")
 
 
@@ -87,7 +89,7 @@ def _told(name: str, found: "Sizing", cost: float | None) -> str:
 
 def _device(text: str | None) -> tuple[str, float]:
     read = _DEVICE.fullmatch(text or "")
-    if read is None or not float(read["draws"]):
+    if read is None or not 0 < float(read["draws"]) <= MOST:
         raise typer.BadParameter(
             f"--device is {text!r}; expected NAME=DRAWS, such as h100=250000, with the draws per "
             "second that a worker measured for your model: GET /models of a running service shows "
@@ -131,7 +133,7 @@ def _decisions(text: str | None, certified: Path | None) -> "Decisions":
         mean, median, high = map(float, (text or "").split(","))
     except ValueError:
         mean = median = high = 0.0
-    if not (mean > 0 and 0 < median <= high):
+    if not (1 <= mean <= MOST and 1 <= median <= high <= MOST):
         raise typer.BadParameter(
             f"--decisions is {text!r}; expected mean,median,99th percentile, such as 38,32,250"
         )

@@ -27,7 +27,8 @@ from models.certification.names import (
     Scoring,
     Stopped,
 )
-from models.certification.question import MOST_TARGET, Question
+from models.certification.question import Question
+from models.certification.rounding import MOST_NUMBER
 from models.certification.split import SplitInquiry, SplitTerms
 from models.certification.tally import DENOMINATORS
 from models.certification.terms import Delta
@@ -36,7 +37,7 @@ from models.verification import WORD, MalformedAnswerError, verify
 
 LABELS = 6
 # Targets of which products, quotients or squares may overflow.
-EXTREMES = (1e-320, 1e16, MOST_TARGET)
+EXTREMES = (1e-320, 1e16, MOST_NUMBER)
 
 
 def answer(

@@ -28,6 +28,8 @@ from models.certification.arrays import Floats, Integers
 LEVELS = 255
 # λ below this would leave pixel values that no draw splits.
 LEAST_SCALE = 0.5
+# Above it, an answer would have more draws than verifiers count.
+MOST_SCALE = 16_000
 # Far above the error of a product of two floats, in draws or in steps of pixels.
 NEARLY = 1e-6
 
@@ -36,15 +38,15 @@ def count_draws(scale: float) -> int:
     """Return N = 510·λ.
 
     Raises:
-        ValueError: it is not whole, or λ is below ½.
+        ValueError: it is not whole, λ is below ½, or there are too many.
     """
-    draws = round(2 * LEVELS * scale)
-    if scale < LEAST_SCALE or abs(draws - 2 * LEVELS * scale) > 1e-9:
+    draws = 2 * LEVELS * scale
+    if not LEAST_SCALE <= scale <= MOST_SCALE or abs(round(draws) - draws) > 1e-9:
         raise ValueError(
-            f"split noise of scale {scale:g}: expected at least {LEAST_SCALE:g}, and a whole "
-            f"number of draws, which is {2 * LEVELS} times the scale"
+            f"split noise of scale {scale:g}: expected from {LEAST_SCALE:g} to {MOST_SCALE:,}, and "
+            f"a whole number of draws, which is {2 * LEVELS} times the scale"
         )
-    return draws
+    return round(draws)
 
 
 def certified_steps(own: ArrayLike, most: ArrayLike) -> Integers:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -12,12 +13,14 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from models.asking import ask, ask_about_stickers, find_labels
 from models.bundle import Manifest
 from models.certification.division import LEAST_DRAWS
 from models.certification.names import Norm, Threat
-from models.certification.question import MOST_TARGET, Question
+from models.certification.question import Question
+from models.certification.rounding import MOST_NUMBER
 from service.catalogue import Served, ServedFamily
 from service.http.problems import Problem, out_of_range
 from service.settings import Settings
@@ -37,6 +40,15 @@ def _join(value: Any) -> Any:
     return ",".join(name.replace(",", "\\,") for name in names)
 
 
+def _not_too_large(target: float) -> float:
+    if target > MOST_NUMBER:
+        raise PydanticCustomError("too_large", f"Input should be at most {MOST_NUMBER:g}")
+    return target
+
+
+Target = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_not_too_large)]
+
+
 class Options(BaseModel):
     """The options of a client; the service's settings are the defaults."""
 
@@ -47,7 +59,7 @@ class Options(BaseModel):
         description="A served name, name:version, or a family, of which the target chooses the "
         "member; by default the service's default model.",
     )
-    target: Annotated[float, Field(gt=0, le=MOST_TARGET, allow_inf_nan=False)] | None = Field(
+    target: Target | None = Field(
         None, description="The size that you need, in `norm`; `robust` says whether it is reached."
     )
     norm: Norm | None = Field(None, description="The norm of sizes; by default the model's own.")

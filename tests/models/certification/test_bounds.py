@@ -234,6 +234,8 @@ def test_order_and_monotonicity(method: Bound, counts: tuple[int, int], alpha: f
 def test_an_unknown_bound_raises() -> None:
     with pytest.raises(ValueError, match="unknown bound 'wilson'; known: betting"):
         bounds("wilson", 10, 5, 5, 0.1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="computed for up to 1,000,000,000"):
+        bounds("betting", 10**9 + 1, 3, 3, 0.1)
     with pytest.raises(ValueError, match="votes only"):
         bounds("clopper-pearson", 10, 5, 5, 0.1, denominator=4)
     with pytest.raises(ValueError, match="votes only"):

@@ -15,9 +15,9 @@ from models.certification.division import divide, looks, stands_alone
 from models.certification.inquiry import FIRST_WANTED, Inquiry
 from models.certification.names import Scoring
 from models.certification.prospects import best_size, enough_votes, project
-from models.certification.question import MOST_TARGET, Question
+from models.certification.question import Question
 from models.certification.reach import reachable_size
-from models.certification.rounding import reduce_size, round_down
+from models.certification.rounding import MOST_NUMBER, reduce_size, round_down
 from models.certification.tally import DENOMINATORS, NO_VOTE, Tally, draw_scores
 from models.certification.tally_bounds import certify
 from models.certification.terms import Delta, Terms
@@ -556,7 +556,7 @@ def test_terms_reduce_the_size() -> None:
 def test_questions_that_make_no_sense_raise() -> None:
     with pytest.raises(ValueError, match="max_draws must be at least 64, not 63"):
         Question(0.99, 63, None, "l2")
-    for target in (0.0, -1.0, float("nan"), float("inf"), 2 * MOST_TARGET):
+    for target in (0.0, -1.0, float("nan"), float("inf"), 2 * MOST_NUMBER):
         with pytest.raises(ValueError, match="target must be above 0"):
             Question(0.99, 64, target, "l2")
     with pytest.raises(ValueError, match="confidence"):

@@ -116,7 +116,7 @@ def test_a_bare_gap_does_not_reach_a_target() -> None:
     assert given.answered((draws + 258) / 2 / draws, (draws - 258) / 2 / draws, "l1") == 0.50196
 
 
-@pytest.mark.parametrize("scale", [0.4, 0.501, 1 / 510, -1.0])
+@pytest.mark.parametrize("scale", [0.4, 0.501, 1 / 510, -1.0, 16_001.0, 1e300, float("inf")])
 def test_a_scale_needs_a_whole_number_of_draws(scale: float) -> None:
     with pytest.raises(ValueError, match="whole number of draws"):
         count_draws(scale)
