@@ -94,6 +94,7 @@ def test_unsupported_media_types(client: httpx.Client, seven: bytes, kind: str) 
         ("confidence", "high"),
         ("target", "0"),
         ("target", "-1"),
+        ("target", "1e51"),
         ("target", "inf"),
         ("target", "nan"),
         ("norm", "l3"),

@@ -90,6 +90,8 @@ def test_the_digest_names_description_and_weights(folder: Path) -> None:
         ({"format_version": "1"}, "format_version"),
         ({"noise__scale": 0}, "noise.scale"),
         ({"noise__scale": -1}, "noise.scale"),
+        ({"noise__scale": 1e60}, "noise.scale"),
+        ({"sensitivity__value": 1e-320}, "sensitivity.value"),
         ({"noise__mechanism": "cauchy"}, "noise.mechanism"),
         ({"sensitivity__value": 0}, "sensitivity.value"),
         ({"sensitivity__noise_norm": "l1"}, "document"),
