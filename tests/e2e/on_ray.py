@@ -117,6 +117,9 @@ EXEMPT = {
         "tests/e2e/test_survival.py",
         "tests/e2e/test_visibility.py::test_a_stop_is_logged_step_by_step",
     ],
+    "HAProxy waits for small bodies by its own clock; tests/ray/test_faults.py has that": [
+        "tests/e2e/test_bad_input.py::test_an_endless_upload_is_given_up",
+    ],
     "HAProxy speaks HTTP/2, too": [
         "tests/e2e/hostile/test_sockets.py::test_malformed_requests[http/2 preface]",
     ],

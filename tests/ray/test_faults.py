@@ -1,6 +1,9 @@
 """Clients lose nothing while replicas die and change: the short form of ``make chaos-ray``."""
 
 import io
+import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,6 +44,26 @@ def test_what_rays_proxy_in_python_loses_may_be_asked_again(on_ray: Watched, sev
     answers = faults.answers_over_kill(on_ray, [port] * 4, [seven] * 4, killed=2)
     assert (503, "1") in answers
     assert set(answers) <= {(200, None), (503, "1")}
+
+
+def test_requests_that_come_too_slowly_are_given_up(on_ray: Watched) -> None:
+    where = urlsplit(on_ray.address)
+
+    def answered(rest: str) -> str:
+        with socket.create_connection((where.hostname, where.port), timeout=300) as connection:
+            connection.sendall(f"POST /predict HTTP/1.1\r\n{rest}".encode())
+            return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+    with ThreadPoolExecutor() as pool:
+        of_head, of_body = pool.map(
+            answered, ("Host: ", "Host: a\r\nContent-Length: 5000\r\n\r\nsome")
+        )
+    # What HAProxy says of a head cannot be changed.
+    assert of_head.startswith("HTTP/1.1 408 ")
+    head, _, body = of_body.partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.1 408 ")
+    assert "content-type: application/problem+json" in head.lower()
+    assert json.loads(body)["type"] == "/problems/too-slow"
 
 
 def test_a_new_version_takes_over(on_ray: Watched, seven: bytes, tmp_path: Path) -> None:
