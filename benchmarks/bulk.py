@@ -127,6 +127,7 @@ class Asker:
             if time.monotonic() > end or not self._process.is_alive():
                 raise RuntimeError("no picture is certified")
             time.sleep(0.2)
+        time.sleep(5.0)
         self.signal(signal.SIGSTOP)
 
     def run(self, seconds: float) -> float:
