@@ -57,8 +57,9 @@ class Poll:
         """
         counts, first, second = self.counts, self.first, self.second
         # Most pictures are easy: all votes of a block are for one label.
-        alike = votes.count(votes[0]) == len(votes) if votes else False
-        for vote, more in [(votes[0], len(votes))] if alike else Counter(votes).items():
+        alike = votes and votes.count(votes[0]) == len(votes)
+        block = {votes[0]: len(votes)} if alike else Counter(votes)
+        for vote, more in block.items():
             if vote == NO_VOTE:
                 continue
             if not 0 <= vote < len(counts):

@@ -40,6 +40,7 @@ def _join(value: Any) -> Any:
     return ",".join(name.replace(",", "\\,") for name in names)
 
 
+# Pydantic's own message would have all 51 digits.
 def _not_too_large(target: float) -> float:
     if target > MOST_NUMBER:
         raise PydanticCustomError("too_large", f"Input should be at most {MOST_NUMBER:g}")
